@@ -1,0 +1,1 @@
+//! From records in files to batches of tokens.

@@ -1,0 +1,8 @@
+//! Mix Distillation on Burn.
+#![warn(missing_docs)]
+
+pub mod data;
+pub mod error;
+pub mod ops;
+
+pub use error::{Error, Place, Result};
