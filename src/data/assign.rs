@@ -1,0 +1,247 @@
+//! Which source answers which problem: the arithmetic behind [`MixDistillation`].
+//!
+//! Every function gives each problem one source among those that answer it; a share that the
+//! sources cannot fill comes out smaller, and the mixture's report shows it.
+//!
+//! [`MixDistillation`]: super::mixture::MixDistillation
+
+use crate::random::Stream;
+use std::collections::HashSet;
+
+/// What [`following`] keeps in proportion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quota {
+    Rows,
+    Tokens,
+}
+
+/// Counts that sum to `total`, each within 1 of `total * weight` (largest remainders; of equal
+/// remainders the first).
+pub(super) fn largest_remainder(total: usize, weights: &[f64]) -> Vec<usize> {
+    let exact: Vec<f64> = weights.iter().map(|w| w * total as f64).collect();
+    // A product that is an integer but for rounding is meant to be that integer.
+    let floor = |x: f64| if (x - x.round()).abs() < 1e-9 * x.abs().max(1.0) { x.round() } else { x.floor() };
+    let mut counts: Vec<usize> = exact.iter().map(|x| floor(*x) as usize).collect();
+    let mut order: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] > 0.0).collect();
+    order.sort_by(|a, b| {
+        (exact[*b] - floor(exact[*b])).total_cmp(&(exact[*a] - floor(exact[*a]))).then(a.cmp(b))
+    });
+    let mut missing = total.saturating_sub(counts.iter().sum());
+    for index in order.iter().cycle().take(weights.len() * 2) {
+        if missing == 0 {
+            break;
+        }
+        counts[*index] += 1;
+        missing -= 1;
+    }
+    counts
+}
+
+/// Exact counts of rows. Problems that few sources answer are served first, so that a count is
+/// missed only where the answers do not suffice.
+pub(super) fn exact(
+    order: &[u32],
+    weights: &[f64],
+    available: impl Fn(u32, usize) -> bool,
+) -> Vec<u16> {
+    let mut left = largest_remainder(order.len(), weights);
+    let options = |problem: u32| (0..weights.len()).filter(|s| available(problem, *s)).count();
+    let complete = order.iter().all(|p| options(*p) == weights.len());
+    let mut assignment = vec![0u16; order.len()];
+    if complete {
+        let sources = left.iter().enumerate().flat_map(|(s, n)| std::iter::repeat_n(s, *n));
+        for (problem, source) in order.iter().zip(sources) {
+            assignment[*problem as usize] = source as u16;
+        }
+        return assignment;
+    }
+    let mut by_options = order.to_vec();
+    by_options.sort_by_key(|p| options(*p));
+    let mut owner = vec![None; order.len()];
+    let mut unmet = vec![];
+    for &problem in &by_options {
+        let choice = (0..weights.len())
+            .filter(|s| available(problem, *s) && left[*s] > 0)
+            .max_by(|a, b| left[*a].cmp(&left[*b]).then(b.cmp(a)));
+        match choice {
+            Some(source) => {
+                left[source] -= 1;
+                owner[problem as usize] = Some(source);
+            }
+            None => unmet.push(problem),
+        }
+    }
+    // Problems with the same sources as one for which no exchange was found need no search.
+    let mut hopeless = HashSet::new();
+    for problem in unmet {
+        let answers: Vec<bool> = (0..weights.len()).map(|s| available(problem, s)).collect();
+        let exchanged = match hopeless.contains(&answers) {
+            true => None,
+            false => exchange(problem, &mut owner, &mut left, order, &available),
+        };
+        let any = answers.iter().position(|answers| *answers);
+        owner[problem as usize] = exchanged.or(any);
+        if exchanged.is_none() {
+            hopeless.insert(answers);
+        }
+    }
+    owner.into_iter().map(|source| source.unwrap_or_default() as u16).collect()
+}
+
+/// Source for a problem whose sources have all given their count: another problem hands its source
+/// over if it can take one that still has answers to give. `None` if there is no such problem.
+fn exchange(
+    problem: u32,
+    owner: &mut [Option<usize>],
+    left: &mut [usize],
+    order: &[u32],
+    available: &impl Fn(u32, usize) -> bool,
+) -> Option<usize> {
+    for open in (0..left.len()).filter(|s| left[*s] > 0).collect::<Vec<_>>() {
+        for &other in order {
+            let Some(current) = owner[other as usize] else { continue };
+            if current != open && available(problem, current) && available(other, open) {
+                owner[other as usize] = Some(open);
+                left[open] -= 1;
+                return Some(current);
+            }
+        }
+    }
+    None
+}
+
+/// One draw for each problem, among the sources that answer it.
+pub(super) fn bernoulli(
+    order: &[u32],
+    weights_at: impl Fn(usize) -> Vec<f64>,
+    available: impl Fn(u32, usize) -> bool,
+    random: &mut Stream,
+) -> Vec<u16> {
+    let mut assignment = vec![0u16; order.len()];
+    for (place, &problem) in order.iter().enumerate() {
+        let weights = weights_at(place);
+        let weights: Vec<f64> = weights
+            .iter()
+            .enumerate()
+            .map(|(s, w)| if available(problem, s) { *w } else { 0.0 })
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let mut point = random.unit() * sum;
+        let drawn = weights.iter().position(|w| {
+            point -= w;
+            *w > 0.0 && point < 0.0
+        });
+        // Rounding may leave the point at the very end; without weight any answer must do.
+        let last = || weights.iter().rposition(|w| *w > 0.0);
+        let any = || (0..weights.len()).find(|s| available(problem, *s));
+        assignment[problem as usize] = drawn.or_else(last).or_else(any).unwrap_or_default() as u16;
+    }
+    assignment
+}
+
+/// Follows weights that may change on the way: each problem in order gets the source that is
+/// furthest behind its due amount of rows or tokens.
+pub(super) fn following(
+    order: &[u32],
+    weights_at: impl Fn(usize) -> Vec<f64>,
+    quota: Quota,
+    size: &dyn Fn(u32, usize) -> Option<u32>,
+) -> Vec<u16> {
+    let mut assignment = vec![0u16; order.len()];
+    let mut behind = vec![0.0f64; weights_at(0).len()];
+    for (place, &problem) in order.iter().enumerate() {
+        let weights = weights_at(place);
+        if quota == Quota::Rows {
+            behind.iter_mut().zip(&weights).for_each(|(behind, weight)| *behind += weight);
+        }
+        let choice = (0..weights.len())
+            .filter(|s| size(problem, *s).is_some())
+            .max_by(|a, b| {
+                let key = |s: usize| (weights[s] > 0.0, behind[s], weights[s]);
+                let ((ua, da, wa), (ub, db, wb)) = (key(*a), key(*b));
+                ua.cmp(&ub).then(da.total_cmp(&db)).then(wa.total_cmp(&wb)).then(b.cmp(a))
+            })
+            .unwrap_or_default();
+        let amount = f64::from(size(problem, choice).unwrap_or_default());
+        if quota == Quota::Tokens {
+            let grow = behind.iter_mut().zip(&weights);
+            grow.for_each(|(behind, weight)| *behind += weight * amount);
+        }
+        behind[choice] -= amount;
+        assignment[problem as usize] = choice as u16;
+    }
+    assignment
+}
+
+/// Changes single problems as long as that brings the shares of tokens closer to the weights.
+pub(super) fn refine_tokens(
+    assignment: &mut [u16],
+    order: &[u32],
+    weights: &[f64],
+    size: &dyn Fn(u32, usize) -> Option<u32>,
+) {
+    /// Problems looked at in a round, so that a round stays cheap on large data.
+    const CANDIDATES: usize = 1 << 16;
+    const ROUNDS: usize = 64;
+    let mut tokens = vec![0.0f64; weights.len()];
+    for (problem, source) in assignment.iter().enumerate() {
+        tokens[usize::from(*source)] +=
+            f64::from(size(problem as u32, usize::from(*source)).unwrap_or_default());
+    }
+    let deviation = |tokens: &[f64]| -> f64 {
+        let total: f64 = tokens.iter().sum();
+        tokens.iter().zip(weights).map(|(t, w)| (t / total - w).abs()).sum()
+    };
+    let mut best = deviation(&tokens);
+    for _ in 0..ROUNDS {
+        let mut change = None;
+        for &problem in order.iter().take(CANDIDATES) {
+            let from = usize::from(assignment[problem as usize]);
+            let Some(taken) = size(problem, from) else { continue };
+            for to in (0..weights.len()).filter(|to| *to != from && weights[*to] > 0.0) {
+                let Some(given) = size(problem, to) else { continue };
+                let mut trial = tokens.clone();
+                trial[from] -= f64::from(taken);
+                trial[to] += f64::from(given);
+                let trial_deviation = deviation(&trial);
+                if trial_deviation < best - 1e-15 {
+                    best = trial_deviation;
+                    change = Some((problem, to, trial));
+                }
+            }
+        }
+        let Some((problem, to, trial)) = change else { break };
+        assignment[problem as usize] = to as u16;
+        tokens = trial;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn largest_remainders_sum_up_and_stay_within_one() {
+        assert_eq!(largest_remainder(10, &[0.2, 0.8]), [2, 8]);
+        assert_eq!(largest_remainder(291, &[0.2, 0.8]), [58, 233]);
+        assert_eq!(largest_remainder(2, &[1.0 / 3.0; 3]), [1, 1, 0]);
+        assert_eq!(largest_remainder(7, &[0.0, 1.0]), [0, 7]);
+        assert_eq!(largest_remainder(0, &[0.5, 0.5]), [0, 0]);
+    }
+
+    #[test]
+    fn counts_are_met_wherever_the_answers_allow_it() {
+        // Problem 2 has only source 0, problems 0 and 1 have both; one row is asked of source 0.
+        let available = |problem: u32, source: usize| problem != 2 || source == 0;
+        assert_eq!(exact(&[0, 1, 2], &[1.0 / 3.0, 2.0 / 3.0], available), [1, 1, 0]);
+
+        // Three problems with two of three sources each: a greedy choice can run into a wall.
+        let has = [[0, 1], [0, 1], [1, 2]];
+        let available = |problem: u32, source: usize| has[problem as usize].contains(&source);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+            let mut sources = exact(&order, &[1.0 / 3.0; 3], available);
+            sources.sort_unstable();
+            assert_eq!(sources, [0, 1, 2], "order {order:?}");
+        }
+    }
+}

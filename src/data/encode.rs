@@ -1,0 +1,236 @@
+//! From records to tokens with a loss mask.
+//!
+//! ```text
+//! tokens    P P P P P A A A A E       P prompt, A answer, E end token
+//! trained   . . . . . x x x x x       by position, never by token: the answer and its end
+//! ```
+
+use super::ledger::Ledger;
+use super::pairs::Pairs;
+use super::template::PromptTemplate;
+use super::tokenizer::TextTokenizer;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What happens to a row that exceeds the length limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// It is left out and counted.
+    #[default]
+    Drop,
+    /// It is an error.
+    Error,
+    /// Its answer is cut at the limit and loses its end token; counted.
+    Cut,
+}
+
+/// Tokens of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Example<'a> {
+    /// Prompt, answer and end token.
+    pub tokens: &'a [u32],
+    /// Tokens of the prompt; those after it are trained.
+    pub prompt: usize,
+}
+
+impl Example<'_> {
+    /// Tokens that are trained.
+    pub fn trained(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+}
+
+/// Length of one row in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// All tokens of the row.
+    pub tokens: u32,
+    /// Those that are trained.
+    pub trained: u32,
+}
+
+/// Lengths of all encoded records, by source and record number.
+#[derive(Clone, Debug, Default)]
+pub struct Lengths(Vec<Vec<Option<Length>>>);
+
+impl Lengths {
+    /// Lengths computed elsewhere: for each source, for each of its records.
+    pub fn new(lengths: Vec<Vec<Option<Length>>>) -> Self {
+        Self(lengths)
+    }
+
+    /// The length of a record, if it was encoded and fits the limit.
+    pub fn get(&self, source: usize, record: usize) -> Option<Length> {
+        *self.0.get(source)?.get(record)?
+    }
+}
+
+/// Records of one source as tokens, in one buffer.
+#[derive(Clone, Debug, Default)]
+struct EncodedSource {
+    tokens: Vec<u32>,
+    /// For each record: where its tokens start, how many, and how many of them are prompt. All 0
+    /// for a record that was not encoded or does not fit.
+    rows: Vec<(usize, u32, u32)>,
+    too_long: Vec<bool>,
+    cut: Vec<bool>,
+}
+
+/// All answers of all pairs as tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Encoded {
+    sources: Vec<EncodedSource>,
+}
+
+/// One record after tokenizing.
+enum Row {
+    Fits { tokens: Vec<u32>, prompt: usize, cut: bool },
+    TooLong(usize),
+}
+
+impl Encoded {
+    /// Encodes every answer of `pairs`, in parallel; the result does not depend on the threads.
+    ///
+    /// `progress` is called from time to time with the number of answers encoded so far.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]; [`Error::Config`] with key `max_length` where no row fits, or where
+    /// one does not and `too_long` is [`TooLong::Error`].
+    pub fn encode(
+        pairs: &Pairs,
+        tokenizer: &TextTokenizer,
+        template: &dyn PromptTemplate,
+        max_length: usize,
+        too_long: TooLong,
+        progress: &dyn Fn(usize),
+    ) -> Result<Self> {
+        /// Records encoded between two reports of progress.
+        const CHUNK: usize = 512;
+        let mut sources = vec![];
+        let mut done = 0;
+        let mut shortest = usize::MAX;
+        let mut any = false;
+        for (index, source) in pairs.sources().iter().enumerate() {
+            let mut wanted: Vec<usize> =
+                (0..pairs.len()).filter_map(|p| pairs.record_index(p, index)).collect();
+            wanted.sort_unstable();
+            let records = source.records();
+            let mut encoded = EncodedSource {
+                rows: vec![(0, 0, 0); records.len()],
+                too_long: vec![false; records.len()],
+                cut: vec![false; records.len()],
+                ..Default::default()
+            };
+            for chunk in wanted.chunks(CHUNK) {
+                let rows: Vec<Result<Row>> = chunk
+                    .par_iter()
+                    .map(|&record| {
+                        let record = &records[record];
+                        let prompt = tokenizer.encode(&template.prompt(&record.problem))?;
+                        let answer = tokenizer.encode(&template.answer(&record.solution))?;
+                        Ok(lay_out(prompt, answer, tokenizer.end_token(), max_length, too_long))
+                    })
+                    .collect();
+                for (&record, row) in chunk.iter().zip(rows) {
+                    match row? {
+                        Row::Fits { tokens, prompt, cut } => {
+                            any = true;
+                            encoded.cut[record] = cut;
+                            encoded.rows[record] =
+                                (encoded.tokens.len(), tokens.len() as u32, prompt as u32);
+                            encoded.tokens.extend(tokens);
+                        }
+                        Row::TooLong(length) if too_long == TooLong::Error => {
+                            return Err(Error::config(
+                                "max_length",
+                                format!(
+                                    "record {} of `{}` has {length} tokens, the limit is \
+                                     {max_length}",
+                                    record + 1,
+                                    source.name()
+                                ),
+                                "Raise the limit, or choose `too_long = \"drop\"` or \"cut\"",
+                            ));
+                        }
+                        Row::TooLong(length) => {
+                            shortest = shortest.min(length);
+                            encoded.too_long[record] = true;
+                        }
+                    }
+                }
+                done += chunk.len();
+                progress(done);
+            }
+            sources.push(encoded);
+        }
+        if !any {
+            return Err(Error::config(
+                "max_length",
+                format!("no row fits {max_length} tokens; the shortest has {shortest}"),
+                "Raise the limit",
+            ));
+        }
+        Ok(Self { sources })
+    }
+
+    /// The tokens of a record, if it was encoded and fits the limit.
+    pub fn example(&self, source: usize, record: usize) -> Option<Example<'_>> {
+        let encoded = self.sources.get(source)?;
+        let &(start, length, prompt) = encoded.rows.get(record)?;
+        let tokens = &encoded.tokens[start..start + length as usize];
+        (length > 0).then_some(Example { tokens, prompt: prompt as usize })
+    }
+
+    /// The lengths of all records.
+    pub fn lengths(&self) -> Lengths {
+        let length = |&(_, tokens, prompt): &(usize, u32, u32)| {
+            (tokens > 0).then_some(Length { tokens, trained: tokens - prompt })
+        };
+        Lengths(self.sources.iter().map(|s| s.rows.iter().map(length).collect()).collect())
+    }
+
+    /// The pairs without the answers that do not fit, which are entered in the ledger.
+    pub fn fitting(&self, pairs: &Pairs, ledger: &mut Ledger) -> Pairs {
+        for (index, line) in ledger.sources.iter_mut().enumerate() {
+            let records = (0..pairs.len()).filter_map(|p| pairs.record_index(p, index));
+            let encoded = &self.sources[index];
+            (line.too_long, line.usable, line.cut) =
+                records.fold((0, 0, 0), |(long, usable, cut), record| {
+                    let too_long = encoded.too_long[record];
+                    (
+                        long + usize::from(too_long),
+                        usable + usize::from(!too_long),
+                        cut + usize::from(encoded.cut[record]),
+                    )
+                });
+        }
+        let (kept, dropped) = pairs.retain(|s, r| self.example(s, r).is_some());
+        ledger.without_answer = dropped;
+        ledger.training = kept.len();
+        kept
+    }
+}
+
+/// Puts prompt, answer and end token together, within the limit.
+fn lay_out(
+    mut prompt: Vec<u32>,
+    answer: Vec<u32>,
+    end: u32,
+    max_length: usize,
+    too_long: TooLong,
+) -> Row {
+    let prompt_length = prompt.len();
+    let length = prompt_length + answer.len() + 1;
+    let cut = length > max_length;
+    // An empty prompt would leave the first trained token without anything before it, and a prompt
+    // that fills the limit leaves nothing to train.
+    if prompt_length == 0 || (cut && (too_long != TooLong::Cut || prompt_length >= max_length)) {
+        return Row::TooLong(length);
+    }
+    prompt.extend(answer);
+    prompt.push(end);
+    prompt.truncate(max_length);
+    Row::Fits { tokens: prompt, prompt: prompt_length, cut }
+}
