@@ -175,11 +175,7 @@ enum Texts {
 
 impl Resolved {
     /// Chooses the columns by `map` and by what the first record has.
-    pub(super) fn new(
-        map: &ColumnMap,
-        record: &Map<String, Value>,
-        at: &At<'_>,
-    ) -> Result<Self> {
+    pub(super) fn new(map: &ColumnMap, record: &Map<String, Value>, at: &At<'_>) -> Result<Self> {
         let named = |name: &Option<String>| {
             name.as_deref().map(|name| Column::named(name, record, at)).transpose()
         };
@@ -194,8 +190,8 @@ impl Resolved {
                 let problem =
                     named(&map.problem)?.or_else(|| Column::recognised(PROBLEM, record, None));
                 let taken = problem.as_ref().map(|column| column.name.as_str());
-                let solution = named(&map.solution)?
-                    .or_else(|| Column::recognised(SOLUTION, record, taken));
+                let solution =
+                    named(&map.solution)?.or_else(|| Column::recognised(SOLUTION, record, taken));
                 match (problem, solution) {
                     (Some(problem), Some(solution)) => Texts::Pair {
                         with_input: map.problem.is_none()
@@ -218,8 +214,7 @@ impl Resolved {
             Texts::Pair { solution, .. } => Some(solution.column.name.as_str()),
             Texts::Messages(_) => None,
         };
-        let answer =
-            named(&map.answer)?.or_else(|| Column::recognised(ANSWER, record, solution));
+        let answer = named(&map.answer)?.or_else(|| Column::recognised(ANSWER, record, solution));
         let id = named(&map.id)?.or_else(|| Column::recognised(ID, record, None));
         Ok(Self { texts, id, answer })
     }
@@ -227,11 +222,8 @@ impl Resolved {
     /// The chosen columns for display.
     pub(super) fn columns(&self) -> Columns {
         let name = |column: &Option<Column>| column.as_ref().map(|column| column.name.clone());
-        let mut columns = Columns {
-            id: name(&self.id),
-            answer: name(&self.answer),
-            ..Columns::default()
-        };
+        let mut columns =
+            Columns { id: name(&self.id), answer: name(&self.answer), ..Columns::default() };
         match &self.texts {
             Texts::Pair { problem, with_input, solution } => {
                 columns.problem = Some(problem.column.name.clone());
@@ -297,9 +289,8 @@ impl Column {
         record: &Map<String, Value>,
         taken: Option<&str>,
     ) -> Option<Self> {
-        let name = names
-            .iter()
-            .find(|name| taken != Some(**name) && record.contains_key(**name))?;
+        let name =
+            names.iter().find(|name| taken != Some(**name) && record.contains_key(**name))?;
         Some(Self { name: (*name).to_owned(), is_path: false })
     }
 

@@ -50,11 +50,9 @@ struct Turn<'v> {
     text: Option<&'v str>,
 }
 
-const SPLIT: &str =
-    "A record takes one user turn and the assistant turn that follows: split longer \
+const SPLIT: &str = "A record takes one user turn and the assistant turn that follows: split longer \
      conversations into one record for each exchange, or leave them out";
-const FORM: &str =
-    "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
+const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
      \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
 
 /// Whether a list can be one of messages at all.

@@ -279,11 +279,7 @@ fn bare(error: &serde_json::Error) -> String {
 }
 
 /// A JSON array of objects, taken one by one.
-fn read_array(
-    reader: impl Read,
-    start: &Start,
-    collector: &mut Collector<'_>,
-) -> Result<()> {
+fn read_array(reader: impl Read, start: &Start, collector: &mut Collector<'_>) -> Result<()> {
     let path = collector.path();
     let left = Cell::new(MAX_RECORD_BYTES);
     let mut json = serde_json::Deserializer::from_reader(Limited { reader, left: &left });
