@@ -4,5 +4,6 @@
 pub mod data;
 pub mod error;
 pub mod ops;
+mod random;
 
 pub use error::{Error, Place, Result};

@@ -9,19 +9,29 @@
 pub mod arith;
 mod assign;
 mod batch;
+mod collect;
+mod columns;
 mod encode;
 mod ledger;
+mod messages;
 mod mixture;
 mod pairs;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod read;
+mod record;
 mod report;
 mod template;
 mod tokenizer;
 
 pub use batch::{Batch, MixedRows, Row, RowStream};
+pub use columns::ColumnMap;
 pub use encode::{Encoded, Example, Length, Lengths, TooLong};
 pub use ledger::{Ledger, SourceLedger};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, Schedule, Share};
 pub use pairs::{Join, Pairs, Source, normalized};
+pub use read::read_records;
+pub use record::{Columns, CotRecord, Records};
 pub use report::{MixtureReport, SourceShare};
 pub use template::{PlainTemplate, PromptTemplate};
 pub use tokenizer::TextTokenizer;

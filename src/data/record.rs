@@ -1,0 +1,91 @@
+//! One reasoning trace, and what a file of them held.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One problem with one worked solution, the unit that every later stage takes.
+///
+/// The texts stand as they stood in the file: nothing is trimmed or rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CotRecord {
+    /// The record's own name in its data set. A number in the file is turned to text; a blank or
+    /// null one is `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The problem as the model is asked it.
+    pub problem: String,
+    /// The chain of thought with its final answer: the text that is trained on.
+    pub solution: String,
+    /// The gold answer, to grade against. A number in the file is turned to text; a blank or null
+    /// one is `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+/// What [`read_records`](super::read_records) found in one file.
+///
+/// Every record of the file is in exactly one place:
+/// `read = records.len() + empty_problems + empty_solutions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// The usable records, in the file's order.
+    pub records: Vec<CotRecord>,
+    /// Where each of `records` stood: its line (JSONL), its place in the list (JSON array) or its
+    /// row (Parquet), counted from 1. As long as `records`.
+    pub lines: Vec<u32>,
+    /// Which columns the texts were taken from.
+    pub columns: Columns,
+    /// Lines of a JSONL file that hold nothing but white space.
+    pub blank_lines: usize,
+    /// Records left out because the problem is blank or null.
+    pub empty_problems: usize,
+    /// Records left out because the solution is blank or null, the problem being there.
+    pub empty_solutions: usize,
+    /// System turns in conversations; they are not part of any record.
+    pub system_turns: usize,
+    /// Records in the file.
+    pub read: usize,
+}
+
+/// The columns that a file's texts were taken from, named as in the file.
+///
+/// Displayed as `problem=question, solution=answer`; a pair of columns that are joined as
+/// `problem=instruction+input`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Columns {
+    /// The problem's column; `None` where `messages` holds both texts.
+    pub problem: Option<String>,
+    /// The column that is put below the problem where it is not blank (Alpaca's `input`).
+    pub input: Option<String>,
+    /// The solution's column; `None` where `messages` holds both texts.
+    pub solution: Option<String>,
+    /// The column of conversations.
+    pub messages: Option<String>,
+    /// The id's column, if the file has one.
+    pub id: Option<String>,
+    /// The gold answer's column, if the file has one.
+    pub answer: Option<String>,
+}
+
+impl fmt::Display for Columns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = [
+            ("messages", &self.messages),
+            ("problem", &self.problem),
+            ("solution", &self.solution),
+            ("answer", &self.answer),
+            ("id", &self.id),
+        ];
+        let mut separator = "";
+        for (key, column) in shown {
+            let Some(column) = column else { continue };
+            write!(f, "{separator}{key}={column}")?;
+            if let ("problem", Some(input)) = (key, &self.input) {
+                write!(f, "+{input}")?;
+            }
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
