@@ -1,0 +1,75 @@
+//! Keys and values of the tokens so far, for generation.
+//!
+//! ```text
+//! row a   . . P P P | A A          prompts are padded on the left, so that all rows write their
+//! row b   P P P P P | A A          next token to the same place
+//! ```
+
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+
+/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`.
+#[derive(Debug)]
+pub(super) struct LayerCache {
+    keys: Option<Tensor<4>>,
+    values: Option<Tensor<4>>,
+    filled: usize,
+    heads: usize,
+}
+
+impl LayerCache {
+    pub(super) fn new(
+        [rows, heads, kv_heads, capacity, head_dim]: [usize; 5],
+        device: &Device,
+    ) -> Self {
+        let empty = || Some(Tensor::zeros([rows, kv_heads, capacity, head_dim], device));
+        Self { keys: empty(), values: empty(), filled: 0, heads }
+    }
+
+    /// Takes in new keys and values and lets the new queries attend to all of them.
+    ///
+    /// # Shapes
+    /// `q`: `[rows * new, heads * head_dim]`; `k`, `v`: `[rows * new, kv_heads * head_dim]`;
+    /// `mask`: `[rows, 1, new, keys]`, added to the scores; result: like `q`.
+    pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
+        let [rows, _, new, keys] = mask.dims();
+        let start = self.filled;
+        let mut append = |all: &mut Option<Tensor<4>>, x: Tensor<2>| -> Tensor<4> {
+            let old = all.take().expect("a cache is put back after each use");
+            let [_, kv_heads, _, dim] = old.dims();
+            let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
+            // The old tensor is owned here, so that it is written in place.
+            let grown = old.slice_assign(
+                [0..rows, 0..kv_heads, start..start + new, 0..dim],
+                x,
+            );
+            let seen = grown.clone().narrow(2, 0, keys);
+            *all = Some(grown);
+            seen
+        };
+        let k = append(&mut self.keys, k);
+        let v = append(&mut self.values, v);
+        self.filled += new;
+        let [_, kv_heads, _, dim] = k.dims();
+        let group = self.heads / kv_heads;
+        // The heads of a group share keys, so they are rows of one product.
+        let q = q
+            .reshape([rows, new, kv_heads, group, dim])
+            .permute([0, 2, 3, 1, 4])
+            .reshape([rows, kv_heads, group * new, dim]);
+        let scores = q.matmul(k.transpose()) * (dim as f64).powf(-0.5);
+        let mask = mask.repeat_dim(2, group);
+        let mixed = softmax(scores + mask, 3).matmul(v);
+        mixed
+            .reshape([rows, kv_heads, group, new, dim])
+            .permute([0, 3, 1, 2, 4])
+            .reshape([rows * new, self.heads * dim])
+    }
+
+    /// Keeps the given rows only.
+    pub(super) fn select(&mut self, rows: &Tensor<1, Int>) {
+        for all in [&mut self.keys, &mut self.values] {
+            *all = all.take().map(|all| all.select(0, rows.clone()));
+        }
+    }
+}

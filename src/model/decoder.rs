@@ -1,0 +1,376 @@
+//! The decoder: one file, whole.
+//!
+//! Special here: activations are `[tokens, width]`, rows one after the other, so that a weight's
+//! gradient is one matrix product; normalisation, rotation, attention, SwiGLU and the loss are the
+//! crate's own operations ([`crate::ops`]); the head is applied only where a target is trained, in
+//! chunks, so that no `[tokens, vocabulary]` tensor exists. Module fields carry the names that
+//! Hugging Face gives the tensors.
+
+use super::config::{Architecture, DecoderConfig};
+use super::{CausalLm, cache::LayerCache};
+use crate::data::Batch;
+use crate::error::Result;
+use crate::ops::attention::AttentionShape;
+use crate::ops::{
+    causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu,
+};
+use crate::random::Stream;
+use burn::module::Param;
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+/// Root-mean-square normalisation with a learned scale.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    fn new(width: usize, eps: f64, device: &Device) -> Self {
+        Self { weight: Param::from_tensor(Tensor::ones([width], device)), eps }
+    }
+
+    /// # Shapes
+    /// `[rows, width]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        rms_norm(x, self.weight.val(), self.eps as f32)
+    }
+
+    /// Normalises each head: `[tokens, heads * width]` to the same.
+    fn forward_heads(&self, x: Tensor<2>) -> Tensor<2> {
+        let [tokens, total] = x.dims();
+        let [width] = self.weight.dims();
+        self.forward(x.reshape([tokens * total / width, width])).reshape([tokens, total])
+    }
+}
+
+/// Where the tokens of a forward pass stand; shared by all layers.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    shape: AttentionShape,
+    /// Cosine and sine, `[positions, head_dim / 2]`.
+    table: [Tensor<2>; 2],
+    /// Position of each token in its example, `[tokens]`.
+    positions: Tensor<1, Int>,
+    /// Index in its row of the first token of each token's example, `[tokens]`.
+    segment_starts: Tensor<1, Int>,
+}
+
+impl Placement {
+    /// Rows of one example each, all starting at position 0.
+    pub fn rows(config: &DecoderConfig, rows: usize, length: usize, device: &Device) -> Self {
+        let shape = AttentionShape {
+            batch: rows,
+            seq: length,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim(),
+        };
+        Self {
+            shape,
+            table: rotary_table(length, config.head_dim(), config.rope_theta, device),
+            positions: Tensor::<1, Int>::arange(0..length as i64, device).repeat_dim(0, rows),
+            segment_starts: Tensor::zeros([rows * length], device),
+        }
+    }
+}
+
+/// Grouped-query attention.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+}
+
+/// `x @ weight + bias` on `[tokens, width]`.
+fn project(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+    let y = x.matmul(layer.weight.val());
+    match &layer.bias {
+        Some(bias) => y + bias.val().unsqueeze(),
+        None => y,
+    }
+}
+
+impl SelfAttention {
+    /// Queries, keys and values, rotated.
+    fn heads(
+        &self,
+        x: Tensor<2>,
+        table: &[Tensor<2>; 2],
+        positions: &Tensor<1, Int>,
+    ) -> [Tensor<2>; 3] {
+        let norm = |norm: &Option<RmsNorm>, x| match norm {
+            Some(norm) => norm.forward_heads(x),
+            None => x,
+        };
+        let q = norm(&self.q_norm, project(&self.q_proj, x.clone()));
+        let k = norm(&self.k_norm, project(&self.k_proj, x.clone()));
+        let v = project(&self.v_proj, x);
+        let rotate = |x| rotary(x, table.clone(), positions.clone());
+        [rotate(q), rotate(k), v]
+    }
+
+    fn forward(&self, x: Tensor<2>, placement: &Placement) -> Tensor<2> {
+        let [q, k, v] = self.heads(x, &placement.table, &placement.positions);
+        let starts = placement.segment_starts.clone();
+        project(&self.o_proj, causal_attention(q, k, v, starts, placement.shape))
+    }
+
+    /// Attention of new tokens to the cache, which takes them in.
+    fn forward_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
+        let [q, k, v] = self.heads(x, &step.table, &step.positions);
+        project(&self.o_proj, cache.attend([q, k, v], step.mask.clone()))
+    }
+}
+
+/// What all layers need to know of a step of generation.
+pub(super) struct CacheStep {
+    /// Cosine and sine, `[positions, head_dim / 2]`.
+    pub table: [Tensor<2>; 2],
+    /// Positions of the new tokens, `[rows * new]`.
+    pub positions: Tensor<1, Int>,
+    /// Added to the scores, `[rows, 1, new, keys]`: 0 where visible, else very negative.
+    pub mask: Tensor<4>,
+}
+
+/// SwiGLU feed-forward.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = project(&self.gate_proj, x.clone());
+        let up = project(&self.up_proj, x);
+        project(&self.down_proj, swiglu(gate, up))
+    }
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: SelfAttention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl DecoderLayer {
+    fn forward(&self, x: Tensor<2>, attend: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+        let x = x.clone() + attend(self.input_layernorm.forward(x));
+        let h = self.post_attention_layernorm.forward(x.clone());
+        x + self.mlp.forward(h)
+    }
+}
+
+/// Embedding, blocks and final norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+}
+
+/// A decoder with its head.
+#[derive(Module, Debug)]
+pub struct DecoderLm {
+    model: Decoder,
+    /// `None` where the head is the embedding, transposed.
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+/// Initial weights: normal, each tensor from its own stream, so that they do not depend on the
+/// backend, on threads, or on which other tensors exist.
+struct Initializer<'a> {
+    seed: u64,
+    device: &'a Device,
+}
+
+impl Initializer<'_> {
+    fn normal<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        deviation: f64,
+    ) -> Param<Tensor<D>> {
+        let mut random = Stream::new(self.seed, name, 0);
+        let count: usize = shape.iter().product();
+        let mut values = Vec::with_capacity(count + 1);
+        while values.len() < count {
+            values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
+        }
+        values.truncate(count);
+        Param::from_data(TensorData::new(values, shape), self.device)
+    }
+
+    fn linear(&self, name: &str, sizes: [usize; 2], deviation: f64, bias: bool) -> Linear {
+        // The sizes below are placeholders that cost nothing: Burn initialises lazily.
+        let config = LinearConfig::new(sizes[0], sizes[1]).with_bias(false);
+        let mut linear = config.init(self.device);
+        linear.weight = self.normal(name, sizes, deviation);
+        linear.bias =
+            bias.then(|| Param::from_tensor(Tensor::zeros([sizes[1]], self.device)));
+        linear
+    }
+}
+
+impl DecoderConfig {
+    /// A decoder with random weights; the same seed gives the same weights on every backend.
+    ///
+    /// Weights are normal with `initializer_range`, those that write to the residual stream
+    /// divided by the root of twice the number of blocks (GPT-2's rule).
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::validate`].
+    pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLm> {
+        self.validate()?;
+        let init = Initializer { seed, device };
+        let std = self.initializer_range;
+        let residual = std / (2.0 * self.num_hidden_layers as f64).sqrt();
+        let (width, inner) = (self.hidden_size, self.intermediate_size);
+        let (query, key_value) = (self.query_width(), self.key_value_width());
+        let bias = self.architecture == Architecture::Qwen2;
+        let head_norms = self.architecture == Architecture::Qwen3;
+        let norm = |width| RmsNorm::new(width, self.rms_norm_eps, device);
+        let layers = (0..self.num_hidden_layers)
+            .map(|layer| {
+                let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+                let linear = |part: &str, sizes, deviation, bias| {
+                    init.linear(&name(part), sizes, deviation, bias)
+                };
+                DecoderLayer {
+                    input_layernorm: norm(width),
+                    self_attn: SelfAttention {
+                        q_proj: linear("self_attn.q_proj", [width, query], std, bias),
+                        k_proj: linear("self_attn.k_proj", [width, key_value], std, bias),
+                        v_proj: linear("self_attn.v_proj", [width, key_value], std, bias),
+                        o_proj: linear("self_attn.o_proj", [query, width], residual, false),
+                        q_norm: head_norms.then(|| norm(self.head_dim())),
+                        k_norm: head_norms.then(|| norm(self.head_dim())),
+                    },
+                    post_attention_layernorm: norm(width),
+                    mlp: Mlp {
+                        gate_proj: linear("mlp.gate_proj", [width, inner], std, false),
+                        up_proj: linear("mlp.up_proj", [width, inner], std, false),
+                        down_proj: linear("mlp.down_proj", [inner, width], residual, false),
+                    },
+                }
+            })
+            .collect();
+        let mut embed_tokens = EmbeddingConfig::new(self.vocab_size, width).init(device);
+        embed_tokens.weight = init.normal("model.embed_tokens.weight", [self.vocab_size, width], std);
+        let lm_head = (!self.tie_word_embeddings)
+            .then(|| init.linear("lm_head.weight", [width, self.vocab_size], std, false));
+        let model = Decoder { embed_tokens, layers, norm: norm(width) };
+        Ok(DecoderLm { model, lm_head, config: self.clone() })
+    }
+}
+
+impl DecoderLm {
+    /// The shape of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.device()
+    }
+
+    /// The head's matrix, `[width, vocabulary]`.
+    fn head(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.model.embed_tokens.weight.val().transpose(),
+        }
+    }
+
+    /// Normalised output of the last block.
+    ///
+    /// # Shapes
+    /// `ids`: `[rows, length]`, padded on the right; result: `[rows * length, width]`.
+    pub fn hidden(&self, ids: Tensor<2, Int>, placement: &Placement) -> Tensor<2> {
+        let mut x = self.embed(ids);
+        for layer in &self.model.layers {
+            x = layer.forward(x, |h| layer.self_attn.forward(h, placement));
+        }
+        self.model.norm.forward(x)
+    }
+
+    /// Scores of every next token; for inspection and tests, since it holds them all.
+    ///
+    /// # Shapes
+    /// `ids`: `[rows, length]`, padded on the right; result: `[rows, length, vocabulary]`.
+    pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [rows, length] = ids.dims();
+        let placement = Placement::rows(&self.config, rows, length, &ids.device());
+        let logits = self.hidden(ids, &placement).matmul(self.head());
+        logits.reshape([rows, length, self.config.vocab_size])
+    }
+
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
+        let [rows, length] = ids.dims();
+        let embedded = self.model.embed_tokens.forward(ids);
+        embedded.reshape([rows * length, self.config.hidden_size])
+    }
+
+    /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens
+    /// `[rows, new]` go into the caches.
+    pub(super) fn logits_cached(
+        &self,
+        ids: Tensor<2, Int>,
+        step: &CacheStep,
+        caches: &mut [LayerCache],
+    ) -> Tensor<2> {
+        let [rows, new] = ids.dims();
+        let mut x = self.embed(ids);
+        for (layer, cache) in self.model.layers.iter().zip(caches) {
+            x = layer.forward(x, |h| layer.self_attn.forward_cached(h, step, cache));
+        }
+        let width = self.config.hidden_size;
+        let last = x.reshape([rows, new, width]).narrow(1, new - 1, 1).reshape([rows, width]);
+        self.model.norm.forward(last).matmul(self.head())
+    }
+}
+
+impl CausalLm for DecoderLm {
+    fn vocabulary_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
+        let device = self.device();
+        let (rows, length) = (batch.rows, batch.length);
+        let ints = |values: &[u32]| -> Vec<i32> { values.iter().map(|v| *v as i32).collect() };
+        let ids = TensorData::new(ints(&batch.ids), [rows, length]);
+        let ids = Tensor::<2, Int>::from_data(ids, &device);
+        let placement = Placement::rows(&self.config, rows, length, &device);
+        let hidden = self.hidden(ids, &placement);
+        // Only these positions reach the head.
+        let trained: Vec<usize> =
+            (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect();
+        if trained.is_empty() {
+            return hidden.sum() * 0.0;
+        }
+        let count = trained.len();
+        let places: Vec<i32> = trained.iter().map(|i| *i as i32).collect();
+        let targets: Vec<i32> = trained.iter().map(|i| batch.targets[*i] as i32).collect();
+        let weights: Vec<f32> =
+            trained.iter().map(|i| (f64::from(batch.weights[*i]) * scale) as f32).collect();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device);
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
+        let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
+        linear_cross_entropy(hidden.select(0, places), self.head(), targets, weights)
+    }
+}

@@ -1,0 +1,323 @@
+//! Answers from a model: batched, with a key-value cache.
+
+use super::cache::LayerCache;
+use super::decoder::{CacheStep, DecoderLm};
+use crate::error::{Error, Result};
+use crate::ops::rotary_table;
+use crate::random::Stream;
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use serde::{Deserialize, Serialize};
+
+/// Added to the score of a key that a query must not see.
+const HIDDEN: f32 = -1e9;
+
+/// How answers are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerateConfig {
+    /// Length limit of an answer in tokens, the end token included.
+    pub max_new_tokens: usize,
+    /// 0 takes the most probable token; above, scores are divided by it and a token is drawn.
+    pub temperature: f64,
+    /// Draw among the most probable tokens whose probabilities sum to this, 0 to 1.
+    pub top_p: f64,
+    /// Seed of the draws; each prompt has its own stream, whatever it is batched with.
+    pub seed: u64,
+    /// Prompts answered at the same time.
+    pub batch_size: usize,
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self { max_new_tokens: 256, temperature: 0.0, top_p: 1.0, seed: 0, batch_size: 64 }
+    }
+}
+
+impl GenerateConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, what: String, hint: &str| {
+            Err(Error::config(format!("generate.{key}"), what, hint))
+        };
+        if self.max_new_tokens == 0 || self.batch_size == 0 {
+            let key = if self.batch_size == 0 { "batch_size" } else { "max_new_tokens" };
+            return refuse(key, "it is 0".into(), "Give a positive number");
+        }
+        if !(0.0..=100.0).contains(&self.temperature) {
+            let what = format!("it is {}", self.temperature);
+            return refuse("temperature", what, "Give a number from 0 (greedy) to 100");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            let what = format!("it is {}", self.top_p);
+            return refuse("top_p", what, "Give a number above 0, at most 1");
+        }
+        Ok(())
+    }
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// The answer's tokens, without the end token.
+    pub tokens: Vec<u32>,
+    /// Whether the model ended the answer; otherwise the length limit did.
+    pub ended: bool,
+}
+
+impl DecoderLm {
+    /// Answers prompts, in their order. An answer stops at one of the `end` tokens.
+    ///
+    /// `progress` is called after each step with the answers finished so far.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings out of range or an empty prompt; [`Error::Training`] where
+    /// the device fails.
+    pub fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        end: &[u32],
+        config: &GenerateConfig,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Generation>> {
+        config.validate()?;
+        let vocabulary = self.config().vocab_size;
+        for (index, prompt) in prompts.iter().enumerate() {
+            let bad = prompt.iter().find(|token| **token as usize >= vocabulary);
+            if prompt.is_empty() || bad.is_some() {
+                let what = match bad {
+                    Some(token) => format!("prompt {index} has token {token} of {vocabulary}"),
+                    None => format!("prompt {index} is empty"),
+                };
+                return Err(Error::config("generate", what, "Give at least one known token"));
+            }
+        }
+        let model = self.clone().valid();
+        // Similar lengths go together, which saves padding.
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|index| prompts[*index].len());
+        let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
+        let mut finished = 0;
+        for chunk in order.chunks(config.batch_size) {
+            let rows: Vec<ActiveRow> = chunk
+                .iter()
+                .map(|&index| ActiveRow {
+                    index,
+                    tokens: vec![],
+                    padding: 0,
+                    random: Stream::new(config.seed, "generate", index as u64),
+                })
+                .collect();
+            let done = finished;
+            let results = Decoding::new(&model, prompts, rows).run(end, config, &mut |n| {
+                progress(done + n);
+            })?;
+            finished += results.len();
+            for (index, generation) in results {
+                answers[index] = Some(generation);
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+/// A row whose answer is not finished.
+struct ActiveRow {
+    /// Number of the prompt.
+    index: usize,
+    /// The answer so far.
+    tokens: Vec<u32>,
+    /// Padding before the prompt.
+    padding: usize,
+    random: Stream,
+}
+
+/// One batch on its way.
+struct Decoding<'a> {
+    model: &'a DecoderLm,
+    prompts: &'a [Vec<u32>],
+    /// The rows of the cache; finished ones stay until the cache is made smaller.
+    rows: Vec<Option<ActiveRow>>,
+    paddings: Vec<usize>,
+    longest: usize,
+}
+
+impl<'a> Decoding<'a> {
+    fn new(model: &'a DecoderLm, prompts: &'a [Vec<u32>], mut rows: Vec<ActiveRow>) -> Self {
+        let longest = rows.iter().map(|row| prompts[row.index].len()).max().unwrap_or(0);
+        for row in &mut rows {
+            row.padding = longest - prompts[row.index].len();
+        }
+        let paddings = rows.iter().map(|row| row.padding).collect();
+        Self { model, prompts, rows: rows.into_iter().map(Some).collect(), paddings, longest }
+    }
+
+    fn run(
+        mut self,
+        end: &[u32],
+        config: &GenerateConfig,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<(usize, Generation)>> {
+        let shape = self.model.config();
+        let device = self.model.device();
+        // The last token of an answer is never an input.
+        let capacity = self.longest + config.max_new_tokens - 1;
+        let table = rotary_table(capacity.max(1), shape.head_dim(), shape.rope_theta, &device);
+        let sizes = [
+            self.rows.len(),
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            capacity.max(1),
+            shape.head_dim(),
+        ];
+        let mut caches: Vec<LayerCache> =
+            (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, &device)).collect();
+        let mut finished = vec![];
+        let mut input: Vec<u32> = vec![];
+        for (row, padding) in self.rows.iter().flatten().zip(&self.paddings) {
+            input.extend(std::iter::repeat_n(0, *padding));
+            input.extend(&self.prompts[row.index]);
+        }
+        let mut start = 0;
+        loop {
+            let new = input.len() / self.rows.len();
+            let step = self.step(start, new, &table, &device);
+            let ids: Vec<i32> = input.iter().map(|id| *id as i32).collect();
+            let ids = TensorData::new(ids, [self.rows.len(), new]);
+            let ids = Tensor::<2, Int>::from_data(ids, &device);
+            let logits = self.model.logits_cached(ids, &step, &mut caches);
+            start += new;
+            let next = self.choose(logits, config)?;
+            for (slot, token) in self.rows.iter_mut().zip(&next) {
+                let Some(row) = slot else { continue };
+                let ended = end.contains(token);
+                if !ended {
+                    row.tokens.push(*token);
+                }
+                if ended || row.tokens.len() == config.max_new_tokens {
+                    let tokens = std::mem::take(&mut row.tokens);
+                    finished.push((row.index, Generation { tokens, ended }));
+                    *slot = None;
+                }
+            }
+            progress(finished.len());
+            let active = self.rows.iter().flatten().count();
+            if active == 0 {
+                return Ok(finished);
+            }
+            input = next;
+            if active * 2 <= self.rows.len() {
+                self.compact(&mut caches, &mut input, &device);
+            }
+        }
+    }
+
+    /// Positions and mask of `new` tokens after `start` earlier places.
+    fn step(
+        &self,
+        start: usize,
+        new: usize,
+        table: &[Tensor<2>; 2],
+        device: &Device,
+    ) -> CacheStep {
+        let (rows, keys) = (self.rows.len(), start + new);
+        let mut positions = Vec::with_capacity(rows * new);
+        let mut mask = Vec::with_capacity(rows * new * keys);
+        for &padding in &self.paddings {
+            for place in start..keys {
+                positions.push(place.saturating_sub(padding) as i32);
+                mask.extend((0..keys).map(|key| match key >= padding && key <= place {
+                    true => 0.0,
+                    false => HIDDEN,
+                }));
+            }
+        }
+        CacheStep {
+            table: table.clone(),
+            positions: Tensor::from_data(TensorData::new(positions, [rows * new]), device),
+            mask: Tensor::from_data(TensorData::new(mask, [rows, 1, new, keys]), device),
+        }
+    }
+
+    /// The next token of each row; rows that are finished get any.
+    fn choose(&mut self, logits: Tensor<2>, config: &GenerateConfig) -> Result<Vec<u32>> {
+        let failed = |e: &dyn std::fmt::Display| Error::Training {
+            what: format!("the device failed while generating: {e}"),
+            hint: "Try a smaller generate.batch_size".into(),
+        };
+        if config.temperature == 0.0 {
+            let best = logits.argmax(1).try_into_vec_as::<i64>().map_err(|e| failed(&e))?;
+            return Ok(best.into_iter().map(|token| token as u32).collect());
+        }
+        let [_, vocabulary] = logits.dims();
+        let logits = logits.try_into_vec_as::<f32>().map_err(|e| failed(&e))?;
+        let rows = self.rows.iter_mut().zip(logits.chunks_exact(vocabulary));
+        Ok(rows
+            .map(|(row, logits)| match row {
+                Some(row) => sample(logits, config, row.random.unit()),
+                None => 0,
+            })
+            .collect())
+    }
+
+    /// Drops the finished rows from the caches.
+    fn compact(&mut self, caches: &mut [LayerCache], input: &mut Vec<u32>, device: &Device) {
+        let kept: Vec<usize> =
+            (0..self.rows.len()).filter(|row| self.rows[*row].is_some()).collect();
+        let places: Vec<i32> = kept.iter().map(|row| *row as i32).collect();
+        let places = TensorData::new(places, [kept.len()]);
+        let places = Tensor::<1, Int>::from_data(places, device);
+        caches.iter_mut().for_each(|cache| cache.select(&places));
+        *input = kept.iter().map(|row| input[*row]).collect();
+        self.paddings = kept.iter().map(|row| self.paddings[*row]).collect();
+        self.rows.retain(Option::is_some);
+    }
+}
+
+/// The token at `point` (0 to 1) of the distribution that temperature and top-p leave.
+fn sample(logits: &[f32], config: &GenerateConfig, point: f64) -> u32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |x: f32| (f64::from(x - max) / config.temperature).exp();
+    let mut tokens: Vec<(f64, u32)> =
+        logits.iter().zip(0u32..).map(|(x, token)| (weight(*x), token)).collect();
+    // Most probable first; of equals the lower number, so that the order is defined.
+    tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
+    let mut kept = 0.0;
+    let mut count = 0;
+    for (weight, _) in &tokens {
+        kept += weight;
+        count += 1;
+        if kept >= config.top_p * total {
+            break;
+        }
+    }
+    let mut point = point * kept;
+    for (weight, token) in &tokens[..count] {
+        point -= weight;
+        if point < 0.0 {
+            return *token;
+        }
+    }
+    tokens[count - 1].1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampling_follows_temperature_and_top_p() {
+        let logits = [0.0, 2f32.ln(), 5f32.ln()]; // probabilities 1/8, 2/8, 5/8
+        let config = GenerateConfig { temperature: 1.0, ..Default::default() };
+        assert_eq!([0.0, 0.62, 0.63, 0.87, 0.88, 0.999].map(|p| sample(&logits, &config, p)), [2, 2, 1, 1, 0, 0]);
+        let nucleus = GenerateConfig { top_p: 0.8, ..config.clone() };
+        assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &nucleus, p)), [2, 2, 1, 1]);
+        let cold = GenerateConfig { temperature: 0.01, ..config };
+        assert_eq!([0.0, 0.5, 0.999].map(|p| sample(&logits, &cold, p)), [2, 2, 2]);
+    }
+}

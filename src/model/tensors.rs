@@ -1,0 +1,202 @@
+//! A module's parameters by name, and safetensors files of them.
+//!
+//! Names are the module's paths (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers hold
+//! `[input, output]`, files hold `[output, input]` as PyTorch does; the change happens here.
+
+use crate::error::{Error, Result};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// A tensor on the host in f32, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub values: Vec<f32>,
+}
+
+/// Follows the path through a module.
+#[derive(Default)]
+pub(crate) struct PathStack {
+    path: Vec<String>,
+    containers: Vec<String>,
+}
+
+impl PathStack {
+    pub(crate) fn enter(&mut self, name: &str, container: &str) {
+        self.path.push(name.to_owned());
+        self.containers.push(container.to_owned());
+    }
+
+    pub(crate) fn exit(&mut self) {
+        self.path.pop();
+        self.containers.pop();
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.path.join(".")
+    }
+
+    /// Whether the parameter is the matrix of a linear layer, which files hold transposed.
+    fn is_transposed(&self, rank: usize) -> bool {
+        rank == 2 && self.containers.last().is_some_and(|container| container == "Struct:Linear")
+    }
+}
+
+/// The module's parameters as files hold them, by name.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
+    struct Visitor {
+        path: PathStack,
+        tensors: Result<BTreeMap<String, HostTensor>>,
+    }
+    impl ModuleVisitor for Visitor {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Ok(tensors) = &mut self.tensors else { return };
+            let tensor = param.val();
+            let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
+            match host(tensor) {
+                Ok(tensor) => {
+                    tensors.insert(self.path.name(), tensor);
+                }
+                Err(error) => self.tensors = Err(error),
+            }
+        }
+    }
+    let mut visitor = Visitor { path: PathStack::default(), tensors: Ok(BTreeMap::new()) };
+    module.visit(&mut visitor);
+    visitor.tensors
+}
+
+/// A tensor's elements on the host.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
+    let shape = tensor.dims().to_vec();
+    let values = tensor.try_into_vec_as::<f32>().map_err(|e| Error::Training {
+        what: format!("the device cannot be read: {e}"),
+        hint: "Check the device and its memory".into(),
+    })?;
+    Ok(HostTensor { shape, values })
+}
+
+/// The module with its parameters replaced by those of `tensors`.
+///
+/// # Errors
+/// A list of the parameters that are missing, left over or of another shape, in words.
+pub fn with_named_tensors<M: Module>(
+    module: M,
+    tensors: &mut dyn FnMut(&str) -> Option<HostTensor>,
+) -> std::result::Result<M, Vec<String>> {
+    struct Mapper<'a> {
+        path: PathStack,
+        tensors: &'a mut dyn FnMut(&str) -> Option<HostTensor>,
+        problems: Vec<String>,
+    }
+    impl ModuleMapper for Mapper<'_> {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.name();
+            let transposed = self.path.is_transposed(D);
+            let Some(host) = (self.tensors)(&name) else {
+                self.problems.push(format!("`{name}` is missing"));
+                return param;
+            };
+            let mut expected = param.lazy_shape().to_vec();
+            if transposed {
+                expected.reverse();
+            }
+            if host.shape != expected {
+                let problem = format!("`{name}` is {:?}, not {expected:?}", host.shape);
+                self.problems.push(problem);
+                return param;
+            }
+            param.map(|old| {
+                let device = old.device();
+                let trains = old.is_require_grad();
+                let data = TensorData::new(host.values, host.shape);
+                let new = Tensor::<D>::from_data(data, &device);
+                let new = if transposed { new.swap_dims(0, 1) } else { new };
+                if trains { new.detach().require_grad() } else { new }
+            })
+        }
+    }
+    let mut mapper = Mapper { path: PathStack::default(), tensors, problems: vec![] };
+    let module = module.map(&mut mapper);
+    if mapper.problems.is_empty() { Ok(module) } else { Err(mapper.problems) }
+}
+
+/// The bytes of a safetensors file in f32.
+///
+/// # Errors
+/// [`Error::Model`] where the format refuses the tensors.
+pub(crate) fn to_safetensors(
+    tensors: &BTreeMap<String, HostTensor>,
+    metadata: HashMap<String, String>,
+    path: &Path,
+) -> Result<Vec<u8>> {
+    let failed = |what: String| Error::Model {
+        path: path.to_owned(),
+        what,
+        hint: "This is a defect; please report it".into(),
+    };
+    let bytes: BTreeMap<&String, Vec<u8>> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            (name, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let mut views = vec![];
+    for (name, tensor) in tensors {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name]);
+        views.push((name, view.map_err(|e| failed(format!("tensor `{name}`: {e}")))?));
+    }
+    safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))
+}
+
+/// The tensors of a safetensors file in f32.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] for a broken file or another type than f32.
+pub(crate) fn from_safetensors(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let failed = |what: String| Error::Model {
+        path: path.to_owned(),
+        what,
+        hint: "The file is damaged or not one of ours".into(),
+    };
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(failed(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
+        }
+        let (words, _) = view.data().as_chunks::<4>();
+        let values = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        tensors.insert(name.to_owned(), HostTensor { shape: view.shape().to_vec(), values });
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,269 @@
+//! Checkpoints: everything that the next step depends on, whole or absent.
+//!
+//! ```text
+//! checkpoints/step-000200/
+//!   model.safetensors       weights, f32, under Hugging Face's names
+//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq
+//!   state.json              version, step, updates of each moment, settings of the run
+//!   manifest.json           length and SHA-256 of each file above
+//! ```
+//!
+//! A checkpoint is written beside its place, flushed, and renamed. The order of the data and all
+//! random choices are functions of the seed and the step, so they need no state of their own.
+
+use super::learner::Learner;
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::model::tensors::{from_safetensors, named_tensors, to_safetensors, with_named_tensors};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Version of the format.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    step: usize,
+    updates: BTreeMap<String, usize>,
+    settings: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FileEntry {
+    bytes: u64,
+    sha256: String,
+}
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct CheckpointStore {
+    folder: PathBuf,
+    keep: usize,
+    settings: serde_json::Value,
+}
+
+impl CheckpointStore {
+    /// Checkpoints in `folder`, of which the newest `keep` are kept. `settings` say what the run
+    /// is; a checkpoint of other settings is refused when it is read.
+    pub fn new(folder: impl Into<PathBuf>, keep: usize, settings: serde_json::Value) -> Self {
+        Self { folder: folder.into(), keep: keep.max(1), settings }
+    }
+
+    /// Writes a checkpoint and then removes the oldest ones beyond those to keep.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; earlier checkpoints are left as they are.
+    pub fn save<M: CausalLm>(&self, learner: &Learner<M>) -> Result<PathBuf> {
+        let place = self.folder.join(format!("step-{:06}", learner.step));
+        let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
+        fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
+        remove(&beside)?;
+        fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
+        let (moments, updates) = learner.optimizer.export()?;
+        let settings = self.settings.clone();
+        let state = State { version: VERSION, step: learner.step, updates, settings };
+        let weights = named_tensors(learner.model())?;
+        let mut manifest = BTreeMap::new();
+        let files = [
+            ("model.safetensors", to_safetensors(&weights, HashMap::new(), &beside)?),
+            ("optimizer.safetensors", to_safetensors(&moments, HashMap::new(), &beside)?),
+            ("state.json", to_json(&state, &beside)?),
+        ];
+        for (name, bytes) in files {
+            write_flushed(&beside.join(name), &bytes)?;
+            let entry = FileEntry { bytes: bytes.len() as u64, sha256: sha256(&bytes) };
+            manifest.insert(name.to_owned(), entry);
+        }
+        write_flushed(&beside.join("manifest.json"), &to_json(&manifest, &beside)?)?;
+        flush_folder(&beside)?;
+        // A checkpoint of the same step can only be a damaged one, or one of the same bytes.
+        remove(&place)?;
+        fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
+        flush_folder(&self.folder)?;
+        let all = self.all()?;
+        for (_, old) in &all[..all.len().saturating_sub(self.keep)] {
+            remove(old)?;
+        }
+        Ok(place)
+    }
+
+    /// All checkpoints, oldest first, whether valid or not.
+    fn all(&self) -> Result<Vec<(usize, PathBuf)>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            Err(e) => return Err(Error::io("read", &self.folder, e)),
+        };
+        let mut found = vec![];
+        for entry in entries {
+            let path = entry.map_err(|e| Error::io("read", &self.folder, e))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
+            found.extend(step.map(|step: usize| (step, path)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The directory of the newest checkpoint, without looking inside.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn newest_path(&self) -> Result<Option<PathBuf>> {
+        Ok(self.all()?.pop().map(|(_, path)| path))
+    }
+
+    /// Reads the newest valid checkpoint into a learner whose model has the right shape. Returns
+    /// where it was and what is wrong with newer ones that were skipped.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
+    /// other settings; [`Error::Io`].
+    pub fn resume<M: CausalLm>(&self, learner: &mut Learner<M>) -> Result<(PathBuf, Vec<String>)> {
+        let mut skipped = vec![];
+        for (_, path) in self.all()?.into_iter().rev() {
+            match verified_state(&path) {
+                Ok(state) => {
+                    self.read(&path, state, learner)?;
+                    return Ok((path, skipped));
+                }
+                Err(error) => skipped.push(error.to_string()),
+            }
+        }
+        Err(Error::Checkpoint {
+            path: self.folder.clone(),
+            what: match skipped.as_slice() {
+                [] => "there is no checkpoint".into(),
+                _ => format!("no checkpoint is valid: {}", skipped.join("; ")),
+            },
+            hint: "Start the run anew".into(),
+        })
+    }
+
+    fn read<M: CausalLm>(&self, path: &Path, state: State, learner: &mut Learner<M>) -> Result<()> {
+        let failed = |what: String, hint: &str| Error::Checkpoint {
+            path: path.to_owned(),
+            what,
+            hint: hint.into(),
+        };
+        if state.version != VERSION {
+            let what = format!("it has version {}, not {VERSION}", state.version);
+            return Err(failed(what, "Use the version of the program that wrote it"));
+        }
+        let differences = differences(&state.settings, &self.settings, "");
+        if !differences.is_empty() {
+            let what = format!("it belongs to other settings: {}", differences.join(", "));
+            return Err(failed(what, "Resume with the settings and data that it was made with"));
+        }
+        let mut weights = from_safetensors(&path.join("model.safetensors"))?;
+        let moments = from_safetensors(&path.join("optimizer.safetensors"))?;
+        let foreign = "It belongs to another model";
+        let model = learner.model().clone();
+        let model = with_named_tensors(model, &mut |name| weights.remove(name))
+            .map_err(|problems| failed(problems.join(", "), foreign))?;
+        let device = model.devices().first().cloned();
+        let device = device.ok_or_else(|| failed("the model has no parameter".into(), foreign))?;
+        let device = device.inner();
+        learner
+            .optimizer
+            .import(moments, &state.updates, &device)
+            .map_err(|problem| failed(problem, foreign))?;
+        learner.model = Some(model);
+        learner.step = state.step;
+        Ok(())
+    }
+}
+
+/// The state of a checkpoint whose files all are what its manifest says.
+fn verified_state(path: &Path) -> Result<State> {
+    let failed = |what: String| Error::Checkpoint {
+        path: path.to_owned(),
+        what,
+        hint: "It was skipped".into(),
+    };
+    let manifest = read_file(&path.join("manifest.json"))?;
+    let manifest: BTreeMap<String, FileEntry> =
+        serde_json::from_slice(&manifest).map_err(|e| failed(format!("manifest.json: {e}")))?;
+    let mut state = None;
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let entry = manifest.get(name).ok_or_else(|| failed(format!("{name} is not listed")))?;
+        let bytes = read_file(&path.join(name))?;
+        if bytes.len() as u64 != entry.bytes || sha256(&bytes) != entry.sha256 {
+            return Err(failed(format!("{name} is damaged")));
+        }
+        if name == "state.json" {
+            state = Some(bytes);
+        }
+    }
+    serde_json::from_slice(&state.unwrap_or_default())
+        .map_err(|e| failed(format!("state.json: {e}")))
+}
+
+/// The settings in which two runs differ, in words.
+fn differences(then: &serde_json::Value, now: &serde_json::Value, path: &str) -> Vec<String> {
+    match (then, now) {
+        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let null = serde_json::Value::Null;
+            keys.into_iter()
+                .flat_map(|key| {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    differences(
+                        a.get(key).unwrap_or(&null),
+                        b.get(key).unwrap_or(&null),
+                        &path,
+                    )
+                })
+                .collect()
+        }
+        _ if then == now => vec![],
+        _ => vec![format!("{path} was {then}, is {now}")],
+    }
+}
+
+fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|e| Error::Checkpoint {
+        path: path.to_owned(),
+        what: format!("its state cannot be written: {e}"),
+        hint: "This is a defect; please report it".into(),
+    })
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+fn write_flushed(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::io("write", path, e))
+}
+
+/// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
+fn flush_folder(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("flush", path, e))?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+/// Removes a folder if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}

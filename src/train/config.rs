@@ -1,0 +1,185 @@
+//! How training goes: one home for every option.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// Half a cosine down to the smallest rate.
+    #[default]
+    Cosine,
+    /// A line down to the smallest rate.
+    Linear,
+    /// The peak rate to the end.
+    Constant,
+    /// Warm-up-stable-decay: the peak rate, then a line down over the last fifth of the steps.
+    WarmupStableDecay,
+}
+
+/// Settings of the [`Learner`](super::Learner).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the data. The last optimizer step may be smaller; no row is lost.
+    pub epochs: f64,
+    /// Optimizer steps; set, it takes the place of `epochs`.
+    pub steps: Option<usize>,
+    /// Rows in a micro-batch: what is on the device at one time.
+    pub batch_size: usize,
+    /// Micro-batches in an optimizer step.
+    pub accumulate: usize,
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// Optimizer steps over which the rate rises linearly from 0; the first has `1 / warmup_steps`
+    /// of the peak.
+    pub warmup_steps: usize,
+    /// The rate after the warm-up.
+    pub lr_schedule: LrSchedule,
+    /// The smallest rate, as a share of the peak.
+    pub min_lr_ratio: f64,
+    /// AdamW: decay of the first moment.
+    pub beta_1: f64,
+    /// AdamW: decay of the second moment.
+    pub beta_2: f64,
+    /// AdamW: added to the root of the second moment.
+    pub epsilon: f64,
+    /// AdamW: weight decay, on matrices only (not on norms and biases).
+    pub weight_decay: f64,
+    /// The gradient is scaled down to this global norm; 0 leaves it alone.
+    pub max_grad_norm: f64,
+    /// Optimizer steps between evaluations; 0 evaluates at the end only.
+    pub evaluate_every: usize,
+    /// Optimizer steps between checkpoints; 0 saves at the end only.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept; older ones are removed after a new one is complete.
+    pub keep_checkpoints: usize,
+    /// Row lengths are padded to a multiple of this; larger means fewer shapes for a GPU to tune.
+    pub pad_multiple: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 2.0,
+            steps: None,
+            batch_size: 8,
+            accumulate: 2,
+            learning_rate: 1e-5,
+            warmup_steps: 10,
+            lr_schedule: LrSchedule::Cosine,
+            min_lr_ratio: 0.0,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            evaluate_every: 100,
+            checkpoint_every: 200,
+            keep_checkpoints: 2,
+            pad_multiple: 16,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Rows in an optimizer step.
+    pub fn rows_per_step(&self) -> usize {
+        self.batch_size * self.accumulate
+    }
+
+    /// Rows that a run over this data sees.
+    pub fn total_rows(&self, rows_per_epoch: usize) -> u64 {
+        match self.steps {
+            Some(steps) => (steps * self.rows_per_step()) as u64,
+            None => (self.epochs * rows_per_epoch as f64).round() as u64,
+        }
+    }
+
+    /// Optimizer steps of a run over this data.
+    pub fn total_steps(&self, rows_per_epoch: usize) -> usize {
+        self.total_rows(rows_per_epoch).div_ceil(self.rows_per_step() as u64) as usize
+    }
+
+    /// The learning rate of a step, counted from 1.
+    pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
+        if step <= self.warmup_steps {
+            return self.learning_rate * step as f64 / self.warmup_steps as f64;
+        }
+        let left = total.saturating_sub(self.warmup_steps).max(1) as f64;
+        let progress = ((step - 1 - self.warmup_steps) as f64 / left).clamp(0.0, 1.0);
+        let factor = match self.lr_schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Linear => 1.0 - progress,
+            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            LrSchedule::WarmupStableDecay => ((1.0 - progress) / 0.2).min(1.0),
+        };
+        self.learning_rate * (self.min_lr_ratio + (1.0 - self.min_lr_ratio) * factor)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first setting that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, value: &dyn std::fmt::Display, hint: &str| {
+            Err(Error::config(format!("train.{key}"), format!("it is {value}"), hint))
+        };
+        let counts = [
+            ("batch_size", self.batch_size),
+            ("accumulate", self.accumulate),
+            ("keep_checkpoints", self.keep_checkpoints),
+            ("pad_multiple", self.pad_multiple),
+            ("steps", self.steps.unwrap_or(1)),
+        ];
+        for (key, value) in counts {
+            if value == 0 || value > 1 << 32 {
+                return refuse(key, &value, "Give a positive number");
+            }
+        }
+        if self.steps.is_none() && !(self.epochs > 0.0 && self.epochs <= 1e6) {
+            return refuse("epochs", &self.epochs, "Give a positive number, or set steps");
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return refuse("learning_rate", &self.learning_rate, "Give a positive number");
+        }
+        let shares =
+            [("beta_1", self.beta_1), ("beta_2", self.beta_2), ("min_lr_ratio", self.min_lr_ratio)];
+        for (key, value) in shares {
+            if !(0.0..=1.0).contains(&value) || (value == 1.0 && key != "min_lr_ratio") {
+                return refuse(key, &value, "Give a number from 0 to below 1");
+            }
+        }
+        let amounts = [
+            ("epsilon", self.epsilon),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        for (key, value) in amounts {
+            if !(value >= 0.0 && value.is_finite()) {
+                return refuse(key, &value, "Give a number, 0 or more");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_rises_to_the_peak_and_falls_along_its_curve() {
+        let config = TrainConfig { learning_rate: 1.0, warmup_steps: 4, ..Default::default() };
+        let rates: Vec<f64> = (1..=12).map(|step| config.learning_rate_at(step, 12)).collect();
+        assert_eq!(rates[..4], [0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(rates[4], 1.0);
+        assert!((rates[8] - 0.5).abs() < 1e-12, "half way down after half of the steps");
+        assert!(rates.windows(2).skip(4).all(|pair| pair[1] < pair[0]));
+        let linear = TrainConfig { lr_schedule: LrSchedule::Linear, min_lr_ratio: 0.2, ..config };
+        assert!((linear.learning_rate_at(9, 12) - 0.6).abs() < 1e-12);
+        let past_the_end = linear.learning_rate_at(40, 12);
+        assert!((past_the_end - 0.2).abs() < 1e-12, "it does not rise again");
+    }
+}

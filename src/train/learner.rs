@@ -1,0 +1,333 @@
+//! The training loop, step by step.
+//!
+//! One optimizer step is `accumulate` micro-batches. Their losses are summed over trained tokens
+//! and divided once by the step's trained tokens, so that a step does not depend on how its rows
+//! are split. Everything else (progress, metrics, plots) is done by observers.
+
+use super::checkpoint::CheckpointStore;
+use super::config::TrainConfig;
+use super::observer::{
+    EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport,
+};
+use super::optimizer::{ModuleAdamW, global_norm, scaled};
+use crate::data::{Batch, Row, RowStream};
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::model::tensors::host;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Tensor;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Asks a training to stop after its step; clones share the flag.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Asks for the stop. Returns whether it had been asked for before.
+    pub fn request(&self) -> bool {
+        self.0.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Held-out rows of one source.
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    /// The source's name.
+    pub name: String,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// Loss and gradients of one optimizer step.
+pub struct StepGradients {
+    /// Mean cross-entropy of the trained tokens, in nats.
+    pub loss: f64,
+    /// Trained tokens.
+    pub trained: usize,
+    /// Gradients of that mean, by parameter.
+    pub gradients: GradientsParams,
+}
+
+/// Loss and gradients of micro-batches that make one optimizer step: the mean over all their
+/// trained tokens, however they are split.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
+    let trained: usize = batches.iter().map(|batch| batch.trained).sum();
+    let mut sum: Option<Tensor<1>> = None;
+    let mut accumulator = GradientsAccumulator::new();
+    for batch in batches.iter().filter(|batch| batch.trained > 0) {
+        let loss = model.loss_sum(batch, 1.0 / trained as f64);
+        let value = loss.clone().inner();
+        sum = Some(match sum {
+            Some(sum) => sum + value,
+            None => value,
+        });
+        let gradients = GradientsParams::from_grads(loss.backward(), model);
+        accumulator.accumulate(model, gradients);
+    }
+    let loss = match sum {
+        Some(sum) => f64::from(host(sum)?.values[0]),
+        None => 0.0,
+    };
+    Ok(StepGradients { loss, trained, gradients: accumulator.grads() })
+}
+
+/// Mean cross-entropy of each source's held-out rows; changes nothing.
+///
+/// `progress` is called with the rows done so far.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read, and what `progress` returns.
+pub fn held_out_losses<M: CausalLm>(
+    model: &M,
+    held_out: &[HeldOut],
+    batch_size: usize,
+    pad_multiple: usize,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<SourceLoss>> {
+    let model = model.valid();
+    let mut done = 0;
+    let mut losses = vec![];
+    for source in held_out {
+        let (mut sum, mut trained) = (0.0, 0);
+        for batch in Batch::split(&source.rows, batch_size, pad_multiple) {
+            if batch.trained > 0 {
+                sum += f64::from(host(model.loss_sum(&batch, 1.0))?.values[0]);
+                trained += batch.trained;
+            }
+            done += batch.rows;
+            progress(done)?;
+        }
+        losses.push(SourceLoss {
+            name: source.name.clone(),
+            rows: source.rows.len(),
+            trained_tokens: trained,
+            loss: sum / trained.max(1) as f64,
+        });
+    }
+    Ok(losses)
+}
+
+/// What a training needs beside the data.
+pub struct Surroundings<'a> {
+    /// Rows to evaluate on.
+    pub held_out: &'a [HeldOut],
+    /// Sees the events.
+    pub observer: &'a mut dyn Observer,
+    /// Asks for a stop.
+    pub stop: &'a StopFlag,
+    /// Where checkpoints go; without it none are made.
+    pub checkpoints: Option<&'a CheckpointStore>,
+}
+
+/// Trains a model.
+#[derive(Debug)]
+pub struct Learner<M> {
+    pub(super) model: Option<M>,
+    pub(super) optimizer: ModuleAdamW,
+    pub(super) config: TrainConfig,
+    pub(super) step: usize,
+}
+
+impl<M: CausalLm> Learner<M> {
+    /// A learner before its first step. The model must be on an autodiff device.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings out of range or a device without autodiff.
+    pub fn new(model: M, config: TrainConfig) -> Result<Self> {
+        config.validate()?;
+        if !model.devices().iter().all(burn::tensor::Device::is_autodiff) {
+            return Err(Error::config(
+                "device",
+                "the model's device does not compute gradients",
+                "Create the model on `device.autodiff()`",
+            ));
+        }
+        let optimizer = ModuleAdamW::new(&config);
+        Ok(Self { model: Some(model), optimizer, config, step: 0 })
+    }
+
+    /// The model as it stands.
+    ///
+    /// # Panics
+    /// If an earlier step panicked half way.
+    pub fn model(&self) -> &M {
+        self.model.as_ref().expect("the model is put back after each step")
+    }
+
+    /// Ends the learner and keeps the model.
+    ///
+    /// # Panics
+    /// If an earlier step panicked half way.
+    pub fn into_model(self) -> M {
+        self.model.expect("the model is put back after each step")
+    }
+
+    /// Steps made so far.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Makes one optimizer step on these rows, of `total_steps`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] where loss or gradient are not finite (the model is left as it was);
+    /// [`Error::Training`] where the device fails.
+    pub fn train_step(&mut self, rows: &[Row], total_steps: usize) -> Result<StepReport> {
+        let start = Instant::now();
+        let batches = Batch::split(rows, self.config.batch_size, self.config.pad_multiple);
+        let step = self.step + 1;
+        let not_finite = |what| Error::NotFinite {
+            step,
+            what,
+            rows: rows.iter().map(|row| row.label.clone()).collect(),
+            hint: "The model is as it was before the step; try a smaller learning rate".into(),
+        };
+        let StepGradients { loss, trained, mut gradients } =
+            step_gradients(self.model(), &batches)?;
+        if !loss.is_finite() {
+            return Err(not_finite("loss"));
+        }
+        let norm = global_norm(self.model(), &gradients)?;
+        if !norm.is_finite() {
+            return Err(not_finite("gradient norm"));
+        }
+        let limit = self.config.max_grad_norm;
+        if limit > 0.0 && norm > limit {
+            gradients = scaled(self.model(), gradients, limit / norm);
+        }
+        let rate = self.config.learning_rate_at(step, total_steps);
+        if trained > 0 {
+            let model = self.model.take().expect("the model is put back after each step");
+            self.model = Some(self.optimizer.step(rate, model, gradients));
+        }
+        self.step = step;
+        Ok(StepReport {
+            step,
+            epoch: 0.0,
+            loss,
+            learning_rate: rate,
+            gradient_norm: norm,
+            rows: rows.len(),
+            tokens: batches.iter().map(|batch| batch.tokens).sum(),
+            trained_tokens: trained,
+            padding: batches.iter().map(Batch::padding).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Trains to the end of the data, or until a stop is asked for; then a checkpoint is made.
+    ///
+    /// # Errors
+    /// As [`Learner::train_step`]; what the rows, the observer and the checkpoints give.
+    pub fn fit(
+        &mut self,
+        rows: &mut dyn RowStream,
+        surroundings: Surroundings<'_>,
+    ) -> Result<Outcome> {
+        let Surroundings { held_out, observer, stop, checkpoints } = surroundings;
+        let start = Instant::now();
+        let per_epoch = rows.rows_per_epoch();
+        let total_rows = self.config.total_rows(per_epoch);
+        let total_steps = self.config.total_steps(per_epoch);
+        let per_step = self.config.rows_per_step() as u64;
+        let mut outcome = Outcome {
+            step: self.step,
+            total_steps,
+            stopped: false,
+            tokens: 0,
+            trained_tokens: 0,
+            seconds: 0.0,
+        };
+        observer.observe(&Event::Start { step: self.step, total_steps })?;
+        let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
+        let mut saved = self.step;
+        while self.step < total_steps {
+            let first = self.step as u64 * per_step;
+            let end = (first + per_step).min(total_rows);
+            let step_rows = rows.rows(first..end)?;
+            let mut report = match self.train_step(&step_rows, total_steps) {
+                Err(Error::NotFinite { step, what, rows, hint }) => {
+                    let last = checkpoints.and_then(|store| store.newest_path().ok().flatten());
+                    let last = match last {
+                        Some(path) => format!("the last checkpoint is {}", path.display()),
+                        None => "there is no checkpoint yet".into(),
+                    };
+                    let hint = format!("{hint}; {last}");
+                    return Err(Error::NotFinite { step, what, rows, hint });
+                }
+                report => report?,
+            };
+            report.epoch = end as f64 / per_epoch as f64;
+            outcome.step = self.step;
+            outcome.tokens += report.tokens as u64;
+            outcome.trained_tokens += report.trained_tokens as u64;
+            observer.observe(&Event::Step(&report))?;
+            let last = self.step == total_steps;
+            outcome.stopped = stop.is_requested() && !last;
+            let evaluates = last || due(self.config.evaluate_every, self.step);
+            if evaluates && !outcome.stopped {
+                self.evaluate(held_out, observer)?;
+            }
+            if outcome.stopped || last || due(self.config.checkpoint_every, self.step) {
+                self.save(checkpoints, observer)?;
+                saved = self.step;
+            }
+            if outcome.stopped {
+                break;
+            }
+        }
+        if saved != self.step {
+            self.save(checkpoints, observer)?;
+        }
+        outcome.seconds = start.elapsed().as_secs_f64();
+        observer.observe(&Event::End(&outcome))?;
+        Ok(outcome)
+    }
+
+    /// Evaluates on held-out rows and tells the observer.
+    ///
+    /// # Errors
+    /// As [`held_out_losses`].
+    pub fn evaluate(
+        &self,
+        held_out: &[HeldOut],
+        observer: &mut dyn Observer,
+    ) -> Result<EvaluationReport> {
+        let start = Instant::now();
+        let of = held_out.iter().map(|source| source.rows.len()).sum();
+        let sources = held_out_losses(
+            self.model(),
+            held_out,
+            self.config.batch_size,
+            self.config.pad_multiple,
+            &mut |done| observer.observe(&Event::Evaluating { done, of }),
+        )?;
+        let seconds = start.elapsed().as_secs_f64();
+        let report = EvaluationReport { step: self.step, sources, seconds };
+        if of > 0 {
+            observer.observe(&Event::Evaluation(&report))?;
+        }
+        Ok(report)
+    }
+
+    fn save(&self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
+        let Some(store) = store else { return Ok(()) };
+        let path = store.save(self)?;
+        observer.observe(&Event::Checkpoint { step: self.step, path: &path })
+    }
+}

@@ -1,0 +1,21 @@
+//! Training: the [`Learner`], its optimizer step, checkpoints and observers.
+
+mod checkpoint;
+mod config;
+mod learner;
+mod metrics;
+mod observer;
+mod optimizer;
+mod plot;
+mod progress;
+
+pub use checkpoint::CheckpointStore;
+pub use config::{LrSchedule, TrainConfig};
+pub use learner::{
+    HeldOut, Learner, StepGradients, StopFlag, Surroundings, held_out_losses, step_gradients,
+};
+pub use metrics::{Metric, MetricsFile, read_metrics};
+pub use observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport};
+pub use optimizer::{ModuleAdamW, global_norm, named_gradients, scaled};
+pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
+pub use progress::{Progress, ProgressObserver};

@@ -1,0 +1,211 @@
+//! AdamW over a whole module, with its moments kept by parameter name, so that they can be saved
+//! and read back in another process.
+
+use super::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::model::tensors::{HostTensor, PathStack, host};
+use crate::ops::adamw::AdamW;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{AdaptiveMomentumState, GradientsParams, Optimizer};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use std::collections::BTreeMap;
+
+/// AdamW with its moments.
+#[derive(Clone, Debug)]
+pub struct ModuleAdamW {
+    decayed: AdamW,
+    plain: AdamW,
+    /// First and second moment of each parameter, flat.
+    moments: BTreeMap<String, AdaptiveMomentumState<1>>,
+}
+
+impl ModuleAdamW {
+    /// An optimizer without moments yet.
+    pub fn new(config: &TrainConfig) -> Self {
+        let with_decay = |decay: f64| AdamW {
+            beta_1: config.beta_1 as f32,
+            beta_2: config.beta_2 as f32,
+            epsilon: config.epsilon as f32,
+            weight_decay: decay as f32,
+        };
+        Self {
+            decayed: with_decay(config.weight_decay),
+            plain: with_decay(0.0),
+            moments: BTreeMap::new(),
+        }
+    }
+
+    /// Updates every parameter that has a gradient. Matrices decay, norms and biases do not.
+    pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
+        struct Mapper<'a> {
+            path: PathStack,
+            optimizer: &'a mut ModuleAdamW,
+            gradients: GradientsParams,
+            rate: f64,
+        }
+        impl ModuleMapper for Mapper<'_> {
+            fn enter_module(&mut self, name: &str, container_type: &str) {
+                self.path.enter(name, container_type);
+            }
+
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.path.exit();
+            }
+
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
+                let name = self.path.name();
+                let moments = self.optimizer.moments.remove(&name);
+                let adamw = match D {
+                    0 | 1 => &self.optimizer.plain,
+                    _ => &self.optimizer.decayed,
+                };
+                let rate = self.rate;
+                let mut new_moments = None;
+                let param = param.map(|old| {
+                    let trains = old.is_require_grad();
+                    let dims = old.dims();
+                    let count = old.shape().num_elements();
+                    let (new, moments) = adamw.step(
+                        rate,
+                        old.inner().reshape([count]),
+                        gradient.reshape([count]),
+                        moments,
+                    );
+                    new_moments = moments;
+                    let new = Tensor::from_inner(new.reshape(dims));
+                    if trains { new.require_grad() } else { new }
+                });
+                if let Some(moments) = new_moments {
+                    self.optimizer.moments.insert(name, moments);
+                }
+                param
+            }
+        }
+        module.map(&mut Mapper { path: PathStack::default(), optimizer: self, gradients, rate })
+    }
+
+    /// The moments as tensors `NAME.exp_avg` and `NAME.exp_avg_sq`, and the updates made.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where the device cannot be read.
+    pub(crate) fn export(&self) -> Result<(BTreeMap<String, HostTensor>, BTreeMap<String, usize>)> {
+        let mut tensors = BTreeMap::new();
+        let mut times = BTreeMap::new();
+        for (name, state) in &self.moments {
+            tensors.insert(format!("{name}.exp_avg"), host(state.moment_1.clone())?);
+            tensors.insert(format!("{name}.exp_avg_sq"), host(state.moment_2.clone())?);
+            times.insert(name.clone(), state.time);
+        }
+        Ok((tensors, times))
+    }
+
+    /// Takes over what [`ModuleAdamW::export`] gave.
+    ///
+    /// # Errors
+    /// The name of the first moment that is missing.
+    pub(crate) fn import(
+        &mut self,
+        mut tensors: BTreeMap<String, HostTensor>,
+        times: &BTreeMap<String, usize>,
+        device: &Device,
+    ) -> std::result::Result<(), String> {
+        self.moments.clear();
+        for (name, time) in times {
+            let mut take = |moment: &str| -> std::result::Result<Tensor<1>, String> {
+                let key = format!("{name}.{moment}");
+                let host = tensors.remove(&key).ok_or_else(|| format!("`{key}` is missing"))?;
+                let data = TensorData::new(host.values, host.shape);
+                Ok(Tensor::from_data(data, device))
+            };
+            let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
+            let state = AdaptiveMomentumState::new(*time, first, second);
+            self.moments.insert(name.clone(), state);
+        }
+        Ok(())
+    }
+}
+
+/// The root of the sum of the squares of all gradients of a module.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64> {
+    struct Visitor<'a> {
+        gradients: &'a GradientsParams,
+        squares: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Visitor<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                self.squares.push(gradient.square().sum());
+            }
+        }
+    }
+    let mut visitor = Visitor { gradients, squares: vec![] };
+    module.visit(&mut visitor);
+    if visitor.squares.is_empty() {
+        return Ok(0.0);
+    }
+    // One transfer; the few numbers are summed in f64.
+    let squares = host(Tensor::cat(visitor.squares, 0))?.values;
+    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
+}
+
+/// All gradients of a module times a factor.
+pub fn scaled<M: Module>(module: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+    struct Visitor {
+        old: GradientsParams,
+        new: GradientsParams,
+        factor: f64,
+    }
+    impl ModuleVisitor for Visitor {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.old.remove::<D>(param.id) {
+                self.new.register(param.id, gradient * self.factor);
+            }
+        }
+    }
+    let mut visitor = Visitor { old: gradients, new: GradientsParams::new(), factor };
+    module.visit(&mut visitor);
+    visitor.new
+}
+
+/// The gradients of a module on the host, by parameter name, in the module's own layout.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub fn named_gradients<M: Module>(
+    module: &M,
+    gradients: &GradientsParams,
+) -> Result<BTreeMap<String, HostTensor>> {
+    struct Visitor<'a> {
+        path: PathStack,
+        gradients: &'a GradientsParams,
+        named: Result<BTreeMap<String, HostTensor>, Error>,
+    }
+    impl ModuleVisitor for Visitor<'_> {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
+            let Ok(named) = &mut self.named else { return };
+            match host(gradient) {
+                Ok(gradient) => {
+                    named.insert(self.path.name(), gradient);
+                }
+                Err(error) => self.named = Err(error),
+            }
+        }
+    }
+    let mut visitor = Visitor { path: PathStack::default(), gradients, named: Ok(BTreeMap::new()) };
+    module.visit(&mut visitor);
+    visitor.named
+}

@@ -1,0 +1,156 @@
+//! Progress at the terminal: a bar, or plain lines where there is no terminal.
+
+use super::observer::{Event, Observer, StepReport};
+use crate::error::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Time between plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// How one counted piece of work is shown on standard error.
+#[derive(Debug)]
+pub struct Progress {
+    name: &'static str,
+    total: u64,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Work of `total` units, called `name` (`train`, `encode`, ...).
+    pub fn new(name: &'static str, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let template = "{prefix:9} [{bar:24}] {pos}/{len} {elapsed} {msg}";
+            // The template is a constant; were it refused, the default style does as well.
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(name);
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let now = Instant::now();
+        Self { name, total, bar, started: now, last_line: now }
+    }
+
+    /// Shows that `done` units are done.
+    pub fn update(&mut self, done: u64, message: impl FnOnce() -> String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(format!("{} {}", message(), self.time_left(done)));
+            }
+            None if self.last_line.elapsed() >= LINE_EVERY || done == self.total => {
+                let (name, total) = (self.name, self.total);
+                eprintln!("{name} {done}/{total} {} {}", message(), self.time_left(done));
+                self.last_line = Instant::now();
+            }
+            None => {}
+        }
+    }
+
+    /// Prints a line without disturbing the bar.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Ends the bar and leaves no trace of it.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn time_left(&self, done: u64) -> String {
+        if done == 0 || done >= self.total {
+            return String::new();
+        }
+        let each = self.started.elapsed().as_secs_f64() / done as f64;
+        let seconds = (each * (self.total - done) as f64).round() as u64;
+        match seconds {
+            0..60 => format!("{seconds} s left"),
+            60..3600 => format!("{}:{:02} min left", seconds / 60, seconds % 60),
+            _ => format!("{}:{:02} h left", seconds / 3600, seconds / 60 % 60),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Shows training: step, loss, learning rate, tokens a second, time left.
+#[derive(Debug, Default)]
+pub struct ProgressObserver {
+    training: Option<Progress>,
+    evaluation: Option<Progress>,
+    /// Steps made before this process.
+    before: usize,
+    smoothed: Option<f64>,
+    tokens_per_second: Option<f64>,
+}
+
+impl ProgressObserver {
+    fn message(&mut self, report: &StepReport) -> String {
+        let smooth = |old: Option<f64>, new: f64| old.map_or(new, |old| 0.9 * old + 0.1 * new);
+        let loss = smooth(self.smoothed, report.loss);
+        let speed = report.tokens as f64 / report.seconds.max(1e-9);
+        let speed = smooth(self.tokens_per_second, speed);
+        (self.smoothed, self.tokens_per_second) = (Some(loss), Some(speed));
+        format!(
+            "loss {loss:.3} (smoothed) lr {:.2e} {speed:.0} tokens/s",
+            report.learning_rate
+        )
+    }
+}
+
+impl Observer for ProgressObserver {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Start { step, total_steps } => {
+                self.before = *step;
+                self.training = Some(Progress::new("train", (total_steps - step) as u64));
+            }
+            Event::Step(report) => {
+                let message = self.message(report);
+                if let Some(progress) = &mut self.training {
+                    progress.update((report.step - self.before) as u64, || message);
+                }
+            }
+            Event::Evaluating { done, of } => {
+                let progress = self
+                    .evaluation
+                    .get_or_insert_with(|| Progress::new("evaluate", *of as u64));
+                // A second bar would fight with the training's for the terminal.
+                if self.training.as_ref().is_none_or(|training| training.bar.is_none()) {
+                    progress.update(*done as u64, String::new);
+                }
+            }
+            Event::Evaluation(report) => {
+                self.evaluation = None;
+                let losses: Vec<String> = report
+                    .sources
+                    .iter()
+                    .map(|source| format!("{} {:.4}", source.name, source.loss))
+                    .collect();
+                let line = format!("step {}: held-out loss {}", report.step, losses.join(", "));
+                match &self.training {
+                    Some(progress) => progress.line(&line),
+                    None => eprintln!("{line}"),
+                }
+            }
+            Event::End(_) => self.training = None,
+            Event::Checkpoint { .. } => {}
+        }
+        Ok(())
+    }
+}
