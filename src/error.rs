@@ -102,10 +102,7 @@ pub enum Error {
         hint: String,
     },
     /// The loss or the gradient stopped being a finite number.
-    #[error(
-        "step {step}: the {what} is not finite; rows of the step: {}. {hint}",
-        shortened(rows)
-    )]
+    #[error("step {step}: the {what} is not finite; rows of the step: {}. {hint}", shortened(rows))]
     NotFinite {
         /// The optimizer step, counted from 1.
         step: usize,
