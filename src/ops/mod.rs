@@ -1,1 +1,35 @@
 //! Differentiable operations that the model needs and Burn lacks in a fast form.
+//!
+//! Each file holds one operation, in the same parts:
+//!
+//! 1. a *kernel* trait: forward and hand-written backward on plain backend tensors, whose default
+//!    bodies are made of Burn's backend operations and run on every backend (CUDA, Vulkan, WebGPU,
+//!    Metal, ROCm, ndarray; with or without fusion);
+//! 2. a *dispatched* trait that Burn's run-time `Dispatch` backend routes, and whose
+//!    implementation for `Autodiff<B, C>` registers the backward step;
+//! 3. a function on [`Tensor`](burn::tensor::Tensor), which is all that a model sees;
+//! 4. kernels for flex in plain Rust and rayon. They are for f32 and fall back to the portable
+//!    bodies for other types. They give the same bits with any number of threads.
+//!
+//! Activations are `[tokens, width]`, so that the gradient of a weight is one matrix product and
+//! not a batch of them with a sum.
+//!
+//! Which backends an operation accepts is decided by this crate's features (`flex`, `ndarray`,
+//! `cuda`, `vulkan`, `wgpu`, `metal`, `rocm`), not by Burn's own.
+
+pub mod adamw;
+pub mod attention;
+mod backends;
+#[cfg(feature = "flex")]
+mod kernel;
+pub mod linear_cross_entropy;
+pub mod rms_norm;
+pub mod rotary;
+pub mod swiglu;
+
+pub use adamw::AdamW;
+pub use attention::{AttentionShape, causal_attention};
+pub use linear_cross_entropy::linear_cross_entropy;
+pub use rms_norm::rms_norm;
+pub use rotary::{rotary, rotary_table};
+pub use swiglu::swiglu;

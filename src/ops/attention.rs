@@ -1,0 +1,230 @@
+//! Causal attention with grouped key and value heads, over packed sequences.
+//!
+//! A packed row holds several sequences (*segments*) one after the other. Each token carries the
+//! index within its row of its segment's first token, and sees the keys from there to itself:
+//!
+//! ```text
+//! token           0  1  2  3  4  5       keys:  0 1 2 3 4 5
+//! segment_starts  0  0  0  3  3  5     query 0  x
+//!                                            1  x x
+//!                                            2  x x x
+//!                                            3        x
+//!                                            4        x x
+//!                                            5            x
+//! ```
+//!
+//! Works on the layout that the projections produce, `[tokens, heads * head_dim]`. Queries are
+//! taken in blocks, and the key and value heads are never repeated for their groups of query heads.
+//! What is kept for the backward pass is the output and one log-sum-exp per query and head; the
+//! probabilities are computed again, as in FlashAttention (arXiv 2205.14135).
+
+use super::backends::{dispatched, for_each_portable_backend};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::tensor::{Int, Tensor};
+
+#[cfg(feature = "flex")]
+mod flex;
+mod portable;
+
+/// Sizes of an attention call.
+///
+/// `tokens`, the first dimension of the tensors, is `batch * seq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Rows of the batch.
+    pub batch: usize,
+    /// Tokens in a row.
+    pub seq: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; a divisor of `heads`. Query head `h` uses key and value head
+    /// `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Values in a head; scores are divided by its square root.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    fn tokens(&self) -> usize {
+        self.batch * self.seq
+    }
+
+    /// Query heads of one key and value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// What an implementation's backward pass needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved<B: Backend> {
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    segment_starts: IntTensor<B>,
+    out: FloatTensor<B>,
+    log_sum_exp: FloatTensor<B>,
+}
+
+/// Forward and backward on plain backend tensors, shaped as in [`causal_attention`].
+pub(crate) trait AttentionKernel: Backend {
+    /// The output, like `q`, and the log-sum-exp of the scores of each query and head, in an order
+    /// that only the implementation knows.
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segment_starts: IntTensor<Self>,
+        shape: AttentionShape,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::forward::<Self>(q, k, v, segment_starts, shape, portable::query_block(shape))
+    }
+
+    /// The gradients of `q`, `k` and `v`.
+    fn attention_backward(
+        grad: FloatTensor<Self>,
+        saved: Saved<Self>,
+        shape: AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        portable::backward::<Self>(grad, saved, shape, portable::query_block(shape))
+    }
+}
+
+for_each_portable_backend! { AttentionKernel {} }
+
+dispatched! {
+    [Autodiff]
+    trait AttentionOps {
+        fn causal_attention(
+            q: FloatTensor<Self>,
+            k: FloatTensor<Self>,
+            v: FloatTensor<Self>,
+            segment_starts: IntTensor<Self>,
+            shape: AttentionShape,
+        ) -> FloatTensor<Self> {
+            <Self as AttentionKernel>::attention_forward(q, k, v, segment_starts, shape).0
+        }
+    }
+}
+
+impl<B: AttentionKernel, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segment_starts: IntTensor<Self>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self> {
+        let (q, q_node) = q.into_parts();
+        let (k, k_node) = k.into_parts();
+        let (v, v_node) = v.into_parts();
+        let (out, log_sum_exp) =
+            B::attention_forward(q.clone(), k.clone(), v.clone(), segment_starts.clone(), shape);
+        let nodes = [q_node, k_node, v_node];
+        match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let saved = Saved { q, k, v, segment_starts, out: out.clone(), log_sum_exp };
+                prep.finish((saved, shape), out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
+    type State = (Saved<B>, AttentionShape);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (saved, shape) = ops.state;
+        let values = B::attention_backward(grad, saved, shape);
+        for (node, value) in ops.parents.into_iter().zip(values) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, value);
+            }
+        }
+    }
+}
+
+/// Attention of each query to the keys at or before it in its own segment:
+/// `softmax(q k^T / sqrt(head_dim)) v`, with the softmax in f32 (f64 for f64 input).
+///
+/// The scores exist for a block of queries at a time. What that costs in memory: on flex, 64
+/// queries of one head in each thread; elsewhere, up to 128 MiB for each of a few temporaries.
+///
+/// # Shapes
+/// With `tokens = batch * seq`, row after row:
+/// - `q`: `[tokens, heads * head_dim]`
+/// - `k`, `v`: `[tokens, kv_heads * head_dim]`
+/// - `segment_starts`: `[tokens]`, the index within its row (`0..seq`) of the first token of each
+///   token's segment; never above the token's own index, and never falling along a row. All 0 for
+///   rows that are not packed.
+/// - result: like `q`
+///
+/// # Panics
+/// If a tensor's shape does not fit `shape`, a size is 0, `heads` is not a multiple of `kv_heads`,
+/// or the element types of `q`, `k` and `v` differ. On flex also if `segment_starts` breaks its
+/// rules; other backends then return values without meaning, since values on a GPU cannot be
+/// looked at without waiting for it.
+pub fn causal_attention(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    segment_starts: Tensor<1, Int>,
+    shape: AttentionShape,
+) -> Tensor<2> {
+    let AttentionShape { batch, seq, heads, kv_heads, head_dim } = shape;
+    assert!(
+        [batch, seq, heads, kv_heads, head_dim].iter().all(|&size| size > 0),
+        "causal_attention: a size is 0 in {shape:?}"
+    );
+    assert!(
+        heads.is_multiple_of(kv_heads),
+        "causal_attention: {heads} heads are not a multiple of {kv_heads} kv_heads"
+    );
+    let kv_dims = [shape.tokens(), shape.kv_width()];
+    for (name, dims, expected) in [
+        ("q", q.dims(), [shape.tokens(), shape.width()]),
+        ("k", k.dims(), kv_dims),
+        ("v", v.dims(), kv_dims),
+    ] {
+        assert_eq!(dims, expected, "causal_attention: the shape of {name} does not fit {shape:?}");
+    }
+    assert_eq!(
+        segment_starts.dims(),
+        [shape.tokens()],
+        "causal_attention: segment_starts are not one per token"
+    );
+    assert!(
+        q.dtype() == k.dtype() && q.dtype() == v.dtype(),
+        "causal_attention: the element types of q, k and v differ"
+    );
+    Tensor::from_dispatch(<Dispatch as AttentionOps>::causal_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        segment_starts.into_dispatch(),
+        shape,
+    ))
+}

@@ -1,0 +1,220 @@
+//! Attention made of backend operations.
+//!
+//! The query heads of a group are laid one below the other as rows of one matrix,
+//! `[batch, kv_heads, group * queries, head_dim]`, so that one product with the keys
+//! `[batch, kv_heads, keys, head_dim]` serves the group, and its transpose sums the group's
+//! gradients. The matrix products are in the type of the inputs; scores, softmax and the sums of
+//! gradients over blocks are in f32 (f64 for f64).
+
+use super::super::backends::{cast, wide, widen};
+use super::{AttentionShape, Saved};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{FloatDType, IntDType, Slice};
+use std::ops::Range;
+
+/// Size of one block of scores, in elements (128 MiB in f32).
+const SCORES_PER_BLOCK: usize = 32 * 1024 * 1024;
+/// Fewer queries waste the matrix products.
+const LEAST_QUERIES: usize = 32;
+/// Added to the scores of hidden keys. Finite, since WGSL has no infinity, and large enough that
+/// `exp` of the difference to any score of a visible key is 0.
+const HIDDEN: f32 = -1e30;
+
+/// Queries that are taken at once.
+pub(super) fn query_block(shape: AttentionShape) -> usize {
+    let scores_per_query = shape.batch * shape.heads * shape.seq;
+    (SCORES_PER_BLOCK / scores_per_query).max(LEAST_QUERIES).min(shape.seq)
+}
+
+fn blocks(seq: usize, block: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    (0..seq.div_ceil(block)).map(move |i| i * block..((i + 1) * block).min(seq))
+}
+
+/// The output, and the log-sum-exp of the scores `[batch, kv_heads, group, seq, 1]`.
+pub(super) fn forward<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    segment_starts: IntTensor<B>,
+    shape: AttentionShape,
+    block: usize,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let call = Call::<B>::new(shape, segment_starts, q.dtype().into());
+    let (q, k, v) = (call.split_queries(q), call.split_keys(k), call.split_keys(v));
+    let (mut outs, mut log_sum_exps) = (vec![], vec![]);
+    for queries in blocks(shape.seq, block) {
+        let rows = queries.len();
+        // A query sees no key after it, so the block does without those after its end.
+        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), queries.end);
+        let scores = call.scores(&q, keys(&k), &queries);
+        let max = B::float_max_dim(scores.clone(), 4);
+        let exps = B::float_exp(B::float_sub(scores, max.clone()));
+        let sums = B::float_sum_dim(exps.clone(), 4);
+        log_sum_exps.push(B::float_add(max, B::float_log(sums.clone())));
+        let out = B::float_matmul(call.join_group(exps), keys(&v));
+        outs.push(B::float_div(widen::<B>(call.split_group(out, rows)), sums));
+    }
+    let out = call.merge_queries(B::float_cat(outs, 3));
+    (cast::<B>(out, call.dtype), B::float_cat(log_sum_exps, 3))
+}
+
+/// The gradients of `q`, `k` and `v`.
+pub(super) fn backward<B: Backend>(
+    grad: FloatTensor<B>,
+    saved: Saved<B>,
+    shape: AttentionShape,
+    block: usize,
+) -> [FloatTensor<B>; 3] {
+    let Saved { q, k, v, segment_starts, out, log_sum_exp } = saved;
+    let call = Call::<B>::new(shape, segment_starts, q.dtype().into());
+    let grad = call.split_queries(grad);
+    // The sum over a query's keys of each probability times its gradient.
+    let product = B::float_mul(widen::<B>(grad.clone()), widen::<B>(call.split_queries(out)));
+    let mean = B::float_sum_dim(product, 4);
+    let (q, k, v) = (call.split_queries(q), call.split_keys(k), call.split_keys(v));
+    let mut grad_q = vec![];
+    let (mut grad_k, mut grad_v) = (None, None);
+    // From the last block, which sees all keys: the sums have their full size from the start.
+    for queries in blocks(shape.seq, block).rev() {
+        let (rows, end) = (queries.len(), queries.end);
+        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), end);
+        let of_block = |x: &FloatTensor<B>| call.slice_queries(x.clone(), &queries);
+        let scores = call.scores(&q, keys(&k), &queries);
+        let probs = B::float_exp(B::float_sub(scores, of_block(&log_sum_exp)));
+        let grad_out = call.join_group(of_block(&grad));
+        let slopes = B::float_matmul(grad_out.clone(), B::float_transpose(keys(&v)));
+        let slopes = B::float_sub(widen::<B>(call.split_group(slopes, rows)), of_block(&mean));
+        let slopes = B::float_mul(probs.clone(), slopes);
+        let slopes = B::float_mul_scalar(slopes, shape.scale().into());
+        let (probs, slopes) = (call.join_group(probs), call.join_group(slopes));
+        call.add_keys(&mut grad_v, B::float_matmul(B::float_transpose(probs), grad_out), end);
+        let queries = call.join_group(of_block(&q));
+        let slopes_transposed = B::float_transpose(slopes.clone());
+        call.add_keys(&mut grad_k, B::float_matmul(slopes_transposed, queries), end);
+        grad_q.push(call.split_group(B::float_matmul(slopes, keys(&k)), rows));
+    }
+    grad_q.reverse();
+    let merge_keys = |x: Option<FloatTensor<B>>| {
+        cast::<B>(call.merge_keys(x.expect("at least one block")), call.dtype)
+    };
+    [call.merge_queries(B::float_cat(grad_q, 3)), merge_keys(grad_k), merge_keys(grad_v)]
+}
+
+/// One call's sizes and constants, and the ways its tensors are laid out.
+struct Call<B: Backend> {
+    shape: AttentionShape,
+    /// `[batch, seq, 1]`
+    segment_starts: IntTensor<B>,
+    /// Type of the inputs and of the matrix products.
+    dtype: FloatDType,
+}
+
+impl<B: Backend> Call<B> {
+    fn new(shape: AttentionShape, segment_starts: IntTensor<B>, dtype: FloatDType) -> Self {
+        let segment_starts = B::int_reshape(segment_starts, [shape.batch, shape.seq, 1].into());
+        Self { shape, segment_starts, dtype }
+    }
+
+    /// `[tokens, heads * dim]` as `[batch, kv_heads, group, seq, dim]`.
+    fn split_queries(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let AttentionShape { batch, seq, kv_heads, head_dim, .. } = self.shape;
+        let x = B::float_reshape(x, [batch, seq, kv_heads, self.shape.group(), head_dim].into());
+        B::float_permute(x, &[0, 2, 3, 1, 4])
+    }
+
+    fn merge_queries(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let x = B::float_permute(x, &[0, 3, 1, 2, 4]);
+        B::float_reshape(x, [self.shape.tokens(), self.shape.width()].into())
+    }
+
+    /// `[tokens, kv_heads * dim]` as `[batch, kv_heads, seq, dim]`.
+    fn split_keys(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let AttentionShape { batch, seq, kv_heads, head_dim, .. } = self.shape;
+        let x = B::float_reshape(x, [batch, seq, kv_heads, head_dim].into());
+        B::float_permute(x, &[0, 2, 1, 3])
+    }
+
+    fn merge_keys(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let x = B::float_permute(x, &[0, 2, 1, 3]);
+        B::float_reshape(x, [self.shape.tokens(), self.shape.kv_width()].into())
+    }
+
+    /// Some queries of `[batch, kv_heads, group, seq, n]`.
+    fn slice_queries(&self, x: FloatTensor<B>, queries: &Range<usize>) -> FloatTensor<B> {
+        let all = x.shape();
+        let slices = [0..all[0], 0..all[1], 0..all[2], queries.clone(), 0..all[4]];
+        B::float_slice(x, &slices.map(Slice::from))
+    }
+
+    /// The first keys of `[batch, kv_heads, seq, dim]`.
+    fn slice_keys(&self, x: FloatTensor<B>, end: usize) -> FloatTensor<B> {
+        B::float_slice(x, &self.first_keys(end))
+    }
+
+    fn first_keys(&self, end: usize) -> [Slice; 4] {
+        let AttentionShape { batch, kv_heads, head_dim, .. } = self.shape;
+        [0..batch, 0..kv_heads, 0..end, 0..head_dim].map(Slice::from)
+    }
+
+    /// Adds the gradients of the first keys; the first call of a sum brings those of all keys.
+    fn add_keys(&self, sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>, end: usize) {
+        let part = widen::<B>(part);
+        *sum = Some(match sum.take() {
+            None => part,
+            Some(sum) => {
+                let part = B::float_add(self.slice_keys(sum.clone(), end), part);
+                B::float_slice_assign(sum, &self.first_keys(end), part)
+            }
+        });
+    }
+
+    /// `[batch, kv_heads, group, queries, n]` as `[batch, kv_heads, group * queries, n]`, in the
+    /// type of the matrix products.
+    fn join_group(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let all = x.shape();
+        let x = B::float_reshape(x, [all[0], all[1], all[2] * all[3], all[4]].into());
+        cast::<B>(x, self.dtype)
+    }
+
+    fn split_group(&self, x: FloatTensor<B>, queries: usize) -> FloatTensor<B> {
+        let all = x.shape();
+        B::float_reshape(x, [all[0], all[1], self.shape.group(), queries, all[3]].into())
+    }
+
+    /// Scores `[batch, kv_heads, group, queries, keys]` of some queries and the first keys.
+    fn scores(
+        &self,
+        q: &FloatTensor<B>,
+        keys: FloatTensor<B>,
+        queries: &Range<usize>,
+    ) -> FloatTensor<B> {
+        let q = self.join_group(self.slice_queries(q.clone(), queries));
+        let scores = widen::<B>(B::float_matmul(q, B::float_transpose(keys)));
+        let scores = B::float_mul_scalar(scores, self.shape.scale().into());
+        B::float_add(self.split_group(scores, queries.len()), self.mask(queries))
+    }
+
+    /// 0 where a query sees a key, a large negative number where not:
+    /// `[batch, 1, 1, queries, keys]`. An addition broadcasts it over the heads, so that no mask of
+    /// the scores' size is made.
+    fn mask(&self, queries: &Range<usize>) -> FloatTensor<B> {
+        let (batch, rows, cols) = (self.shape.batch, queries.len(), queries.end);
+        let device = self.segment_starts.device();
+        let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
+        let indices = |range: Range<usize>, size: [usize; 3]| {
+            let range = range.start as i64..range.end as i64;
+            let dtype = IntDType::from(self.segment_starts.dtype());
+            B::int_reshape(B::int_arange(range, &device, dtype), size.into())
+        };
+        let keys = indices(0..cols, [1, 1, cols]);
+        let queries_slice = [0..batch, queries.clone(), 0..1].map(Slice::from);
+        let starts = B::int_slice(self.segment_starts.clone(), &queries_slice);
+        let own = indices(queries.clone(), [1, rows, 1]);
+        let wide = wide(self.dtype.into());
+        let later = B::bool_into_float(B::int_greater(keys.clone(), own, bool_dtype), wide);
+        let other = B::bool_into_float(B::int_lower(keys, starts, bool_dtype), wide);
+        let hidden = B::float_mul_scalar(B::float_add(other, later), HIDDEN.into());
+        B::float_reshape(hidden, [batch, 1, 1, rows, cols].into())
+    }
+}

@@ -1,0 +1,413 @@
+//! Output layer and cross-entropy in one operation, over blocks of tokens.
+//!
+//! The logits of one block are computed, turned into their own gradient in place, and multiplied
+//! into the gradients of the hidden states and of the weight before the next block starts. The
+//! `[tokens, vocabulary]` matrix never exists, and the backward pass only scales.
+
+use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{IndexingUpdateOp, Int, Slice, Tensor};
+use std::ops::RangeInclusive;
+
+/// Size of one block of logits, in elements (64 MiB in f32).
+const LOGITS_PER_BLOCK: usize = 16 * 1024 * 1024;
+/// Fewer tokens waste the matrix product, more bring nothing.
+const TOKENS_PER_BLOCK: RangeInclusive<usize> = 32..=512;
+
+fn tokens_per_block(vocabulary: usize) -> usize {
+    (LOGITS_PER_BLOCK / vocabulary).clamp(*TOKENS_PER_BLOCK.start(), *TOKENS_PER_BLOCK.end())
+}
+
+/// What the forward pass computes.
+#[derive(Clone, Debug)]
+pub(crate) struct LossAndGrads<F> {
+    /// `[1]`, in f32 (f64 for f64 input)
+    loss: F,
+    /// Gradient of the loss with respect to the hidden states, where asked for, in their type.
+    grad_hidden: Option<F>,
+    /// The same for the weight.
+    grad_weight: Option<F>,
+}
+
+/// Forward pass, with gradients, on plain backend tensors.
+pub(crate) trait LinearCrossEntropyKernel: Backend {
+    /// `sum_i token_weights[i] * -log softmax(hidden[i] @ weight)[targets[i]]`.
+    ///
+    /// `hidden` is `[tokens, width]`, `weight` is `[width, vocabulary]` (any strides); the last
+    /// argument says whether the gradients of `hidden` and of `weight` are wanted.
+    fn linear_cross_entropy_forward(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        token_weights: FloatTensor<Self>,
+        wants_grads: [bool; 2],
+    ) -> LossAndGrads<FloatTensor<Self>> {
+        portable_forward::<Self>(hidden, weight, targets, token_weights, wants_grads)
+    }
+
+    /// `tensor * factor`, where `tensor` is a gradient made above and `factor` is `[1]`.
+    fn scale_matrix(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable_scale::<Self>(tensor, factor)
+    }
+}
+
+for_each_portable_backend! { LinearCrossEntropyKernel {} }
+
+/// One block of tokens after the other. The matrix products are in the type of `hidden`; the
+/// softmax, the loss and the sum of the blocks' weight gradients are in f32 (f64 for f64).
+///
+/// Tokens of weight 0 are computed like the others: leaving them out would mean waiting for the
+/// device to say which those are, and give every batch matrices of another size.
+fn portable_forward<B: Backend>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    token_weights: FloatTensor<B>,
+    [wants_hidden, wants_weight]: [bool; 2],
+) -> LossAndGrads<FloatTensor<B>> {
+    let [tokens, width] = hidden.shape().dims();
+    let [_, vocabulary] = weight.shape().dims::<2>();
+    let (dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
+    let weight = cast::<B>(weight, dtype.into());
+    let token_weights = cast::<B>(token_weights, wide(dtype));
+    let block = tokens_per_block(vocabulary);
+    let mut loss = None;
+    let mut grad_hidden = vec![];
+    let mut grad_weight = None;
+    let add = |sum: &mut Option<_>, x| {
+        *sum = Some(match sum.take() {
+            Some(sum) => B::float_add(sum, x),
+            None => x,
+        });
+    };
+    for start in (0..tokens).step_by(block) {
+        let end = (start + block).min(tokens);
+        let rows = Slice::from(start..end);
+        let column = [end - start, 1];
+        let hidden = B::float_slice(hidden.clone(), &[rows, Slice::from(0..width)]);
+        let targets = B::int_slice(targets.clone(), &[rows]);
+        let targets = B::int_reshape(targets, column.into());
+        let token_weights = B::float_slice(token_weights.clone(), &[rows]);
+        let token_weights = B::float_reshape(token_weights, column.into());
+
+        let logits = widen::<B>(B::float_matmul(hidden.clone(), weight.clone()));
+        let logits = B::float_sub(logits.clone(), B::float_max_dim(logits, 1));
+        let exps = B::float_exp(logits.clone());
+        let sums = B::float_sum_dim(exps.clone(), 1);
+        let picked = B::float_gather(1, logits, targets.clone());
+        let losses = B::float_sub(B::float_log(sums.clone()), picked);
+        add(&mut loss, B::float_sum(B::float_mul(losses, token_weights.clone())));
+        if !wants_hidden && !wants_weight {
+            continue;
+        }
+
+        let probs = B::float_mul(exps, B::float_div(token_weights.clone(), sums));
+        let minus = B::float_neg(token_weights);
+        let grad_logits = B::float_scatter(1, probs, targets, minus, IndexingUpdateOp::Add);
+        let grad_logits = cast::<B>(grad_logits, dtype.into());
+        if wants_hidden {
+            let weight = B::float_transpose(weight.clone());
+            grad_hidden.push(B::float_matmul(grad_logits.clone(), weight));
+        }
+        if wants_weight {
+            let hidden = B::float_transpose(hidden);
+            add(&mut grad_weight, widen::<B>(B::float_matmul(hidden, grad_logits)));
+        }
+    }
+    LossAndGrads {
+        loss: B::float_reshape(loss.expect("at least one token"), [1].into()),
+        grad_hidden: wants_hidden.then(|| B::float_cat(grad_hidden, 0)),
+        grad_weight: grad_weight.map(|grad| cast::<B>(grad, weight_dtype.into())),
+    }
+}
+
+fn portable_scale<B: Backend>(tensor: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
+    let factor = cast::<B>(factor, tensor.dtype().into());
+    B::float_mul(tensor, B::float_reshape(factor, [1, 1].into()))
+}
+
+dispatched! {
+    [Autodiff]
+    trait LinearCrossEntropyOps {
+        fn linear_cross_entropy(
+            hidden: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            targets: IntTensor<Self>,
+            token_weights: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            <Self as LinearCrossEntropyKernel>::linear_cross_entropy_forward(
+                hidden,
+                weight,
+                targets,
+                token_weights,
+                [false; 2],
+            )
+            .loss
+        }
+    }
+}
+
+impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearCrossEntropyOps for Autodiff<B, C> {
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        token_weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        // A frozen head saves the product that makes the weight's gradient.
+        let wants_grads = [hidden.is_tracked(), weight.is_tracked()];
+        let (hidden, hidden_node) = hidden.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let token_weights = token_weights.into_primitive();
+        let out =
+            B::linear_cross_entropy_forward(hidden, weight, targets, token_weights, wants_grads);
+        let nodes = [hidden_node, weight_node];
+        match LinearCrossEntropyBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((out.grad_hidden, out.grad_weight), out.loss),
+            OpsKind::UnTracked(prep) => prep.finish(out.loss),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearCrossEntropyBackward;
+
+impl<B: LinearCrossEntropyKernel> Backward<B, 2> for LinearCrossEntropyBackward {
+    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (grad_hidden, grad_weight) = ops.state;
+        for (node, value) in ops.parents.into_iter().zip([grad_hidden, grad_weight]) {
+            if let (Some(node), Some(value)) = (node, value) {
+                grads.register::<B>(node.id, B::scale_matrix(value, grad.clone()));
+            }
+        }
+    }
+}
+
+/// Weighted sum of the cross-entropies, in nats, of the logits `hidden @ weight` and `targets`:
+/// `sum_i token_weights[i] * -log softmax(hidden[i] @ weight)[targets[i]]`.
+///
+/// For a mean, divide `token_weights` by their sum; a weight of 0 masks a token. If all weights
+/// are 0, so are the loss and the gradients. No gradient reaches `token_weights`.
+///
+/// The logits exist for a block of at most 512 tokens at a time. The gradients are computed together
+/// with the loss, where `hidden` or `weight` is tracked, so the forward pass does the backward
+/// pass's work. The loss is f32 also for bf16 and f16 input, and f64 for f64; flex sums the
+/// tokens' losses in f64.
+///
+/// # Shapes
+/// - `hidden`: `[tokens, width]`
+/// - `weight`: `[width, vocabulary]`; a tied embedding `[vocabulary, width]` is passed transposed,
+///   and neither it nor its gradient is copied for that on flex
+/// - `targets`: `[tokens]`, each in `0..vocabulary`, those of masked tokens too
+/// - `token_weights`: `[tokens]`
+/// - result: `[1]`
+///
+/// # Panics
+/// If the shapes do not fit together or there is no token. On flex also if a target is outside of
+/// the vocabulary; other backends leave that check to their own indexing, since values on a GPU
+/// cannot be looked at without waiting for it.
+pub fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    token_weights: Tensor<1>,
+) -> Tensor<1> {
+    let ([tokens, width], [rows, vocabulary]) = (hidden.dims(), weight.dims());
+    assert_eq!(
+        width, rows,
+        "linear_cross_entropy: the width of hidden differs from the rows of weight"
+    );
+    assert!(
+        tokens > 0 && width > 0 && vocabulary > 0,
+        "linear_cross_entropy: no tokens ({tokens}), width ({width}) or vocabulary ({vocabulary})"
+    );
+    assert_eq!(
+        targets.dims(),
+        [tokens],
+        "linear_cross_entropy: targets are not one per token of hidden"
+    );
+    assert_eq!(
+        token_weights.dims(),
+        [tokens],
+        "linear_cross_entropy: token_weights are not one per token of hidden"
+    );
+    Tensor::from_dispatch(<Dispatch as LinearCrossEntropyOps>::linear_cross_entropy(
+        hidden.into_dispatch(),
+        weight.into_dispatch(),
+        targets.into_dispatch(),
+        token_weights.into_dispatch(),
+    ))
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use super::super::kernel::{self, Matrix, MatrixMut, Threads, simd_fn};
+    use super::*;
+    use burn::backend::Flex;
+    use burn::tensor::{Bytes, DType};
+    use burn_flex::{FlexTensor, Layout};
+    use rayon::prelude::*;
+
+    impl LinearCrossEntropyKernel for Flex {
+        /// Tokens of weight 0 are left out, so they cost nothing.
+        fn linear_cross_entropy_forward(
+            hidden: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            targets: IntTensor<Self>,
+            token_weights: FloatTensor<Self>,
+            wants_grads: [bool; 2],
+        ) -> LossAndGrads<FloatTensor<Self>> {
+            let [tokens, width] = hidden.shape().dims();
+            let [_, vocabulary] = weight.shape().dims::<2>();
+            let indices =
+                kernel::indices(targets.clone(), vocabulary, "linear_cross_entropy: target");
+            if !kernel::all_f32([&hidden, &weight, &token_weights]) {
+                return portable_forward::<Self>(
+                    hidden,
+                    weight,
+                    targets,
+                    token_weights,
+                    wants_grads,
+                );
+            }
+            let (hidden, token_weights) =
+                (kernel::contiguous(hidden), kernel::contiguous(token_weights));
+            let (hidden, token_weights) = (hidden.storage::<f32>(), token_weights.storage::<f32>());
+            let weight = DenseMatrix::new(weight);
+            let [wants_hidden, wants_weight] = wants_grads;
+
+            let used: Vec<usize> = (0..tokens).filter(|&i| token_weights[i] != 0.0).collect();
+            let block = tokens_per_block(vocabulary).min(used.len().max(1));
+            let mut logits = vec![0.0; block * vocabulary];
+            let mut inputs = Vec::with_capacity(block * width);
+            let mut grad_inputs = vec![0.0; if wants_hidden { block * width } else { 0 }];
+            let mut grad_hidden = vec![0.0; if wants_hidden { tokens * width } else { 0 }];
+            let mut grad_weight = vec![0.0; if wants_weight { width * vocabulary } else { 0 }];
+            let mut loss = 0.0;
+
+            for (index, used) in used.chunks(block).enumerate() {
+                inputs.clear();
+                used.iter().for_each(|&i| inputs.extend_from_slice(&hidden[i * width..][..width]));
+                let input = Matrix::dense(&inputs, [used.len(), width]);
+                let logits = &mut logits[..used.len() * vocabulary];
+                let logits_size = [used.len(), vocabulary];
+                MatrixMut::dense(logits, logits_size).set_product(
+                    1.0,
+                    input,
+                    weight.view(),
+                    Threads::All,
+                );
+                let losses: Vec<f64> = logits
+                    .par_chunks_exact_mut(vocabulary)
+                    .zip(used)
+                    .map(|(row, &i)| loss_and_logit_grads(row, indices[i], token_weights[i]))
+                    .collect();
+                loss += losses.iter().sum::<f64>();
+
+                let grad_logits = Matrix::dense(logits, logits_size);
+                if wants_hidden {
+                    let grad_inputs = &mut grad_inputs[..used.len() * width];
+                    MatrixMut::dense(grad_inputs, [used.len(), width]).set_product(
+                        1.0,
+                        grad_logits,
+                        weight.view().transposed(),
+                        Threads::All,
+                    );
+                    for (row, &i) in grad_inputs.chunks_exact(width).zip(used) {
+                        grad_hidden[i * width..][..width].copy_from_slice(row);
+                    }
+                }
+                if wants_weight {
+                    let grad =
+                        MatrixMut::new(&mut grad_weight, [width, vocabulary], weight.strides());
+                    let input = input.transposed();
+                    if index == 0 {
+                        grad.set_product(1.0, input, grad_logits, Threads::All);
+                    } else {
+                        grad.add_product(input, grad_logits, Threads::All);
+                    }
+                }
+            }
+            LossAndGrads {
+                loss: kernel::from_vec(vec![loss as f32], [1]),
+                grad_hidden: wants_hidden.then(|| kernel::from_vec(grad_hidden, [tokens, width])),
+                grad_weight: wants_weight.then(|| weight.like(grad_weight)),
+            }
+        }
+
+        /// In place if nothing else holds the tensor, on a copy otherwise.
+        fn scale_matrix(
+            mut tensor: FloatTensor<Self>,
+            factor: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            if !kernel::all_f32([&tensor, &factor]) {
+                return portable_scale::<Self>(tensor, factor);
+            }
+            let factor = kernel::contiguous(factor).storage::<f32>()[0];
+            if factor != 1.0 {
+                // The whole buffer, in whichever order its elements are.
+                tensor
+                    .storage_mut::<f32>()
+                    .par_chunks_mut(16 * 1024)
+                    .for_each(|chunk| chunk.iter_mut().for_each(|x| *x *= factor));
+            }
+            tensor
+        }
+    }
+
+    /// Dense matrix in row-major or column-major order (a tied embedding arrives transposed).
+    struct DenseMatrix {
+        /// Row-major; the transpose of the matrix if that is column-major.
+        data: FlexTensor,
+        column_major: bool,
+        size: [usize; 2],
+    }
+
+    impl DenseMatrix {
+        fn new(matrix: FlexTensor) -> Self {
+            let size @ [rows, _] = matrix.shape().dims();
+            let column_major = matrix.layout().strides() == [1, rows as isize];
+            let matrix = if column_major { matrix.transpose(0, 1) } else { matrix };
+            Self { data: kernel::contiguous(matrix), column_major, size }
+        }
+
+        fn strides(&self) -> [usize; 2] {
+            let [rows, cols] = self.size;
+            if self.column_major { [1, rows] } else { [cols, 1] }
+        }
+
+        fn view(&self) -> Matrix<'_> {
+            Matrix::new(self.data.storage::<f32>(), self.size, self.strides())
+        }
+
+        /// Tensor of the same shape and order that takes over `data`.
+        fn like(&self, data: Vec<f32>) -> FlexTensor {
+            let layout = Layout::contiguous(self.data.shape());
+            let layout = if self.column_major { layout.transpose(0, 1) } else { layout };
+            FlexTensor::new(Bytes::from_elems(data), layout, DType::F32)
+        }
+    }
+
+    simd_fn! {
+        /// Turns a row of logits into the gradient of the row's loss and returns that loss.
+        fn loss_and_logit_grads(row: &mut [f32], target: usize, token_weight: f32) -> f64 {
+            let target_logit = row[target];
+            let max = kernel::max(row);
+            let sum = kernel::exp_sum(row, max);
+            let scale = token_weight / sum;
+            row.iter_mut().for_each(|x| *x *= scale);
+            row[target] -= token_weight;
+            let log_sum = f64::from(sum).ln() + f64::from(max);
+            f64::from(token_weight) * (log_sum - f64::from(target_logit))
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Rotary position embedding (RoPE), in the "rotate half" form that Hugging Face's Llama and Qwen
+//! use: of a head's `head_dim` values, number `i` is rotated together with number
+//! `i + head_dim / 2`.
+//!
+//! Source: Su et al., "RoFormer", arXiv 2104.09864, whose pairs are neighbours; checkpoints in
+//! Hugging Face's format have their rows permuted to match this form.
+
+use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
+
+/// Rotation of plain backend tensors.
+pub(crate) trait RotaryKernel: Backend {
+    /// Rotates each head of `x` `[tokens, heads * head_dim]` by the angles of its token's position.
+    ///
+    /// `cos` and `sin` are `[positions, head_dim / 2]`, `positions` is `[tokens]`. The inverse
+    /// rotation is the transpose, hence also the backward pass.
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        portable_rotate::<Self>(x, cos, sin, positions, inverse)
+    }
+}
+
+for_each_portable_backend! { RotaryKernel {} }
+
+fn portable_rotate<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    positions: IntTensor<B>,
+    inverse: bool,
+) -> FloatTensor<B> {
+    let ([tokens, width], dtype) = (x.shape().dims(), x.dtype());
+    let [_, half] = cos.shape().dims::<2>();
+    let heads = width / (2 * half);
+    let [cos, sin] = [cos, sin].map(|table| {
+        let angles = B::float_select(table, 0, positions.clone());
+        cast::<B>(B::float_reshape(angles, [tokens, 1, half].into()), wide(dtype))
+    });
+    let sin = if inverse { B::float_neg(sin) } else { sin };
+    let x = widen::<B>(B::float_reshape(x, [tokens, heads, 2 * half].into()));
+    let part = |range| {
+        B::float_slice(x.clone(), &[(0..tokens).into(), (0..heads).into(), Slice::from(range)])
+    };
+    let (a, b) = (part(0..half), part(half..2 * half));
+    let first =
+        B::float_sub(B::float_mul(a.clone(), cos.clone()), B::float_mul(b.clone(), sin.clone()));
+    let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
+    let rotated = B::float_cat(vec![first, second], 2);
+    cast::<B>(B::float_reshape(rotated, [tokens, width].into()), dtype.into())
+}
+
+dispatched! {
+    [Autodiff]
+    trait RotaryOps {
+        fn rotary(
+            x: FloatTensor<Self>,
+            cos: FloatTensor<Self>,
+            sin: FloatTensor<Self>,
+            positions: IntTensor<Self>,
+        ) -> FloatTensor<Self> {
+            <Self as RotaryKernel>::rotate(x, cos, sin, positions, false)
+        }
+    }
+}
+
+impl<B: RotaryKernel, C: CheckpointStrategy> RotaryOps for Autodiff<B, C> {
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        let y = B::rotate(x, cos.clone(), sin.clone(), positions.clone(), false);
+        match RotaryBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((cos, sin, positions), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RotaryBackward;
+
+impl<B: RotaryKernel> Backward<B, 1> for RotaryBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (cos, sin, positions) = ops.state;
+        let [node] = ops.parents;
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::rotate(grad, cos, sin, positions, true));
+        }
+    }
+}
+
+/// Cosines and sines of every position and frequency: `[cos, sin]`, in f32.
+///
+/// Frequency `i` of position `p` has the angle `p * theta^(-2 i / head_dim)` in radians, computed
+/// in f64. A model with scaled frequencies (Llama 3.1) makes its own table of the same shape.
+///
+/// # Shapes
+/// Both tensors are `[positions, head_dim / 2]`.
+///
+/// # Panics
+/// If `positions` is 0, or `head_dim` is 0 or odd.
+pub fn rotary_table(
+    positions: usize,
+    head_dim: usize,
+    theta: f64,
+    device: &Device,
+) -> [Tensor<2>; 2] {
+    assert!(positions > 0, "rotary_table: no positions");
+    assert!(
+        head_dim > 0 && head_dim.is_multiple_of(2),
+        "rotary_table: head_dim {head_dim} is not a positive even number"
+    );
+    let half = head_dim / 2;
+    let angle = |i: usize| (i / half) as f64 * theta.powf(-((i % half) as f64) / half as f64);
+    [f64::cos as fn(f64) -> f64, f64::sin].map(|f| {
+        let values: Vec<f32> = (0..positions * half).map(|i| f(angle(i)) as f32).collect();
+        Tensor::from_data(TensorData::new(values, [positions, half]), device)
+    })
+}
+
+/// Rotates each head of `x` by the angles of its token's position, in the rotate-half form:
+/// with `a` and `b` the halves of a head, `[a cos - b sin, b cos + a sin]`.
+///
+/// The table (see [`rotary_table`]) is a constant: no gradient reaches it. Source: arXiv 2104.09864.
+///
+/// # Shapes
+/// - `x`: `[tokens, heads * head_dim]`
+/// - `cos`, `sin`: `[table length, head_dim / 2]`
+/// - `positions`: `[tokens]`, each in `0..table length`
+/// - result: like `x`
+///
+/// # Panics
+/// If the shapes do not fit together. On flex also if a position is outside of the table; other
+/// backends leave that check to their own indexing, since values on a GPU cannot be looked at
+/// without waiting for it.
+pub fn rotary(x: Tensor<2>, [cos, sin]: [Tensor<2>; 2], positions: Tensor<1, Int>) -> Tensor<2> {
+    let ([tokens, width], [length, half]) = (x.dims(), cos.dims());
+    assert_eq!(cos.dims(), sin.dims(), "rotary: the shapes of cos and sin differ");
+    assert!(tokens > 0 && length > 0, "rotary: no tokens or an empty table");
+    assert!(
+        half > 0 && width > 0 && width.is_multiple_of(2 * half),
+        "rotary: the width {width} of x is not a multiple of head_dim {}, twice the table's width",
+        2 * half
+    );
+    assert_eq!(positions.dims(), [tokens], "rotary: positions are not one per token of x");
+    Tensor::from_dispatch(<Dispatch as RotaryOps>::rotary(
+        x.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+        positions.into_dispatch(),
+    ))
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use super::super::kernel::{self, SharedMut, simd_fn};
+    use super::*;
+    use burn::backend::Flex;
+
+    impl RotaryKernel for Flex {
+        /// In place if nothing else holds `x`, on a copy otherwise.
+        fn rotate(
+            x: FloatTensor<Self>,
+            cos: FloatTensor<Self>,
+            sin: FloatTensor<Self>,
+            positions: IntTensor<Self>,
+            inverse: bool,
+        ) -> FloatTensor<Self> {
+            let [tokens, width] = x.shape().dims();
+            let [length, half] = cos.shape().dims();
+            if !kernel::all_f32([&x, &cos, &sin]) {
+                kernel::indices(positions.clone(), length, "rotary: position");
+                return portable_rotate::<Self>(x, cos, sin, positions, inverse);
+            }
+            let (cos, sin) = (kernel::contiguous(cos), kernel::contiguous(sin));
+            let (cos, sin) = (cos.storage::<f32>(), sin.storage::<f32>());
+            let positions = kernel::indices(positions, length, "rotary: position");
+            let sign = if inverse { -1.0 } else { 1.0 };
+            let mut x = kernel::contiguous(x);
+            let x_all = SharedMut::new(x.storage_mut::<f32>());
+            kernel::par_row_blocks(tokens, |block| {
+                for token in block {
+                    let angles = positions[token] * half..(positions[token] + 1) * half;
+                    // SAFETY: the tokens' rows are disjoint.
+                    let row = unsafe { x_all.slice(token * width..(token + 1) * width) };
+                    rotate_row(row, &cos[angles.clone()], &sin[angles], sign);
+                }
+            });
+            x
+        }
+    }
+
+    simd_fn! {
+        /// Rotates every head of one token; `sign` -1 rotates backwards.
+        fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+            let half = cos.len();
+            for head in row.chunks_exact_mut(2 * half) {
+                let (first, second) = head.split_at_mut(half);
+                for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let sin = sin * sign;
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            }
+        }
+    }
+}
