@@ -107,12 +107,11 @@ fn bytes_that_are_not_utf8_are_found_by_line_and_byte() {
         error("a.jsonl", b"  {\"\xe9\":1}", ""),
         "a.jsonl:1: byte 5 of the line is not UTF-8. Save the file as UTF-8"
     );
-    let array = error("a.json", b"[\n{\"problem\":\"\xff\",\"solution\":\"s\"}]", "");
-    assert!(
-        array.starts_with("a.json:1: broken JSON at line 2, column 14 of the file, in record 1 of"),
-        "{array}"
+    assert_eq!(
+        error("a.json", b"[\n{\"problem\":\"\xff\",\"solution\":\"s\"}]", ""),
+        "a.json:1: a text is not UTF-8 at line 2, column 13 of the file, in record 1 of the list. \
+         Save the file as UTF-8"
     );
-    assert!(array.ends_with(". Save the file as UTF-8"), "{array}");
 }
 
 #[test]
@@ -185,7 +184,7 @@ fn broken_json_arrays_are_found_by_record_line_and_column() {
     );
     assert_eq!(
         error("a.json", format!("  [{first} x]"), ""),
-        "a.json:2: broken JSON at line 1, column 36 of the file, in record 2 of the list: expected \
+        "a.json:2: broken JSON at line 1, column 35 of the file, in record 2 of the list: expected \
          `,` or `]`. Correct the record, or write the file again with a JSON library"
     );
     for cut in [format!("[{first},"), format!("[{first}"), format!("[{first},{{\"problem\":\"")] {
