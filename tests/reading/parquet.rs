@@ -264,15 +264,14 @@ fn columns_that_are_not_needed_are_not_decoded() {
 
 #[test]
 fn a_parquet_file_without_rows_is_refused() {
-    for groups in [
-        &[][..],
-        &[&|group: &mut Group<'_>| {
-            integers(group, &[], &[]);
-            text(group, &[], None, None);
-            text(group, &[], Some(&[]), None);
-            floats(group, &[]);
-        } as &dyn Fn(&mut Group<'_>)],
-    ] {
+    let no_rows = |group: &mut Group<'_>| {
+        integers(group, &[], &[]);
+        text(group, &[], None, None);
+        text(group, &[], Some(&[]), None);
+        floats(group, &[]);
+    };
+    let one_group: [&dyn Fn(&mut Group<'_>); 1] = [&no_rows];
+    for groups in [&[][..], &one_group[..]] {
         let sample = sample(|path| write(path, TEXTS, Compression::SNAPPY, groups));
         assert!(sample.error("").starts_with("a.parquet: the file holds no records. "));
     }

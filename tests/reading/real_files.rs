@@ -77,9 +77,9 @@ fn math_is_read_from_a_json_array_and_from_jsonl() {
     let file = "math/deepscaler_train_math.json";
     if let Some(records) = read(file, "") {
         assert_eq!(records.columns.to_string(), "problem=problem, solution=answer");
-        // It has answers only, and two of them are null.
-        assert_eq!((records.read, records.empty_solutions), (7474, 2));
-        assert_eq!(records.records.len(), 7472);
+        // It has answers only: two of them are blank and two are null.
+        assert_eq!((records.read, records.empty_solutions), (7474, 4));
+        assert_eq!(records.records.len(), 7470);
     }
     assert_file("math/tora_math_test.jsonl", "", 5000, "problem=problem, solution=solution");
     assert_file(
