@@ -51,7 +51,7 @@ fn a_directory_is_refused() {
 fn a_file_without_the_right_to_read_it_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let sample = Sample::new("a.jsonl", GOOD);
-    std::fs::set_permissions(&sample.path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&sample.path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&sample.path).is_ok() {
         println!("skipped: this user can read every file");
         return;

@@ -232,6 +232,48 @@ fn text_that_is_not_marked_as_text_is_read() {
 }
 
 #[test]
+fn text_that_is_not_utf8_is_found_by_row() {
+    let schema = "message m { required binary problem (UTF8); required binary solution (UTF8); }";
+    let sample = sample(|path| {
+        write(
+            path,
+            schema,
+            Compression::SNAPPY,
+            &[&|group| {
+                text(group, &["p1", "p2"], None, None);
+                let mut column = group.next_column().unwrap().unwrap();
+                let values = [ByteArray::from("s1"), ByteArray::from(vec![b's', 0xFF])];
+                column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+                column.close().unwrap();
+            }],
+        );
+    });
+    assert_eq!(
+        sample.error(""),
+        "a.parquet:2: a text of the row is not UTF-8. Fetch or write the file again, for example \
+         with pandas: frame.to_parquet(path, compression=\"snappy\")"
+    );
+}
+
+#[test]
+fn a_compression_that_this_build_lacks_is_named_with_the_way_out() {
+    let sample = sample(|path| texts(path, Compression::SNAPPY));
+    let mut content = std::fs::read(&sample.path).unwrap();
+    // The codec stands after the column's path in the footer: an i32 (0x15), zigzag encoded, where
+    // 1 is SNAPPY and 2 is GZIP. The crate cannot write the latter without its codec.
+    let snappy = b"\x18\x07problem\x15\x02";
+    let at = content.windows(snappy.len()).position(|bytes| bytes == snappy).unwrap();
+    content[at + snappy.len() - 1] = 0x04;
+    std::fs::write(&sample.path, content).unwrap();
+    assert_eq!(
+        sample.error(""),
+        "a.parquet: column `problem`: compressed with GZIP, expected SNAPPY, ZSTD or none. Fetch or \
+         write the file again, for example with pandas: frame.to_parquet(path, \
+         compression=\"snappy\")"
+    );
+}
+
+#[test]
 fn columns_that_are_not_needed_are_not_decoded() {
     // An interval is a type that the crate's row reader panics on.
     let schema = "message m {
