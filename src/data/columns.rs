@@ -469,7 +469,9 @@ fn wrong_type(
             format!("Name one element of the list, for example {key}={name}.0")
         }
         Value::Object(object) if !object.is_empty() => {
-            let inner = object.keys().next().map_or("", String::as_str);
+            // A name that would have to be shortened could not be copied.
+            let inner = object.keys().find(|name| name.len() <= 40);
+            let inner = inner.map_or("<field>", String::as_str);
             format!("Name one field of the object, for example {key}={name}.{inner}")
         }
         _ => format!("Write the value as {expected}, or name another column with {key}=<column>"),

@@ -101,8 +101,12 @@ fn damaged(path: &Path, error: &parquet::errors::ParquetError, row: Option<usize
         Some(row) => Place::line(path, row),
         None => Place::file(path),
     };
-    // The crate's message on text that is not UTF-8 holds every byte of it.
-    let text: String = error.to_string().chars().take(160).collect();
+    let text = error.to_string();
+    // The crate's message on such text holds every byte of it.
+    if text.contains("BYTE_ARRAY as String") {
+        return Error::data(place, "a text of the row is not UTF-8", REWRITE);
+    }
+    let text: String = text.chars().take(160).collect();
     Error::data(place, format!("the Parquet file cannot be read: {text}"), REWRITE)
 }
 

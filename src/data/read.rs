@@ -304,18 +304,21 @@ fn read_array(reader: impl Read, start: &Start, collector: &mut Collector<'_>) -
     }
     let line = start.blank_lines + error.line();
     let column = error.column() + if error.line() == 1 { start.indent } else { 0 };
-    let what = format!(
-        "broken JSON at line {line}, column {column} of the file, in record {record} of the list: {}",
-        bare(&error)
-    );
+    let spot = format!("line {line}, column {column} of the file, in record {record} of the list");
+    let bare = bare(&error);
+    if bare == "invalid unicode code point" {
+        return Err(Error::data(
+            place,
+            format!("a text is not UTF-8 at {spot}"),
+            "Save the file as UTF-8",
+        ));
+    }
     let hint = if error.is_eof() {
         "The list has no end: the file may be cut off"
-    } else if bare(&error) == "invalid unicode code point" {
-        "Save the file as UTF-8"
     } else {
         hint_for(&error, &[])
     };
-    Err(Error::data(place, what, hint))
+    Err(Error::data(place, format!("broken JSON at {spot}: {bare}"), hint))
 }
 
 /// Takes the items of a JSON array as they are parsed.

@@ -51,8 +51,8 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
     }
 
     fn tokens(&self) -> usize {

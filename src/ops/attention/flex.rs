@@ -168,11 +168,12 @@ impl Task<'_> {
         log_sum_exp: &mut [f32],
     ) {
         let (width, dim) = (self.shape.width(), self.shape.head_dim);
+        let scale = self.shape.scale() as f32;
         for block in self.blocks() {
             let size @ [rows, cols] = [block.queries.len(), block.keys.len()];
             let scores = &mut scores[..rows * cols];
             MatrixMut::dense(scores, size).set_product(
-                self.shape.scale(),
+                scale,
                 self.queries(q, &block),
                 self.keys(k, &block).transposed(),
                 Threads::One,
@@ -206,6 +207,7 @@ impl Task<'_> {
     ) {
         let shape = self.shape;
         let (width, kv_width, dim) = (shape.width(), shape.kv_width(), shape.head_dim);
+        let scale = shape.scale() as f32;
         let log_sum_exp = &log_sum_exp[(self.row * shape.heads + self.head) * shape.seq..];
         for block in self.blocks() {
             let size @ [rows, cols] = [block.queries.len(), block.keys.len()];
@@ -213,13 +215,13 @@ impl Task<'_> {
             let (queries, keys) = (self.queries(q, &block), self.keys(k, &block));
             let (grads, values) = (self.queries(grad, &block), self.keys(v, &block));
             MatrixMut::dense(probs, size).set_product(
-                shape.scale(),
+                scale,
                 queries,
                 keys.transposed(),
                 Threads::One,
             );
             MatrixMut::dense(slopes, size).set_product(
-                shape.scale(),
+                scale,
                 grads,
                 values.transposed(),
                 Threads::One,
@@ -227,7 +229,7 @@ impl Task<'_> {
             for (index, (query, visible)) in self.visible(&block).enumerate() {
                 let start = block.q_offset + index * width;
                 let (out, grad) = (&out[start..start + dim], &grad[start..start + dim]);
-                let mean = kernel::dot(out, grad) * shape.scale();
+                let mean = kernel::dot(out, grad) * scale;
                 let scores = index * cols..(index + 1) * cols;
                 let (probs, slopes) = (&mut probs[scores.clone()], &mut slopes[scores]);
                 score_grads(probs, slopes, [visible.start, visible.end], log_sum_exp[query], mean);

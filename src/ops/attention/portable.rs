@@ -218,3 +218,53 @@ impl<B: Backend> Call<B> {
         B::float_reshape(hidden, [batch, 1, 1, rows, cols].into())
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+    use burn::tensor::TensorData;
+    use burn_flex::FlexTensor;
+
+    const SHAPE: AttentionShape =
+        AttentionShape { batch: 2, seq: 11, heads: 4, kv_heads: 2, head_dim: 3 };
+
+    fn tensor(seed: usize, width: usize) -> FlexTensor {
+        let values: Vec<f64> =
+            (0..22 * width).map(|i| ((i * 37 + seed * 11) % 101) as f64 / 50.0 - 1.0).collect();
+        FlexTensor::from_data(TensorData::new(values, [22, width]))
+    }
+
+    fn results(block: usize) -> Vec<Vec<f64>> {
+        let starts: Vec<i64> = [0, 0, 0, 0, 4, 4, 4, 7, 7, 9, 9].repeat(2);
+        let segment_starts = FlexTensor::from_data(TensorData::new(starts, [22]));
+        let (q, k, v) = (tensor(1, 12), tensor(2, 6), tensor(3, 6));
+        let starts = segment_starts.clone();
+        let (out, log_sum_exp) =
+            forward::<Flex>(q.clone(), k.clone(), v.clone(), starts, SHAPE, block);
+        let saved = Saved { q, k, v, segment_starts, out: out.clone(), log_sum_exp };
+        let [grad_q, grad_k, grad_v] = backward::<Flex>(tensor(4, 12), saved, SHAPE, block);
+        [out, grad_q, grad_k, grad_v].map(|t| t.into_data().iter().collect()).to_vec()
+    }
+
+    #[test]
+    fn blocks_of_queries_do_not_change_the_result() {
+        let expected = results(SHAPE.seq);
+        for block in [1, 4, 10] {
+            for (found, expected) in results(block).iter().zip(&expected) {
+                for (found, expected) in found.iter().zip(expected) {
+                    // In f64, whose sums only differ in their order.
+                    assert!((found - expected).abs() < 1e-12, "block {block}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_queries_stay_below_the_limit() {
+        let shape = AttentionShape { batch: 8, seq: 2048, heads: 16, ..SHAPE };
+        assert_eq!(query_block(shape), 128);
+        assert_eq!(query_block(AttentionShape { batch: 999, ..shape }), LEAST_QUERIES);
+        assert_eq!(query_block(SHAPE), SHAPE.seq);
+    }
+}
