@@ -13,6 +13,7 @@
 
 use super::record::CotRecord;
 use crate::random::Stream;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fmt::Write;
 
@@ -40,7 +41,8 @@ const GAINS: [&str; 4] = ["finds", "buys", "gets", "wins"];
 const LOSSES: [&str; 4] = ["gives away", "sells", "loses", "breaks"];
 
 /// What the problems are like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ArithConfig {
     /// Operations in a problem, at least and at most.
     pub operations: (usize, usize),

@@ -34,7 +34,7 @@ impl LayerCache {
     pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
         let [rows, _, new, keys] = mask.dims();
         let start = self.filled;
-        let mut append = |all: &mut Option<Tensor<4>>, x: Tensor<2>| -> Tensor<4> {
+        let append = |all: &mut Option<Tensor<4>>, x: Tensor<2>| -> Tensor<4> {
             let old = all.take().expect("a cache is put back after each use");
             let [_, kv_heads, _, dim] = old.dims();
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);

@@ -12,7 +12,7 @@ use burn::tensor::TensorData;
 use std::collections::BTreeMap;
 
 /// AdamW with its moments.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ModuleAdamW {
     decayed: AdamW,
     plain: AdamW,
@@ -20,14 +20,23 @@ pub struct ModuleAdamW {
     moments: BTreeMap<String, AdaptiveMomentumState<1>>,
 }
 
+impl std::fmt::Debug for ModuleAdamW {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModuleAdamW")
+            .field("decayed", &self.decayed)
+            .field("moments", &self.moments.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl ModuleAdamW {
     /// An optimizer without moments yet.
     pub fn new(config: &TrainConfig) -> Self {
         let with_decay = |decay: f64| AdamW {
-            beta_1: config.beta_1 as f32,
-            beta_2: config.beta_2 as f32,
-            epsilon: config.epsilon as f32,
-            weight_decay: decay as f32,
+            beta_1: config.beta_1,
+            beta_2: config.beta_2,
+            epsilon: config.epsilon,
+            weight_decay: decay,
         };
         Self {
             decayed: with_decay(config.weight_decay),

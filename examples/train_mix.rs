@@ -1,0 +1,284 @@
+//! Trains a student on a mixture of long and short reasoning.
+//!
+//! ```text
+//! cargo run --example train_mix                          the built-in toy corpus, on the CPU
+//! cargo run --example train_mix -- --compare             long only, short only, and the mixture
+//! cargo run --example train_mix -- --long L.jsonl --short S.jsonl --tokenizer tokenizer.json
+//! cargo run --example train_mix -- --resume --out run1   goes on with a run that was stopped
+//! ```
+
+use clap::Parser;
+use mixdistill::data::{ColumnMap, Join, Share, TooLong};
+use mixdistill::recipe::{self, RunConfig, RunMode, SourceConfig, Summary};
+use mixdistill::train::StopFlag;
+use mixdistill::{Error, Result};
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Exit status after Ctrl-C: stopped in order, a checkpoint is saved.
+const STOPPED: u8 = 75;
+
+/// Trains a small student on a mixture of long and short reasoning (Mix Distillation).
+#[derive(Parser)]
+struct Flags {
+    /// Settings as TOML; the flags below override it
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Print all settings as TOML and stop
+    #[arg(long)]
+    print_config: bool,
+    /// Run directory
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Go on with the run in the run directory, with the settings that it was started with
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace the run in the run directory
+    #[arg(long)]
+    overwrite: bool,
+    /// Train long only, short only and the mixture, and print a table
+    #[arg(long)]
+    compare: bool,
+    /// Long answers: JSONL, JSON or Parquet
+    #[arg(long, requires = "short")]
+    long: Option<PathBuf>,
+    /// Short answers
+    #[arg(long, requires = "long")]
+    short: Option<PathBuf>,
+    /// Columns of the long file, where they are not recognised: problem=NAME,solution=NAME
+    #[arg(long, requires = "long")]
+    long_columns: Option<String>,
+    /// Columns of the short file
+    #[arg(long, requires = "short")]
+    short_columns: Option<String>,
+    /// Problems kept: inner (both files answer them) or outer
+    #[arg(long)]
+    join: Option<String>,
+    /// Share of long answers, 0 to 1
+    #[arg(long)]
+    share: Option<f64>,
+    /// What the share is of: exact (rows), bernoulli (rows, by chance) or tokens (trained tokens)
+    #[arg(long)]
+    share_of: Option<String>,
+    /// Draw anew in each epoch which problems get the long answer
+    #[arg(long)]
+    redraw: bool,
+    /// The student's tokenizer.json
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// Token that ends an answer, where the tokenizer's files do not say
+    #[arg(long)]
+    end_token: Option<String>,
+    /// Length limit of a row in tokens
+    #[arg(long)]
+    max_length: Option<usize>,
+    /// Longer rows: drop, error or cut
+    #[arg(long)]
+    too_long: Option<String>,
+    /// Optimizer steps; takes the place of --epochs
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Passes over the data
+    #[arg(long)]
+    epochs: Option<f64>,
+    /// Rows in a micro-batch
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Micro-batches in an optimizer step
+    #[arg(long)]
+    accumulate: Option<usize>,
+    /// Peak learning rate
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Held-out problems that are answered before and after training
+    #[arg(long)]
+    questions: Option<usize>,
+    /// Seed of all random choices
+    #[arg(long)]
+    seed: Option<u64>,
+    /// auto, or one of cuda, metal, rocm, vulkan, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match work(&flags) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(flags: &Flags) -> Result<ExitCode> {
+    let config = settings(flags)?;
+    if flags.print_config {
+        config.validate()?;
+        print!("{}", config.to_toml()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mode = match (flags.resume, flags.overwrite) {
+        (true, _) => RunMode::Resume,
+        (_, true) => RunMode::Overwrite,
+        _ => RunMode::New,
+    };
+    let stop = stop_on_interrupt()?;
+    let mut say = |text: &str| println!("{text}");
+    let stopped = if flags.compare {
+        let comparison = recipe::compare(&config, mode, &stop, &mut say)?;
+        if !comparison.stopped {
+            println!("\n{comparison}\n");
+            println!("held-out losses: {}", config.out.join("compare.svg").display());
+        }
+        comparison.stopped
+    } else {
+        let summary = recipe::run(&config, mode, &stop, &mut say)?;
+        if !summary.outcome.stopped {
+            conclude(&config, &summary);
+        }
+        summary.outcome.stopped
+    };
+    if stopped {
+        let compare = if flags.compare { " --compare" } else { "" };
+        println!(
+            "stopped; a checkpoint is saved. Go on with: \
+             cargo run --example train_mix -- --resume{compare} --out {}",
+            config.out.display()
+        );
+        return Ok(ExitCode::from(STOPPED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The settings: defaults, then the file (or the resumed run's), then the flags.
+fn settings(flags: &Flags) -> Result<RunConfig> {
+    let mut config = match (&flags.config, &flags.out) {
+        (Some(path), _) => RunConfig::read(path)?,
+        (None, out) if flags.resume => {
+            let out = out.clone().unwrap_or_else(|| RunConfig::default().out);
+            stored_settings(&out)?
+        }
+        _ => RunConfig::default(),
+    };
+    if let (Some(long), Some(short)) = (&flags.long, &flags.short) {
+        let source = |name: &str, path: &Path, columns: &Option<String>| -> Result<SourceConfig> {
+            let columns = columns.as_deref().map_or(Ok(ColumnMap::default()), ColumnMap::parse)?;
+            Ok(SourceConfig { name: name.into(), path: path.to_owned(), columns })
+        };
+        config.data.sources = vec![
+            source("long", long, &flags.long_columns)?,
+            source("short", short, &flags.short_columns)?,
+        ];
+    }
+    set(&mut config.out, &flags.out);
+    set(&mut config.seed, &flags.seed);
+    set(&mut config.backend, &flags.backend);
+    set(&mut config.data.max_length, &flags.max_length);
+    set(&mut config.train.epochs, &flags.epochs);
+    set(&mut config.train.batch_size, &flags.batch_size);
+    set(&mut config.train.accumulate, &flags.accumulate);
+    set(&mut config.train.learning_rate, &flags.learning_rate);
+    set(&mut config.evaluation.questions, &flags.questions);
+    set(&mut config.train.steps, &flags.steps.map(Some));
+    set(&mut config.data.tokenizer, &flags.tokenizer.clone().map(Some));
+    set(&mut config.data.end_token, &flags.end_token.clone().map(Some));
+    set(&mut config.data.join, &named::<Join>("join", &flags.join)?);
+    set(&mut config.data.too_long, &named::<TooLong>("too_long", &flags.too_long)?);
+    set(&mut config.mixture.share, &named::<Share>("share_of", &flags.share_of)?);
+    config.mixture.redraw |= flags.redraw;
+    if let Some(share) = flags.share {
+        config.set_share(share)?;
+    }
+    Ok(config)
+}
+
+/// The settings of the run in a directory, whose place may have changed since.
+fn stored_settings(out: &Path) -> Result<RunConfig> {
+    let path = out.join("config.toml");
+    if !path.is_file() {
+        return Err(Error::RunDirectory {
+            path: out.to_owned(),
+            what: "it holds no run".into(),
+            hint: "Check the path, or start without --resume".into(),
+        });
+    }
+    Ok(RunConfig { out: out.to_owned(), ..RunConfig::read(&path)? })
+}
+
+fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        setting.clone_from(value);
+    }
+}
+
+/// A choice by its name in the TOML file.
+fn named<T: DeserializeOwned>(key: &str, name: &Option<String>) -> Result<Option<T>> {
+    let Some(name) = name else { return Ok(None) };
+    let value = serde_json::from_value(serde_json::Value::String(name.clone()));
+    value.map(Some).map_err(|e| Error::Config {
+        key: key.into(),
+        what: e.to_string(),
+        hint: "See --help".into(),
+    })
+}
+
+/// The first Ctrl-C lets the step finish and a checkpoint be saved; the second ends at once.
+fn stop_on_interrupt() -> Result<StopFlag> {
+    let stop = StopFlag::default();
+    let flag = stop.clone();
+    let installed = ctrlc::set_handler(move || {
+        if flag.request() {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    });
+    installed.map_err(|e| Error::Training {
+        what: format!("the handler for Ctrl-C cannot be installed: {e}"),
+        hint: "Run the program in a terminal of its own".into(),
+    })?;
+    Ok(stop)
+}
+
+fn conclude(config: &RunConfig, summary: &Summary) {
+    for (index, sample) in summary.samples.iter().enumerate() {
+        println!("\nsample {}", index + 1);
+        println!("  problem   {}", indented(&sample.problem));
+        println!("  answer    {}", indented(&sample.text));
+        let verdict = if sample.correct { "right" } else { "wrong" };
+        println!("  reference {} -> {verdict}", sample.reference);
+    }
+    let outcome = &summary.outcome;
+    println!(
+        "\ntraining loss {:.3} -> {:.3} in {} steps, {:.0} s, {:.0} tokens/s; {} tokens trained",
+        summary.first_loss,
+        summary.last_loss,
+        outcome.step,
+        outcome.seconds,
+        outcome.tokens as f64 / outcome.seconds.max(1e-9),
+        summary.trained_tokens,
+    );
+    let out = config.out.display();
+    println!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, model/");
+    println!("\nnext:");
+    if config.data.sources.is_empty() {
+        println!("  cargo run --example train_mix -- --compare --out compare1");
+        println!("  cargo run --example train_mix -- --share 0.5 --out half");
+        println!("  cargo run --example train_mix -- --help        your own files, and all options");
+    } else {
+        println!("  --compare trains long only and short only beside the mixture");
+        println!("  --share-of tokens makes the share one of trained tokens");
+    }
+}
+
+/// The text with its later lines indented, and shortened where it is very long.
+fn indented(text: &str) -> String {
+    const SHOWN: usize = 600;
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push_str(" ...");
+    }
+    shown.replace('\n', "\n            ")
+}

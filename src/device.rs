@@ -1,0 +1,86 @@
+//! Devices by the name of their backend; the only place beside [`crate::ops`] that names backends.
+
+use crate::error::{Error, Result};
+use burn::tensor::{Device, Tensor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// All backends that can be compiled in, the fastest first, with the Cargo feature of each.
+pub const BACKENDS: [&str; 7] = ["cuda", "metal", "rocm", "vulkan", "wgpu", "flex", "ndarray"];
+
+/// Whether a backend was compiled in.
+pub fn is_compiled(name: &str) -> bool {
+    match name {
+        "cuda" => cfg!(feature = "cuda"),
+        "metal" => cfg!(feature = "metal"),
+        "rocm" => cfg!(feature = "rocm"),
+        "vulkan" => cfg!(feature = "vulkan"),
+        "wgpu" => cfg!(feature = "wgpu"),
+        "flex" => cfg!(feature = "flex"),
+        "ndarray" => cfg!(feature = "ndarray"),
+        _ => false,
+    }
+}
+
+/// The backends that were compiled in, the fastest first.
+pub fn compiled() -> Vec<&'static str> {
+    BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
+}
+
+/// The first device of a backend, without autodiff; `auto` is the first of [`compiled`].
+///
+/// # Errors
+/// [`Error::Backend`] for a name that is not known, a backend that was not compiled in, and one
+/// that does not start on this machine.
+pub fn by_name(name: &str) -> Result<Device> {
+    let failed = |what: &str, hint: String| {
+        Err(Error::Backend { name: name.to_owned(), what: what.to_owned(), hint })
+    };
+    let chosen = match name {
+        "auto" => compiled().first().copied().unwrap_or("none"),
+        name => name,
+    };
+    if !BACKENDS.contains(&chosen) {
+        return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
+    }
+    if !is_compiled(chosen) {
+        let hint = format!(
+            "Build with `--features {chosen}`; compiled in: {}",
+            compiled().join(", ")
+        );
+        return failed("it was not compiled in", hint);
+    }
+    // A backend without its driver or device panics when it is first used.
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        let device = create(chosen)?;
+        let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>();
+        sum.is_ok_and(|sum| sum == 2.0).then_some(device)
+    }));
+    match started {
+        Ok(Some(device)) => Ok(device),
+        _ => failed(
+            "it does not start on this machine",
+            "Check the device and its driver, or choose another backend".into(),
+        ),
+    }
+}
+
+#[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex; it is here on request")]
+fn create(name: &str) -> Option<Device> {
+    match name {
+        #[cfg(feature = "cuda")]
+        "cuda" => Some(Device::cuda(0usize)),
+        #[cfg(feature = "rocm")]
+        "rocm" => Some(Device::rocm(0usize)),
+        #[cfg(feature = "metal")]
+        "metal" => Some(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Some(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "flex")]
+        "flex" => Some(Device::flex()),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => Some(Device::ndarray()),
+        _ => None,
+    }
+}

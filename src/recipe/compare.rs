@@ -1,0 +1,199 @@
+//! Long only, short only and the mixture, side by side.
+//!
+//! The runs share the initial weights, the problems, the order, the number of updates and the
+//! length limit; only the answers differ.
+
+use super::config::RunConfig;
+use super::directory::{RunDirectory, RunMode};
+use super::run::{Summary, run};
+use crate::error::{Error, Place, Result};
+use crate::eval::Accuracy;
+use crate::train::{Curve, StopFlag, draw_curves};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompareLine {
+    /// What was trained on.
+    pub name: String,
+    /// The answers to the held-out problems.
+    pub accuracy: Accuracy,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Tokens trained.
+    pub trained_tokens: u64,
+    /// Wall time of the training.
+    pub seconds: f64,
+}
+
+/// The table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The untuned student first, then each variant.
+    pub lines: Vec<CompareLine>,
+    /// Whether it was stopped before its end.
+    pub stopped: bool,
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:10} {:>9} {:>18} {:>13} {:>12} {:>10} {:>8} {:>15}",
+            "trained on",
+            "accuracy",
+            "95 % interval",
+            "tokens/answer",
+            "hit limit",
+            "no answer",
+            "updates",
+            "trained tokens"
+        )?;
+        for line in &self.lines {
+            let accuracy = &line.accuracy;
+            let (low, high) = accuracy.interval;
+            write!(
+                f,
+                "\n{:10} {:>7.1} % {:>18} {:>13.1} {:>10.1} % {:>8.1} % {:>8} {:>15}",
+                line.name,
+                100.0 * accuracy.accuracy,
+                format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high),
+                accuracy.mean_tokens,
+                100.0 * accuracy.hit_limit,
+                100.0 * accuracy.without_answer,
+                line.steps,
+                line.trained_tokens,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the three variants in `long`, `short` and `mix` below the run directory, and writes
+/// `compare.json` and `compare.svg` there. With [`RunMode::Resume`], finished variants are kept.
+///
+/// # Errors
+/// As [`run`]; [`Error::Config`] where the sources are not `long` and `short`, or where there is
+/// no held-out problem with a reference answer.
+pub fn compare(
+    config: &RunConfig,
+    mode: RunMode,
+    stop: &StopFlag,
+    say: &mut dyn FnMut(&str),
+) -> Result<Comparison> {
+    let weights = &config.mixture.weights;
+    let share = match (weights.len(), weights.get("long"), weights.get("short")) {
+        (2, Some(long), Some(short)) if long + short > 0.0 => long / (long + short),
+        _ => {
+            return Err(Error::config(
+                "mixture.weights",
+                "a comparison needs two sources, `long` and `short`, with weights above 0",
+                "Name the sources so",
+            ));
+        }
+    };
+    let directory = RunDirectory::open(&config.out, mode)?;
+    if mode != RunMode::Resume {
+        directory.clear()?;
+    }
+    directory.write("config.toml", &config.to_toml()?)?;
+    let mut comparison = Comparison { lines: vec![], stopped: false };
+    let mut curves = vec![];
+    for (name, share) in [("long", 1.0), ("short", 0.0), ("mix", share)] {
+        let mut variant = config.clone();
+        variant.out = directory.path(name);
+        variant.set_share(share)?;
+        say(&format!("\n=== {name}: {:.0} % long answers ===", 100.0 * share));
+        let summary = match finished(&variant, mode)? {
+            Some(summary) => {
+                say("already done");
+                summary
+            }
+            None => {
+                let holds_run = variant.out.join("config.toml").is_file();
+                let mode = match mode {
+                    RunMode::Resume if !holds_run => RunMode::New,
+                    RunMode::Overwrite if !holds_run => RunMode::New,
+                    mode => mode,
+                };
+                run(&variant, mode, stop, say)?
+            }
+        };
+        if summary.outcome.stopped {
+            comparison.stopped = true;
+            return Ok(comparison);
+        }
+        let (Some(before), Some(after)) = (summary.before.clone(), summary.after.clone()) else {
+            return Err(Error::config(
+                "evaluation.questions",
+                "no held-out problem has a reference answer, so nothing can be compared",
+                "Hold out problems with answers, or train without --compare",
+            ));
+        };
+        if comparison.lines.is_empty() {
+            comparison.lines.push(CompareLine {
+                name: "untuned".into(),
+                accuracy: before,
+                steps: 0,
+                trained_tokens: 0,
+                seconds: 0.0,
+            });
+        }
+        comparison.lines.push(CompareLine {
+            name: name.into(),
+            accuracy: after,
+            steps: summary.outcome.step,
+            trained_tokens: summary.trained_tokens,
+            seconds: summary.outcome.seconds,
+        });
+        curves.extend(loss_curves(name, &summary));
+        if stop.is_requested() {
+            comparison.stopped = true;
+            return Ok(comparison);
+        }
+    }
+    let [x, y] = ["optimizer step", "held-out cross-entropy (nats)"];
+    draw_curves(&directory.path("compare.svg"), "Held-out loss by training data", [x, y], &curves)?;
+    directory.write_json("compare.json", &comparison)?;
+    directory.write_json("summary.json", &comparison)?;
+    Ok(comparison)
+}
+
+/// The summary of a variant that an earlier process finished with the same settings.
+fn finished(variant: &RunConfig, mode: RunMode) -> Result<Option<Summary>> {
+    let path = variant.out.join("summary.json");
+    if mode != RunMode::Resume || !path.is_file() {
+        return Ok(None);
+    }
+    let then = RunConfig::read(&variant.out.join("config.toml"))?;
+    if then != *variant {
+        return Err(Error::RunDirectory {
+            path: variant.out.clone(),
+            what: "it holds a run with other settings".into(),
+            hint: "Resume with the settings of the first call, or start anew with --overwrite"
+                .into(),
+        });
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let summary: Summary = serde_json::from_str(&text)
+        .map_err(|e| Error::data(Place::file(&path), e.to_string(), "Remove the file"))?;
+    Ok((!summary.outcome.stopped).then_some(summary))
+}
+
+/// Held-out losses of a variant, by source.
+fn loss_curves(variant: &str, summary: &Summary) -> Vec<Curve> {
+    let mut curves: BTreeMap<&str, Curve> = BTreeMap::new();
+    for evaluation in &summary.evaluations {
+        for source in &evaluation.sources {
+            let curve = curves.entry(&source.name).or_insert_with(|| Curve {
+                name: format!("{variant} on {} answers", source.name),
+                points: vec![],
+                marked: true,
+            });
+            curve.points.push((evaluation.step as f64, source.loss));
+        }
+    }
+    curves.into_values().collect()
+}

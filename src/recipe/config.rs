@@ -1,0 +1,230 @@
+//! Everything that a run can be told, in one struct; TOML files and flags fill the same one.
+
+use crate::data::arith::ArithConfig;
+use crate::data::{ColumnMap, Join, MixtureConfig, PlainTemplate, TooLong};
+use crate::error::{Error, Result};
+use crate::model::{DecoderConfig, GenerateConfig};
+use crate::train::TrainConfig;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A file of one teacher's answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Its name in the mixture.
+    pub name: String,
+    /// JSONL, JSON or Parquet.
+    pub path: PathBuf,
+    /// Which columns hold what; without it they are recognised by name.
+    #[serde(default)]
+    pub columns: ColumnMap,
+}
+
+/// Which problems are trained on, and as which tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// The teachers' answers; empty means the built-in toy corpus, with sources long and short.
+    pub sources: Vec<SourceConfig>,
+    /// Which problems are kept when the sources are joined.
+    pub join: Join,
+    /// A `tokenizer.json`; without it the built-in tokenizer.
+    pub tokenizer: Option<PathBuf>,
+    /// The token that ends an answer; without it the tokenizer's own.
+    pub end_token: Option<String>,
+    /// Length limit of a row in tokens: prompt, answer and end token.
+    pub max_length: usize,
+    /// What happens to longer rows.
+    pub too_long: TooLong,
+    /// Share of the problems that is held out, 0 to 1 (files only; the toy corpus has a test set).
+    pub hold_out: f64,
+    /// Problems of the toy corpus to train on.
+    pub toy_problems: usize,
+    /// Problems of the toy corpus to test with.
+    pub toy_test_problems: usize,
+    /// What the toy problems are like.
+    pub toy: ArithConfig,
+    /// Layout of prompt and answer.
+    pub template: PlainTemplate,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            sources: vec![],
+            join: Join::Inner,
+            tokenizer: None,
+            end_token: None,
+            max_length: 512,
+            too_long: TooLong::Drop,
+            hold_out: 0.05,
+            toy_problems: 12_000,
+            toy_test_problems: 200,
+            toy: ArithConfig::default(),
+            template: PlainTemplate::default(),
+        }
+    }
+}
+
+/// What is measured on held-out problems.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationConfig {
+    /// Problems whose held-out loss is taken during training.
+    pub loss_problems: usize,
+    /// Problems that the model answers before and after training; those without a reference
+    /// answer are left out. 0 asks none.
+    pub questions: usize,
+    /// Answers that are shown.
+    pub samples: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self { loss_problems: 64, questions: 200, samples: 3 }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Seed of the corpus, the held-out split, the mixture, the order and the initial weights.
+    pub seed: u64,
+    /// `auto`, or one of `cuda`, `metal`, `rocm`, `vulkan`, `wgpu`, `flex`, `ndarray`.
+    pub backend: String,
+    /// The data.
+    pub data: DataConfig,
+    /// The mixture. Its seed and its planned rows are set by the run.
+    pub mixture: MixtureConfig,
+    /// The student. A vocabulary of 0 means the tokenizer's.
+    pub model: DecoderConfig,
+    /// The training.
+    pub train: TrainConfig,
+    /// How held-out problems are answered.
+    pub generate: GenerateConfig,
+    /// What is measured.
+    pub evaluation: EvaluationConfig,
+}
+
+impl Default for RunConfig {
+    /// The toy run: a student of about a million parameters, from random weights.
+    fn default() -> Self {
+        Self {
+            out: "run".into(),
+            seed: 1,
+            backend: "auto".into(),
+            data: DataConfig::default(),
+            mixture: MixtureConfig::default(),
+            model: DecoderConfig::default(),
+            train: TrainConfig {
+                epochs: 1.0,
+                batch_size: 8,
+                accumulate: 1,
+                learning_rate: 2e-3,
+                warmup_steps: 20,
+                min_lr_ratio: 0.05,
+                beta_2: 0.99,
+                weight_decay: 0.01,
+                evaluate_every: 250,
+                checkpoint_every: 500,
+                ..TrainConfig::default()
+            },
+            generate: GenerateConfig { batch_size: 100, ..GenerateConfig::default() },
+            evaluation: EvaluationConfig::default(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads a TOML file; what it does not name keeps its default, and unknown keys are errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Config`] with the line and what is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        Self::from_toml(&text).map_err(|error| match error {
+            Error::Config { key, what, hint } => {
+                Error::Config { key, what: format!("{}: {what}", path.display()), hint }
+            }
+            error => error,
+        })
+    }
+
+    /// Reads TOML text.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            Error::config(
+                "config",
+                format!("line {line}: {}", e.message()),
+                "`--print-config` shows every setting with its default",
+            )
+        })
+    }
+
+    /// The settings as TOML.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a value cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|e| {
+            Error::config("config", e.to_string(), "This is a defect; please report it")
+        })
+    }
+
+    /// Sets the weights of `long` and `short`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a share outside 0 to 1.
+    pub fn set_share(&mut self, share: f64) -> Result<()> {
+        if !(0.0..=1.0).contains(&share) {
+            let what = format!("it is {share}");
+            return Err(Error::config("share", what, "Give the share of long answers, 0 to 1"));
+        }
+        self.mixture.weights = MixtureConfig::long_short(share).weights;
+        Ok(())
+    }
+
+    /// Checks the settings that need no file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        self.train.validate()?;
+        self.generate.validate()?;
+        let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
+        let data = &self.data;
+        if data.max_length < 2 {
+            let what = format!("it is {}", data.max_length);
+            return refuse("data.max_length", what, "A row needs at least two tokens");
+        }
+        if !(0.0..1.0).contains(&data.hold_out) {
+            let what = format!("it is {}", data.hold_out);
+            return refuse("data.hold_out", what, "Give a share of the problems, 0 to below 1");
+        }
+        if data.sources.is_empty() {
+            let toy = &data.toy;
+            let ordered = 1 <= toy.operations.0 && toy.operations.0 <= toy.operations.1;
+            if !ordered || toy.operations.1 > 64 {
+                let what = format!("{} to {}", toy.operations.0, toy.operations.1);
+                return refuse("data.toy.operations", what, "Give 1 to 64, the smaller first");
+            }
+            let fits = |x: i64| (1..=1_000_000_000).contains(&x);
+            if !fits(toy.start) || !fits(toy.operand) {
+                return refuse("data.toy", "start or operand".into(), "Give 1 to 1000000000");
+            }
+            if data.toy_problems == 0 || data.toy_problems + data.toy_test_problems > 10_000_000 {
+                let what = format!("{} problems", data.toy_problems);
+                return refuse("data.toy_problems", what, "Give 1 to 10000000");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The run directory: what is in it, and who may write there.
+//!
+//! ```text
+//! run/
+//!   config.toml      what was asked            metrics.jsonl   every step and evaluation
+//!   ledger.json      what became of records    loss.svg        the same, drawn
+//!   mixture.json     the mixture's report      checkpoints/    see CheckpointStore
+//!   before.jsonl     answers before training   model/          the student, as a folder
+//!   after.jsonl      answers after it          summary.json    every figure that was printed
+//! ```
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How a run directory is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunMode {
+    /// It must not hold a run yet.
+    #[default]
+    New,
+    /// A run that it holds is removed first; files that no run writes are left alone.
+    Overwrite,
+    /// The run that it holds goes on.
+    Resume,
+}
+
+/// Names that a run writes.
+const FILES: [&str; 10] = [
+    "config.toml",
+    "ledger.json",
+    "mixture.json",
+    "metrics.jsonl",
+    "loss.svg",
+    "before.jsonl",
+    "after.jsonl",
+    "summary.json",
+    "compare.svg",
+    "compare.json",
+];
+const FOLDERS: [&str; 2] = ["checkpoints", "model"];
+
+/// A run directory that can be written to.
+#[derive(Clone, Debug)]
+pub struct RunDirectory(PathBuf);
+
+impl RunDirectory {
+    /// Takes a directory, and makes it where it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`]: it holds a run and the mode is [`RunMode::New`]; it holds none and
+    /// the mode is [`RunMode::Resume`]; it holds other files; it cannot be written to.
+    pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
+        let refuse = |what: &str, hint: &str| {
+            Err(Error::RunDirectory {
+                path: path.to_owned(),
+                what: what.to_owned(),
+                hint: hint.to_owned(),
+            })
+        };
+        let holds_run = path.join("config.toml").is_file();
+        if mode == RunMode::Resume && !holds_run {
+            return refuse("it holds no run", "Check the path, or start without --resume");
+        }
+        if mode == RunMode::New && holds_run {
+            let hint = "Continue it with --resume, replace it with --overwrite, or choose another";
+            return refuse("it already holds a run", hint);
+        }
+        if path.exists() && !path.is_dir() {
+            return refuse("it is not a directory", "Choose another path");
+        }
+        if !holds_run && path.is_dir() {
+            let mut entries = fs::read_dir(path).map_err(|e| Error::io("read", path, e))?;
+            if entries.next().is_some() {
+                return refuse("it holds files that are not a run's", "Choose an empty directory");
+            }
+        }
+        fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+        let probe = path.join(".write-probe");
+        fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
+        fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, e))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Removes what an earlier run wrote; other files are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn clear(&self) -> Result<()> {
+        let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        for name in FILES {
+            let path = self.path(name);
+            fs::remove_file(&path)
+                .or_else(|e| if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) })?;
+        }
+        for name in FOLDERS {
+            let path = self.path(name);
+            fs::remove_dir_all(&path)
+                .or_else(|e| if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) })?;
+        }
+        Ok(())
+    }
+
+    /// A path inside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a text file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let (path, beside) = (self.path(name), self.path(&format!(".{name}.new")));
+        fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
+        fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
+    }
+
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
+        self.write(name, &(text + "\n"))
+    }
+
+    /// Writes values as JSONL.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_jsonl<T: Serialize>(&self, name: &str, values: &[T]) -> Result<()> {
+        let lines: serde_json::Result<Vec<String>> =
+            values.iter().map(serde_json::to_string).collect();
+        let lines = lines
+            .map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
+        let text: String = lines.into_iter().map(|line| line + "\n").collect();
+        self.write(name, &text)
+    }
+}

@@ -1,0 +1,202 @@
+//! From a configuration to the data of a run.
+
+use super::config::RunConfig;
+use crate::data::arith::{self, ArithCorpus};
+use crate::data::{
+    Encoded, Ledger, MixDistillation, MixedRows, MixtureReport, Pairs, Row, Source, TextTokenizer,
+};
+use crate::error::{Error, Result};
+use crate::eval::{Question, final_answer};
+use crate::model::DecoderConfig;
+use crate::train::{HeldOut, Progress};
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// The data of a run.
+pub struct Prepared {
+    /// The tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// The student's shape, with its vocabulary.
+    pub model: DecoderConfig,
+    /// The mixture to train on, in its first epoch.
+    pub mixture: MixDistillation,
+    /// What was asked of the mixture and what came of it.
+    pub report: MixtureReport,
+    /// What became of every record.
+    pub ledger: Ledger,
+    /// Held-out rows of each source.
+    pub held_out: Vec<HeldOut>,
+    /// Held-out problems with reference answers.
+    pub questions: Vec<Question>,
+    /// SHA-256 over the tokens to train on, to tell whether a resumed run has the same data.
+    pub fingerprint: String,
+    encoded: Arc<Encoded>,
+}
+
+impl Prepared {
+    /// Reads, joins, encodes and mixes the data that a configuration names.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the configuration, the files or the tokenizer, before any training.
+    pub fn new(config: &RunConfig) -> Result<Self> {
+        config.validate()?;
+        let data = &config.data;
+        let (sources, test) = match data.sources.is_empty() {
+            true => toy_sources(config),
+            false => (read_sources(config)?, None),
+        };
+        let tokenizer = match &data.tokenizer {
+            Some(path) => TextTokenizer::from_file(path, data.end_token.as_deref())?,
+            None => TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))?,
+        };
+        let mut model = config.model.clone();
+        let needed = tokenizer.vocabulary_size();
+        if model.vocab_size == 0 {
+            model.vocab_size = needed;
+        }
+        if model.vocab_size < needed {
+            return Err(Error::config(
+                "model.vocab_size",
+                format!("it is {}, but the tokenizer has {needed} tokens", model.vocab_size),
+                "Leave it out, or use the model's own tokenizer",
+            ));
+        }
+        model.validate()?;
+        let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
+        let encoded = encode(config, &pairs, &tokenizer)?;
+        let pairs = encoded.fitting(&pairs, &mut ledger);
+        let (training, held, held_encoded) = match test {
+            Some(test) => {
+                let (test, _) = Pairs::join(test, data.join)?;
+                let test_encoded = encode(config, &test, &tokenizer)?;
+                let (test, _) = test.retain(|s, r| test_encoded.example(s, r).is_some());
+                (pairs, test, test_encoded)
+            }
+            None => {
+                let count = (data.hold_out * pairs.len() as f64).round() as usize;
+                let count = count.min(pairs.len() - 1);
+                let (training, held) = pairs.split(count, config.seed);
+                ledger.held_out = held.len();
+                ledger.training = training.len();
+                (training, held, encoded.clone())
+            }
+        };
+        let mut mixture = config.mixture.clone();
+        mixture.seed = config.seed;
+        mixture.planned_rows = config.train.total_rows(training.len());
+        let lengths = Arc::new(encoded.lengths());
+        let mixture = MixDistillation::new(Arc::new(training), mixture, Some(lengths))?;
+        let evaluation = &config.evaluation;
+        Ok(Self {
+            model,
+            report: mixture.report(),
+            ledger,
+            held_out: held_out_rows(&held, &held_encoded, evaluation.loss_problems),
+            questions: questions(&held, evaluation.questions),
+            fingerprint: fingerprint(&mixture, &encoded),
+            tokenizer,
+            mixture,
+            encoded,
+        })
+    }
+
+    /// The rows to train on, in training order.
+    pub fn rows(&self) -> MixedRows {
+        MixedRows::new(self.mixture.clone(), self.encoded.clone())
+    }
+}
+
+/// The toy corpus as sources: to train on, and to test with.
+fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
+    let data = &config.data;
+    let corpus =
+        ArithCorpus::generate(&data.toy, data.toy_problems, data.toy_test_problems, config.seed);
+    let sources = |problems: &[arith::ArithProblem]| {
+        let long = problems.iter().enumerate().map(|(id, p)| p.long_record(id)).collect();
+        let short = problems.iter().enumerate().map(|(id, p)| p.short_record(id)).collect();
+        vec![Source::new("long", long), Source::new("short", short)]
+    };
+    let test = (!corpus.test.is_empty()).then(|| sources(&corpus.test));
+    (sources(&corpus.train), test)
+}
+
+fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
+    let read = |source: &super::config::SourceConfig| {
+        Source::read(&source.name, &source.path, &source.columns)
+    };
+    if config.data.tokenizer.is_none() {
+        return Err(Error::config(
+            "data.tokenizer",
+            "files need a tokenizer",
+            "Name the tokenizer.json of the student with `--tokenizer FILE`",
+        ));
+    }
+    config.data.sources.iter().map(read).collect()
+}
+
+fn encode(config: &RunConfig, pairs: &Pairs, tokenizer: &TextTokenizer) -> Result<Arc<Encoded>> {
+    let data = &config.data;
+    let answers = (0..pairs.sources().len()).map(|source| pairs.available(source)).sum::<usize>();
+    let progress = RefCell::new(Progress::new("encode", answers as u64));
+    let encoded = Encoded::encode(
+        pairs,
+        tokenizer,
+        &data.template,
+        data.max_length,
+        data.too_long,
+        &|done| progress.borrow_mut().update(done as u64, String::new),
+    )?;
+    Ok(Arc::new(encoded))
+}
+
+/// The held-out problems' rows, each source apart.
+fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
+    let sources = pairs.sources().iter().enumerate();
+    sources
+        .map(|(index, source)| {
+            let rows = (0..pairs.len().min(problems)).filter_map(|problem| {
+                let record = pairs.record_index(problem, index)?;
+                let example = encoded.example(index, record)?;
+                Some(Row {
+                    tokens: example.tokens.to_vec(),
+                    prompt: example.prompt,
+                    label: format!("{} record {}", source.name(), record + 1),
+                })
+            });
+            HeldOut { name: source.name().to_owned(), rows: rows.collect() }
+        })
+        .collect()
+}
+
+/// The held-out problems that have a reference answer.
+fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
+    (0..pairs.len())
+        .filter_map(|problem| {
+            let reference = pairs.answer(problem)?;
+            Some(Question {
+                problem: pairs.problem(problem).to_owned(),
+                // A reference may come with its working, as GSM8K's do.
+                reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),
+            })
+        })
+        .take(limit)
+        .collect()
+}
+
+fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
+    let mut hash = Sha256::new();
+    let pairs = mixture.pairs();
+    for problem in 0..pairs.len() {
+        for source in 0..pairs.sources().len() {
+            let record = pairs.record_index(problem, source);
+            let example = record.and_then(|record| encoded.example(source, record));
+            // Lengths keep two rows apart from one long row.
+            let tokens = example.map_or(&[][..], |example| example.tokens);
+            hash.update((tokens.len() as u64).to_le_bytes());
+            hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

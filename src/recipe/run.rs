@@ -1,0 +1,289 @@
+//! One run from its configuration to its summary.
+
+use super::config::RunConfig;
+use super::directory::{RunDirectory, RunMode};
+use super::prepare::Prepared;
+use crate::data::{Ledger, MixtureReport};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::eval::{Accuracy, Answer, ask};
+use crate::model::DecoderLm;
+use crate::train::{
+    CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer, Outcome,
+    Progress, ProgressObserver, StopFlag, Surroundings, read_metrics,
+};
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Every figure of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The run directory.
+    pub out: PathBuf,
+    /// The backend that was used.
+    pub backend: String,
+    /// Parameters of the student.
+    pub parameters: usize,
+    /// What became of every record.
+    pub ledger: Ledger,
+    /// The mixture.
+    pub mixture: MixtureReport,
+    /// Answers to held-out problems before training.
+    pub before: Option<Accuracy>,
+    /// Answers to held-out problems after training.
+    pub after: Option<Accuracy>,
+    /// Mean training loss of the first ten steps.
+    pub first_loss: f64,
+    /// Mean training loss of the last ten steps.
+    pub last_loss: f64,
+    /// Held-out losses before training and at each evaluation.
+    pub evaluations: Vec<EvaluationReport>,
+    /// Steps, tokens and time of training in this process.
+    pub outcome: Outcome,
+    /// Trained tokens of the whole run, earlier processes included.
+    pub trained_tokens: u64,
+    /// The first answers to held-out problems after training.
+    pub samples: Vec<Answer>,
+    /// Wall time of everything in this process.
+    pub seconds: f64,
+}
+
+/// Runs a configuration: reads and mixes the data, trains, grades, and fills the run directory.
+///
+/// `say` is given what a person would read, line by line. After a stop the summary has
+/// `outcome.stopped` set, and neither `after` nor a model folder.
+///
+/// # Errors
+/// Whatever is wrong with configuration, files or directory, before any training; later, what
+/// training gives.
+pub fn run(
+    config: &RunConfig,
+    mode: RunMode,
+    stop: &StopFlag,
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
+    let start = Instant::now();
+    config.validate()?;
+    let device = device::by_name(&config.backend)?;
+    let directory = RunDirectory::open(&config.out, mode)?;
+    let prepared = Prepared::new(config)?;
+    let model = prepared.model.init(config.seed, &device.autodiff())?;
+    let parameters = model.num_params();
+    describe(config, &prepared, parameters, say);
+
+    let mut learner = Learner::new(model, config.train.clone())?;
+    let store = CheckpointStore::new(
+        directory.path("checkpoints"),
+        config.train.keep_checkpoints,
+        settings(config, &prepared),
+    );
+    let metrics = directory.path("metrics.jsonl");
+    let resumes = mode == RunMode::Resume && store.newest_path()?.is_some();
+    let metrics_file = match resumes {
+        true => {
+            let (path, skipped) = store.resume(&mut learner)?;
+            skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
+            say(&format!("resuming from {}", path.display()));
+            MetricsFile::resume(&metrics, learner.step())?
+        }
+        // A run that was stopped before its first checkpoint starts anew.
+        false => {
+            directory.clear()?;
+            directory.write("config.toml", &config.to_toml()?)?;
+            directory.write_json("ledger.json", &prepared.ledger)?;
+            directory.write_json("mixture.json", &prepared.report)?;
+            MetricsFile::create(&metrics)?
+        }
+    };
+    let mut observers: Vec<Box<dyn Observer>> = vec![
+        Box::new(metrics_file),
+        Box::new(LossPlot::new(&metrics, directory.path("loss.svg"))),
+        Box::new(ProgressObserver::default()),
+    ];
+    let before = match resumes {
+        true => read_answers(&directory, "before.jsonl")?,
+        false => {
+            learner.evaluate(&prepared.held_out, &mut observers)?;
+            graded(config, &prepared, learner.model(), &directory, "before.jsonl")?
+        }
+    };
+    let before = (!before.is_empty()).then(|| Accuracy::of(&before));
+    if let Some(before) = &before {
+        say(&format!("before training: {}", sentence(before)));
+    }
+    let outcome = learner.fit(
+        &mut prepared.rows(),
+        Surroundings {
+            held_out: &prepared.held_out,
+            observer: &mut observers,
+            stop,
+            checkpoints: Some(&store),
+        },
+    )?;
+    drop(observers);
+    let model = learner.into_model();
+    let (mut after, mut samples) = (None, vec![]);
+    if !outcome.stopped {
+        let folder = directory.path("model");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
+        }
+        model.save(&folder, &prepared.tokenizer)?;
+        let answers = graded(config, &prepared, &model, &directory, "after.jsonl")?;
+        if !answers.is_empty() {
+            let accuracy = Accuracy::of(&answers);
+            say(&format!("after training:  {}", sentence(&accuracy)));
+            after = Some(accuracy);
+        }
+        samples = answers.into_iter().take(config.evaluation.samples).collect();
+    }
+    let metrics = read_metrics(&metrics)?;
+    let losses: Vec<f64> = metrics
+        .iter()
+        .filter_map(|metric| match metric {
+            Metric::Step(step) => Some(step.loss),
+            Metric::Evaluation(_) => None,
+        })
+        .collect();
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
+    let edge = losses.len().min(10);
+    let summary = Summary {
+        out: config.out.clone(),
+        backend: backend_name(config),
+        parameters,
+        ledger: prepared.ledger,
+        mixture: prepared.report,
+        before,
+        after,
+        first_loss: mean(&losses[..edge]),
+        last_loss: mean(&losses[losses.len() - edge..]),
+        trained_tokens: metrics
+            .iter()
+            .map(|metric| match metric {
+                Metric::Step(step) => step.trained_tokens as u64,
+                Metric::Evaluation(_) => 0,
+            })
+            .sum(),
+        evaluations: metrics
+            .into_iter()
+            .filter_map(|metric| match metric {
+                Metric::Evaluation(evaluation) => Some(evaluation),
+                Metric::Step(_) => None,
+            })
+            .collect(),
+        outcome,
+        samples,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    directory.write_json("summary.json", &summary)?;
+    Ok(summary)
+}
+
+/// The backend's name, `auto` resolved.
+fn backend_name(config: &RunConfig) -> String {
+    match config.backend.as_str() {
+        "auto" => device::compiled().first().copied().unwrap_or("none").to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// What must be the same when a run is resumed.
+fn settings(config: &RunConfig, prepared: &Prepared) -> serde_json::Value {
+    let mut train = config.train.clone();
+    // These change what is seen and kept, not the training.
+    (train.evaluate_every, train.checkpoint_every, train.keep_checkpoints) = (0, 0, 1);
+    serde_json::json!({
+        "seed": config.seed,
+        "model": prepared.model,
+        "mixture": prepared.mixture.config(),
+        "train": train,
+        "data": prepared.fingerprint,
+    })
+}
+
+fn describe(config: &RunConfig, prepared: &Prepared, parameters: usize, say: &mut dyn FnMut(&str)) {
+    let data = match config.data.sources.is_empty() {
+        true => "the built-in toy corpus of arithmetic problems".to_owned(),
+        false => config.data.sources.iter().map(|s| s.path.display().to_string()).collect::<Vec<_>>().join(" + "),
+    };
+    say(&format!("data: {data}"));
+    say(&prepared.ledger.to_string());
+    say("");
+    say("mixture:");
+    say(&prepared.report.to_string());
+    say("");
+    let train = &config.train;
+    let rows = prepared.mixture.pairs().len();
+    say(&format!(
+        "student: {parameters} parameters, {} tokens in its vocabulary, backend {}",
+        prepared.model.vocab_size,
+        backend_name(config),
+    ));
+    say(&format!(
+        "training: {} optimizer steps of {} rows ({} x {}), at most {} tokens a row, peak learning rate {:e}",
+        train.total_steps(rows),
+        train.rows_per_step(),
+        train.batch_size,
+        train.accumulate,
+        config.data.max_length,
+        train.learning_rate,
+    ));
+}
+
+/// A grade in one sentence.
+pub fn sentence(accuracy: &Accuracy) -> String {
+    let (low, high) = accuracy.interval;
+    format!(
+        "{} of {} right = {:.1} % (95 % interval {:.1} to {:.1} %), {:.0} tokens an answer, \
+         {:.1} % at the length limit, {:.1} % without a final answer",
+        accuracy.correct,
+        accuracy.questions,
+        100.0 * accuracy.accuracy,
+        100.0 * low,
+        100.0 * high,
+        accuracy.mean_tokens,
+        100.0 * accuracy.hit_limit,
+        100.0 * accuracy.without_answer,
+    )
+}
+
+/// Lets the model answer the held-out questions, and stores the answers.
+fn graded(
+    config: &RunConfig,
+    prepared: &Prepared,
+    model: &DecoderLm,
+    directory: &RunDirectory,
+    name: &str,
+) -> Result<Vec<Answer>> {
+    let questions = &prepared.questions;
+    let mut progress = Progress::new("answer", questions.len() as u64);
+    let answers = ask(
+        model,
+        &prepared.tokenizer,
+        &config.data.template,
+        questions,
+        &config.generate,
+        &mut |done| progress.update(done as u64, String::new),
+    )?;
+    drop(progress);
+    directory.write_jsonl(name, &answers)?;
+    Ok(answers)
+}
+
+fn read_answers(directory: &RunDirectory, name: &str) -> Result<Vec<Answer>> {
+    let path = directory.path(name);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    let parse = |(index, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| {
+            let place = crate::error::Place::line(&path, index + 1);
+            Error::data(place, e.to_string(), "Remove the file")
+        })
+    };
+    text.lines().enumerate().map(parse).collect()
+}
