@@ -173,46 +173,93 @@ pub(super) fn following(
     assignment
 }
 
-/// Changes single problems as long as that brings the shares of tokens closer to the weights.
+/// Changes single problems, then exchanges the sources of two, as long as that brings the shares of
+/// tokens closer to the weights.
 pub(super) fn refine_tokens(
     assignment: &mut [u16],
     order: &[u32],
     weights: &[f64],
     size: &dyn Fn(u32, usize) -> Option<u32>,
 ) {
-    /// Problems looked at in a round, so that a round stays cheap on large data.
+    /// Problems looked at for a single change, and for an exchange: bounds that keep a round cheap
+    /// on large data, where there are enough problems among the first ones.
     const CANDIDATES: usize = 1 << 16;
+    const EXCHANGED: usize = 256;
     const ROUNDS: usize = 64;
-    let mut tokens = vec![0.0f64; weights.len()];
+    let mut search = TokenSearch { weights, size, tokens: vec![0.0; weights.len()] };
     for (problem, source) in assignment.iter().enumerate() {
-        tokens[usize::from(*source)] +=
-            f64::from(size(problem as u32, usize::from(*source)).unwrap_or_default());
+        let tokens = size(problem as u32, usize::from(*source)).unwrap_or_default();
+        search.tokens[usize::from(*source)] += f64::from(tokens);
     }
-    let deviation = |tokens: &[f64]| -> f64 {
-        let total: f64 = tokens.iter().sum();
-        tokens.iter().zip(weights).map(|(t, w)| (t / total - w).abs()).sum()
-    };
-    let mut best = deviation(&tokens);
+    let mut best = search.deviation(&[]);
     for _ in 0..ROUNDS {
-        let mut change = None;
+        let mut found: Option<Vec<Move>> = None;
+        let mut consider = |moves: &[Move]| {
+            let deviation = search.deviation(moves);
+            if deviation < best - 1e-15 {
+                best = deviation;
+                found = Some(moves.to_vec());
+            }
+            found.is_some()
+        };
+        let mut improved = false;
+        let targets = || (0..weights.len()).filter(|to| weights[*to] > 0.0);
         for &problem in order.iter().take(CANDIDATES) {
             let from = usize::from(assignment[problem as usize]);
-            let Some(taken) = size(problem, from) else { continue };
-            for to in (0..weights.len()).filter(|to| *to != from && weights[*to] > 0.0) {
-                let Some(given) = size(problem, to) else { continue };
-                let mut trial = tokens.clone();
-                trial[from] -= f64::from(taken);
-                trial[to] += f64::from(given);
-                let trial_deviation = deviation(&trial);
-                if trial_deviation < best - 1e-15 {
-                    best = trial_deviation;
-                    change = Some((problem, to, trial));
+            for to in targets().filter(|to| *to != from) {
+                improved = consider(&[(problem, from, to)]);
+            }
+        }
+        if !improved {
+            let few = &order[..order.len().min(EXCHANGED)];
+            for (index, &p) in few.iter().enumerate() {
+                for &q in &few[..index] {
+                    let [a, b] = [p, q].map(|p| usize::from(assignment[p as usize]));
+                    if a != b {
+                        consider(&[(p, a, b), (q, b, a)]);
+                    }
                 }
             }
         }
-        let Some((problem, to, trial)) = change else { break };
-        assignment[problem as usize] = to as u16;
-        tokens = trial;
+        let Some(moves) = found else { break };
+        search.tokens = search.after(&moves);
+        for (problem, _, to) in moves {
+            assignment[problem as usize] = to as u16;
+        }
+    }
+}
+
+/// A problem, the source that it leaves and the source that it gets.
+type Move = (u32, usize, usize);
+
+struct TokenSearch<'a> {
+    weights: &'a [f64],
+    size: &'a dyn Fn(u32, usize) -> Option<u32>,
+    /// Tokens of each source.
+    tokens: Vec<f64>,
+}
+
+impl TokenSearch<'_> {
+    fn after(&self, moves: &[Move]) -> Vec<f64> {
+        let mut tokens = self.tokens.clone();
+        for &(problem, from, to) in moves {
+            match ((self.size)(problem, from), (self.size)(problem, to)) {
+                (Some(taken), Some(given)) => {
+                    tokens[from] -= f64::from(taken);
+                    tokens[to] += f64::from(given);
+                }
+                // The source does not answer the problem.
+                _ => return vec![f64::INFINITY; tokens.len()],
+            }
+        }
+        tokens
+    }
+
+    /// Sum of the distances of the shares from the weights; NaN for a move that cannot be made.
+    fn deviation(&self, moves: &[Move]) -> f64 {
+        let tokens = self.after(moves);
+        let total: f64 = tokens.iter().sum();
+        tokens.iter().zip(self.weights).map(|(t, w)| (t / total - w).abs()).sum()
     }
 }
 

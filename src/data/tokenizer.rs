@@ -77,8 +77,9 @@ impl TextTokenizer {
         Ok(Self { tokenizer, name, end })
     }
 
-    /// The tokenizer of the built-in corpus: whole words where it knows them, else characters,
-    /// else bytes; every digit is a token. Any text comes back as it was.
+    /// The tokenizer of the built-in corpus: whole words where it knows them, signs with the spaces
+    /// around them, else characters, else bytes; every digit is a token. Any text comes back as it
+    /// was.
     ///
     /// `words` are texts whose words (letters with the space before them) become tokens.
     ///
@@ -97,6 +98,7 @@ impl TextTokenizer {
         // Scores are log-probabilities of the Unigram model: one word beats its characters.
         vocabulary.extend((32..127u8).map(|c| (char::from(c).to_string(), -10.0)));
         vocabulary.push(("\n".into(), -10.0));
+        vocabulary.extend([" + ", " - ", " = "].map(|sign| (sign.to_owned(), -11.0)));
         let mut seen: HashSet<&str> = HashSet::new();
         for text in words {
             for word in pieces(text) {

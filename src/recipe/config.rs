@@ -119,7 +119,8 @@ impl Default for RunConfig {
             backend: "auto".into(),
             data: DataConfig::default(),
             mixture: MixtureConfig::default(),
-            model: DecoderConfig::default(),
+            // Small models learn from larger initial weights than the usual 0.02 in far fewer steps.
+            model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },
             train: TrainConfig {
                 epochs: 1.0,
                 batch_size: 8,
