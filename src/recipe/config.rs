@@ -161,7 +161,7 @@ impl RunConfig {
     /// [`Error::Config`].
     pub fn from_toml(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             Error::config(
                 "config",
                 format!("line {line}: {}", e.message()),

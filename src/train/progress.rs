@@ -46,7 +46,8 @@ impl Progress {
             }
             None if self.last_line.elapsed() >= LINE_EVERY || done == self.total => {
                 let (name, total) = (self.name, self.total);
-                eprintln!("{name} {done}/{total} {} {}", message(), self.time_left(done));
+                let line = format!("{name} {done}/{total} {} {}", message(), self.time_left(done));
+                eprintln!("{}", line.trim_end());
                 self.last_line = Instant::now();
             }
             None => {}

@@ -1,0 +1,367 @@
+//! The main job: a whole run, its directory, and every bad input refused before training.
+
+use mixdistill::data::{ColumnMap, Schedule, Share, TooLong};
+use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, compare, run};
+use mixdistill::train::StopFlag;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A toy run of a second or so.
+fn small(out: &Path) -> RunConfig {
+    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::default() };
+    config.data.toy_problems = 60;
+    config.data.toy_test_problems = 8;
+    config.model.hidden_size = 32;
+    config.model.intermediate_size = 48;
+    config.model.num_hidden_layers = 1;
+    config.train.steps = Some(6);
+    config.train.evaluate_every = 3;
+    config.train.checkpoint_every = 2;
+    config.generate.max_new_tokens = 12;
+    config.evaluation.questions = 5;
+    config
+}
+
+fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<mixdistill::recipe::Summary> {
+    run(config, mode, &StopFlag::default(), &mut |_| {})
+}
+
+/// The error of a run that must be refused, after which its directory must hold no run.
+fn refused(config: &RunConfig) -> String {
+    let error = quiet(config, RunMode::New).expect_err("this must be refused").to_string();
+    assert!(!config.out.join("config.toml").exists(), "nothing was started");
+    error
+}
+
+const FILES: [&str; 10] = [
+    "config.toml",
+    "ledger.json",
+    "mixture.json",
+    "metrics.jsonl",
+    "loss.svg",
+    "before.jsonl",
+    "after.jsonl",
+    "summary.json",
+    "model/model.safetensors",
+    "model/tokenizer.json",
+];
+
+#[test]
+fn a_run_fills_its_directory_and_its_summary_holds_what_it_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    let mut said = String::new();
+    let summary = run(&small(&out), RunMode::New, &StopFlag::default(), &mut |line| {
+        said.push_str(line);
+        said.push('\n');
+    })
+    .unwrap();
+    for file in FILES {
+        assert!(out.join(file).metadata().unwrap().len() > 0, "{file}");
+    }
+    assert!(out.join("checkpoints/step-000006/manifest.json").is_file());
+    assert!(!out.join("checkpoints/step-000002").exists(), "two are kept");
+    let text = std::fs::read_to_string(out.join("summary.json")).unwrap();
+    let stored: mixdistill::recipe::Summary = serde_json::from_str(&text).unwrap();
+    assert_eq!(stored.mixture, summary.mixture);
+    assert_eq!(stored.after, summary.after);
+    assert!(summary.ledger.adds_up());
+    assert!(said.contains(&summary.mixture.to_string()) && said.contains("before training: 0 of 5"));
+    assert_eq!(summary.evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 3, 6]);
+    assert_eq!(summary.after.unwrap().questions, 5);
+    let svg = std::fs::read_to_string(out.join("loss.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("held out: long"));
+    let config = RunConfig::read(&out.join("config.toml")).unwrap();
+    assert_eq!(config, small(&out), "the settings come back from their file");
+}
+
+#[test]
+fn a_directory_that_holds_a_run_is_only_touched_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    quiet(&small(&out), RunMode::New).unwrap();
+    std::fs::write(out.join("notes.txt"), "mine").unwrap();
+    let before = std::fs::read(out.join("summary.json")).unwrap();
+
+    let error = quiet(&small(&out), RunMode::New).unwrap_err().to_string();
+    assert!(error.contains("already holds a run") && error.contains("--overwrite"), "{error}");
+    assert_eq!(std::fs::read(out.join("summary.json")).unwrap(), before);
+
+    let other = RunConfig { seed: 2, ..small(&out) };
+    let error = quiet(&other, RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("seed was 1, is 2"), "{error}");
+    assert_eq!(std::fs::read(out.join("summary.json")).unwrap(), before);
+
+    quiet(&other, RunMode::Overwrite).unwrap();
+    assert_ne!(std::fs::read(out.join("summary.json")).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn an_overwrite_that_cannot_start_leaves_the_old_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    quiet(&small(&out), RunMode::New).unwrap();
+    let mut bad = small(&out);
+    bad.data.max_length = 3;
+    assert!(quiet(&bad, RunMode::Overwrite).unwrap_err().to_string().contains("no row fits"));
+    assert!(FILES.iter().all(|file| out.join(file).is_file()));
+}
+
+#[test]
+fn a_stopped_run_is_resumed_to_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = folder.path().join("straight");
+    quiet(&small(&straight), RunMode::New).unwrap();
+    let out = folder.path().join("stopped");
+    let stop = StopFlag::default();
+    stop.request();
+    let summary = run(&small(&out), RunMode::New, &stop, &mut |_| {}).unwrap();
+    assert!(summary.outcome.stopped && summary.outcome.step == 1 && summary.after.is_none());
+    assert!(!out.join("model").exists());
+    let summary = quiet(&small(&out), RunMode::Resume).unwrap();
+    assert!(!summary.outcome.stopped && summary.before.is_some());
+    let model = |out: &Path| std::fs::read(out.join("model/model.safetensors")).unwrap();
+    assert_eq!(model(&out), model(&straight));
+}
+
+#[test]
+fn directories_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("photos");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("cat.jpg"), "cat").unwrap();
+    assert!(refused(&small(&out)).contains("files that are not a run's"));
+    let error = quiet(&small(&out), RunMode::Overwrite).unwrap_err().to_string();
+    assert!(error.contains("files that are not a run's"), "{error}");
+    let error = quiet(&small(&folder.path().join("none")), RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("holds no run"), "{error}");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(refused(&small(&file)).contains("not a directory"));
+    // A directory below a file can be made by nobody, root included.
+    assert!(refused(&small(&file.join("run"))).contains("cannot"));
+}
+
+/// A long and a short file of these lines, and the tokenizer of the toy corpus.
+fn with_files(folder: &Path, long: &[u8], short: &[u8]) -> RunConfig {
+    let words = mixdistill::data::arith::vocabulary();
+    let tokenizer = mixdistill::data::TextTokenizer::builtin(words.iter().map(String::as_str));
+    let tokenizer_path = folder.join("tokenizer.json");
+    std::fs::write(&tokenizer_path, tokenizer.unwrap().to_json().unwrap()).unwrap();
+    let mut config = small(&folder.join("run"));
+    config.data.tokenizer = Some(tokenizer_path);
+    for (name, bytes) in [("long", long), ("short", short)] {
+        let path = folder.join(format!("{name}.jsonl"));
+        std::fs::write(&path, bytes).unwrap();
+        let columns = ColumnMap::default();
+        config.data.sources.push(SourceConfig { name: name.into(), path, columns });
+    }
+    config
+}
+
+fn lines(count: usize, solution: &str) -> Vec<u8> {
+    let line = |i: usize| {
+        let gold = i + i;
+        format!("{{\"question\": \"{i} + {i}?\", \"solution\": \"{solution}\", \"gold_answer\": {gold}}}\n")
+    };
+    (0..count).map(line).collect::<String>().into_bytes()
+}
+
+#[test]
+fn a_run_on_files_trains_and_accounts_for_every_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = lines(30, "one step, and one more step, and the answer");
+    let short = [lines(40, "the answer"), b"{\"question\": \"0 + 0?\", \"solution\": \"again\", \"gold_answer\": 0}\n".to_vec()].concat();
+    let mut config = with_files(folder.path(), &long, &short);
+    config.data.hold_out = 0.2;
+    let summary = quiet(&config, RunMode::New).unwrap();
+    let [long, short] = &summary.ledger.sources[..] else { panic!("two sources") };
+    assert_eq!((long.read, long.usable, long.unmatched), (30, 30, 0));
+    assert_eq!((short.read, short.usable, short.unmatched, short.duplicates), (41, 30, 10, 1));
+    assert_eq!((summary.ledger.training, summary.ledger.held_out), (24, 6));
+    assert!(summary.ledger.adds_up());
+    assert_eq!(summary.before.unwrap().questions, 5);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_with_their_place() {
+    let good = || lines(20, "the answer");
+    let folder = tempfile::tempdir().unwrap();
+    let attempt = |long: &[u8]| refused(&with_files(folder.path(), long, &good()));
+    let after = |line: &[u8]| [lines(3, "the answer"), line.to_vec()].concat();
+    let cases: [(&[u8], &[&str]); 6] = [
+        (b"", &["long.jsonl"]),
+        (&after(b"{\"question\": \"broken"), &["long.jsonl:4"]),
+        (&after(b"{\"question\": \"\xff\", \"solution\": \"x\"}\n"), &["long.jsonl:4", "UTF-8"]),
+        (b"{\"question\": \"no solution\"}\n", &["long.jsonl:1", "solution"]),
+        (&after(b"{\"question\": \"q\", \"solution\": 12, \"gold_answer\": 1}\n"), &["long.jsonl:4", "`solution`", "12"]),
+        (&lines(20, " "), &["`long` has no usable record"]),
+    ];
+    for (bytes, parts) in cases {
+        let error = attempt(bytes);
+        for part in parts {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+    let mut config = with_files(folder.path(), &good(), &good());
+    config.data.sources[1].path = folder.path().join("none.jsonl");
+    assert!(refused(&config).contains("none.jsonl"));
+    let mut config = with_files(folder.path(), &good(), &good());
+    config.data.tokenizer = None;
+    assert!(refused(&config).contains("--tokenizer"));
+    let other = b"{\"question\": \"else\", \"solution\": \"x\"}\n";
+    assert!(refused(&with_files(folder.path(), &good(), other)).contains("no problem is answered by every source"));
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    type Change = fn(&mut RunConfig);
+    let cases: [(Change, &str); 12] = [
+        (|c| c.data.max_length = 1, "data.max_length"),
+        (|c| c.data.max_length = 5, "no row fits 5 tokens"),
+        (|c| c.data.hold_out = 1.0, "data.hold_out"),
+        (|c| c.model.vocab_size = 50, "the tokenizer has"),
+        (|c| c.model.num_key_value_heads = 3, "num_key_value_heads"),
+        (|c| c.model.hidden_size = 0, "model.hidden_size"),
+        (|c| c.train.learning_rate = -1.0, "train.learning_rate"),
+        (|c| c.generate.top_p = 2.0, "generate.top_p"),
+        (|c| c.backend = "gpu".into(), "there is no such backend"),
+        (|c| c.data.toy.operations = (3, 2), "data.toy.operations"),
+        (|c| { c.mixture.weights.insert("long".into(), -0.2); }, "the weight of `long` is -0.2"),
+        (|c| { c.mixture.weights.remove("long"); }, "source `long` has no weight"),
+    ];
+    for (change, message) in cases {
+        let mut config = small(&out);
+        change(&mut config);
+        let error = refused(&config);
+        assert!(error.contains(message), "{message} in {error}");
+    }
+    let mut config = small(&out);
+    for share in [-0.1, 1.1, f64::NAN] {
+        assert!(config.set_share(share).unwrap_err().to_string().contains("0 to 1"));
+    }
+    if !cfg!(feature = "cuda") {
+        config.backend = "cuda".into();
+        assert!(refused(&config).contains("--features cuda"));
+    }
+}
+
+#[test]
+fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
+    for (text, parts) in [
+        ("seed = 1\nsede = 2\n", ["line 2", "sede"]),
+        ("[train]\nlearning_rat = 1\n", ["line 2", "learning_rat"]),
+        ("[data]\ntoo_long = \"maybe\"\n", ["line 2", "maybe"]),
+        ("[mixture\n", ["line 1", "config"]),
+    ] {
+        let error = RunConfig::from_toml(text).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+    let mut config = RunConfig::default();
+    config.mixture.share = Share::Tokens;
+    config.mixture.schedule = Schedule::Linear { to: config.mixture.weights.clone() };
+    config.data.too_long = TooLong::Cut;
+    assert_eq!(RunConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+}
+
+#[test]
+fn a_comparison_trains_all_three_with_the_same_updates() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("compare");
+    let stop = StopFlag::default();
+    let table = compare(&small(&out), RunMode::New, &stop, &mut |_| {}).unwrap();
+    let names: Vec<&str> = table.lines.iter().map(|line| line.name.as_str()).collect();
+    assert_eq!(names, ["untuned", "long", "short", "mix"]);
+    assert!(table.lines[1..].iter().all(|line| line.steps == 6));
+    let trained: Vec<u64> = table.lines.iter().map(|line| line.trained_tokens).collect();
+    assert!(trained[1] > trained[3] && trained[3] > trained[2], "{trained:?}");
+    assert!(out.join("compare.svg").is_file() && out.join("compare.json").is_file());
+    let ledger = std::fs::read(out.join("mix/mixture.json")).unwrap();
+    assert!(String::from_utf8(ledger).unwrap().contains("\"requested\": 0.2"));
+    // Taken up again, everything is done already.
+    let mut said = vec![];
+    let again = compare(&small(&out), RunMode::Resume, &stop, &mut |line| said.push(line.to_owned()));
+    assert_eq!(again.unwrap(), table);
+    assert_eq!(said.iter().filter(|line| *line == "already done").count(), 3);
+}
+
+/// The example's program, which `cargo test` builds beside the tests.
+fn train_mix(arguments: &[&str]) -> Output {
+    let deps = std::env::current_exe().unwrap();
+    let profile: PathBuf = deps.parent().unwrap().parent().unwrap().to_owned();
+    let program = profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
+    assert!(program.is_file(), "build it with `cargo build --example train_mix`");
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+#[test]
+fn the_program_fails_with_one_line_that_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run").display().to_string();
+    let config = folder.path().join("c.toml");
+    std::fs::write(&config, "colour = 1\n").unwrap();
+    let config = config.display().to_string();
+    for (arguments, message) in [
+        (vec!["--share", "1.5"], "setting `share`: it is 1.5"),
+        (vec!["--backend", "abacus"], "there is no such backend"),
+        (vec!["--too-long", "maybe"], "unknown variant"),
+        (vec!["--config", &config], "unknown field `colour`"),
+        (vec!["--resume"], "holds no run"),
+        (vec!["--long", "a.jsonl", "--short", "b.jsonl"], "--tokenizer"),
+        (vec!["--long", "a.jsonl"], "--short"),
+        (vec!["--steps", "0"], "train.steps"),
+    ] {
+        let output = train_mix(&[&arguments[..], &["--out", &out]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(message), "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+        assert!(!Path::new(&out).join("config.toml").exists());
+    }
+}
+
+#[test]
+fn flags_override_the_settings_file_and_the_printed_settings_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    std::fs::write(&path, "seed = 7\n[train]\nsteps = 9\nbatch_size = 3\n").unwrap();
+    let path = path.display().to_string();
+    let output = train_mix(&["--config", &path, "--steps", "5", "--share", "0.5", "--print-config"]);
+    assert!(output.status.success());
+    let config = RunConfig::from_toml(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    assert_eq!((config.seed, config.train.steps, config.train.batch_size), (7, Some(5), 3));
+    assert_eq!(config.mixture.weights["long"], 0.5);
+}
+
+#[test]
+fn real_traces_are_accounted_for() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !data.is_dir() {
+        println!("skipped: ../shared/data is not here");
+        return;
+    }
+    let mut config = RunConfig::default();
+    config.data.tokenizer = Some(data.join("tokenizers/gpt2/tokenizer.json"));
+    config.data.max_length = 2048;
+    for (name, file) in [("long", "deepseek-r1-distill-qwen-32b"), ("short", "qwen2.5-32b-instruct")] {
+        let path = data.join(format!("longcot_example/{file}.jsonl"));
+        let columns = ColumnMap::default();
+        config.data.sources.push(SourceConfig { name: name.into(), path, columns });
+    }
+    let prepared = mixdistill::recipe::Prepared::new(&config).unwrap();
+    let ledger = &prepared.ledger;
+    assert!(ledger.adds_up(), "{ledger}");
+    let [long, short] = &ledger.sources[..] else { panic!("two sources") };
+    assert_eq!((long.read, short.read, ledger.joined), (291, 497, 291));
+    assert_eq!(short.unmatched, 206);
+    assert!(long.too_long > 100 && long.usable + long.too_long == 291, "{ledger}");
+    // Too few long answers fit for a fifth of the rows: all are used, and it is said.
+    let long = &prepared.report.sources[0];
+    assert_eq!(long.rows, long.available);
+    assert!(prepared.report.shortfalls[0].contains("not 20.0 %"), "{}", prepared.report);
+    assert!(!prepared.questions.is_empty(), "gold answers become references");
+}

@@ -1,0 +1,389 @@
+//! Training: the split of a step changes nothing, the loss falls, a run can be taken up.
+
+mod common;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use common::{devices, relative_error, rows, tiny};
+use mixdistill::data::{Batch, Row, RowStream};
+use mixdistill::model::{Architecture, CausalLm, DecoderConfig, DecoderLm, named_tensors};
+use mixdistill::train::{
+    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, StopFlag,
+    Surroundings, TrainConfig, global_norm, held_out_losses, named_gradients, read_metrics,
+    step_gradients,
+};
+use mixdistill::{Error, Result};
+use std::ops::Range;
+
+/// Eight rows of unequal length and unequal masks, one of them with hardly any prompt.
+fn unequal() -> Vec<Row> {
+    rows(&[(12, 3), (5, 4), (9, 1), (20, 2), (7, 6), (14, 13), (3, 1), (11, 5)])
+}
+
+struct Rows(Vec<Row>);
+
+impl RowStream for Rows {
+    fn rows_per_epoch(&self) -> usize {
+        self.0.len()
+    }
+
+    fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
+        Ok(range.map(|n| self.0[n as usize % self.0.len()].clone()).collect())
+    }
+}
+
+fn config(steps: usize) -> TrainConfig {
+    TrainConfig {
+        steps: Some(steps),
+        batch_size: 3,
+        accumulate: 1,
+        learning_rate: 1e-2,
+        warmup_steps: 2,
+        evaluate_every: 0,
+        checkpoint_every: 0,
+        ..TrainConfig::default()
+    }
+}
+
+fn fit(
+    learner: &mut Learner<DecoderLm>,
+    store: Option<&CheckpointStore>,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<mixdistill::train::Outcome> {
+    let surroundings = Surroundings { held_out: &[], observer, stop, checkpoints: store };
+    learner.fit(&mut Rows(unequal()), surroundings)
+}
+
+#[test]
+fn any_split_into_micro_batches_gives_the_same_loss_and_gradients() {
+    for device in devices() {
+        let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
+        let rows = unequal();
+        let whole = step_gradients(&model, &Batch::split(&rows, 8, 1)).unwrap();
+        assert_eq!(whole.trained, 9 + 1 + 8 + 18 + 1 + 1 + 2 + 6);
+        let expected = named_gradients(&model, &whole.gradients).unwrap();
+        assert!(expected.len() > 20);
+        for per_batch in [1, 2, 3, 5, 7] {
+            let parts = step_gradients(&model, &Batch::split(&rows, per_batch, 4)).unwrap();
+            assert!((parts.loss / whole.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
+            for (name, gradient) in named_gradients(&model, &parts.gradients).unwrap() {
+                let error = relative_error(&gradient.values, &expected[&name].values);
+                // f32 sums in another order.
+                assert!(error < 5e-6, "{name} with {per_batch} rows a batch: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let device = devices()[0].clone().autodiff();
+    let model = tiny(Architecture::Llama).init(1, &device).unwrap();
+    let batches = Batch::split(&unequal(), 4, 1);
+    let step = step_gradients(&model, &batches).unwrap();
+    let gradients = named_gradients(&model, &step.gradients).unwrap();
+    let loss_with = |name: &str, index: usize, change: f32| -> f64 {
+        let mut tensors = named_tensors(&model).unwrap();
+        tensors.get_mut(name).unwrap().values[index] += change;
+        let moved =
+            mixdistill::model::with_named_tensors(model.clone(), &mut |n| tensors.remove(n)).unwrap();
+        step_gradients(&moved, &batches).unwrap().loss
+    };
+    for name in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"] {
+        for index in [0, 7, 13] {
+            let h = 1e-2;
+            let numeric = (loss_with(name, index, h) - loss_with(name, index, -h)) / f64::from(2.0 * h);
+            let exact = f64::from(gradients[name].values[index]);
+            // Differences of an f32 loss of about 3: 1e-7 * 3 / 2e-2, and h squared.
+            assert!((numeric - exact).abs() < 2e-4 + 2e-3 * exact.abs(), "{name}[{index}]: {numeric} {exact}");
+        }
+    }
+}
+
+#[test]
+fn a_model_learns_four_examples_by_heart() {
+    for device in devices() {
+        let model = DecoderConfig { hidden_size: 32, ..tiny(Architecture::Llama) };
+        let model = model.init(1, &device.autodiff()).unwrap();
+        let config = TrainConfig { steps: Some(150), batch_size: 4, ..config(150) };
+        let mut learner = Learner::new(model, config).unwrap();
+        let four = unequal()[..4].to_vec();
+        let mut loss = f64::INFINITY;
+        for _ in 0..150 {
+            loss = learner.train_step(&four, 150).unwrap().loss;
+        }
+        assert!(loss < 0.05, "{loss}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let train = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+            let mut learner = Learner::new(model, config(6)).unwrap();
+            fit(&mut learner, None, &mut (), &StopFlag::default()).unwrap();
+            named_tensors(learner.model()).unwrap()
+        })
+    };
+    assert_eq!(train(2), train(2));
+}
+
+#[test]
+fn the_gradient_is_clipped_by_its_global_norm() {
+    let device = devices()[0].clone().autodiff();
+    let model = tiny(Architecture::Llama).init(1, &device).unwrap();
+    let batches = Batch::split(&unequal(), 8, 1);
+    let step = step_gradients(&model, &batches).unwrap();
+    let named = named_gradients(&model, &step.gradients).unwrap();
+    let squares = named.values().flat_map(|t| &t.values).map(|x| f64::from(*x).powi(2));
+    let expected = squares.sum::<f64>().sqrt();
+    let norm = global_norm(&model, &step.gradients).unwrap();
+    assert!((norm / expected - 1.0).abs() < 1e-6, "{norm} {expected}");
+    let clipped = mixdistill::train::scaled(&model, step.gradients, 0.1 / norm);
+    assert!((global_norm(&model, &clipped).unwrap() - 0.1).abs() < 1e-6);
+
+    // AdamW does not see a common factor but for epsilon; with a large one it does.
+    let update = |max_grad_norm| {
+        let config = TrainConfig { max_grad_norm, epsilon: 1.0, warmup_steps: 0, ..config(1) };
+        let before = named_tensors(&model).unwrap();
+        let mut learner = Learner::new(model.clone(), config).unwrap();
+        let report = learner.train_step(&unequal(), 1).unwrap();
+        assert!((report.gradient_norm / norm - 1.0).abs() < 1e-5, "reported before clipping");
+        let after = named_tensors(learner.model()).unwrap();
+        let change = |name: &String| -> f64 {
+            let pairs = after[name].values.iter().zip(&before[name].values);
+            pairs.map(|(a, b)| f64::from(a - b).abs()).sum()
+        };
+        before.keys().map(change).sum::<f64>()
+    };
+    assert!(update(0.01 * norm) < 0.05 * update(0.0));
+}
+
+#[test]
+fn matrices_decay_and_norms_and_biases_do_not() {
+    let device = devices()[0].clone().autodiff();
+    let model = tiny(Architecture::Qwen2).init(1, &device).unwrap();
+    let train = |weight_decay| {
+        let config = TrainConfig { weight_decay, warmup_steps: 0, ..config(1) };
+        let mut learner = Learner::new(model.clone(), config).unwrap();
+        learner.train_step(&unequal(), 1).unwrap();
+        named_tensors(learner.model()).unwrap()
+    };
+    let (without, with) = (train(0.0), train(0.5));
+    let before = named_tensors(&model).unwrap();
+    for (name, tensor) in &with {
+        let decays = tensor.shape.len() == 2;
+        assert_eq!(decays, tensor != &without[name], "{name}");
+        if decays {
+            for (i, value) in tensor.values.iter().enumerate() {
+                let expected = without[name].values[i] - 1e-2 * 0.5 * before[name].values[i];
+                assert!((value - expected).abs() < 1e-6, "{name}[{i}]");
+            }
+        }
+    }
+}
+
+#[test]
+fn held_out_losses_are_each_sources_own_and_change_nothing() {
+    let device = devices()[0].clone().autodiff();
+    let model = tiny(Architecture::Llama).init(1, &device).unwrap();
+    let all = unequal();
+    let held_out = vec![
+        HeldOut { name: "long".into(), rows: all[..5].to_vec() },
+        HeldOut { name: "short".into(), rows: all[5..].to_vec() },
+        HeldOut { name: "none".into(), rows: vec![] },
+    ];
+    let losses = held_out_losses(&model, &held_out, 2, 1, &mut |_| Ok(())).unwrap();
+    for (source, loss) in held_out.iter().zip(&losses).take(2) {
+        let batch = Batch::split(&source.rows, 100, 1);
+        let expected = step_gradients(&model, &batch).unwrap();
+        assert_eq!((loss.rows, loss.trained_tokens), (source.rows.len(), expected.trained));
+        assert!((loss.loss / expected.loss - 1.0).abs() < 1e-6);
+    }
+    assert_eq!((losses[2].rows, losses[2].loss), (0, 0.0));
+    let before = named_tensors(&model).unwrap();
+    assert_eq!(named_tensors(&model).unwrap(), before);
+}
+
+/// Asks for a stop after a step.
+struct StopAfter<'a>(usize, &'a StopFlag);
+
+impl Observer for StopAfter<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        if matches!(event, Event::Step(report) if report.step == self.0) {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
+fn learner(steps: usize) -> Learner<DecoderLm> {
+    let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+    Learner::new(model, config(steps)).unwrap()
+}
+
+#[test]
+fn a_stopped_and_resumed_run_ends_in_the_same_bits() {
+    let mut straight = learner(7);
+    fit(&mut straight, None, &mut (), &StopFlag::default()).unwrap();
+    let expected = named_tensors(straight.model()).unwrap();
+    for stop_after in [1, 3, 6] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({"run": 1}));
+        let stop = StopFlag::default();
+        let outcome = fit(&mut learner(7), Some(&store), &mut StopAfter(stop_after, &stop), &stop);
+        let outcome = outcome.unwrap();
+        assert!(outcome.stopped && outcome.step == stop_after);
+        let mut resumed = learner(7);
+        store.resume(&mut resumed).unwrap();
+        assert_eq!(resumed.step(), stop_after);
+        let outcome = fit(&mut resumed, Some(&store), &mut (), &StopFlag::default()).unwrap();
+        assert!(!outcome.stopped && outcome.step == 7);
+        assert_eq!(named_tensors(resumed.model()).unwrap(), expected, "after {stop_after}");
+    }
+}
+
+#[test]
+fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.1, "data": "x"}));
+    let mut training = learner(5);
+    let empty = store.resume(&mut training).unwrap_err().to_string();
+    assert!(empty.contains("there is no checkpoint"), "{empty}");
+    for _ in 0..4 {
+        training.train_step(&unequal(), 5).unwrap();
+        store.save(&training).unwrap();
+    }
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["step-000003", "step-000004"]);
+
+    let other = CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.2, "data": "x"}));
+    let error = other.resume(&mut learner(5)).unwrap_err().to_string();
+    assert!(error.contains("rate was 0.1, is 0.2") && !error.contains("data was"), "{error}");
+
+    // A flipped bit in the newest: it is named, and the one before is used.
+    let damaged = folder.path().join("step-000004/optimizer.safetensors");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let mut resumed = learner(5);
+    let (path, skipped) = store.resume(&mut resumed).unwrap();
+    assert!(path.ends_with("step-000003") && resumed.step() == 3);
+    assert!(skipped.len() == 1 && skipped[0].contains("optimizer.safetensors is damaged"));
+}
+
+/// A model whose loss is what a switch says, to test what training does with it.
+#[derive(Module, Debug)]
+struct Broken {
+    inner: DecoderLm,
+    factor: f64,
+}
+
+impl CausalLm for Broken {
+    fn vocabulary_size(&self) -> usize {
+        self.inner.vocabulary_size()
+    }
+
+    fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
+        self.inner.loss_sum(batch, scale) * self.factor
+    }
+}
+
+#[test]
+fn a_loss_or_gradient_that_is_not_finite_stops_the_run_and_names_everything() {
+    for (factor, what) in [(f64::NAN, "loss"), (f64::INFINITY, "loss"), (1e30, "gradient norm")] {
+        let inner = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+        let before = named_tensors(&inner).unwrap();
+        let mut learner = Learner::new(Broken { inner, factor }, config(3)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(folder.path(), 2, serde_json::Value::Null);
+        store.save(&learner).unwrap();
+        let stop = StopFlag::default();
+        let surroundings =
+            Surroundings { held_out: &[], observer: &mut (), stop: &stop, checkpoints: Some(&store) };
+        let error = learner.fit(&mut Rows(unequal()), surroundings).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::NotFinite { step: 1, .. }));
+        assert!(text.contains(&format!("step 1: the {what} is not finite")), "{text}");
+        assert!(text.contains("row 0, row 1, row 2") && text.contains("step-000000"), "{text}");
+        assert_eq!(named_tensors(&learner.model().inner).unwrap(), before, "no update was made");
+    }
+}
+
+#[test]
+fn epochs_lose_no_row_and_the_last_step_may_be_short() {
+    #[derive(Default)]
+    struct Count(Vec<usize>);
+    impl Observer for Count {
+        fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+            if let Event::Step(report) = event {
+                self.0.push(report.rows);
+            }
+            Ok(())
+        }
+    }
+    let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+    let config = TrainConfig { steps: None, epochs: 2.0, accumulate: 2, ..config(1) };
+    let mut learner = Learner::new(model, config).unwrap();
+    let mut count = Count::default();
+    fit(&mut learner, None, &mut count, &StopFlag::default()).unwrap();
+    assert_eq!(count.0, [6, 6, 4], "two epochs of eight rows in steps of six");
+}
+
+#[test]
+fn settings_out_of_range_are_refused_by_name() {
+    let fine = TrainConfig::default;
+    for (config, key) in [
+        (TrainConfig { batch_size: 0, ..fine() }, "train.batch_size"),
+        (TrainConfig { accumulate: 0, ..fine() }, "train.accumulate"),
+        (TrainConfig { steps: Some(0), ..fine() }, "train.steps"),
+        (TrainConfig { epochs: -1.0, ..fine() }, "train.epochs"),
+        (TrainConfig { epochs: f64::NAN, ..fine() }, "train.epochs"),
+        (TrainConfig { learning_rate: 0.0, ..fine() }, "train.learning_rate"),
+        (TrainConfig { beta_2: 1.0, ..fine() }, "train.beta_2"),
+        (TrainConfig { weight_decay: -0.1, ..fine() }, "train.weight_decay"),
+    ] {
+        let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+        let error = Learner::new(model, config).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+    let plain = tiny(Architecture::Llama).init(1, &devices()[0]).unwrap();
+    let error = Learner::new(plain, fine()).unwrap_err().to_string();
+    assert!(error.contains("does not compute gradients"), "{error}");
+}
+
+#[test]
+fn metrics_of_a_resumed_run_have_each_step_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut first = learner(5);
+    let mut file = MetricsFile::create(&path).unwrap();
+    fit(&mut first, None, &mut file, &StopFlag::default()).unwrap();
+    drop(file);
+    // A line that was cut off by a crash.
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.push_str("{\"event\":\"step\",\"st");
+    std::fs::write(&path, text).unwrap();
+    assert!(MetricsFile::create(&path).is_err(), "an existing file is not overwritten");
+    drop(MetricsFile::resume(&path, 3).unwrap());
+    let steps: Vec<usize> = read_metrics(&path)
+        .unwrap()
+        .iter()
+        .map(|metric| match metric {
+            Metric::Step(report) => report.step,
+            Metric::Evaluation(report) => report.step,
+        })
+        .collect();
+    assert_eq!(steps, [1, 2, 3]);
+}
