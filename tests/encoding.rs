@@ -79,6 +79,10 @@ fn rows_that_do_not_fit_are_dropped_and_counted() {
     assert_eq!(ledger.sources[1].too_long, 0);
     assert_eq!(kept.len(), 50, "the short answers of those problems remain");
     assert_eq!(kept.available(0), 40);
+
+    let complete = kept.complete(&mut ledger).unwrap();
+    assert!(ledger.adds_up(), "{ledger}");
+    assert_eq!((complete.len(), ledger.sources[1].unmatched), (40, 10));
 }
 
 #[test]

@@ -291,12 +291,55 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
 }
 
 /// The example's program, which `cargo test` builds beside the tests.
-fn train_mix(arguments: &[&str]) -> Output {
+fn program() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let profile: PathBuf = deps.parent().unwrap().parent().unwrap().to_owned();
     let program = profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
     assert!(program.is_file(), "build it with `cargo build --example train_mix`");
-    Command::new(program).args(arguments).output().unwrap()
+    program
+}
+
+fn train_mix(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut config = small(&out);
+    config.train.steps = Some(400);
+    config.train.evaluate_every = 0;
+    config.evaluation.questions = 0;
+    let settings = folder.path().join("c.toml");
+    std::fs::write(&settings, config.to_toml().unwrap()).unwrap();
+    let child = Command::new(program())
+        .arg("--config")
+        .arg(&settings)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // As soon as a few steps are made.
+    let metrics = out.join("metrics.jsonl");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < 5 {
+        assert!(std::time::Instant::now() < deadline, "no step was made");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(75), "{text}");
+    assert!(text.contains("a checkpoint is saved") && text.contains("--resume"), "{text}");
+    let output = train_mix(&["--resume", "--out", &out.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("resuming from"));
+    let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+    let summary: mixdistill::recipe::Summary = serde_json::from_str(&summary).unwrap();
+    assert_eq!((summary.outcome.step, summary.outcome.stopped), (400, false));
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub struct SourceLedger {
     pub empty_solutions: usize,
     /// Left out: the source already answers this problem (the first answer is kept).
     pub duplicates: usize,
-    /// Left out: no other source answers this problem.
+    /// Left out: another source does not answer this problem, and only problems that all answer
+    /// were asked for.
     pub unmatched: usize,
     /// Left out: prompt, answer and end token exceed the length limit.
     pub too_long: usize,
@@ -53,7 +54,8 @@ pub struct Ledger {
     pub sources: Vec<SourceLedger>,
     /// Problems after joining the sources.
     pub joined: usize,
-    /// Problems left out because none of their answers fits the length limit.
+    /// Problems left out because none of their answers fits the length limit, or not all of them
+    /// where all were asked for.
     pub without_answer: usize,
     /// Problems kept for evaluation.
     pub held_out: usize,
@@ -90,7 +92,7 @@ impl fmt::Display for Ledger {
         }
         write!(
             f,
-            "problems: {} joined = {} to train on + {} held out + {} without an answer that fits",
+            "problems: {} joined = {} to train on + {} held out + {} without the answers they need",
             self.joined, self.training, self.held_out, self.without_answer
         )
     }

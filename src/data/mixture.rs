@@ -164,6 +164,7 @@ impl MixDistillation {
             });
         }
         let weights = resolve(&config.weights, &pairs, "mixture.weights")?;
+        let weights_len = weights.len();
         let end_weights = match &config.schedule {
             Schedule::Constant => weights.clone(),
             Schedule::Linear { to } => resolve(to, &pairs, "mixture.schedule.linear.to")?,
@@ -186,6 +187,22 @@ impl MixDistillation {
                 "a share of tokens needs the answers' lengths in tokens",
                 "Encode the sources first and pass the lengths",
             ));
+        }
+        if let (Share::Tokens, Some(lengths)) = (config.share, &lengths) {
+            let unknown = (0..pairs.len())
+                .flat_map(|problem| (0..weights_len).map(move |source| (problem, source)))
+                .find(|&(problem, source)| {
+                    let record = pairs.record_index(problem, source);
+                    record.is_some_and(|record| lengths.get(source, record).is_none())
+                });
+            if let Some((problem, source)) = unknown {
+                let name = pairs.sources()[source].name();
+                return Err(Error::config(
+                    "mixture.share",
+                    format!("the length of `{name}`'s answer to problem {problem} is not known"),
+                    "Take the pairs that `Encoded::fitting` gives",
+                ));
+            }
         }
         let mut mixture = Self {
             pairs,
@@ -374,7 +391,7 @@ fn resolve(weights: &BTreeMap<String, f64>, pairs: &Pairs, key: &str) -> Result<
     for name in &names {
         let Some(&weight) = weights.get(*name) else {
             let what = format!("source `{name}` has no weight");
-            return Err(Error::config(key, what, "Give it one; 0 leaves its answers out"));
+            return Err(Error::config(key, what, "Give it one; with 0 it serves only problems that no other source answers"));
         };
         if !weight.is_finite() || weight < 0.0 {
             let what = format!("the weight of `{name}` is {weight}");

@@ -152,6 +152,23 @@ impl Pairs {
         Ok((pairs, ledger))
     }
 
+    /// The problems that every source still answers; the others' answers are counted as unmatched.
+    /// For use after [`Encoded::fitting`](super::Encoded::fitting), where sources are to be
+    /// compared on the same problems.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] where there is none.
+    pub fn complete(mut self, ledger: &mut Ledger) -> Result<Self> {
+        let before = self.len();
+        self.keep_complete(ledger)?;
+        for (index, line) in ledger.sources.iter_mut().enumerate() {
+            line.usable = self.available(index);
+        }
+        ledger.without_answer += before - self.len();
+        ledger.training = self.len();
+        Ok(self)
+    }
+
     /// Drops the problems that a source lacks, and counts their records as unmatched.
     fn keep_complete(&mut self, ledger: &mut Ledger) -> Result<()> {
         let width = self.sources.len();
@@ -180,9 +197,9 @@ impl Pairs {
                     "no problem is answered by every source; first keys: {}",
                     shown.join("; ")
                 ),
-                hint: "Check that the files answer the same problems and that the right columns \
-                       are read as problem and id; `join = \"outer\"` keeps problems that one \
-                       source alone answers"
+                hint: "Check that the files answer the same problems, that the right columns are \
+                       read as problem and id, and that the answers fit the length limit; \
+                       `join = \"outer\"` keeps problems that one source alone answers"
                     .into(),
             });
         }

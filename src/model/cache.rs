@@ -8,7 +8,8 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
-/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`.
+/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity doubles when
+/// it is used up, so that a generous length limit costs nothing.
 #[derive(Debug)]
 pub(super) struct LayerCache {
     keys: Option<Tensor<4>>,
@@ -35,8 +36,13 @@ impl LayerCache {
         let [rows, _, new, keys] = mask.dims();
         let start = self.filled;
         let append = |all: &mut Option<Tensor<4>>, x: Tensor<2>| -> Tensor<4> {
-            let old = all.take().expect("a cache is put back after each use");
-            let [_, kv_heads, _, dim] = old.dims();
+            let mut old = all.take().expect("a cache is put back after each use");
+            let [_, kv_heads, capacity, dim] = old.dims();
+            if capacity < keys {
+                let more = capacity.max(keys - capacity);
+                let room = Tensor::zeros([rows, kv_heads, more, dim], &old.device());
+                old = Tensor::cat(vec![old, room], 2);
+            }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
             // The old tensor is owned here, so that it is written in place.
             let grown = old.slice_assign(

@@ -105,6 +105,22 @@ impl DecoderConfig {
         self.num_key_value_heads * self.head_dim()
     }
 
+    /// Elements of the matrices, about all of the model.
+    fn parameters(&self) -> u128 {
+        let [width, inner, vocabulary, layers, query, key_value] = [
+            self.hidden_size,
+            self.intermediate_size,
+            self.vocab_size,
+            self.num_hidden_layers,
+            self.query_width(),
+            self.key_value_width(),
+        ]
+        .map(|size| size as u128);
+        let layer = width * (2 * query + 2 * key_value + 3 * inner);
+        let heads = if self.tie_word_embeddings { 1 } else { 2 };
+        layers * layer + heads * vocabulary * width
+    }
+
     /// Checks that the sizes fit together.
     ///
     /// # Errors
@@ -132,6 +148,13 @@ impl DecoderConfig {
             if value > LARGEST {
                 return refuse(key, format!("{value} is too large"), "At most 16777216");
             }
+        }
+        /// The crate is for models of up to 3 billion parameters.
+        const MOST_PARAMETERS: u128 = 16_000_000_000;
+        let parameters = self.parameters();
+        if parameters > MOST_PARAMETERS {
+            let what = format!("the sizes make {parameters} parameters");
+            return refuse("hidden_size", what, "Choose a model of at most 16 billion");
         }
         let heads = self.num_attention_heads;
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {

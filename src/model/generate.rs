@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// Added to the score of a key that a query must not see.
 const HIDDEN: f32 = -1e9;
 
+/// New tokens for which a cache has room at first.
+const FIRST_ROOM: usize = 64;
+
 /// How answers are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -164,16 +167,18 @@ impl<'a> Decoding<'a> {
     ) -> Result<Vec<(usize, Generation)>> {
         let shape = self.model.config();
         let device = self.model.device();
-        // The last token of an answer is never an input.
-        let capacity = self.longest + config.max_new_tokens - 1;
-        let table = rotary_table(capacity.max(1), shape.head_dim(), shape.rope_theta, &device);
         let sizes = [
             self.rows.len(),
             shape.num_attention_heads,
             shape.num_key_value_heads,
-            capacity.max(1),
+            self.longest + FIRST_ROOM.min(config.max_new_tokens),
             shape.head_dim(),
         ];
+        let table = |positions| {
+            rotary_table(positions, shape.head_dim(), shape.rope_theta, &device)
+        };
+        let mut positions = sizes[3];
+        let mut rotation = table(positions);
         let mut caches: Vec<LayerCache> =
             (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, &device)).collect();
         let mut finished = vec![];
@@ -185,7 +190,11 @@ impl<'a> Decoding<'a> {
         let mut start = 0;
         loop {
             let new = input.len() / self.rows.len();
-            let step = self.step(start, new, &table, &device);
+            if start + new > positions {
+                positions *= 2;
+                rotation = table(positions);
+            }
+            let step = self.step(start, new, &rotation, &device);
             let ids: Vec<i32> = input.iter().map(|id| *id as i32).collect();
             let ids = TensorData::new(ids, [self.rows.len(), new]);
             let ids = Tensor::<2, Int>::from_data(ids, &device);

@@ -1,7 +1,7 @@
 //! Long only, short only and the mixture, side by side.
 //!
-//! The runs share the initial weights, the problems, the order, the number of updates and the
-//! length limit; only the answers differ.
+//! The runs share the initial weights, the problems (those that both sources answer within the
+//! length limit), the order, the number of updates and the length limit; only the answers differ.
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
@@ -104,6 +104,7 @@ pub fn compare(
     for (name, share) in [("long", 1.0), ("short", 0.0), ("mix", share)] {
         let mut variant = config.clone();
         variant.out = directory.path(name);
+        variant.data.complete = true;
         variant.set_share(share)?;
         say(&format!("\n=== {name}: {:.0} % long answers ===", 100.0 * share));
         let summary = match finished(&variant, mode)? {

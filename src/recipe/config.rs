@@ -29,6 +29,9 @@ pub struct DataConfig {
     pub sources: Vec<SourceConfig>,
     /// Which problems are kept when the sources are joined.
     pub join: Join,
+    /// Whether only problems are kept that every source answers within the length limit; a
+    /// comparison sets it.
+    pub complete: bool,
     /// A `tokenizer.json`; without it the built-in tokenizer.
     pub tokenizer: Option<PathBuf>,
     /// The token that ends an answer; without it the tokenizer's own.
@@ -54,6 +57,7 @@ impl Default for DataConfig {
         Self {
             sources: vec![],
             join: Join::Inner,
+            complete: false,
             tokenizer: None,
             end_token: None,
             max_length: 512,

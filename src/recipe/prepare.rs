@@ -62,10 +62,14 @@ impl Prepared {
                 "Leave it out, or use the model's own tokenizer",
             ));
         }
+        model.max_position_embeddings = model.max_position_embeddings.max(data.max_length);
         model.validate()?;
         let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
         let encoded = encode(config, &pairs, &tokenizer)?;
-        let pairs = encoded.fitting(&pairs, &mut ledger);
+        let mut pairs = encoded.fitting(&pairs, &mut ledger);
+        if data.complete {
+            pairs = pairs.complete(&mut ledger)?;
+        }
         let (training, held, held_encoded) = match test {
             Some(test) => {
                 let (test, _) = Pairs::join(test, data.join)?;

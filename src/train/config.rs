@@ -126,16 +126,17 @@ impl TrainConfig {
         let refuse = |key: &str, value: &dyn std::fmt::Display, hint: &str| {
             Err(Error::config(format!("train.{key}"), format!("it is {value}"), hint))
         };
+        // The bounds are far above any use and keep products of these from overflowing.
         let counts = [
-            ("batch_size", self.batch_size),
-            ("accumulate", self.accumulate),
-            ("keep_checkpoints", self.keep_checkpoints),
-            ("pad_multiple", self.pad_multiple),
-            ("steps", self.steps.unwrap_or(1)),
+            ("batch_size", self.batch_size, 1 << 16),
+            ("accumulate", self.accumulate, 1 << 16),
+            ("keep_checkpoints", self.keep_checkpoints, 1 << 16),
+            ("pad_multiple", self.pad_multiple, 1 << 16),
+            ("steps", self.steps.unwrap_or(1), 1 << 30),
         ];
-        for (key, value) in counts {
-            if value == 0 || value > 1 << 32 {
-                return refuse(key, &value, "Give a positive number");
+        for (key, value, largest) in counts {
+            if value == 0 || value > largest {
+                return refuse(key, &value, &format!("Give a number from 1 to {largest}"));
             }
         }
         if self.steps.is_none() && !(self.epochs > 0.0 && self.epochs <= 1e6) {

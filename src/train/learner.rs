@@ -81,7 +81,8 @@ pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepG
     Ok(StepGradients { loss, trained, gradients: accumulator.grads() })
 }
 
-/// Mean cross-entropy of each source's held-out rows; changes nothing.
+/// Mean cross-entropy of each source's held-out rows; changes nothing. A source without rows has no
+/// line.
 ///
 /// `progress` is called with the rows done so far.
 ///
@@ -97,7 +98,7 @@ pub fn held_out_losses<M: CausalLm>(
     let model = model.valid();
     let mut done = 0;
     let mut losses = vec![];
-    for source in held_out {
+    for source in held_out.iter().filter(|source| !source.rows.is_empty()) {
         let (mut sum, mut trained) = (0.0, 0);
         for batch in Batch::split(&source.rows, batch_size, pad_multiple) {
             if batch.trained > 0 {
