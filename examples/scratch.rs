@@ -28,7 +28,7 @@ fn main() {
     let model = dc.init(1, &device).unwrap();
     use burn::module::Module;
     println!("params {}", model.num_params());
-    let tc = TrainConfig { epochs: env("EPOCHS", 1.0), batch_size: env("B", 8.0) as usize, accumulate: env("ACC", 2.0) as usize, learning_rate: env("LR", 3e-3), warmup_steps: 20, beta_2: env("B2", 0.99), min_lr_ratio: 0.05, weight_decay: 0.01, ..Default::default() };
+    let tc = TrainConfig { epochs: env("EPOCHS", 1.0), packing: env("PACK", 1.0) > 0.0, batch_size: env("B", 8.0) as usize, accumulate: env("ACC", 2.0) as usize, learning_rate: env("LR", 3e-3), warmup_steps: 20, beta_2: env("B2", 0.99), min_lr_ratio: 0.05, weight_decay: 0.01, ..Default::default() };
     let mut learner = Learner::new(model, tc).unwrap();
     let mut rows = MixedRows::new(mix, enc);
     let mut obs = ProgressObserver::default();

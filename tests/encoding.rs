@@ -67,6 +67,14 @@ fn rows_are_laid_out_side_by_side_with_padding_on_the_right() {
     assert_eq!(batch.targets, [2, 3, 4, 5, 0, 0, 7, 8, 0, 0, 0, 0]);
     assert_eq!(batch.weights, [0., 1., 1., 1., 0., 0., 1., 1., 0., 0., 0., 0.]);
     assert_eq!((batch.tokens, batch.trained, batch.padding()), (6, 5, 6));
+
+    let batch = Batch::packed(rows, 4);
+    assert_eq!((batch.rows, batch.length, batch.examples), (1, 8, 2));
+    assert_eq!(batch.ids, [1, 2, 3, 4, 6, 7, 0, 0]);
+    assert_eq!(batch.targets, [2, 3, 4, 5, 7, 8, 0, 0]);
+    assert_eq!(batch.weights, [0., 1., 1., 1., 1., 1., 0., 0.]);
+    assert_eq!(batch.positions, [0, 1, 2, 3, 0, 1, 0, 1]);
+    assert_eq!(batch.starts, [0, 0, 0, 0, 4, 4, 6, 6]);
 }
 
 #[test]
@@ -131,22 +139,24 @@ fn the_token_ledger_adds_up_from_the_report_to_the_batches() {
     let mixture = mixture.unwrap();
     let total = mixture.report().total();
     let mut stream = MixedRows::new(mixture, encoded);
-    let (mut tokens, mut trained, mut positions, mut padding, mut rows) = (0, 0, 0, 0, 0);
-    for first in (0..101).step_by(16) {
-        let step = stream.rows(first..(first + 16).min(101)).unwrap();
-        for batch in Batch::split(&step, 4, 8) {
-            rows += batch.rows;
-            tokens += batch.tokens;
-            trained += batch.trained;
-            padding += batch.padding();
-            positions += batch.rows * batch.length;
+    for packing in [false, true] {
+        let (mut tokens, mut trained, mut positions, mut padding, mut rows) = (0, 0, 0, 0, 0);
+        for first in (0..101).step_by(16) {
+            let step = stream.rows(first..(first + 16).min(101)).unwrap();
+            for batch in Batch::split(&step, 4, 8, packing) {
+                rows += batch.examples;
+                tokens += batch.tokens;
+                trained += batch.trained;
+                padding += batch.padding();
+                positions += batch.rows * batch.length;
+            }
         }
+        assert_eq!(rows, 101);
+        // The last token of a row is a target only.
+        assert_eq!(tokens as u64, total.tokens - 101);
+        assert_eq!(trained as u64, total.trained_tokens);
+        assert_eq!(positions, tokens + padding);
     }
-    assert_eq!(rows, 101);
-    // The last token of a row is a target only.
-    assert_eq!(tokens as u64, total.tokens - 101);
-    assert_eq!(trained as u64, total.trained_tokens);
-    assert_eq!(positions, tokens + padding);
 }
 
 #[test]

@@ -60,14 +60,38 @@ fn any_split_into_micro_batches_gives_the_same_loss_and_gradients() {
     for device in devices() {
         let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
         let rows = unequal();
-        let whole = step_gradients(&model, &Batch::split(&rows, 8, 1)).unwrap();
+        let whole = step_gradients(&model, &Batch::split(&rows, 8, 1, false)).unwrap();
         assert_eq!(whole.trained, 9 + 1 + 8 + 18 + 1 + 1 + 2 + 6);
         let expected = named_gradients(&model, &whole.gradients).unwrap();
         assert!(expected.len() > 20);
         for per_batch in [1, 2, 3, 5, 7] {
-            let parts = step_gradients(&model, &Batch::split(&rows, per_batch, 4)).unwrap();
+            let parts = step_gradients(&model, &Batch::split(&rows, per_batch, 4, false)).unwrap();
             assert!((parts.loss / whole.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
             for (name, gradient) in named_gradients(&model, &parts.gradients).unwrap() {
+                let error = relative_error(&gradient.values, &expected[&name].values);
+                // f32 sums in another order.
+                assert!(error < 5e-6, "{name} with {per_batch} rows a batch: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_changes_no_loss_and_no_gradient() {
+    for device in devices() {
+        let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
+        let rows = unequal();
+        let alone = step_gradients(&model, &Batch::split(&rows, 1, 1, false)).unwrap();
+        let expected = named_gradients(&model, &alone.gradients).unwrap();
+        for (per_batch, multiple) in [(8, 1), (8, 64), (3, 16)] {
+            let batches = Batch::split(&rows, per_batch, multiple, true);
+            let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
+            assert_eq!(tokens, rows.iter().map(|row| row.tokens.len() - 1).sum::<usize>());
+            assert!(batches.iter().all(|batch| batch.padding() < multiple));
+            let packed = step_gradients(&model, &batches).unwrap();
+            assert_eq!(packed.trained, alone.trained);
+            assert!((packed.loss / alone.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
+            for (name, gradient) in named_gradients(&model, &packed.gradients).unwrap() {
                 let error = relative_error(&gradient.values, &expected[&name].values);
                 // f32 sums in another order.
                 assert!(error < 5e-6, "{name} with {per_batch} rows a batch: {error:e}");
@@ -80,7 +104,7 @@ fn any_split_into_micro_batches_gives_the_same_loss_and_gradients() {
 fn gradients_equal_finite_differences() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Batch::split(&unequal(), 4, 1);
+    let batches = Batch::split(&unequal(), 4, 1, false);
     let step = step_gradients(&model, &batches).unwrap();
     let gradients = named_gradients(&model, &step.gradients).unwrap();
     let loss_with = |name: &str, index: usize, change: f32| -> f64 {
@@ -135,7 +159,7 @@ fn the_same_seed_gives_the_same_bits() {
 fn the_gradient_is_clipped_by_its_global_norm() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Batch::split(&unequal(), 8, 1);
+    let batches = Batch::split(&unequal(), 8, 1, false);
     let step = step_gradients(&model, &batches).unwrap();
     let named = named_gradients(&model, &step.gradients).unwrap();
     let squares = named.values().flat_map(|t| &t.values).map(|x| f64::from(*x).powi(2));
@@ -197,10 +221,10 @@ fn held_out_losses_are_each_sources_own_and_change_nothing() {
         HeldOut { name: "none".into(), rows: vec![] },
     ];
     let before = named_tensors(&model).unwrap();
-    let losses = held_out_losses(&model, &held_out, 2, 1, &mut |_| Ok(())).unwrap();
+    let losses = held_out_losses(&model, &held_out, &config(1), &mut |_| Ok(())).unwrap();
     assert_eq!(losses.len(), 2, "a source without rows has no loss");
     for (source, loss) in held_out.iter().zip(&losses) {
-        let batch = Batch::split(&source.rows, 100, 1);
+        let batch = Batch::split(&source.rows, 100, 1, false);
         let expected = step_gradients(&model, &batch).unwrap();
         assert_eq!((loss.rows, loss.trained_tokens), (source.rows.len(), expected.trained));
         assert!((loss.loss / expected.loss - 1.0).abs() < 1e-6);

@@ -95,7 +95,10 @@ impl RowStream for MixedRows {
     }
 }
 
-/// One micro-batch on the host; rows are padded on the right to one length.
+/// One micro-batch on the host.
+///
+/// Its rows hold one example each, padded on the right, or several examples one after the other
+/// ([`Batch::packed`]); `positions` and `starts` tell them apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Rows.
@@ -108,6 +111,12 @@ pub struct Batch {
     pub targets: Vec<u32>,
     /// 1 where the target is trained, else 0, `[rows * length]`.
     pub weights: Vec<f32>,
+    /// Position of each token in its example, `[rows * length]`.
+    pub positions: Vec<u32>,
+    /// Where in its row each token's example starts, `[rows * length]`.
+    pub starts: Vec<u32>,
+    /// Examples.
+    pub examples: usize,
     /// Input positions that hold a token.
     pub tokens: usize,
     /// Targets that are trained.
@@ -115,50 +124,98 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Lays rows out side by side; the length is rounded up to a multiple of `multiple`, which
-    /// keeps the number of different shapes small.
-    pub fn new<'a>(rows: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
-        let rows: Vec<Example> = rows.into_iter().collect();
-        let longest = rows.iter().map(|row| row.tokens.len().saturating_sub(1)).max().unwrap_or(0);
-        let length = longest.next_multiple_of(multiple.max(1));
-        let mut batch = Self {
-            rows: rows.len(),
-            length,
-            ids: vec![0; rows.len() * length],
-            targets: vec![0; rows.len() * length],
-            weights: vec![0.0; rows.len() * length],
-            ..Default::default()
-        };
-        for (index, row) in rows.iter().enumerate() {
-            let inputs = row.tokens.len().saturating_sub(1);
-            let start = index * length;
-            batch.tokens += inputs;
-            if inputs == 0 {
-                continue;
-            }
-            batch.ids[start..start + inputs].copy_from_slice(&row.tokens[..inputs]);
-            batch.targets[start..start + inputs].copy_from_slice(&row.tokens[1..]);
-            // Position p predicts token p + 1, so the first trained target is at prompt - 1.
-            let first = row.prompt.saturating_sub(1).min(inputs);
-            batch.weights[start + first..start + inputs].fill(1.0);
-            batch.trained += inputs - first;
+    /// Lays examples out side by side, one a row; the length is rounded up to a multiple of
+    /// `multiple`, which keeps the number of different shapes small.
+    pub fn new<'a>(examples: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
+        let examples: Vec<Example> = examples.into_iter().collect();
+        let longest = examples.iter().map(inputs).max().unwrap_or(0);
+        let mut batch = Self::empty(examples.len(), longest.next_multiple_of(multiple.max(1)));
+        for (row, example) in examples.iter().enumerate() {
+            batch.put(example, row, 0);
         }
         batch
     }
 
-    /// The micro-batches of one optimizer step: rows of similar length go together, which saves
-    /// padding and does not change the step.
-    pub fn split(rows: &[Row], rows_per_batch: usize, multiple: usize) -> Vec<Self> {
+    /// Lays examples out in one row, one after the other, with padding at the end only.
+    ///
+    /// ```text
+    /// ids         a a a a b b b c c .
+    /// positions   0 1 2 3 0 1 2 0 1 0     restart with each example
+    /// starts      0 0 0 0 4 4 4 7 7 9     attention looks no further back than this
+    /// ```
+    pub fn packed<'a>(examples: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
+        let examples: Vec<Example> = examples.into_iter().collect();
+        let total: usize = examples.iter().map(inputs).sum();
+        let mut batch = Self::empty(1, total.next_multiple_of(multiple.max(1)));
+        let mut place = 0;
+        for example in &examples {
+            batch.put(example, 0, place);
+            place += inputs(example);
+        }
+        // Padding is an example of its own, which nothing attends to.
+        for (index, padding) in (place..batch.length).enumerate() {
+            batch.positions[padding] = index as u32;
+            batch.starts[padding] = place as u32;
+        }
+        batch
+    }
+
+    fn empty(rows: usize, length: usize) -> Self {
+        let size = rows * length;
+        Self {
+            rows,
+            length,
+            ids: vec![0; size],
+            targets: vec![0; size],
+            weights: vec![0.0; size],
+            positions: (0..size).map(|i| (i % length) as u32).collect(),
+            starts: vec![0; size],
+            ..Default::default()
+        }
+    }
+
+    /// Puts an example into a row, from `place` on.
+    fn put(&mut self, example: &Example, row: usize, place: usize) {
+        let inputs = inputs(example);
+        let at = row * self.length + place..row * self.length + place + inputs;
+        self.examples += 1;
+        self.tokens += inputs;
+        if inputs == 0 {
+            return;
+        }
+        self.ids[at.clone()].copy_from_slice(&example.tokens[..inputs]);
+        self.targets[at.clone()].copy_from_slice(&example.tokens[1..]);
+        self.starts[at.clone()].fill(place as u32);
+        for (index, position) in self.positions[at.clone()].iter_mut().enumerate() {
+            *position = index as u32;
+        }
+        // Position p predicts token p + 1, so the first trained target is at prompt - 1.
+        let first = example.prompt.saturating_sub(1).min(inputs);
+        self.weights[at][first..].fill(1.0);
+        self.trained += inputs - first;
+    }
+
+    /// The micro-batches of one optimizer step. Packed, there is no padding to speak of; otherwise
+    /// rows of similar length go together, which saves some. Neither changes the step.
+    pub fn split(rows: &[Row], rows_per_batch: usize, multiple: usize, packing: bool) -> Vec<Self> {
         let mut sorted: Vec<&Row> = rows.iter().collect();
-        sorted.sort_by_key(|row| row.tokens.len());
-        sorted
-            .chunks(rows_per_batch.max(1))
-            .map(|chunk| Self::new(chunk.iter().map(|row| row.example()), multiple))
-            .collect()
+        if !packing {
+            sorted.sort_by_key(|row| row.tokens.len());
+        }
+        let build = |chunk: &[&Row]| match packing {
+            true => Self::packed(chunk.iter().map(|row| row.example()), multiple),
+            false => Self::new(chunk.iter().map(|row| row.example()), multiple),
+        };
+        sorted.chunks(rows_per_batch.max(1)).map(build).collect()
     }
 
     /// Positions that hold no token.
     pub fn padding(&self) -> usize {
         self.rows * self.length - self.tokens
     }
+}
+
+/// Tokens of an example that are inputs: all but the last.
+fn inputs(example: &Example) -> usize {
+    example.tokens.len().saturating_sub(1)
 }

@@ -61,20 +61,40 @@ pub struct Placement {
 impl Placement {
     /// Rows of one example each, all starting at position 0.
     pub fn rows(config: &DecoderConfig, rows: usize, length: usize, device: &Device) -> Self {
-        let shape = AttentionShape {
-            batch: rows,
-            seq: length,
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim(),
-        };
         Self {
-            shape,
+            shape: attention_shape(config, rows, length),
             table: rotary_table(length, config.head_dim(), config.rope_theta, device),
             positions: Tensor::<1, Int>::arange(0..length as i64, device).repeat_dim(0, rows),
             segment_starts: Tensor::zeros([rows * length], device),
         }
     }
+
+    /// The rows of a micro-batch, packed or not.
+    pub fn batch(config: &DecoderConfig, batch: &Batch, device: &Device) -> Self {
+        let positions = batch.positions.iter().max().map_or(1, |last| *last as usize + 1);
+        Self {
+            shape: attention_shape(config, batch.rows, batch.length),
+            table: rotary_table(positions, config.head_dim(), config.rope_theta, device),
+            positions: int_tensor(batch.positions.iter().copied(), device),
+            segment_starts: int_tensor(batch.starts.iter().copied(), device),
+        }
+    }
+}
+
+fn attention_shape(config: &DecoderConfig, rows: usize, length: usize) -> AttentionShape {
+    AttentionShape {
+        batch: rows,
+        seq: length,
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim(),
+    }
+}
+
+fn int_tensor(values: impl ExactSizeIterator<Item = u32>, device: &Device) -> Tensor<1, Int> {
+    let count = values.len();
+    let values: Vec<i32> = values.map(|value| value as i32).collect();
+    Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
 /// Grouped-query attention.
@@ -351,26 +371,20 @@ impl CausalLm for DecoderLm {
 
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
         let device = self.device();
-        let (rows, length) = (batch.rows, batch.length);
-        let ints = |values: &[u32]| -> Vec<i32> { values.iter().map(|v| *v as i32).collect() };
-        let ids = TensorData::new(ints(&batch.ids), [rows, length]);
-        let ids = Tensor::<2, Int>::from_data(ids, &device);
-        let placement = Placement::rows(&self.config, rows, length, &device);
-        let hidden = self.hidden(ids, &placement);
+        let ids = int_tensor(batch.ids.iter().copied(), &device);
+        let ids = ids.reshape([batch.rows, batch.length]);
+        let hidden = self.hidden(ids, &Placement::batch(&self.config, batch, &device));
         // Only these positions reach the head.
         let trained: Vec<usize> =
             (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect();
         if trained.is_empty() {
             return hidden.sum() * 0.0;
         }
-        let count = trained.len();
-        let places: Vec<i32> = trained.iter().map(|i| *i as i32).collect();
-        let targets: Vec<i32> = trained.iter().map(|i| batch.targets[*i] as i32).collect();
+        let places = int_tensor(trained.iter().map(|i| *i as u32), &device);
+        let targets = int_tensor(trained.iter().map(|i| batch.targets[*i]), &device);
         let weights: Vec<f32> =
             trained.iter().map(|i| (f64::from(batch.weights[*i]) * scale) as f32).collect();
-        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device);
-        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
-        let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
+        let weights = Tensor::from_data(TensorData::new(weights, [trained.len()]), &device);
         linear_cross_entropy(hidden.select(0, places), self.head(), targets, weights)
     }
 }

@@ -134,6 +134,7 @@ impl Default for RunConfig {
                 min_lr_ratio: 0.05,
                 beta_2: 0.99,
                 weight_decay: 0.01,
+                packing: true,
                 evaluate_every: 250,
                 checkpoint_every: 500,
                 ..TrainConfig::default()

@@ -91,8 +91,7 @@ pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepG
 pub fn held_out_losses<M: CausalLm>(
     model: &M,
     held_out: &[HeldOut],
-    batch_size: usize,
-    pad_multiple: usize,
+    config: &TrainConfig,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<SourceLoss>> {
     let model = model.valid();
@@ -100,12 +99,12 @@ pub fn held_out_losses<M: CausalLm>(
     let mut losses = vec![];
     for source in held_out.iter().filter(|source| !source.rows.is_empty()) {
         let (mut sum, mut trained) = (0.0, 0);
-        for batch in Batch::split(&source.rows, batch_size, pad_multiple) {
+        for batch in config.batches(&source.rows) {
             if batch.trained > 0 {
                 sum += f64::from(host(model.loss_sum(&batch, 1.0))?.values[0]);
                 trained += batch.trained;
             }
-            done += batch.rows;
+            done += batch.examples;
             progress(done)?;
         }
         losses.push(SourceLoss {
@@ -190,7 +189,7 @@ impl<M: CausalLm> Learner<M> {
     /// [`Error::Training`] where the device fails.
     pub fn train_step(&mut self, rows: &[Row], total_steps: usize) -> Result<StepReport> {
         let start = Instant::now();
-        let batches = Batch::split(rows, self.config.batch_size, self.config.pad_multiple);
+        let batches = self.config.batches(rows);
         let step = self.step + 1;
         let not_finite = |what| Error::NotFinite {
             step,
@@ -314,8 +313,7 @@ impl<M: CausalLm> Learner<M> {
         let sources = held_out_losses(
             self.model(),
             held_out,
-            self.config.batch_size,
-            self.config.pad_multiple,
+            &self.config,
             &mut |done| observer.observe(&Event::Evaluating { done, of }),
         )?;
         let seconds = start.elapsed().as_secs_f64();
