@@ -56,7 +56,7 @@ struct Flags {
     #[arg(long)]
     join: Option<String>,
     /// Share of long answers, 0 to 1
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     share: Option<f64>,
     /// What the share is of: exact (rows), bernoulli (rows, by chance) or tokens (trained tokens)
     #[arg(long)]
@@ -77,7 +77,7 @@ struct Flags {
     #[arg(long)]
     too_long: Option<String>,
     /// Optimizer steps; takes the place of --epochs
-    #[arg(long)]
+    #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
     /// Passes over the data
     #[arg(long)]
@@ -91,6 +91,9 @@ struct Flags {
     /// Peak learning rate
     #[arg(long)]
     learning_rate: Option<f64>,
+    /// Length limit of an answer to a held-out problem, in tokens
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
     /// Held-out problems that are answered before and after training
     #[arg(long)]
     questions: Option<usize>,
@@ -177,7 +180,10 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
     set(&mut config.seed, &flags.seed);
     set(&mut config.backend, &flags.backend);
     set(&mut config.data.max_length, &flags.max_length);
-    set(&mut config.train.epochs, &flags.epochs);
+    if let Some(epochs) = flags.epochs {
+        (config.train.epochs, config.train.steps) = (epochs, None);
+    }
+    set(&mut config.generate.max_new_tokens, &flags.max_new_tokens);
     set(&mut config.train.batch_size, &flags.batch_size);
     set(&mut config.train.accumulate, &flags.accumulate);
     set(&mut config.train.learning_rate, &flags.learning_rate);
@@ -250,14 +256,13 @@ fn conclude(config: &RunConfig, summary: &Summary) {
         let verdict = if sample.correct { "right" } else { "wrong" };
         println!("  reference {} -> {verdict}", sample.reference);
     }
-    let outcome = &summary.outcome;
     println!(
         "\ntraining loss {:.3} -> {:.3} in {} steps, {:.0} s, {:.0} tokens/s; {} tokens trained",
         summary.first_loss,
         summary.last_loss,
-        outcome.step,
-        outcome.seconds,
-        outcome.tokens as f64 / outcome.seconds.max(1e-9),
+        summary.outcome.step,
+        summary.training_seconds,
+        summary.tokens_per_second,
         summary.trained_tokens,
     );
     let out = config.out.display();
@@ -266,7 +271,9 @@ fn conclude(config: &RunConfig, summary: &Summary) {
     if config.data.sources.is_empty() {
         println!("  cargo run --example train_mix -- --compare --out compare1");
         println!("  cargo run --example train_mix -- --share 0.5 --out half");
-        println!("  cargo run --example train_mix -- --help        your own files, and all options");
+        println!(
+            "  cargo run --example train_mix -- --help        your own files, and all options"
+        );
     } else {
         println!("  --compare trains long only and short only beside the mixture");
         println!("  --share-of tokens makes the share one of trained tokens");

@@ -43,10 +43,8 @@ pub fn by_name(name: &str) -> Result<Device> {
         return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
     }
     if !is_compiled(chosen) {
-        let hint = format!(
-            "Build with `--features {chosen}`; compiled in: {}",
-            compiled().join(", ")
-        );
+        let hint =
+            format!("Build with `--features {chosen}`; compiled in: {}", compiled().join(", "));
         return failed("it was not compiled in", hint);
     }
     // A backend without its driver or device panics when it is first used.
@@ -57,10 +55,15 @@ pub fn by_name(name: &str) -> Result<Device> {
     }));
     match started {
         Ok(Some(device)) => Ok(device),
-        _ => failed(
-            "it does not start on this machine",
-            "Check the device and its driver, or choose another backend".into(),
-        ),
+        _ => Err(Error::Backend {
+            name: chosen.to_owned(),
+            what: "it does not start on this machine".into(),
+            hint: format!(
+                "Check the device and its driver, or choose another with --backend; compiled \
+                 in: {}",
+                compiled().join(", ")
+            ),
+        }),
     }
 }
 

@@ -106,7 +106,7 @@ pub enum Error {
     NotFinite {
         /// The optimizer step, counted from 1.
         step: usize,
-        /// `"loss"` or `"gradient norm"`.
+        /// `"loss"`, `"gradient norm"` or `"held-out loss"`.
         what: &'static str,
         /// The rows of the step, by source and problem.
         rows: Vec<String>,

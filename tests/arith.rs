@@ -15,7 +15,10 @@ fn check_equations(text: &str) -> usize {
     for (at, _) in words.iter().enumerate().filter(|(_, word)| **word == "=") {
         // Back to the first number of the left side: numbers with signs between them.
         let mut first = at - 1;
-        while first >= 2 && ["+", "-"].contains(&words[first - 1]) && number(words[first - 2]).is_some() {
+        while first >= 2
+            && ["+", "-"].contains(&words[first - 1])
+            && number(words[first - 2]).is_some()
+        {
             first -= 2;
         }
         let mut value = number(words[first]).expect("a number");
@@ -31,10 +34,9 @@ fn check_equations(text: &str) -> usize {
 
 #[test]
 fn every_equation_of_every_solution_is_right_and_ends_in_the_answer() {
-    for config in [
-        ArithConfig::default(),
-        ArithConfig { operations: (1, 6), start: 5000, operand: 1999 },
-    ] {
+    for config in
+        [ArithConfig::default(), ArithConfig { operations: (1, 6), start: 5000, operand: 1999 }]
+    {
         let corpus = ArithCorpus::generate(&config, 500, 100, 3);
         let mut slips = 0;
         for problem in corpus.train.iter().chain(&corpus.test) {
@@ -94,7 +96,8 @@ fn the_built_in_tokenizer_knows_the_corpus_by_words() {
             // letters' words, and other characters but the spaces around signs.
             let words = text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).count();
             let others = text.chars().filter(|c| !c.is_alphabetic() && *c != ' ').count();
-            let spaces = text.split(' ').filter(|w| w.starts_with(|c: char| c.is_ascii_digit())).count();
+            let spaces =
+                text.split(' ').filter(|w| w.starts_with(|c: char| c.is_ascii_digit())).count();
             assert!(tokens.len() <= words + others + spaces, "{} for {text}", tokens.len());
         }
     }

@@ -97,7 +97,7 @@ fn rows_that_do_not_fit_are_dropped_and_counted() {
 fn rows_that_do_not_fit_can_be_an_error_or_be_cut() {
     let (pairs, mut ledger) = pairs(50);
     let error = encode(&pairs, 100, TooLong::Error).unwrap_err().to_string();
-    assert!(error.contains("record 1 of `long` has") && error.contains("100"), "{error}");
+    assert!(error.contains("`long` record 1 has") && error.contains("100"), "{error}");
 
     let encoded = encode(&pairs, 100, TooLong::Cut).unwrap();
     encoded.fitting(&pairs, &mut ledger);
@@ -188,6 +188,15 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
         prop_assert!(tokens.iter().all(|token| (*token as usize) < tokenizer.vocabulary_size()));
     }
+}
+
+#[test]
+fn the_name_of_a_special_token_in_a_text_is_text() {
+    let tokenizer = tokenizer();
+    let text = "an <|end|> that ends nothing";
+    let tokens = tokenizer.encode(text).unwrap();
+    assert!(!tokens.contains(&tokenizer.end_token()));
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
 }
 
 fn shared() -> Option<PathBuf> {

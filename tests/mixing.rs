@@ -3,7 +3,8 @@
 use burn::data::dataset::Dataset;
 use mixdistill::Error;
 use mixdistill::data::{
-    CotRecord, Join, Length, Lengths, MixDistillation, MixtureConfig, Pairs, Schedule, Share, Source,
+    CotRecord, Join, Length, Lengths, MixDistillation, MixtureConfig, Pairs, Schedule, Share,
+    Source,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -234,7 +235,19 @@ fn a_share_that_a_source_cannot_fill_is_reported() {
     assert_eq!(rows(&mixture), [10, 90]);
     assert_eq!(report.shortfalls.len(), 1);
     let text = report.to_string();
-    assert!(text.contains("`s0` answers 10 of 100 problems: its share is 10.0 %, not 50.0 %"), "{text}");
+    assert!(
+        text.contains("`s0` answers 10 of 100 problems: its share is 10.0 %, not 50.0 %"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_drawn_share_that_cannot_be_met_is_reported_too() {
+    // `s1` answers only half of the problems, and 80 % is asked of it.
+    let pairs = pairs(1000, 2, |p, s| s == 0 || p % 2 == 0);
+    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli, 1), None);
+    let report = mixture.unwrap().report();
+    assert!(report.shortfalls[0].starts_with("`s1` answers 500 of 1000 problems"), "{report}");
 }
 
 #[test]
@@ -248,7 +261,8 @@ fn counts_stay_exact_where_some_problems_lack_an_answer() {
 #[test]
 fn the_report_adds_up() {
     let pairs = pairs(97, 2, |_, _| true);
-    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact, 1), Some(lengths(97)));
+    let mixture =
+        MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact, 1), Some(lengths(97)));
     let mixture = mixture.unwrap();
     let report = mixture.report();
     let (mut characters, mut tokens, mut trained) = (0, 0, 0);

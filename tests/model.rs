@@ -95,7 +95,9 @@ impl Reference<'_> {
                     let weights: Vec<f64> = (0..=position).map(|key| score(key).exp()).collect();
                     let sum: f64 = weights.iter().sum();
                     mixed.extend((0..dim).map(|i| {
-                        (0..=position).map(|key| weights[key] / sum * v[key][shared + i]).sum::<f64>()
+                        (0..=position)
+                            .map(|key| weights[key] / sum * v[key][shared + i])
+                            .sum::<f64>()
                     }));
                 }
                 let out = self.linear(&format!("{layer}.self_attn.o_proj"), &mixed);
@@ -195,9 +197,8 @@ fn padding_changes_no_loss() {
     let device = &devices()[0];
     let model = shaken(&tiny(Architecture::Llama), device);
     let rows = rows(&[(9, 4), (5, 1)]);
-    let loss = |multiple| {
-        model.loss_sum(&Batch::new(examples(&rows), multiple), 1.0).into_scalar::<f32>()
-    };
+    let loss =
+        |multiple| model.loss_sum(&Batch::new(examples(&rows), multiple), 1.0).into_scalar::<f32>();
     let alone: f32 = rows
         .iter()
         .map(|row| model.loss_sum(&Batch::new([row.example()], 1), 1.0).into_scalar::<f32>())
@@ -313,15 +314,15 @@ fn a_folder_gives_the_same_model_back() {
     let device = &devices()[0];
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     for architecture in ALL {
-        let config = DecoderConfig { vocab_size: tokenizer.vocabulary_size(), ..tiny(architecture) };
+        let config =
+            DecoderConfig { vocab_size: tokenizer.vocabulary_size(), ..tiny(architecture) };
         let model = shaken(&config, device);
         let folder = tempfile::tempdir().unwrap();
         model.save(folder.path(), &tokenizer).unwrap();
         let read = DecoderLm::load(folder.path(), device).unwrap();
         assert_eq!(read.config(), &config);
         assert_eq!(named_tensors(&read).unwrap(), named_tensors(&model).unwrap());
-        let again =
-            TextTokenizer::from_file(&folder.path().join("tokenizer.json"), None).unwrap();
+        let again = TextTokenizer::from_file(&folder.path().join("tokenizer.json"), None).unwrap();
         assert_eq!(again.end_token(), tokenizer.end_token());
         let error = model.save(folder.path(), &tokenizer).unwrap_err().to_string();
         assert!(error.contains("already holds a model"), "{error}");
@@ -348,8 +349,16 @@ fn a_folder_that_does_not_fit_is_refused_by_name() {
         ("LlamaForCausalLM", "GPT2LMHeadModel", "architecture `GPT2LMHeadModel`"),
         ("\"silu\"", "\"gelu\"", "activation `gelu`"),
         ("\"hidden_size\": 16", "\"hidden_size\": 18", "`model.norm.weight` is [16], not [18]"),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "`model.layers.2.mlp.up_proj.weight` is missing"),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "`model.layers.1.mlp.up_proj.weight` is not of this model"),
+        (
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            "`model.layers.2.mlp.up_proj.weight` is missing",
+        ),
+        (
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 1",
+            "`model.layers.1.mlp.up_proj.weight` is not of this model",
+        ),
         ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "do not divide"),
         ("\"hidden_size\": 16", "\"hidden_size\": -1", "`hidden_size` is -1"),
     ];

@@ -33,8 +33,11 @@ fn problems_are_joined_by_text_whatever_its_white_space() {
 
 #[test]
 fn an_id_joins_problems_that_agree_but_for_spaces_and_case() {
-    let (pairs, ledger) =
-        join(vec![record(Some("7"), "Find $x$ .")], vec![record(Some("7"), "find $x$.")], Join::Inner);
+    let (pairs, ledger) = join(
+        vec![record(Some("7"), "Find $x$ .")],
+        vec![record(Some("7"), "find $x$.")],
+        Join::Inner,
+    );
     assert_eq!(pairs.len(), 1);
     assert_eq!(ledger.sources[1].id_conflicts, 0);
 }

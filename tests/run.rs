@@ -66,9 +66,12 @@ fn a_run_fills_its_directory_and_its_summary_holds_what_it_printed() {
     assert_eq!(stored.mixture, summary.mixture);
     assert_eq!(stored.after, summary.after);
     assert!(summary.ledger.adds_up());
-    assert!(said.contains(&summary.mixture.to_string()) && said.contains("before training: 0 of 5"));
+    assert!(
+        said.contains(&summary.mixture.to_string()) && said.contains("before training: 0 of 5")
+    );
     assert_eq!(summary.evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 3, 6]);
     assert_eq!(summary.after.unwrap().questions, 5);
+    assert_eq!(stored.config, small(&out));
     let svg = std::fs::read_to_string(out.join("loss.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("held out: long"));
     let config = RunConfig::read(&out.join("config.toml")).unwrap();
@@ -90,6 +93,9 @@ fn a_directory_that_holds_a_run_is_only_touched_when_told() {
     let other = RunConfig { seed: 2, ..small(&out) };
     let error = quiet(&other, RunMode::Resume).unwrap_err().to_string();
     assert!(error.contains("seed was 1, is 2"), "{error}");
+    let finished = quiet(&small(&out), RunMode::Resume).unwrap();
+    assert_eq!(finished.outcome.step, 6);
+    assert!(finished.training_seconds > 0.0, "the figures of the finished run");
     assert_eq!(std::fs::read(out.join("summary.json")).unwrap(), before);
 
     quiet(&other, RunMode::Overwrite).unwrap();
@@ -109,6 +115,36 @@ fn an_overwrite_that_cannot_start_leaves_the_old_run() {
 }
 
 #[test]
+fn a_comparison_that_cannot_start_leaves_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    quiet(&small(&out), RunMode::New).unwrap();
+    let mut bad = small(&out);
+    bad.data.max_length = 3;
+    let attempt = |config: &RunConfig, mode| {
+        compare(config, mode, &StopFlag::default(), &mut |_| {}).unwrap_err().to_string()
+    };
+    assert!(attempt(&bad, RunMode::Overwrite).contains("no row fits"));
+    assert!(FILES.iter().all(|file| out.join(file).is_file()));
+    let fresh = folder.path().join("fresh");
+    bad.out = fresh.clone();
+    assert!(attempt(&bad, RunMode::New).contains("no row fits"));
+    assert!(!fresh.join("config.toml").exists(), "the corrected command can use the directory");
+}
+
+#[test]
+fn a_run_without_checkpoints_is_not_thrown_away_by_resuming_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    quiet(&small(&out), RunMode::New).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    std::fs::remove_file(out.join("summary.json")).unwrap();
+    let error = quiet(&small(&out), RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("no checkpoint to resume from, but it has model"), "{error}");
+    assert!(out.join("model/model.safetensors").is_file());
+}
+
+#[test]
 fn a_stopped_run_is_resumed_to_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     let straight = folder.path().join("straight");
@@ -121,6 +157,7 @@ fn a_stopped_run_is_resumed_to_the_same_model() {
     assert!(!out.join("model").exists());
     let summary = quiet(&small(&out), RunMode::Resume).unwrap();
     assert!(!summary.outcome.stopped && summary.before.is_some());
+    assert_eq!(summary.tokens, quiet(&small(&straight), RunMode::Resume).unwrap().tokens);
     let model = |out: &Path| std::fs::read(out.join("model/model.safetensors")).unwrap();
     assert_eq!(model(&out), model(&straight));
 }
@@ -134,8 +171,19 @@ fn directories_that_cannot_be_used_are_refused() {
     assert!(refused(&small(&out)).contains("files that are not a run's"));
     let error = quiet(&small(&out), RunMode::Overwrite).unwrap_err().to_string();
     assert!(error.contains("files that are not a run's"), "{error}");
-    let error = quiet(&small(&folder.path().join("none")), RunMode::Resume).unwrap_err().to_string();
+    let error =
+        quiet(&small(&folder.path().join("none")), RunMode::Resume).unwrap_err().to_string();
     assert!(error.contains("holds no run"), "{error}");
+    // Settings of one's own in a directory do not make it a run.
+    let mine = folder.path().join("mine");
+    std::fs::create_dir_all(mine.join("model")).unwrap();
+    std::fs::write(mine.join("config.toml"), "seed = 3\n").unwrap();
+    std::fs::write(mine.join("model/model.safetensors"), "weights").unwrap();
+    for mode in [RunMode::New, RunMode::Overwrite, RunMode::Resume] {
+        quiet(&small(&mine), mode).expect_err("it is not a run");
+    }
+    assert_eq!(std::fs::read_to_string(mine.join("config.toml")).unwrap(), "seed = 3\n");
+    assert!(mine.join("model/model.safetensors").is_file());
     let file = folder.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert!(refused(&small(&file)).contains("not a directory"));
@@ -163,7 +211,9 @@ fn with_files(folder: &Path, long: &[u8], short: &[u8]) -> RunConfig {
 fn lines(count: usize, solution: &str) -> Vec<u8> {
     let line = |i: usize| {
         let gold = i + i;
-        format!("{{\"question\": \"{i} + {i}?\", \"solution\": \"{solution}\", \"gold_answer\": {gold}}}\n")
+        format!(
+            "{{\"question\": \"{i} + {i}?\", \"solution\": \"{solution}\", \"gold_answer\": {gold}}}\n"
+        )
     };
     (0..count).map(line).collect::<String>().into_bytes()
 }
@@ -172,7 +222,11 @@ fn lines(count: usize, solution: &str) -> Vec<u8> {
 fn a_run_on_files_trains_and_accounts_for_every_record() {
     let folder = tempfile::tempdir().unwrap();
     let long = lines(30, "one step, and one more step, and the answer");
-    let short = [lines(40, "the answer"), b"{\"question\": \"0 + 0?\", \"solution\": \"again\", \"gold_answer\": 0}\n".to_vec()].concat();
+    let short = [
+        lines(40, "the answer"),
+        b"{\"question\": \"0 + 0?\", \"solution\": \"again\", \"gold_answer\": 0}\n".to_vec(),
+    ]
+    .concat();
     let mut config = with_files(folder.path(), &long, &short);
     config.data.hold_out = 0.2;
     let summary = quiet(&config, RunMode::New).unwrap();
@@ -195,7 +249,10 @@ fn files_that_cannot_be_used_are_refused_with_their_place() {
         (&after(b"{\"question\": \"broken"), &["long.jsonl:4"]),
         (&after(b"{\"question\": \"\xff\", \"solution\": \"x\"}\n"), &["long.jsonl:4", "UTF-8"]),
         (b"{\"question\": \"no solution\"}\n", &["long.jsonl:1", "solution"]),
-        (&after(b"{\"question\": \"q\", \"solution\": 12, \"gold_answer\": 1}\n"), &["long.jsonl:4", "`solution`", "12"]),
+        (
+            &after(b"{\"question\": \"q\", \"solution\": 12, \"gold_answer\": 1}\n"),
+            &["long.jsonl:4", "`solution`", "12"],
+        ),
         (&lines(20, " "), &["`long` has no usable record"]),
     ];
     for (bytes, parts) in cases {
@@ -211,7 +268,10 @@ fn files_that_cannot_be_used_are_refused_with_their_place() {
     config.data.tokenizer = None;
     assert!(refused(&config).contains("--tokenizer"));
     let other = b"{\"question\": \"else\", \"solution\": \"x\"}\n";
-    assert!(refused(&with_files(folder.path(), &good(), other)).contains("no problem is answered by every source"));
+    assert!(
+        refused(&with_files(folder.path(), &good(), other))
+            .contains("no problem is answered by every source")
+    );
 }
 
 #[test]
@@ -219,10 +279,11 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     type Change = fn(&mut RunConfig);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 13] = [
         (|c| c.data.max_length = 1, "data.max_length"),
         (|c| c.data.max_length = 5, "no row fits 5 tokens"),
         (|c| c.data.hold_out = 1.0, "data.hold_out"),
+        (|c| (c.train.steps, c.train.epochs) = (None, 1e-4), "make no step"),
         (|c| c.model.vocab_size = 50, "the tokenizer has"),
         (|c| c.model.num_key_value_heads = 3, "num_key_value_heads"),
         (|c| c.model.hidden_size = 0, "model.hidden_size"),
@@ -230,8 +291,18 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
         (|c| c.generate.top_p = 2.0, "generate.top_p"),
         (|c| c.backend = "gpu".into(), "there is no such backend"),
         (|c| c.data.toy.operations = (3, 2), "data.toy.operations"),
-        (|c| { c.mixture.weights.insert("long".into(), -0.2); }, "the weight of `long` is -0.2"),
-        (|c| { c.mixture.weights.remove("long"); }, "source `long` has no weight"),
+        (
+            |c| {
+                c.mixture.weights.insert("long".into(), -0.2);
+            },
+            "the weight of `long` is -0.2",
+        ),
+        (
+            |c| {
+                c.mixture.weights.remove("long");
+            },
+            "source `long` has no weight",
+        ),
     ];
     for (change, message) in cases {
         let mut config = small(&out);
@@ -262,6 +333,13 @@ fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
+    // A table that names one key changes one key.
+    let mut expected = RunConfig::default();
+    expected.train.epochs = 3.0;
+    expected.model.hidden_size = 64;
+    expected.mixture.weights = std::collections::BTreeMap::from([("a".to_owned(), 1.0)]);
+    let text = "[train]\nepochs = 3.0\n[model]\nhidden_size = 64\n[mixture.weights]\na = 1.0\n";
+    assert_eq!(RunConfig::from_toml(text).unwrap(), expected);
     let mut config = RunConfig::default();
     config.mixture.share = Share::Tokens;
     config.mixture.schedule = Schedule::Linear { to: config.mixture.weights.clone() };
@@ -283,18 +361,28 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     assert!(out.join("compare.svg").is_file() && out.join("compare.json").is_file());
     let ledger = std::fs::read(out.join("mix/mixture.json")).unwrap();
     assert!(String::from_utf8(ledger).unwrap().contains("\"requested\": 0.2"));
-    // Taken up again, everything is done already.
+    // Under other settings it is refused, and nothing of it changes.
+    let other = RunConfig { seed: 9, ..small(&out) };
+    let error = compare(&other, RunMode::Resume, &stop, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("seed was 1, is 9"), "{error}");
+    // Moved and taken up again, everything is done already.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&out, &moved).unwrap();
     let mut said = vec![];
-    let again = compare(&small(&out), RunMode::Resume, &stop, &mut |line| said.push(line.to_owned()));
+    let again =
+        compare(&small(&moved), RunMode::Resume, &stop, &mut |line| said.push(line.to_owned()));
     assert_eq!(again.unwrap(), table);
-    assert_eq!(said.iter().filter(|line| *line == "already done").count(), 3);
+    assert_eq!(said.iter().filter(|line| *line == "this run is finished").count(), 3);
+    let error = quiet(&small(&moved), RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("--compare"), "{error}");
 }
 
 /// The example's program, which `cargo test` builds beside the tests.
 fn program() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let profile: PathBuf = deps.parent().unwrap().parent().unwrap().to_owned();
-    let program = profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
+    let program =
+        profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
     assert!(program.is_file(), "build it with `cargo build --example train_mix`");
     program
 }
@@ -351,6 +439,7 @@ fn the_program_fails_with_one_line_that_says_what_to_do() {
     let config = config.display().to_string();
     for (arguments, message) in [
         (vec!["--share", "1.5"], "setting `share`: it is 1.5"),
+        (vec!["--share", "-0.5"], "setting `share`: it is -0.5"),
         (vec!["--backend", "abacus"], "there is no such backend"),
         (vec!["--too-long", "maybe"], "unknown variant"),
         (vec!["--config", &config], "unknown field `colour`"),
@@ -373,7 +462,8 @@ fn flags_override_the_settings_file_and_the_printed_settings_can_be_read() {
     let path = folder.path().join("c.toml");
     std::fs::write(&path, "seed = 7\n[train]\nsteps = 9\nbatch_size = 3\n").unwrap();
     let path = path.display().to_string();
-    let output = train_mix(&["--config", &path, "--steps", "5", "--share", "0.5", "--print-config"]);
+    let output =
+        train_mix(&["--config", &path, "--steps", "5", "--share", "0.5", "--print-config"]);
     assert!(output.status.success());
     let config = RunConfig::from_toml(&String::from_utf8(output.stdout).unwrap()).unwrap();
     assert_eq!((config.seed, config.train.steps, config.train.batch_size), (7, Some(5), 3));
@@ -390,7 +480,9 @@ fn real_traces_are_accounted_for() {
     let mut config = RunConfig::default();
     config.data.tokenizer = Some(data.join("tokenizers/gpt2/tokenizer.json"));
     config.data.max_length = 2048;
-    for (name, file) in [("long", "deepseek-r1-distill-qwen-32b"), ("short", "qwen2.5-32b-instruct")] {
+    for (name, file) in
+        [("long", "deepseek-r1-distill-qwen-32b"), ("short", "qwen2.5-32b-instruct")]
+    {
         let path = data.join(format!("longcot_example/{file}.jsonl"));
         let columns = ColumnMap::default();
         config.data.sources.push(SourceConfig { name: name.into(), path, columns });

@@ -111,16 +111,23 @@ fn gradients_equal_finite_differences() {
         let mut tensors = named_tensors(&model).unwrap();
         tensors.get_mut(name).unwrap().values[index] += change;
         let moved =
-            mixdistill::model::with_named_tensors(model.clone(), &mut |n| tensors.remove(n)).unwrap();
+            mixdistill::model::with_named_tensors(model.clone(), &mut |n| tensors.remove(n))
+                .unwrap();
         step_gradients(&moved, &batches).unwrap().loss
     };
-    for name in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"] {
+    for name in
+        ["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"]
+    {
         for index in [0, 7, 13] {
             let h = 1e-2;
-            let numeric = (loss_with(name, index, h) - loss_with(name, index, -h)) / f64::from(2.0 * h);
+            let numeric =
+                (loss_with(name, index, h) - loss_with(name, index, -h)) / f64::from(2.0 * h);
             let exact = f64::from(gradients[name].values[index]);
             // Differences of an f32 loss of about 3: 1e-7 * 3 / 2e-2, and h squared.
-            assert!((numeric - exact).abs() < 2e-4 + 2e-3 * exact.abs(), "{name}[{index}]: {numeric} {exact}");
+            assert!(
+                (numeric - exact).abs() < 2e-4 + 2e-3 * exact.abs(),
+                "{name}[{index}]: {numeric} {exact}"
+            );
         }
     }
 }
@@ -146,7 +153,8 @@ fn the_same_seed_gives_the_same_bits() {
     let train = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+            let model =
+                tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
             let mut learner = Learner::new(model, config(6)).unwrap();
             fit(&mut learner, None, &mut (), &StopFlag::default()).unwrap();
             named_tensors(learner.model()).unwrap()
@@ -273,7 +281,8 @@ fn a_stopped_and_resumed_run_ends_in_the_same_bits() {
 #[test]
 fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
     let folder = tempfile::tempdir().unwrap();
-    let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.1, "data": "x"}));
+    let store =
+        CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.1, "data": "x"}));
     let mut training = learner(5);
     let empty = store.resume(&mut training).unwrap_err().to_string();
     assert!(empty.contains("there is no checkpoint"), "{empty}");
@@ -291,7 +300,8 @@ fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
     };
     assert_eq!(names(), ["step-000003", "step-000004"]);
 
-    let other = CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.2, "data": "x"}));
+    let other =
+        CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.2, "data": "x"}));
     let error = other.resume(&mut learner(5)).unwrap_err().to_string();
     assert!(error.contains("rate was 0.1, is 0.2") && !error.contains("data was"), "{error}");
 
@@ -305,6 +315,10 @@ fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
     let (path, skipped) = store.resume(&mut resumed).unwrap();
     assert!(path.ends_with("step-000003") && resumed.step() == 3);
     assert!(skipped.len() == 1 && skipped[0].contains("optimizer.safetensors is damaged"));
+    assert_eq!(names(), ["damaged-step-000004", "step-000003"]);
+    let one = CheckpointStore::new(folder.path(), 1, serde_json::json!({"rate": 0.1, "data": "x"}));
+    one.save(&resumed).unwrap();
+    assert_eq!(names(), ["damaged-step-000004", "step-000003"], "the new one is what is kept");
 }
 
 /// A model whose loss is what a switch says, to test what training does with it.
@@ -334,8 +348,12 @@ fn a_loss_or_gradient_that_is_not_finite_stops_the_run_and_names_everything() {
         let store = CheckpointStore::new(folder.path(), 2, serde_json::Value::Null);
         store.save(&learner).unwrap();
         let stop = StopFlag::default();
-        let surroundings =
-            Surroundings { held_out: &[], observer: &mut (), stop: &stop, checkpoints: Some(&store) };
+        let surroundings = Surroundings {
+            held_out: &[],
+            observer: &mut (),
+            stop: &stop,
+            checkpoints: Some(&store),
+        };
         let error = learner.fit(&mut Rows(unequal()), surroundings).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::NotFinite { step: 1, .. }));

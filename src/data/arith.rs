@@ -55,7 +55,7 @@ pub struct ArithConfig {
 
 impl Default for ArithConfig {
     fn default() -> Self {
-        Self { operations: (2, 3), start: 20, operand: 9 }
+        Self { operations: (2, 3), start: 12, operand: 9 }
     }
 }
 
@@ -135,8 +135,10 @@ impl ArithCorpus {
 ///
 /// [`TextTokenizer::builtin`]: super::tokenizer::TextTokenizer::builtin
 pub fn vocabulary() -> Vec<String> {
-    let mut texts: Vec<String> =
-        NAMES.iter().map(|(name, pronoun)| format!("{name} {pronoun} {}", pronoun.to_lowercase())).collect();
+    let mut texts: Vec<String> = NAMES
+        .iter()
+        .map(|(name, pronoun)| format!("{name} {pronoun} {}", pronoun.to_lowercase()))
+        .collect();
     texts.extend([&THINGS[..], &GAINS[..], &LOSSES[..]].concat().iter().map(|w| format!(" {w}")));
     let corpus = ArithCorpus::generate(&ArithConfig::default(), 200, 0, 0);
     texts.extend(corpus.train.into_iter().flat_map(|p| [p.problem, p.short, p.long]));
@@ -164,7 +166,12 @@ fn generate(config: &ArithConfig, random: &mut Stream) -> ArithProblem {
         0 => expression(start, &steps),
         _ => story(start, &steps, random),
     };
-    ArithProblem { problem, short: short(start, &steps), long: long(start, &steps, random), answer: value }
+    ArithProblem {
+        problem,
+        short: short(start, &steps),
+        long: long(start, &steps, random),
+        answer: value,
+    }
 }
 
 fn sign(step: i64) -> char {
@@ -247,7 +254,8 @@ fn by_digits(value: i64, step: i64) -> String {
     let mut text = String::new();
     while a > 0 || b > 0 || carry > 0 {
         let (x, y) = (a % 10, b % 10);
-        let with_carry = if carry > 0 { format!(" {} 1", if adds { '+' } else { '-' }) } else { String::new() };
+        let with_carry =
+            if carry > 0 { format!(" {} 1", if adds { '+' } else { '-' }) } else { String::new() };
         if adds {
             let sum = x + y + carry;
             let _ = write!(text, " {x} + {y}{with_carry} = {sum}");

@@ -20,7 +20,9 @@ pub(super) enum Quota {
 pub(super) fn largest_remainder(total: usize, weights: &[f64]) -> Vec<usize> {
     let exact: Vec<f64> = weights.iter().map(|w| w * total as f64).collect();
     // A product that is an integer but for rounding is meant to be that integer.
-    let floor = |x: f64| if (x - x.round()).abs() < 1e-9 * x.abs().max(1.0) { x.round() } else { x.floor() };
+    let floor = |x: f64| {
+        if (x - x.round()).abs() < 1e-9 * x.abs().max(1.0) { x.round() } else { x.floor() }
+    };
     let mut counts: Vec<usize> = exact.iter().map(|x| floor(*x) as usize).collect();
     let mut order: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] > 0.0).collect();
     order.sort_by(|a, b| {
@@ -79,7 +81,10 @@ pub(super) fn exact(
             true => None,
             false => exchange(problem, &mut owner, &mut left, order, &available),
         };
-        let any = answers.iter().position(|answers| *answers);
+        // More than was asked of some source: of the one with the largest weight.
+        let any = (0..weights.len())
+            .filter(|s| answers[*s])
+            .max_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(b.cmp(a)));
         owner[problem as usize] = exchanged.or(any);
         if exchanged.is_none() {
             hopeless.insert(answers);
@@ -88,8 +93,9 @@ pub(super) fn exact(
     owner.into_iter().map(|source| source.unwrap_or_default() as u16).collect()
 }
 
-/// Source for a problem whose sources have all given their count: another problem hands its source
-/// over if it can take one that still has answers to give. `None` if there is no such problem.
+/// Source for a problem whose sources have all given their count, if other problems can hand theirs
+/// over: the first takes a source from the second, the second from the third, and the last one
+/// takes a source that still has answers to give (an augmenting path, the shortest one).
 fn exchange(
     problem: u32,
     owner: &mut [Option<usize>],
@@ -97,13 +103,32 @@ fn exchange(
     order: &[u32],
     available: &impl Fn(u32, usize) -> bool,
 ) -> Option<usize> {
-    for open in (0..left.len()).filter(|s| left[*s] > 0).collect::<Vec<_>>() {
-        for &other in order {
-            let Some(current) = owner[other as usize] else { continue };
-            if current != open && available(problem, current) && available(other, open) {
-                owner[other as usize] = Some(open);
-                left[open] -= 1;
-                return Some(current);
+    /// How the search came to a source: from which, by which problem moving here.
+    type Step = Option<(usize, u32)>;
+    let sources = left.len();
+    let mut reached: Vec<Option<Step>> =
+        (0..sources).map(|s| available(problem, s).then_some(None)).collect();
+    let mut queue: Vec<usize> = (0..sources).filter(|s| reached[*s].is_some()).collect();
+    let mut next = 0;
+    while next < queue.len() {
+        let source = queue[next];
+        next += 1;
+        if left[source] > 0 {
+            left[source] -= 1;
+            // Back along the path: each problem moves on to the source that it led to.
+            let mut at = source;
+            while let Some(Some((from, mover))) = reached[at] {
+                owner[mover as usize] = Some(at);
+                at = from;
+            }
+            return Some(at);
+        }
+        for &other in order.iter().filter(|other| owner[**other as usize] == Some(source)) {
+            for to in (0..sources).filter(|to| available(other, *to)) {
+                if reached[to].is_none() {
+                    reached[to] = Some(Some((source, other)));
+                    queue.push(to);
+                }
             }
         }
     }
@@ -289,6 +314,15 @@ mod tests {
             let mut sources = exact(&order, &[1.0 / 3.0; 3], available);
             sources.sort_unstable();
             assert_eq!(sources, [0, 1, 2], "order {order:?}");
+        }
+
+        // Four sources in a chain: the last one is only reached by three exchanges.
+        let has = [[2, 3], [1, 2], [0, 1], [0, 1]];
+        let available = |problem: u32, source: usize| has[problem as usize].contains(&source);
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+            let mut sources = exact(&order, &[0.25; 4], available);
+            sources.sort_unstable();
+            assert_eq!(sources, [0, 1, 2, 3], "order {order:?}");
         }
     }
 }

@@ -83,12 +83,10 @@ impl RowStream for MixedRows {
                 let row = self.mixture.row(problem);
                 let example = self.encoded.example(row.source_index(), row.record_index());
                 let example = example.expect("MixedRows::new is given encoded pairs only");
-                let record = row.record_index() + 1;
-                let id = row.record().id.as_deref().map_or(String::new(), |id| format!(" id {id}"));
                 Ok(Row {
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
-                    label: format!("{} record {record}{id}", row.source()),
+                    label: row.label(),
                 })
             })
             .collect()

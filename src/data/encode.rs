@@ -146,10 +146,8 @@ impl Encoded {
                             return Err(Error::config(
                                 "max_length",
                                 format!(
-                                    "record {} of `{}` has {length} tokens, the limit is \
-                                     {max_length}",
-                                    record + 1,
-                                    source.name()
+                                    "{} has {length} tokens, the limit is {max_length}",
+                                    source.label(record)
                                 ),
                                 "Raise the limit, or choose `too_long = \"drop\"` or \"cut\"",
                             ));

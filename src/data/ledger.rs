@@ -29,8 +29,8 @@ pub struct SourceLedger {
     pub usable: usize,
     /// Of the usable ones: answers shortened to the limit, which lost their end and end token.
     pub cut: usize,
-    /// Records that share an id, but not the problem, with a record of another source; they were
-    /// joined by their text alone.
+    /// Records that share an id, but not the problem, with an earlier record; they were joined by
+    /// their text alone.
     pub id_conflicts: usize,
 }
 

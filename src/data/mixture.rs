@@ -121,6 +121,11 @@ impl MixedRow {
         self.sources[self.source_index()].name()
     }
 
+    /// Names the row in a message.
+    pub fn label(&self) -> String {
+        self.sources[self.source_index()].label(self.record_index())
+    }
+
     /// The record.
     pub fn record(&self) -> &CotRecord {
         &self.sources[self.source_index()].records()[self.record_index()]
@@ -260,8 +265,7 @@ impl MixDistillation {
         let answers = |problem: u32, source: usize| pairs.record_index(problem as usize, source);
         let constant = self.config.schedule == Schedule::Constant;
         // A schedule follows the order in which the epoch visits the problems.
-        let order =
-            if constant { random.permutation(pairs.len()) } else { self.order(epoch) };
+        let order = if constant { random.permutation(pairs.len()) } else { self.order(epoch) };
         let planned = self.config.planned_rows.max(1) as f64;
         let seen = (epoch as usize * pairs.len()) as f64;
         let weights_at = |place: usize| -> Vec<f64> {
@@ -283,8 +287,7 @@ impl MixDistillation {
             }
             (Share::Bernoulli, _) => assign::bernoulli(&order, weights_at, available, &mut random),
             (Share::Tokens, true) => {
-                let mut assignment =
-                    assign::following(&order, weights_at, Quota::Tokens, &trained);
+                let mut assignment = assign::following(&order, weights_at, Quota::Tokens, &trained);
                 assign::refine_tokens(&mut assignment, &order, &self.weights, &trained);
                 assignment
             }
@@ -297,6 +300,11 @@ impl MixDistillation {
     /// The problems with all their answers.
     pub fn pairs(&self) -> &Arc<Pairs> {
         &self.pairs
+    }
+
+    /// Whether the weights stay the same over training.
+    pub fn is_constant(&self) -> bool {
+        self.config.schedule == Schedule::Constant
     }
 
     /// The epoch that this value describes.
@@ -391,7 +399,11 @@ fn resolve(weights: &BTreeMap<String, f64>, pairs: &Pairs, key: &str) -> Result<
     for name in &names {
         let Some(&weight) = weights.get(*name) else {
             let what = format!("source `{name}` has no weight");
-            return Err(Error::config(key, what, "Give it one; with 0 it serves only problems that no other source answers"));
+            return Err(Error::config(
+                key,
+                what,
+                "Give it one; with 0 it serves only problems that no other source answers",
+            ));
         };
         if !weight.is_finite() || weight < 0.0 {
             let what = format!("the weight of `{name}` is {weight}");

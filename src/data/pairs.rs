@@ -6,8 +6,8 @@
 //! problem 1   rec 1    -          in their sources and are never copied
 //! ```
 
-use super::ledger::{Ledger, SourceLedger};
 use super::columns::ColumnMap;
+use super::ledger::{Ledger, SourceLedger};
 use super::read::read_records;
 use super::record::CotRecord;
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ const ABSENT: u32 = u32::MAX;
 pub struct Source {
     name: String,
     records: Vec<CotRecord>,
+    /// Line of each record in its file; empty for records that come from no file.
+    lines: Vec<u32>,
     ledger: SourceLedger,
 }
 
@@ -41,7 +43,7 @@ impl Source {
             ledger.empty_solutions += usize::from(empty_solution);
             !(empty_problem || empty_solution)
         });
-        Self { name, records, ledger }
+        Self { name, records, lines: vec![], ledger }
     }
 
     /// Reads a JSONL, JSON or Parquet file.
@@ -58,12 +60,25 @@ impl Source {
             empty_solutions: read.empty_solutions,
             ..Default::default()
         };
-        Ok(Self { name, records: read.records, ledger })
+        Ok(Self { name, records: read.records, lines: read.lines, ledger })
     }
 
     /// The source's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Names a record in a message: by its line, or its number where there is no file.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn label(&self, record: usize) -> String {
+        let id = self.records[record].id.as_deref();
+        let id = id.map_or(String::new(), |id| format!(" (id {id})"));
+        match self.lines.get(record) {
+            Some(line) => format!("`{}` line {line}{id}", self.name),
+            None => format!("`{}` record {}{id}", self.name, record + 1),
+        }
     }
 
     /// The records, without the empty ones.
@@ -124,10 +139,11 @@ impl Pairs {
                     }
                 }
                 let text = normalized(&record.problem);
-                let problem = problem.or_else(|| by_text.get(&text).copied()).unwrap_or_else(|| {
-                    table.extend(std::iter::repeat_n(ABSENT, width));
-                    (table.len() / width - 1) as u32
-                });
+                let problem =
+                    problem.or_else(|| by_text.get(&text).copied()).unwrap_or_else(|| {
+                        table.extend(std::iter::repeat_n(ABSENT, width));
+                        (table.len() / width - 1) as u32
+                    });
                 by_text.entry(text).or_insert(problem);
                 if let Some(id) = record.id.as_deref() {
                     by_id.entry(id).or_insert(problem);
@@ -262,10 +278,7 @@ impl Pairs {
 
     /// How many problems `source` answers.
     pub fn available(&self, source: usize) -> usize {
-        self.table
-            .chunks_exact(self.sources.len())
-            .filter(|row| row[source] != ABSENT)
-            .count()
+        self.table.chunks_exact(self.sources.len()).filter(|row| row[source] != ABSENT).count()
     }
 
     /// The pairs without the answers for which `keep(source, record)` is false, and without the
@@ -303,13 +316,11 @@ impl Pairs {
     pub fn split(&self, held_out: usize, seed: u64) -> (Self, Self) {
         let order = Stream::new(seed, "held out", 0).permutation(self.len());
         let (held, train) = order.split_at(held_out);
-        // Ascending, so that the split does not reorder the file.
-        let sorted = |part: &[u32]| {
-            let mut part = part.to_vec();
-            part.sort_unstable();
-            part
-        };
-        (self.select(&sorted(train)), self.select(&sorted(held)))
+        // Training problems in the file's order; held-out ones in the drawn one, so that the first
+        // few of them are a sample too.
+        let mut train = train.to_vec();
+        train.sort_unstable();
+        (self.select(&train), self.select(held))
     }
 }
 

@@ -155,7 +155,7 @@ fn read_parquet(_: File, _: &[u8], path: &Path, _: &ColumnMap) -> Result<Records
     Err(Error::data(
         Place::file(path),
         "this build does not read Parquet files",
-        "Enable the Cargo feature: cargo add mixdistill --features parquet, or convert the file \
+        "Enable the Cargo feature: `--features parquet`, or convert the file \
          to JSONL",
     ))
 }

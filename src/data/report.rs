@@ -47,23 +47,30 @@ impl MixtureReport {
     ) -> Self {
         let mut report = Self { share, epoch, with_tokens, sources, shortfalls: vec![] };
         let total = report.total();
+        let rows = total.rows.max(1) as f64;
         for line in &report.sources {
-            // Exact counts are within one row; a source that gives all it has, but less than was
-            // asked, is the reason for a gap, whatever the kind of share.
-            let realised = match share {
-                Share::Exact | Share::Bernoulli => line.rows as f64 / total.rows.max(1) as f64,
-                Share::Tokens => line.trained_tokens as f64 / total.trained_tokens.max(1) as f64,
+            let asked = line.requested;
+            // How far a share that nothing hinders may be off: a row; what chance does; a row of
+            // unknown length.
+            let (realised, slack) = match share {
+                Share::Exact => (line.rows as f64 / rows, 1.0 / rows),
+                Share::Bernoulli => {
+                    let deviation = (asked * (1.0 - asked) / rows).sqrt();
+                    (line.rows as f64 / rows, 1.0 / rows + 4.0 * deviation)
+                }
+                Share::Tokens => {
+                    let all = total.trained_tokens.max(1) as f64;
+                    (line.trained_tokens as f64 / all, 0.005 + 1.0 / rows)
+                }
             };
-            let one_row = 1.0 / total.rows.max(1) as f64;
-            let used_up = line.rows >= line.available;
-            if used_up && realised + one_row < line.requested {
+            if realised + slack < asked {
                 report.shortfalls.push(format!(
                     "`{}` answers {} of {} problems: its share is {:.1} %, not {:.1} %",
                     line.name,
                     line.available,
                     total.rows,
                     100.0 * realised,
-                    100.0 * line.requested
+                    100.0 * asked
                 ));
             }
         }

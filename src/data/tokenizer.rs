@@ -60,6 +60,8 @@ impl TextTokenizer {
         // Truncation and padding that a file asks for would change rows behind our back.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
+        // A problem or solution that spells an end token does not end anything.
+        tokenizer.set_encode_special_tokens(true);
         let found = match end_token {
             Some(token) => tokenizer.token_to_id(token).map(|id| (id, token.to_owned())),
             None => KNOWN_END_TOKENS
@@ -141,7 +143,8 @@ impl TextTokenizer {
         &self.end.1
     }
 
-    /// The tokens of a text, without any that the tokenizer would add around it.
+    /// The tokens of a text, without any that the tokenizer would add around it. The names of
+    /// special tokens are text like any other.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the text.

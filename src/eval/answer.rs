@@ -38,10 +38,21 @@ pub fn final_answer(solution: &str) -> Option<String> {
 /// assert!(same_answer("1,234", "1234.0"));
 /// assert!(same_answer(r"\frac{1}{2}", r"\frac {1} {2}"));
 /// assert!(!same_answer("7", "70"));
+/// assert!(!same_answer("1,2", "12"));
 /// ```
 pub fn same_answer(a: &str, b: &str) -> bool {
     let letters = |text: &str| -> String { text.chars().filter(|c| !c.is_whitespace()).collect() };
     let (a, b) = (letters(a), letters(b));
-    let number = |text: &str| text.replace(',', "").parse::<f64>().ok().filter(|x| x.is_finite());
+    let number = |text: &str| {
+        let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+        // Commas are thousands separators only where they part groups of three.
+        let mut groups = whole.split(',');
+        let first = groups.next().unwrap_or_default().trim_start_matches(['-', '+']).len();
+        let separated = groups.clone().count() > 0;
+        if separated && !((1..=3).contains(&first) && groups.all(|group| group.len() == 3)) {
+            return None;
+        }
+        format!("{}{rest}", whole.replace(',', "")).parse::<f64>().ok().filter(|x| x.is_finite())
+    };
     a == b || matches!((number(&a), number(&b)), (Some(a), Some(b)) if a == b)
 }

@@ -45,10 +45,7 @@ impl LayerCache {
             }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
             // The old tensor is owned here, so that it is written in place.
-            let grown = old.slice_assign(
-                [0..rows, 0..kv_heads, start..start + new, 0..dim],
-                x,
-            );
+            let grown = old.slice_assign([0..rows, 0..kv_heads, start..start + new, 0..dim], x);
             let seen = grown.clone().narrow(2, 0, keys);
             *all = Some(grown);
             seen
@@ -59,10 +56,12 @@ impl LayerCache {
         let [_, kv_heads, _, dim] = k.dims();
         let group = self.heads / kv_heads;
         // The heads of a group share keys, so they are rows of one product.
-        let q = q
-            .reshape([rows, new, kv_heads, group, dim])
-            .permute([0, 2, 3, 1, 4])
-            .reshape([rows, kv_heads, group * new, dim]);
+        let q = q.reshape([rows, new, kv_heads, group, dim]).permute([0, 2, 3, 1, 4]).reshape([
+            rows,
+            kv_heads,
+            group * new,
+            dim,
+        ]);
         let scores = q.matmul(k.transpose()) * (dim as f64).powf(-0.5);
         let mask = mask.repeat_dim(2, group);
         let mixed = softmax(scores + mask, 3).matmul(v);

@@ -11,9 +11,7 @@ use super::{CausalLm, cache::LayerCache};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::attention::AttentionShape;
-use crate::ops::{
-    causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu,
-};
+use crate::ops::{causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -239,8 +237,7 @@ impl Initializer<'_> {
         let config = LinearConfig::new(sizes[0], sizes[1]).with_bias(false);
         let mut linear = config.init(self.device);
         linear.weight = self.normal(name, sizes, deviation);
-        linear.bias =
-            bias.then(|| Param::from_tensor(Tensor::zeros([sizes[1]], self.device)));
+        linear.bias = bias.then(|| Param::from_tensor(Tensor::zeros([sizes[1]], self.device)));
         linear
     }
 }
@@ -289,7 +286,8 @@ impl DecoderConfig {
             })
             .collect();
         let mut embed_tokens = EmbeddingConfig::new(self.vocab_size, width).init(device);
-        embed_tokens.weight = init.normal("model.embed_tokens.weight", [self.vocab_size, width], std);
+        embed_tokens.weight =
+            init.normal("model.embed_tokens.weight", [self.vocab_size, width], std);
         let lm_head = (!self.tie_word_embeddings)
             .then(|| init.linear("lm_head.weight", [width, self.vocab_size], std, false));
         let model = Decoder { embed_tokens, layers, norm: norm(width) };

@@ -174,9 +174,8 @@ impl<'a> Decoding<'a> {
             self.longest + FIRST_ROOM.min(config.max_new_tokens),
             shape.head_dim(),
         ];
-        let table = |positions| {
-            rotary_table(positions, shape.head_dim(), shape.rope_theta, &device)
-        };
+        let table =
+            |positions| rotary_table(positions, shape.head_dim(), shape.rope_theta, &device);
         let mut positions = sizes[3];
         let mut rotation = table(positions);
         let mut caches: Vec<LayerCache> =
@@ -226,13 +225,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// Positions and mask of `new` tokens after `start` earlier places.
-    fn step(
-        &self,
-        start: usize,
-        new: usize,
-        table: &[Tensor<2>; 2],
-        device: &Device,
-    ) -> CacheStep {
+    fn step(&self, start: usize, new: usize, table: &[Tensor<2>; 2], device: &Device) -> CacheStep {
         let (rows, keys) = (self.rows.len(), start + new);
         let mut positions = Vec::with_capacity(rows * new);
         let mut mask = Vec::with_capacity(rows * new * keys);
@@ -318,12 +311,67 @@ fn sample(logits: &[f32], config: &GenerateConfig, point: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "flex")]
+    use crate::model::{Architecture, DecoderConfig};
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn cached_logits_equal_those_of_whole_rows() {
+        let device = Device::flex();
+        let config = DecoderConfig {
+            architecture: Architecture::Qwen3,
+            vocab_size: 19,
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            initializer_range: 0.3,
+            ..DecoderConfig::default()
+        };
+        let model = config.init(2, &device).unwrap();
+        // Two rows of unequal length, then tokens one by one, beyond the first capacity.
+        let mut texts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6]];
+        let active = |index| ActiveRow {
+            index,
+            tokens: vec![],
+            padding: 0,
+            random: Stream::new(0, "test", 0),
+        };
+        let prompts = texts.clone();
+        let decoding = Decoding::new(&model, &prompts, vec![active(0), active(1)]);
+        let table = rotary_table(64, config.head_dim(), config.rope_theta, &device);
+        let sizes = [2, 4, 2, 6, config.head_dim()];
+        let mut caches = vec![LayerCache::new(sizes, &device), LayerCache::new(sizes, &device)];
+        let mut input = vec![0, 0, 3, 1, 4, 1, 5, 9, 2, 6];
+        let mut start = 0;
+        for round in 0..20 {
+            let new = input.len() / 2;
+            let step = decoding.step(start, new, &table, &device);
+            let ids = Tensor::from_data(TensorData::new(input.clone(), [2, new]), &device);
+            let logits = model.logits_cached(ids, &step, &mut caches);
+            start += new;
+            for (row, text) in texts.iter_mut().enumerate() {
+                let ids: Vec<i32> = text.iter().map(|token| *token as i32).collect();
+                let ids = Tensor::from_data(TensorData::new(ids, [1, text.len()]), &device);
+                let whole = model.logits(ids).narrow(1, text.len() - 1, 1).reshape([1, 19]);
+                let cached = logits.clone().narrow(0, row, 1);
+                let error = (whole.clone() - cached).abs().max().into_scalar::<f32>();
+                let scale = whole.abs().max().into_scalar::<f32>();
+                // f32 sums in another order.
+                assert!(error < 1e-5 * scale, "row {row}, round {round}: {error} of {scale}");
+                text.push((7 * round + row as u32) % 19);
+            }
+            input = texts.iter().map(|text| text[text.len() - 1] as i32).collect();
+        }
+    }
 
     #[test]
     fn sampling_follows_temperature_and_top_p() {
         let logits = [0.0, 2f32.ln(), 5f32.ln()]; // probabilities 1/8, 2/8, 5/8
         let config = GenerateConfig { temperature: 1.0, ..Default::default() };
-        assert_eq!([0.0, 0.62, 0.63, 0.87, 0.88, 0.999].map(|p| sample(&logits, &config, p)), [2, 2, 1, 1, 0, 0]);
+        assert_eq!(
+            [0.0, 0.62, 0.63, 0.87, 0.88, 0.999].map(|p| sample(&logits, &config, p)),
+            [2, 2, 1, 1, 0, 0]
+        );
         let nucleus = GenerateConfig { top_p: 0.8, ..config.clone() };
         assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &nucleus, p)), [2, 2, 1, 1]);
         let cold = GenerateConfig { temperature: 0.01, ..config };

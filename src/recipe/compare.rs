@@ -5,10 +5,13 @@
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
-use super::run::{Summary, run};
-use crate::error::{Error, Place, Result};
+use super::prepare::Prepared;
+use super::run::{Summary, run_prepared};
+use crate::data::Schedule;
+use crate::device;
+use crate::error::{Error, Result};
 use crate::eval::Accuracy;
-use crate::train::{Curve, StopFlag, draw_curves};
+use crate::train::{Curve, StopFlag, differences, draw_curves};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,7 +78,7 @@ impl fmt::Display for Comparison {
 /// `compare.json` and `compare.svg` there. With [`RunMode::Resume`], finished variants are kept.
 ///
 /// # Errors
-/// As [`run`]; [`Error::Config`] where the sources are not `long` and `short`, or where there is
+/// As [`run`](super::run()); [`Error::Config`] where the sources are not `long` and `short`, or where there is
 /// no held-out problem with a reference answer.
 pub fn compare(
     config: &RunConfig,
@@ -94,36 +97,38 @@ pub fn compare(
             ));
         }
     };
+    let mut config = config.clone();
+    config.data.complete = true;
+    let device = device::by_name(&config.backend)?;
     let directory = RunDirectory::open(&config.out, mode)?;
+    if mode == RunMode::Resume {
+        same_settings(&config, &directory)?;
+    }
+    // Whatever is wrong with the data shows here, before anything is replaced.
+    let prepared = Prepared::new(&config)?;
     if mode != RunMode::Resume {
         directory.clear()?;
+        directory.write("config.toml", &config.to_toml()?)?;
     }
-    directory.write("config.toml", &config.to_toml()?)?;
-    let mut comparison = Comparison { lines: vec![], stopped: false };
+    let mut comparison = Comparison { lines: vec![], stopped: true };
+    directory.write_json("compare.json", &comparison)?;
     let mut curves = vec![];
     for (name, share) in [("long", 1.0), ("short", 0.0), ("mix", share)] {
         let mut variant = config.clone();
         variant.out = directory.path(name);
-        variant.data.complete = true;
         variant.set_share(share)?;
+        if share == 0.0 || share == 1.0 {
+            variant.mixture.schedule = Schedule::Constant;
+        }
         say(&format!("\n=== {name}: {:.0} % long answers ===", 100.0 * share));
-        let summary = match finished(&variant, mode)? {
-            Some(summary) => {
-                say("already done");
-                summary
-            }
-            None => {
-                let holds_run = variant.out.join("config.toml").is_file();
-                let mode = match mode {
-                    RunMode::Resume if !holds_run => RunMode::New,
-                    RunMode::Overwrite if !holds_run => RunMode::New,
-                    mode => mode,
-                };
-                run(&variant, mode, stop, say)?
-            }
+        let mode = match RunDirectory::holds_run(&variant.out) {
+            true => mode,
+            false => RunMode::New,
         };
+        let variant_directory = RunDirectory::open(&variant.out, mode)?;
+        let mixed = prepared.with_mixture(&variant)?;
+        let summary = run_prepared(&variant, &device, &variant_directory, mixed, mode, stop, say)?;
         if summary.outcome.stopped {
-            comparison.stopped = true;
             return Ok(comparison);
         }
         let (Some(before), Some(after)) = (summary.before.clone(), summary.after.clone()) else {
@@ -147,14 +152,14 @@ pub fn compare(
             accuracy: after,
             steps: summary.outcome.step,
             trained_tokens: summary.trained_tokens,
-            seconds: summary.outcome.seconds,
+            seconds: summary.training_seconds,
         });
         curves.extend(loss_curves(name, &summary));
-        if stop.is_requested() {
-            comparison.stopped = true;
+        if stop.is_requested() && name != "mix" {
             return Ok(comparison);
         }
     }
+    comparison.stopped = false;
     let [x, y] = ["optimizer step", "held-out cross-entropy (nats)"];
     draw_curves(&directory.path("compare.svg"), "Held-out loss by training data", [x, y], &curves)?;
     directory.write_json("compare.json", &comparison)?;
@@ -162,25 +167,23 @@ pub fn compare(
     Ok(comparison)
 }
 
-/// The summary of a variant that an earlier process finished with the same settings.
-fn finished(variant: &RunConfig, mode: RunMode) -> Result<Option<Summary>> {
-    let path = variant.out.join("summary.json");
-    if mode != RunMode::Resume || !path.is_file() {
-        return Ok(None);
+/// Refuses to go on with a comparison under other settings than it was started with.
+fn same_settings(config: &RunConfig, directory: &RunDirectory) -> Result<()> {
+    let json = |config: &RunConfig| {
+        // The directory may have been moved.
+        serde_json::to_value(RunConfig { out: Default::default(), ..config.clone() })
+            .unwrap_or_default()
+    };
+    let then = RunConfig::read(&directory.path("config.toml"))?;
+    let changes = differences(&json(&then), &json(config), "");
+    if changes.is_empty() {
+        return Ok(());
     }
-    let then = RunConfig::read(&variant.out.join("config.toml"))?;
-    if then != *variant {
-        return Err(Error::RunDirectory {
-            path: variant.out.clone(),
-            what: "it holds a run with other settings".into(),
-            hint: "Resume with the settings of the first call, or start anew with --overwrite"
-                .into(),
-        });
-    }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let summary: Summary = serde_json::from_str(&text)
-        .map_err(|e| Error::data(Place::file(&path), e.to_string(), "Remove the file"))?;
-    Ok((!summary.outcome.stopped).then_some(summary))
+    Err(Error::RunDirectory {
+        path: config.out.clone(),
+        what: format!("it holds a comparison with other settings: {}", changes.join(", ")),
+        hint: "Resume with the settings of the first call, or start anew with --overwrite".into(),
+    })
 }
 
 /// Held-out losses of a variant, by source.

@@ -63,7 +63,7 @@ impl Default for DataConfig {
             max_length: 512,
             too_long: TooLong::Drop,
             hold_out: 0.05,
-            toy_problems: 12_000,
+            toy_problems: 8_000,
             toy_test_problems: 200,
             toy: ArithConfig::default(),
             template: PlainTemplate::default(),
@@ -123,7 +123,8 @@ impl Default for RunConfig {
             backend: "auto".into(),
             data: DataConfig::default(),
             mixture: MixtureConfig::default(),
-            // Small models learn from larger initial weights than the usual 0.02 in far fewer steps.
+            // Measured on the toy corpus: from 0.06 a student of this size learns in far fewer steps
+            // than from the usual 0.02.
             model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },
             train: TrainConfig {
                 epochs: 1.0,
@@ -132,7 +133,7 @@ impl Default for RunConfig {
                 learning_rate: 2e-3,
                 warmup_steps: 20,
                 min_lr_ratio: 0.05,
-                beta_2: 0.99,
+                beta_2: 0.95,
                 weight_decay: 0.01,
                 packing: true,
                 evaluate_every: 250,
@@ -165,14 +166,22 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_toml(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| {
+        // Read by itself first: that reports unknown keys and wrong types with their line.
+        let _: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             Error::config(
                 "config",
                 format!("line {line}: {}", e.message()),
                 "`--print-config` shows every setting with its default",
             )
-        })
+        })?;
+        // Then laid over the defaults of a run, so that a table that names one key changes one key.
+        let failed = |what: String| {
+            Error::config("config", what, "`--print-config` shows every setting with its default")
+        };
+        let mut all = toml::Table::try_from(Self::default()).map_err(|e| failed(e.to_string()))?;
+        merge(&mut all, toml::from_str(text).map_err(|e| failed(e.to_string()))?);
+        all.try_into().map_err(|e: toml::de::Error| failed(e.to_string()))
     }
 
     /// The settings as TOML.
@@ -232,5 +241,23 @@ impl RunConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// Lays the keys of `over` over those of `base`, table by table. Values that are one choice
+/// together, such as the weights of a mixture, are replaced as a whole.
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    const WHOLE: [&str; 2] = ["weights", "schedule"];
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over))
+                if !WHOLE.contains(&key.as_str()) =>
+            {
+                merge(base, over);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 //!   after.jsonl      answers after it          summary.json    every figure that was printed
 //! ```
 
+use super::config::RunConfig;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::fs;
@@ -59,7 +60,7 @@ impl RunDirectory {
                 hint: hint.to_owned(),
             })
         };
-        let holds_run = path.join("config.toml").is_file();
+        let holds_run = Self::holds_run(path);
         if mode == RunMode::Resume && !holds_run {
             return refuse("it holds no run", "Check the path, or start without --resume");
         }
@@ -83,6 +84,12 @@ impl RunDirectory {
         Ok(Self(path.to_owned()))
     }
 
+    /// Whether a directory holds a run: settings that can be read, and a file that only runs write.
+    pub fn holds_run(path: &Path) -> bool {
+        let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
+        written && RunConfig::read(&path.join("config.toml")).is_ok()
+    }
+
     /// Removes what an earlier run wrote; other files are left alone.
     ///
     /// # Errors
@@ -91,13 +98,15 @@ impl RunDirectory {
         let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
         for name in FILES {
             let path = self.path(name);
-            fs::remove_file(&path)
-                .or_else(|e| if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) })?;
+            fs::remove_file(&path).or_else(|e| {
+                if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) }
+            })?;
         }
         for name in FOLDERS {
             let path = self.path(name);
-            fs::remove_dir_all(&path)
-                .or_else(|e| if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) })?;
+            fs::remove_dir_all(&path).or_else(|e| {
+                if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) }
+            })?;
         }
         Ok(())
     }
@@ -134,8 +143,8 @@ impl RunDirectory {
     pub fn write_jsonl<T: Serialize>(&self, name: &str, values: &[T]) -> Result<()> {
         let lines: serde_json::Result<Vec<String>> =
             values.iter().map(serde_json::to_string).collect();
-        let lines = lines
-            .map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
+        let lines =
+            lines.map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
         self.write(name, &text)
     }

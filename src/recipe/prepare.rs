@@ -3,7 +3,8 @@
 use super::config::RunConfig;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    Encoded, Ledger, MixDistillation, MixedRows, MixtureReport, Pairs, Row, Source, TextTokenizer,
+    Encoded, Ledger, Lengths, MixDistillation, MixedRows, MixtureReport, Pairs, Row, Source,
+    TextTokenizer,
 };
 use crate::error::{Error, Result};
 use crate::eval::{Question, final_answer};
@@ -14,6 +15,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The data of a run.
+#[derive(Clone)]
 pub struct Prepared {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
@@ -86,11 +88,7 @@ impl Prepared {
                 (training, held, encoded.clone())
             }
         };
-        let mut mixture = config.mixture.clone();
-        mixture.seed = config.seed;
-        mixture.planned_rows = config.train.total_rows(training.len());
-        let lengths = Arc::new(encoded.lengths());
-        let mixture = MixDistillation::new(Arc::new(training), mixture, Some(lengths))?;
+        let mixture = mix(config, Arc::new(training), Arc::new(encoded.lengths()))?;
         let evaluation = &config.evaluation;
         Ok(Self {
             model,
@@ -103,6 +101,17 @@ impl Prepared {
             mixture,
             encoded,
         })
+    }
+
+    /// The same data in another mixture.
+    ///
+    /// # Errors
+    /// As [`MixDistillation::new`].
+    pub fn with_mixture(&self, config: &RunConfig) -> Result<Self> {
+        let pairs = self.mixture.pairs().clone();
+        let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()))?;
+        let report = mixture.report();
+        Ok(Self { mixture, report, ..self.clone() })
     }
 
     /// The rows to train on, in training order.
@@ -154,6 +163,18 @@ fn encode(config: &RunConfig, pairs: &Pairs, tokenizer: &TextTokenizer) -> Resul
     Ok(Arc::new(encoded))
 }
 
+fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<MixDistillation> {
+    let rows = pairs.len();
+    if config.train.total_steps(rows) == 0 {
+        let what = format!("{} epochs of {rows} rows make no step", config.train.epochs);
+        return Err(Error::config("train.epochs", what, "Raise it, or set train.steps"));
+    }
+    let mut mixture = config.mixture.clone();
+    mixture.seed = config.seed;
+    mixture.planned_rows = config.train.total_rows(rows);
+    MixDistillation::new(pairs, mixture, Some(lengths))
+}
+
 /// The held-out problems' rows, each source apart.
 fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
     let sources = pairs.sources().iter().enumerate();
@@ -165,7 +186,7 @@ fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldO
                 Some(Row {
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
-                    label: format!("{} record {}", source.name(), record + 1),
+                    label: source.label(record),
                 })
             });
             HeldOut { name: source.name().to_owned(), rows: rows.collect() }

@@ -8,11 +8,13 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Accuracy, Answer, ask};
 use crate::model::DecoderLm;
+use crate::train::differences;
 use crate::train::{
     CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer, Outcome,
-    Progress, ProgressObserver, StopFlag, Surroundings, read_metrics,
+    Progress, ProgressObserver, StepReport, StopFlag, Surroundings, read_metrics,
 };
 use burn::module::Module;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,56 +22,84 @@ use std::time::Instant;
 /// Every figure of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The run directory.
-    pub out: PathBuf,
+    /// The settings.
+    pub config: RunConfig,
     /// The backend that was used.
     pub backend: String,
     /// Parameters of the student.
     pub parameters: usize,
     /// What became of every record.
     pub ledger: Ledger,
-    /// The mixture.
+    /// The mixture, in its first epoch.
     pub mixture: MixtureReport,
     /// Answers to held-out problems before training.
     pub before: Option<Accuracy>,
     /// Answers to held-out problems after training.
     pub after: Option<Accuracy>,
-    /// Mean training loss of the first ten steps.
+    /// Mean training loss of the first steps, ten at most.
     pub first_loss: f64,
-    /// Mean training loss of the last ten steps.
+    /// Mean training loss of the last steps, ten at most.
     pub last_loss: f64,
+    /// Input tokens of all steps, padding left out.
+    pub tokens: u64,
+    /// Trained tokens of all steps.
+    pub trained_tokens: u64,
+    /// Padding of all steps, in positions.
+    pub padding: u64,
+    /// Wall time of all steps.
+    pub training_seconds: f64,
+    /// Input tokens a second of the steps' time.
+    pub tokens_per_second: f64,
     /// Held-out losses before training and at each evaluation.
     pub evaluations: Vec<EvaluationReport>,
-    /// Steps, tokens and time of training in this process.
+    /// How training ended in the last process that worked on the run.
     pub outcome: Outcome,
-    /// Trained tokens of the whole run, earlier processes included.
-    pub trained_tokens: u64,
     /// The first answers to held-out problems after training.
     pub samples: Vec<Answer>,
-    /// Wall time of everything in this process.
+    /// Wall time of everything in the last process.
     pub seconds: f64,
 }
 
 /// Runs a configuration: reads and mixes the data, trains, grades, and fills the run directory.
 ///
 /// `say` is given what a person would read, line by line. After a stop the summary has
-/// `outcome.stopped` set, and neither `after` nor a model folder.
+/// `outcome.stopped` set, and neither `after` nor a model folder. Resuming a run that is finished
+/// gives its summary back.
 ///
 /// # Errors
-/// Whatever is wrong with configuration, files or directory, before any training; later, what
-/// training gives.
+/// Whatever is wrong with configuration, files or directory, before any training and before
+/// anything is replaced; later, what training gives.
 pub fn run(
     config: &RunConfig,
     mode: RunMode,
     stop: &StopFlag,
     say: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
-    let start = Instant::now();
     config.validate()?;
     let device = device::by_name(&config.backend)?;
     let directory = RunDirectory::open(&config.out, mode)?;
     let prepared = Prepared::new(config)?;
-    let model = prepared.model.init(config.seed, &device.autodiff())?;
+    run_prepared(config, &device, &directory, prepared, mode, stop, say)
+}
+
+/// As [`run`], with data that is there already.
+pub(super) fn run_prepared(
+    config: &RunConfig,
+    device: &Device,
+    directory: &RunDirectory,
+    prepared: Prepared,
+    mode: RunMode,
+    stop: &StopFlag,
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
+    let start = Instant::now();
+    if mode == RunMode::Resume
+        && let Some(summary) = finished(config, directory)?
+    {
+        say("this run is finished");
+        return Ok(summary);
+    }
+    let model = prepared.model.init(config.seed, &device.clone().autodiff())?;
     let parameters = model.num_params();
     describe(config, &prepared, parameters, say);
 
@@ -81,21 +111,29 @@ pub fn run(
     );
     let metrics = directory.path("metrics.jsonl");
     let resumes = mode == RunMode::Resume && store.newest_path()?.is_some();
-    let metrics_file = match resumes {
-        true => {
-            let (path, skipped) = store.resume(&mut learner)?;
-            skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
-            say(&format!("resuming from {}", path.display()));
-            MetricsFile::resume(&metrics, learner.step())?
+    let metrics_file = if resumes {
+        let (path, skipped) = store.resume(&mut learner)?;
+        skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
+        say(&format!("resuming from {}", path.display()));
+        MetricsFile::resume(&metrics, learner.step())?
+    } else {
+        // A run that was stopped before its first checkpoint starts anew; anything more is not
+        // thrown away.
+        let results = ["summary.json", "compare.json", "model"];
+        if mode == RunMode::Resume
+            && let Some(name) = results.iter().find(|name| directory.path(name).exists())
+        {
+            return Err(Error::RunDirectory {
+                path: config.out.clone(),
+                what: format!("it has no checkpoint to resume from, but it has {name}"),
+                hint: "A comparison is resumed with --compare; --overwrite starts anew".into(),
+            });
         }
-        // A run that was stopped before its first checkpoint starts anew.
-        false => {
-            directory.clear()?;
-            directory.write("config.toml", &config.to_toml()?)?;
-            directory.write_json("ledger.json", &prepared.ledger)?;
-            directory.write_json("mixture.json", &prepared.report)?;
-            MetricsFile::create(&metrics)?
-        }
+        directory.clear()?;
+        directory.write("config.toml", &config.to_toml()?)?;
+        directory.write_json("ledger.json", &prepared.ledger)?;
+        directory.write_json("mixture.json", &prepared.report)?;
+        MetricsFile::create(&metrics)?
     };
     let mut observers: Vec<Box<dyn Observer>> = vec![
         Box::new(metrics_file),
@@ -103,10 +141,10 @@ pub fn run(
         Box::new(ProgressObserver::default()),
     ];
     let before = match resumes {
-        true => read_answers(&directory, "before.jsonl")?,
+        true => read_answers(directory, "before.jsonl")?,
         false => {
             learner.evaluate(&prepared.held_out, &mut observers)?;
-            graded(config, &prepared, learner.model(), &directory, "before.jsonl")?
+            graded(config, &prepared, learner.model(), directory, "before.jsonl")?
         }
     };
     let before = (!before.is_empty()).then(|| Accuracy::of(&before));
@@ -131,7 +169,7 @@ pub fn run(
             std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
         }
         model.save(&folder, &prepared.tokenizer)?;
-        let answers = graded(config, &prepared, &model, &directory, "after.jsonl")?;
+        let answers = graded(config, &prepared, &model, directory, "after.jsonl")?;
         if !answers.is_empty() {
             let accuracy = Accuracy::of(&answers);
             say(&format!("after training:  {}", sentence(&accuracy)));
@@ -139,46 +177,74 @@ pub fn run(
         }
         samples = answers.into_iter().take(config.evaluation.samples).collect();
     }
-    let metrics = read_metrics(&metrics)?;
-    let losses: Vec<f64> = metrics
-        .iter()
-        .filter_map(|metric| match metric {
-            Metric::Step(step) => Some(step.loss),
-            Metric::Evaluation(_) => None,
-        })
-        .collect();
-    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
-    let edge = losses.len().min(10);
+    let (mut steps, mut evaluations) = (vec![], vec![]);
+    for metric in read_metrics(&metrics)? {
+        match metric {
+            Metric::Step(step) => steps.push(step),
+            Metric::Evaluation(evaluation) => evaluations.push(evaluation),
+        }
+    }
+    let mean_loss = |part: &[StepReport]| {
+        part.iter().map(|step| step.loss).sum::<f64>() / part.len().max(1) as f64
+    };
+    // The two ends do not overlap.
+    let edge = (steps.len() / 2).clamp(1, 10).min(steps.len());
+    let sum = |part: fn(&StepReport) -> usize| steps.iter().map(|s| part(s) as u64).sum::<u64>();
+    let training_seconds = steps.iter().map(|step| step.seconds).sum::<f64>();
+    let tokens = sum(|step| step.tokens);
     let summary = Summary {
-        out: config.out.clone(),
         backend: backend_name(config),
         parameters,
         ledger: prepared.ledger,
         mixture: prepared.report,
         before,
         after,
-        first_loss: mean(&losses[..edge]),
-        last_loss: mean(&losses[losses.len() - edge..]),
-        trained_tokens: metrics
-            .iter()
-            .map(|metric| match metric {
-                Metric::Step(step) => step.trained_tokens as u64,
-                Metric::Evaluation(_) => 0,
-            })
-            .sum(),
-        evaluations: metrics
-            .into_iter()
-            .filter_map(|metric| match metric {
-                Metric::Evaluation(evaluation) => Some(evaluation),
-                Metric::Step(_) => None,
-            })
-            .collect(),
+        first_loss: mean_loss(&steps[..edge]),
+        last_loss: mean_loss(&steps[steps.len() - edge..]),
+        tokens,
+        trained_tokens: sum(|step| step.trained_tokens),
+        padding: sum(|step| step.padding),
+        training_seconds,
+        tokens_per_second: tokens as f64 / training_seconds.max(1e-9),
+        evaluations,
         outcome,
         samples,
         seconds: start.elapsed().as_secs_f64(),
+        config: config.clone(),
     };
     directory.write_json("summary.json", &summary)?;
     Ok(summary)
+}
+
+/// The summary of a run that an earlier process finished.
+fn finished(config: &RunConfig, directory: &RunDirectory) -> Result<Option<Summary>> {
+    let path = directory.path("summary.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    // A comparison's summary is another thing, and is not resumed here.
+    let Ok(summary) = serde_json::from_str::<Summary>(&text) else { return Ok(None) };
+    // The directory may have been moved since, and what the run shows may be asked differently.
+    let comparable = |config: &RunConfig| RunConfig { out: PathBuf::new(), ..config.clone() };
+    if summary.outcome.stopped {
+        return Ok(None);
+    }
+    if comparable(&summary.config) != comparable(config) {
+        return Err(Error::RunDirectory {
+            path: config.out.clone(),
+            what: format!(
+                "it holds a finished run with other settings: {}",
+                differences(&json(&summary.config), &json(config), "").join(", ")
+            ),
+            hint: "Choose another directory, or replace the run with --overwrite".into(),
+        });
+    }
+    Ok(Some(summary))
+}
+
+fn json(config: &RunConfig) -> serde_json::Value {
+    serde_json::to_value(RunConfig { out: PathBuf::new(), ..config.clone() }).unwrap_or_default()
 }
 
 /// The backend's name, `auto` resolved.
@@ -200,13 +266,20 @@ fn settings(config: &RunConfig, prepared: &Prepared) -> serde_json::Value {
         "mixture": prepared.mixture.config(),
         "train": train,
         "data": prepared.fingerprint,
+        "questions": config.evaluation.questions,
     })
 }
 
 fn describe(config: &RunConfig, prepared: &Prepared, parameters: usize, say: &mut dyn FnMut(&str)) {
     let data = match config.data.sources.is_empty() {
         true => "the built-in toy corpus of arithmetic problems".to_owned(),
-        false => config.data.sources.iter().map(|s| s.path.display().to_string()).collect::<Vec<_>>().join(" + "),
+        false => config
+            .data
+            .sources
+            .iter()
+            .map(|s| s.path.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" + "),
     };
     say(&format!("data: {data}"));
     say(&prepared.ledger.to_string());
@@ -214,6 +287,15 @@ fn describe(config: &RunConfig, prepared: &Prepared, parameters: usize, say: &mu
     say("mixture:");
     say(&prepared.report.to_string());
     say("");
+    if prepared.mixture.config().redraw || !prepared.mixture.is_constant() {
+        say("(this is the first epoch; later ones are drawn anew or follow the schedule)");
+    }
+    if prepared.held_out.iter().all(|source| source.rows.is_empty()) {
+        say("no problem is held out, so there is no held-out loss (data.hold_out)");
+    }
+    if prepared.questions.is_empty() && config.evaluation.questions > 0 {
+        say("no held-out problem has a reference answer, so nothing is graded");
+    }
     let train = &config.train;
     let rows = prepared.mixture.pairs().len();
     say(&format!(

@@ -85,8 +85,8 @@ impl CheckpointStore {
         remove(&place)?;
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
         flush_folder(&self.folder)?;
-        let all = self.all()?;
-        for (_, old) in &all[..all.len().saturating_sub(self.keep)] {
+        let others: Vec<_> = self.all()?.into_iter().filter(|(_, path)| *path != place).collect();
+        for (_, old) in &others[..others.len().saturating_sub(self.keep - 1)] {
             remove(old)?;
         }
         Ok(place)
@@ -119,20 +119,28 @@ impl CheckpointStore {
     }
 
     /// Reads the newest valid checkpoint into a learner whose model has the right shape. Returns
-    /// where it was and what is wrong with newer ones that were skipped.
+    /// where it was and what is wrong with newer ones, which are renamed to `damaged-step-...`, so
+    /// that they are not counted among those to keep.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
     /// other settings; [`Error::Io`].
     pub fn resume<M: CausalLm>(&self, learner: &mut Learner<M>) -> Result<(PathBuf, Vec<String>)> {
         let mut skipped = vec![];
+        let mut damaged: Vec<PathBuf> = vec![];
         for (_, path) in self.all()?.into_iter().rev() {
             match verified_state(&path) {
                 Ok(state) => {
                     self.read(&path, state, learner)?;
+                    for path in damaged {
+                        set_aside(&path)?;
+                    }
                     return Ok((path, skipped));
                 }
-                Err(error) => skipped.push(error.to_string()),
+                Err(error) => {
+                    skipped.push(error.to_string());
+                    damaged.push(path);
+                }
             }
         }
         Err(Error::Checkpoint {
@@ -205,7 +213,11 @@ fn verified_state(path: &Path) -> Result<State> {
 }
 
 /// The settings in which two runs differ, in words.
-fn differences(then: &serde_json::Value, now: &serde_json::Value, path: &str) -> Vec<String> {
+pub(crate) fn differences(
+    then: &serde_json::Value,
+    now: &serde_json::Value,
+    path: &str,
+) -> Vec<String> {
     match (then, now) {
         (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
@@ -213,11 +225,7 @@ fn differences(then: &serde_json::Value, now: &serde_json::Value, path: &str) ->
             keys.into_iter()
                 .flat_map(|key| {
                     let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    differences(
-                        a.get(key).unwrap_or(&null),
-                        b.get(key).unwrap_or(&null),
-                        &path,
-                    )
+                    differences(a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), &path)
                 })
                 .collect()
         }
@@ -254,10 +262,20 @@ fn write_flushed(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
 fn flush_folder(path: &Path) -> Result<()> {
     #[cfg(unix)]
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("flush", path, e))?;
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| Error::io("flush", path, e))?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
+}
+
+/// Gives a damaged checkpoint a name under which it is not read again.
+fn set_aside(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let aside = path.with_file_name(format!("damaged-{name}"));
+    remove(&aside)?;
+    fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))
 }
 
 /// Removes a folder if it is there.

@@ -6,9 +6,7 @@
 
 use super::checkpoint::CheckpointStore;
 use super::config::TrainConfig;
-use super::observer::{
-    EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport,
-};
+use super::observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport};
 use super::optimizer::{ModuleAdamW, global_norm, scaled};
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
@@ -253,6 +251,13 @@ impl<M: CausalLm> Learner<M> {
             trained_tokens: 0,
             seconds: 0.0,
         };
+        if total_steps == 0 {
+            return Err(Error::config(
+                "train.epochs",
+                format!("{} epochs of {per_epoch} rows make no step", self.config.epochs),
+                "Raise it, or set train.steps",
+            ));
+        }
         observer.observe(&Event::Start { step: self.step, total_steps })?;
         let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
         let mut saved = self.step;
@@ -280,7 +285,7 @@ impl<M: CausalLm> Learner<M> {
             let last = self.step == total_steps;
             outcome.stopped = stop.is_requested() && !last;
             let evaluates = last || due(self.config.evaluate_every, self.step);
-            if evaluates && !outcome.stopped {
+            if evaluates {
                 self.evaluate(held_out, observer)?;
             }
             if outcome.stopped || last || due(self.config.checkpoint_every, self.step) {
@@ -310,13 +315,18 @@ impl<M: CausalLm> Learner<M> {
     ) -> Result<EvaluationReport> {
         let start = Instant::now();
         let of = held_out.iter().map(|source| source.rows.len()).sum();
-        let sources = held_out_losses(
-            self.model(),
-            held_out,
-            &self.config,
-            &mut |done| observer.observe(&Event::Evaluating { done, of }),
-        )?;
+        let sources = held_out_losses(self.model(), held_out, &self.config, &mut |done| {
+            observer.observe(&Event::Evaluating { done, of })
+        })?;
         let seconds = start.elapsed().as_secs_f64();
+        if let Some(bad) = sources.iter().find(|source| !source.loss.is_finite()) {
+            return Err(Error::NotFinite {
+                step: self.step,
+                what: "held-out loss",
+                rows: vec![format!("held-out rows of `{}`", bad.name)],
+                hint: "Try a smaller learning rate".into(),
+            });
+        }
         let report = EvaluationReport { step: self.step, sources, seconds };
         if of > 0 {
             observer.observe(&Event::Evaluation(&report))?;

@@ -10,6 +10,7 @@ mod plot;
 mod progress;
 
 pub use checkpoint::CheckpointStore;
+pub(crate) use checkpoint::differences;
 pub use config::{LrSchedule, TrainConfig};
 pub use learner::{
     HeldOut, Learner, StepGradients, StopFlag, Surroundings, held_out_losses, step_gradients,

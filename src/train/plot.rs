@@ -58,7 +58,14 @@ fn draw(
     chart.configure_mesh().x_desc(x_name).y_desc(y_name).light_line_style(WHITE).draw()?;
     for (index, curve) in curves.iter().enumerate() {
         // Colours that stay apart for colour-blind readers (Okabe and Ito).
-        let palette = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233)];
+        let palette = [
+            (0, 114, 178),
+            (213, 94, 0),
+            (0, 158, 115),
+            (204, 121, 167),
+            (86, 180, 233),
+            (0, 0, 0),
+        ];
         let (r, g, b) = palette[index % palette.len()];
         let color = RGBColor(r, g, b);
         let line = color.stroke_width(2);
@@ -86,8 +93,7 @@ fn draw(
 /// The curves of a metrics file: training loss, smoothed, and each source's held-out loss.
 pub fn loss_curves(metrics: &[Metric]) -> Vec<Curve> {
     let mut smoothed: Option<f64> = None;
-    let mut training =
-        Curve { name: "training, smoothed".into(), points: vec![], marked: false };
+    let mut training = Curve { name: "training, smoothed".into(), points: vec![], marked: false };
     let mut sources: Vec<Curve> = vec![];
     for metric in metrics {
         match metric {

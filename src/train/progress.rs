@@ -107,10 +107,7 @@ impl ProgressObserver {
         let speed = report.tokens as f64 / report.seconds.max(1e-9);
         let speed = smooth(self.tokens_per_second, speed);
         (self.smoothed, self.tokens_per_second) = (Some(loss), Some(speed));
-        format!(
-            "loss {loss:.3} (smoothed) lr {:.2e} {speed:.0} tokens/s",
-            report.learning_rate
-        )
+        format!("loss {loss:.3} (smoothed) lr {:.2e} {speed:.0} tokens/s", report.learning_rate)
     }
 }
 
@@ -119,18 +116,18 @@ impl Observer for ProgressObserver {
         match event {
             Event::Start { step, total_steps } => {
                 self.before = *step;
-                self.training = Some(Progress::new("train", (total_steps - step) as u64));
+                self.training =
+                    Some(Progress::new("train", total_steps.saturating_sub(*step) as u64));
             }
             Event::Step(report) => {
                 let message = self.message(report);
                 if let Some(progress) = &mut self.training {
-                    progress.update((report.step - self.before) as u64, || message);
+                    progress.update(report.step.saturating_sub(self.before) as u64, || message);
                 }
             }
             Event::Evaluating { done, of } => {
-                let progress = self
-                    .evaluation
-                    .get_or_insert_with(|| Progress::new("evaluate", *of as u64));
+                let progress =
+                    self.evaluation.get_or_insert_with(|| Progress::new("evaluate", *of as u64));
                 // A second bar would fight with the training's for the terminal.
                 if self.training.as_ref().is_none_or(|training| training.bar.is_none()) {
                     progress.update(*done as u64, String::new);
