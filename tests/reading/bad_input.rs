@@ -514,8 +514,8 @@ fn parquet_files_name_the_feature_to_enable() {
         assert_eq!(
             error(name, content, ""),
             format!(
-                "{name}: this build does not read Parquet files. Enable the Cargo feature: cargo \
-                 add mixdistill --features parquet, or convert the file to JSONL"
+                "{name}: this build does not read Parquet files. Enable the Cargo feature: \
+                 `--features parquet`, or convert the file to JSONL"
             )
         );
     }
