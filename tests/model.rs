@@ -60,7 +60,7 @@ impl Reference<'_> {
         for head in all.chunks_mut(self.config.head_dim()) {
             let norm = format!("{layer}.self_attn.{part}_norm");
             if self.weights.contains_key(&format!("{norm}.weight")) {
-                head.copy_from_slice(&self.norm(&norm, &head.to_vec()));
+                head.copy_from_slice(&self.norm(&norm, head));
             }
             self.rotate(head, position);
         }
@@ -217,7 +217,8 @@ fn a_cache_gives_the_tokens_that_whole_rows_give() {
             let model = shaken(&config, &device);
             let prompt = rows(&[(7, 1)])[0].tokens.clone();
             let settings = GenerateConfig { max_new_tokens: 150, ..Default::default() };
-            let answers = model.generate(&[prompt.clone()], &[], &settings, &mut |_| {}).unwrap();
+            let answers =
+                model.generate(std::slice::from_ref(&prompt), &[], &settings, &mut |_| {}).unwrap();
             let mut row = prompt;
             for token in &answers[0].tokens {
                 let length = row.len();

@@ -6,14 +6,15 @@ use mixdistill::data::{Example, Row};
 use mixdistill::model::{Architecture, DecoderConfig};
 
 /// The backends that this build can run here without a GPU.
+#[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex")]
 pub fn devices() -> Vec<Device> {
-    let mut devices = vec![];
-    #[cfg(feature = "flex")]
-    devices.push(Device::flex());
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex")]
-    devices.push(Device::ndarray());
-    devices
+    [
+        #[cfg(feature = "flex")]
+        Device::flex(),
+        #[cfg(feature = "ndarray")]
+        Device::ndarray(),
+    ]
+    .to_vec()
 }
 
 /// Two layers, four query heads on two key-value heads.
