@@ -85,3 +85,8 @@ pub mod recipe;
 pub mod train;
 
 pub use error::{Error, Place, Result};
+
+/// Compiles the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

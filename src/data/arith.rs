@@ -6,9 +6,10 @@
 //! on it says nothing about mathematics.
 //!
 //! ```text
-//! problem  Mia has 14 shells. She finds 8 more. Then she gives away 5. How many shells does she have?
-//! short    14 + 8 = 22. 22 - 5 = 17. The answer is \boxed{17}.
-//! long     We start with 14. We add 8: 4 + 8 = 12, write 2, carry 1. 1 + 1 = 2. That makes 22. ...
+//! problem  Mia has 9 shells. She finds 6 more. Then she loses 5. How many shells does she have?
+//! short    9 + 6 = 15. 15 - 5 = 10. The answer is \boxed{10}.
+//! long     Let me think step by step. We start with 9. Now we add 6. 9 + 6 = 15, carry 1.
+//!          0 + 0 + 1 = 1. That makes 15. Check: 15 - 6 = 9. Good. Now we take away 5. [...]
 //! ```
 
 use super::record::CotRecord;
@@ -55,7 +56,7 @@ pub struct ArithConfig {
 
 impl Default for ArithConfig {
     fn default() -> Self {
-        Self { operations: (2, 3), start: 12, operand: 9 }
+        Self { operations: (2, 3), start: 10, operand: 7 }
     }
 }
 

@@ -63,7 +63,7 @@ impl Default for DataConfig {
             max_length: 512,
             too_long: TooLong::Drop,
             hold_out: 0.05,
-            toy_problems: 8_000,
+            toy_problems: 9_000,
             toy_test_problems: 200,
             toy: ArithConfig::default(),
             template: PlainTemplate::default(),
