@@ -282,10 +282,11 @@ fn conclude(config: &RunConfig, summary: &Summary) {
 
 /// The text with its later lines indented, and shortened where it is very long.
 fn indented(text: &str) -> String {
-    const SHOWN: usize = 600;
-    let mut shown: String = text.chars().take(SHOWN).collect();
-    if shown.len() < text.len() {
-        shown.push_str(" ...");
-    }
-    shown.replace('\n', "\n            ")
+    const CHARACTERS: usize = 600;
+    const LINES: usize = 12;
+    let cut: String = text.chars().take(CHARACTERS).collect();
+    let lines: Vec<&str> = cut.lines().take(LINES).collect();
+    let shown = lines.join("\n            ");
+    let whole = cut.len() == text.len() && text.lines().count() <= LINES;
+    if whole { shown } else { shown + " [...]" }
 }
