@@ -223,6 +223,26 @@ fn hugging_face_tokenizers_are_read_with_their_end_token() {
 }
 
 #[test]
+fn tokens_equal_the_reference_vectors_of_gpt2_and_qwen3() {
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        text: String,
+        ids: Vec<u32>,
+    }
+    let Some(shared) = shared() else { return };
+    for name in ["gpt2", "qwen3"] {
+        let folder = shared.join("tokenizers").join(name);
+        let tokenizer = TextTokenizer::from_file(&folder.join("tokenizer.json"), None).unwrap();
+        let vectors = std::fs::read_to_string(folder.join("vectors.json")).unwrap();
+        let vectors: Vec<Vector> = serde_json::from_str(&vectors).unwrap();
+        assert!(vectors.len() > 40);
+        for Vector { text, ids } in vectors {
+            assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
 fn tokenizers_that_cannot_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("none.json");
