@@ -6,12 +6,12 @@
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
 use super::prepare::Prepared;
-use super::run::{Summary, run_prepared};
+use super::run::{Summary, run_prepared, same_settings};
 use crate::data::Schedule;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
-use crate::train::{Curve, StopFlag, differences, draw_curves};
+use crate::train::{Curve, StopFlag, draw_curves};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,7 +102,7 @@ pub fn compare(
     let device = device::by_name(&config.backend)?;
     let directory = RunDirectory::open(&config.out, mode)?;
     if mode == RunMode::Resume {
-        same_settings(&config, &directory)?;
+        same_settings(&RunConfig::read(&directory.path("config.toml"))?, &config)?;
     }
     // Whatever is wrong with the data shows here, before anything is replaced.
     let prepared = Prepared::new(&config)?;
@@ -165,25 +165,6 @@ pub fn compare(
     directory.write_json("compare.json", &comparison)?;
     directory.write_json("summary.json", &comparison)?;
     Ok(comparison)
-}
-
-/// Refuses to go on with a comparison under other settings than it was started with.
-fn same_settings(config: &RunConfig, directory: &RunDirectory) -> Result<()> {
-    let json = |config: &RunConfig| {
-        // The directory may have been moved.
-        serde_json::to_value(RunConfig { out: Default::default(), ..config.clone() })
-            .unwrap_or_default()
-    };
-    let then = RunConfig::read(&directory.path("config.toml"))?;
-    let changes = differences(&json(&then), &json(config), "");
-    if changes.is_empty() {
-        return Ok(());
-    }
-    Err(Error::RunDirectory {
-        path: config.out.clone(),
-        what: format!("it holds a comparison with other settings: {}", changes.join(", ")),
-        hint: "Resume with the settings of the first call, or start anew with --overwrite".into(),
-    })
 }
 
 /// Held-out losses of a variant, by source.

@@ -225,26 +225,31 @@ fn finished(config: &RunConfig, directory: &RunDirectory) -> Result<Option<Summa
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     // A comparison's summary is another thing, and is not resumed here.
     let Ok(summary) = serde_json::from_str::<Summary>(&text) else { return Ok(None) };
-    // The directory may have been moved since, and what the run shows may be asked differently.
-    let comparable = |config: &RunConfig| RunConfig { out: PathBuf::new(), ..config.clone() };
     if summary.outcome.stopped {
         return Ok(None);
     }
-    if comparable(&summary.config) != comparable(config) {
-        return Err(Error::RunDirectory {
-            path: config.out.clone(),
-            what: format!(
-                "it holds a finished run with other settings: {}",
-                differences(&json(&summary.config), &json(config), "").join(", ")
-            ),
-            hint: "Choose another directory, or replace the run with --overwrite".into(),
-        });
-    }
+    same_settings(&summary.config, config)?;
     Ok(Some(summary))
 }
 
-fn json(config: &RunConfig) -> serde_json::Value {
-    serde_json::to_value(RunConfig { out: PathBuf::new(), ..config.clone() }).unwrap_or_default()
+/// Refuses to go on under other settings than before; the directory may have been moved.
+///
+/// # Errors
+/// [`Error::RunDirectory`] with what differs.
+pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
+    let json = |config: &RunConfig| {
+        let config = RunConfig { out: PathBuf::new(), ..config.clone() };
+        serde_json::to_value(config).unwrap_or_default()
+    };
+    let changes = differences(&json(then), &json(now), "");
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::RunDirectory {
+        path: now.out.clone(),
+        what: format!("it was started with other settings: {}", changes.join(", ")),
+        hint: "Resume with the settings of the first call, or start anew with --overwrite".into(),
+    })
 }
 
 /// The backend's name, `auto` resolved.

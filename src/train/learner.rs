@@ -260,7 +260,6 @@ impl<M: CausalLm> Learner<M> {
         }
         observer.observe(&Event::Start { step: self.step, total_steps })?;
         let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
-        let mut saved = self.step;
         while self.step < total_steps {
             let first = self.step as u64 * per_step;
             let end = (first + per_step).min(total_rows);
@@ -290,14 +289,10 @@ impl<M: CausalLm> Learner<M> {
             }
             if outcome.stopped || last || due(self.config.checkpoint_every, self.step) {
                 self.save(checkpoints, observer)?;
-                saved = self.step;
             }
             if outcome.stopped {
                 break;
             }
-        }
-        if saved != self.step {
-            self.save(checkpoints, observer)?;
         }
         outcome.seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::End(&outcome))?;
