@@ -13,8 +13,23 @@ use mixdistill::recipe::{self, RunConfig, RunMode, SourceConfig, Summary};
 use mixdistill::train::StopFlag;
 use mixdistill::{Error, Result};
 use serde::de::DeserializeOwned;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// A line on standard output. That nobody reads it any more (`| head`) is no reason to stop.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+/// A line on standard error.
+macro_rules! warn {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
 
 /// Exit status after Ctrl-C: stopped in order, a checkpoint is saved.
 const STOPPED: u8 = 75;
@@ -110,7 +125,7 @@ fn main() -> ExitCode {
     match work(&flags) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("error: {error}");
+            warn!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -129,12 +144,12 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         _ => RunMode::New,
     };
     let stop = stop_on_interrupt()?;
-    let mut say = |text: &str| println!("{text}");
+    let mut say = |text: &str| say!("{text}");
     let stopped = if flags.compare {
         let comparison = recipe::compare(&config, mode, &stop, &mut say)?;
         if !comparison.stopped {
-            println!("\n{comparison}\n");
-            println!("held-out losses: {}", config.out.join("compare.svg").display());
+            say!("\n{comparison}\n");
+            say!("held-out losses: {}", config.out.join("compare.svg").display());
         }
         comparison.stopped
     } else {
@@ -146,7 +161,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
     };
     if stopped {
         let compare = if flags.compare { " --compare" } else { "" };
-        println!(
+        say!(
             "stopped; a checkpoint is saved. Go on with: \
              cargo run --example train_mix -- --resume{compare} --out {}",
             config.out.display()
@@ -239,7 +254,7 @@ fn stop_on_interrupt() -> Result<StopFlag> {
         if flag.request() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        warn!("stopping after this step; once more to stop at once");
     });
     installed.map_err(|e| Error::Training {
         what: format!("the handler for Ctrl-C cannot be installed: {e}"),
@@ -250,13 +265,13 @@ fn stop_on_interrupt() -> Result<StopFlag> {
 
 fn conclude(config: &RunConfig, summary: &Summary) {
     for (index, sample) in summary.samples.iter().enumerate() {
-        println!("\nsample {}", index + 1);
-        println!("  problem   {}", indented(&sample.problem));
-        println!("  answer    {}", indented(&sample.text));
+        say!("\nsample {}", index + 1);
+        say!("  problem   {}", indented(&sample.problem));
+        say!("  answer    {}", indented(&sample.text));
         let verdict = if sample.correct { "right" } else { "wrong" };
-        println!("  reference {} -> {verdict}", sample.reference);
+        say!("  reference {} -> {verdict}", sample.reference);
     }
-    println!(
+    say!(
         "\ntraining loss {:.3} -> {:.3} in {} steps, {:.0} s, {:.0} tokens/s; {} tokens trained",
         summary.first_loss,
         summary.last_loss,
@@ -266,17 +281,15 @@ fn conclude(config: &RunConfig, summary: &Summary) {
         summary.trained_tokens,
     );
     let out = config.out.display();
-    println!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, model/");
-    println!("\nnext:");
+    say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, model/");
+    say!("\nnext:");
     if config.data.sources.is_empty() {
-        println!("  cargo run --example train_mix -- --compare --out compare1");
-        println!("  cargo run --example train_mix -- --share 0.5 --out half");
-        println!(
-            "  cargo run --example train_mix -- --help        your own files, and all options"
-        );
+        say!("  cargo run --example train_mix -- --compare --out compare1");
+        say!("  cargo run --example train_mix -- --share 0.5 --out half");
+        say!("  cargo run --example train_mix -- --help        your own files, and all options");
     } else {
-        println!("  --compare trains long only and short only beside the mixture");
-        println!("  --share-of tokens makes the share one of trained tokens");
+        say!("  --compare trains long only and short only beside the mixture");
+        say!("  --share-of tokens makes the share one of trained tokens");
     }
 }
 

@@ -457,6 +457,24 @@ fn the_program_fails_with_one_line_that_says_what_to_do() {
 }
 
 #[test]
+fn a_reader_that_goes_away_does_not_end_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let settings = folder.path().join("c.toml");
+    std::fs::write(&settings, small(&out).to_toml().unwrap()).unwrap();
+    let mut child = Command::new(program())
+        .arg("--config")
+        .arg(&settings)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert!(out.join("summary.json").is_file());
+}
+
+#[test]
 fn flags_override_the_settings_file_and_the_printed_settings_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");

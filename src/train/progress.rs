@@ -3,7 +3,7 @@
 use super::observer::{Event, Observer, StepReport};
 use crate::error::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Time between plain lines.
@@ -14,6 +14,8 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 pub struct Progress {
     name: &'static str,
     total: u64,
+    /// Units that were done before this process.
+    before: u64,
     bar: Option<ProgressBar>,
     started: Instant,
     last_line: Instant,
@@ -22,6 +24,11 @@ pub struct Progress {
 impl Progress {
     /// Work of `total` units, called `name` (`train`, `encode`, ...).
     pub fn new(name: &'static str, total: u64) -> Self {
+        Self::resumed(name, total, 0)
+    }
+
+    /// Work of which `before` units were done earlier.
+    pub fn resumed(name: &'static str, total: u64, before: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let template = "{prefix:9} [{bar:24}] {pos}/{len} {elapsed} {msg}";
@@ -30,11 +37,12 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_prefix(name);
+            bar.set_position(before);
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
         let now = Instant::now();
-        Self { name, total, bar, started: now, last_line: now }
+        Self { name, total, before, bar, started: now, last_line: now }
     }
 
     /// Shows that `done` units are done.
@@ -47,7 +55,7 @@ impl Progress {
             None if self.last_line.elapsed() >= LINE_EVERY || done == self.total => {
                 let (name, total) = (self.name, self.total);
                 let line = format!("{name} {done}/{total} {} {}", message(), self.time_left(done));
-                eprintln!("{}", line.trim_end());
+                print_line(line.trim_end());
                 self.last_line = Instant::now();
             }
             None => {}
@@ -57,8 +65,8 @@ impl Progress {
     /// Prints a line without disturbing the bar.
     pub fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| print_line(text)),
+            None => print_line(text),
         }
     }
 
@@ -70,10 +78,10 @@ impl Progress {
     }
 
     fn time_left(&self, done: u64) -> String {
-        if done == 0 || done >= self.total {
+        if done <= self.before || done >= self.total {
             return String::new();
         }
-        let each = self.started.elapsed().as_secs_f64() / done as f64;
+        let each = self.started.elapsed().as_secs_f64() / (done - self.before) as f64;
         let seconds = (each * (self.total - done) as f64).round() as u64;
         match seconds {
             0..60 => format!("{seconds} s left"),
@@ -89,13 +97,16 @@ impl Drop for Progress {
     }
 }
 
+/// A line on standard error; one that nobody reads any more is no reason to stop.
+fn print_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Shows training: step, loss, learning rate, tokens a second, time left.
 #[derive(Debug, Default)]
 pub struct ProgressObserver {
     training: Option<Progress>,
     evaluation: Option<Progress>,
-    /// Steps made before this process.
-    before: usize,
     smoothed: Option<f64>,
     tokens_per_second: Option<f64>,
 }
@@ -115,14 +126,13 @@ impl Observer for ProgressObserver {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Start { step, total_steps } => {
-                self.before = *step;
-                self.training =
-                    Some(Progress::new("train", total_steps.saturating_sub(*step) as u64));
+                let (total, before) = (*total_steps as u64, *step as u64);
+                self.training = Some(Progress::resumed("train", total, before));
             }
             Event::Step(report) => {
                 let message = self.message(report);
                 if let Some(progress) = &mut self.training {
-                    progress.update(report.step.saturating_sub(self.before) as u64, || message);
+                    progress.update(report.step as u64, || message);
                 }
             }
             Event::Evaluating { done, of } => {
@@ -143,7 +153,7 @@ impl Observer for ProgressObserver {
                 let line = format!("step {}: held-out loss {}", report.step, losses.join(", "));
                 match &self.training {
                     Some(progress) => progress.line(&line),
-                    None => eprintln!("{line}"),
+                    None => print_line(&line),
                 }
             }
             Event::End(_) => self.training = None,
