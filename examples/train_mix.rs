@@ -135,7 +135,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
     let config = settings(flags)?;
     if flags.print_config {
         config.validate()?;
-        print!("{}", config.to_toml()?);
+        say!("{}", config.to_toml()?.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
     let mode = match (flags.resume, flags.overwrite) {

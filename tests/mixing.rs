@@ -170,6 +170,8 @@ fn a_linear_schedule_goes_from_one_share_to_the_other() {
         ..config(&[0.0, 1.0], Share::Exact, 1)
     };
     let mixture = MixDistillation::new(pairs(problems, 2, |_, _| true), config, None).unwrap();
+    assert!((mixture.report().sources[0].requested - 0.25).abs() < 1e-9);
+    assert!(mixture.at_epoch(3).report().shortfalls.is_empty());
     let long_in = |epoch: u64, range: std::ops::Range<usize>| -> usize {
         let mixture = mixture.at_epoch(epoch);
         let order = mixture.order(epoch);

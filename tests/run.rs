@@ -125,11 +125,40 @@ fn a_comparison_that_cannot_start_leaves_what_is_there() {
         compare(config, mode, &StopFlag::default(), &mut |_| {}).unwrap_err().to_string()
     };
     assert!(attempt(&bad, RunMode::Overwrite).contains("no row fits"));
+    let mut nothing_to_ask = small(&out);
+    nothing_to_ask.evaluation.questions = 0;
+    assert!(attempt(&nothing_to_ask, RunMode::Overwrite).contains("nothing can be compared"));
+    std::fs::create_dir(out.join("mix")).unwrap();
+    std::fs::write(out.join("mix/song.txt"), "la").unwrap();
+    assert!(attempt(&small(&out), RunMode::Overwrite).contains("not a run's"));
     assert!(FILES.iter().all(|file| out.join(file).is_file()));
     let fresh = folder.path().join("fresh");
     bad.out = fresh.clone();
     assert!(attempt(&bad, RunMode::New).contains("no row fits"));
     assert!(!fresh.join("config.toml").exists(), "the corrected command can use the directory");
+}
+
+#[test]
+fn a_run_that_was_killed_as_it_began_can_be_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    quiet(&small(&out), RunMode::New).unwrap();
+    for file in ["config.toml", "ledger.json", "summary.json"] {
+        std::fs::remove_file(out.join(file)).unwrap();
+    }
+    assert!(quiet(&small(&out), RunMode::New).unwrap_err().to_string().contains("--overwrite"));
+    quiet(&small(&out), RunMode::Overwrite).unwrap();
+}
+
+#[test]
+fn a_finished_run_is_not_passed_off_for_one_on_other_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_files(folder.path(), &lines(20, "long answer"), &lines(20, "the answer"));
+    quiet(&config, RunMode::New).unwrap();
+    quiet(&config, RunMode::Resume).unwrap();
+    let config = with_files(folder.path(), &lines(19, "long answer"), &lines(20, "the answer"));
+    let error = quiet(&config, RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("data have changed"), "{error}");
 }
 
 #[test]

@@ -111,6 +111,10 @@ fn exchange(
     let mut queue: Vec<usize> = (0..sources).filter(|s| reached[*s].is_some()).collect();
     let mut next = 0;
     while next < queue.len() {
+        // With every source reached and none left to give, there is nothing to find.
+        if queue.len() == sources && left.iter().all(|left| *left == 0) {
+            return None;
+        }
         let source = queue[next];
         next += 1;
         if left[source] > 0 {

@@ -370,9 +370,15 @@ impl MixDistillation {
     /// The mean weights over this epoch.
     fn requested(&self) -> Vec<f64> {
         let planned = self.config.planned_rows.max(1) as f64;
-        let rows = self.pairs.len() as f64;
-        let middle = ((self.epoch as f64 + 0.5) * rows / planned).min(1.0);
-        let progress = if self.config.schedule == Schedule::Constant { 0.0 } else { middle };
+        let rows = self.pairs.len();
+        let seen = self.epoch as f64 * rows as f64;
+        let progress = match self.is_constant() {
+            true => 0.0,
+            false => {
+                let at = |place: usize| ((seen + place as f64 + 0.5) / planned).min(1.0);
+                (0..rows).map(at).sum::<f64>() / rows as f64
+            }
+        };
         let blend = |(a, b): (&f64, &f64)| a + (b - a) * progress;
         self.weights.iter().zip(&self.end_weights).map(blend).collect()
     }

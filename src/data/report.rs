@@ -63,7 +63,8 @@ impl MixtureReport {
                     (line.trained_tokens as f64 / all, 0.005 + 1.0 / rows)
                 }
             };
-            if realised + slack < asked {
+            // Without a problem that the source does not answer, nothing hinders its share.
+            if line.available < total.rows && realised + slack < asked {
                 report.shortfalls.push(format!(
                     "`{}` answers {} of {} problems: its share is {:.1} %, not {:.1} %",
                     line.name,

@@ -39,6 +39,7 @@ pub fn final_answer(solution: &str) -> Option<String> {
 /// assert!(same_answer(r"\frac{1}{2}", r"\frac {1} {2}"));
 /// assert!(!same_answer("7", "70"));
 /// assert!(!same_answer("1,2", "12"));
+/// assert!(!same_answer("9007199254740993", "9007199254740992"));
 /// ```
 pub fn same_answer(a: &str, b: &str) -> bool {
     let letters = |text: &str| -> String { text.chars().filter(|c| !c.is_whitespace()).collect() };
@@ -52,7 +53,14 @@ pub fn same_answer(a: &str, b: &str) -> bool {
         if separated && !((1..=3).contains(&first) && groups.all(|group| group.len() == 3)) {
             return None;
         }
-        format!("{}{rest}", whole.replace(',', "")).parse::<f64>().ok().filter(|x| x.is_finite())
+        Some(format!("{}{rest}", whole.replace(',', "")))
     };
-    a == b || matches!((number(&a), number(&b)), (Some(a), Some(b)) if a == b)
+    let (plain_a, plain_b) = (number(&a), number(&b));
+    // Whole numbers may have more digits than an f64 holds.
+    let integer = |text: &Option<String>| text.as_deref()?.parse::<i128>().ok();
+    if let (Some(a), Some(b)) = (integer(&plain_a), integer(&plain_b)) {
+        return a == b;
+    }
+    let real = |text: Option<String>| text?.parse::<f64>().ok().filter(|x| x.is_finite());
+    a == b || matches!((real(plain_a), real(plain_b)), (Some(a), Some(b)) if a == b)
 }

@@ -4,7 +4,7 @@
 //! length limit), the order, the number of updates and the length limit; only the answers differ.
 
 use super::config::RunConfig;
-use super::directory::{RunDirectory, RunMode};
+use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::prepare::Prepared;
 use super::run::{Summary, run_prepared, same_settings};
 use crate::data::Schedule;
@@ -106,6 +106,20 @@ pub fn compare(
     }
     // Whatever is wrong with the data shows here, before anything is replaced.
     let prepared = Prepared::new(&config)?;
+    if prepared.questions.is_empty() {
+        return Err(Error::config(
+            "evaluation.questions",
+            "no held-out problem has a reference answer, so nothing can be compared",
+            "Hold out problems with answers, or train without --compare",
+        ));
+    }
+    let variants = VARIANTS.map(|name| {
+        let out = directory.path(name);
+        let mode = if RunDirectory::holds_run(&out) { mode } else { RunMode::New };
+        RunDirectory::open(&out, mode)
+    });
+    let [long, short, mix] = variants;
+    let variants = [(long?, 1.0), (short?, 0.0), (mix?, share)];
     if mode != RunMode::Resume {
         directory.clear()?;
         directory.write("config.toml", &config.to_toml()?)?;
@@ -113,7 +127,7 @@ pub fn compare(
     let mut comparison = Comparison { lines: vec![], stopped: true };
     directory.write_json("compare.json", &comparison)?;
     let mut curves = vec![];
-    for (name, share) in [("long", 1.0), ("short", 0.0), ("mix", share)] {
+    for (name, (variant_directory, share)) in VARIANTS.into_iter().zip(variants) {
         let mut variant = config.clone();
         variant.out = directory.path(name);
         variant.set_share(share)?;
@@ -125,19 +139,13 @@ pub fn compare(
             true => mode,
             false => RunMode::New,
         };
-        let variant_directory = RunDirectory::open(&variant.out, mode)?;
         let mixed = prepared.with_mixture(&variant)?;
         let summary = run_prepared(&variant, &device, &variant_directory, mixed, mode, stop, say)?;
         if summary.outcome.stopped {
             return Ok(comparison);
         }
-        let (Some(before), Some(after)) = (summary.before.clone(), summary.after.clone()) else {
-            return Err(Error::config(
-                "evaluation.questions",
-                "no held-out problem has a reference answer, so nothing can be compared",
-                "Hold out problems with answers, or train without --compare",
-            ));
-        };
+        let (before, after) =
+            (summary.before.clone().unwrap_or_default(), summary.after.clone().unwrap_or_default());
         if comparison.lines.is_empty() {
             comparison.lines.push(CompareLine {
                 name: "untuned".into(),

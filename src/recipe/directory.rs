@@ -41,6 +41,12 @@ const FILES: [&str; 10] = [
     "compare.json",
 ];
 const FOLDERS: [&str; 2] = ["checkpoints", "model"];
+/// Folders of a comparison's runs.
+pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
+/// Written and removed, to see whether a directory can be written to.
+const PROBE: &str = ".write-probe";
+/// Set before anything else is written.
+const MARK: &str = ".mixdistill-run";
 
 /// A run directory that can be written to.
 #[derive(Clone, Debug)]
@@ -72,41 +78,50 @@ impl RunDirectory {
             return refuse("it is not a directory", "Choose another path");
         }
         if !holds_run && path.is_dir() {
-            let mut entries = fs::read_dir(path).map_err(|e| Error::io("read", path, e))?;
-            if entries.next().is_some() {
-                return refuse("it holds files that are not a run's", "Choose an empty directory");
+            for entry in fs::read_dir(path).map_err(|e| Error::io("read", path, e))? {
+                let name = entry.map_err(|e| Error::io("read", path, e))?.file_name();
+                if name != PROBE {
+                    let hint = "Choose an empty directory";
+                    return refuse("it holds files that are not a run's", hint);
+                }
             }
         }
         fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
-        let probe = path.join(".write-probe");
+        let probe = path.join(PROBE);
         fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
         fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, e))?;
         Ok(Self(path.to_owned()))
     }
 
-    /// Whether a directory holds a run: settings that can be read, and a file that only runs write.
+    /// Whether a directory holds a run, or what a crash left of one: the mark that a run sets first,
+    /// or settings that can be read beside a file that only runs write.
     pub fn holds_run(path: &Path) -> bool {
         let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
-        written && RunConfig::read(&path.join("config.toml")).is_ok()
+        path.join(MARK).is_file() || (written && RunConfig::read(&path.join("config.toml")).is_ok())
     }
 
-    /// Removes what an earlier run wrote; other files are left alone.
+    /// Makes room for a new run: sets the mark and removes what an earlier run wrote, the variants
+    /// of a comparison included. Other files are left alone.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn clear(&self) -> Result<()> {
-        let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-        for name in FILES {
-            let path = self.path(name);
-            fs::remove_file(&path).or_else(|e| {
-                if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) }
-            })?;
+        let mark = self.path(MARK);
+        fs::write(&mark, b"").map_err(|e| Error::io("write", &mark, e))?;
+        for variant in VARIANTS.map(|name| self.path(name)) {
+            if Self::holds_run(&variant) {
+                Self(variant).clear()?;
+            }
         }
-        for name in FOLDERS {
-            let path = self.path(name);
-            fs::remove_dir_all(&path).or_else(|e| {
-                if missing(&e) { Ok(()) } else { Err(Error::io("remove", path, e)) }
-            })?;
+        let done = |result: std::io::Result<()>, path: PathBuf| match result {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+            _ => Ok(()),
+        };
+        for path in FOLDERS.map(|name| self.path(name)) {
+            done(fs::remove_dir_all(&path), path)?;
+        }
+        for path in FILES.map(|name| self.path(name)) {
+            done(fs::remove_file(&path), path)?;
         }
         Ok(())
     }

@@ -28,6 +28,10 @@ pub struct Summary {
     pub backend: String,
     /// Parameters of the student.
     pub parameters: usize,
+    /// Tokens in its vocabulary.
+    pub vocabulary: usize,
+    /// SHA-256 of the tokens to train on.
+    pub data: String,
     /// What became of every record.
     pub ledger: Ledger,
     /// The mixture, in its first epoch.
@@ -94,7 +98,7 @@ pub(super) fn run_prepared(
 ) -> Result<Summary> {
     let start = Instant::now();
     if mode == RunMode::Resume
-        && let Some(summary) = finished(config, directory)?
+        && let Some(summary) = finished(config, &prepared, directory)?
     {
         say("this run is finished");
         return Ok(summary);
@@ -115,6 +119,8 @@ pub(super) fn run_prepared(
         let (path, skipped) = store.resume(&mut learner)?;
         skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
         say(&format!("resuming from {}", path.display()));
+        // What may change, such as how often checkpoints are made, has changed from now on.
+        directory.write("config.toml", &config.to_toml()?)?;
         MetricsFile::resume(&metrics, learner.step())?
     } else {
         // A run that was stopped before its first checkpoint starts anew; anything more is not
@@ -195,6 +201,8 @@ pub(super) fn run_prepared(
     let summary = Summary {
         backend: backend_name(config),
         parameters,
+        vocabulary: prepared.model.vocab_size,
+        data: prepared.fingerprint,
         ledger: prepared.ledger,
         mixture: prepared.report,
         before,
@@ -217,7 +225,11 @@ pub(super) fn run_prepared(
 }
 
 /// The summary of a run that an earlier process finished.
-fn finished(config: &RunConfig, directory: &RunDirectory) -> Result<Option<Summary>> {
+fn finished(
+    config: &RunConfig,
+    prepared: &Prepared,
+    directory: &RunDirectory,
+) -> Result<Option<Summary>> {
     let path = directory.path("summary.json");
     if !path.is_file() {
         return Ok(None);
@@ -229,6 +241,13 @@ fn finished(config: &RunConfig, directory: &RunDirectory) -> Result<Option<Summa
         return Ok(None);
     }
     same_settings(&summary.config, config)?;
+    if summary.data != prepared.fingerprint {
+        return Err(Error::RunDirectory {
+            path: config.out.clone(),
+            what: "it holds a finished run, and its data have changed since".into(),
+            hint: "Start anew with --overwrite, or bring the old files back".into(),
+        });
+    }
     Ok(Some(summary))
 }
 
@@ -272,6 +291,7 @@ fn settings(config: &RunConfig, prepared: &Prepared) -> serde_json::Value {
         "train": train,
         "data": prepared.fingerprint,
         "questions": config.evaluation.questions,
+        "generate": config.generate,
     })
 }
 

@@ -139,7 +139,11 @@ impl CheckpointStore {
                 }
                 Err(error) => {
                     skipped.push(error.to_string());
-                    damaged.push(path);
+                    // What cannot be read today may be whole all the same.
+                    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+                    if !matches!(&error, Error::Io { source, .. } if !missing(source)) {
+                        damaged.push(path);
+                    }
                 }
             }
         }

@@ -135,14 +135,15 @@ impl Observer for ProgressObserver {
                     progress.update(report.step as u64, || message);
                 }
             }
-            Event::Evaluating { done, of } => {
-                let progress =
-                    self.evaluation.get_or_insert_with(|| Progress::new("evaluate", *of as u64));
-                // A second bar would fight with the training's for the terminal.
-                if self.training.as_ref().is_none_or(|training| training.bar.is_none()) {
-                    progress.update(*done as u64, String::new);
-                }
+            // A second bar would fight with the training's for the terminal.
+            Event::Evaluating { done, of }
+                if self.training.as_ref().is_none_or(|training| training.bar.is_none()) =>
+            {
+                self.evaluation
+                    .get_or_insert_with(|| Progress::new("evaluate", *of as u64))
+                    .update(*done as u64, String::new);
             }
+            Event::Evaluating { .. } => {}
             Event::Evaluation(report) => {
                 self.evaluation = None;
                 let losses: Vec<String> = report
