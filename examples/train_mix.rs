@@ -3,12 +3,13 @@
 //! ```text
 //! cargo run --example train_mix                          the built-in toy corpus, on the CPU
 //! cargo run --example train_mix -- --compare             long only, short only, and the mixture
-//! cargo run --example train_mix -- --long L.jsonl --short S.jsonl --tokenizer tokenizer.json
+//! cargo run --example train_mix -- --model DIR --long L.jsonl --short S.jsonl --lora-rank 16
 //! cargo run --example train_mix -- --resume --out run1   goes on with a run that was stopped
 //! ```
 
 use clap::Parser;
 use mixdistill::data::{ColumnMap, Join, Share, TooLong};
+use mixdistill::model::{FileType, LoraConfig};
 use mixdistill::recipe::{self, RunConfig, RunMode, SourceConfig, Summary};
 use mixdistill::train::StopFlag;
 use mixdistill::{Error, Result};
@@ -79,8 +80,35 @@ struct Flags {
     /// Draw anew in each epoch which problems get the long answer
     #[arg(long)]
     redraw: bool,
-    /// The student's tokenizer.json
+    /// Model to fine-tune: a folder in Hugging Face's format
     #[arg(long)]
+    model: Option<PathBuf>,
+    /// Train low-rank adapters of this rank and leave the model's weights as they are
+    #[arg(long)]
+    lora_rank: Option<usize>,
+    /// Adapters are scaled by alpha / rank; without it twice the rank
+    #[arg(long, requires = "lora_rank")]
+    lora_alpha: Option<f64>,
+    /// Share of an adapter's inputs set to 0 in training
+    #[arg(long, requires = "lora_rank")]
+    lora_dropout: Option<f64>,
+    /// Scale adapters by alpha / sqrt(rank)
+    #[arg(long, requires = "lora_rank")]
+    rslora: bool,
+    /// Layers that get adapters, separated by commas; without it all linear layers
+    #[arg(long, requires = "lora_rank", value_delimiter = ',')]
+    lora_targets: Option<Vec<String>>,
+    /// Message of the system in each conversation
+    #[arg(long)]
+    system: Option<String>,
+    /// Chat template in a file, or none for the built-in layout; without it the model's own
+    #[arg(long)]
+    chat_template: Option<String>,
+    /// Type of the saved weights: f32 or bf16
+    #[arg(long)]
+    save_type: Option<String>,
+    /// tokenizer.json of a student that starts from random weights
+    #[arg(long, conflicts_with = "model")]
     tokenizer: Option<PathBuf>,
     /// Token that ends an answer, where the tokenizer's files do not say
     #[arg(long)]
@@ -181,6 +209,15 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
         }
         _ => RunConfig::default(),
     };
+    let fresh = flags.config.is_none() && !flags.resume;
+    let lora = lora(flags, config.lora.as_ref());
+    if let Some(model) = &flags.model
+        && fresh
+    {
+        config = RunConfig::for_base_model(model.clone(), lora.clone());
+    }
+    set(&mut config.base_model, &flags.model.clone().map(Some));
+    set(&mut config.lora, &lora.map(Some));
     if let (Some(long), Some(short)) = (&flags.long, &flags.short) {
         let source = |name: &str, path: &Path, columns: &Option<String>| -> Result<SourceConfig> {
             let columns = columns.as_deref().map_or(Ok(ColumnMap::default()), ColumnMap::parse)?;
@@ -206,6 +243,9 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
     set(&mut config.train.steps, &flags.steps.map(Some));
     set(&mut config.data.tokenizer, &flags.tokenizer.clone().map(Some));
     set(&mut config.data.end_token, &flags.end_token.clone().map(Some));
+    set(&mut config.data.system_prompt, &flags.system.clone().map(Some));
+    set(&mut config.data.chat_template, &flags.chat_template.clone().map(Some));
+    set(&mut config.save.file_type, &named::<FileType>("save_type", &flags.save_type)?);
     set(&mut config.data.join, &named::<Join>("join", &flags.join)?);
     set(&mut config.data.too_long, &named::<TooLong>("too_long", &flags.too_long)?);
     set(&mut config.mixture.share, &named::<Share>("share_of", &flags.share_of)?);
@@ -214,6 +254,17 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
         config.set_share(share)?;
     }
     Ok(config)
+}
+
+/// The adapters that the flags ask for, over those of the file.
+fn lora(flags: &Flags, file: Option<&LoraConfig>) -> Option<LoraConfig> {
+    let rank = flags.lora_rank?;
+    let mut lora = file.cloned().unwrap_or_default();
+    (lora.rank, lora.alpha) = (rank, flags.lora_alpha.unwrap_or(2.0 * rank as f64));
+    set(&mut lora.dropout, &flags.lora_dropout);
+    set(&mut lora.target_modules, &flags.lora_targets);
+    lora.rslora |= flags.rslora;
+    Some(lora)
 }
 
 /// The settings of the run in a directory, whose place may have changed since.
@@ -280,9 +331,26 @@ fn conclude(config: &RunConfig, summary: &Summary) {
         summary.tokens_per_second,
         summary.trained_tokens,
     );
+    for evaluation in [summary.evaluations.first(), summary.evaluations.last()].iter().flatten() {
+        let losses = evaluation.sources.iter().map(|s| format!("{} {:.4}", s.name, s.loss));
+        let losses: Vec<String> = losses.collect();
+        if !losses.is_empty() {
+            say!("held-out loss after {} steps: {}", evaluation.step, losses.join(", "));
+        }
+    }
     let out = config.out.display();
-    say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, model/");
+    let folder = if config.lora.is_some() { "adapter" } else { "model" };
+    say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/");
     say!("\nnext:");
+    if let (Some(base), Some(_)) = (&config.base_model, &config.lora) {
+        let base = base.display();
+        say!("  cargo run --example generate -- --model {base} --adapter {out}/adapter --chat");
+        say!(
+            "  cargo run --example merge_lora -- --model {base} --adapter {out}/adapter --out merged"
+        );
+    } else if config.base_model.is_some() {
+        say!("  cargo run --example generate -- --model {out}/model --chat");
+    }
     if config.data.sources.is_empty() {
         say!("  cargo run --example train_mix -- --compare --out compare1");
         say!("  cargo run --example train_mix -- --share 0.5 --out half");

@@ -61,6 +61,16 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// A chat template that cannot be used.
+    #[error("chat template {name}: {what}. {hint}")]
+    Template {
+        /// The file, or a name for it.
+        name: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// A model folder or its tensors that cannot be used.
     #[error("model {}: {what}. {hint}", path.display())]
     Model {

@@ -1,13 +1,15 @@
 //! From records to tokens: what is trained, what does not fit, and what is counted.
 
+mod common;
+
+use common::{shared, smollm2};
 use mixdistill::Error;
 use mixdistill::data::arith;
 use mixdistill::data::{
     Batch, CotRecord, Encoded, Example, Join, Ledger, MixDistillation, MixedRows, MixtureConfig,
-    Pairs, PlainTemplate, PromptTemplate, RowStream, Source, TextTokenizer, TooLong,
+    Pairs, PlainTemplate, RowStream, Source, TextTokenizer, TooLong,
 };
 use proptest::prelude::*;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn tokenizer() -> TextTokenizer {
@@ -41,7 +43,7 @@ fn the_answer_and_its_end_token_are_trained_and_nothing_else() {
     let encoded = encode(&pairs, 1000, TooLong::Drop).unwrap();
     let example = encoded.example(1, 2).unwrap();
     let (prompt, answer) = example.tokens.split_at(example.prompt);
-    assert_eq!(tokenizer.decode(prompt).unwrap(), template.prompt("What is 2 + 1?"));
+    assert_eq!(tokenizer.decode(prompt).unwrap(), template.prompt_text("What is 2 + 1?"));
     assert_eq!(tokenizer.decode(answer).unwrap(), "step \\boxed{3}");
     assert_eq!(answer.last(), Some(&tokenizer.end_token()));
     assert_eq!(answer.iter().filter(|t| **t == tokenizer.end_token()).count(), 1);
@@ -58,8 +60,8 @@ fn the_answer_and_its_end_token_are_trained_and_nothing_else() {
 #[test]
 fn rows_are_laid_out_side_by_side_with_padding_on_the_right() {
     let rows = [
-        Example { tokens: &[1, 2, 3, 4, 5], prompt: 2 },
-        Example { tokens: &[6, 7, 8], prompt: 1 },
+        Example { tokens: &[1, 2, 3, 4, 5], prompt: 2, number: 0 },
+        Example { tokens: &[6, 7, 8], prompt: 1, number: 1 },
     ];
     let batch = Batch::new(rows, 3);
     assert_eq!((batch.rows, batch.length), (2, 6));
@@ -199,23 +201,16 @@ fn the_name_of_a_special_token_in_a_text_is_text() {
     assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
 }
 
-fn shared() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    if !path.is_dir() {
-        println!("skipped: ../shared/data is not here");
-        return None;
-    }
-    Some(path)
-}
-
 #[test]
 fn hugging_face_tokenizers_are_read_with_their_end_token() {
-    let Some(shared) = shared() else { return };
-    let gpt2 = shared.join("tokenizers/gpt2/tokenizer.json");
+    let (Some(gpt2), Some(qwen3)) =
+        (shared("tokenizers/gpt2/tokenizer.json"), shared("tokenizers/qwen3/tokenizer.json"))
+    else {
+        return;
+    };
     let gpt2 = TextTokenizer::from_file(&gpt2, None).unwrap();
     assert_eq!((gpt2.vocabulary_size(), gpt2.end_token()), (50_257, 50_256));
     assert_eq!(gpt2.encode("Hello world").unwrap(), [15_496, 995]);
-    let qwen3 = shared.join("tokenizers/qwen3/tokenizer.json");
     let named = TextTokenizer::from_file(&qwen3, None).unwrap();
     assert_eq!(named.end_token_text(), "<|im_end|>", "from tokenizer_config.json");
     let chosen = TextTokenizer::from_file(&qwen3, Some("<|endoftext|>")).unwrap();
@@ -223,22 +218,30 @@ fn hugging_face_tokenizers_are_read_with_their_end_token() {
 }
 
 #[test]
-fn tokens_equal_the_reference_vectors_of_gpt2_and_qwen3() {
+fn tokens_equal_the_reference_vectors_and_decode_back() {
     #[derive(serde::Deserialize)]
     struct Vector {
         text: String,
         ids: Vec<u32>,
     }
-    let Some(shared) = shared() else { return };
-    for name in ["gpt2", "qwen3"] {
-        let folder = shared.join("tokenizers").join(name);
-        let tokenizer = TextTokenizer::from_file(&folder.join("tokenizer.json"), None).unwrap();
-        let vectors = std::fs::read_to_string(folder.join("vectors.json")).unwrap();
-        let vectors: Vec<Vector> = serde_json::from_str(&vectors).unwrap();
+    let vectors = |path: &str| -> Option<Vec<Vector>> {
+        let text = std::fs::read_to_string(shared(&format!("tokenizers/{path}"))?).unwrap();
+        Some(serde_json::from_str(&text).unwrap())
+    };
+    let cases = [
+        (shared("tokenizers/gpt2"), vectors("gpt2/vectors.json")),
+        (shared("tokenizers/qwen3"), vectors("qwen3/vectors.json")),
+        (smollm2(), vectors("smollm2_vectors.json")),
+    ];
+    for (folder, vectors) in cases {
+        let (Some(folder), Some(vectors)) = (folder, vectors) else { continue };
+        let tokenizer = TextTokenizer::from_folder(&folder, None).unwrap();
         assert!(vectors.len() > 40);
-        for Vector { text, ids } in vectors {
-            assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{name}: {text:?}");
+        for Vector { text, ids } in &vectors {
+            assert_eq!(tokenizer.encode(text).unwrap(), *ids, "{}: {text:?}", folder.display());
+            assert_eq!(tokenizer.decode(ids).unwrap(), *text, "{}", folder.display());
         }
+        println!("{}: {} vectors", folder.display(), vectors.len());
     }
 }
 

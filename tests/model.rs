@@ -1,14 +1,10 @@
-//! The decoder against plain f64 arithmetic, its cache against the whole row, its folder.
+//! The decoder against plain f64 arithmetic.
 
 mod common;
 
-use burn::tensor::{Int, Tensor, TensorData};
-use common::{devices, examples, relative_error, rows, tiny};
-use mixdistill::Error;
-use mixdistill::data::{Batch, TextTokenizer};
-use mixdistill::model::{
-    Architecture, CausalLm, DecoderConfig, DecoderLm, GenerateConfig, HostTensor, named_tensors,
-};
+use common::{devices, examples, ids, relative_error, rows, shaken, tiny};
+use mixdistill::data::Batch;
+use mixdistill::model::{Architecture, CausalLm, DecoderConfig, HostTensor, named_tensors};
 use std::collections::BTreeMap;
 
 const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
@@ -126,25 +122,6 @@ impl Reference<'_> {
     }
 }
 
-/// A model whose norms and biases are not at their trivial initial values.
-fn shaken(config: &DecoderConfig, device: &burn::tensor::Device) -> DecoderLm {
-    let model = config.init(5, device).unwrap();
-    let mut tensors = named_tensors(&model).unwrap();
-    for (index, (name, tensor)) in tensors.iter_mut().enumerate() {
-        if name.contains("norm") || name.ends_with("bias") {
-            for (i, value) in tensor.values.iter_mut().enumerate() {
-                *value += 0.3 * (((i * 7 + index * 3) % 11) as f32 / 5.0 - 1.0);
-            }
-        }
-    }
-    mixdistill::model::with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap()
-}
-
-fn ids(tokens: &[u32], shape: [usize; 2], device: &burn::tensor::Device) -> Tensor<2, Int> {
-    let values: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
 #[test]
 fn logits_equal_plain_f64_arithmetic() {
     for device in devices() {
@@ -210,92 +187,6 @@ fn padding_changes_no_loss() {
 }
 
 #[test]
-fn a_cache_gives_the_tokens_that_whole_rows_give() {
-    for device in devices() {
-        for architecture in ALL {
-            let config = tiny(architecture);
-            let model = shaken(&config, &device);
-            let prompt = rows(&[(7, 1)])[0].tokens.clone();
-            let settings = GenerateConfig { max_new_tokens: 150, ..Default::default() };
-            let answers =
-                model.generate(std::slice::from_ref(&prompt), &[], &settings, &mut |_| {}).unwrap();
-            let mut row = prompt;
-            for token in &answers[0].tokens {
-                let length = row.len();
-                let logits = model.logits(ids(&row, [1, length], &device));
-                let last = logits.narrow(1, length - 1, 1).try_into_vec_as::<f32>().unwrap();
-                let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
-                assert_eq!(*token as usize, best, "{architecture:?} after {length} tokens");
-                row.push(*token);
-            }
-            // Long enough for the cache to grow twice.
-            assert_eq!(answers[0].tokens.len(), 150);
-        }
-    }
-}
-
-#[test]
-fn answers_do_not_depend_on_what_they_are_batched_with() {
-    let device = &devices()[0];
-    let model = shaken(&tiny(Architecture::Qwen2), device);
-    let shapes = [(3, 1), (11, 1), (1, 1), (7, 1), (7, 1), (20, 1)];
-    let prompts: Vec<Vec<u32>> = rows(&shapes).into_iter().map(|row| row.tokens).collect();
-    for temperature in [0.0, 0.9] {
-        let settings = |batch_size| GenerateConfig {
-            max_new_tokens: 24,
-            temperature,
-            top_p: 0.95,
-            seed: 4,
-            batch_size,
-        };
-        let end = [3, 5];
-        let together = model.generate(&prompts, &end, &settings(6), &mut |_| {}).unwrap();
-        let alone = model.generate(&prompts, &end, &settings(1), &mut |_| {}).unwrap();
-        let three = model.generate(&prompts, &end, &settings(4), &mut |_| {}).unwrap();
-        assert_eq!(together, alone);
-        assert_eq!(together, three);
-        assert!(together.iter().any(|answer| answer.ended), "some answer ends early");
-        assert!(together.iter().all(|a| !a.tokens.iter().any(|t| end.contains(t))));
-        assert!(together.iter().all(|a| a.ended || a.tokens.len() == 24));
-    }
-}
-
-#[test]
-fn drawn_answers_follow_their_seed() {
-    let device = &devices()[0];
-    let model = shaken(&tiny(Architecture::Llama), device);
-    let prompts = vec![vec![1, 2, 3]];
-    let answer = |seed| {
-        let settings =
-            GenerateConfig { temperature: 1.5, seed, max_new_tokens: 30, ..Default::default() };
-        model.generate(&prompts, &[], &settings, &mut |_| {}).unwrap()
-    };
-    assert_eq!(answer(1), answer(1));
-    assert_ne!(answer(1), answer(2));
-}
-
-#[test]
-fn prompts_and_settings_that_cannot_be_answered_are_refused() {
-    let device = &devices()[0];
-    let model = tiny(Architecture::Llama).init(1, device).unwrap();
-    let try_with = |prompt: Vec<u32>, settings: GenerateConfig| {
-        model.generate(&[prompt], &[], &settings, &mut |_| {}).unwrap_err().to_string()
-    };
-    let fine = GenerateConfig::default;
-    assert!(try_with(vec![], fine()).contains("prompt 0 is empty"));
-    assert!(try_with(vec![23], fine()).contains("prompt 0 has token 23 of 23"));
-    for (settings, key) in [
-        (GenerateConfig { max_new_tokens: 0, ..fine() }, "max_new_tokens"),
-        (GenerateConfig { batch_size: 0, ..fine() }, "batch_size"),
-        (GenerateConfig { temperature: -1.0, ..fine() }, "temperature"),
-        (GenerateConfig { temperature: f64::NAN, ..fine() }, "temperature"),
-        (GenerateConfig { top_p: 0.0, ..fine() }, "top_p"),
-    ] {
-        assert!(try_with(vec![1], settings).contains(key));
-    }
-}
-
-#[test]
 fn a_seed_gives_the_same_weights_everywhere() {
     let config = tiny(Architecture::Qwen3);
     let expected = named_tensors(&config.init(3, &devices()[0]).unwrap()).unwrap();
@@ -308,65 +199,4 @@ fn a_seed_gives_the_same_weights_everywhere() {
     let variance = values.iter().map(|x| f64::from(x * x)).sum::<f64>() / values.len() as f64;
     // 368 draws: the standard error of the deviation is 4 %.
     assert!((variance.sqrt() / 0.3 - 1.0).abs() < 0.15, "{}", variance.sqrt());
-}
-
-#[test]
-fn a_folder_gives_the_same_model_back() {
-    let device = &devices()[0];
-    let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
-    for architecture in ALL {
-        let config =
-            DecoderConfig { vocab_size: tokenizer.vocabulary_size(), ..tiny(architecture) };
-        let model = shaken(&config, device);
-        let folder = tempfile::tempdir().unwrap();
-        model.save(folder.path(), &tokenizer).unwrap();
-        let read = DecoderLm::load(folder.path(), device).unwrap();
-        assert_eq!(read.config(), &config);
-        assert_eq!(named_tensors(&read).unwrap(), named_tensors(&model).unwrap());
-        let again = TextTokenizer::from_file(&folder.path().join("tokenizer.json"), None).unwrap();
-        assert_eq!(again.end_token(), tokenizer.end_token());
-        let error = model.save(folder.path(), &tokenizer).unwrap_err().to_string();
-        assert!(error.contains("already holds a model"), "{error}");
-    }
-}
-
-#[test]
-fn a_folder_that_does_not_fit_is_refused_by_name() {
-    let device = &devices()[0];
-    let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
-    let config =
-        DecoderConfig { vocab_size: tokenizer.vocabulary_size(), ..tiny(Architecture::Llama) };
-    let model = config.init(1, device).unwrap();
-    let attempt = |from: &str, to: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        model.save(folder.path(), &tokenizer).unwrap();
-        let path = folder.path().join("config.json");
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(&path, text.replace(from, to)).unwrap();
-        DecoderLm::load(folder.path(), device).unwrap_err().to_string()
-    };
-    let cases = [
-        ("LlamaForCausalLM", "GPT2LMHeadModel", "architecture `GPT2LMHeadModel`"),
-        ("\"silu\"", "\"gelu\"", "activation `gelu`"),
-        ("\"hidden_size\": 16", "\"hidden_size\": 18", "`model.norm.weight` is [16], not [18]"),
-        (
-            "\"num_hidden_layers\": 2",
-            "\"num_hidden_layers\": 3",
-            "`model.layers.2.mlp.up_proj.weight` is missing",
-        ),
-        (
-            "\"num_hidden_layers\": 2",
-            "\"num_hidden_layers\": 1",
-            "`model.layers.1.mlp.up_proj.weight` is not of this model",
-        ),
-        ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "do not divide"),
-        ("\"hidden_size\": 16", "\"hidden_size\": -1", "`hidden_size` is -1"),
-    ];
-    for (from, to, message) in cases {
-        let error = attempt(from, to);
-        assert!(error.contains(message), "{error}");
-    }
-    let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(DecoderLm::load(empty.path(), device), Err(Error::Io { .. })));
 }

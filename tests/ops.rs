@@ -16,8 +16,8 @@ use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, TensorData};
 use mixdistill::ops::{
-    AdamW, AttentionShape, causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table,
-    swiglu,
+    AdamW, AttentionShape, causal_attention, linear_cross_entropy, rms_norm, rotary,
+    rotary_frequencies, rotary_table, swiglu,
 };
 use support::{Case, cases, check_composition, check_reference, error, numbers, run, values};
 
@@ -74,7 +74,7 @@ fn swiglu_gates_and_has_its_gradients() {
 fn rotary_rotates_halves_by_position_and_has_its_gradient() {
     let positions = [0, 1, 2, 0, 9, 5];
     for case in cases() {
-        let table = rotary_table(10, 6, 10000.0, &case.device);
+        let table = rotary_table(10, &rotary_frequencies(6, 10000.0), &case.device);
         let table_values = table.clone().map(values);
         check_reference(
             "rotary",
@@ -108,7 +108,7 @@ fn rotary_rotates_halves_by_position_and_has_its_gradient() {
 #[test]
 fn rotary_table_holds_the_angles_of_rope() {
     for case in cases() {
-        let [cos, sin] = rotary_table(300, 8, 500.0, &case.device).map(values);
+        let [cos, sin] = rotary_table(300, &rotary_frequencies(8, 500.0), &case.device).map(values);
         let angle = |i: usize| (i / 4) as f64 / 500f64.powf(2.0 * (i % 4) as f64 / 8.0);
         let expected = |f: fn(f64) -> f64| (0..1200).map(|i| f(angle(i))).collect::<Vec<_>>();
         // The table is rounded to f32, and no more than that.
@@ -321,7 +321,7 @@ fn operations_work_without_autodiff() {
         let evaluate = |case: &Case| {
             let x = case.tensor(&numbers(1, 128), [8, 16]);
             let y = rms_norm(swiglu(x.clone(), x), case.tensor(&numbers(2, 16), [16]), 1e-5);
-            let table = rotary_table(8, 8, 10000.0, &case.device);
+            let table = rotary_table(8, &rotary_frequencies(8, 10000.0), &case.device);
             let y = rotary(y, table, case.ints(&[0, 1, 2, 3, 0, 1, 2, 3]));
             let shape = AttentionShape { batch: 2, seq: 4, heads: 2, kv_heads: 1, head_dim: 8 };
             let kv = case.tensor(&numbers(3, 64), [8, 8]);
@@ -377,7 +377,7 @@ fn bf16_input_gives_the_f32_results_within_bf16_rounding() {
             let case = case.clone();
             let starts = case.ints(&starts);
             move |[x, k, v, w]: [Tensor<2>; 4]| {
-                let table = rotary_table(18, 4, 100.0, &case.device);
+                let table = rotary_table(18, &rotary_frequencies(4, 100.0), &case.device);
                 let positions: Vec<i64> = (0..18).collect();
                 let weight = case.tensor(&[1.0; 16], [16]);
                 let x = rms_norm(swiglu(x.clone(), x), weight, 1e-5);
@@ -426,7 +426,11 @@ fn results_are_the_same_to_the_bit_with_one_and_two_threads() {
     let step = || {
         run(&case, &inputs, |[x, k, v, w, norm]| {
             let x = rms_norm(swiglu(x.clone(), x), norm.reshape([64]), 1e-5);
-            let x = rotary(x, rotary_table(150, 16, 1e4, &case.device), case.ints(&positions));
+            let x = rotary(
+                x,
+                rotary_table(150, &rotary_frequencies(16, 1e4), &case.device),
+                case.ints(&positions),
+            );
             let x = causal_attention(x, k, v, case.ints(&starts), shape);
             let token_weights = case.tensor(&[1.0; 300], [300]);
             linear_cross_entropy(x, w, case.ints(&targets), token_weights)

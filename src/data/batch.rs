@@ -23,12 +23,14 @@ pub struct Row {
     pub prompt: usize,
     /// Names the row in messages: source and problem.
     pub label: String,
+    /// Its number in training order; what is random about a row depends on it.
+    pub number: u64,
 }
 
 impl Row {
     /// The row without its label.
     pub fn example(&self) -> Example<'_> {
-        Example { tokens: &self.tokens, prompt: self.prompt }
+        Example { tokens: &self.tokens, prompt: self.prompt, number: self.number }
     }
 }
 
@@ -87,6 +89,7 @@ impl RowStream for MixedRows {
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
                     label: row.label(),
+                    number,
                 })
             })
             .collect()
@@ -113,6 +116,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// Where in its row each token's example starts, `[rows * length]`.
     pub starts: Vec<u32>,
+    /// The example's number in training order, for each token, `[rows * length]`.
+    pub numbers: Vec<u64>,
     /// Examples.
     pub examples: usize,
     /// Input positions that hold a token.
@@ -168,6 +173,7 @@ impl Batch {
             weights: vec![0.0; size],
             positions: (0..size).map(|i| (i % length) as u32).collect(),
             starts: vec![0; size],
+            numbers: vec![0; size],
             ..Default::default()
         }
     }
@@ -184,6 +190,7 @@ impl Batch {
         self.ids[at.clone()].copy_from_slice(&example.tokens[..inputs]);
         self.targets[at.clone()].copy_from_slice(&example.tokens[1..]);
         self.starts[at.clone()].fill(place as u32);
+        self.numbers[at.clone()].fill(example.number);
         for (index, position) in self.positions[at.clone()].iter_mut().enumerate() {
             *position = index as u32;
         }

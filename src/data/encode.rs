@@ -7,7 +7,7 @@
 
 use super::ledger::Ledger;
 use super::pairs::Pairs;
-use super::template::PromptTemplate;
+use super::template::{PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -33,6 +33,8 @@ pub struct Example<'a> {
     pub tokens: &'a [u32],
     /// Tokens of the prompt; those after it are trained.
     pub prompt: usize,
+    /// Its number in training order, where it has one; what is random about it depends on that.
+    pub number: u64,
 }
 
 impl Example<'_> {
@@ -96,7 +98,7 @@ impl Encoded {
     /// `progress` is called from time to time with the number of answers encoded so far.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`]; [`Error::Config`] with key `max_length` where no row fits, or where
+    /// What `template` and `tokenizer` give; [`Error::Config`] with key `max_length` where no row fits, or where
     /// one does not and `too_long` is [`TooLong::Error`].
     pub fn encode(
         pairs: &Pairs,
@@ -128,9 +130,8 @@ impl Encoded {
                     .par_iter()
                     .map(|&record| {
                         let record = &records[record];
-                        let prompt = tokenizer.encode(&template.prompt(&record.problem))?;
-                        let answer = tokenizer.encode(&template.answer(&record.solution))?;
-                        Ok(lay_out(prompt, answer, tokenizer.end_token(), max_length, too_long))
+                        let row = template.row(tokenizer, &record.problem, &record.solution)?;
+                        Ok(within_limit(row, max_length, too_long))
                     })
                     .collect();
                 for (&record, row) in chunk.iter().zip(rows) {
@@ -178,7 +179,7 @@ impl Encoded {
         let encoded = self.sources.get(source)?;
         let &(start, length, prompt) = encoded.rows.get(record)?;
         let tokens = &encoded.tokens[start..start + length as usize];
-        (length > 0).then_some(Example { tokens, prompt: prompt as usize })
+        (length > 0).then_some(Example { tokens, prompt: prompt as usize, number: 0 })
     }
 
     /// The lengths of all records.
@@ -211,24 +212,16 @@ impl Encoded {
     }
 }
 
-/// Puts prompt, answer and end token together, within the limit.
-fn lay_out(
-    mut prompt: Vec<u32>,
-    answer: Vec<u32>,
-    end: u32,
-    max_length: usize,
-    too_long: TooLong,
-) -> Row {
-    let prompt_length = prompt.len();
-    let length = prompt_length + answer.len() + 1;
+/// Holds a row to the length limit.
+fn within_limit(row: RowTokens, max_length: usize, too_long: TooLong) -> Row {
+    let RowTokens { mut tokens, prompt } = row;
+    let length = tokens.len();
     let cut = length > max_length;
     // An empty prompt would leave the first trained token without anything before it, and a prompt
     // that fills the limit leaves nothing to train.
-    if prompt_length == 0 || (cut && (too_long != TooLong::Cut || prompt_length >= max_length)) {
+    if prompt == 0 || (cut && (too_long != TooLong::Cut || prompt >= max_length)) {
         return Row::TooLong(length);
     }
-    prompt.extend(answer);
-    prompt.push(end);
-    prompt.truncate(max_length);
-    Row::Fits { tokens: prompt, prompt: prompt_length, cut }
+    tokens.truncate(max_length);
+    Row::Fits { tokens, prompt, cut }
 }

@@ -9,6 +9,8 @@
 pub mod arith;
 mod assign;
 mod batch;
+mod chat;
+mod chat_format;
 mod collect;
 mod columns;
 mod encode;
@@ -22,9 +24,11 @@ mod read;
 mod record;
 mod report;
 mod template;
-mod tokenizer;
+pub(crate) mod tokenizer;
 
 pub use batch::{Batch, MixedRows, Row, RowStream};
+pub use chat::{ChatTemplate, Message};
+pub use chat_format::ChatFormat;
 pub use columns::ColumnMap;
 pub use encode::{Encoded, Example, Length, Lengths, TooLong};
 pub use ledger::{Ledger, SourceLedger};
@@ -33,5 +37,5 @@ pub use pairs::{Join, Pairs, Source, normalized};
 pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};
 pub use report::{MixtureReport, SourceShare};
-pub use template::{PlainTemplate, PromptTemplate};
+pub use template::{PlainTemplate, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;

@@ -1,23 +1,45 @@
-//! How a problem and its answer become text.
+//! How a problem and its answer become tokens.
 
+use super::tokenizer::TextTokenizer;
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// Lays out a prompt and an answer; the end token is added after the answer by the encoding.
-pub trait PromptTemplate: Send + Sync {
-    /// The text before the answer. Never trained.
-    fn prompt(&self, problem: &str) -> String;
+/// Tokens of a prompt and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowTokens {
+    /// Prompt, answer and end token.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt; those after it are trained.
+    pub prompt: usize,
+}
 
-    /// The text of the answer. Trained.
-    fn answer(&self, solution: &str) -> String;
+/// Lays out a prompt and an answer.
+pub trait PromptTemplate: Send + Sync {
+    /// The tokens before the answer, as they are when the model is asked.
+    ///
+    /// # Errors
+    /// Where the problem cannot be laid out.
+    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>>;
+
+    /// The tokens of [`PromptTemplate::prompt`], then those of the answer and of its end.
+    ///
+    /// # Errors
+    /// Where the problem or the answer cannot be laid out.
+    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens>;
+
+    /// The token that ends an answer.
+    fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
+        tokenizer.end_token()
+    }
 }
 
 /// The built-in template, for models without a chat template of their own.
 ///
 /// ```
-/// use mixdistill::data::{PlainTemplate, PromptTemplate};
+/// use mixdistill::data::PlainTemplate;
 /// let template = PlainTemplate::default();
-/// assert_eq!(template.prompt("1 + 1?"), "Problem:\n1 + 1?\n\nSolution:\n");
-/// assert_eq!(template.answer(" 2\n"), "2");
+/// assert_eq!(template.prompt_text("1 + 1?"), "Problem:\n1 + 1?\n\nSolution:\n");
+/// assert_eq!(template.answer_text(" 2\n"), "2");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,12 +56,28 @@ impl Default for PlainTemplate {
     }
 }
 
-impl PromptTemplate for PlainTemplate {
-    fn prompt(&self, problem: &str) -> String {
+impl PlainTemplate {
+    /// The text before the answer.
+    pub fn prompt_text(&self, problem: &str) -> String {
         format!("{}{}{}", self.before, problem.trim(), self.between)
     }
 
-    fn answer(&self, solution: &str) -> String {
-        solution.trim().to_owned()
+    /// The text of the answer.
+    pub fn answer_text<'a>(&self, solution: &'a str) -> &'a str {
+        solution.trim()
+    }
+}
+
+impl PromptTemplate for PlainTemplate {
+    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>> {
+        Ok(tokenizer.with_bos(tokenizer.encode(&self.prompt_text(problem))?))
+    }
+
+    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
+        let mut tokens = self.prompt(tokenizer, problem)?;
+        let prompt = tokens.len();
+        tokens.extend(tokenizer.encode(self.answer_text(solution))?);
+        tokens.push(tokenizer.end_token());
+        Ok(RowTokens { tokens, prompt })
     }
 }

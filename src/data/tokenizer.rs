@@ -1,8 +1,11 @@
 //! Tokenizers: any Hugging Face `tokenizer.json`, and a small one for the built-in corpus.
 
+use super::chat::TokenizerConfig;
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use tokenizers::Tokenizer;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -24,19 +27,33 @@ const KNOWN_END_TOKENS: [&str; 9] = [
     "[EOS]",
 ];
 
+/// First of the characters that stand for the names of special tokens while a template lays out a
+/// text that spells them; from a private plane of Unicode.
+const FIRST_STAND_IN: u32 = 0xF_0000;
+
 /// Text to tokens and back, with the token that ends an answer.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    /// Special tokens in a text are text like any other.
+    plain: Arc<Tokenizer>,
+    /// Special tokens in a text are those tokens.
+    marked: Arc<Tokenizer>,
     name: String,
     end: (u32, String),
+    /// What the tokenizer puts before a text: its BOS token, or nothing.
+    bos: Vec<u32>,
+    /// Special tokens and their texts, longer ones first.
+    special: Arc<Vec<(String, u32)>>,
+    special_ids: Arc<HashMap<u32, usize>>,
 }
 
 impl TextTokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// The end token is `end_token`, else the `eos_token` of a `tokenizer_config.json` beside the
-    /// file, else the first known one in the vocabulary (`<|im_end|>`, `<|endoftext|>`, ...).
+    /// file, else the first known one in the vocabulary (`<|im_end|>`, `<|endoftext|>`, ...). A
+    /// BOS token is put before prompts where `add_bos_token` in that file says so, or, where it
+    /// says nothing, where `tokenizer.json` does.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Tokenizer`]: a file that cannot be read or is no tokenizer, an
@@ -49,19 +66,26 @@ impl TextTokenizer {
             what: format!("it cannot be read: {e}"),
             hint: "Give the tokenizer.json of a Hugging Face model".into(),
         })?;
-        let configured = match end_token {
-            Some(token) => Some(token.to_owned()),
-            None => configured_end_token(path)?,
-        };
-        Self::new(tokenizer, name, configured.as_deref())
+        let config = TokenizerConfig::read(path.parent().unwrap_or(Path::new("")))?;
+        let end_token = end_token.or_else(|| config.token("eos_token"));
+        let mut tokenizer = Self::new(tokenizer, name, end_token)?;
+        match config.json.get("add_bos_token").and_then(serde_json::Value::as_bool) {
+            Some(false) => tokenizer.bos = vec![],
+            Some(true) => {
+                let bos = config.token("bos_token");
+                if let Some(bos) = bos.and_then(|bos| tokenizer.plain.token_to_id(bos)) {
+                    tokenizer.bos = vec![bos];
+                }
+            }
+            None => {}
+        }
+        Ok(tokenizer)
     }
 
     fn new(mut tokenizer: Tokenizer, name: String, end_token: Option<&str>) -> Result<Self> {
         // Truncation and padding that a file asks for would change rows behind our back.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
-        // A problem or solution that spells an end token does not end anything.
-        tokenizer.set_encode_special_tokens(true);
         let found = match end_token {
             Some(token) => tokenizer.token_to_id(token).map(|id| (id, token.to_owned())),
             None => KNOWN_END_TOKENS
@@ -76,7 +100,45 @@ impl TextTokenizer {
             },
             hint: "Name the token that ends an answer with `end_token`".into(),
         })?;
-        Ok(Self { tokenizer, name, end })
+        let added = tokenizer.get_added_tokens_decoder();
+        let mut special: Vec<(String, u32)> = added
+            .into_iter()
+            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .map(|(id, token)| (token.content, id))
+            .collect();
+        special.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
+        let special_ids = special.iter().enumerate().map(|(at, (_, id))| (*id, at)).collect();
+        let mut plain = tokenizer.clone();
+        // A problem or solution that spells an end token does not end anything.
+        plain.set_encode_special_tokens(true);
+        let mut tokenizer = Self {
+            plain: Arc::new(plain),
+            marked: Arc::new(tokenizer),
+            name,
+            end,
+            bos: vec![],
+            special: Arc::new(special),
+            special_ids: Arc::new(special_ids),
+        };
+        tokenizer.bos = tokenizer.own_prefix()?;
+        Ok(tokenizer)
+    }
+
+    /// Reads the tokenizer of a model's folder; see [`TextTokenizer::from_file`].
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_file`].
+    pub fn from_folder(folder: &Path, end_token: Option<&str>) -> Result<Self> {
+        Self::from_file(&folder.join("tokenizer.json"), end_token)
+    }
+
+    /// What `tokenizer.json` puts before a text by itself.
+    fn own_prefix(&self) -> Result<Vec<u32>> {
+        const SAMPLE: &str = "a";
+        let with = self.encoded(&self.marked, SAMPLE, true)?;
+        let without = self.encoded(&self.marked, SAMPLE, false)?;
+        let length = (0..with.len()).find(|start| with[*start..].starts_with(&without));
+        Ok(with[..length.unwrap_or(0)].to_vec())
     }
 
     /// The tokenizer of the built-in corpus: whole words where it knows them, signs with the spaces
@@ -129,7 +191,7 @@ impl TextTokenizer {
 
     /// Number of tokens, added ones included: one more than the largest token number.
     pub fn vocabulary_size(&self) -> usize {
-        let vocabulary = self.tokenizer.get_vocab(true);
+        let vocabulary = self.plain.get_vocab(true);
         vocabulary.values().max().map_or(0, |id| *id as usize + 1)
     }
 
@@ -143,13 +205,96 @@ impl TextTokenizer {
         &self.end.1
     }
 
+    /// The number of a token by its text.
+    pub fn token(&self, text: &str) -> Option<u32> {
+        self.plain.token_to_id(text)
+    }
+
+    /// The text of a token by its number.
+    pub fn token_text(&self, token: u32) -> Option<String> {
+        self.plain.id_to_token(token)
+    }
+
+    /// Whether a token is a special one, such as an end of turn.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special_ids.contains_key(&token)
+    }
+
+    /// The tokens with the tokenizer's BOS token before them, if it has one and they do not begin
+    /// with it.
+    pub fn with_bos(&self, mut tokens: Vec<u32>) -> Vec<u32> {
+        if !tokens.starts_with(&self.bos) {
+            tokens.splice(0..0, self.bos.iter().copied());
+        }
+        tokens
+    }
+
     /// The tokens of a text, without any that the tokenizer would add around it. The names of
     /// special tokens are text like any other.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| Error::Tokenizer {
+        self.encoded(&self.plain, text, false)
+    }
+
+    /// The tokens of a text that a template made: the names of special tokens are those tokens,
+    /// save where [`TextTokenizer::hide_special`] hid them.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
+        if !text.chars().any(|c| self.hidden(c).is_some()) {
+            return self.encoded(&self.marked, text, false);
+        }
+        // Special tokens divide a text for the tokenizer too: what is between them is encoded by
+        // itself.
+        let mut tokens = vec![];
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next = self.special.iter().filter_map(|(name, id)| {
+                Some((rest.find(name.as_str())?, std::cmp::Reverse(name.len()), *id))
+            });
+            let (at, length, id) = match next.min() {
+                Some((at, length, id)) => (at, length.0, Some(id)),
+                None => (rest.len(), 0, None),
+            };
+            if at > 0 {
+                let shown: String = rest[..at]
+                    .chars()
+                    .map(|c| self.hidden(c).map_or(c.to_string(), str::to_owned))
+                    .collect();
+                tokens.extend(self.encode(&shown)?);
+            }
+            tokens.extend(id);
+            rest = &rest[at + length..];
+        }
+        Ok(tokens)
+    }
+
+    /// A text in which a stand-in takes the place of each special token's name, so that a template
+    /// can lay it out without making those tokens of them.
+    pub fn hide_special<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for (index, (name, _)) in self.special.iter().enumerate() {
+            let stand_in = u32::try_from(index).ok().and_then(|i| FIRST_STAND_IN.checked_add(i));
+            if let Some(stand_in) = stand_in.and_then(char::from_u32)
+                && text.contains(name.as_str())
+            {
+                text = Cow::Owned(text.replace(name.as_str(), &stand_in.to_string()));
+            }
+        }
+        text
+    }
+
+    /// The name that a character stands for.
+    fn hidden(&self, c: char) -> Option<&str> {
+        let index = u32::from(c).checked_sub(FIRST_STAND_IN)?;
+        Some(&self.special.get(index as usize)?.0)
+    }
+
+    fn encoded(&self, tokenizer: &Tokenizer, text: &str, around: bool) -> Result<Vec<u32>> {
+        let encoding = tokenizer.encode_fast(text, around).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot encode a text of {} bytes: {e}", text.len()),
             hint: "Check that the file belongs to the model".into(),
@@ -162,7 +307,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens, true).map_err(|e| Error::Tokenizer {
+        self.plain.decode(tokens, true).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot decode {} tokens: {e}", tokens.len()),
             hint: "Check that the file belongs to the model".into(),
@@ -174,7 +319,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] where it cannot be serialised.
     pub fn to_json(&self) -> Result<String> {
-        self.tokenizer.to_string(true).map_err(|e| Error::Tokenizer {
+        self.marked.to_string(true).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot be written: {e}"),
             hint: "This is a defect; please report it".into(),
@@ -182,22 +327,22 @@ impl TextTokenizer {
     }
 }
 
-/// The `eos_token` of the `tokenizer_config.json` beside a `tokenizer.json`, if there is one.
-fn configured_end_token(path: &Path) -> Result<Option<String>> {
-    let config = path.with_file_name("tokenizer_config.json");
-    let text = match std::fs::read_to_string(&config) {
-        Ok(text) => text,
+/// The text of a small file of a model's folder, or `None` where there is none.
+///
+/// # Errors
+/// [`Error::Io`], also for a file that is too large to be what its name says.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
+    const LARGEST: u64 = 64 << 20;
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", config, e)),
+        Err(e) => return Err(Error::io("read", path, e)),
     };
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::Tokenizer {
-        name: config.display().to_string(),
-        what: format!("it is not JSON: {e}"),
-        hint: "Mend the file, or name the end token with `end_token`".into(),
-    })?;
-    let token = &value["eos_token"];
-    let text = token.as_str().or_else(|| token["content"].as_str());
-    Ok(text.map(str::to_owned))
+    if length > LARGEST {
+        let what = format!("it has {length} bytes, more than any file of its name should");
+        return Err(Error::io("read", path, std::io::Error::other(what)));
+    }
+    std::fs::read_to_string(path).map(Some).map_err(|e| Error::io("read", path, e))
 }
 
 /// Words with the space before them, and single characters of everything else.

@@ -4,8 +4,9 @@ use super::answer::{final_answer, same_answer};
 use super::interval::wilson;
 use crate::data::{PromptTemplate, TextTokenizer};
 use crate::error::Result;
-use crate::model::{DecoderLm, GenerateConfig};
+use crate::model::{DecoderLm, Endings, GenerateConfig};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// A problem and its reference answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,30 +73,36 @@ impl Accuracy {
     }
 }
 
-/// Lets a model answer questions and grades the answers.
+/// Lets a model answer questions and grades the answers; an answer stops at one of the `end`
+/// tokens.
 ///
 /// `progress` is called with the answers finished so far.
 ///
 /// # Errors
-/// As [`DecoderLm::generate`] and [`TextTokenizer::encode`].
+/// As [`DecoderLm::generate`]; what `template` and `tokenizer` give.
 pub fn ask(
     model: &DecoderLm,
     tokenizer: &TextTokenizer,
     template: &dyn PromptTemplate,
     questions: &[Question],
+    end: &[u32],
     config: &GenerateConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Answer>> {
     let prompts = questions
         .iter()
-        .map(|question| tokenizer.encode(&template.prompt(&question.problem)))
+        .map(|question| template.prompt(tokenizer, &question.problem))
         .collect::<Result<Vec<_>>>()?;
-    let answers = model.generate(&prompts, &[tokenizer.end_token()], config, progress)?;
+    let endings = Endings { tokens: end, tokenizer };
+    let answers = model.generate(&prompts, endings, config, &mut |token| {
+        progress(token.finished);
+        ControlFlow::Continue(())
+    })?;
     questions
         .iter()
         .zip(answers)
         .map(|(question, answer)| {
-            let text = tokenizer.decode(&answer.tokens)?;
+            let text = answer.text(tokenizer)?;
             let stated = final_answer(&text);
             let correct = stated.as_ref().is_some_and(|s| same_answer(s, &question.reference));
             Ok(Answer {
@@ -103,7 +110,7 @@ pub fn ask(
                 reference: question.reference.clone(),
                 text,
                 tokens: answer.tokens.len(),
-                hit_limit: !answer.ended,
+                hit_limit: answer.hit_limit(),
                 stated,
                 correct,
             })

@@ -1,7 +1,9 @@
 //! The shape of a decoder; field names follow Hugging Face's `config.json`.
 
+use super::rope::RopeScaling;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Which member of the Llama family a decoder is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +64,8 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     /// Base of RoPE's frequencies.
     pub rope_theta: f64,
+    /// Scaling of those frequencies; `None` leaves them as they are.
+    pub rope_scaling: Option<RopeScaling>,
     /// Whether the head is the embedding, transposed.
     pub tie_word_embeddings: bool,
     /// Standard deviation of the initial weights.
@@ -83,6 +87,7 @@ impl Default for DecoderConfig {
             max_position_embeddings: 2048,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: None,
             tie_word_embeddings: true,
             initializer_range: 0.02,
         }
@@ -149,6 +154,12 @@ impl DecoderConfig {
                 return refuse(key, format!("{value} is too large"), "At most 16777216");
             }
         }
+        /// Four times the deepest model in use; what a configuration names is listed layer by layer.
+        const MOST_LAYERS: usize = 512;
+        if self.num_hidden_layers > MOST_LAYERS {
+            let what = format!("{} is too large", self.num_hidden_layers);
+            return refuse("num_hidden_layers", what, "At most 512");
+        }
         /// The crate is for models of up to 3 billion parameters.
         const MOST_PARAMETERS: u128 = 16_000_000_000;
         let parameters = self.parameters();
@@ -182,6 +193,52 @@ impl DecoderConfig {
                 return refuse(key, format!("it is {value}"), "Give a positive number");
             }
         }
+        if let Some(scaling) = &self.rope_scaling {
+            let (low, high) = (scaling.low_freq_factor, scaling.high_freq_factor);
+            let fits = scaling.factor >= 1.0 && scaling.factor.is_finite() && low > 0.0;
+            if !fits || !high.is_finite() || high <= low {
+                let what = format!("{scaling:?} is out of range");
+                return refuse("rope_scaling", what, "factor >= 1, 0 < low < high");
+            }
+            if scaling.original_max_position_embeddings == 0 {
+                return refuse("rope_scaling", "its context is 0".into(), "Give its tokens");
+            }
+        }
         Ok(())
+    }
+
+    /// The names and shapes of all tensors, as files hold them: matrices are `[output, input]`.
+    pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        let (width, inner, head) = (self.hidden_size, self.intermediate_size, self.head_dim());
+        let (query, key_value) = (self.query_width(), self.key_value_width());
+        let mut shapes = BTreeMap::from([
+            ("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, width]),
+            ("model.norm.weight".to_owned(), vec![width]),
+        ]);
+        if !self.tie_word_embeddings {
+            shapes.insert("lm_head.weight".into(), vec![self.vocab_size, width]);
+        }
+        for layer in 0..self.num_hidden_layers {
+            let mut add = |part: &str, shape: Vec<usize>| {
+                shapes.insert(format!("model.layers.{layer}.{part}"), shape);
+            };
+            add("input_layernorm.weight", vec![width]);
+            add("post_attention_layernorm.weight", vec![width]);
+            add("self_attn.o_proj.weight", vec![width, query]);
+            for (name, output) in [("q", query), ("k", key_value), ("v", key_value)] {
+                add(&format!("self_attn.{name}_proj.weight"), vec![output, width]);
+                if self.architecture == Architecture::Qwen2 {
+                    add(&format!("self_attn.{name}_proj.bias"), vec![output]);
+                }
+            }
+            if self.architecture == Architecture::Qwen3 {
+                add("self_attn.q_norm.weight", vec![head]);
+                add("self_attn.k_norm.weight", vec![head]);
+            }
+            add("mlp.gate_proj.weight", vec![inner, width]);
+            add("mlp.up_proj.weight", vec![inner, width]);
+            add("mlp.down_proj.weight", vec![width, inner]);
+        }
+        shapes
     }
 }

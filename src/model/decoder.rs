@@ -7,6 +7,7 @@
 //! Hugging Face gives the tensors.
 
 use super::config::{Architecture, DecoderConfig};
+use super::lora::{DropoutKeys, LoraConfig, LoraLinear};
 use super::{CausalLm, cache::LayerCache};
 use crate::data::Batch;
 use crate::error::Result;
@@ -14,9 +15,10 @@ use crate::ops::attention::AttentionShape;
 use crate::ops::{causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu};
 use crate::random::Stream;
 use burn::module::Param;
-use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, Linear};
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use std::sync::Arc;
 
 /// Root-mean-square normalisation with a learned scale.
 #[derive(Module, Debug)]
@@ -26,10 +28,6 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    fn new(width: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: Param::from_tensor(Tensor::ones([width], device)), eps }
-    }
-
     /// # Shapes
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
@@ -54,6 +52,8 @@ pub struct Placement {
     positions: Tensor<1, Int>,
     /// Index in its row of the first token of each token's example, `[tokens]`.
     segment_starts: Tensor<1, Int>,
+    /// In training, what the adapters' dropout depends on.
+    dropout: Option<DropoutKeys>,
 }
 
 impl Placement {
@@ -61,9 +61,10 @@ impl Placement {
     pub fn rows(config: &DecoderConfig, rows: usize, length: usize, device: &Device) -> Self {
         Self {
             shape: attention_shape(config, rows, length),
-            table: rotary_table(length, config.head_dim(), config.rope_theta, device),
+            table: rotary_table(length, &config.rope_frequencies(), device),
             positions: Tensor::<1, Int>::arange(0..length as i64, device).repeat_dim(0, rows),
             segment_starts: Tensor::zeros([rows * length], device),
+            dropout: None,
         }
     }
 
@@ -72,9 +73,14 @@ impl Placement {
         let positions = batch.positions.iter().max().map_or(1, |last| *last as usize + 1);
         Self {
             shape: attention_shape(config, batch.rows, batch.length),
-            table: rotary_table(positions, config.head_dim(), config.rope_theta, device),
+            table: rotary_table(positions, &config.rope_frequencies(), device),
             positions: int_tensor(batch.positions.iter().copied(), device),
             segment_starts: int_tensor(batch.starts.iter().copied(), device),
+            dropout: device.is_autodiff().then(|| {
+                let numbers = batch.numbers.iter().copied();
+                let tokens = numbers.zip(batch.positions.iter().copied()).collect();
+                DropoutKeys { tokens: Arc::new(tokens) }
+            }),
         }
     }
 }
@@ -98,21 +104,12 @@ fn int_tensor(values: impl ExactSizeIterator<Item = u32>, device: &Device) -> Te
 /// Grouped-query attention.
 #[derive(Module, Debug)]
 pub struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
+    q_proj: LoraLinear,
+    k_proj: LoraLinear,
+    v_proj: LoraLinear,
+    o_proj: LoraLinear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
-}
-
-/// `x @ weight + bias` on `[tokens, width]`.
-fn project(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
-    let y = x.matmul(layer.weight.val());
-    match &layer.bias {
-        Some(bias) => y + bias.val().unsqueeze(),
-        None => y,
-    }
 }
 
 impl SelfAttention {
@@ -122,28 +119,30 @@ impl SelfAttention {
         x: Tensor<2>,
         table: &[Tensor<2>; 2],
         positions: &Tensor<1, Int>,
+        dropout: Option<&DropoutKeys>,
     ) -> [Tensor<2>; 3] {
         let norm = |norm: &Option<RmsNorm>, x| match norm {
             Some(norm) => norm.forward_heads(x),
             None => x,
         };
-        let q = norm(&self.q_norm, project(&self.q_proj, x.clone()));
-        let k = norm(&self.k_norm, project(&self.k_proj, x.clone()));
-        let v = project(&self.v_proj, x);
+        let q = norm(&self.q_norm, self.q_proj.forward(x.clone(), dropout));
+        let k = norm(&self.k_norm, self.k_proj.forward(x.clone(), dropout));
+        let v = self.v_proj.forward(x, dropout);
         let rotate = |x| rotary(x, table.clone(), positions.clone());
         [rotate(q), rotate(k), v]
     }
 
     fn forward(&self, x: Tensor<2>, placement: &Placement) -> Tensor<2> {
-        let [q, k, v] = self.heads(x, &placement.table, &placement.positions);
+        let dropout = placement.dropout.as_ref();
+        let [q, k, v] = self.heads(x, &placement.table, &placement.positions, dropout);
         let starts = placement.segment_starts.clone();
-        project(&self.o_proj, causal_attention(q, k, v, starts, placement.shape))
+        self.o_proj.forward(causal_attention(q, k, v, starts, placement.shape), dropout)
     }
 
     /// Attention of new tokens to the cache, which takes them in.
     fn forward_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
-        let [q, k, v] = self.heads(x, &step.table, &step.positions);
-        project(&self.o_proj, cache.attend([q, k, v], step.mask.clone()))
+        let [q, k, v] = self.heads(x, &step.table, &step.positions, None);
+        self.o_proj.forward(cache.attend([q, k, v], step.mask.clone()), None)
     }
 }
 
@@ -160,16 +159,16 @@ pub(super) struct CacheStep {
 /// SwiGLU feed-forward.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    gate_proj: LoraLinear,
+    up_proj: LoraLinear,
+    down_proj: LoraLinear,
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = project(&self.gate_proj, x.clone());
-        let up = project(&self.up_proj, x);
-        project(&self.down_proj, swiglu(gate, up))
+    fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+        let gate = self.gate_proj.forward(x.clone(), dropout);
+        let up = self.up_proj.forward(x, dropout);
+        self.down_proj.forward(swiglu(gate, up), dropout)
     }
 }
 
@@ -183,10 +182,15 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn forward(&self, x: Tensor<2>, attend: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+        attend: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<2> {
         let x = x.clone() + attend(self.input_layernorm.forward(x));
         let h = self.post_attention_layernorm.forward(x.clone());
-        x + self.mlp.forward(h)
+        x + self.mlp.forward(h, dropout)
     }
 }
 
@@ -206,22 +210,44 @@ pub struct DecoderLm {
     lm_head: Option<Linear>,
     #[module(skip)]
     config: DecoderConfig,
+    /// Set where the linear layers have adapters.
+    #[module(skip)]
+    lora: Option<LoraConfig>,
+}
+
+/// Where the weights of a new decoder come from.
+pub(super) trait WeightSource {
+    /// An embedding or a vector. `deviation` is that of random matrices; vectors begin at `start`.
+    fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        deviation: f64,
+        start: f32,
+    ) -> Result<Tensor<D>>;
+
+    /// The matrix of a linear layer, `[input, output]`.
+    fn linear(&mut self, name: &str, sizes: [usize; 2], deviation: f64) -> Result<Tensor<2>>;
 }
 
 /// Initial weights: normal, each tensor from its own stream, so that they do not depend on the
 /// backend, on threads, or on which other tensors exist.
-struct Initializer<'a> {
+struct RandomWeights<'a> {
     seed: u64,
     device: &'a Device,
 }
 
-impl Initializer<'_> {
-    fn normal<const D: usize>(
-        &self,
+impl WeightSource for RandomWeights<'_> {
+    fn tensor<const D: usize>(
+        &mut self,
         name: &str,
         shape: [usize; D],
         deviation: f64,
-    ) -> Param<Tensor<D>> {
+        start: f32,
+    ) -> Result<Tensor<D>> {
+        if D == 1 {
+            return Ok(Tensor::full(shape, start, self.device));
+        }
         let mut random = Stream::new(self.seed, name, 0);
         let count: usize = shape.iter().product();
         let mut values = Vec::with_capacity(count + 1);
@@ -229,16 +255,11 @@ impl Initializer<'_> {
             values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
         }
         values.truncate(count);
-        Param::from_data(TensorData::new(values, shape), self.device)
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
-    fn linear(&self, name: &str, sizes: [usize; 2], deviation: f64, bias: bool) -> Linear {
-        // The sizes below are placeholders that cost nothing: Burn initialises lazily.
-        let config = LinearConfig::new(sizes[0], sizes[1]).with_bias(false);
-        let mut linear = config.init(self.device);
-        linear.weight = self.normal(name, sizes, deviation);
-        linear.bias = bias.then(|| Param::from_tensor(Tensor::zeros([sizes[1]], self.device)));
-        linear
+    fn linear(&mut self, name: &str, sizes: [usize; 2], deviation: f64) -> Result<Tensor<2>> {
+        self.tensor(name, sizes, deviation, 0.0)
     }
 }
 
@@ -251,47 +272,80 @@ impl DecoderConfig {
     /// # Errors
     /// As [`DecoderConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLm> {
+        self.build(&mut RandomWeights { seed, device })
+    }
+
+    /// A decoder with the weights of `source`.
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::validate`], and what `source` gives.
+    pub(super) fn build(&self, source: &mut impl WeightSource) -> Result<DecoderLm> {
         self.validate()?;
-        let init = Initializer { seed, device };
         let std = self.initializer_range;
         let residual = std / (2.0 * self.num_hidden_layers as f64).sqrt();
         let (width, inner) = (self.hidden_size, self.intermediate_size);
         let (query, key_value) = (self.query_width(), self.key_value_width());
         let bias = self.architecture == Architecture::Qwen2;
         let head_norms = self.architecture == Architecture::Qwen3;
-        let norm = |width| RmsNorm::new(width, self.rms_norm_eps, device);
-        let layers = (0..self.num_hidden_layers)
-            .map(|layer| {
-                let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-                let linear = |part: &str, sizes, deviation, bias| {
-                    init.linear(&name(part), sizes, deviation, bias)
+        let mut layers = vec![];
+        for layer in 0..self.num_hidden_layers {
+            let name = |part: &str| format!("model.layers.{layer}.{part}");
+            let mut norm = |part: &str, width| -> Result<RmsNorm> {
+                let weight = source.tensor(&name(&format!("{part}.weight")), [width], 0.0, 1.0)?;
+                Ok(RmsNorm { weight: Param::from_tensor(weight), eps: self.rms_norm_eps })
+            };
+            let input_layernorm = norm("input_layernorm", width)?;
+            let post_attention_layernorm = norm("post_attention_layernorm", width)?;
+            let mut head_norm = |part: &str| -> Result<Option<RmsNorm>> {
+                if head_norms { norm(part, self.head_dim()).map(Some) } else { Ok(None) }
+            };
+            let (q_norm, k_norm) = (head_norm("self_attn.q_norm")?, head_norm("self_attn.k_norm")?);
+            let mut linear = |part: &str, sizes: [usize; 2], deviation, bias| {
+                let weight = source.linear(&name(&format!("{part}.weight")), sizes, deviation)?;
+                let bias = match bias {
+                    true => {
+                        let name = name(&format!("{part}.bias"));
+                        let bias = source.tensor(&name, [sizes[1]], 0.0, 0.0)?;
+                        Some(Param::from_tensor(bias))
+                    }
+                    false => None,
                 };
-                DecoderLayer {
-                    input_layernorm: norm(width),
-                    self_attn: SelfAttention {
-                        q_proj: linear("self_attn.q_proj", [width, query], std, bias),
-                        k_proj: linear("self_attn.k_proj", [width, key_value], std, bias),
-                        v_proj: linear("self_attn.v_proj", [width, key_value], std, bias),
-                        o_proj: linear("self_attn.o_proj", [query, width], residual, false),
-                        q_norm: head_norms.then(|| norm(self.head_dim())),
-                        k_norm: head_norms.then(|| norm(self.head_dim())),
-                    },
-                    post_attention_layernorm: norm(width),
-                    mlp: Mlp {
-                        gate_proj: linear("mlp.gate_proj", [width, inner], std, false),
-                        up_proj: linear("mlp.up_proj", [width, inner], std, false),
-                        down_proj: linear("mlp.down_proj", [inner, width], residual, false),
-                    },
-                }
-            })
-            .collect();
-        let mut embed_tokens = EmbeddingConfig::new(self.vocab_size, width).init(device);
-        embed_tokens.weight =
-            init.normal("model.embed_tokens.weight", [self.vocab_size, width], std);
-        let lm_head = (!self.tie_word_embeddings)
-            .then(|| init.linear("lm_head.weight", [width, self.vocab_size], std, false));
-        let model = Decoder { embed_tokens, layers, norm: norm(width) };
-        Ok(DecoderLm { model, lm_head, config: self.clone() })
+                Ok::<_, crate::Error>(LoraLinear::new(Param::from_tensor(weight), bias))
+            };
+            layers.push(DecoderLayer {
+                input_layernorm,
+                self_attn: SelfAttention {
+                    q_proj: linear("self_attn.q_proj", [width, query], std, bias)?,
+                    k_proj: linear("self_attn.k_proj", [width, key_value], std, bias)?,
+                    v_proj: linear("self_attn.v_proj", [width, key_value], std, bias)?,
+                    o_proj: linear("self_attn.o_proj", [query, width], residual, false)?,
+                    q_norm,
+                    k_norm,
+                },
+                post_attention_layernorm,
+                mlp: Mlp {
+                    gate_proj: linear("mlp.gate_proj", [width, inner], std, false)?,
+                    up_proj: linear("mlp.up_proj", [width, inner], std, false)?,
+                    down_proj: linear("mlp.down_proj", [inner, width], residual, false)?,
+                },
+            });
+        }
+        let vocabulary = [self.vocab_size, width];
+        let embedding = source.tensor("model.embed_tokens.weight", vocabulary, std, 0.0)?;
+        let norm = source.tensor("model.norm.weight", [width], 0.0, 1.0)?;
+        let lm_head = match self.tie_word_embeddings {
+            true => None,
+            false => {
+                let weight = source.linear("lm_head.weight", [width, self.vocab_size], std)?;
+                Some(Linear { weight: Param::from_tensor(weight), bias: None })
+            }
+        };
+        let model = Decoder {
+            embed_tokens: Embedding { weight: Param::from_tensor(embedding) },
+            layers,
+            norm: RmsNorm { weight: Param::from_tensor(norm), eps: self.rms_norm_eps },
+        };
+        Ok(DecoderLm { model, lm_head, config: self.clone(), lora: None })
     }
 }
 
@@ -299,6 +353,62 @@ impl DecoderLm {
     /// The shape of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// The adapters' settings, where the linear layers have adapters.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
+    }
+
+    /// Freezes all weights and adds adapters, the only parameters that are trained from then on.
+    /// They change nothing yet; the same seed gives the same A, and the same dropout in training.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::validate`].
+    pub fn with_lora(self, config: &LoraConfig, seed: u64) -> Result<Self> {
+        config.validate()?;
+        let mut model = self.no_grad();
+        for (name, layer) in model.linear_layers_mut() {
+            if config.targets(&name) {
+                layer.attach(config, &name, seed);
+            }
+        }
+        model.lora = Some(config.clone());
+        Ok(model)
+    }
+
+    /// Adds the adapters to the weights and removes them. The result is on a device without
+    /// autodiff.
+    pub fn merged(self) -> Self {
+        let mut model = self.valid();
+        model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.merge());
+        model.lora = None;
+        model
+    }
+
+    /// The linear layers of the blocks by their paths.
+    pub(super) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
+        let mut layers = vec![];
+        for (number, layer) in self.model.layers.iter_mut().enumerate() {
+            let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
+            layers.extend(
+                [
+                    ("self_attn.q_proj", &mut attention.q_proj),
+                    ("self_attn.k_proj", &mut attention.k_proj),
+                    ("self_attn.v_proj", &mut attention.v_proj),
+                    ("self_attn.o_proj", &mut attention.o_proj),
+                    ("mlp.gate_proj", &mut mlp.gate_proj),
+                    ("mlp.up_proj", &mut mlp.up_proj),
+                    ("mlp.down_proj", &mut mlp.down_proj),
+                ]
+                .map(|(part, linear)| (format!("model.layers.{number}.{part}"), linear)),
+            );
+        }
+        layers
+    }
+
+    pub(super) fn set_lora(&mut self, config: LoraConfig) {
+        self.lora = Some(config);
     }
 
     /// The device of the weights.
@@ -321,7 +431,8 @@ impl DecoderLm {
     pub fn hidden(&self, ids: Tensor<2, Int>, placement: &Placement) -> Tensor<2> {
         let mut x = self.embed(ids);
         for layer in &self.model.layers {
-            x = layer.forward(x, |h| layer.self_attn.forward(h, placement));
+            let dropout = placement.dropout.as_ref();
+            x = layer.forward(x, dropout, |h| layer.self_attn.forward(h, placement));
         }
         self.model.norm.forward(x)
     }
@@ -354,7 +465,7 @@ impl DecoderLm {
         let [rows, new] = ids.dims();
         let mut x = self.embed(ids);
         for (layer, cache) in self.model.layers.iter().zip(caches) {
-            x = layer.forward(x, |h| layer.self_attn.forward_cached(h, step, cache));
+            x = layer.forward(x, None, |h| layer.self_attn.forward_cached(h, step, cache));
         }
         let width = self.config.hidden_size;
         let last = x.reshape([rows, new, width]).narrow(1, new - 1, 1).reshape([rows, width]);

@@ -1,159 +1,397 @@
-//! Models as folders: `config.json`, `generation_config.json`, `model.safetensors`,
-//! `tokenizer.json`, as Hugging Face's tools read them.
+//! Models as folders, as Hugging Face's tools read and write them.
+//!
+//! ```text
+//! config.json              the shape             tokenizer.json         the tokenizer
+//! generation_config.json   end tokens            tokenizer_config.json  its settings
+//! model.safetensors        the weights, or shards and model.safetensors.index.json
+//! chat_template.jinja      where the template is not in tokenizer_config.json
+//! ```
 
-use super::config::{Architecture, DecoderConfig};
-use super::decoder::DecoderLm;
-use super::tensors::{from_safetensors, named_tensors, to_safetensors, with_named_tensors};
-use crate::data::TextTokenizer;
+use super::config::DecoderConfig;
+use super::decoder::{DecoderLm, WeightSource};
+use super::hf_config::{read_config, token_ids, write_config};
+use super::tensors::lazy_tensors;
+use super::weights::{FileType, WeightFiles, listed, write_model};
+use crate::data::tokenizer::read_if_there;
+use crate::data::{ChatTemplate, TextTokenizer};
 use crate::error::{Error, Result};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-impl DecoderLm {
-    /// Writes the model and its tokenizer into a new folder.
+/// Files that go with a tokenizer; those that are there are copied as they are.
+const TOKENIZER_FILES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Largest size of a file of weights before it is divided.
+pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// A model's folder whose configuration has been read; weights are read by [`ModelFolder::load`].
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+    config: DecoderConfig,
+    json: Value,
+    generation: Value,
+}
+
+impl ModelFolder {
+    /// Reads `config.json` and `generation_config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the folder already holds a model.
-    pub fn save(&self, folder: &Path, tokenizer: &TextTokenizer) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        let weights = folder.join("model.safetensors");
-        if weights.exists() {
-            return Err(Error::Model {
-                path: folder.to_owned(),
-                what: "it already holds a model".into(),
-                hint: "Choose another folder or move the old one away".into(),
-            });
-        }
-        let config = serde_json::to_string_pretty(&self.config_json(tokenizer));
-        let generation = serde_json::to_string_pretty(&json!({
-            "eos_token_id": tokenizer.end_token(),
-            "do_sample": false,
-        }));
-        let text = |json: serde_json::Result<String>| -> Result<String> {
-            json.map_err(|e| Error::Model {
-                path: folder.to_owned(),
-                what: format!("its configuration cannot be written: {e}"),
-                hint: "This is a defect; please report it".into(),
-            })
-        };
-        let write = |name: &str, bytes: &[u8]| {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(|e| Error::io("write", path, e))
-        };
-        write("config.json", text(config)?.as_bytes())?;
-        write("generation_config.json", text(generation)?.as_bytes())?;
-        write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
-        let settings = serde_json::to_string_pretty(&json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": tokenizer.end_token_text(),
-        }));
-        write("tokenizer_config.json", text(settings)?.as_bytes())?;
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        write("model.safetensors", &to_safetensors(&named_tensors(self)?, metadata, &weights)?)
-    }
-
-    fn config_json(&self, tokenizer: &TextTokenizer) -> Value {
-        let config = self.config();
-        json!({
-            "architectures": [config.architecture.class()],
-            "model_type": config.architecture.model_type(),
-            "vocab_size": config.vocab_size,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
-            "head_dim": config.head_dim(),
-            "max_position_embeddings": config.max_position_embeddings,
-            "rms_norm_eps": config.rms_norm_eps,
-            "rope_theta": config.rope_theta,
-            "tie_word_embeddings": config.tie_word_embeddings,
-            "initializer_range": config.initializer_range,
-            "hidden_act": "silu",
-            "attention_bias": false,
-            "torch_dtype": "float32",
-            "bos_token_id": null,
-            "eos_token_id": tokenizer.end_token(),
-        })
-    }
-
-    /// Reads a folder that [`DecoderLm::save`] wrote.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for a configuration or tensors that do not fit.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    /// [`Error::Io`]; [`Error::Model`]: the folder holds no model, or one that asks for what the
+    /// decoder does not do, which is named.
+    pub fn open(path: &Path) -> Result<Self> {
         let failed = |what: String, hint: &str| Error::Model {
-            path: folder.to_owned(),
+            path: path.to_owned(),
             what,
             hint: hint.into(),
         };
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| failed(format!("config.json is not JSON: {e}"), "Mend the file"))?;
-        let config = read_config(&value).map_err(|what| {
-            failed(what, "Folders written by this crate are read; others come with chat models")
+        if !path.is_dir() {
+            return Err(failed(
+                "there is no such folder".into(),
+                "Give a folder with config.json, tokenizer.json and safetensors",
+            ));
+        }
+        let read = |name: &str| -> Result<Option<Value>> {
+            let Some(text) = read_if_there(&path.join(name))? else { return Ok(None) };
+            let value = serde_json::from_str(&text);
+            value.map(Some).map_err(|e| failed(format!("{name} is not JSON: {e}"), "Mend the file"))
+        };
+        let json = read("config.json")?.ok_or_else(|| {
+            let hint = match path.join("adapter_config.json").is_file() {
+                true => "This is an adapter; give the folder of its base model",
+                false => "Give the folder of a Hugging Face model",
+            };
+            failed("it has no config.json".into(), hint)
         })?;
-        let weights = folder.join("model.safetensors");
-        let mut tensors = from_safetensors(&weights)?;
-        let model = config.init(0, device)?;
-        let model = with_named_tensors(model, &mut |name| tensors.remove(name));
-        let mut problems = model.as_ref().err().cloned().unwrap_or_default();
-        problems.extend(tensors.keys().map(|name| format!("`{name}` is not of this model")));
-        match model {
-            Ok(model) if problems.is_empty() => Ok(model),
-            _ => Err(Error::Model {
-                path: weights,
-                what: format!("its tensors do not fit config.json: {}", problems.join(", ")),
+        let refused = |what: String| {
+            failed(
+                format!("config.json: {what}"),
+                "Choose a model of the Llama, Qwen2 or Qwen3 family",
+            )
+        };
+        let config = read_config(&json).map_err(refused)?;
+        config.validate().map_err(|e| refused(e.to_string()))?;
+        let generation = read("generation_config.json")?.unwrap_or(Value::Null);
+        Ok(Self { path: path.to_owned(), config, json, generation })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Its tokenizer, held against the embedding's size.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_folder`]; [`Error::Tokenizer`] where it has tokens that the model
+    /// does not know.
+    pub fn tokenizer(&self, end_token: Option<&str>) -> Result<TextTokenizer> {
+        let tokenizer = TextTokenizer::from_folder(&self.path, end_token)?;
+        let (tokens, known) = (tokenizer.vocabulary_size(), self.config.vocab_size);
+        if tokens > known {
+            return Err(Error::Tokenizer {
+                name: tokenizer.name().to_owned(),
+                what: format!(
+                    "it has tokens up to number {}, but the model's embedding has {known} rows",
+                    tokens - 1
+                ),
+                hint: "Use the tokenizer that belongs to the model".into(),
+            });
+        }
+        Ok(tokenizer)
+    }
+
+    /// Its chat template, if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_folder`].
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_folder(&self.path)
+    }
+
+    /// The tokens that end an answer by the folder's configurations.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let ends: BTreeSet<u32> = [&self.generation, &self.json]
+            .into_iter()
+            .flat_map(|json| token_ids(json, "eos_token_id"))
+            .collect();
+        ends.into_iter().collect()
+    }
+
+    /// Reads the weights, as f32 whatever their type in the files.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`]: damaged files, tensors that are missing, left over, of
+    /// another shape or not finite, all listed.
+    pub fn load(&self, device: &Device) -> Result<DecoderLm> {
+        self.load_with(device, &mut |_, _| ())
+    }
+
+    /// As [`ModelFolder::load`]; `progress` is called with the tensors read so far, and all.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`].
+    pub fn load_with(
+        &self,
+        device: &Device,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<DecoderLm> {
+        let mut files = WeightFiles::open(&self.path)?;
+        let expected = self.config.tensor_shapes();
+        let missing = expected.keys().filter(|name| !files.holds(name));
+        let mut problems: Vec<String> = missing.map(|name| format!("{name} is missing")).collect();
+        for (name, shape) in files.shapes() {
+            match expected.get(name) {
+                Some(expected) if expected != shape => {
+                    problems.push(format!("{name} is {shape:?}, not {expected:?}"));
+                }
+                Some(_) => {}
+                // Frequencies of RoPE that older files hold; they follow from the configuration.
+                None if name.ends_with("rotary_emb.inv_freq") => {}
+                // Looked at below; it is only unexpected where the head is tied.
+                None if name == "lm_head.weight" => {}
+                None => problems.push(format!("{name} is not of this model")),
+            }
+        }
+        if problems.is_empty()
+            && self.config.tie_word_embeddings
+            && files.holds("lm_head.weight")
+            && files.read("lm_head.weight")? != files.read("model.embed_tokens.weight")?
+        {
+            problems.push("lm_head.weight differs from the embedding, which it is tied to".into());
+        }
+        if !problems.is_empty() {
+            return Err(Error::Model {
+                path: files.path().to_owned(),
+                what: format!("its tensors do not fit config.json: {}", listed(&problems)),
                 hint: "Weights and configuration must be of one model".into(),
-            }),
+            });
+        }
+        let of = expected.len();
+        self.config.build(&mut FileWeights { files, device, progress, done: 0, of })
+    }
+}
+
+/// Weights from files.
+struct FileWeights<'a> {
+    files: WeightFiles,
+    device: &'a Device,
+    progress: &'a mut dyn FnMut(usize, usize),
+    done: usize,
+    of: usize,
+}
+
+impl WeightSource for FileWeights<'_> {
+    fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        _: [usize; D],
+        _: f64,
+        _: f32,
+    ) -> Result<Tensor<D>> {
+        let host = self.files.read(name)?;
+        self.done += 1;
+        (self.progress)(self.done, self.of);
+        Ok(Tensor::from_data(TensorData::new(host.values, host.shape), self.device))
+    }
+
+    fn linear(&mut self, name: &str, [input, output]: [usize; 2], _: f64) -> Result<Tensor<2>> {
+        Ok(self.tensor(name, [output, input], 0.0, 0.0)?.swap_dims(0, 1))
+    }
+}
+
+/// How a folder is written.
+#[derive(Clone, Debug)]
+pub struct SaveFolder<'a> {
+    /// The folder that the model came from: its configuration and its tokenizer's files are taken
+    /// over as they are.
+    pub base: Option<&'a ModelFolder>,
+    /// The tokenizer; written where there is no base.
+    pub tokenizer: &'a TextTokenizer,
+    /// Tokens that end an answer.
+    pub end_tokens: &'a [u32],
+    /// A chat template that takes the place of the base's.
+    pub chat_template: Option<&'a str>,
+    /// The type of the weights.
+    pub file_type: FileType,
+    /// Largest size of a file of weights, in bytes, before it is divided.
+    pub max_shard_bytes: u64,
+    /// The model card, in Markdown.
+    pub card: Option<&'a str>,
+}
+
+impl<'a> SaveFolder<'a> {
+    /// A model of its own: f32, without a card.
+    pub fn new(tokenizer: &'a TextTokenizer) -> Self {
+        Self {
+            base: None,
+            tokenizer,
+            end_tokens: &[],
+            chat_template: None,
+            file_type: FileType::F32,
+            max_shard_bytes: MAX_SHARD_BYTES,
+            card: None,
         }
     }
 }
 
-/// The decoder that a `config.json` describes; what the decoder does not do is refused by name.
-fn read_config(value: &Value) -> std::result::Result<DecoderConfig, String> {
-    let class = value["architectures"][0].as_str().unwrap_or("");
-    let architecture = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3]
-        .into_iter()
-        .find(|architecture| architecture.class() == class)
-        .ok_or_else(|| format!("architecture `{class}` is not supported"))?;
-    let size = |key: &str| -> std::result::Result<usize, String> {
-        let number = value[key].as_u64().and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| format!("`{key}` is {}, not a size", value[key]))
-    };
-    let number = |key: &str| -> std::result::Result<f64, String> {
-        value[key].as_f64().ok_or_else(|| format!("`{key}` is {}, not a number", value[key]))
-    };
-    let activation = value["hidden_act"].as_str().unwrap_or("silu");
-    if activation != "silu" {
-        return Err(format!("activation `{activation}` is not supported"));
+impl DecoderLm {
+    /// Reads a folder; see [`ModelFolder`].
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`] and [`ModelFolder::load`].
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        ModelFolder::open(folder)?.load(device)
     }
-    for key in ["rope_scaling", "rope_parameters"] {
-        if !value[key].is_null() {
-            return Err(format!("`{key}` is not supported yet"));
+
+    /// Writes the model into a new folder, whole or not at all. Adapters are not written: merge
+    /// them first, or save them by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] where the folder exists and is not empty, or where the model
+    /// has adapters.
+    pub fn save(&self, folder: &Path, how: &SaveFolder<'_>) -> Result<()> {
+        let refuse = |what: &str, hint: &str| {
+            Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
+        };
+        if self.lora().is_some() {
+            return refuse("the model has adapters", "Merge them first, or save the adapters");
         }
+        let ends = match how.end_tokens {
+            [] => vec![how.tokenizer.end_token()],
+            ends => ends.to_vec(),
+        };
+        write_folder(folder, |beside| {
+            let write = |name: &str, text: &str| {
+                let path = beside.join(name);
+                std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
+            };
+            let mut config =
+                how.base.map_or_else(|| write_config(self.config()), |b| b.json.clone());
+            if let Some(config) = config.as_object_mut() {
+                // The newer name, and the one that older readers know.
+                for key in ["dtype", "torch_dtype"] {
+                    config.insert(key.into(), how.file_type.torch_name().into());
+                }
+                if how.base.is_none() {
+                    config.insert("eos_token_id".into(), one_or_all(&ends));
+                    config.insert("bos_token_id".into(), Value::Null);
+                }
+            }
+            write("config.json", &format!("{config:#}\n"))?;
+            match how.base {
+                Some(base) => base.copy_files(beside, &ends)?,
+                None => write_own_files(how.tokenizer, &ends, &write)?,
+            }
+            if let Some(template) = how.chat_template {
+                write("chat_template.jinja", template)?;
+            }
+            if let Some(card) = how.card {
+                write("README.md", card)?;
+            }
+            let tensors = lazy_tensors(self, false);
+            write_model(beside, tensors, how.file_type, how.max_shard_bytes)
+        })
     }
-    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-        if value[key].as_bool() == Some(true) {
-            return Err(format!("`{key}` is not supported"));
+}
+
+impl ModelFolder {
+    /// Copies the tokenizer's files as they are, and the generation's settings with the end tokens.
+    fn copy_files(&self, folder: &Path, ends: &[u32]) -> Result<()> {
+        for name in TOKENIZER_FILES.into_iter().filter(|name| self.path.join(name).is_file()) {
+            let from = self.path.join(name);
+            std::fs::copy(&from, folder.join(name)).map_err(|e| Error::io("copy", &from, e))?;
         }
+        let to = folder.join("generation_config.json");
+        let missing = ends.iter().any(|e| !token_ids(&self.generation, "eos_token_id").contains(e));
+        if !missing {
+            let from = self.path.join("generation_config.json");
+            return std::fs::copy(&from, to).map(|_| ()).map_err(|e| Error::io("copy", &from, e));
+        }
+        let mut generation = match &self.generation {
+            Value::Object(_) => self.generation.clone(),
+            _ => json!({}),
+        };
+        generation["eos_token_id"] = one_or_all(ends);
+        std::fs::write(&to, format!("{generation:#}\n")).map_err(|e| Error::io("write", &to, e))
     }
-    Ok(DecoderConfig {
-        architecture,
-        vocab_size: size("vocab_size")?,
-        hidden_size: size("hidden_size")?,
-        intermediate_size: size("intermediate_size")?,
-        num_hidden_layers: size("num_hidden_layers")?,
-        num_attention_heads: size("num_attention_heads")?,
-        num_key_value_heads: size("num_key_value_heads")?,
-        head_dim: if value["head_dim"].is_null() { None } else { Some(size("head_dim")?) },
-        max_position_embeddings: size("max_position_embeddings")?,
-        rms_norm_eps: number("rms_norm_eps")?,
-        rope_theta: number("rope_theta")?,
-        tie_word_embeddings: value["tie_word_embeddings"].as_bool().unwrap_or(false),
-        initializer_range: value["initializer_range"].as_f64().unwrap_or(0.02),
-    })
+}
+
+/// A number for one token, a list for more.
+fn one_or_all(tokens: &[u32]) -> Value {
+    match tokens {
+        [one] => json!(one),
+        all => json!(all),
+    }
+}
+
+fn write_own_files(
+    tokenizer: &TextTokenizer,
+    ends: &[u32],
+    write: &dyn Fn(&str, &str) -> Result<()>,
+) -> Result<()> {
+    let generation = json!({"eos_token_id": one_or_all(ends), "do_sample": false});
+    let settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": tokenizer.end_token_text(),
+    });
+    write("generation_config.json", &format!("{generation:#}\n"))?;
+    write("tokenizer.json", &tokenizer.to_json()?)?;
+    write("tokenizer_config.json", &format!("{settings:#}\n"))
+}
+
+/// Fills a folder beside its place and renames it.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] where the folder exists and is not empty; what `fill` gives.
+pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let occupied = match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(Error::io("write to", folder, e)),
+    };
+    if occupied {
+        return Err(Error::Model {
+            path: folder.to_owned(),
+            what: "it already holds files".into(),
+            hint: "Choose another folder or move the old one away".into(),
+        });
+    }
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = name.ok_or_else(|| Error::Model {
+        path: folder.to_owned(),
+        what: "it is no name for a folder".into(),
+        hint: "Choose another".into(),
+    })?;
+    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    let beside = parent.join(format!(".{name}.writing-{}", std::process::id()));
+    std::fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
+    let done = fill(&beside).and_then(|()| {
+        if folder.is_dir() {
+            std::fs::remove_dir(folder).map_err(|e| Error::io("replace", folder, e))?;
+        }
+        std::fs::rename(&beside, folder).map_err(|e| Error::io("rename", &beside, e))
+    });
+    if done.is_err() {
+        let _ = std::fs::remove_dir_all(&beside);
+    }
+    done
 }

@@ -2,6 +2,7 @@
 
 use super::cache::LayerCache;
 use super::decoder::{CacheStep, DecoderLm};
+use crate::data::TextTokenizer;
 use crate::error::{Error, Result};
 use crate::ops::rotary_table;
 use crate::random::Stream;
@@ -9,6 +10,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Added to the score of a key that a query must not see.
 const HIDDEN: f32 = -1e9;
@@ -17,6 +19,8 @@ const HIDDEN: f32 = -1e9;
 const FIRST_ROOM: usize = 64;
 
 /// How answers are drawn.
+///
+/// The settings apply in this order: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GenerateConfig {
@@ -24,8 +28,17 @@ pub struct GenerateConfig {
     pub max_new_tokens: usize,
     /// 0 takes the most probable token; above, scores are divided by it and a token is drawn.
     pub temperature: f64,
+    /// Draw among this many most probable tokens; 0 means among all.
+    pub top_k: usize,
     /// Draw among the most probable tokens whose probabilities sum to this, 0 to 1.
     pub top_p: f64,
+    /// Draw among tokens that have at least this share of the highest probability; 0 means all.
+    pub min_p: f64,
+    /// Scores of tokens that the prompt or the answer holds already are divided by this where they
+    /// are positive, else multiplied; 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
     /// Seed of the draws; each prompt has its own stream, whatever it is batched with.
     pub seed: u64,
     /// Prompts answered at the same time.
@@ -34,7 +47,17 @@ pub struct GenerateConfig {
 
 impl Default for GenerateConfig {
     fn default() -> Self {
-        Self { max_new_tokens: 256, temperature: 0.0, top_p: 1.0, seed: 0, batch_size: 64 }
+        Self {
+            max_new_tokens: 256,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            stop: vec![],
+            seed: 0,
+            batch_size: 64,
+        }
     }
 }
 
@@ -59,8 +82,31 @@ impl GenerateConfig {
             let what = format!("it is {}", self.top_p);
             return refuse("top_p", what, "Give a number above 0, at most 1");
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse("min_p", format!("it is {}", self.min_p), "Give a number from 0 to 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            let what = format!("it is {}", self.repetition_penalty);
+            return refuse("repetition_penalty", what, "Give a positive number; 1 is none");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return refuse("stop", "a text in it is empty".into(), "Leave it out");
+        }
         Ok(())
     }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The model ended it with this token.
+    EndToken(u32),
+    /// This one of the stop texts appeared.
+    Stop(String),
+    /// The length limit was reached.
+    Limit,
+    /// The observer asked for a stop.
+    Interrupted,
 }
 
 /// One answer.
@@ -68,14 +114,61 @@ impl GenerateConfig {
 pub struct Generation {
     /// The answer's tokens, without the end token.
     pub tokens: Vec<u32>,
-    /// Whether the model ended the answer; otherwise the length limit did.
-    pub ended: bool,
+    /// Why it ended.
+    pub end: EndReason,
 }
 
-impl DecoderLm {
-    /// Answers prompts, in their order. An answer stops at one of the `end` tokens.
+impl Generation {
+    /// Whether the length limit ended the answer.
+    pub fn hit_limit(&self) -> bool {
+        self.end == EndReason::Limit
+    }
+
+    /// The answer's text, without a stop text and what follows it.
     ///
-    /// `progress` is called after each step with the answers finished so far.
+    /// # Errors
+    /// As [`TextTokenizer::decode`].
+    pub fn text(&self, tokenizer: &TextTokenizer) -> Result<String> {
+        let mut text = tokenizer.decode(&self.tokens)?;
+        if let EndReason::Stop(stop) = &self.end
+            && let Some(at) = text.rfind(stop.as_str())
+        {
+            text.truncate(at);
+        }
+        Ok(text)
+    }
+}
+
+/// What ends an answer before its length limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Endings<'a> {
+    /// Tokens, any of which ends it.
+    pub tokens: &'a [u32],
+    /// Turns tokens to text, to find [`GenerateConfig::stop`] in it.
+    pub tokenizer: &'a TextTokenizer,
+}
+
+/// A new token of one answer, as an observer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct NewToken<'a> {
+    /// Number of the prompt.
+    pub prompt: usize,
+    /// The answer so far, without an end token.
+    pub tokens: &'a [u32],
+    /// Set with the last token.
+    pub end: Option<&'a EndReason>,
+    /// Answers finished so far, this one included.
+    pub finished: usize,
+}
+
+/// Sees every new token, and may end the work.
+pub type TokenObserver<'a> = dyn FnMut(&NewToken<'_>) -> ControlFlow<()> + 'a;
+
+impl DecoderLm {
+    /// Answers prompts, in their order.
+    ///
+    /// `observe` is called with every new token; where it breaks, all unfinished answers end as
+    /// they are.
     ///
     /// # Errors
     /// [`Error::Config`] for settings out of range or an empty prompt; [`Error::Training`] where
@@ -83,9 +176,9 @@ impl DecoderLm {
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
-        end: &[u32],
+        endings: Endings<'_>,
         config: &GenerateConfig,
-        progress: &mut dyn FnMut(usize),
+        observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
         config.validate()?;
         let vocabulary = self.config().vocab_size;
@@ -103,7 +196,8 @@ impl DecoderLm {
         // Similar lengths go together, which saves padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|index| prompts[*index].len());
-        let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
+        let interrupted = Generation { tokens: vec![], end: EndReason::Interrupted };
+        let mut answers = vec![interrupted; prompts.len()];
         let mut finished = 0;
         for chunk in order.chunks(config.batch_size) {
             let rows: Vec<ActiveRow> = chunk
@@ -115,16 +209,17 @@ impl DecoderLm {
                     random: Stream::new(config.seed, "generate", index as u64),
                 })
                 .collect();
-            let done = finished;
-            let results = Decoding::new(&model, prompts, rows).run(end, config, &mut |n| {
-                progress(done + n);
-            })?;
+            let decoding = Decoding::new(&model, prompts, rows, finished);
+            let (results, flow) = decoding.run(endings, config, observe)?;
             finished += results.len();
             for (index, generation) in results {
-                answers[index] = Some(generation);
+                answers[index] = generation;
+            }
+            if flow.is_break() {
+                break;
             }
         }
-        Ok(answers.into_iter().flatten().collect())
+        Ok(answers)
     }
 }
 
@@ -147,24 +242,32 @@ struct Decoding<'a> {
     rows: Vec<Option<ActiveRow>>,
     paddings: Vec<usize>,
     longest: usize,
+    /// Answers of earlier batches.
+    finished: usize,
 }
 
 impl<'a> Decoding<'a> {
-    fn new(model: &'a DecoderLm, prompts: &'a [Vec<u32>], mut rows: Vec<ActiveRow>) -> Self {
+    fn new(
+        model: &'a DecoderLm,
+        prompts: &'a [Vec<u32>],
+        mut rows: Vec<ActiveRow>,
+        finished: usize,
+    ) -> Self {
         let longest = rows.iter().map(|row| prompts[row.index].len()).max().unwrap_or(0);
         for row in &mut rows {
             row.padding = longest - prompts[row.index].len();
         }
         let paddings = rows.iter().map(|row| row.padding).collect();
-        Self { model, prompts, rows: rows.into_iter().map(Some).collect(), paddings, longest }
+        let rows = rows.into_iter().map(Some).collect();
+        Self { model, prompts, rows, paddings, longest, finished }
     }
 
     fn run(
         mut self,
-        end: &[u32],
+        endings: Endings<'_>,
         config: &GenerateConfig,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<(usize, Generation)>> {
+        observe: &mut TokenObserver<'_>,
+    ) -> Result<(Vec<(usize, Generation)>, ControlFlow<()>)> {
         let shape = self.model.config();
         let device = self.model.device();
         let sizes = [
@@ -174,13 +277,14 @@ impl<'a> Decoding<'a> {
             self.longest + FIRST_ROOM.min(config.max_new_tokens),
             shape.head_dim(),
         ];
-        let table =
-            |positions| rotary_table(positions, shape.head_dim(), shape.rope_theta, &device);
+        let frequencies = shape.rope_frequencies();
+        let table = |positions| rotary_table(positions, &frequencies, &device);
         let mut positions = sizes[3];
         let mut rotation = table(positions);
         let mut caches: Vec<LayerCache> =
             (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, &device)).collect();
         let mut finished = vec![];
+        let mut flow = ControlFlow::Continue(());
         let mut input: Vec<u32> = vec![];
         for (row, padding) in self.rows.iter().flatten().zip(&self.paddings) {
             input.extend(std::iter::repeat_n(0, *padding));
@@ -202,20 +306,31 @@ impl<'a> Decoding<'a> {
             let next = self.choose(logits, config)?;
             for (slot, token) in self.rows.iter_mut().zip(&next) {
                 let Some(row) = slot else { continue };
-                let ended = end.contains(token);
-                if !ended {
-                    row.tokens.push(*token);
+                let end = row.take(*token, endings, config)?;
+                let event = NewToken {
+                    prompt: row.index,
+                    tokens: &row.tokens,
+                    end: end.as_ref(),
+                    finished: self.finished + finished.len() + usize::from(end.is_some()),
+                };
+                if flow.is_continue() {
+                    flow = observe(&event);
                 }
-                if ended || row.tokens.len() == config.max_new_tokens {
+                if let Some(end) = end {
                     let tokens = std::mem::take(&mut row.tokens);
-                    finished.push((row.index, Generation { tokens, ended }));
+                    finished.push((row.index, Generation { tokens, end }));
                     *slot = None;
                 }
             }
-            progress(finished.len());
+            if flow.is_break() {
+                for row in self.rows.iter_mut().filter_map(Option::take) {
+                    let end = EndReason::Interrupted;
+                    finished.push((row.index, Generation { tokens: row.tokens, end }));
+                }
+            }
             let active = self.rows.iter().flatten().count();
             if active == 0 {
-                return Ok(finished);
+                return Ok((finished, flow));
             }
             input = next;
             if active * 2 <= self.rows.len() {
@@ -251,17 +366,22 @@ impl<'a> Decoding<'a> {
             what: format!("the device failed while generating: {e}"),
             hint: "Try a smaller generate.batch_size".into(),
         };
-        if config.temperature == 0.0 {
+        if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
             let best = logits.argmax(1).try_into_vec_as::<i64>().map_err(|e| failed(&e))?;
             return Ok(best.into_iter().map(|token| token as u32).collect());
         }
         let [_, vocabulary] = logits.dims();
-        let logits = logits.try_into_vec_as::<f32>().map_err(|e| failed(&e))?;
-        let rows = self.rows.iter_mut().zip(logits.chunks_exact(vocabulary));
+        let mut logits = logits.try_into_vec_as::<f32>().map_err(|e| failed(&e))?;
+        let rows = self.rows.iter_mut().zip(logits.chunks_exact_mut(vocabulary));
         Ok(rows
-            .map(|(row, logits)| match row {
-                Some(row) => sample(logits, config, row.random.unit()),
-                None => 0,
+            .map(|(row, logits)| {
+                let Some(row) = row else { return 0 };
+                let earlier = self.prompts[row.index].iter().chain(&row.tokens);
+                penalize(logits, earlier, config.repetition_penalty as f32);
+                match config.temperature {
+                    0.0 => most_probable(logits),
+                    _ => sample(logits, config, row.random.unit()),
+                }
             })
             .collect())
     }
@@ -280,18 +400,75 @@ impl<'a> Decoding<'a> {
     }
 }
 
-/// The token at `point` (0 to 1) of the distribution that temperature and top-p leave.
+impl ActiveRow {
+    /// Takes a token into the answer; says whether and why that ends it.
+    fn take(
+        &mut self,
+        token: u32,
+        endings: Endings<'_>,
+        config: &GenerateConfig,
+    ) -> Result<Option<EndReason>> {
+        if endings.tokens.contains(&token) {
+            return Ok(Some(EndReason::EndToken(token)));
+        }
+        self.tokens.push(token);
+        if let Some(longest) = config.stop.iter().map(String::len).max() {
+            // A token is at least a byte, save for those that begin or end a character.
+            let tail = self.tokens.len().saturating_sub(longest + 4);
+            let text = endings.tokenizer.decode(&self.tokens[tail..])?;
+            if let Some(stop) = config.stop.iter().find(|stop| text.contains(stop.as_str())) {
+                return Ok(Some(EndReason::Stop(stop.clone())));
+            }
+        }
+        let full = self.tokens.len() == config.max_new_tokens;
+        Ok(full.then_some(EndReason::Limit))
+    }
+}
+
+/// Makes tokens that stand there already less probable.
+fn penalize<'a>(logits: &mut [f32], earlier: impl Iterator<Item = &'a u32>, penalty: f32) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut seen = vec![false; logits.len()];
+    for token in earlier {
+        let token = *token as usize;
+        if !std::mem::replace(&mut seen[token], true) {
+            let logit = &mut logits[token];
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+}
+
+/// The most probable token; of equals the lowest.
+fn most_probable(logits: &[f32]) -> u32 {
+    let better = |best: (u32, f32), (token, logit): (u32, &f32)| {
+        if *logit > best.1 { (token, *logit) } else { best }
+    };
+    (0u32..).zip(logits).fold((0, f32::NEG_INFINITY), better).0
+}
+
+/// The token at `point` (0 to 1) of the distribution that the settings leave.
 fn sample(logits: &[f32], config: &GenerateConfig, point: f64) -> u32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |x: f32| (f64::from(x - max) / config.temperature).exp();
     let mut tokens: Vec<(f64, u32)> =
         logits.iter().zip(0u32..).map(|(x, token)| (weight(*x), token)).collect();
     // Most probable first; of equals the lower number, so that the order is defined.
-    tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    if config.top_k > 0 && config.top_k < tokens.len() {
+        tokens.select_nth_unstable_by(config.top_k - 1, order);
+        tokens.truncate(config.top_k);
+    }
+    tokens.sort_unstable_by(order);
     let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
     let mut kept = 0.0;
     let mut count = 0;
     for (weight, _) in &tokens {
+        // The highest weight is 1.
+        if count > 0 && *weight < config.min_p {
+            break;
+        }
         kept += weight;
         count += 1;
         if kept >= config.top_p * total {
@@ -337,8 +514,8 @@ mod tests {
             random: Stream::new(0, "test", 0),
         };
         let prompts = texts.clone();
-        let decoding = Decoding::new(&model, &prompts, vec![active(0), active(1)]);
-        let table = rotary_table(64, config.head_dim(), config.rope_theta, &device);
+        let decoding = Decoding::new(&model, &prompts, vec![active(0), active(1)], 0);
+        let table = rotary_table(64, &config.rope_frequencies(), &device);
         let sizes = [2, 4, 2, 6, config.head_dim()];
         let mut caches = vec![LayerCache::new(sizes, &device), LayerCache::new(sizes, &device)];
         let mut input = vec![0, 0, 3, 1, 4, 1, 5, 9, 2, 6];
@@ -365,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_follows_temperature_and_top_p() {
+    fn sampling_follows_its_settings() {
         let logits = [0.0, 2f32.ln(), 5f32.ln()]; // probabilities 1/8, 2/8, 5/8
         let config = GenerateConfig { temperature: 1.0, ..Default::default() };
         assert_eq!(
@@ -374,7 +551,20 @@ mod tests {
         );
         let nucleus = GenerateConfig { top_p: 0.8, ..config.clone() };
         assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &nucleus, p)), [2, 2, 1, 1]);
+        let two = GenerateConfig { top_k: 2, ..config.clone() };
+        assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &two, p)), [2, 2, 1, 1]);
+        // Of 5/8, 2/8 and 1/8 the last is less than 0.3 of the first.
+        let near = GenerateConfig { min_p: 0.3, ..config.clone() };
+        assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &near, p)), [2, 2, 1, 1]);
         let cold = GenerateConfig { temperature: 0.01, ..config };
         assert_eq!([0.0, 0.5, 0.999].map(|p| sample(&logits, &cold, p)), [2, 2, 2]);
+    }
+
+    #[test]
+    fn repetition_is_penalized_once_for_each_token() {
+        let mut logits = [2.0, -2.0, 1.0, 0.0];
+        penalize(&mut logits, [0, 1, 0, 3].iter(), 2.0);
+        assert_eq!(logits, [1.0, -4.0, 1.0, 0.0]);
+        assert_eq!(most_probable(&logits), 0);
     }
 }

@@ -1,16 +1,25 @@
-//! A small decoder-only transformer of the Llama family: training, generation, folders.
+//! A small decoder-only transformer of the Llama family: training, generation, adapters, folders.
 
+mod adapter;
 mod cache;
 mod config;
 mod decoder;
 mod folder;
 mod generate;
+mod hf_config;
+mod lora;
+mod rope;
 pub(crate) mod tensors;
+mod weights;
 
 pub use config::{Architecture, DecoderConfig};
 pub use decoder::{Decoder, DecoderLayer, DecoderLm, Mlp, Placement, RmsNorm, SelfAttention};
-pub use generate::{GenerateConfig, Generation};
+pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder};
+pub use generate::{EndReason, Endings, GenerateConfig, Generation, NewToken, TokenObserver};
+pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
+pub use rope::RopeScaling;
 pub use tensors::{HostTensor, named_tensors, with_named_tensors};
+pub use weights::FileType;
 
 use crate::data::Batch;
 use burn::module::Module;

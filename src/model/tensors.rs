@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,6 +19,29 @@ pub struct HostTensor {
     pub shape: Vec<usize>,
     /// Its elements.
     pub values: Vec<f32>,
+}
+
+impl HostTensor {
+    /// A matrix, transposed in memory. A transposed view would do for the values, but products with
+    /// it are summed in another order, so that a model that was read would not give the bits of the
+    /// one that was written.
+    pub(crate) fn transposed(self) -> Self {
+        let [rows, columns] = self.shape[..] else { return self };
+        /// Rows and columns of a block that stays in the cache.
+        const BLOCK: usize = 32;
+        let mut values = vec![0.0; self.values.len()];
+        values.par_chunks_mut((rows * BLOCK).max(1)).enumerate().for_each(|(block, out)| {
+            for start in (0..rows).step_by(BLOCK) {
+                let here = start..(start + BLOCK).min(rows);
+                for (column, out) in out.chunks_mut(rows).enumerate() {
+                    for row in here.clone() {
+                        out[row] = self.values[row * columns + block * BLOCK + column];
+                    }
+                }
+            }
+        });
+        Self { shape: vec![columns, rows], values }
+    }
 }
 
 /// Follows the path through a module.
@@ -44,18 +68,37 @@ impl PathStack {
 
     /// Whether the parameter is the matrix of a linear layer, which files hold transposed.
     fn is_transposed(&self, rank: usize) -> bool {
-        rank == 2 && self.containers.last().is_some_and(|container| container == "Struct:Linear")
+        let linear = ["Struct:Linear", "Struct:LoraLinear"];
+        rank == 2 && self.containers.last().is_some_and(|last| linear.contains(&last.as_str()))
     }
 }
 
-/// The module's parameters as files hold them, by name.
-///
-/// # Errors
-/// [`Error::Training`] where the device cannot be read.
-pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
+/// A parameter that is read from its device when it is needed.
+pub(crate) struct NamedTensor {
+    /// Its path in the module.
+    pub(crate) name: String,
+    /// Its shape, as files hold it.
+    pub(crate) shape: Vec<usize>,
+    read: Box<dyn Fn() -> Result<HostTensor>>,
+}
+
+impl NamedTensor {
+    /// Its elements.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where the device cannot be read.
+    pub(crate) fn read(&self) -> Result<HostTensor> {
+        (self.read)()
+    }
+}
+
+/// The module's parameters as files hold them, in the module's order; `trained` leaves out those
+/// that are frozen.
+pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTensor> {
     struct Visitor {
         path: PathStack,
-        tensors: Result<BTreeMap<String, HostTensor>>,
+        trained: bool,
+        tensors: Vec<NamedTensor>,
     }
     impl ModuleVisitor for Visitor {
         fn enter_module(&mut self, name: &str, container_type: &str) {
@@ -67,20 +110,41 @@ pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTenso
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Ok(tensors) = &mut self.tensors else { return };
             let tensor = param.val();
-            let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
-            match host(tensor) {
-                Ok(tensor) => {
-                    tensors.insert(self.path.name(), tensor);
-                }
-                Err(error) => self.tensors = Err(error),
+            if self.trained && !tensor.is_require_grad() {
+                return;
             }
+            let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
+            self.tensors.push(NamedTensor {
+                name: self.path.name(),
+                shape: tensor.dims().to_vec(),
+                read: Box::new(move || host(tensor.clone())),
+            });
         }
     }
-    let mut visitor = Visitor { path: PathStack::default(), tensors: Ok(BTreeMap::new()) };
+    let mut visitor = Visitor { path: PathStack::default(), trained, tensors: vec![] };
     module.visit(&mut visitor);
     visitor.tensors
+}
+
+/// The module's parameters as files hold them, by name.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
+    read_all(lazy_tensors(module, false))
+}
+
+/// The module's parameters that are trained, as files hold them, by name.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub(crate) fn trained_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
+    read_all(lazy_tensors(module, true))
+}
+
+fn read_all(tensors: Vec<NamedTensor>) -> Result<BTreeMap<String, HostTensor>> {
+    tensors.into_iter().map(|tensor| Ok((tensor.name.clone(), tensor.read()?))).collect()
 }
 
 /// A tensor's elements on the host.
@@ -96,7 +160,7 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
     Ok(HostTensor { shape, values })
 }
 
-/// The module with its parameters replaced by those of `tensors`.
+/// The module with its parameters replaced by those of `tensors`; frozen parameters stay.
 ///
 /// # Errors
 /// A list of the parameters that are missing, left over or of another shape, in words.
@@ -119,6 +183,9 @@ pub fn with_named_tensors<M: Module>(
         }
 
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if param.device().is_autodiff() && !param.val().is_require_grad() {
+                return param;
+            }
             let name = self.path.name();
             let transposed = self.path.is_transposed(D);
             let Some(host) = (self.tensors)(&name) else {
@@ -137,9 +204,9 @@ pub fn with_named_tensors<M: Module>(
             param.map(|old| {
                 let device = old.device();
                 let trains = old.is_require_grad();
+                let host = if transposed { host.transposed() } else { host };
                 let data = TensorData::new(host.values, host.shape);
                 let new = Tensor::<D>::from_data(data, &device);
-                let new = if transposed { new.swap_dims(0, 1) } else { new };
                 if trains { new.detach().require_grad() } else { new }
             })
         }

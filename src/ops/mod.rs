@@ -31,5 +31,5 @@ pub use adamw::AdamW;
 pub use attention::{AttentionShape, causal_attention};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use rms_norm::rms_norm;
-pub use rotary::{rotary, rotary_table};
+pub use rotary::{rotary, rotary_frequencies, rotary_table};
 pub use swiglu::swiglu;

@@ -108,31 +108,37 @@ impl<B: RotaryKernel> Backward<B, 1> for RotaryBackward {
     }
 }
 
-/// Cosines and sines of every position and frequency: `[cos, sin]`, in f32.
-///
-/// Frequency `i` of position `p` has the angle `p * theta^(-2 i / head_dim)` in radians, computed
-/// in f64. A model with scaled frequencies (Llama 3.1) makes its own table of the same shape.
-///
-/// # Shapes
-/// Both tensors are `[positions, head_dim / 2]`.
+/// Angle per position, in radians, of each pair of a head's values: `theta^(-2 i / head_dim)` for
+/// `i` in `0..head_dim / 2`. Source: arXiv 2104.09864.
 ///
 /// # Panics
-/// If `positions` is 0, or `head_dim` is 0 or odd.
-pub fn rotary_table(
-    positions: usize,
-    head_dim: usize,
-    theta: f64,
-    device: &Device,
-) -> [Tensor<2>; 2] {
-    assert!(positions > 0, "rotary_table: no positions");
+/// If `head_dim` is 0 or odd.
+pub fn rotary_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
     assert!(
         head_dim > 0 && head_dim.is_multiple_of(2),
-        "rotary_table: head_dim {head_dim} is not a positive even number"
+        "rotary_frequencies: head_dim {head_dim} is not a positive even number"
     );
     let half = head_dim / 2;
-    let angle = |i: usize| (i / half) as f64 * theta.powf(-((i % half) as f64) / half as f64);
+    (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect()
+}
+
+/// Cosines and sines of every position and frequency: `[cos, sin]`, in f32.
+///
+/// Frequency `f` has at position `p` the angle `p * f` in radians, computed in f64. The frequencies
+/// are those of [`rotary_frequencies`], or a model's own.
+///
+/// # Shapes
+/// Both tensors are `[positions, frequencies]`; there are `head_dim / 2` frequencies.
+///
+/// # Panics
+/// If there are no positions or no frequencies.
+pub fn rotary_table(positions: usize, frequencies: &[f64], device: &Device) -> [Tensor<2>; 2] {
+    assert!(positions > 0, "rotary_table: no positions");
+    assert!(!frequencies.is_empty(), "rotary_table: no frequencies");
+    let half = frequencies.len();
     [f64::cos as fn(f64) -> f64, f64::sin].map(|f| {
-        let values: Vec<f32> = (0..positions * half).map(|i| f(angle(i)) as f32).collect();
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |w| p as f64 * w));
+        let values: Vec<f32> = angles.map(|angle| f(angle) as f32).collect();
         Tensor::from_data(TensorData::new(values, [positions, half]), device)
     })
 }

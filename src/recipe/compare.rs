@@ -6,7 +6,7 @@
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::prepare::Prepared;
-use super::run::{Summary, run_prepared, same_settings};
+use super::run::{Summary, dated, run_prepared, same_settings};
 use crate::data::Schedule;
 use crate::device;
 use crate::error::{Error, Result};
@@ -101,6 +101,7 @@ pub fn compare(
     config.data.complete = true;
     let device = device::by_name(&config.backend)?;
     let directory = RunDirectory::open(&config.out, mode)?;
+    config = dated(&config, mode, &directory);
     if mode == RunMode::Resume {
         same_settings(&RunConfig::read(&directory.path("config.toml"))?, &config)?;
     }

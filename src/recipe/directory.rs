@@ -5,8 +5,9 @@
 //!   config.toml      what was asked            metrics.jsonl   every step and evaluation
 //!   ledger.json      what became of records    loss.svg        the same, drawn
 //!   mixture.json     the mixture's report      checkpoints/    see CheckpointStore
-//!   before.jsonl     answers before training   model/          the student, as a folder
-//!   after.jsonl      answers after it          summary.json    every figure that was printed
+//!   before.jsonl     answers before training   model/          the student, as a folder,
+//!   after.jsonl      answers after it          adapter/        or its adapters in PEFT's format
+//!   summary.json     every figure that was printed
 //! ```
 
 use super::config::RunConfig;
@@ -40,7 +41,7 @@ const FILES: [&str; 10] = [
     "compare.svg",
     "compare.json",
 ];
-const FOLDERS: [&str; 2] = ["checkpoints", "model"];
+const FOLDERS: [&str; 3] = ["checkpoints", "model", "adapter"];
 /// Folders of a comparison's runs.
 pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
 /// Written and removed, to see whether a directory can be written to.

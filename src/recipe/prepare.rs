@@ -3,15 +3,16 @@
 use super::config::RunConfig;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    Encoded, Ledger, Lengths, MixDistillation, MixedRows, MixtureReport, Pairs, Row, Source,
-    TextTokenizer,
+    ChatFormat, ChatTemplate, Encoded, Ledger, Lengths, MixDistillation, MixedRows, MixtureReport,
+    Pairs, PromptTemplate, Row, Source, TextTokenizer,
 };
 use crate::error::{Error, Result};
 use crate::eval::{Question, final_answer};
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, ModelFolder};
 use crate::train::{HeldOut, Progress};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The data of a run.
@@ -19,6 +20,16 @@ use std::sync::Arc;
 pub struct Prepared {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
+    /// Layout of prompts and answers.
+    pub template: Arc<dyn PromptTemplate>,
+    /// A name for that layout.
+    pub template_name: String,
+    /// A chat template that takes the place of the base model's, to be saved with the student.
+    pub chat_template: Option<String>,
+    /// Tokens that end an answer.
+    pub end_tokens: Vec<u32>,
+    /// The model to fine-tune.
+    pub base: Option<ModelFolder>,
     /// The student's shape, with its vocabulary.
     pub model: DecoderConfig,
     /// The mixture to train on, in its first epoch.
@@ -44,15 +55,26 @@ impl Prepared {
     pub fn new(config: &RunConfig) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
+        let base = config.base_model.as_deref().map(ModelFolder::open).transpose()?;
+        let end_token = data.end_token.as_deref();
+        let tokenizer = match (&base, &data.tokenizer) {
+            (Some(base), _) => base.tokenizer(end_token)?,
+            (None, Some(path)) => TextTokenizer::from_file(path, end_token)?,
+            (None, None) => TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))?,
+        };
+        let Layout { template, name: template_name, source: chat_template } =
+            layout(config, base.as_ref(), &tokenizer)?;
+        let mut end_tokens = base.as_ref().map_or(vec![], ModelFolder::end_tokens);
+        for token in [template.end_token(&tokenizer), tokenizer.end_token()] {
+            if !end_tokens.contains(&token) {
+                end_tokens.push(token);
+            }
+        }
         let (sources, test) = match data.sources.is_empty() {
             true => toy_sources(config),
             false => (read_sources(config)?, None),
         };
-        let tokenizer = match &data.tokenizer {
-            Some(path) => TextTokenizer::from_file(path, data.end_token.as_deref())?,
-            None => TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))?,
-        };
-        let mut model = config.model.clone();
+        let mut model = base.as_ref().map_or(&config.model, ModelFolder::config).clone();
         let needed = tokenizer.vocabulary_size();
         if model.vocab_size == 0 {
             model.vocab_size = needed;
@@ -64,10 +86,21 @@ impl Prepared {
                 "Leave it out, or use the model's own tokenizer",
             ));
         }
-        model.max_position_embeddings = model.max_position_embeddings.max(data.max_length);
+        if base.is_none() {
+            model.max_position_embeddings = model.max_position_embeddings.max(data.max_length);
+        } else if data.max_length > model.max_position_embeddings {
+            return Err(Error::config(
+                "data.max_length",
+                format!(
+                    "it is {}, but the model is made for {} tokens",
+                    data.max_length, model.max_position_embeddings
+                ),
+                "Lower it",
+            ));
+        }
         model.validate()?;
         let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
-        let encoded = encode(config, &pairs, &tokenizer)?;
+        let encoded = encode(config, &pairs, &tokenizer, &*template)?;
         let mut pairs = encoded.fitting(&pairs, &mut ledger);
         if data.complete {
             pairs = pairs.complete(&mut ledger)?;
@@ -75,7 +108,7 @@ impl Prepared {
         let (training, held, held_encoded) = match test {
             Some(test) => {
                 let (test, _) = Pairs::join(test, data.join)?;
-                let test_encoded = encode(config, &test, &tokenizer)?;
+                let test_encoded = encode(config, &test, &tokenizer, &*template)?;
                 let (test, _) = test.retain(|s, r| test_encoded.example(s, r).is_some());
                 (pairs, test, test_encoded)
             }
@@ -98,6 +131,11 @@ impl Prepared {
             questions: questions(&held, evaluation.questions),
             fingerprint: fingerprint(&mixture, &encoded),
             tokenizer,
+            template,
+            template_name,
+            chat_template,
+            end_tokens,
+            base,
             mixture,
             encoded,
         })
@@ -138,28 +176,79 @@ fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
     let read = |source: &super::config::SourceConfig| {
         Source::read(&source.name, &source.path, &source.columns)
     };
-    if config.data.tokenizer.is_none() {
+    if config.data.tokenizer.is_none() && config.base_model.is_none() {
         return Err(Error::config(
             "data.tokenizer",
             "files need a tokenizer",
-            "Name the tokenizer.json of the student with `--tokenizer FILE`",
+            "Name the model to fine-tune with `--model FOLDER`, or for a student from random \
+             weights a tokenizer.json with `--tokenizer FILE`",
         ));
     }
     config.data.sources.iter().map(read).collect()
 }
 
-fn encode(config: &RunConfig, pairs: &Pairs, tokenizer: &TextTokenizer) -> Result<Arc<Encoded>> {
+/// How prompts and answers are laid out.
+struct Layout {
+    template: Arc<dyn PromptTemplate>,
+    name: String,
+    /// Source of a chat template that is not the base model's.
+    source: Option<String>,
+}
+
+/// The chat template that the configuration names, else the base model's, else the built-in layout.
+fn layout(
+    config: &RunConfig,
+    base: Option<&ModelFolder>,
+    tokenizer: &TextTokenizer,
+) -> Result<Layout> {
+    let data = &config.data;
+    let plain = |name: &str| {
+        if data.system_prompt.is_some() {
+            let what = "there is no chat template to put it into";
+            let hint = "Name one with data.chat_template, or use data.template.before";
+            return Err(Error::config("data.system_prompt", what, hint));
+        }
+        let (template, name) = (Arc::new(data.template.clone()), name.to_owned());
+        Ok(Layout { template, name, source: None })
+    };
+    let own = data.chat_template.as_deref();
+    let chat = match (own, base) {
+        (Some("none"), _) => return plain("the built-in layout"),
+        (Some(path), base) => {
+            let beside = data.tokenizer.as_deref().and_then(Path::parent);
+            let folder = base.map(ModelFolder::path).or(beside).unwrap_or(Path::new(""));
+            Some(ChatTemplate::from_file(Path::new(path), folder)?)
+        }
+        (None, Some(base)) => base.chat_template()?,
+        (None, None) => None,
+    };
+    let Some(mut chat) = chat else {
+        return plain("the built-in layout, since the model has no chat template");
+    };
+    for (name, value) in &data.template_variables {
+        chat.set(name, value);
+    }
+    if let Some(date) = data.date.as_ref().and_then(|date| date.parse().ok()) {
+        chat.set_date(date);
+    }
+    let (name, source) = (chat.name().to_owned(), own.map(|_| chat.source().to_owned()));
+    let format = ChatFormat::new(chat, tokenizer, data.system_prompt.clone())?;
+    Ok(Layout { template: Arc::new(format), name, source })
+}
+
+fn encode(
+    config: &RunConfig,
+    pairs: &Pairs,
+    tokenizer: &TextTokenizer,
+    template: &dyn PromptTemplate,
+) -> Result<Arc<Encoded>> {
     let data = &config.data;
     let answers = (0..pairs.sources().len()).map(|source| pairs.available(source)).sum::<usize>();
     let progress = RefCell::new(Progress::new("encode", answers as u64));
-    let encoded = Encoded::encode(
-        pairs,
-        tokenizer,
-        &data.template,
-        data.max_length,
-        data.too_long,
-        &|done| progress.borrow_mut().update(done as u64, String::new),
-    )?;
+    let encoded =
+        Encoded::encode(pairs, tokenizer, template, data.max_length, data.too_long, &|done| {
+            progress.borrow_mut().update(done as u64, String::new)
+        })?;
     Ok(Arc::new(encoded))
 }
 
@@ -187,6 +276,7 @@ fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldO
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
                     label: source.label(record),
+                    number: problem as u64,
                 })
             });
             HeldOut { name: source.name().to_owned(), rows: rows.collect() }

@@ -1,5 +1,6 @@
 //! One run from its configuration to its summary.
 
+use super::card::model_card;
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
 use super::prepare::Prepared;
@@ -7,13 +8,13 @@ use crate::data::{Ledger, MixtureReport};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Accuracy, Answer, ask};
-use crate::model::DecoderLm;
+use crate::model::tensors::{NamedTensor, lazy_tensors};
+use crate::model::{DecoderLm, SaveFolder};
 use crate::train::differences;
 use crate::train::{
     CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer, Outcome,
     Progress, ProgressObserver, StepReport, StopFlag, Surroundings, read_metrics,
 };
-use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -26,8 +27,10 @@ pub struct Summary {
     pub config: RunConfig,
     /// The backend that was used.
     pub backend: String,
-    /// Parameters of the student.
+    /// Parameters of the student, adapters included.
     pub parameters: usize,
+    /// Those that are trained.
+    pub trained_parameters: usize,
     /// Tokens in its vocabulary.
     pub vocabulary: usize,
     /// SHA-256 of the tokens to train on.
@@ -82,8 +85,24 @@ pub fn run(
     config.validate()?;
     let device = device::by_name(&config.backend)?;
     let directory = RunDirectory::open(&config.out, mode)?;
+    let config = &dated(config, mode, &directory);
     let prepared = Prepared::new(config)?;
     run_prepared(config, &device, &directory, prepared, mode, stop, say)
+}
+
+/// The configuration with the date that chat templates see: that of the run's start, also when it
+/// is resumed on another day.
+pub(super) fn dated(config: &RunConfig, mode: RunMode, directory: &RunDirectory) -> RunConfig {
+    let mut config = config.clone();
+    if config.base_model.is_none() && config.data.chat_template.is_none() {
+        return config;
+    }
+    if mode == RunMode::Resume && config.data.date.is_none() {
+        let then = RunConfig::read(&directory.path("config.toml"));
+        config.data.date = then.ok().and_then(|then| then.data.date);
+    }
+    config.data.date.get_or_insert_with(|| jiff::ZonedDateTime::now().date().to_string());
+    config
 }
 
 /// As [`run`], with data that is there already.
@@ -103,15 +122,19 @@ pub(super) fn run_prepared(
         say("this run is finished");
         return Ok(summary);
     }
-    let model = prepared.model.init(config.seed, &device.clone().autodiff())?;
-    let parameters = model.num_params();
+    let model = student(config, &prepared, &device.clone().autodiff())?;
+    let base = match &prepared.base {
+        Some(_) => Some(model.fingerprint()?),
+        None => None,
+    };
+    let parameters = Parameters::of(&model);
     describe(config, &prepared, parameters, say);
 
     let mut learner = Learner::new(model, config.train.clone())?;
     let store = CheckpointStore::new(
         directory.path("checkpoints"),
         config.train.keep_checkpoints,
-        settings(config, &prepared),
+        settings(config, &prepared, base),
     );
     let metrics = directory.path("metrics.jsonl");
     let resumes = mode == RunMode::Resume && store.newest_path()?.is_some();
@@ -125,7 +148,7 @@ pub(super) fn run_prepared(
     } else {
         // A run that was stopped before its first checkpoint starts anew; anything more is not
         // thrown away.
-        let results = ["summary.json", "compare.json", "model"];
+        let results = ["summary.json", "compare.json", "model", "adapter"];
         if mode == RunMode::Resume
             && let Some(name) = results.iter().find(|name| directory.path(name).exists())
         {
@@ -170,11 +193,6 @@ pub(super) fn run_prepared(
     let model = learner.into_model();
     let (mut after, mut samples) = (None, vec![]);
     if !outcome.stopped {
-        let folder = directory.path("model");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
-        }
-        model.save(&folder, &prepared.tokenizer)?;
         let answers = graded(config, &prepared, &model, directory, "after.jsonl")?;
         if !answers.is_empty() {
             let accuracy = Accuracy::of(&answers);
@@ -200,11 +218,12 @@ pub(super) fn run_prepared(
     let tokens = sum(|step| step.tokens);
     let summary = Summary {
         backend: backend_name(config),
-        parameters,
+        parameters: parameters.all,
+        trained_parameters: parameters.trained,
         vocabulary: prepared.model.vocab_size,
-        data: prepared.fingerprint,
-        ledger: prepared.ledger,
-        mixture: prepared.report,
+        data: prepared.fingerprint.clone(),
+        ledger: prepared.ledger.clone(),
+        mixture: prepared.report.clone(),
         before,
         after,
         first_loss: mean_loss(&steps[..edge]),
@@ -220,8 +239,78 @@ pub(super) fn run_prepared(
         seconds: start.elapsed().as_secs_f64(),
         config: config.clone(),
     };
+    if !summary.outcome.stopped {
+        save(config, &prepared, &model, directory, &summary)?;
+    }
     directory.write_json("summary.json", &summary)?;
     Ok(summary)
+}
+
+/// The student before training.
+fn student(config: &RunConfig, prepared: &Prepared, device: &Device) -> Result<DecoderLm> {
+    let model = match &prepared.base {
+        Some(folder) => {
+            let mut progress = Progress::new("load", 0);
+            let model = folder.load_with(device, &mut |done, of| {
+                progress.update_of(done as u64, of as u64, String::new);
+            })?;
+            progress.finish();
+            model
+        }
+        None => prepared.model.init(config.seed, device)?,
+    };
+    match &config.lora {
+        Some(lora) => model.with_lora(lora, config.seed),
+        None => Ok(model),
+    }
+}
+
+/// How many parameters a student has, and how many of them are trained.
+#[derive(Clone, Copy)]
+struct Parameters {
+    all: usize,
+    trained: usize,
+}
+
+impl Parameters {
+    fn of(model: &DecoderLm) -> Self {
+        let size = |tensor: &NamedTensor| tensor.shape.iter().product::<usize>();
+        Self {
+            all: lazy_tensors(model, false).iter().map(size).sum(),
+            trained: lazy_tensors(model, true).iter().map(size).sum(),
+        }
+    }
+}
+
+/// Writes the student, or its adapters, with a model card.
+fn save(
+    config: &RunConfig,
+    prepared: &Prepared,
+    model: &DecoderLm,
+    directory: &RunDirectory,
+    summary: &Summary,
+) -> Result<()> {
+    for name in ["model", "adapter"] {
+        let folder = directory.path(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
+        }
+    }
+    let card = model_card(summary, &prepared.template_name);
+    if model.lora().is_some() {
+        let base = config.base_model.as_ref().map_or("unknown".into(), |p| p.display().to_string());
+        return model.save_adapter(&directory.path("adapter"), &base, Some(&card));
+    }
+    let how = SaveFolder {
+        base: prepared.base.as_ref(),
+        end_tokens: &prepared.end_tokens,
+        chat_template: prepared.chat_template.as_deref(),
+        file_type: config.save.file_type,
+        max_shard_bytes: config.save.max_shard_bytes,
+        card: Some(&card),
+        ..SaveFolder::new(&prepared.tokenizer)
+    };
+    model.save(&directory.path("model"), &how)
 }
 
 /// The summary of a run that an earlier process finished.
@@ -280,13 +369,15 @@ fn backend_name(config: &RunConfig) -> String {
 }
 
 /// What must be the same when a run is resumed.
-fn settings(config: &RunConfig, prepared: &Prepared) -> serde_json::Value {
+fn settings(config: &RunConfig, prepared: &Prepared, base: Option<String>) -> serde_json::Value {
     let mut train = config.train.clone();
     // These change what is seen and kept, not the training.
     (train.evaluate_every, train.checkpoint_every, train.keep_checkpoints) = (0, 0, 1);
     serde_json::json!({
         "seed": config.seed,
         "model": prepared.model,
+        "base_model": base,
+        "lora": config.lora,
         "mixture": prepared.mixture.config(),
         "train": train,
         "data": prepared.fingerprint,
@@ -295,7 +386,12 @@ fn settings(config: &RunConfig, prepared: &Prepared) -> serde_json::Value {
     })
 }
 
-fn describe(config: &RunConfig, prepared: &Prepared, parameters: usize, say: &mut dyn FnMut(&str)) {
+fn describe(
+    config: &RunConfig,
+    prepared: &Prepared,
+    parameters: Parameters,
+    say: &mut dyn FnMut(&str),
+) {
     let data = match config.data.sources.is_empty() {
         true => "the built-in toy corpus of arithmetic problems".to_owned(),
         false => config
@@ -323,11 +419,21 @@ fn describe(config: &RunConfig, prepared: &Prepared, parameters: usize, say: &mu
     }
     let train = &config.train;
     let rows = prepared.mixture.pairs().len();
+    let from =
+        config.base_model.as_ref().map_or("random weights".into(), |p| p.display().to_string());
+    let trained = match &config.lora {
+        Some(lora) => format!(" ({} trained: adapters of rank {})", parameters.trained, lora.rank),
+        None => String::new(),
+    };
     say(&format!(
-        "student: {parameters} parameters, {} tokens in its vocabulary, backend {}",
+        "student: from {from}, {} parameters{trained}, {} tokens in its vocabulary, backend {}",
+        parameters.all,
         prepared.model.vocab_size,
         backend_name(config),
     ));
+    if config.base_model.is_some() || config.data.chat_template.is_some() {
+        say(&format!("rows are laid out by {}", prepared.template_name));
+    }
     say(&format!(
         "training: {} optimizer steps of {} rows ({} x {}), at most {} tokens a row, peak learning rate {:e}",
         train.total_steps(rows),
@@ -369,8 +475,9 @@ fn graded(
     let answers = ask(
         model,
         &prepared.tokenizer,
-        &config.data.template,
+        &*prepared.template,
         questions,
+        &prepared.end_tokens,
         &config.generate,
         &mut |done| progress.update(done as u64, String::new),
     )?;

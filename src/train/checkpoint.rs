@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/step-000200/
-//!   model.safetensors       weights, f32, under Hugging Face's names
+//!   model.safetensors       weights that are trained, f32, under Hugging Face's names
 //!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq
 //!   state.json              version, step, updates of each moment, settings of the run
 //!   manifest.json           length and SHA-256 of each file above
@@ -14,7 +14,9 @@
 use super::learner::Learner;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::model::tensors::{from_safetensors, named_tensors, to_safetensors, with_named_tensors};
+use crate::model::tensors::{
+    from_safetensors, to_safetensors, trained_tensors, with_named_tensors,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -67,7 +69,7 @@ impl CheckpointStore {
         let (moments, updates) = learner.optimizer.export()?;
         let settings = self.settings.clone();
         let state = State { version: VERSION, step: learner.step, updates, settings };
-        let weights = named_tensors(learner.model())?;
+        let weights = trained_tensors(learner.model())?;
         let mut manifest = BTreeMap::new();
         let files = [
             ("model.safetensors", to_safetensors(&weights, HashMap::new(), &beside)?),

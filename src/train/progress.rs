@@ -62,6 +62,15 @@ impl Progress {
         }
     }
 
+    /// Shows that `done` units of `total` are done.
+    pub fn update_of(&mut self, done: u64, total: u64, message: impl FnOnce() -> String) {
+        self.total = total;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+        self.update(done, message);
+    }
+
     /// Prints a line without disturbing the bar.
     pub fn line(&self, text: &str) {
         match &self.bar {

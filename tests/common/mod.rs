@@ -1,9 +1,14 @@
 //! Shared by the tests of models and training.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use burn::tensor::Device;
-use mixdistill::data::{Example, Row};
-use mixdistill::model::{Architecture, DecoderConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mixdistill::data::{Example, Row, TextTokenizer};
+use mixdistill::model::{
+    Architecture, DecoderConfig, DecoderLm, Endings, GenerateConfig, Generation, named_tensors,
+    with_named_tensors,
+};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// The backends that this build can run here without a GPU.
 #[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex")]
@@ -44,6 +49,7 @@ pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
             tokens: (0..length).map(|i| ((i * i * 7 + index * 5 + i) % 23) as u32).collect(),
             prompt,
             label: format!("row {index}"),
+            number: index as u64,
         })
         .collect()
 }
@@ -58,4 +64,54 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     let scale = b.iter().fold(1e-12f64, |m, x| m.max(f64::from(x.abs())));
     let worst = a.iter().zip(b).fold(0.0f64, |m, (x, y)| m.max(f64::from((x - y).abs())));
     worst / scale
+}
+
+/// A model whose norms and biases are not at their trivial initial values.
+pub fn shaken(config: &DecoderConfig, device: &Device) -> DecoderLm {
+    let model = config.init(5, device).unwrap();
+    let mut tensors = named_tensors(&model).unwrap();
+    for (index, (name, tensor)) in tensors.iter_mut().enumerate() {
+        if name.contains("norm") || name.ends_with("bias") {
+            for (i, value) in tensor.values.iter_mut().enumerate() {
+                *value += 0.3 * (((i * 7 + index * 3) % 11) as f32 / 5.0 - 1.0);
+            }
+        }
+    }
+    with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap()
+}
+
+pub fn ids(tokens: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// Answers whose tokens stand for nothing; they end at one of the `end` tokens.
+pub fn generate(
+    model: &DecoderLm,
+    prompts: &[Vec<u32>],
+    end: &[u32],
+    config: &GenerateConfig,
+) -> mixdistill::Result<Vec<Generation>> {
+    let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+    let endings = Endings { tokens: end, tokenizer: &tokenizer };
+    model.generate(prompts, endings, config, &mut |_| ControlFlow::Continue(()))
+}
+
+/// A path in the data that stands beside the checkout, or `None`, with a message, where it is not.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// The folder of SmolLM2-135M-Instruct that `MIXDISTILL_SMOLLM2` names, or `None`, with a message.
+pub fn smollm2() -> Option<PathBuf> {
+    let folder = std::env::var_os("MIXDISTILL_SMOLLM2").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: MIXDISTILL_SMOLLM2 does not name the folder of SmolLM2-135M-Instruct");
+    }
+    folder
 }

@@ -3,8 +3,8 @@
 use super::support::{Case, cases};
 use burn::optim::Optimizer;
 use mixdistill::ops::{
-    AdamW, AttentionShape, causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table,
-    swiglu,
+    AdamW, AttentionShape, causal_attention, linear_cross_entropy, rms_norm, rotary,
+    rotary_frequencies, rotary_table, swiglu,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,7 +46,7 @@ fn shapes_that_do_not_fit_panic_with_their_names() {
         assert_panics("swiglu: the shapes of gate and up", || {
             swiglu(matrix([2, 3]), matrix([3, 2]));
         });
-        let table = || rotary_table(5, 4, 1e4, &case.device);
+        let table = || rotary_table(5, &rotary_frequencies(4, 1e4), &case.device);
         assert_panics("rotary: the width 6 of x is not a multiple of head_dim 4", || {
             rotary(matrix([2, 6]), table(), case.ints(&[0, 1]));
         });
@@ -56,8 +56,8 @@ fn shapes_that_do_not_fit_panic_with_their_names() {
         assert_panics("rotary: the shapes of cos and sin", || {
             rotary(matrix([1, 8]), [matrix([5, 2]), matrix([4, 2])], case.ints(&[0]));
         });
-        assert_panics("rotary_table: head_dim 3 is not", || {
-            rotary_table(5, 3, 1e4, &case.device);
+        assert_panics("rotary_frequencies: head_dim 3 is not", || {
+            rotary_table(5, &rotary_frequencies(3, 1e4), &case.device);
         });
         let starts = [0; 6];
         assert_panics("causal_attention: the shape of q", || {
@@ -97,7 +97,7 @@ fn indices_outside_of_their_tables_panic_on_flex() {
         assert_panics("target 5 of token 1 is outside 0..5", || loss(&case, 3, &[0, 5], 2));
         assert_panics("target -1 of token 0 is outside 0..5", || loss(&case, 3, &[-1, 0], 2));
         let rotate = |positions: &[i64]| {
-            let table = rotary_table(5, 4, 1e4, &case.device);
+            let table = rotary_table(5, &rotary_frequencies(4, 1e4), &case.device);
             rotary(case.tensor(&[0.0; 8], [2, 4]), table, case.ints(positions));
         };
         assert_panics("position 5 of token 1 is outside 0..5", || rotate(&[4, 5]));

@@ -1,0 +1,337 @@
+//! Lets a model answer: one prompt, a file of prompts, or a chat at the terminal.
+//!
+//! ```text
+//! cargo run --example generate -- --model DIR --prompt "What is 12*7?"
+//! cargo run --example generate -- --model DIR --prompts problems.jsonl --out answers.jsonl
+//! cargo run --example generate -- --model DIR --adapter run/adapter --chat --temperature 0.7
+//! ```
+
+use clap::{ArgGroup, Parser};
+use mixdistill::data::{ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer};
+use mixdistill::model::{DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder};
+use mixdistill::train::{Progress, StopFlag};
+use mixdistill::{Error, Place, Result, device};
+use std::io::{BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Lets a model answer: one prompt, a file of prompts, or a chat at the terminal.
+#[derive(Parser)]
+#[command(group(ArgGroup::new("what").required(true).args(["prompt", "prompts", "chat"])))]
+struct Flags {
+    /// Folder of the model
+    #[arg(long)]
+    model: PathBuf,
+    /// Folder of an adapter in PEFT's format
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// One prompt; the answer is shown as it comes
+    #[arg(long)]
+    prompt: Option<String>,
+    /// Prompts: JSONL with a problem in each line (problem, question, prompt or instruction), or
+    /// any other file with one prompt a line
+    #[arg(long, requires = "out")]
+    prompts: Option<PathBuf>,
+    /// File for the answers to --prompts, as JSONL; it must not exist
+    #[arg(long, requires = "prompts")]
+    out: Option<PathBuf>,
+    /// Talk to the model; an empty line or Ctrl-D ends it, Ctrl-C ends an answer
+    #[arg(long)]
+    chat: bool,
+    /// Message of the system
+    #[arg(long)]
+    system: Option<String>,
+    /// Give the prompt to the model as it is, without its chat template
+    #[arg(long, conflicts_with_all = ["system", "chat"])]
+    raw: bool,
+    /// Length limit of an answer in tokens
+    #[arg(long, default_value_t = 512)]
+    max_new_tokens: usize,
+    /// 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Draw among this many most probable tokens; 0 means all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the most probable tokens that have this much of the probability
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Draw among tokens with at least this share of the highest probability
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f64,
+    /// Above 1, tokens that stand there already are less probable
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// Text that ends an answer; may be given more than once
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Prompts answered at the same time
+    #[arg(long, default_value_t = 16)]
+    batch_size: usize,
+    /// auto, or one of cuda, metal, rocm, vulkan, wgpu, flex, ndarray
+    #[arg(long, default_value = "auto")]
+    backend: String,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match work(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A model with all that it takes to ask it.
+struct Speaker {
+    model: DecoderLm,
+    tokenizer: TextTokenizer,
+    template: Option<ChatTemplate>,
+    system: Option<String>,
+    ends: Vec<u32>,
+    config: GenerateConfig,
+}
+
+fn work(flags: &Flags) -> Result<()> {
+    let config = GenerateConfig {
+        max_new_tokens: flags.max_new_tokens,
+        temperature: flags.temperature,
+        top_k: flags.top_k,
+        top_p: flags.top_p,
+        min_p: flags.min_p,
+        repetition_penalty: flags.repetition_penalty,
+        stop: flags.stop.clone(),
+        seed: flags.seed,
+        batch_size: flags.batch_size,
+    };
+    config.validate()?;
+    // Whatever is wrong with the files shows before the weights are read.
+    let questions = flags.prompts.as_deref().map(read_prompts).transpose()?;
+    if let Some(out) = flags.out.as_deref().filter(|out| out.exists()) {
+        let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(Error::io("write", out, exists));
+    }
+    let folder = ModelFolder::open(&flags.model)?;
+    let tokenizer = folder.tokenizer(None)?;
+    let template = if flags.raw { None } else { folder.chat_template()? };
+    if template.is_none() && (flags.chat || flags.system.is_some()) {
+        return Err(Error::Template {
+            name: flags.model.display().to_string(),
+            what: "the folder has no chat template".into(),
+            hint: "Use --prompt or --prompts without --system".into(),
+        });
+    }
+    let mut ends = folder.end_tokens();
+    if !ends.contains(&tokenizer.end_token()) {
+        ends.push(tokenizer.end_token());
+    }
+    let mut progress = Progress::new("load", 0);
+    let mut model = folder.load_with(&device::by_name(&flags.backend)?, &mut |done, of| {
+        progress.update_of(done as u64, of as u64, String::new);
+    })?;
+    drop(progress);
+    if let Some(adapter) = &flags.adapter {
+        model = model.with_adapter(adapter)?;
+    }
+    let system = flags.system.clone();
+    let mut speaker = Speaker { model, tokenizer, template, system, ends, config };
+    let stop = StopFlag::default();
+    let flag = stop.clone();
+    // A second Ctrl-C, or one between answers, ends the program.
+    let _ = ctrlc::set_handler(move || {
+        if flag.request() {
+            std::process::exit(130);
+        }
+    });
+    match (&flags.prompt, questions, &flags.out) {
+        (Some(prompt), _, _) => {
+            let ids = speaker.prompt(prompt, flags.raw)?;
+            speaker.stream(&ids, &stop).map(|_| ())
+        }
+        (None, Some(questions), Some(out)) => speaker.answer_all(&questions, out, flags.raw, &stop),
+        _ => speaker.chat(&stop),
+    }
+}
+
+impl Speaker {
+    /// The tokens of a prompt.
+    fn prompt(&self, text: &str, raw: bool) -> Result<Vec<u32>> {
+        if raw {
+            return Ok(self.tokenizer.with_bos(self.tokenizer.encode(text)?));
+        }
+        match self.template {
+            Some(_) => self.conversation(&[Message::new("user", text)]),
+            None => PlainTemplate::default().prompt(&self.tokenizer, text),
+        }
+    }
+
+    /// The tokens of a conversation, up to the model's next answer.
+    fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else { return Ok(vec![]) };
+        let system = self.system.iter().map(|text| Message::new("system", text.clone()));
+        let hidden = |message: &Message| {
+            let content = self.tokenizer.hide_special(&message.content);
+            Message::new(message.role.clone(), content)
+        };
+        let messages: Vec<Message> = system.chain(messages.iter().map(hidden)).collect();
+        let text = template.render(&messages, true)?;
+        Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(&text)?))
+    }
+
+    fn endings(&self) -> Endings<'_> {
+        Endings { tokens: &self.ends, tokenizer: &self.tokenizer }
+    }
+
+    /// Shows an answer as it comes, and says how fast that was.
+    fn stream(&self, prompt: &[u32], stop: &StopFlag) -> Result<Generation> {
+        let (start, mut shown) = (Instant::now(), String::new());
+        let mut out = std::io::stdout();
+        let mut failed = None;
+        let prompts = [prompt.to_vec()];
+        let mut answers =
+            self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
+                match self.tokenizer.decode(token.tokens) {
+                    // A character may be several tokens; it is shown when it is whole.
+                    Ok(text) if !text.ends_with('\u{FFFD}') || token.end.is_some() => {
+                        let new = text.strip_prefix(shown.as_str()).unwrap_or_default();
+                        let _ = write!(out, "{new}").and_then(|()| out.flush());
+                        shown = text;
+                    }
+                    Ok(_) => {}
+                    Err(error) => failed = Some(error),
+                }
+                match stop.is_requested() || failed.is_some() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+        let _ = writeln!(out);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let answer = answers.remove(0);
+        let (tokens, seconds) = (answer.tokens.len(), start.elapsed().as_secs_f64());
+        eprintln!("[{tokens} tokens, {:.1} a second; {}]", tokens as f64 / seconds, why(&answer));
+        Ok(answer)
+    }
+
+    /// Answers all prompts of a file.
+    fn answer_all(
+        &mut self,
+        questions: &[String],
+        out: &Path,
+        raw: bool,
+        stop: &StopFlag,
+    ) -> Result<()> {
+        let prompts = questions.iter().map(|q| self.prompt(q, raw)).collect::<Result<Vec<_>>>()?;
+        let (start, mut tokens) = (Instant::now(), 0u64);
+        let mut progress = Progress::new("answer", prompts.len() as u64);
+        let answers =
+            self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
+                tokens += 1;
+                let speed =
+                    || format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64());
+                progress.update(token.finished as u64, speed);
+                match stop.is_requested() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+        drop(progress);
+        let mut lines = String::new();
+        let done = answers.iter().filter(|answer| answer.end != EndReason::Interrupted);
+        let count = done.count();
+        for (question, answer) in questions.iter().zip(&answers) {
+            if answer.end == EndReason::Interrupted {
+                continue;
+            }
+            let line = serde_json::json!({
+                "problem": question,
+                "answer": answer.text(&self.tokenizer)?,
+                "tokens": answer.tokens.len(),
+                "ended": why(answer),
+            });
+            lines.push_str(&format!("{line}\n"));
+        }
+        std::fs::write(out, lines).map_err(|e| Error::io("write", out, e))?;
+        let speed = tokens as f64 / start.elapsed().as_secs_f64();
+        println!("{count} of {} answers in {}, {speed:.1} tokens/s", answers.len(), out.display());
+        Ok(())
+    }
+
+    /// Asks, answers, and asks again.
+    fn chat(&mut self, stop: &StopFlag) -> Result<()> {
+        let mut messages: Vec<Message> = vec![];
+        let input = std::io::stdin();
+        loop {
+            if input.is_terminal() {
+                print!("> ");
+                let _ = std::io::stdout().flush();
+            }
+            let mut line = String::new();
+            let read = input.lock().read_line(&mut line);
+            let count = read.map_err(|e| Error::io("read", "standard input", e))?;
+            let line = line.trim();
+            if count == 0 || line.is_empty() || stop.is_requested() {
+                return Ok(());
+            }
+            messages.push(Message::new("user", line));
+            let prompt = self.conversation(&messages)?;
+            let answer = self.stream(&prompt, stop)?;
+            messages.push(Message::new("assistant", answer.text(&self.tokenizer)?));
+            // Each answer draws anew.
+            self.config.seed = self.config.seed.wrapping_add(1);
+            if answer.end == EndReason::Interrupted {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Why an answer ended, in words.
+fn why(answer: &Generation) -> String {
+    match &answer.end {
+        EndReason::EndToken(_) => "ended by the model".into(),
+        EndReason::Stop(text) => format!("ended by the stop text {text:?}"),
+        EndReason::Limit => "at the length limit".into(),
+        EndReason::Interrupted => "interrupted".into(),
+    }
+}
+
+/// The prompts of a file.
+fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
+    let prompts: Result<Vec<String>> = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(index, line)| if jsonl { problem_of(path, index, line) } else { Ok(line.into()) })
+        .collect();
+    let prompts = prompts?;
+    if prompts.is_empty() {
+        let hint = "Give a file with at least one prompt";
+        return Err(Error::data(Place::file(path), "it has no prompt", hint));
+    }
+    Ok(prompts)
+}
+
+/// The problem in a line of JSON.
+fn problem_of(path: &Path, index: usize, line: &str) -> Result<String> {
+    const NAMES: [&str; 4] = ["problem", "question", "prompt", "instruction"];
+    let failed = |what: String| {
+        let place = Place::line(path, index + 1);
+        Error::data(place, what, format!("Give a text under one of {}", NAMES.join(", ")))
+    };
+    let value: serde_json::Value =
+        serde_json::from_str(line).map_err(|e| failed(format!("it is not JSON: {e}")))?;
+    let found = NAMES.iter().find_map(|name| value[*name].as_str());
+    found.map(str::to_owned).ok_or_else(|| failed("it has no problem".into()))
+}

@@ -1,0 +1,486 @@
+//! Chat templates: the Jinja program in a model's folder that turns a conversation into text.
+//!
+//! They are written for Python's Jinja as transformers sets it up; what that offers beyond
+//! Jinja itself is rebuilt here: methods of Python's strings, `raise_exception`, `strftime_now`,
+//! `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
+
+use super::tokenizer::read_if_there;
+use crate::error::{Error, Result};
+use jiff::civil::Date;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{Environment, ErrorKind, State, escape_formatter};
+use serde::Serialize;
+use serde_json::ser::Formatter;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// Work that one rendering may cost. An instruction costs 1, and so do 64 bytes of text or of
+/// lists that are made, so that it bounds memory (some 128 MiB) as well as time (a second or so).
+const FUEL: u64 = 2_000_000;
+
+/// Largest source of a template, in bytes; those in use have a few thousand.
+const LONGEST_SOURCE: usize = 1 << 20;
+
+/// Name of the template in its environment.
+const NAME: &str = "chat_template";
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    name: String,
+    source: String,
+    environment: Environment<'static>,
+    variables: BTreeMap<String, Value>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// [`Error::Template`] where it is no template.
+    pub fn new(name: impl Into<String>, source: impl Into<String>) -> Result<Self> {
+        let (name, source) = (name.into(), source.into());
+        let failed = |what: String| Error::Template {
+            name: name.clone(),
+            what,
+            hint: "Mend the template, or give one of your own".into(),
+        };
+        if source.len() > LONGEST_SOURCE {
+            return Err(failed(format!("it has {} bytes", source.len())));
+        }
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| failed(describe(&e)))?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_unknown_method_callback(python_method);
+        environment.set_formatter(|out, state, value| match value {
+            value if value.is_none() => Ok(out.write_str("None")?),
+            value if value.kind() == minijinja::value::ValueKind::Bool => {
+                Ok(out.write_str(if value.is_true() { "True" } else { "False" })?)
+            }
+            value => escape_formatter(out, state, value),
+        });
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned(NAME, without_generation_blocks(&source))
+            .map_err(|e| failed(format!("it cannot be compiled: {}", describe(&e))))?;
+        let mut template = Self { name, source, environment, variables: BTreeMap::new() };
+        template.set_date(jiff::ZonedDateTime::now().date());
+        Ok(template)
+    }
+
+    /// The template of a model's folder: `chat_template.jinja`, else `chat_template` in
+    /// `tokenizer_config.json`, a text or a list of which the one named `default` is taken. `None`
+    /// where the folder has none. The names of special tokens are given to the template.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Template`].
+    pub fn from_folder(folder: &Path) -> Result<Option<Self>> {
+        let file = folder.join("chat_template.jinja");
+        if file.is_file() {
+            return Self::from_file(&file, folder).map(Some);
+        }
+        let config = TokenizerConfig::read(folder)?;
+        let Some(source) = config.template()? else { return Ok(None) };
+        Self::new(config.name.clone(), source)?.with_tokens(&config).map(Some)
+    }
+
+    /// The template in a file, given the names of special tokens in `tokenizer_config.json` of
+    /// `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Template`].
+    pub fn from_file(file: &Path, folder: &Path) -> Result<Self> {
+        let source = read_if_there(file)?.ok_or_else(|| {
+            Error::io("read", file, std::io::Error::from(std::io::ErrorKind::NotFound))
+        })?;
+        let config = TokenizerConfig::read(folder)?;
+        Self::new(file.display().to_string(), source)?.with_tokens(&config)
+    }
+
+    fn with_tokens(mut self, config: &TokenizerConfig) -> Result<Self> {
+        config.special_tokens().for_each(|(key, token)| self.set(key, token));
+        Ok(self)
+    }
+
+    /// The template's source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The file, or what else it was named.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets a variable that the template can see, such as `enable_thinking` or `date_string`.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Serialize) {
+        self.variables.insert(name.into(), Value::from(Serde(value)));
+    }
+
+    /// Sets the date that `strftime_now` formats (midnight of it); at first it is today's.
+    pub fn set_date(&mut self, date: Date) {
+        let format = move |format: String| {
+            jiff::fmt::strtime::format(&format, date.at(0, 0, 0, 0))
+                .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
+        };
+        self.environment.add_function("strftime_now", format);
+    }
+
+    /// The text of a conversation; with `add_generation_prompt` up to where an answer begins.
+    ///
+    /// # Errors
+    /// [`Error::Template`]: the template refuses the conversation, fails, or does not end within
+    /// bounds of time and memory.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let mut context = self.variables.clone();
+        context.insert("messages".into(), Value::from(Serde(messages)));
+        context.insert("add_generation_prompt".into(), add_generation_prompt.into());
+        for unused in ["tools", "documents"] {
+            context.entry(unused.into()).or_insert_with(|| Value::from(()));
+        }
+        let template = self.environment.get_template(NAME);
+        template.and_then(|template| template.render(context)).map_err(|e| Error::Template {
+            name: self.name.clone(),
+            what: match e.kind() {
+                ErrorKind::OutOfFuel => "it does not end, or makes too much text".into(),
+                _ => format!("it failed: {}", describe(&e)),
+            },
+            hint: "The template must fit the conversation; another can be given".into(),
+        })
+    }
+}
+
+/// An error of the engine with its line and its causes.
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
+
+/// Methods of Python's values; those whose result may be far larger than what goes in are held to
+/// the engine's own bound first.
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, minijinja::Error> {
+    const LARGEST: usize = 1 << 26;
+    let length = |value: &Value| value.as_str().map_or(0, str::len);
+    let size = match (method, arguments) {
+        ("replace", [from, to, ..]) => {
+            let places = match from.as_str() {
+                Some("") | None => length(value) + 1,
+                Some(from) => value.as_str().map_or(0, |text| text.matches(from).count()),
+            };
+            places.saturating_mul(length(to))
+        }
+        ("join", [items]) => items.len().unwrap_or(0).saturating_mul(length(value)),
+        ("center" | "ljust" | "rjust" | "zfill" | "expandtabs", [width, ..]) => {
+            let width = width.as_usize().unwrap_or(0);
+            if method == "expandtabs" { width.saturating_mul(length(value)) } else { width }
+        }
+        _ => 0,
+    };
+    if size > LARGEST {
+        return Err(minijinja::Error::new(
+            ErrorKind::OutOfFuel,
+            format!("{method} grows too much"),
+        ));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// `tojson` as transformers defines it: Python's `json.dumps` without escapes.
+fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+    let failed = |what: String| minijinja::Error::new(ErrorKind::InvalidOperation, what);
+    const WIDEST: usize = 64;
+    let indent = match options.get::<Option<usize>>("indent")? {
+        Some(indent) if indent > WIDEST => return Err(failed(format!("indent is {indent}"))),
+        indent => indent,
+    };
+    // Neither changes anything here: text is never escaped, and the separators are Python's own.
+    let _ = options.get::<Option<bool>>("ensure_ascii")?;
+    options.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(failed("an undefined value is not JSON".into()));
+    }
+    let mut text = vec![];
+    let formatter = PythonJson { indent, depth: 0, empty: true };
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    value.serialize(&mut serializer).map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(text).map(Value::from).map_err(|e| failed(e.to_string()))
+}
+
+/// The layout of Python's `json.dumps`: `, ` and `: `, or lines when indented.
+struct PythonJson {
+    indent: Option<usize>,
+    depth: usize,
+    /// Whether the innermost list or map has nothing in it yet.
+    empty: bool,
+}
+
+impl PythonJson {
+    fn open<W: ?Sized + io::Write>(&mut self, out: &mut W, sign: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        self.empty = true;
+        out.write_all(sign)
+    }
+
+    fn close<W: ?Sized + io::Write>(&mut self, out: &mut W, sign: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        if self.indent.is_some() && !self.empty {
+            self.line(out)?;
+        }
+        self.empty = false;
+        out.write_all(sign)
+    }
+
+    fn item<W: ?Sized + io::Write>(&self, out: &mut W, first: bool) -> io::Result<()> {
+        match (first, self.indent) {
+            (true, None) => Ok(()),
+            (false, None) => out.write_all(b", "),
+            (first, Some(_)) => {
+                out.write_all(if first { b"" } else { b"," })?;
+                self.line(out)
+            }
+        }
+    }
+
+    fn line<W: ?Sized + io::Write>(&self, out: &mut W) -> io::Result<()> {
+        let indent = self.indent.unwrap_or(0);
+        out.write_all(b"\n")?;
+        (0..indent * self.depth).try_for_each(|_| out.write_all(b" "))
+    }
+}
+
+impl Formatter for PythonJson {
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.item(out, first)
+    }
+
+    fn end_array_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.empty = false;
+        Ok(())
+    }
+
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.empty = false;
+        Ok(())
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.item(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// The template with `{% generation %}` blocks, which mark the answer for Python's trainers, made
+/// blocks that do nothing but keep their variables to themselves.
+fn without_generation_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start + 2);
+        out.push_str(before);
+        rest = tag;
+        for (name, new) in [("generation", "with"), ("endgeneration", "endwith")] {
+            let word = tag.trim_start_matches(['-', '+']).trim_start();
+            if let Some(end) = word.strip_prefix(name)
+                && end.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
+            {
+                out.push_str(&tag[..tag.len() - word.len()]);
+                out.push_str(&format!(" {new} "));
+                rest = end;
+            }
+        }
+    }
+    out + rest
+}
+
+/// What a template needs of `tokenizer_config.json`.
+pub(super) struct TokenizerConfig {
+    pub(super) name: String,
+    pub(super) json: serde_json::Value,
+}
+
+impl TokenizerConfig {
+    /// Reads the file; a folder without it gives an empty one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tokenizer`] where it is not a JSON object.
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer_config.json");
+        let name = path.display().to_string();
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(Self { name, json: serde_json::Value::Null });
+        };
+        let failed = |what: String| Error::Tokenizer {
+            name: name.clone(),
+            what,
+            hint: "Mend the file, or take it from the model again".into(),
+        };
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| failed(format!("it is not JSON: {e}")))?;
+        if !json.is_object() {
+            return Err(failed("it is not a JSON object".into()));
+        }
+        Ok(Self { name, json })
+    }
+
+    /// The text of a special token: `eos_token`, `bos_token` and so on.
+    pub(super) fn token(&self, key: &str) -> Option<&str> {
+        let token = self.json.get(key)?;
+        token.as_str().or_else(|| token.get("content")?.as_str())
+    }
+
+    fn special_tokens(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"]
+            .into_iter()
+            .filter_map(|key| Some((key, self.token(key)?)))
+    }
+
+    fn template(&self) -> Result<Option<String>> {
+        let failed = |what: &str| Error::Template {
+            name: self.name.clone(),
+            what: what.into(),
+            hint: "Give a template as a text, or a list with one named `default`".into(),
+        };
+        match self.json.get("chat_template") {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
+            Some(serde_json::Value::Array(list)) => {
+                let default = list.iter().find(|entry| entry["name"] == "default");
+                let source = default.and_then(|entry| entry["template"].as_str());
+                source.map(|source| Some(source.to_owned())).ok_or_else(|| {
+                    failed("`chat_template` is a list without a template named `default`")
+                })
+            }
+            Some(_) => Err(failed("`chat_template` is neither a text nor a list")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(source: &str) -> Result<String> {
+        let mut template = ChatTemplate::new("test", source)?;
+        template.set("data", serde_json::json!({"b": [1, 2.5, null], "a": "é<"}));
+        template.render(&[Message::new("user", "x")], true)
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        assert_eq!(
+            rendered("{{ data.b | tojson }}{{ [] | tojson(indent=2) }}{{ {} | tojson }}").unwrap(),
+            "[1, 2.5, null][]{}"
+        );
+        assert_eq!(rendered("{{ 'é<\"' | tojson }}").unwrap(), "\"é<\\\"\"");
+        assert_eq!(
+            rendered("{{ {'k': [1, {'l': true}]} | tojson(indent=2) }}").unwrap(),
+            "{\n  \"k\": [\n    1,\n    {\n      \"l\": true\n    }\n  ]\n}"
+        );
+    }
+
+    #[test]
+    fn values_are_printed_as_python_prints_them() {
+        assert_eq!(rendered("{{ none }} {{ true }} {{ missing }}.").unwrap(), "None True .");
+    }
+
+    #[test]
+    fn generation_blocks_keep_their_text_and_their_variables() {
+        let source = "{% set x = 1 %}a {%- generation -%} {% set x = 2 %}b{{ x }}\
+                      {%- endgeneration %}\nc{{ x }}";
+        assert_eq!(rendered(source).unwrap(), "ab2c1");
+        assert_eq!(without_generation_blocks("{% if generation %}{%"), "{% if generation %}{%");
+    }
+
+    #[test]
+    fn the_date_is_formatted_as_asked() {
+        let mut template = ChatTemplate::new("test", "{{ strftime_now('%d %b %Y') }}").unwrap();
+        template.set_date(jiff::civil::date(2024, 7, 26));
+        assert_eq!(template.render(&[], false).unwrap(), "26 Jul 2024");
+        assert!(rendered("{{ strftime_now('%!') }}").is_err());
+    }
+
+    #[test]
+    fn hostile_templates_end_with_an_error() {
+        let doubling = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}\
+                        {% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+        let replacing = "{% set ns = namespace(x='aa') %}{% for i in range(60) %}\
+                         {% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}";
+        let joining = "{% set x = 'a' * 1000000 %}{{ x.join(x) }}";
+        let forever = "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}\
+                       {% endfor %}{% endfor %}";
+        let recursive = "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}";
+        let wide = "{{ 'a'.ljust(99999999999) }}";
+        let indented = "{{ {'a': 1} | tojson(indent=99999999999) }}";
+        let repeated = "{{ 'a' * 99999999999 }}";
+        for source in [doubling, replacing, joining, forever, recursive, wide, indented, repeated] {
+            let error = rendered(source).unwrap_err();
+            assert!(matches!(error, Error::Template { .. }), "{error}");
+        }
+        for source in ["{% for %}", "{{ x.y.z }}", "{{ raise_exception('no') }}", "{{ 1 + none }}"]
+        {
+            assert!(matches!(rendered(source), Err(Error::Template { .. })), "{source}");
+        }
+        let nested = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
+        assert!(rendered(&nested).is_err());
+    }
+}

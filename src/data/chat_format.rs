@@ -1,0 +1,154 @@
+//! Rows in a model's own chat format.
+//!
+//! ```text
+//! <|im_start|>user            prompt: the template up to where an answer begins
+//! 1 + 1?<|im_end|>
+//! <|im_start|>assistant
+//! 2<|im_end|>                 answer and end of turn: what the template adds for the answer
+//! ```
+//!
+//! What is trained is found by position: the conversation with the answer must begin with the
+//! conversation without it.
+
+use super::chat::{ChatTemplate, Message};
+use super::template::{PromptTemplate, RowTokens};
+use super::tokenizer::TextTokenizer;
+use crate::error::{Error, Result};
+
+/// A chat template with its tokenizer's end of turn and a system prompt.
+#[derive(Clone, Debug)]
+pub struct ChatFormat {
+    template: ChatTemplate,
+    system: Option<String>,
+    /// What ends an answer: the tokens that the template puts after it, from the first special one
+    /// on. Of these the first is trained, the others are left out. Empty where the template ends
+    /// no answer; then the tokenizer's end token does.
+    ending: Vec<u32>,
+}
+
+impl ChatFormat {
+    /// Tries the template on a conversation, to find what ends an answer.
+    ///
+    /// # Errors
+    /// [`Error::Template`] where the template cannot be used for training: it fails, or the
+    /// conversation with an answer does not begin with the conversation without it.
+    pub fn new(
+        template: ChatTemplate,
+        tokenizer: &TextTokenizer,
+        system: Option<String>,
+    ) -> Result<Self> {
+        let mut format = Self { template, system, ending: vec![] };
+        let probe = |answer| format.texts("A problem.", answer).map(|(_, rest)| rest);
+        let (first, second) = (probe("First answer")?, probe("Another one")?);
+        // What the two have in common at their end does not depend on the answer.
+        let common = first.chars().rev().zip(second.chars().rev()).take_while(|(a, b)| a == b);
+        let length: usize = common.map(|(c, _)| c.len_utf8()).sum();
+        let ending = tokenizer.encode_marked(&first[first.len() - length..])?;
+        let special = ending.iter().position(|token| tokenizer.is_special(*token));
+        format.ending = special.map_or(vec![], |at| ending[at..].to_vec());
+        Ok(format)
+    }
+
+    /// The template.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// The conversation up to the answer.
+    fn messages(&self, problem: &str) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message::new("system", text.clone()));
+        system.chain([Message::new("user", problem)]).collect()
+    }
+
+    /// The text of the prompt, and that of the answer with all that follows it.
+    fn texts(&self, problem: &str, solution: &str) -> Result<(String, String)> {
+        let mut messages = self.messages(problem);
+        let prompt = self.template.render(&messages, true)?;
+        messages.push(Message::new("assistant", solution));
+        let whole = self.template.render(&messages, false)?;
+        let failed = |what: String, hint: &str| Error::Template {
+            name: self.template.name().to_owned(),
+            what,
+            hint: hint.into(),
+        };
+        let Some(rest) = whole.strip_prefix(&prompt) else {
+            return Err(failed(
+                format!(
+                    "a conversation with its answer does not begin with the same conversation \
+                     without it, so what is to be trained cannot be told. Without the answer:\n\
+                     {}\nWith the answer:\n{}\n",
+                    shortened(&prompt),
+                    shortened(&whole)
+                ),
+                "Give a template that adds the answer and nothing else",
+            ));
+        };
+        let squeezed = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+        let (all, before) = (squeezed(&whole), squeezed(&prompt).len());
+        let answer = squeezed(solution);
+        if all.rfind(&answer).is_none_or(|at| at + answer.len() < before) {
+            return Err(failed(
+                format!(
+                    "it leaves out or changes part of the answer. The answer:\n{}\nWhat the \
+                     template makes of it:\n{}\n",
+                    shortened(solution),
+                    shortened(rest)
+                ),
+                "Give a template that keeps answers whole, their reasoning included",
+            ));
+        }
+        let rest = rest.to_owned();
+        Ok((prompt, rest))
+    }
+}
+
+impl PromptTemplate for ChatFormat {
+    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>> {
+        let problem = tokenizer.hide_special(problem.trim());
+        let text = self.template.render(&self.messages(&problem), true)?;
+        Ok(tokenizer.with_bos(tokenizer.encode_marked(&text)?))
+    }
+
+    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
+        let [problem, solution] = [problem, solution].map(|t| tokenizer.hide_special(t.trim()));
+        let (prompt_text, rest) = self.texts(&problem, &solution)?;
+        let prompt = tokenizer.with_bos(tokenizer.encode_marked(&prompt_text)?);
+        let mut tokens = tokenizer.with_bos(tokenizer.encode_marked(&(prompt_text + &rest))?);
+        if !tokens.starts_with(&prompt) {
+            // The answer's first letters merged with the prompt's last; when the model is asked,
+            // the prompt stands alone.
+            tokens = prompt.clone();
+            tokens.extend(tokenizer.encode_marked(&rest)?);
+        }
+        match self.ending.as_slice() {
+            [] => tokens.push(tokenizer.end_token()),
+            ending if tokens[prompt.len()..].ends_with(ending) => {
+                tokens.truncate(tokens.len() - ending.len() + 1);
+            }
+            _ => {
+                return Err(Error::Template {
+                    name: self.template.name().to_owned(),
+                    what: format!("it does not end this answer as others: {}", shortened(&rest)),
+                    hint: "Give a template that ends every answer alike".into(),
+                });
+            }
+        }
+        Ok(RowTokens { tokens, prompt: prompt.len() })
+    }
+
+    fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
+        self.ending.first().copied().unwrap_or_else(|| tokenizer.end_token())
+    }
+}
+
+/// A text for a message: whole, or its two ends.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 1000;
+    let count = text.chars().count();
+    if count <= 2 * SHOWN {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(SHOWN).collect();
+    let tail: String = text.chars().skip(count - SHOWN).collect();
+    format!("{head} [{} characters left out] {tail}", count - 2 * SHOWN)
+}

@@ -1,0 +1,215 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685): `y = x W + s (x A) B` beside a frozen `W`.
+
+#![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
+
+use crate::error::{Error, Result};
+use crate::random::Stream;
+use burn::module::Param;
+use burn::nn::Linear;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The linear layers of a block, by the names that PEFT calls them.
+pub const PROJECTIONS: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Which layers get adapters, and of what kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Width between A and B.
+    pub rank: usize,
+    /// The adapter's output is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Share of the adapter's inputs that are set to 0 in training, 0 to below 1.
+    pub dropout: f64,
+    /// Scale by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732).
+    pub rslora: bool,
+    /// The layers, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
+    pub target_modules: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    /// Rank 16 on all linear layers, scaled by 2.
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            rslora: false,
+            target_modules: PROJECTIONS.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl LoraConfig {
+    /// What the adapter's output is multiplied by.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether the layer of this path gets an adapter.
+    pub(super) fn targets(&self, path: &str) -> bool {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        self.target_modules.iter().any(|target| target == name)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, what: String, hint: &str| {
+            Err(Error::config(format!("lora.{key}"), what, hint))
+        };
+        /// Far above any rank in use; keeps a typing error from asking for terabytes.
+        const LARGEST_RANK: usize = 1 << 16;
+        if self.rank == 0 || self.rank > LARGEST_RANK {
+            return refuse("rank", format!("it is {}", self.rank), "Give 1 to 65536; 16 is usual");
+        }
+        if !self.alpha.is_finite() || self.alpha <= 0.0 {
+            return refuse("alpha", format!("it is {}", self.alpha), "Give a positive number");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let what = format!("it is {}", self.dropout);
+            return refuse("dropout", what, "Give a share, 0 to below 1");
+        }
+        let unknown = self.target_modules.iter().find(|m| !PROJECTIONS.contains(&m.as_str()));
+        if let Some(unknown) = unknown {
+            let what = format!("there is no linear layer `{unknown}`");
+            return refuse(
+                "target_modules",
+                what,
+                &format!("Choose of {}", PROJECTIONS.join(", ")),
+            );
+        }
+        if self.target_modules.is_empty() {
+            return refuse("target_modules", "it is empty".into(), "Name at least one layer");
+        }
+        Ok(())
+    }
+}
+
+/// What dropout depends on: which token of which row stands where. The same row loses the same
+/// inputs however it is batched, and after a resume too.
+#[derive(Clone, Debug)]
+pub(super) struct DropoutKeys {
+    /// Number of the row and position in it, of each token of the batch.
+    pub tokens: Arc<Vec<(u64, u32)>>,
+}
+
+/// How a layer uses its adapter.
+#[derive(Clone, Debug)]
+struct Adapter {
+    /// The layer's path, which names its random stream.
+    name: String,
+    scale: f64,
+    dropout: f64,
+    seed: u64,
+}
+
+/// A linear layer, `x W + b`, that may have an adapter.
+#[derive(Module, Debug)]
+pub struct LoraLinear {
+    /// `[input, output]`; frozen where there is an adapter.
+    pub(super) weight: Param<Tensor<2>>,
+    pub(super) bias: Option<Param<Tensor<1>>>,
+    /// `[input, rank]`.
+    pub(super) lora_A: Option<Linear>,
+    /// `[rank, output]`.
+    pub(super) lora_B: Option<Linear>,
+    #[module(skip)]
+    adapter: Option<Adapter>,
+}
+
+impl LoraLinear {
+    pub(super) fn new(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight, bias, lora_A: None, lora_B: None, adapter: None }
+    }
+
+    /// # Shapes
+    /// `[tokens, input]` to `[tokens, output]`.
+    pub(super) fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+        let y = x.clone().matmul(self.weight.val());
+        let y = match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        let (Some(a), Some(b), Some(adapter)) = (&self.lora_A, &self.lora_B, &self.adapter) else {
+            return y;
+        };
+        let x = match dropout {
+            Some(keys) if adapter.dropout > 0.0 => adapter.drop(x, keys),
+            _ => x,
+        };
+        y + x.matmul(a.weight.val()).matmul(b.weight.val()) * adapter.scale
+    }
+
+    /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
+    /// zero. Of an earlier adapter nothing remains.
+    pub(super) fn attach(&mut self, config: &LoraConfig, name: &str, seed: u64) {
+        let [input, output] = self.weight.shape().dims();
+        let bound = 1.0 / (input as f64).sqrt();
+        let mut random = Stream::new(seed, &format!("{name}.lora_A"), 0);
+        let values: Vec<f32> = (0..input * config.rank)
+            .map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32)
+            .collect();
+        let device = self.weight.device();
+        let a = Tensor::from_data(TensorData::new(values, [input, config.rank]), &device);
+        self.set_adapter(config, name, seed, a, Tensor::zeros([config.rank, output], &device));
+    }
+
+    /// Sets an adapter: `a` is `[input, rank]`, `b` is `[rank, output]`.
+    pub(super) fn set_adapter(
+        &mut self,
+        config: &LoraConfig,
+        name: &str,
+        seed: u64,
+        a: Tensor<2>,
+        b: Tensor<2>,
+    ) {
+        let linear = |weight| Linear { weight: Param::from_tensor(weight), bias: None };
+        self.lora_A = Some(linear(a));
+        self.lora_B = Some(linear(b));
+        let (scale, dropout) = (config.scale(), config.dropout);
+        self.adapter = Some(Adapter { name: name.to_owned(), scale, dropout, seed });
+    }
+
+    /// Adds the adapter to the weight and removes it.
+    pub(super) fn merge(&mut self) {
+        let adapter = (self.lora_A.take(), self.lora_B.take(), self.adapter.take());
+        let (Some(a), Some(b), Some(adapter)) = adapter else { return };
+        let change = a.weight.val().matmul(b.weight.val()) * adapter.scale;
+        self.weight = Param::from_tensor((self.weight.val() + change).detach());
+    }
+}
+
+impl Adapter {
+    /// Sets inputs to 0 and scales the others, so that their expectation stays.
+    fn drop(&self, x: Tensor<2>, keys: &DropoutKeys) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let kept = (1.0 / (1.0 - self.dropout)) as f32;
+        // A draw has 16 bits.
+        let threshold = (self.dropout * f64::from(1u32 << 16)).round() as u32;
+        let mut mask = vec![0f32; tokens * width];
+        mask.par_chunks_mut(width).zip(keys.tokens.par_iter()).for_each(
+            |(row, (number, place))| {
+                let purpose = format!("dropout {} {place}", self.name);
+                let mut random = Stream::new(self.seed, &purpose, *number);
+                for values in row.chunks_mut(4) {
+                    let bits = random.next_u64();
+                    for (i, value) in values.iter_mut().enumerate() {
+                        let draw = (bits >> (16 * i)) as u32 & 0xFFFF;
+                        *value = if draw < threshold { 0.0 } else { kept };
+                    }
+                }
+            },
+        );
+        let mask = Tensor::from_data(TensorData::new(mask, [tokens, width]), &x.device().inner());
+        x * Tensor::from_inner(mask)
+    }
+}

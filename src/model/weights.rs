@@ -1,0 +1,367 @@
+//! Weights in safetensors files: read through a memory map and written, tensor by tensor, in one
+//! file or in shards with an index.
+
+use super::tensors::{HostTensor, NamedTensor};
+use crate::error::{Error, Result};
+use burn_store::{ModuleStore, SafetensorsStore};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The type of numbers in written files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileType {
+    /// 32 bits: the weights as they were trained.
+    #[default]
+    F32,
+    /// 16 bits (bfloat16): half the size, rounded to 8 significant bits.
+    Bf16,
+}
+
+impl FileType {
+    /// The name that `config.json` has for it.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    fn encoded(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::Bf16 => {
+                values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()
+            }
+        }
+    }
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+fn damaged(path: &Path, what: impl Into<String>) -> Error {
+    Error::Model {
+        path: path.to_owned(),
+        what: what.into(),
+        hint: "The file is damaged or incomplete; bring it again".into(),
+    }
+}
+
+/// One open file.
+struct WeightFile {
+    path: PathBuf,
+    store: SafetensorsStore,
+    /// Bytes read since it was mapped.
+    read: usize,
+}
+
+impl WeightFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        // The map of a folder or of a missing file would give less clear errors.
+        let metadata = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
+        if !metadata.is_file() || metadata.len() < 8 {
+            return Err(damaged(&path, "it is not a safetensors file"));
+        }
+        let store = SafetensorsStore::from_file(&path);
+        Ok(Self { path, store, read: 0 })
+    }
+
+    /// Names and shapes.
+    fn shapes(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
+        let tensors =
+            self.store.get_all_tensors().map_err(|e| damaged(&self.path, e.to_string()))?;
+        Ok(tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec())).collect())
+    }
+
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
+        /// After this many bytes the file is mapped anew, so that the pages that were read do not
+        /// stand in memory beside the model.
+        const MAPPED: usize = 64 << 20;
+        if self.read > MAPPED {
+            (self.store, self.read) = (SafetensorsStore::from_file(&self.path), 0);
+        }
+        let failed = |what: String| damaged(&self.path, format!("tensor `{name}`: {what}"));
+        let tensor = self.store.get_tensor(name).map_err(|e| failed(e.to_string()))?;
+        let tensor = tensor.ok_or_else(|| failed("it is gone".into()))?;
+        let bytes = tensor.to_bytes().map_err(|e| failed(e.to_string()))?;
+        let bytes: &[u8] = &bytes;
+        self.read += bytes.len();
+        let pairs = || bytes.as_chunks::<2>().0.iter();
+        let values: Vec<f32> = match tensor.dtype {
+            burn::tensor::DType::F32 => {
+                bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+            }
+            burn::tensor::DType::BF16 => {
+                pairs().map(|word| bf16::from_le_bytes(*word).to_f32()).collect()
+            }
+            burn::tensor::DType::F16 => {
+                pairs().map(|word| f16::from_le_bytes(*word).to_f32()).collect()
+            }
+            other => return Err(failed(format!("its type is {other:?}, not f32, bf16 or f16"))),
+        };
+        let bad = values.iter().filter(|value| !value.is_finite()).count();
+        if bad > 0 {
+            let what = format!("{bad} of its {} numbers are not finite", values.len());
+            return Err(failed(what));
+        }
+        Ok(HostTensor { shape: tensor.shape.to_vec(), values })
+    }
+}
+
+/// All weights of a folder, by name.
+pub(super) struct WeightFiles {
+    files: Vec<WeightFile>,
+    /// Where each tensor is, and its shape.
+    tensors: BTreeMap<String, (usize, Vec<usize>)>,
+    path: PathBuf,
+}
+
+impl WeightFiles {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] for broken files, or for shards and an index that do not
+    /// fit together.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        if single.is_file() {
+            return Self::open_file(single);
+        }
+        let Some(text) = crate::data::tokenizer::read_if_there(&index)? else {
+            return Err(Error::Model {
+                path: folder.to_owned(),
+                what: format!("it has neither {SINGLE} nor {INDEX}"),
+                hint: "Weights are read from safetensors; other forms can be converted with \
+                       transformers"
+                    .into(),
+            });
+        };
+        let json: Value = serde_json::from_str(&text)
+            .map_err(|e| damaged(&index, format!("it is not JSON: {e}")))?;
+        let map = json["weight_map"].as_object();
+        let map = map.ok_or_else(|| damaged(&index, "it has no `weight_map`"))?;
+        let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (tensor, shard) in map {
+            let name = shard.as_str().filter(|name| is_plain(name)).ok_or_else(|| {
+                damaged(&index, format!("tensor `{tensor}` is in {shard}, which is no file name"))
+            })?;
+            shards.entry(name).or_default().insert(tensor);
+        }
+        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path: index.clone() };
+        if let Some(shard) = shards.keys().find(|shard| !folder.join(shard).is_file()) {
+            let what = format!("it names {shard}, which is not in the folder");
+            return Err(damaged(&index, what));
+        }
+        for (shard, named) in shards {
+            let mut file = WeightFile::open(folder.join(shard))?;
+            let shapes = file.shapes()?;
+            let held: BTreeSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
+            let differing: Vec<&str> = named.symmetric_difference(&held).copied().collect();
+            if !differing.is_empty() {
+                let what = format!("it and {INDEX} differ in {}", listed(&differing));
+                return Err(damaged(&file.path, what));
+            }
+            all.add(file, shapes);
+        }
+        Ok(all)
+    }
+
+    /// Opens one file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] for a broken file.
+    pub(super) fn open_file(path: PathBuf) -> Result<Self> {
+        let mut file = WeightFile::open(path.clone())?;
+        let shapes = file.shapes()?;
+        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path };
+        all.add(file, shapes);
+        Ok(all)
+    }
+
+    fn add(&mut self, file: WeightFile, shapes: Vec<(String, Vec<usize>)>) {
+        let index = self.files.len();
+        self.files.push(file);
+        self.tensors.extend(shapes.into_iter().map(|(name, shape)| (name, (index, shape))));
+    }
+
+    /// The file, or the index of the files.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names and shapes.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, (_, shape))| (name.as_str(), shape.as_slice()))
+    }
+
+    /// An entry of the metadata in the header of the first file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] for a broken file.
+    pub(super) fn metadata(&self, key: &str) -> Result<Option<String>> {
+        let mut file = File::open(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
+        let mut read = |count: u64| -> Result<Vec<u8>> {
+            let mut bytes = vec![];
+            let part = (&mut file).take(count).read_to_end(&mut bytes);
+            part.map(|_| bytes).map_err(|e| Error::io("read", &self.path, e))
+        };
+        let length = read(8)?.try_into().map(u64::from_le_bytes);
+        // Bounded by the file's own length, whatever the number says.
+        let header = read(length.map_err(|_| damaged(&self.path, "it has no header"))?)?;
+        let header: Value = serde_json::from_slice(&header)
+            .map_err(|e| damaged(&self.path, format!("its header is not JSON: {e}")))?;
+        Ok(header["__metadata__"][key].as_str().map(str::to_owned))
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Reads a tensor as f32.
+    ///
+    /// # Errors
+    /// [`Error::Model`]: it is missing, of an unknown type, or has numbers that are not finite.
+    pub(super) fn read(&mut self, name: &str) -> Result<HostTensor> {
+        match self.tensors.get(name) {
+            Some((file, _)) => self.files[*file].read(name),
+            None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
+        }
+    }
+}
+
+/// Whether a name is that of a file in the same folder.
+fn is_plain(name: &str) -> bool {
+    let path = Path::new(name);
+    path.file_name().is_some_and(|file| file == path.as_os_str()) && !name.contains(['/', '\\'])
+}
+
+/// The first few names and how many more there are.
+pub(super) fn listed<S: AsRef<str>>(names: &[S]) -> String {
+    const SHOWN: usize = 12;
+    let mut text: String = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| name.as_ref().to_owned())
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// A tensor that is read from its device when its turn to be written comes.
+struct Written<'a> {
+    tensor: &'a NamedTensor,
+    file_type: FileType,
+    error: &'a RefCell<Option<Error>>,
+}
+
+impl View for Written<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.file_type {
+            FileType::F32 => Dtype::F32,
+            FileType::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self.tensor.read() {
+            Ok(host) => Cow::Owned(self.file_type.encoded(&host.values)),
+            Err(error) => {
+                // Reported after the write; the length must be right until then.
+                *self.error.borrow_mut() = Some(error);
+                Cow::Owned(vec![0; self.data_len()])
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.shape.iter().product::<usize>() * self.file_type.bytes()
+    }
+}
+
+/// Writes tensors to one file and flushes it.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Training`] where a device cannot be read.
+pub(super) fn write_file(
+    path: &Path,
+    tensors: &[NamedTensor],
+    file_type: FileType,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let error = RefCell::new(None);
+    let views = tensors.iter().map(|tensor| {
+        let view = Written { tensor, file_type, error: &error };
+        (tensor.name.as_str(), view)
+    });
+    safetensors::serialize_to_file(views, Some(metadata), path)
+        .map_err(|e| Error::io("write", path, std::io::Error::other(e.to_string())))?;
+    if let Some(error) = error.into_inner() {
+        return Err(error);
+    }
+    let flush = || File::options().write(true).open(path)?.sync_all();
+    flush().map_err(|e| Error::io("write", path, e))
+}
+
+/// Writes a model's tensors into a folder: one file, or shards of at most `max_shard_bytes` (more
+/// where one tensor alone has more) and their index.
+///
+/// # Errors
+/// As [`write_file`].
+pub(super) fn write_model(
+    folder: &Path,
+    tensors: Vec<NamedTensor>,
+    file_type: FileType,
+    max_shard_bytes: u64,
+) -> Result<()> {
+    let metadata = || HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let size =
+        |tensor: &NamedTensor| (tensor.shape.iter().product::<usize>() * file_type.bytes()) as u64;
+    let mut shards: Vec<(u64, Vec<NamedTensor>)> = vec![];
+    for tensor in tensors {
+        let bytes = size(&tensor);
+        match shards.last_mut() {
+            Some((total, shard)) if *total + bytes <= max_shard_bytes => {
+                *total += bytes;
+                shard.push(tensor);
+            }
+            _ => shards.push((bytes, vec![tensor])),
+        }
+    }
+    if let [(_, only)] = shards.as_slice() {
+        return write_file(&folder.join(SINGLE), only, file_type, metadata());
+    }
+    let (count, mut map) = (shards.len(), BTreeMap::new());
+    let total: u64 = shards.iter().map(|(bytes, _)| bytes).sum();
+    for (index, (_, shard)) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
+        write_file(&folder.join(&name), shard, file_type, metadata())?;
+        map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    let path = folder.join(INDEX);
+    std::fs::write(&path, format!("{index:#}\n")).map_err(|e| Error::io("write", &path, e))
+}

@@ -1,0 +1,271 @@
+//! Chat templates against what transformers renders, and what is trained of a conversation.
+
+mod common;
+
+use common::{shared, smollm2};
+use mixdistill::Error;
+use mixdistill::data::{ChatFormat, ChatTemplate, Message, PromptTemplate, TextTokenizer};
+use serde_json::{Value, json};
+use std::path::Path;
+use tempfile::TempDir;
+
+#[test]
+fn renderings_equal_those_of_transformers() {
+    let Some(folder) = shared("templates") else { return };
+    let text = std::fs::read_to_string(folder.join("renderings.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let (mut equal, mut refused) = (0, 0);
+    for case in &cases {
+        let name = case["template"].as_str().unwrap();
+        let source = std::fs::read_to_string(folder.join(format!("jinja/{name}.jinja"))).unwrap();
+        let mut template = ChatTemplate::new(name, source).unwrap();
+        for key in ["bos_token", "eos_token", "date_string"] {
+            template.set(key, &case[key]);
+        }
+        let messages: Vec<Message> = case["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| Message::new(m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+            .collect();
+        let rendered = template.render(&messages, case["add_generation_prompt"] == true);
+        match case["rendered"].as_str() {
+            Some(expected) => {
+                assert_eq!(rendered.unwrap(), expected, "{name}, {}", case["case"]);
+                equal += 1;
+            }
+            None => {
+                let error = rendered.unwrap_err();
+                assert!(matches!(error, Error::Template { .. }), "{error}");
+                let expected = case["error"].as_str().unwrap().split(": ").nth(1).unwrap();
+                assert!(error.to_string().contains(expected), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    println!("{equal} renderings are equal, {refused} are errors as they must be");
+    assert_eq!((equal, refused), (108, 4));
+}
+
+/// A folder with a byte-level tokenizer that has special tokens, as chat models have them.
+struct Folder(TempDir);
+
+impl Folder {
+    /// `adds_bos`: whether tokenizer.json puts `<s>` before every text by itself.
+    fn new(adds_bos: bool, settings: Value) -> Self {
+        let mut vocab = serde_json::Map::new();
+        for byte in 0..=255u8 {
+            // The printable stand-ins of byte-level tokenizers.
+            let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
+            let unprintable = (0..byte).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..=255));
+            let code = if printable { u32::from(byte) } else { 256 + unprintable.count() as u32 };
+            vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte));
+        }
+        let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
+        let added: Vec<Value> = special
+            .iter()
+            .enumerate()
+            .map(|(i, content)| {
+                json!({"id": 256 + i, "content": content, "single_word": false, "lstrip": false,
+                       "rstrip": false, "normalized": false, "special": true})
+            })
+            .collect();
+        let processor = json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                       {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+                     {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
+        });
+        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                           "use_regex": true});
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": null, "pre_tokenizer": level, "decoder": level,
+            "post_processor": if adds_bos { processor } else { Value::Null },
+            "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                      "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                      "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: &Value| {
+            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+        };
+        write("tokenizer.json", &tokenizer);
+        write("tokenizer_config.json", &settings);
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn tokenizer(&self) -> TextTokenizer {
+        TextTokenizer::from_folder(self.path(), None).unwrap()
+    }
+
+    fn format(&self, system: Option<&str>) -> mixdistill::Result<ChatFormat> {
+        let template = ChatTemplate::from_folder(self.path())?.expect("the folder has a template");
+        ChatFormat::new(template, &self.tokenizer(), system.map(str::to_owned))
+    }
+}
+
+const PLAIN: &str = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
+                     {{ m.content }}<|end|>\n{% endfor %}\
+                     {% if add_generation_prompt %}<|bot|>{% endif %}";
+
+fn settings(template: &str) -> Value {
+    json!({"eos_token": "</s>", "bos_token": "<s>", "chat_template": template})
+}
+
+#[test]
+fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
+    let folder = Folder::new(false, settings(PLAIN));
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let row = format.row(&tokenizer, " 1+1? ", "\n2\n").unwrap();
+    let [user, bot, end] = [258, 259, 260];
+    let text = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    let expected =
+        [vec![user], text("1+1?"), vec![end], text("\n"), vec![bot], text("2"), vec![end]].concat();
+    // What the template adds after the end of the turn, a line break, is left out.
+    assert_eq!(row.tokens, expected);
+    assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), end]);
+    assert_eq!(format.prompt(&tokenizer, "1+1?").unwrap(), row.tokens[..row.prompt]);
+    // The tokenizer's own end token is another one; answers end with the turn.
+    assert_eq!((format.end_token(&tokenizer), tokenizer.end_token()), (end, 257));
+}
+
+#[test]
+fn a_problem_or_answer_cannot_spell_special_tokens() {
+    let folder = Folder::new(false, settings(PLAIN));
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let (problem, solution) = ("What is <|end|>?", "A token: <|end|><|user|> and </s>.");
+    let row = format.row(&tokenizer, problem, solution).unwrap();
+    let special: Vec<u32> = row.tokens.iter().copied().filter(|token| *token > 255).collect();
+    assert_eq!(special, [258, 260, 259, 260], "only those of the template");
+    let (prompt, answer) = row.tokens.split_at(row.prompt);
+    assert_eq!(tokenizer.decode(prompt).unwrap(), format!("{problem}\n"));
+    assert_eq!(tokenizer.decode(answer).unwrap(), solution);
+    assert_eq!(format.prompt(&tokenizer, problem).unwrap(), prompt);
+}
+
+#[test]
+fn there_is_exactly_one_bos() {
+    let with_bos = format!("{{{{ bos_token }}}}{PLAIN}");
+    let count = |adds_bos: bool, settings: Value| {
+        let folder = Folder::new(adds_bos, settings);
+        let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+        let row = format.row(&tokenizer, "1", "2").unwrap();
+        assert!(row.tokens.starts_with(&format.prompt(&tokenizer, "1").unwrap()));
+        assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), 260]);
+        row.tokens.iter().filter(|token| **token == 256).count()
+    };
+    assert_eq!(count(true, settings(&with_bos)), 1, "template and tokenizer add it");
+    assert_eq!(count(true, settings(PLAIN)), 1, "the tokenizer adds it");
+    assert_eq!(count(false, settings(&with_bos)), 1, "the template adds it");
+    assert_eq!(count(false, settings(PLAIN)), 0, "nothing asks for one");
+    let mut explicit = settings(PLAIN);
+    explicit["add_bos_token"] = json!(true);
+    assert_eq!(count(false, explicit.clone()), 1, "the settings ask for it");
+    explicit["add_bos_token"] = json!(false);
+    assert_eq!(count(true, explicit), 0, "the settings forbid it");
+}
+
+#[test]
+fn a_template_that_ends_no_answer_gets_the_tokenizers_end() {
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                    {% if add_generation_prompt %}assistant: {% endif %}";
+    let folder = Folder::new(false, settings(template));
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let row = format.row(&tokenizer, "1", "2").unwrap();
+    assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "2\n");
+    assert_eq!(row.tokens.last(), Some(&tokenizer.end_token()));
+}
+
+#[test]
+fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts() {
+    let error = |template: &str, solution: &str| {
+        let folder = Folder::new(false, settings(template));
+        let row = folder.format(None).and_then(|f| f.row(&folder.tokenizer(), "1+1?", solution));
+        let error = row.unwrap_err();
+        assert!(matches!(error, Error::Template { .. }), "{error}");
+        error.to_string()
+    };
+    let thinking = PLAIN.replace("<|bot|>{% endif %}", "<|bot|><think>\n{% endif %}");
+    let message = error(&thinking, "2");
+    assert!(message.contains("does not begin with the same conversation"), "{message}");
+    assert!(message.contains("<|bot|><think>") && message.contains("First answer"), "{message}");
+    let dropping = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}");
+    let message = error(&dropping, "<think>1 and 1</think>2");
+    assert!(message.contains("leaves out or changes part of the answer"), "{message}");
+    assert!(message.contains("<think>1 and 1</think>2"), "{message}");
+    let counting = "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages | length }}";
+    error(counting, "2");
+    error("{{ raise_exception('never') }}", "2");
+    error("{% for m in messages %}{{ m.missing.missing }}{% endfor %}", "2");
+}
+
+#[test]
+fn a_template_is_found_wherever_folders_have_it() {
+    let found = |settings: Value, file: Option<&str>| {
+        let folder = Folder::new(false, settings);
+        if let Some(file) = file {
+            std::fs::write(folder.path().join("chat_template.jinja"), file).unwrap();
+        }
+        let template = ChatTemplate::from_folder(folder.path());
+        template.map(|t| t.map(|t| t.render(&[], false).unwrap()))
+    };
+    assert_eq!(found(settings("text{{ eos_token }}"), None).unwrap().unwrap(), "text</s>");
+    assert_eq!(found(settings("text"), Some("file{{ bos_token }}")).unwrap().unwrap(), "file<s>");
+    let list = json!([{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]);
+    let mut with_list = settings("");
+    with_list["chat_template"] = list;
+    with_list["eos_token"] = json!({"content": "</s>", "special": true});
+    assert_eq!(found(with_list.clone(), None).unwrap().unwrap(), "d");
+    with_list["chat_template"] = json!([{"name": "tools", "template": "t"}]);
+    assert!(found(with_list.clone(), None).is_err());
+    with_list["chat_template"] = json!(3);
+    assert!(found(with_list.clone(), None).is_err());
+    with_list["chat_template"] = Value::Null;
+    assert!(found(with_list, None).unwrap().is_none());
+}
+
+#[test]
+fn special_tokens_in_templates_are_those_of_transformers() {
+    let (Some(folder), Some(reference)) = (smollm2(), shared("smollm2/reference.json")) else {
+        return;
+    };
+    let text = std::fs::read_to_string(reference).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    let tokenizer = TextTokenizer::from_folder(&folder, None).unwrap();
+    let template = ChatTemplate::from_folder(&folder).unwrap().unwrap();
+    let tokens = |value: &Value| -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    for case in reference["greedy"].as_array().unwrap() {
+        let messages: Vec<Message> = serde_json::from_value::<Vec<Value>>(case["messages"].clone())
+            .unwrap()
+            .iter()
+            .map(|m| Message::new(m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+            .collect();
+        let text = template.render(&messages, true).unwrap();
+        assert_eq!(text, case["prompt"].as_str().unwrap());
+        assert_eq!(tokenizer.encode_marked(&text).unwrap(), tokens(&case["prompt_ids"]));
+    }
+    // The supervised example: ours ends with the end of the turn, where transformers' has a line
+    // break after it.
+    let sft = &reference["sft"];
+    let text = sft["text"].as_str().unwrap();
+    let (problem, solution) = text
+        .split_once("<|im_start|>user\n")
+        .and_then(|(_, rest)| rest.split_once("<|im_end|>\n<|im_start|>assistant\n"))
+        .unwrap();
+    let solution = solution.trim_end().trim_end_matches("<|im_end|>");
+    let format = ChatFormat::new(template, &tokenizer, None).unwrap();
+    let row = format.row(&tokenizer, problem, solution).unwrap();
+    let ids = tokens(&sft["input_ids"]);
+    assert_eq!(row.tokens, ids[..ids.len() - 1]);
+    let labels = sft["labels"].as_array().unwrap();
+    assert_eq!(row.prompt, labels.iter().filter(|label| **label == -100).count());
+}

@@ -1,0 +1,348 @@
+//! Low-rank adapters: what is trained, what dropout depends on, what is saved and what is refused.
+
+mod common;
+
+use burn::module::Module;
+use common::{devices, relative_error, rows, shaken, tiny};
+use mixdistill::Error;
+use mixdistill::data::{Batch, Row, RowStream};
+use mixdistill::model::{Architecture, DecoderLm, LoraConfig, PROJECTIONS, named_tensors};
+use mixdistill::train::{
+    CheckpointStore, Learner, StopFlag, Surroundings, TrainConfig, named_gradients, step_gradients,
+};
+use serde_json::{Value, json};
+use std::ops::Range;
+use std::path::Path;
+
+/// A model with adapters of rank 3 that are not at their beginning.
+fn adapted(config: &LoraConfig) -> DecoderLm {
+    let device = devices().remove(0).autodiff();
+    let model = shaken(&tiny(Architecture::Qwen2), &device).with_lora(config, 7).unwrap();
+    // One large step moves B away from zero.
+    let settings = TrainConfig { learning_rate: 0.1, warmup_steps: 0, ..TrainConfig::default() };
+    let mut learner = Learner::new(model, settings).unwrap();
+    learner.train_step(&rows(&[(9, 3), (14, 5)]), 1).unwrap();
+    learner.into_model()
+}
+
+fn lora(rank: usize) -> LoraConfig {
+    LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() }
+}
+
+fn learner(model: DecoderLm, config: &TrainConfig) -> Learner<DecoderLm> {
+    Learner::new(model, config.clone()).unwrap()
+}
+
+fn logits(model: &DecoderLm) -> Vec<f32> {
+    let device = devices().remove(0);
+    let tokens: Vec<u32> = (0..12).map(|i| i * 5 % 23).collect();
+    let tokens = common::ids(&tokens, [1, 12], &device);
+    model.clone().valid().logits(tokens).try_into_vec_as::<f32>().unwrap()
+}
+
+#[test]
+fn new_adapters_change_nothing_and_only_they_are_trained() {
+    let device = devices().remove(0).autodiff();
+    let config =
+        LoraConfig { target_modules: vec!["q_proj".into(), "down_proj".into()], ..lora(3) };
+    let plain = shaken(&tiny(Architecture::Qwen2), &device);
+    let model = plain.clone().with_lora(&config, 7).unwrap();
+    assert_eq!(logits(&plain), logits(&model));
+
+    let step =
+        step_gradients(&model, &[Batch::new(common::examples(&rows(&[(9, 3)])), 1)]).unwrap();
+    let gradients = named_gradients(&model, &step.gradients).unwrap();
+    let expected: Vec<String> = (0..2)
+        .flat_map(|layer| ["mlp.down_proj", "self_attn.q_proj"].map(move |part| (layer, part)))
+        .flat_map(|(layer, part)| {
+            ["A", "B"].map(|ab| format!("model.layers.{layer}.{part}.lora_{ab}.weight"))
+        })
+        .collect();
+    assert_eq!(gradients.keys().cloned().collect::<Vec<_>>(), expected);
+
+    // A step moves the adapters and nothing else.
+    let before = named_tensors(&model).unwrap();
+    let mut learner = learner(model, &TrainConfig { learning_rate: 0.1, ..Default::default() });
+    learner.train_step(&rows(&[(9, 3)]), 1).unwrap();
+    let after = named_tensors(learner.model()).unwrap();
+    for (name, tensor) in &after {
+        // A has no gradient while B is zero.
+        assert_eq!(*tensor != before[name], name.contains("lora_B"), "{name}");
+    }
+    learner.train_step(&rows(&[(9, 3)]), 1).unwrap();
+    let last = named_tensors(learner.model()).unwrap();
+    for (name, tensor) in &last {
+        assert_eq!(*tensor != after[name], name.contains("lora_"), "{name}");
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let config = lora(2);
+    let model = adapted(&config);
+    let batches = [Batch::new(common::examples(&rows(&[(9, 3), (6, 2)])), 1)];
+    let loss = |model: &DecoderLm| step_gradients(model, &batches).unwrap().loss;
+    let step = step_gradients(&model, &batches).unwrap();
+    let gradients = named_gradients(&model, &step.gradients).unwrap();
+    let tensors = named_tensors(&model).unwrap();
+    for part in ["self_attn.k_proj.lora_A", "mlp.up_proj.lora_B", "self_attn.o_proj.lora_A"] {
+        let name = format!("model.layers.0.{part}.weight");
+        let gradient = &gradients[&name];
+        // In the file's layout a matrix is transposed.
+        let [rows, columns] = [gradient.shape[0], gradient.shape[1]];
+        let (row, column) = (rows / 2, columns / 2);
+        let expected = f64::from(gradient.values[row * columns + column]);
+        let moved = |by: f32| {
+            let mut tensors = tensors.clone();
+            tensors.get_mut(&name).unwrap().values[column * rows + row] += by;
+            let trained = |name: &str| tensors.remove(name);
+            let mut trained = trained;
+            loss(&mixdistill::model::with_named_tensors(model.clone(), &mut trained).unwrap())
+        };
+        let h = 5e-3;
+        let difference = (moved(h) - moved(-h)) / f64::from(2.0 * h);
+        // Losses in f32 leave some 1e-7 / h of the difference uncertain.
+        assert!(
+            (difference - expected).abs() < 2e-4 + 0.02 * expected.abs(),
+            "{name}: {difference} {expected}"
+        );
+    }
+}
+
+#[test]
+fn merging_gives_the_same_model_without_adapters() {
+    for config in [lora(3), LoraConfig { rslora: true, ..lora(4) }] {
+        let model = adapted(&config);
+        let merged = model.clone().merged();
+        assert!(merged.lora().is_none());
+        let names: Vec<String> = named_tensors(&merged).unwrap().into_keys().collect();
+        let plain = tiny(Architecture::Qwen2).tensor_shapes().into_keys().collect::<Vec<_>>();
+        assert_eq!(names, plain);
+        assert!(relative_error(&logits(&merged), &logits(&model)) < 1e-5);
+        let base = shaken(&tiny(Architecture::Qwen2), &devices()[0]);
+        assert!(
+            relative_error(&logits(&base), &logits(&model)) > 1e-2,
+            "the adapter does something"
+        );
+        assert_eq!(model.fingerprint().unwrap(), base.fingerprint().unwrap());
+        assert_ne!(merged.fingerprint().unwrap(), base.fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
+    let config = LoraConfig { dropout: 0.3, ..lora(3) };
+    let model = adapted(&config);
+    let data = rows(&[(9, 3), (14, 5), (7, 2), (20, 4)]);
+    let gradients = |data: &[Row], per_batch: usize, packing: bool| {
+        let batches = Batch::split(data, per_batch, 4, packing);
+        let step = step_gradients(&model, &batches).unwrap();
+        let named = named_gradients(&model, &step.gradients).unwrap();
+        (step.loss, named.into_values().flat_map(|g| g.values).collect::<Vec<f32>>())
+    };
+    let (loss, whole) = gradients(&data, 4, false);
+    for (per_batch, packing) in [(1, false), (3, false), (4, true), (2, true)] {
+        let (other, split) = gradients(&data, per_batch, packing);
+        assert!((other / loss - 1.0).abs() < 1e-6, "{per_batch} {packing}");
+        assert!(relative_error(&split, &whole) < 1e-5, "{per_batch} {packing}");
+    }
+    // The next epoch's rows, which have other numbers, lose other inputs.
+    let later: Vec<Row> = data.iter().cloned().map(|r| Row { number: r.number + 4, ..r }).collect();
+    assert!((gradients(&later, 4, false).0 / loss - 1.0).abs() > 1e-4);
+    // Without training there is no dropout, and its expectation is right.
+    let none = LoraConfig { dropout: 0.0, ..config.clone() };
+    assert_eq!(logits(&model).len(), logits(&adapted(&none)).len());
+    let mean: f64 = (0..400)
+        .map(|i| {
+            let row = Row { number: i, ..data[1].clone() };
+            step_gradients(&model, &[Batch::new([row.example()], 1)]).unwrap().loss
+        })
+        .sum::<f64>()
+        / 400.0;
+    let held_out = mixdistill::train::held_out_losses(
+        &model,
+        &[mixdistill::train::HeldOut { name: "x".into(), rows: vec![data[1].clone()] }],
+        &TrainConfig::default(),
+        &mut |_| Ok(()),
+    )
+    .unwrap()[0]
+        .loss;
+    // Dropout adds a little loss, as noise does; it must not change its scale.
+    assert!((mean / held_out - 1.0).abs() < 0.1, "{mean} {held_out}");
+}
+
+/// Rows without end.
+struct Endless(Vec<Row>);
+
+impl RowStream for Endless {
+    fn rows_per_epoch(&self) -> usize {
+        self.0.len()
+    }
+
+    fn rows(&mut self, range: Range<u64>) -> mixdistill::Result<Vec<Row>> {
+        let row = |number: u64| {
+            let row = &self.0[number as usize % self.0.len()];
+            Row { number, ..row.clone() }
+        };
+        Ok(range.map(row).collect())
+    }
+}
+
+#[test]
+fn a_resumed_run_with_dropout_gives_the_same_bits_and_stores_the_adapters_only() {
+    let config = LoraConfig { dropout: 0.2, ..lora(3) };
+    let data = || Endless(rows(&[(9, 3), (14, 5), (7, 2), (20, 4), (5, 2)]));
+    let train = TrainConfig {
+        steps: Some(6),
+        batch_size: 2,
+        accumulate: 2,
+        learning_rate: 0.01,
+        warmup_steps: 1,
+        checkpoint_every: 3,
+        packing: true,
+        ..TrainConfig::default()
+    };
+    let start = || {
+        let device = devices().remove(0).autodiff();
+        shaken(&tiny(Architecture::Qwen3), &device).with_lora(&config, 7).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path(), 9, json!({}));
+    let fit = |learner: &mut Learner<DecoderLm>| {
+        let stop = StopFlag::default();
+        let surroundings = Surroundings {
+            held_out: &[],
+            observer: &mut (),
+            stop: &stop,
+            checkpoints: Some(&store),
+        };
+        learner.fit(&mut data(), surroundings).unwrap();
+    };
+    let mut whole = learner(start(), &train);
+    fit(&mut whole);
+    let expected = named_tensors(whole.model()).unwrap();
+
+    std::fs::remove_dir_all(folder.path().join("step-000006")).unwrap();
+    let mut resumed = learner(start(), &train);
+    store.resume(&mut resumed).unwrap();
+    assert_eq!(resumed.step(), 3);
+    fit(&mut resumed);
+    assert!(named_tensors(resumed.model()).unwrap() == expected, "the bits differ");
+
+    let bytes = std::fs::read(folder.path().join("step-000003/model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(stored.len(), 2 * 7 * 2);
+    assert!(stored.names().iter().all(|name| name.contains("lora_")));
+    let bytes = std::fs::read(folder.path().join("step-000003/optimizer.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(stored.len(), 2 * 2 * 7 * 2);
+}
+
+#[test]
+fn a_saved_adapter_comes_back() {
+    let config = LoraConfig {
+        dropout: 0.1,
+        rslora: true,
+        target_modules: vec!["gate_proj".into(), "v_proj".into()],
+        ..lora(3)
+    };
+    let model = adapted(&config);
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("adapter");
+    model.save_adapter(&folder, "base", Some("# A card")).unwrap();
+    let base = shaken(&tiny(Architecture::Qwen2), &devices()[0]);
+    let read = base.clone().with_adapter(&folder).unwrap();
+    assert!(named_tensors(&read).unwrap() == named_tensors(&model).unwrap());
+    assert!(logits(&read) == logits(&model));
+    let settings = read.lora().unwrap();
+    assert_eq!((settings.rank, settings.rslora, settings.dropout), (3, true, 0.1));
+    let error = model.save_adapter(&folder, "base", None).unwrap_err().to_string();
+    assert!(error.contains("already holds files"), "{error}");
+    let error = base.save_adapter(&parent.path().join("none"), "base", None).unwrap_err();
+    assert!(error.to_string().contains("has no adapters"), "{error}");
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused() {
+    let model = adapted(&lora(3));
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("adapter");
+    model.save_adapter(&folder, "the-base", None).unwrap();
+    let device = &devices()[0];
+    let base = shaken(&tiny(Architecture::Qwen2), device);
+    let error = |base: &DecoderLm, folder: &Path| {
+        let error = base.clone().with_adapter(folder).unwrap_err();
+        assert!(matches!(error, Error::Model { .. } | Error::Io { .. }), "{error}");
+        error.to_string()
+    };
+    // The same shapes, other weights.
+    let other = tiny(Architecture::Qwen2).init(99, device).unwrap();
+    let message = error(&other, &folder);
+    assert!(message.contains("are not those of this model") && message.contains("the-base"));
+    // Other shapes.
+    let mut wide = tiny(Architecture::Qwen2);
+    wide.intermediate_size += 2;
+    let message = error(&wide.init(1, device).unwrap(), &folder);
+    assert!(message.contains("mlp.up_proj.lora_B.weight is [20, 3], not [22, 3]"), "{message}");
+    let mut deep = tiny(Architecture::Qwen2);
+    deep.num_hidden_layers = 3;
+    let message = error(&deep.init(1, device).unwrap(), &folder);
+    assert!(message.contains("layers.2.mlp.down_proj.lora_A.weight is missing"), "{message}");
+
+    let path = folder.join("adapter_config.json");
+    let original = std::fs::read_to_string(&path).unwrap();
+    let cases = [
+        ("peft_type", json!("IA3"), "`peft_type` is \"IA3\""),
+        ("use_dora", json!(true), "`use_dora`"),
+        ("bias", json!("all"), "`bias` is \"all\""),
+        ("fan_in_fan_out", json!(true), "`fan_in_fan_out`"),
+        ("modules_to_save", json!(["lm_head"]), "`modules_to_save`"),
+        ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
+        ("layers_to_transform", json!([1]), "`layers_to_transform`"),
+        ("init_lora_weights", json!("pissa"), "`init_lora_weights`"),
+        ("something_new", json!("x"), "`something_new`"),
+        ("r", json!(0), "rank"),
+        ("r", json!(1e30), "`r` is"),
+        ("r", json!(4), "is [3, 16], not [4, 16]"),
+        ("lora_alpha", json!("big"), "`lora_alpha`"),
+        ("lora_dropout", json!(1.5), "dropout"),
+        ("target_modules", json!(["lm_head"]), "no linear layer `lm_head`"),
+        ("target_modules", json!(["q_proj"]), "is not of this model"),
+        ("target_modules", json!(".*_proj"), "not a list of layers"),
+        ("target_modules", Value::Null, "not a list of layers"),
+    ];
+    for (key, value, message) in cases {
+        let mut config: Value = serde_json::from_str(&original).unwrap();
+        config[key] = value.clone();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = error(&base, &folder);
+        assert!(error.contains(message), "{key} = {value}: {error}");
+    }
+    std::fs::write(&path, "{").unwrap();
+    error(&base, &folder);
+    std::fs::write(&path, &original).unwrap();
+    let weights = folder.join("adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    error(&base, &folder);
+    std::fs::remove_file(&weights).unwrap();
+    error(&base, &folder);
+    std::fs::remove_file(&path).unwrap();
+    assert!(error(&base, &folder).contains("it has no adapter_config.json"));
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let refused = |config: LoraConfig, key: &str| {
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains(&format!("lora.{key}")), "{error}");
+    };
+    refused(LoraConfig { rank: 0, ..lora(3) }, "rank");
+    refused(LoraConfig { rank: 1 << 40, ..lora(3) }, "rank");
+    refused(LoraConfig { alpha: f64::NAN, ..lora(3) }, "alpha");
+    refused(LoraConfig { alpha: 0.0, ..lora(3) }, "alpha");
+    refused(LoraConfig { dropout: 1.0, ..lora(3) }, "dropout");
+    refused(LoraConfig { target_modules: vec![], ..lora(3) }, "target_modules");
+    refused(LoraConfig { target_modules: vec!["lm_head".into()], ..lora(3) }, "target_modules");
+    assert_eq!(LoraConfig::default().target_modules, PROJECTIONS);
+}

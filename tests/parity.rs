@@ -1,0 +1,430 @@
+//! The model against transformers: SmolLM2-135M-Instruct, and small random models of every kind
+//! with their adapters (`tests/parity/fixtures`, made by `tests/parity/make_references.py`).
+
+mod common;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use common::{devices, generate, ids, shared, smollm2};
+use mixdistill::data::{Batch, Example};
+use mixdistill::model::{DecoderLm, GenerateConfig, HostTensor, ModelFolder, PROJECTIONS};
+use mixdistill::train::{named_gradients, step_gradients};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What transformers gave.
+struct Reference(Vec<u8>);
+
+impl Reference {
+    fn read(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.names().into_iter().map(str::to_owned).collect()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        data.data().as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)).collect()
+    }
+
+    fn tokens(&self, name: &str) -> Vec<u32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let data = file.tensor(name).unwrap();
+        data.data().as_chunks::<8>().0.iter().map(|w| i64::from_le_bytes(*w) as u32).collect()
+    }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+fn norm(tensor: &HostTensor) -> f64 {
+    tensor.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
+fn logits(model: &DecoderLm, tokens: &[u32], device: &Device) -> Vec<f32> {
+    let tokens = ids(tokens, [1, tokens.len()], device);
+    model.logits(tokens).try_into_vec_as::<f32>().unwrap()
+}
+
+/// Mean loss and the gradients' norms, by Hugging Face's names.
+fn loss_and_norms(
+    model: &DecoderLm,
+    tokens: &[u32],
+    prompt: usize,
+) -> (f64, BTreeMap<String, f64>) {
+    let batch = Batch::new([Example { tokens, prompt, number: 0 }], 1);
+    let step = step_gradients(model, &[batch]).unwrap();
+    let gradients = named_gradients(model, &step.gradients).unwrap();
+    (step.loss, gradients.iter().map(|(name, g)| (name.clone(), norm(g))).collect())
+}
+
+/// The loss of each token after the prompt.
+fn token_losses(model: &DecoderLm, tokens: &[u32], prompt: usize, device: &Device) -> Vec<f64> {
+    let vocabulary = model.config().vocab_size;
+    let logits = logits(model, tokens, device);
+    (prompt..tokens.len())
+        .map(|place| {
+            let row = &logits[(place - 1) * vocabulary..place * vocabulary];
+            let max = row.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+            sum.ln() - f64::from(row[tokens[place] as usize] - max)
+        })
+        .collect()
+}
+
+/// One line of the table, and whether it holds.
+fn line(what: &str, ours: f64, limit: f64) -> bool {
+    let holds = ours <= limit;
+    println!(
+        "{what:52} {ours:>10.2e}   allowed {limit:.0e}{}",
+        if holds { "" } else { "  FAILED" }
+    );
+    holds
+}
+
+#[test]
+fn smollm2_gives_what_transformers_gives() {
+    let (Some(folder), Some(json)) = (smollm2(), shared("smollm2/reference.json")) else { return };
+    let tensors = Reference::read(&json.with_extension("safetensors"));
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let tokens = |value: &Value| -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let device = devices().remove(0);
+    let folder = ModelFolder::open(&folder).unwrap();
+    let model = folder.load(&device.clone().autodiff()).unwrap();
+    println!(
+        "SmolLM2-135M-Instruct, f32, against transformers {}",
+        json["versions"]["transformers"]
+    );
+    let mut holds = true;
+
+    let plain = folder.load(&device).unwrap();
+    let prompt = tensors.tokens("input_ids");
+    let difference =
+        largest_difference(&logits(&plain, &prompt, &device), &tensors.floats("logits"));
+    holds &= line("logits, largest absolute difference", difference, 1e-3);
+
+    let sft = &json["sft"];
+    let row = tokens(&sft["input_ids"]);
+    let labels = sft["labels"].as_array().unwrap();
+    let prompt = labels.iter().take_while(|label| **label == -100).count();
+    let (loss, norms) = loss_and_norms(&model, &row, prompt);
+    let expected = sft["loss_mean"].as_f64().unwrap();
+    holds &= line("mean loss, absolute difference", (loss - expected).abs(), 1e-4);
+    let losses = token_losses(&plain, &row, prompt, &device);
+    let expected = sft["token_losses"].as_array().unwrap();
+    let worst = losses.iter().zip(&expected[prompt - 1..]);
+    let worst = worst.map(|(a, b)| (a - b.as_f64().unwrap()).abs()).fold(0.0, f64::max);
+    holds &= line("loss of each token, largest absolute difference", worst, 1e-3);
+    let expected = sft["grad_norms"].as_object().unwrap();
+    assert_eq!(norms.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    let relative =
+        |(name, norm): (&String, &f64)| (norm / expected[name].as_f64().unwrap() - 1.0).abs();
+    let worst = norms.iter().map(relative).fold(0.0, f64::max);
+    holds &= line("gradient norm of each tensor, largest relative", worst, 1e-3);
+    let total = norms.values().map(|x| x * x).sum::<f64>().sqrt();
+    let expected = sft["grad_norm_total"].as_f64().unwrap();
+    holds &= line("gradient norm of all, relative", (total / expected - 1.0).abs(), 1e-3);
+
+    for case in json["greedy"].as_array().unwrap() {
+        let expected = tokens(&case["new_ids"]);
+        let config = GenerateConfig { max_new_tokens: expected.len(), ..Default::default() };
+        let ends = folder.end_tokens();
+        let prompt = tokens(&case["prompt_ids"]);
+        let mut answer = generate(&plain, &[prompt], &ends, &config).unwrap().remove(0).tokens;
+        // Where the model ends its answer, transformers shows the end token.
+        if expected.last().is_some_and(|last| ends.contains(last)) {
+            answer.push(expected[expected.len() - 1]);
+        }
+        let margins = case["margins"].as_array().unwrap();
+        let same = answer.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        let margin = margins.get(same).and_then(Value::as_f64);
+        println!(
+            "greedy: {same} of {} tokens equal, smallest margin {:.4}",
+            expected.len(),
+            case["min_margin"].as_f64().unwrap()
+        );
+        holds &= same == expected.len() || margin.is_some_and(|margin| margin <= 0.01);
+    }
+    assert!(holds, "see the table above");
+}
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures").join(name)
+}
+
+const FIXTURES: [&str; 4] = ["llama3", "llama_bf16", "qwen2", "qwen3"];
+/// Prompt tokens of the fixtures' supervised example.
+const PROMPT: usize = 10;
+
+#[test]
+fn small_models_of_every_kind_give_what_transformers_gives() {
+    for device in devices() {
+        for name in FIXTURES {
+            let reference = Reference::read(&fixture(name).join("reference.safetensors"));
+            let folder = ModelFolder::open(&fixture(name)).unwrap();
+            let model = folder.load(&device.clone().autodiff()).unwrap();
+            let plain = folder.load(&device).unwrap();
+            let tokens = reference.tokens("input_ids");
+            println!("{name} on {device:?}");
+            let expected = reference.floats("logits");
+            let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let difference = largest_difference(&logits(&plain, &tokens, &device), &expected);
+            let mut holds =
+                line("logits, relative to the largest", difference / f64::from(scale), 1e-5);
+
+            let (loss, norms) = loss_and_norms(&model, &tokens, PROMPT);
+            let expected = f64::from(reference.floats("loss")[0]);
+            holds &= line("mean loss, relative", (loss / expected - 1.0).abs(), 1e-5);
+            let losses = token_losses(&plain, &tokens, PROMPT, &device);
+            let expected: Vec<f32> = reference.floats("token_losses")[PROMPT - 1..].to_vec();
+            let ours: Vec<f32> = losses.iter().map(|x| *x as f32).collect();
+            holds &= line("loss of each token", largest_difference(&ours, &expected), 1e-4);
+            let expected =
+                |name: &str| f64::from(reference.floats(&format!("grad_norm.{name}"))[0]);
+            let total = f64::from(reference.floats("grad_norm_total")[0]);
+            let mut worst = 0f64;
+            for (name, norm) in &norms {
+                // The gradient of a key's bias is 0 but for rounding: it moves all scores alike.
+                let near_zero = 1e-4 * total;
+                let scale = expected(name).max(near_zero);
+                worst = worst.max((norm - expected(name)).abs() / scale);
+            }
+            let names = reference.names();
+            let theirs = names.iter().filter(|name| name.starts_with("grad_norm.")).count();
+            assert_eq!(theirs, norms.len());
+            holds &= line("gradient norm of each tensor, relative", worst, 1e-3);
+
+            let greedy = reference.tokens("greedy");
+            let margins = reference.floats("greedy_margins");
+            let config = GenerateConfig { max_new_tokens: greedy.len(), ..Default::default() };
+            let answer = generate(&plain, &[tokens[..8].to_vec()], &[], &config).unwrap().remove(0);
+            let same = answer.tokens.iter().zip(&greedy).take_while(|(a, b)| a == b).count();
+            println!("greedy: {same} of {} tokens equal", greedy.len());
+            assert!(same == greedy.len() || margins[same] < 0.01);
+            assert!(holds, "{name}: see the table above");
+        }
+    }
+}
+
+#[test]
+fn both_forms_of_a_configuration_say_the_same() {
+    for name in ["llama3", "qwen2"] {
+        let old = ModelFolder::open(&fixture(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let new = fixture(name).join("config_transformers5.json");
+        std::fs::copy(new, folder.path().join("config.json")).unwrap();
+        let new = ModelFolder::open(folder.path()).unwrap();
+        assert_eq!(new.config(), old.config());
+        assert_eq!(new.config().rope_scaling.is_some(), name == "llama3");
+    }
+}
+
+/// Adapters that PEFT made.
+fn adapters() -> Vec<(&'static str, PathBuf)> {
+    FIXTURES
+        .into_iter()
+        .flat_map(|name| {
+            ["adapter", "adapter_rslora"].map(|adapter| (name, fixture(name).join(adapter)))
+        })
+        .filter(|(_, folder)| folder.is_dir())
+        .collect()
+}
+
+#[test]
+fn adapters_of_peft_give_what_peft_gives() {
+    let adapters = adapters();
+    assert_eq!(adapters.len(), 2);
+    for device in devices() {
+        for (name, folder) in &adapters {
+            let base = ModelFolder::open(&fixture(name)).unwrap();
+            let reference = Reference::read(&folder.join("reference.safetensors"));
+            let tokens = reference.tokens("input_ids");
+            let model = base.load(&device.clone().autodiff()).unwrap();
+            let model = model.with_adapter(folder).unwrap();
+            let plain = base.load(&device).unwrap().with_adapter(folder).unwrap();
+            println!("{} on {device:?}", folder.strip_prefix(fixture("")).unwrap().display());
+            let expected = reference.floats("logits");
+            let scale = f64::from(expected.iter().fold(0f32, |m, x| m.max(x.abs())));
+            let difference = |model: &DecoderLm| {
+                largest_difference(&logits(model, &tokens, &device), &expected) / scale
+            };
+            let mut holds = line("logits, relative to the largest", difference(&plain), 1e-5);
+            holds &= line("logits after merging", difference(&plain.clone().merged()), 1e-5);
+            let untouched = largest_difference(
+                &logits(&base.load(&device).unwrap(), &tokens, &device),
+                &expected,
+            );
+            assert!(untouched > 0.1 * scale, "the adapter does something");
+
+            let (loss, norms) = loss_and_norms(&model, &tokens, PROMPT);
+            let expected = f64::from(reference.floats("loss")[0]);
+            holds &= line("mean loss, relative", (loss / expected - 1.0).abs(), 1e-5);
+            // Only the adapters have gradients.
+            let theirs: BTreeMap<String, f64> = reference
+                .names()
+                .into_iter()
+                .filter(|name| name.starts_with("grad_norm."))
+                .map(|name| (peft_path(&name), f64::from(reference.floats(&name)[0])))
+                .collect();
+            assert_eq!(norms.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+            let relative = |(name, norm): (&String, &f64)| (norm / theirs[name] - 1.0).abs();
+            let worst = norms.iter().map(relative).fold(0.0, f64::max);
+            holds &= line("gradient norm of each tensor, relative", worst, 1e-3);
+            assert!(holds, "see the table above");
+        }
+    }
+}
+
+/// Our path of a parameter that PEFT names.
+fn peft_path(name: &str) -> String {
+    let path = name.strip_prefix("grad_norm.").unwrap();
+    let path = path.strip_prefix("base_model.model.").unwrap_or(path);
+    path.replace(".default.", ".")
+}
+
+/// Writes what `check_ours.py` reads, where `MIXDISTILL_PARITY_OUT` says: for each fixture the
+/// folder as we write it, in several forms, and the logits that we get.
+#[test]
+fn folders_for_transformers_are_written() {
+    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
+        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
+        return;
+    };
+    written::write_all(&out);
+}
+
+mod written {
+    use super::*;
+    use mixdistill::data::{ChatTemplate, Message, TextTokenizer};
+    use mixdistill::model::{FileType, LoraConfig, SaveFolder, with_named_tensors};
+    use safetensors::tensor::{Dtype, TensorView};
+
+    pub(super) fn write_all(out: &Path) {
+        let device = devices().remove(0);
+        let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+        for name in FIXTURES {
+            let base = ModelFolder::open(&fixture(name)).unwrap();
+            let model = base.load(&device).unwrap();
+            let tokens = Reference::read(&fixture(name).join("reference.safetensors"));
+            let tokens = tokens.tokens("input_ids");
+            for (form, file_type, max_shard_bytes) in [
+                ("f32", FileType::F32, u64::MAX),
+                ("sharded", FileType::F32, 20_000),
+                ("bf16", FileType::Bf16, u64::MAX),
+            ] {
+                let folder = out.join(format!("{name}-{form}"));
+                let how = SaveFolder {
+                    base: Some(&base),
+                    end_tokens: &[1],
+                    file_type,
+                    max_shard_bytes,
+                    ..SaveFolder::new(&tokenizer)
+                };
+                model.save(&folder, &how).unwrap();
+                let read = DecoderLm::load(&folder, &device).unwrap();
+                write_logits(&folder, &tokens, &logits(&read, &tokens, &device));
+            }
+            for (form, config) in [
+                ("lora", LoraConfig { rank: 4, alpha: 8.0, ..Default::default() }),
+                (
+                    "rslora",
+                    LoraConfig {
+                        rank: 3,
+                        alpha: 5.0,
+                        rslora: true,
+                        target_modules: PROJECTIONS[..2].iter().map(|s| (*s).into()).collect(),
+                        ..Default::default()
+                    },
+                ),
+            ] {
+                // B starts at zero; it must not stay there for the logits to tell anything.
+                let model = base.load(&device).unwrap().with_lora(&config, 1).unwrap();
+                let mut tensors = mixdistill::model::named_tensors(&model).unwrap();
+                for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("lora_B"))
+                {
+                    for (i, value) in tensor.values.iter_mut().enumerate() {
+                        *value = ((i * 7 + name.len()) % 11) as f32 / 20.0 - 0.25;
+                    }
+                }
+                let model = with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap();
+                let folder = out.join(format!("{name}-{form}"));
+                model.save_adapter(&folder, "a-small-model", Some("# A card\n")).unwrap();
+                std::fs::write(folder.join("base.txt"), format!("{name}-f32")).unwrap();
+                write_logits(&folder, &tokens, &logits(&model, &tokens, &device));
+            }
+        }
+        write_own(&out.join("own"), &device, &tokenizer);
+        if let Some(folder) = smollm2() {
+            write_smollm2(&folder, &out.join("smollm2"), &device);
+        }
+    }
+
+    /// A model that did not come from a folder, with the built-in tokenizer.
+    fn write_own(folder: &Path, device: &Device, tokenizer: &TextTokenizer) {
+        let config = mixdistill::model::DecoderConfig {
+            vocab_size: tokenizer.vocabulary_size(),
+            initializer_range: 0.2,
+            ..Default::default()
+        };
+        let model = config.init(3, device).unwrap();
+        model.save(folder, &SaveFolder::new(tokenizer)).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 300).collect();
+        write_logits(folder, &tokens, &logits(&model, &tokens, device));
+        let text = "words\n and 12 + 30 = 42 \\boxed{é}";
+        let ours = serde_json::json!({"text": text, "ids": tokenizer.encode(text).unwrap()});
+        std::fs::write(folder.join("ours.json"), ours.to_string()).unwrap();
+    }
+
+    fn write_smollm2(from: &Path, folder: &Path, device: &Device) {
+        let base = ModelFolder::open(from).unwrap();
+        let tokenizer = base.tokenizer(None).unwrap();
+        let model = base.load(device).unwrap();
+        let how = SaveFolder {
+            base: Some(&base),
+            end_tokens: &base.end_tokens(),
+            ..SaveFolder::new(&tokenizer)
+        };
+        model.save(folder, &how).unwrap();
+        let text = "The answer is 42.\n  \\boxed{42}";
+        let messages = [Message::new("user", "What is 12*7?")];
+        let template = ChatTemplate::from_folder(folder).unwrap().unwrap();
+        let ours = serde_json::json!({
+            "text": text,
+            "ids": tokenizer.encode(text).unwrap(),
+            "chat": {"messages": messages, "rendered": template.render(&messages, true).unwrap()},
+        });
+        std::fs::write(folder.join("ours.json"), ours.to_string()).unwrap();
+        let tokens = tokenizer.encode_marked(&template.render(&messages, true).unwrap()).unwrap();
+        write_logits(folder, &tokens, &logits(&model, &tokens, device));
+    }
+
+    fn write_logits(folder: &Path, tokens: &[u32], logits: &[f32]) {
+        let ids: Vec<u8> = tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
+        let values: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let (length, vocabulary) = (tokens.len(), logits.len() / tokens.len());
+        let tensors = [
+            ("input_ids", TensorView::new(Dtype::I64, vec![1, length], &ids).unwrap()),
+            ("logits", TensorView::new(Dtype::F32, vec![1, length, vocabulary], &values).unwrap()),
+        ];
+        safetensors::serialize_to_file(tensors, None, &folder.join("ours.safetensors")).unwrap();
+    }
+}
+
+/// So that the comparison above cannot pass by comparing nothing.
+#[test]
+fn a_difference_is_seen() {
+    assert_eq!(largest_difference(&[1.0, 2.0], &[1.0, 2.5]), 0.5);
+    let data = TensorData::new(vec![3f32, 4.0], [2]);
+    let tensor = Tensor::<1>::from_data(data, &devices()[0]);
+    let values = tensor.try_into_vec_as::<f32>().unwrap();
+    assert_eq!(norm(&HostTensor { shape: vec![2], values }), 5.0);
+}

@@ -1,0 +1,183 @@
+"""Loads what mixdistill wrote in transformers and PEFT and compares the logits.
+
+    python tests/parity/check_ours.py DIR
+
+Every folder in DIR is a case, in one of two forms, with the `input_ids` and the `logits` that
+mixdistill computed in `ours.safetensors`:
+
+  model    config.json and weights; tokenizer.json, ours.json and generation_config.json if there.
+           ours.json: {"text": ..., "ids": [...], "chat": {"messages": [...], "rendered": ...}},
+           `chat` optional; ids without added special tokens, rendered with a generation prompt.
+  adapter  adapter_config.json, adapter_model.safetensors and base.txt: the base model's folder,
+           relative to DIR. Merged into the base, the adapter must give the same logits.
+
+A folder that some base.txt names needs no ours.safetensors of its own. Anything that warns while
+loading fails its case. The exit status is 1 if a case failed or there was none.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+TOLERANCE = 1e-4
+# PEFT 0.21 itself asks transformers 5.24 for this old name, whatever the files are.
+NOT_OURS = "`is_gradient_checkpointing` is deprecated"
+
+
+@dataclass
+class Case:
+    folder: Path
+    form: str
+    difference: float | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def require(self, what, got, expected):
+        if got != expected:
+            self.problems.append(f"{what}: got {got!r}, expected {expected!r}")
+
+    def compare(self, what, logits, ours):
+        if logits.shape != ours.shape:
+            self.require(f"shape of {what}", list(ours.shape), list(logits.shape))
+            return
+        difference = (logits - ours).abs().max().item()
+        self.difference = max(difference, self.difference or 0.0)
+        if not difference <= TOLERANCE:  # NaN is no less than anything
+            self.problems.append(f"{what} differ by {difference:.2e}, more than {TOLERANCE:.0e}")
+
+    @contextmanager
+    def no_warnings(self, doing):
+        """Whatever is warned or logged at WARNING or above inside the block is a problem."""
+        messages = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: messages.append(record.getMessage())
+        # transformers does not pass its records on to the root logger.
+        loggers = [logging.getLogger(), logging.getLogger("transformers")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        # An earlier case must not use up a warning that is given once.
+        transformers.utils.logging.warning_once.cache_clear()
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            messages += [f"{w.category.__name__}: {w.message}" for w in caught]
+            for message in dict.fromkeys(messages):
+                if NOT_OURS not in message:
+                    self.problems.append(f"warning on {doing}: {message}")
+
+
+def base_of(folder):
+    return folder.parent / (folder / "base.txt").read_text(encoding="utf-8").strip()
+
+
+def load_model(case, folder):
+    with case.no_warnings("loading the model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        )
+    for key, names in info.items():
+        if names:
+            case.problems.append(f"{key}: {sorted(names)}")
+    return model.eval()
+
+
+def check_model(case, ids, ours):
+    model = load_model(case, case.folder)
+    case.compare("logits", model(ids).logits, ours)
+    if (case.folder / "generation_config.json").exists():
+        with case.no_warnings("loading generation_config.json"):
+            GenerationConfig.from_pretrained(case.folder)
+    if (case.folder / "tokenizer.json").exists():
+        check_tokenizer(case)
+
+
+def check_tokenizer(case):
+    with case.no_warnings("using the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(case.folder)
+        path = case.folder / "ours.json"
+        if not path.exists():
+            return
+        ours = json.loads(path.read_text(encoding="utf-8"))
+        ids = tokenizer(ours["text"], add_special_tokens=False)["input_ids"]
+        case.require("ids", ours["ids"], ids)
+        if chat := ours.get("chat"):
+            rendered = tokenizer.apply_chat_template(
+                chat["messages"], tokenize=False, add_generation_prompt=True
+            )
+            case.require("rendered chat", chat["rendered"], rendered)
+
+
+def check_adapter(case, ids, ours):
+    model = load_model(case, base_of(case.folder))
+    with case.no_warnings("loading the adapter"):
+        model = PeftModel.from_pretrained(model, case.folder).eval()
+    # PEFT says nothing of tensors that it has no use for.
+    used = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with safe_open(case.folder / "adapter_model.safetensors", framework="pt") as file:
+        case.require("tensors only in the file", sorted(file.keys() - used.keys()), [])
+        case.require("tensors only in PEFT", sorted(used.keys() - file.keys()), [])
+    case.compare("logits", model(ids).logits, ours)
+    with case.no_warnings("merging the adapter"):
+        merged = model.merge_and_unload()
+    case.compare("logits after merging", merged(ids).logits, ours)
+
+
+def check(folder):
+    is_adapter = (folder / "adapter_config.json").exists()
+    case = Case(folder, "adapter" if is_adapter else "model")
+    try:
+        ours = load_file(folder / "ours.safetensors")
+        check_form = check_adapter if is_adapter else check_model
+        check_form(case, ours["input_ids"], ours["logits"])
+    except Exception as error:
+        case.problems.append(f"{type(error).__name__}: {error}")
+    return case
+
+
+def line(case):
+    difference = "not measured" if case.difference is None else f"{case.difference:.2e}"
+    verdict = "FAILED: " + "; ".join(case.problems) if case.problems else "ok"
+    # Messages may have line breaks and the codes for bold letters.
+    plain = re.sub(r"\x1b\[\d*m", "", f"{case.folder.name} {case.form} {difference} {verdict}")
+    return " ".join(plain.split())
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    root = Path(sys.argv[1])
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_grad_enabled(False)
+    bases = {base_of(path.parent).resolve() for path in root.glob("*/base.txt")}
+    cases = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if folder.resolve() in bases and not (folder / "ours.safetensors").exists():
+            continue
+        cases.append(check(folder))
+        print(line(cases[-1]), flush=True)
+    if not cases:
+        sys.exit(f"no case in {root}")
+    sys.exit(any(case.problems for case in cases))
+
+
+if __name__ == "__main__":
+    main()
