@@ -59,10 +59,19 @@ pub struct StepGradients {
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
+    step_gradients_with(model, batches, &mut |_| Ok(()))
+}
+
+/// As [`step_gradients`]; `progress` is called with the micro-batches done so far.
+fn step_gradients_with<M: CausalLm>(
+    model: &M,
+    batches: &[Batch],
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<StepGradients> {
     let trained: usize = batches.iter().map(|batch| batch.trained).sum();
     let mut sum: Option<Tensor<1>> = None;
     let mut accumulator = GradientsAccumulator::new();
-    for batch in batches.iter().filter(|batch| batch.trained > 0) {
+    for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.trained > 0) {
         let loss = model.loss_sum(batch, 1.0 / trained as f64);
         let value = loss.clone().inner();
         sum = Some(match sum {
@@ -71,6 +80,7 @@ pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepG
         });
         let gradients = GradientsParams::from_grads(loss.backward(), model);
         accumulator.accumulate(model, gradients);
+        progress(index + 1)?;
     }
     let loss = match sum {
         Some(sum) => f64::from(host(sum)?.values[0]),
@@ -186,6 +196,16 @@ impl<M: CausalLm> Learner<M> {
     /// [`Error::NotFinite`] where loss or gradient are not finite (the model is left as it was);
     /// [`Error::Training`] where the device fails.
     pub fn train_step(&mut self, rows: &[Row], total_steps: usize) -> Result<StepReport> {
+        self.observed_step(rows, total_steps, &mut ())
+    }
+
+    /// As [`Learner::train_step`]; the observer sees the micro-batches.
+    fn observed_step(
+        &mut self,
+        rows: &[Row],
+        total_steps: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<StepReport> {
         let start = Instant::now();
         let batches = self.config.batches(rows);
         let step = self.step + 1;
@@ -196,7 +216,9 @@ impl<M: CausalLm> Learner<M> {
             hint: "The model is as it was before the step; try a smaller learning rate".into(),
         };
         let StepGradients { loss, trained, mut gradients } =
-            step_gradients(self.model(), &batches)?;
+            step_gradients_with(self.model(), &batches, &mut |done| {
+                observer.observe(&Event::MicroBatch { step, done, of: batches.len() })
+            })?;
         if !loss.is_finite() {
             return Err(not_finite("loss"));
         }
@@ -264,7 +286,7 @@ impl<M: CausalLm> Learner<M> {
             let first = self.step as u64 * per_step;
             let end = (first + per_step).min(total_rows);
             let step_rows = rows.rows(first..end)?;
-            let mut report = match self.train_step(&step_rows, total_steps) {
+            let mut report = match self.observed_step(&step_rows, total_steps, observer) {
                 Err(Error::NotFinite { step, what, rows, hint }) => {
                     let last = checkpoints.and_then(|store| store.newest_path().ok().flatten());
                     let last = match last {

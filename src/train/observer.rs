@@ -81,6 +81,15 @@ pub enum Event<'a> {
         /// Steps at the end.
         total_steps: usize,
     },
+    /// A step is under way.
+    MicroBatch {
+        /// The step, counted from 1.
+        step: usize,
+        /// Micro-batches done.
+        done: usize,
+        /// Micro-batches in all.
+        of: usize,
+    },
     /// A step was made.
     Step(&'a StepReport),
     /// An evaluation is under way.

@@ -138,6 +138,13 @@ impl Observer for ProgressObserver {
                 let (total, before) = (*total_steps as u64, *step as u64);
                 self.training = Some(Progress::resumed("train", total, before));
             }
+            Event::MicroBatch { step, done, of } if of > done => {
+                if let Some(progress) = &mut self.training {
+                    let message = || format!("step {step}: {done} of {of} micro-batches");
+                    progress.update(*step as u64 - 1, message);
+                }
+            }
+            Event::MicroBatch { .. } => {}
             Event::Step(report) => {
                 let message = self.message(report);
                 if let Some(progress) = &mut self.training {
