@@ -8,22 +8,26 @@
 
 use clap::{ArgGroup, Parser};
 use mixdistill::data::{ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer};
-use mixdistill::model::{DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder};
-use mixdistill::train::{Progress, StopFlag};
+use mixdistill::model::{
+    DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, model_folder,
+};
+use mixdistill::train::Progress;
 use mixdistill::{Error, Place, Result, device};
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Lets a model answer: one prompt, a file of prompts, or a chat at the terminal.
 #[derive(Parser)]
 #[command(group(ArgGroup::new("what").required(true).args(["prompt", "prompts", "chat"])))]
 struct Flags {
-    /// Folder of the model
+    /// Folder of the model (with the feature hub also owner/name)
     #[arg(long)]
-    model: PathBuf,
+    model: String,
     /// Folder of an adapter in PEFT's format
     #[arg(long)]
     adapter: Option<PathBuf>,
@@ -43,7 +47,7 @@ struct Flags {
     /// Message of the system
     #[arg(long)]
     system: Option<String>,
-    /// Give the prompt to the model as it is, without its chat template
+    /// Give the prompt to the model as it is, without its chat template; special tokens can be spelled
     #[arg(long, conflicts_with_all = ["system", "chat"])]
     raw: bool,
     /// Length limit of an answer in tokens
@@ -89,6 +93,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether an answer is on its way, and whether it is to end.
+#[derive(Default)]
+struct Stop {
+    answering: AtomicBool,
+    asked: AtomicBool,
+}
+
+impl Stop {
+    fn begin(&self) {
+        self.asked.store(false, Ordering::SeqCst);
+        self.answering.store(true, Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.answering.store(false, Ordering::SeqCst);
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        match self.asked.load(Ordering::SeqCst) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
 /// A model with all that it takes to ask it.
 struct Speaker {
     model: DecoderLm,
@@ -118,12 +147,12 @@ fn work(flags: &Flags) -> Result<()> {
         let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
         return Err(Error::io("write", out, exists));
     }
-    let folder = ModelFolder::open(&flags.model)?;
+    let folder = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = folder.tokenizer(None)?;
     let template = if flags.raw { None } else { folder.chat_template()? };
     if template.is_none() && (flags.chat || flags.system.is_some()) {
         return Err(Error::Template {
-            name: flags.model.display().to_string(),
+            name: flags.model.clone(),
             what: "the folder has no chat template".into(),
             hint: "Use --prompt or --prompts without --system".into(),
         });
@@ -142,11 +171,11 @@ fn work(flags: &Flags) -> Result<()> {
     }
     let system = flags.system.clone();
     let mut speaker = Speaker { model, tokenizer, template, system, ends, config };
-    let stop = StopFlag::default();
+    let stop = Arc::new(Stop::default());
     let flag = stop.clone();
-    // A second Ctrl-C, or one between answers, ends the program.
+    // Ctrl-C ends an answer; between answers, or a second time, the program.
     let _ = ctrlc::set_handler(move || {
-        if flag.request() {
+        if !flag.answering.load(Ordering::SeqCst) || flag.asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
     });
@@ -164,7 +193,7 @@ impl Speaker {
     /// The tokens of a prompt.
     fn prompt(&self, text: &str, raw: bool) -> Result<Vec<u32>> {
         if raw {
-            return Ok(self.tokenizer.with_bos(self.tokenizer.encode(text)?));
+            return Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(text)?));
         }
         match self.template {
             Some(_) => self.conversation(&[Message::new("user", text)]),
@@ -190,10 +219,11 @@ impl Speaker {
     }
 
     /// Shows an answer as it comes, and says how fast that was.
-    fn stream(&self, prompt: &[u32], stop: &StopFlag) -> Result<Generation> {
+    fn stream(&self, prompt: &[u32], stop: &Stop) -> Result<Generation> {
         let (start, mut shown) = (Instant::now(), String::new());
         let mut out = std::io::stdout();
         let mut failed = None;
+        stop.begin();
         let prompts = [prompt.to_vec()];
         let mut answers =
             self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
@@ -207,11 +237,9 @@ impl Speaker {
                     Ok(_) => {}
                     Err(error) => failed = Some(error),
                 }
-                match stop.is_requested() || failed.is_some() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
+                if failed.is_some() { ControlFlow::Break(()) } else { stop.flow() }
             })?;
+        stop.end();
         let _ = writeln!(out);
         if let Some(error) = failed {
             return Err(error);
@@ -228,10 +256,11 @@ impl Speaker {
         questions: &[String],
         out: &Path,
         raw: bool,
-        stop: &StopFlag,
+        stop: &Stop,
     ) -> Result<()> {
         let prompts = questions.iter().map(|q| self.prompt(q, raw)).collect::<Result<Vec<_>>>()?;
         let (start, mut tokens) = (Instant::now(), 0u64);
+        stop.begin();
         let mut progress = Progress::new("answer", prompts.len() as u64);
         let answers =
             self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
@@ -239,10 +268,7 @@ impl Speaker {
                 let speed =
                     || format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64());
                 progress.update(token.finished as u64, speed);
-                match stop.is_requested() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
+                stop.flow()
             })?;
         drop(progress);
         let mut lines = String::new();
@@ -267,7 +293,7 @@ impl Speaker {
     }
 
     /// Asks, answers, and asks again.
-    fn chat(&mut self, stop: &StopFlag) -> Result<()> {
+    fn chat(&mut self, stop: &Stop) -> Result<()> {
         let mut messages: Vec<Message> = vec![];
         let input = std::io::stdin();
         loop {
@@ -279,7 +305,7 @@ impl Speaker {
             let read = input.lock().read_line(&mut line);
             let count = read.map_err(|e| Error::io("read", "standard input", e))?;
             let line = line.trim();
-            if count == 0 || line.is_empty() || stop.is_requested() {
+            if count == 0 || line.is_empty() {
                 return Ok(());
             }
             messages.push(Message::new("user", line));
@@ -288,9 +314,6 @@ impl Speaker {
             messages.push(Message::new("assistant", answer.text(&self.tokenizer)?));
             // Each answer draws anew.
             self.config.seed = self.config.seed.wrapping_add(1);
-            if answer.end == EndReason::Interrupted {
-                return Ok(());
-            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 
 use clap::{Parser, ValueEnum};
-use mixdistill::model::{FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder};
+use mixdistill::model::{FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder, model_folder};
 use mixdistill::train::Progress;
 use mixdistill::{Result, device};
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use std::process::ExitCode;
 /// Adds a LoRA adapter to its base model and writes a plain model folder.
 #[derive(Parser)]
 struct Flags {
-    /// Folder of the base model
+    /// Folder of the base model (with the feature hub also owner/name)
     #[arg(long)]
-    model: PathBuf,
+    model: String,
     /// Folder of the adapter, in PEFT's format
     #[arg(long)]
     adapter: PathBuf,
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn merge(flags: &Flags) -> Result<()> {
-    let base = ModelFolder::open(&flags.model)?;
+    let base = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = base.tokenizer(None)?;
     let mut progress = Progress::new("load", 0);
     let model = base.load_with(&device::by_name(&flags.backend)?, &mut |done, of| {
@@ -76,7 +76,7 @@ fn merge(flags: &Flags) -> Result<()> {
     println!(
         "{}: {} with the adapter of rank {} on {}",
         flags.out.display(),
-        flags.model.display(),
+        flags.model,
         lora.rank,
         lora.target_modules.join(", ")
     );

@@ -80,9 +80,9 @@ struct Flags {
     /// Draw anew in each epoch which problems get the long answer
     #[arg(long)]
     redraw: bool,
-    /// Model to fine-tune: a folder in Hugging Face's format
+    /// Model to fine-tune: a folder in Hugging Face's format (with the feature hub also owner/name)
     #[arg(long)]
-    model: Option<PathBuf>,
+    model: Option<String>,
     /// Train low-rank adapters of this rank and leave the model's weights as they are
     #[arg(long)]
     lora_rank: Option<usize>,
@@ -119,6 +119,12 @@ struct Flags {
     /// Longer rows: drop, error or cut
     #[arg(long)]
     too_long: Option<String>,
+    /// Keep only problems that both files answer within the length limit
+    #[arg(long)]
+    complete: bool,
+    /// Share of the problems that is held out, 0 to below 1
+    #[arg(long)]
+    hold_out: Option<f64>,
     /// Optimizer steps; takes the place of --epochs
     #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
@@ -232,6 +238,7 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
     set(&mut config.seed, &flags.seed);
     set(&mut config.backend, &flags.backend);
     set(&mut config.data.max_length, &flags.max_length);
+    set(&mut config.data.hold_out, &flags.hold_out);
     if let Some(epochs) = flags.epochs {
         (config.train.epochs, config.train.steps) = (epochs, None);
     }
@@ -250,6 +257,7 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
     set(&mut config.data.too_long, &named::<TooLong>("too_long", &flags.too_long)?);
     set(&mut config.mixture.share, &named::<Share>("share_of", &flags.share_of)?);
     config.mixture.redraw |= flags.redraw;
+    config.data.complete |= flags.complete;
     if let Some(share) = flags.share {
         config.set_share(share)?;
     }
@@ -343,7 +351,6 @@ fn conclude(config: &RunConfig, summary: &Summary) {
     say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/");
     say!("\nnext:");
     if let (Some(base), Some(_)) = (&config.base_model, &config.lora) {
-        let base = base.display();
         say!("  cargo run --example generate -- --model {base} --adapter {out}/adapter --chat");
         say!(
             "  cargo run --example merge_lora -- --model {base} --adapter {out}/adapter --out merged"

@@ -12,10 +12,11 @@
 //! | --- | --- |
 //! | [`data`] | records from files, paired by problem, mixed, encoded, batched |
 //! | [`ops`] | differentiable operations with CPU kernels and portable bodies |
-//! | [`model`] | a decoder-only transformer, generation, model folders |
+//! | [`model`] | a decoder-only transformer, adapters, generation, model folders |
 //! | [`train`] | the [`Learner`](train::Learner), checkpoints, progress, metrics, plots |
 //! | [`eval`] | final answers extracted, compared and counted |
 //! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
+//! | `hub` | models from the Hugging Face Hub (feature `hub`) |
 //!
 //! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.
 //! The library prints progress to standard error and nothing else.
@@ -78,6 +79,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod model;
 pub mod ops;
 mod random;

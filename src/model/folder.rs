@@ -20,6 +20,36 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// The folder of a model that is named by a path or, with the feature `hub`, as `owner/name` or
+/// `owner/name@revision` on the Hugging Face Hub, which is then fetched into the usual cache. A
+/// folder of that name comes first.
+///
+/// # Errors
+/// [`Error::Model`] where there is no such folder, and the hub does not have it or is not compiled
+/// in.
+pub fn model_folder(name: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(name);
+    if path.is_dir() {
+        return Ok(path);
+    }
+    #[cfg(feature = "hub")]
+    if let Ok(model) = crate::hub::HubModel::parse(name) {
+        return model.fetch();
+    }
+    Err(Error::Model {
+        path,
+        what: "there is no such folder".into(),
+        hint: match cfg!(feature = "hub") {
+            true => "Give a folder with config.json, tokenizer.json and safetensors, or owner/name",
+            false => {
+                "Give a folder with config.json, tokenizer.json and safetensors; owner/name on the \
+                 Hugging Face Hub needs the feature `hub`"
+            }
+        }
+        .into(),
+    })
+}
+
 /// Files that go with a tokenizer; those that are there are copied as they are.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",

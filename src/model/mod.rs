@@ -14,7 +14,7 @@ mod weights;
 
 pub use config::{Architecture, DecoderConfig};
 pub use decoder::{Decoder, DecoderLayer, DecoderLm, Mlp, Placement, RmsNorm, SelfAttention};
-pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder};
+pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, model_folder};
 pub use generate::{EndReason, Endings, GenerateConfig, Generation, NewToken, TokenObserver};
 pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
 pub use rope::RopeScaling;

@@ -3,13 +3,17 @@
 use super::run::{Summary, sentence};
 use crate::data::MixtureReport;
 use std::fmt::Write;
+use std::path::Path;
 
 /// A card in Markdown with the front matter that model hubs read.
 pub(super) fn model_card(summary: &Summary, template: &str) -> String {
     let config = &summary.config;
-    let base = config.base_model.as_ref().map(|path| {
-        // The last part is the model's name; where it lies is nobody's business.
-        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    let base = config.base_model.as_deref().map(|name| {
+        // Of a path the last part is the model's name; where it lies is nobody's business.
+        let folder = Path::new(name);
+        let is_path = folder.is_dir() || folder.is_absolute();
+        let last = folder.file_name().filter(|_| is_path);
+        last.map_or_else(|| name.to_owned(), |last| last.to_string_lossy().into_owned())
     });
     let mut card = String::new();
     // Writing to a String does not fail.
@@ -76,7 +80,7 @@ fn write_card(
     row("tokens trained", summary.trained_tokens.to_string())?;
     row("seed", config.seed.to_string())?;
     if config.base_model.is_some() {
-        let name = std::path::Path::new(template).file_name();
+        let name = Path::new(template).file_name();
         row("chat template", name.map_or(template.into(), |n| n.to_string_lossy().into_owned()))?;
     }
     writeln!(out, "\n## Measured\n")?;

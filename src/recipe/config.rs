@@ -133,9 +133,9 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The mixture. Its seed and its planned rows are set by the run.
     pub mixture: MixtureConfig,
-    /// The folder of the model to fine-tune, in Hugging Face's format; without it the student
-    /// starts from random weights.
-    pub base_model: Option<PathBuf>,
+    /// The model to fine-tune: a folder in Hugging Face's format, or, with the feature `hub`,
+    /// `owner/name` or `owner/name@revision`. Without it the student starts from random weights.
+    pub base_model: Option<String>,
     /// Train low-rank adapters and leave the base model's weights as they are.
     pub lora: Option<LoraConfig>,
     /// The student that starts from random weights. A vocabulary of 0 means the tokenizer's.
@@ -190,11 +190,11 @@ impl RunConfig {
     /// with adapters), two epochs, rows of up to 2,048 tokens. Held-out losses are taken; answering
     /// held-out questions is left to whoever asks for it, since it may take longer than the
     /// training.
-    pub fn for_base_model(folder: PathBuf, lora: Option<LoraConfig>) -> Self {
+    pub fn for_base_model(name: impl Into<String>, lora: Option<LoraConfig>) -> Self {
         let rate = if lora.is_some() { 1e-4 } else { 1e-5 };
         let base = Self::default();
         Self {
-            base_model: Some(folder),
+            base_model: Some(name.into()),
             lora,
             data: DataConfig { max_length: 2048, ..base.data },
             train: TrainConfig {
@@ -245,7 +245,7 @@ impl RunConfig {
             Error::config("config", what, "`--print-config` shows every setting with its default")
         };
         let base = match given.base_model {
-            Some(folder) => Self::for_base_model(folder, given.lora),
+            Some(name) => Self::for_base_model(name, given.lora),
             None => Self::default(),
         };
         let mut all = toml::Table::try_from(base).map_err(|e| failed(e.to_string()))?;

@@ -8,7 +8,7 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::eval::{Question, final_answer};
-use crate::model::{DecoderConfig, ModelFolder};
+use crate::model::{DecoderConfig, ModelFolder, model_folder};
 use crate::train::{HeldOut, Progress};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
@@ -55,7 +55,10 @@ impl Prepared {
     pub fn new(config: &RunConfig) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
-        let base = config.base_model.as_deref().map(ModelFolder::open).transpose()?;
+        let base = match &config.base_model {
+            Some(name) => Some(ModelFolder::open(&model_folder(name)?)?),
+            None => None,
+        };
         let end_token = data.end_token.as_deref();
         let tokenizer = match (&base, &data.tokenizer) {
             (Some(base), _) => base.tokenizer(end_token)?,

@@ -298,8 +298,8 @@ fn save(
     }
     let card = model_card(summary, &prepared.template_name);
     if model.lora().is_some() {
-        let base = config.base_model.as_ref().map_or("unknown".into(), |p| p.display().to_string());
-        return model.save_adapter(&directory.path("adapter"), &base, Some(&card));
+        let base = config.base_model.as_deref().unwrap_or_default();
+        return model.save_adapter(&directory.path("adapter"), base, Some(&card));
     }
     let how = SaveFolder {
         base: prepared.base.as_ref(),
@@ -419,8 +419,7 @@ fn describe(
     }
     let train = &config.train;
     let rows = prepared.mixture.pairs().len();
-    let from =
-        config.base_model.as_ref().map_or("random weights".into(), |p| p.display().to_string());
+    let from = config.base_model.as_deref().unwrap_or("random weights");
     let trained = match &config.lora {
         Some(lora) => format!(" ({} trained: adapters of rank {})", parameters.trained, lora.rank),
         None => String::new(),

@@ -53,13 +53,24 @@ impl Progress {
                 bar.set_message(format!("{} {}", message(), self.time_left(done)));
             }
             None if self.last_line.elapsed() >= LINE_EVERY || done == self.total => {
-                let (name, total) = (self.name, self.total);
-                let line = format!("{name} {done}/{total} {} {}", message(), self.time_left(done));
-                print_line(line.trim_end());
-                self.last_line = Instant::now();
+                self.plain_line(done, &format!("{} {}", message(), self.time_left(done)));
             }
             None => {}
         }
+    }
+
+    /// Shows how far the unit after `done` is, without a guess of the time left.
+    fn within(&mut self, done: u64, message: impl FnOnce() -> String) {
+        match &self.bar {
+            Some(bar) => bar.set_message(message()),
+            None if self.last_line.elapsed() >= LINE_EVERY => self.plain_line(done, &message()),
+            None => {}
+        }
+    }
+
+    fn plain_line(&mut self, done: u64, message: &str) {
+        print_line(format!("{} {done}/{} {message}", self.name, self.total).trim_end());
+        self.last_line = Instant::now();
     }
 
     /// Shows that `done` units of `total` are done.
@@ -141,7 +152,7 @@ impl Observer for ProgressObserver {
             Event::MicroBatch { step, done, of } if of > done => {
                 if let Some(progress) = &mut self.training {
                     let message = || format!("step {step}: {done} of {of} micro-batches");
-                    progress.update(*step as u64 - 1, message);
+                    progress.within(*step as u64 - 1, message);
                 }
             }
             Event::MicroBatch { .. } => {}

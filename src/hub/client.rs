@@ -1,0 +1,199 @@
+//! What hf-hub needs, says and reports, in the terms of this crate.
+
+use super::Hub;
+use crate::error;
+use crate::train::Progress;
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoTypeModel};
+use std::error::Error;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// Repetitions of a request that fails; the waits between them add up to a second or two.
+const RETRIES: usize = 3;
+/// How long the hub may take to say which commit a revision is.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Files from this many bytes on are shown while they come.
+const SHOWN_FROM: u64 = 10_000_000;
+const MEGABYTE: u64 = 1_000_000;
+
+pub(super) type Repository = HFRepositorySync<RepoTypeModel>;
+
+pub(super) fn connect(hub: &Hub, cache: &Path) -> HFResult<HFClientSync> {
+    let mut builder = HFClient::builder().cache_dir(cache).retry_max_attempts(RETRIES);
+    if let Some(endpoint) = &hub.endpoint {
+        builder = builder.endpoint(endpoint);
+    }
+    if let Some(token) = &hub.token {
+        builder = builder.token(token);
+    }
+    HFClientSync::from_inner(builder.build()?)
+}
+
+/// The commit that a revision stands for; where the hub cannot be reached, `Err` says why.
+pub(super) fn resolve(repository: &Repository, revision: &str) -> Result<HFResult<String>, String> {
+    let (repository, revision) = (repository.clone(), revision.to_owned());
+    let (sender, receiver) = mpsc::channel();
+    // The client itself would wait for minutes where a network swallows packets.
+    let asking = thread::Builder::new().spawn(move || {
+        let only = vec!["sha".to_owned()];
+        let answer = repository.info().revision(revision).expand(only).send();
+        let _ = sender.send(answer.map(|info| info.sha.unwrap_or_default()));
+    });
+    if let Err(error) = asking {
+        return Ok(Err(HFError::Io(error)));
+    }
+    match receiver.recv_timeout(PATIENCE) {
+        Err(_) => Err(format!("no answer in {} s", PATIENCE.as_secs())),
+        Ok(Err(HFError::Request { source, .. })) => Err(with_causes(&source.without_url())),
+        Ok(Err(HFError::Http { context })) if context.status.is_server_error() => {
+            Err(format!("it answers {}", context.status.as_u16()))
+        }
+        Ok(Err(HFError::RateLimited { .. })) => Err("it answers 429: too many requests".into()),
+        Ok(answer) => Ok(answer),
+    }
+}
+
+/// An error of the client in words of ours. Addresses are left out: they can hold keys.
+pub(super) fn failure(
+    model: &str,
+    cache: &Path,
+    file: Option<&str>,
+    error: HFError,
+) -> error::Error {
+    let access = "Check the spelling. For a gated or private model, accept its terms on its page \
+        and set HF_TOKEN to a token that may read it";
+    let later = "Try again; files that are in the cache are not fetched again";
+    let said = |message: Option<String>| {
+        message.map(|text| format!(": {}", plain(&text))).unwrap_or_default()
+    };
+    let (what, hint) = match error {
+        HFError::Io(source) => return error::Error::io("write", cache, source),
+        HFError::AuthRequired { context } | HFError::Forbidden { context } => {
+            let (status, said) = (context.status.as_u16(), said(context.server_message));
+            (format!("the hub refuses access ({status}){said}"), access)
+        }
+        HFError::RevisionNotFound { context, .. } => {
+            match context.and_then(|context| context.error_code).as_deref() {
+                Some("RepoNotFound") => ("the hub has no such model".into(), access),
+                Some("RevisionNotFound") => {
+                    ("the model has no such revision".into(), "Name a branch, a tag or a commit")
+                }
+                _ => ("the hub has no such model or revision".into(), access),
+            }
+        }
+        HFError::CacheLockTimeout { .. } => {
+            ("another process is fetching it".into(), "Wait until that one has finished")
+        }
+        HFError::Http { context } | HFError::RateLimited { context, .. } => {
+            let (status, said) = (context.status.as_u16(), said(context.server_message));
+            (format!("the hub answers {status}{said}"), later)
+        }
+        HFError::Request { source, .. } => {
+            (format!("the connection failed: {}", with_causes(&source.without_url())), later)
+        }
+        HFError::Url(error) => (format!("HF_ENDPOINT is no address: {error}"), "Mend the variable"),
+        other => (plain(&other.to_string()), later),
+    };
+    let file = file.map(|file| format!("`{file}`: ")).unwrap_or_default();
+    error::Error::Model { path: model.into(), what: format!("{file}{what}"), hint: hint.into() }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    plain(&text)
+}
+
+/// A text from outside as one short line, with no more of an address than its host.
+fn plain(text: &str) -> String {
+    let word = |word: &str| match word.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.split(['/', '?', '#', ')']).next().unwrap_or_default();
+            let host = host.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{}", if rest.contains(')') { ")" } else { "" })
+        }
+        None => word.to_owned(),
+    };
+    let line = text.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    let line: String = line.chars().filter(|c| !c.is_control()).take(300).collect();
+    line.trim_end_matches('.').to_owned()
+}
+
+/// One file while it comes: its size as the hub gave it, and a bar if it is a big one.
+#[derive(Default)]
+pub(super) struct Coming {
+    file: String,
+    size: OnceLock<u64>,
+    bar: Mutex<Option<Progress>>,
+}
+
+impl Coming {
+    pub(super) fn new(file: &str) -> Self {
+        Self { file: file.to_owned(), ..Self::default() }
+    }
+
+    /// Whether the file has the size that the hub gave; it gave none for one that was there.
+    pub(super) fn is_whole(&self, path: &Path) -> bool {
+        let has = |size| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == size);
+        self.size.get().is_none_or(|size| has(*size))
+    }
+}
+
+impl ProgressHandler for Coming {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let done = match event {
+            ProgressEvent::Download(DownloadEvent::Start { total_bytes, .. }) => {
+                let _ = self.size.set(*total_bytes);
+                return;
+            }
+            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
+                files.iter().map(|file| file.bytes_completed).sum()
+            }
+            ProgressEvent::Download(DownloadEvent::AggregateProgress {
+                bytes_completed, ..
+            }) => *bytes_completed,
+            _ => return,
+        };
+        let size = self.size.get().copied().unwrap_or(0);
+        let (done, total) = (done / MEGABYTE, size / MEGABYTE);
+        if size >= SHOWN_FROM
+            && done < total
+            && let Ok(mut bar) = self.bar.lock()
+        {
+            let bar = bar.get_or_insert_with(|| Progress::new("fetch", total));
+            bar.update(done, || format!("MB of {}", self.file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_from_outside_lose_addresses_and_line_breaks() {
+        let text = "error for url (https://me:key@cdn.test/a/b?Signature=abc):\n\u{1b}[31m gone.";
+        assert_eq!(plain(text), "error for url (https://cdn.test) [31m gone");
+        assert_eq!(plain(&"x".repeat(1000)).len(), 300);
+    }
+
+    #[test]
+    fn a_file_is_whole_if_its_size_is_the_one_that_was_given() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "12345").unwrap();
+        let coming = Coming::new("file");
+        assert!(coming.is_whole(file.path()));
+        for (total_bytes, is_whole) in [(5, true), (6, false), (0, false)] {
+            let coming = Coming::new("file");
+            let start = DownloadEvent::Start { total_files: 1, total_bytes };
+            coming.on_progress(&ProgressEvent::Download(start));
+            assert_eq!(coming.is_whole(file.path()), is_whole);
+        }
+    }
+}

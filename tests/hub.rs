@@ -1,0 +1,637 @@
+//! Models from a hub on this machine: a small server that speaks what the hub's client needs.
+#![cfg(feature = "hub")]
+#![cfg(feature = "hub")]
+
+use mixdistill::Error;
+use mixdistill::hub::{Hub, HubModel};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+
+const FIRST: &str = "1111111111111111111111111111111111111111";
+const SECOND: &str = "2222222222222222222222222222222222222222";
+const TOKEN: &str = "hf_not_a_real_token";
+
+/// How the server answers for one file.
+#[derive(Clone, Default)]
+enum Manner {
+    #[default]
+    Whole,
+    /// The connection ends after half of the file, this many times.
+    Cut(usize),
+    /// As `Cut`, always, and no length was announced.
+    CutUnannounced,
+    /// HEAD is fine, GET is an error page.
+    ErrorPage,
+    /// Access is refused with this status.
+    Refused(u16),
+    /// The file is elsewhere: at this address.
+    Elsewhere(String),
+    /// The file is at another path of the hub, as after a renaming.
+    Moved,
+    /// The answer is of another commit.
+    OtherCommit,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    /// Commits by revision.
+    revisions: BTreeMap<String, String>,
+    /// Files by commit and name.
+    files: BTreeMap<(String, String), (Vec<u8>, Manner)>,
+    /// The status of every answer of the API, if it is an error.
+    api_error: Option<(u16, &'static str)>,
+    /// Method, path and token of all requests.
+    requests: Vec<String>,
+}
+
+/// A hub in threads of its own; it is unreachable once it is dropped.
+struct Server {
+    address: String,
+    state: Arc<Mutex<State>>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address.trim_start_matches("http://"));
+    }
+}
+
+impl Server {
+    fn start(files: &[(&str, &[u8])]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut state = State::default();
+        state.revisions.insert("main".into(), FIRST.into());
+        let (state, ended) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
+        let server = Self { address, state: state.clone(), ended: ended.clone() };
+        server.commit(FIRST, files);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let state = state.clone();
+                std::thread::spawn(move || serve(&stream.unwrap(), &state));
+            }
+        });
+        server
+    }
+
+    fn commit(&self, commit: &str, files: &[(&str, &[u8])]) {
+        let mut state = self.state.lock().unwrap();
+        state.revisions.insert("main".into(), commit.into());
+        state.revisions.insert(commit.into(), commit.into());
+        for (name, content) in files {
+            let key = (commit.to_owned(), (*name).to_owned());
+            state.files.insert(key, (content.to_vec(), Manner::Whole));
+        }
+    }
+
+    fn manner(&self, file: &str, manner: Manner) {
+        let mut state = self.state.lock().unwrap();
+        state.files.get_mut(&(FIRST.to_owned(), file.to_owned())).unwrap().1 = manner;
+    }
+
+    fn fail(&self, status: u16, code: &'static str) {
+        self.state.lock().unwrap().api_error = Some((status, code));
+    }
+
+    /// The requests since the last call.
+    fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+
+    fn hub(&self, cache: &TempDir) -> Hub {
+        Hub {
+            endpoint: Some(self.address.clone()),
+            cache: Some(cache.path().to_owned()),
+            token: Some(TOKEN.into()),
+            offline: false,
+        }
+    }
+}
+
+/// One request, one answer, end of connection.
+fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
+    let mut lines = BufReader::new(stream).lines().map_while(|line| line.ok());
+    let Some(first) = lines.next() else { return };
+    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let has_token = headers.iter().any(|h| h.to_lowercase().starts_with("authorization: bearer"));
+    let mut words = first.split(' ');
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let path = target.split('?').next().unwrap();
+    let mut state = state.lock().unwrap();
+    let token = if has_token { " +token" } else { "" };
+    state.requests.push(format!("{method} {path}{token}"));
+    let answer = respond(&mut state, method, path);
+    drop(state);
+    let _ = stream.write_all(&answer);
+}
+
+fn reply(status: u16, headers: &[(&str, &str)], body: &[u8], is_head: bool) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {status} Something\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Content-Length") {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    for (name, value) in headers {
+        if !value.is_empty() {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    text.push_str("\r\n");
+    let mut bytes = text.into_bytes();
+    if !is_head {
+        bytes.extend_from_slice(body);
+    }
+    bytes
+}
+
+/// What the hub says to a request.
+fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
+    let is_head = method == "HEAD";
+    if let Some(revision) = path.strip_prefix("/api/models/some/model/revision/") {
+        let revision = revision.replace("%2F", "/");
+        return match (state.api_error, state.revisions.get(&revision)) {
+            (Some((status, code)), _) => {
+                let message = "Said by the hub. See https://hub.test/page?key=secret";
+                let headers = [("X-Error-Code", code), ("X-Error-Message", message)];
+                reply(status, &headers, b"{}", is_head)
+            }
+            (_, Some(commit)) => {
+                let body = format!(r#"{{"_id":"1","id":"some/model","sha":"{commit}"}}"#);
+                reply(200, &[("Content-Type", "application/json")], body.as_bytes(), is_head)
+            }
+            _ => reply(404, &[("X-Error-Code", "RevisionNotFound")], b"{}", is_head),
+        };
+    }
+    let moved = path.strip_prefix("/moved/");
+    let stored = path.strip_prefix("/stored/");
+    let rest = moved.or(stored).or(path.strip_prefix("/some/model/resolve/")).unwrap_or("");
+    let (commit, name) = rest.split_once('/').unwrap_or(("", ""));
+    let Some((content, manner)) = state.files.get_mut(&(commit.to_owned(), name.to_owned())) else {
+        let headers = [("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", commit)];
+        return reply(404, &headers, b"Entry not found", is_head);
+    };
+    let etag =
+        format!("\"{}-{:x}\"", content.len(), content.iter().map(|b| *b as u64).sum::<u64>());
+    let good = [("ETag", etag.as_str()), ("X-Repo-Commit", commit)];
+    let half = content.len() / 2;
+    match manner {
+        Manner::Cut(times) if !is_head && *times > 0 => {
+            *times -= 1;
+            let mut bytes = reply(200, &good, content, false);
+            bytes.truncate(bytes.len() - half);
+            bytes
+        }
+        Manner::CutUnannounced if !is_head => {
+            reply(200, &[good[0], good[1], ("Content-Length", "")], &content[..half], false)
+        }
+        Manner::ErrorPage if !is_head => {
+            reply(403, &[], b"<html>Request has expired</html>", false)
+        }
+        Manner::Refused(status) => {
+            let message = "Access to model some/model is restricted.";
+            reply(
+                *status,
+                &[("X-Error-Code", "GatedRepo"), ("X-Error-Message", message)],
+                b"",
+                true,
+            )
+        }
+        Manner::Elsewhere(address) if stored.is_none() => {
+            let size = content.len().to_string();
+            let to = format!("{address}/stored/{commit}/{name}?Signature=secret");
+            let linked = [("X-Linked-Etag", etag.as_str()), ("X-Linked-Size", size.as_str())];
+            let headers =
+                [("ETag", "\"pointer\""), good[1], linked[0], linked[1], ("Location", &to)];
+            reply(302, &headers, b"Found", is_head)
+        }
+        Manner::Moved if moved.is_none() => {
+            let to = format!("/moved/{commit}/{name}");
+            reply(307, &[("Location", &to)], b"Moved", is_head)
+        }
+        Manner::OtherCommit => reply(200, &[good[0], ("X-Repo-Commit", SECOND)], content, is_head),
+        _ => reply(200, &good, content, is_head),
+    }
+}
+
+const ONE_FILE: [(&str, &[u8]); 6] = [
+    ("config.json", b"{\"model_type\": \"qwen2\"}"),
+    ("tokenizer.json", b"{}"),
+    ("tokenizer_config.json", b"{\"a\": 1}"),
+    ("model.safetensors", b"weights, weights, weights"),
+    ("README.md", b"not needed"),
+    ("pytorch_model.bin", b"not needed either"),
+];
+
+const SHARDS: [(&str, &[u8]); 5] = [
+    ("config.json", b"{}"),
+    (
+        "model.safetensors.index.json",
+        br#"{"metadata": {}, "weight_map": {
+            "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors",
+            "c": "model-00001-of-00002.safetensors"}}"#,
+    ),
+    ("model-00001-of-00002.safetensors", b"the first part"),
+    ("model-00002-of-00002.safetensors", b"the other part"),
+    ("consolidated.safetensors", b"the same once more"),
+];
+
+fn model(text: &str) -> HubModel {
+    HubModel::parse(text).unwrap()
+}
+
+fn cache() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn folder(cache: &TempDir) -> PathBuf {
+    cache.path().join("models--some--model")
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// What an attempt fails with; no failure may show the token or the keys in addresses.
+fn failure(text: &str, hub: &Hub) -> String {
+    let error = model(text).fetch_with(hub).unwrap_err();
+    assert!(matches!(error, Error::Model { .. }), "{error:?}");
+    let (short, long) = (error.to_string(), format!("{error:?}"));
+    assert!(short.starts_with("model some/model@"), "{short}");
+    for text in [&short, &long] {
+        assert!(!text.contains(TOKEN) && !text.contains("secret"), "{text}");
+    }
+    short
+}
+
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+#[test]
+fn names_and_revisions_are_read() {
+    for (text, full) in [
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B@main"),
+        ("a/b@v1.0", "a/b@v1.0"),
+        ("a_1/b.c-d@refs/pr/1", "a_1/b.c-d@refs/pr/1"),
+        (
+            "a/b@1111111111111111111111111111111111111111",
+            "a/b@1111111111111111111111111111111111111111",
+        ),
+    ] {
+        assert_eq!(model(text).to_string(), full);
+    }
+}
+
+#[test]
+fn anything_else_is_refused() {
+    for text in [
+        "",
+        "/",
+        "@",
+        "a",
+        "a/",
+        "/b",
+        "a/b/c",
+        "/a/b",
+        "a/b@",
+        "@main",
+        "a/b@@",
+        "a/b@x@y",
+        "a b/c",
+        " a/b",
+        "a/b ",
+        "a/b\n",
+        "a/b\0",
+        "a\u{7}/b",
+        "../b",
+        "a/..",
+        "a/.",
+        "./b",
+        "a/.b",
+        "a/b-",
+        "a--b/c",
+        "a/b..c",
+        "a\\b/c",
+        "C:/b",
+        "a/b@../x",
+        "a/b@x/../y",
+        "a/b@/etc",
+        "a/b@x/",
+        "a/b@x//y",
+        "a/b@./x",
+        "a/b@.x",
+        "a/b@x y",
+        "a/b@x\\y",
+        "a/b@x?y",
+        "a/b@x#y",
+        "a/b@x%2e",
+        "ä/b",
+        "a/ｂ",
+        "https://huggingface.co/a/b",
+    ] {
+        let error = HubModel::parse(text).expect_err(text);
+        let shown = error.to_string();
+        assert!(matches!(error, Error::Model { .. }));
+        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        assert_says(&shown, &["owner/name@revision"]);
+    }
+    assert!(HubModel::parse(&format!("a/{}", "b".repeat(97))).is_err());
+}
+
+#[test]
+fn a_model_of_one_file_comes_whole() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    assert_eq!(snapshot, folder(&cache).join("snapshots").join(FIRST));
+    let needed = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(names(&snapshot), set(&needed));
+    for (name, content) in &ONE_FILE[..4] {
+        assert_eq!(fs::read(snapshot.join(name)).unwrap(), *content, "{name}");
+    }
+    assert_eq!(fs::read_to_string(folder(&cache).join("refs/main")).unwrap(), FIRST);
+    let requests = server.requests();
+    assert!(requests.iter().all(|request| request.ends_with("+token")), "{requests:?}");
+    assert_eq!(requests.iter().filter(|request| request.starts_with("GET /some")).count(), 4);
+}
+
+#[test]
+fn shards_come_and_nothing_that_the_index_does_not_name() {
+    let (server, cache) = (Server::start(&SHARDS), cache());
+    let snapshot = model("some/model@main").fetch_with(&server.hub(&cache)).unwrap();
+    assert_eq!(names(&snapshot), SHARDS[..4].iter().map(|(name, _)| (*name).to_owned()).collect());
+    for (name, content) in &SHARDS[..4] {
+        assert_eq!(fs::read(snapshot.join(name)).unwrap(), *content, "{name}");
+    }
+}
+
+#[test]
+fn a_second_fetch_asks_for_the_commit_only() {
+    for files in [&ONE_FILE[..], &SHARDS[..]] {
+        let (server, cache) = (Server::start(files), cache());
+        let hub = server.hub(&cache);
+        let first = model("some/model").fetch_with(&hub).unwrap();
+        server.requests();
+        assert_eq!(model("some/model").fetch_with(&hub).unwrap(), first);
+        assert_eq!(server.requests(), ["GET /api/models/some/model/revision/main +token"]);
+        let pinned = format!("some/model@{FIRST}");
+        assert_eq!(model(&pinned).fetch_with(&hub).unwrap(), first);
+        assert_eq!(server.requests(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_new_commit_brings_only_what_changed() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let hub = server.hub(&cache);
+    let first = model("some/model").fetch_with(&hub).unwrap();
+    let mut files = ONE_FILE;
+    files[1].1 = b"{\"new\": true}";
+    server.commit(SECOND, &files);
+    server.requests();
+    let second = model("some/model").fetch_with(&hub).unwrap();
+    assert_eq!(second, first.with_file_name(SECOND));
+    let requests = server.requests();
+    let fetched: Vec<_> = requests.iter().filter(|r| r.starts_with("GET /some")).collect();
+    assert_eq!(fetched, [&format!("GET /some/model/resolve/{SECOND}/tokenizer.json +token")]);
+    assert_eq!(fs::read(second.join("tokenizer.json")).unwrap(), files[1].1);
+    assert_eq!(fs::read(first.join("tokenizer.json")).unwrap(), ONE_FILE[1].1);
+    assert_eq!(fs::read(second.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
+    // The old commit is still there, and needs no hub.
+    assert_eq!(model(&format!("some/model@{FIRST}")).fetch_with(&hub).unwrap(), first);
+}
+
+#[test]
+fn a_revision_with_slashes_has_a_note_of_its_own() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    server.state.lock().unwrap().revisions.insert("refs/pr/1".into(), FIRST.into());
+    let mut hub = server.hub(&cache);
+    let snapshot = model("some/model@refs/pr/1").fetch_with(&hub).unwrap();
+    assert_eq!(fs::read_to_string(folder(&cache).join("refs/refs/pr/1")).unwrap(), FIRST);
+    hub.offline = true;
+    assert_eq!(model("some/model@refs/pr/1").fetch_with(&hub).unwrap(), snapshot);
+    assert_says(&failure("some/model@main", &hub), &["is not in the cache"]);
+}
+
+#[test]
+fn big_files_come_from_elsewhere_and_the_token_stays_here() {
+    let big: Vec<u8> = (0..12_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut files = ONE_FILE;
+    files[3].1 = &big;
+    let (server, store, cache) = (Server::start(&files), Server::start(&files), cache());
+    let elsewhere = Manner::Elsewhere(store.address.clone());
+    server.manner("model.safetensors", elsewhere.clone());
+    store.manner("model.safetensors", elsewhere);
+    server.manner("config.json", Manner::Moved);
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), big);
+    assert_eq!(fs::read(snapshot.join("config.json")).unwrap(), files[0].1);
+    assert_eq!(store.requests(), [format!("GET /stored/{FIRST}/model.safetensors")]);
+}
+
+#[test]
+fn a_gated_model_names_the_token_variable() {
+    for status in [401, 403] {
+        let (server, cache) = (Server::start(&ONE_FILE), cache());
+        server.manner("config.json", Manner::Refused(status));
+        let text = failure("some/model", &server.hub(&cache));
+        assert_says(&text, &["config.json", &status.to_string(), "is restricted", "HF_TOKEN"]);
+        assert_eq!(names(&folder(&cache).join("refs")), set(&[]));
+    }
+}
+
+#[test]
+fn what_the_hub_does_not_have_is_named() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let hub = server.hub(&cache);
+    let text = failure("some/model@v9", &hub);
+    assert_says(&text, &["some/model@v9", "no such revision", "a branch, a tag or a commit"]);
+    server.fail(404, "RepoNotFound");
+    assert_says(&failure("some/model", &hub), &["no such model", "Check the spelling"]);
+    server.fail(404, "");
+    assert_says(&failure("some/model", &hub), &["no such model or revision"]);
+    // So the hub answers without a token if there is no such repository, or a private one.
+    server.fail(401, "RepoNotFound");
+    let text = failure("some/model", &hub);
+    assert_says(&text, &["(401): Said by the hub. See https://hub.test. ", "spelling", "HF_TOKEN"]);
+    let other = format!("some/model@{SECOND}");
+    server.state.lock().unwrap().api_error = None;
+    assert_says(&failure(&other, &hub), &["no such revision"]);
+    assert_eq!(names(cache.path()), set(&[]));
+}
+
+#[test]
+fn config_and_safetensors_must_be_there() {
+    let (server, cache1, cache2) = (Server::start(&ONE_FILE[1..]), cache(), cache());
+    let text = failure("some/model", &server.hub(&cache1));
+    assert_says(&text, &["it has no `config.json`"]);
+    let mut files = ONE_FILE;
+    files[3].0 = "model.bin";
+    let server = Server::start(&files);
+    let text = failure("some/model", &server.hub(&cache2));
+    assert_says(&text, &["it has no `model.safetensors`", "Only safetensors are read"]);
+    let server = Server::start(&SHARDS[..3]);
+    let text = failure("some/model", &server.hub(&cache()));
+    assert_says(&text, &["it has no `model-00002-of-00002.safetensors`"]);
+}
+
+#[test]
+fn an_index_names_plain_files_or_is_refused() {
+    for index in [
+        r#"{"weight_map": {"a": "../../../evil.safetensors"}}"#,
+        r#"{"weight_map": {"a": "good.safetensors", "b": "/evil.safetensors"}}"#,
+        r#"{"weight_map": {"a": "folder/evil.safetensors"}}"#,
+        r#"{"weight_map": {"a": "folder\\evil.safetensors"}}"#,
+        r#"{"weight_map": {"a": "C:evil.safetensors"}}"#,
+        r#"{"weight_map": {"a": "evil\u0000.safetensors"}}"#,
+        r#"{"weight_map": {"a": "evil\n.safetensors"}}"#,
+        r#"{"weight_map": {"a": ".safetensors"}}"#,
+        r#"{"weight_map": {"a": "config.json"}}"#,
+        r#"{"weight_map": {"a": ""}}"#,
+        r#"{"weight_map": {"a": 1}}"#,
+        r#"{"weight_map": {}}"#,
+        r#"{"weight_map": []}"#,
+        "[]",
+        "no JSON",
+        "",
+    ] {
+        let files: [(&str, &[u8]); 3] = [
+            ("config.json", b"{}"),
+            ("model.safetensors.index.json", index.as_bytes()),
+            ("good.safetensors", b"good"),
+        ];
+        let (server, cache) = (Server::start(&files), cache());
+        let mut hub = server.hub(&cache);
+        let text = failure("some/model", &hub);
+        assert_says(&text, &["model.safetensors.index.json names"]);
+        assert!(!text.contains(['\0', '\n']), "{text:?}");
+        assert!(server.requests().iter().all(|r| !r.contains("evil") && !r.contains("good")));
+        hub.offline = true;
+        failure("some/model", &hub);
+    }
+}
+
+#[test]
+fn a_cut_connection_is_tried_again() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    server.manner("model.safetensors", Manner::Cut(2));
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
+}
+
+#[test]
+fn half_a_file_is_never_left_in_the_snapshot() {
+    for manner in [Manner::Cut(99), Manner::CutUnannounced, Manner::ErrorPage] {
+        let (server, cache) = (Server::start(&ONE_FILE), cache());
+        server.manner("model.safetensors", manner);
+        let mut hub = server.hub(&cache);
+        let text = failure("some/model", &hub);
+        assert_says(&text, &["`model.safetensors`", "Try again"]);
+        let snapshot = folder(&cache).join("snapshots").join(FIRST);
+        assert_eq!(
+            names(&snapshot),
+            set(&["config.json", "tokenizer.json", "tokenizer_config.json"])
+        );
+        let blobs = names(&folder(&cache).join("blobs"));
+        assert_eq!(blobs.iter().filter(|name| !name.ends_with(".incomplete")).count(), 3);
+        assert_eq!(names(&folder(&cache).join("refs")), set(&[]));
+        // It is the same offline, and all is well once the server is.
+        hub.offline = true;
+        failure("some/model", &hub);
+        hub.offline = false;
+        server.manner("model.safetensors", Manner::Whole);
+        model("some/model").fetch_with(&hub).unwrap();
+        assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
+    }
+}
+
+#[test]
+fn a_file_of_another_commit_is_refused() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    server.manner("tokenizer.json", Manner::OtherCommit);
+    let text = failure("some/model", &server.hub(&cache));
+    assert_says(&text, &["`tokenizer.json` of another commit"]);
+}
+
+#[test]
+fn offline_a_whole_copy_is_enough() {
+    for files in [&ONE_FILE[..], &SHARDS[..]] {
+        let (server, cache) = (Server::start(files), cache());
+        let mut hub = server.hub(&cache);
+        let online = model("some/model").fetch_with(&hub).unwrap();
+        server.requests();
+        hub.offline = true;
+        assert_eq!(model("some/model").fetch_with(&hub).unwrap(), online);
+        let pinned = format!("some/model@{FIRST}");
+        assert_eq!(model(&pinned).fetch_with(&hub).unwrap(), online);
+        let last = names(&online).into_iter().rfind(|name| name.ends_with(".safetensors")).unwrap();
+        fs::remove_file(online.join(&last)).unwrap();
+        for text in ["some/model", &pinned] {
+            let text = failure(text, &hub);
+            assert_says(&text, &["HF_HUB_OFFLINE is set", "has no `model", "with a network"]);
+        }
+        assert_eq!(server.requests(), [""; 0]);
+    }
+}
+
+#[test]
+fn offline_nothing_in_the_cache_is_an_error() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let hub = Hub { offline: true, ..server.hub(&cache) };
+    let text = failure("some/model", &hub);
+    assert_says(&text, &["HF_HUB_OFFLINE is set", "not in the cache", "with a network"]);
+    assert_eq!(server.requests(), [""; 0]);
+    assert_eq!(names(cache.path()), set(&[]));
+}
+
+#[test]
+fn without_a_network_a_whole_copy_is_enough() {
+    let (server, cache1, cache2) = (Server::start(&ONE_FILE), cache(), cache());
+    let online = model("some/model").fetch_with(&server.hub(&cache1)).unwrap();
+    server.fail(503, "");
+    assert_eq!(model("some/model").fetch_with(&server.hub(&cache1)).unwrap(), online);
+    let (hub1, hub2) = (server.hub(&cache1), server.hub(&cache2));
+    drop(server);
+    assert_eq!(model("some/model").fetch_with(&hub1).unwrap(), online);
+    let text = failure("some/model", &hub2);
+    assert_says(&text, &["the hub cannot be reached", "not in the cache", "with a network"]);
+    fs::remove_file(online.join("config.json")).unwrap();
+    let text = failure("some/model", &hub1);
+    assert_says(&text, &["the hub cannot be reached", "no `config.json`"]);
+}
+
+#[test]
+fn two_fetches_at_once_do_not_disturb_each_other() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    std::thread::scope(|scope| {
+        let fetch = || model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+        let (first, second) = (scope.spawn(fetch), scope.spawn(fetch));
+        let snapshot = first.join().unwrap();
+        assert_eq!(snapshot, second.join().unwrap());
+        assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_no_address_is_named() {
+    let cache = cache();
+    let hub =
+        Hub { endpoint: Some("hub".into()), cache: Some(cache.path().into()), ..Hub::default() };
+    assert_says(&failure("some/model", &hub), &["HF_ENDPOINT"]);
+}

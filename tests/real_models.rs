@@ -1,0 +1,394 @@
+//! Fine-tuning a model in a folder, whole or with adapters, and what the examples make of it.
+
+mod common;
+
+use common::{devices, shared, smollm2};
+use mixdistill::data::{TextTokenizer, arith};
+use mixdistill::model::{
+    Architecture, DecoderConfig, DecoderLm, LoraConfig, ModelFolder, SaveFolder, named_tensors,
+};
+use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, Summary, run};
+use mixdistill::train::StopFlag;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const TEMPLATE: &str = "{{ date_string | default(strftime_now('%Y-%m-%d')) }}\n\
+                        {% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}\
+                        {% if add_generation_prompt %}assistant: {% endif %}";
+
+/// A small model with a chat template, and files of teachers' answers.
+struct Setting(TempDir);
+
+impl Setting {
+    fn new() -> Self {
+        let setting = Self(tempfile::tempdir().unwrap());
+        let words = arith::vocabulary();
+        let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
+        let config = DecoderConfig {
+            architecture: Architecture::Qwen3,
+            vocab_size: tokenizer.vocabulary_size(),
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            initializer_range: 0.1,
+            ..DecoderConfig::default()
+        };
+        let model = config.init(3, &devices()[0]).unwrap();
+        let how = SaveFolder { chat_template: Some(TEMPLATE), ..SaveFolder::new(&tokenizer) };
+        model.save(&setting.path("base"), &how).unwrap();
+        let corpus = arith::ArithCorpus::generate(&arith::ArithConfig::default(), 40, 0, 1);
+        for (name, long) in [("long.jsonl", true), ("short.jsonl", false)] {
+            let lines: String = corpus
+                .train
+                .iter()
+                .enumerate()
+                .map(|(id, p)| if long { p.long_record(id) } else { p.short_record(id) })
+                .map(|r| {
+                    let line = json!({
+                        "problem": r.problem, "solution": r.solution, "answer": r.answer,
+                    });
+                    format!("{line}\n")
+                })
+                .collect();
+            std::fs::write(setting.path(name), lines).unwrap();
+        }
+        setting
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn config(&self, out: &str, lora: Option<LoraConfig>) -> RunConfig {
+        let source = |name: &str| SourceConfig {
+            name: name.into(),
+            path: self.path(&format!("{name}.jsonl")),
+            columns: Default::default(),
+        };
+        let mut config = RunConfig::for_base_model(self.text("base"), lora);
+        config.out = self.path(out);
+        config.data.sources = vec![source("long"), source("short")];
+        config.data.hold_out = 0.2;
+        config.train.steps = Some(8);
+        config.train.learning_rate = 3e-3;
+        config.train.warmup_steps = 1;
+        config.train.checkpoint_every = 4;
+        config.evaluation.questions = 2;
+        config.generate.max_new_tokens = 6;
+        config
+    }
+}
+
+fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<Summary> {
+    run(config, mode, &StopFlag::default(), &mut |_| {})
+}
+
+fn example(name: &str, arguments: &[&str]) -> Output {
+    let mut profile = std::env::current_exe().unwrap();
+    profile.pop();
+    profile.pop();
+    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(program.is_file(), "build it with `cargo build --examples`");
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Two questions for a chat; the other uses read nothing.
+    let _ = child.stdin.take().unwrap().write_all(b"What is 1 + 1?\nAnd 2 + 2?\n");
+    child.wait_with_output().unwrap()
+}
+
+fn succeeded(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    (out, err)
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn held_out_falls(summary: &Summary) {
+    let (first, last) = (&summary.evaluations[0], summary.evaluations.last().unwrap());
+    assert_eq!(first.sources.len(), 2);
+    for (before, after) in first.sources.iter().zip(&last.sources) {
+        assert!(after.loss < before.loss, "{}: {} {}", after.name, before.loss, after.loss);
+    }
+}
+
+#[test]
+fn a_model_in_a_folder_is_tuned_as_a_whole() {
+    let setting = Setting::new();
+    let summary = quiet(&setting.config("run", None), RunMode::New).unwrap();
+    held_out_falls(&summary);
+    assert_eq!(summary.parameters, summary.trained_parameters);
+    let folder = setting.path("run/model");
+    assert_eq!(
+        files(&folder),
+        [
+            "README.md",
+            "chat_template.jinja",
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let [ours, base] = ["run/model", "base"]
+            .map(|folder| std::fs::read(setting.path(folder).join(name)).unwrap());
+        assert!(ours == base, "{name} is as it came");
+    }
+    let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    for part in ["base_model: \"base\"", "| long |", "| optimizer steps | 8 |", "held-out loss"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(!card.contains(&setting.text("")), "where the base lies is not in the card");
+    let [tuned, base] =
+        ["run/model", "base"].map(|name| DecoderLm::load(&setting.path(name), &devices()[0]));
+    let [tuned, base] = [tuned, base].map(|model| named_tensors(&model.unwrap()).unwrap());
+    assert!(tuned.iter().all(|(name, tensor)| *tensor != base[name]), "everything was trained");
+
+    // What came out goes in.
+    let mut again = setting.config("again", None);
+    again.base_model = Some(setting.text("run/model"));
+    again.train.steps = Some(1);
+    let next = quiet(&again, RunMode::New).unwrap();
+    assert_eq!(next.evaluations[0].sources, summary.evaluations.last().unwrap().sources);
+}
+
+#[test]
+fn adapters_are_tuned_resumed_and_merged() {
+    let setting = Setting::new();
+    let lora = LoraConfig { rank: 4, alpha: 16.0, dropout: 0.1, ..LoraConfig::default() };
+    let config = setting.config("run", Some(lora.clone()));
+    let summary = quiet(&config, RunMode::New).unwrap();
+    held_out_falls(&summary);
+    assert!(summary.trained_parameters < summary.parameters / 2);
+    let adapter = setting.path("run/adapter");
+    assert_eq!(files(&adapter), ["README.md", "adapter_config.json", "adapter_model.safetensors"]);
+    assert!(!setting.path("run/model").exists());
+
+    // A run that stopped half way and went on ends in the same file.
+    let mut half = setting.config("half", Some(lora));
+    half.train.steps = Some(8);
+    quiet(&half, RunMode::New).unwrap();
+    for name in ["checkpoints/step-000008", "adapter"] {
+        std::fs::remove_dir_all(setting.path("half").join(name)).unwrap();
+    }
+    std::fs::remove_file(setting.path("half/summary.json")).unwrap();
+    quiet(&half, RunMode::Resume).unwrap();
+    let weights = |run: &str| {
+        std::fs::read(setting.path(run).join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    assert!(weights("run") == weights("half"));
+
+    // Merged by the example, the model answers as with the adapter beside it.
+    let (base, out) = (setting.text("base"), setting.text("merged"));
+    let adapter = adapter.display().to_string();
+    let flags = ["--model", &base, "--adapter", &adapter];
+    succeeded(&example("merge_lora", &[&flags[..], &["--out", &out]].concat()));
+    let tuned = ModelFolder::open(&setting.path("merged")).unwrap().load(&devices()[0]).unwrap();
+    let beside = DecoderLm::load(&setting.path("base"), &devices()[0]).unwrap();
+    let beside = beside.with_adapter(Path::new(&adapter)).unwrap().merged();
+    assert!(named_tensors(&tuned).unwrap() == named_tensors(&beside).unwrap());
+    let output = example("merge_lora", &[&flags[..], &["--out", &out]].concat());
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("already holds files"));
+
+    let ask = |model: &str, more: &[&str]| {
+        let flags = ["--model", model, "--prompt", "What is 1 + 1?", "--max-new-tokens", "12"];
+        succeeded(&example("generate", &[&flags[..], more].concat())).0
+    };
+    assert_eq!(ask(&out, &[]), ask(&base, &["--adapter", &adapter]));
+}
+
+#[test]
+fn a_run_stopped_before_its_end_refuses_another_base() {
+    let setting = Setting::new();
+    let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
+    let config = setting.config("run", Some(lora));
+    quiet(&config, RunMode::New).unwrap();
+    std::fs::remove_file(setting.path("run/summary.json")).unwrap();
+    // The same shapes, other weights.
+    let base = ModelFolder::open(&setting.path("base")).unwrap();
+    let other = base.config().init(4, &devices()[0]).unwrap();
+    let tokenizer = base.tokenizer(None).unwrap();
+    std::fs::remove_dir_all(setting.path("base")).unwrap();
+    let how = SaveFolder { chat_template: Some(TEMPLATE), ..SaveFolder::new(&tokenizer) };
+    other.save(&setting.path("base"), &how).unwrap();
+    let error = quiet(&config, RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("base_model was"), "{error}");
+}
+
+#[test]
+fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
+    let setting = Setting::new();
+    let refused = |change: &dyn Fn(&mut RunConfig), message: &str| {
+        let mut config = setting.config("run", None);
+        change(&mut config);
+        let error = quiet(&config, RunMode::New).expect_err(message).to_string();
+        assert!(error.contains(message), "{error}");
+        assert!(!setting.path("run/config.toml").exists(), "nothing was started");
+    };
+    refused(&|c| c.base_model = Some("no/such".into()), "there is no such folder");
+    refused(&|c| c.data.tokenizer = Some(setting.path("base/tokenizer.json")), "of its own");
+    refused(&|c| c.data.max_length = 3000, "made for 2048 tokens");
+    refused(&|c| c.data.date = Some("yesterday".into()), "YYYY-MM-DD");
+    refused(&|c| c.save.max_shard_bytes = 0, "save.max_shard_bytes");
+    refused(&|c| c.lora = Some(LoraConfig { rank: 0, ..LoraConfig::default() }), "lora.rank");
+    refused(&|c| c.data.chat_template = Some(setting.text("none.jinja")), "cannot read");
+    refused(
+        &|c| {
+            c.data.chat_template = Some("none".into());
+            c.data.system_prompt = Some("Think.".into());
+        },
+        "there is no chat template to put it into",
+    );
+    std::fs::write(setting.path("thinking.jinja"), format!("{TEMPLATE}<think>")).unwrap();
+    refused(
+        &|c| c.data.chat_template = Some(setting.text("thinking.jinja")),
+        "does not begin with the same conversation",
+    );
+}
+
+#[test]
+fn the_date_in_prompts_is_that_of_the_start() {
+    let setting = Setting::new();
+    let mut config = setting.config("run", None);
+    config.data.date = Some("2024-07-26".into());
+    config.train.steps = Some(1);
+    let first = quiet(&config, RunMode::New).unwrap();
+    config.data.date = None;
+    // The run's own date is taken, so nothing has changed.
+    let again = quiet(&config, RunMode::Resume).unwrap();
+    assert_eq!(first.data, again.data);
+    let mut today = setting.config("today", None);
+    today.train.steps = Some(1);
+    let other = quiet(&today, RunMode::New).unwrap();
+    assert_ne!(other.data, first.data, "the date is in the tokens");
+    assert!(other.config.data.date.is_some(), "and is kept with the settings");
+}
+
+#[test]
+fn a_configuration_file_starts_from_the_defaults_of_what_it_trains() {
+    let toy = RunConfig::from_toml("").unwrap();
+    let whole = RunConfig::from_toml("base_model = \"x\"").unwrap();
+    let lora = RunConfig::from_toml("base_model = \"x\"\n[lora]\nrank = 4").unwrap();
+    assert_eq!((toy.train.learning_rate, whole.train.learning_rate), (2e-3, 1e-5));
+    assert_eq!((lora.train.learning_rate, lora.lora.as_ref().unwrap().rank), (1e-4, 4));
+    assert_eq!((toy.data.max_length, whole.data.max_length), (512, 2048));
+    assert_eq!(RunConfig::from_toml(&lora.to_toml().unwrap()).unwrap(), lora);
+    let vars = "base_model = \"x\"\n[data.template_variables]\nenable_thinking = false";
+    let vars = RunConfig::from_toml(vars).unwrap();
+    assert_eq!(vars.data.template_variables["enable_thinking"], Value::Bool(false));
+    assert_eq!(RunConfig::from_toml(&vars.to_toml().unwrap()).unwrap(), vars);
+}
+
+#[test]
+fn the_generate_example_answers_a_prompt_a_file_and_a_chat() {
+    let setting = Setting::new();
+    let base = setting.text("base");
+    let flags = ["--model", &base, "--max-new-tokens", "8", "--temperature", "1", "--seed", "3"];
+    let with = |more: &[&str]| example("generate", &[&flags[..], more].concat());
+    let (first, err) = succeeded(&with(&["--prompt", "What is 3 + 4?"]));
+    assert!(err.contains("tokens, ") && !first.trim().is_empty(), "{first} {err}");
+    assert_eq!(succeeded(&with(&["--prompt", "What is 3 + 4?"])).0, first, "the seed decides");
+
+    let (prompts, out) = (setting.text("long.jsonl"), setting.text("answers.jsonl"));
+    let (said, _) = succeeded(&with(&["--prompts", &prompts, "--out", &out]));
+    assert!(said.contains("40 of 40 answers"), "{said}");
+    let answers = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(answers.lines().count(), 40);
+    let answer: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
+    assert!(answer["tokens"].as_u64().unwrap() <= 8 && answer["problem"].is_string());
+    let again = with(&["--prompts", &prompts, "--out", &out]);
+    assert!(!again.status.success(), "answers are not overwritten");
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), answers);
+
+    let (said, err) = succeeded(&with(&["--chat"]));
+    assert!(said.lines().count() >= 2, "{said}");
+    assert_eq!(err.matches("tokens, ").count(), 2, "{err}");
+
+    std::fs::write(setting.path("bad.jsonl"), "{\"problem\": \"x\"}\n{\"other\": 1}\n").unwrap();
+    let bad = with(&["--prompts", &setting.text("bad.jsonl"), "--out", &setting.text("x.jsonl")]);
+    let error = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(!bad.status.success() && error.contains("bad.jsonl:2"), "{error}");
+}
+
+#[test]
+fn train_mix_takes_a_model_and_adapters_by_flags() {
+    let setting = Setting::new();
+    let (base, out) = (setting.text("base"), setting.text("run"));
+    let (long, short) = (setting.text("long.jsonl"), setting.text("short.jsonl"));
+    let flags = [
+        "--model",
+        &base,
+        "--long",
+        &long,
+        "--short",
+        &short,
+        "--lora-rank",
+        "2",
+        "--lora-targets",
+        "q_proj,v_proj",
+        "--steps",
+        "2",
+        "--out",
+        &out,
+    ];
+    let (said, _) = succeeded(&example("train_mix", &flags));
+    assert!(said.contains("adapters of rank 2") && said.contains("merge_lora"), "{said}");
+    let config = std::fs::read_to_string(setting.path("run/adapter/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(2), &json!(4.0)));
+    assert_eq!(config["target_modules"], json!(["q_proj", "v_proj"]));
+}
+
+/// The real model on real pairs, briefly: its chat template, its lengths, its gradients.
+#[test]
+fn smollm2_learns_from_real_pairs() {
+    let (Some(base), Some(data)) = (smollm2(), shared("longcot_example")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let lora = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
+    let mut config = RunConfig::for_base_model(base.display().to_string(), Some(lora));
+    config.out = folder.path().join("run");
+    let source = |name: &str, file: &str| SourceConfig {
+        name: name.into(),
+        path: data.join(file),
+        columns: Default::default(),
+    };
+    // Two teachers whose answers to many problems fit this limit.
+    config.data.sources = vec![
+        source("long", "qwen2.5-32b-instruct.jsonl"),
+        source("short", "official-solution.jsonl"),
+    ];
+    config.data.max_length = 512;
+    config.data.complete = true;
+    config.evaluation.loss_problems = 3;
+    config.train.steps = Some(2);
+    config.train.batch_size = 1;
+    config.train.accumulate = 1;
+    config.train.warmup_steps = 0;
+    config.train.learning_rate = 1e-3;
+    let summary = quiet(&config, RunMode::New).unwrap();
+    held_out_falls(&summary);
+    assert_eq!(summary.vocabulary, 49_152);
+    assert!(folder.path().join("run/adapter/adapter_model.safetensors").is_file());
+}
