@@ -9,10 +9,12 @@
 use clap::{ArgGroup, Parser};
 use mixdistill::data::{ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer};
 use mixdistill::model::{
-    DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, model_folder,
+    DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, NewToken, model_folder,
 };
 use mixdistill::train::Progress;
 use mixdistill::{Error, Place, Result, device};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -143,10 +145,7 @@ fn work(flags: &Flags) -> Result<()> {
     config.validate()?;
     // Whatever is wrong with the files shows before the weights are read.
     let questions = flags.prompts.as_deref().map(read_prompts).transpose()?;
-    if let Some(out) = flags.out.as_deref().filter(|out| out.exists()) {
-        let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-        return Err(Error::io("write", out, exists));
-    }
+    let out = flags.out.as_deref().map(AnswerFile::create).transpose()?;
     let folder = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = folder.tokenizer(None)?;
     let template = if flags.raw { None } else { folder.chat_template()? };
@@ -179,7 +178,7 @@ fn work(flags: &Flags) -> Result<()> {
             std::process::exit(130);
         }
     });
-    match (&flags.prompt, questions, &flags.out) {
+    match (&flags.prompt, questions, out) {
         (Some(prompt), _, _) => {
             let ids = speaker.prompt(prompt, flags.raw)?;
             speaker.stream(&ids, &stop).map(|_| ())
@@ -218,6 +217,22 @@ impl Speaker {
         Endings { tokens: &self.ends, tokenizer: &self.tokenizer }
     }
 
+    /// The text of an answer so far that can be shown: without a character that is not whole yet,
+    /// and without what may become a stop text.
+    fn shown(&self, token: &NewToken<'_>) -> Result<String> {
+        if let Some(end) = token.end {
+            let answer = Generation { tokens: token.tokens.to_vec(), end: end.clone() };
+            return answer.text(&self.tokenizer);
+        }
+        let mut text = self.tokenizer.decode(token.tokens)?;
+        let whole = text.trim_end_matches('\u{FFFD}').len();
+        text.truncate(whole);
+        let begins_stop = |tail: &str| self.config.stop.iter().any(|stop| stop.starts_with(tail));
+        let hidden = text.char_indices().map(|(at, _)| at).find(|at| begins_stop(&text[*at..]));
+        text.truncate(hidden.unwrap_or(text.len()));
+        Ok(text)
+    }
+
     /// Shows an answer as it comes, and says how fast that was.
     fn stream(&self, prompt: &[u32], stop: &Stop) -> Result<Generation> {
         let (start, mut shown) = (Instant::now(), String::new());
@@ -227,14 +242,12 @@ impl Speaker {
         let prompts = [prompt.to_vec()];
         let mut answers =
             self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
-                match self.tokenizer.decode(token.tokens) {
-                    // A character may be several tokens; it is shown when it is whole.
-                    Ok(text) if !text.ends_with('\u{FFFD}') || token.end.is_some() => {
+                match self.shown(token) {
+                    Ok(text) => {
                         let new = text.strip_prefix(shown.as_str()).unwrap_or_default();
                         let _ = write!(out, "{new}").and_then(|()| out.flush());
-                        shown = text;
+                        shown = if text.len() > shown.len() { text } else { shown.clone() };
                     }
-                    Ok(_) => {}
                     Err(error) => failed = Some(error),
                 }
                 if failed.is_some() { ControlFlow::Break(()) } else { stop.flow() }
@@ -250,45 +263,40 @@ impl Speaker {
         Ok(answer)
     }
 
-    /// Answers all prompts of a file.
+    /// Answers all prompts of a file; each answer is written when it is there.
     fn answer_all(
         &mut self,
         questions: &[String],
-        out: &Path,
+        mut out: AnswerFile,
         raw: bool,
         stop: &Stop,
     ) -> Result<()> {
         let prompts = questions.iter().map(|q| self.prompt(q, raw)).collect::<Result<Vec<_>>>()?;
         let (start, mut tokens) = (Instant::now(), 0u64);
+        let mut failed = None;
         stop.begin();
         let mut progress = Progress::new("answer", prompts.len() as u64);
-        let answers =
-            self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
-                tokens += 1;
-                let speed =
-                    || format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64());
-                progress.update(token.finished as u64, speed);
-                stop.flow()
-            })?;
-        drop(progress);
-        let mut lines = String::new();
-        let done = answers.iter().filter(|answer| answer.end != EndReason::Interrupted);
-        let count = done.count();
-        for (question, answer) in questions.iter().zip(&answers) {
-            if answer.end == EndReason::Interrupted {
-                continue;
+        self.model.generate(&prompts, self.endings(), &self.config, &mut |token| {
+            tokens += 1;
+            let speed = || format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64());
+            progress.update(token.finished as u64, speed);
+            if let Some(end) = token.end {
+                let answer = Generation { tokens: token.tokens.to_vec(), end: end.clone() };
+                let question = &questions[token.prompt];
+                let written = answer
+                    .text(&self.tokenizer)
+                    .and_then(|text| out.write(token.prompt, question, &text, &answer));
+                failed = written.err();
             }
-            let line = serde_json::json!({
-                "problem": question,
-                "answer": answer.text(&self.tokenizer)?,
-                "tokens": answer.tokens.len(),
-                "ended": why(answer),
-            });
-            lines.push_str(&format!("{line}\n"));
+            if failed.is_some() { ControlFlow::Break(()) } else { stop.flow() }
+        })?;
+        drop(progress);
+        if let Some(error) = failed {
+            return Err(error);
         }
-        std::fs::write(out, lines).map_err(|e| Error::io("write", out, e))?;
+        let (count, path) = out.finish()?;
         let speed = tokens as f64 / start.elapsed().as_secs_f64();
-        println!("{count} of {} answers in {}, {speed:.1} tokens/s", answers.len(), out.display());
+        println!("{count} of {} answers in {path}, {speed:.1} tokens/s", questions.len());
         Ok(())
     }
 
@@ -314,6 +322,60 @@ impl Speaker {
             messages.push(Message::new("assistant", answer.text(&self.tokenizer)?));
             // Each answer draws anew.
             self.config.seed = self.config.seed.wrapping_add(1);
+        }
+    }
+}
+
+/// The file that answers go to: line by line as they come, in the order of the prompts at the end.
+struct AnswerFile {
+    path: PathBuf,
+    file: File,
+    lines: BTreeMap<usize, String>,
+}
+
+impl AnswerFile {
+    fn create(path: &Path) -> Result<Self> {
+        let file = File::options().write(true).create_new(true).open(path);
+        let file = file.map_err(|e| Error::io("create", path, e))?;
+        Ok(Self { path: path.to_owned(), file, lines: BTreeMap::new() })
+    }
+
+    fn write(
+        &mut self,
+        index: usize,
+        question: &str,
+        text: &str,
+        answer: &Generation,
+    ) -> Result<()> {
+        let line = serde_json::json!({
+            "index": index,
+            "problem": question,
+            "answer": text,
+            "tokens": answer.tokens.len(),
+            "ended": why(answer),
+        });
+        let line = format!("{line}\n");
+        let written = self.file.write_all(line.as_bytes());
+        self.lines.insert(index, line);
+        written.map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Puts the lines in order; says how many there are, and where.
+    fn finish(&self) -> Result<(usize, String)> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = self.path.with_file_name(format!(".{name}.writing"));
+        let text: String = self.lines.values().map(String::as_str).collect();
+        std::fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
+        std::fs::rename(&beside, &self.path).map_err(|e| Error::io("rename", &beside, e))?;
+        Ok((self.lines.len(), self.path.display().to_string()))
+    }
+}
+
+impl Drop for AnswerFile {
+    /// A file without an answer would only be in the way of the next try.
+    fn drop(&mut self) {
+        if self.lines.is_empty() {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

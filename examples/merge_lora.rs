@@ -5,7 +5,9 @@
 //! ```
 
 use clap::{Parser, ValueEnum};
-use mixdistill::model::{FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder, model_folder};
+use mixdistill::model::{
+    FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder,
+};
 use mixdistill::train::Progress;
 use mixdistill::{Result, device};
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ struct Flags {
     /// Folder of the adapter, in PEFT's format
     #[arg(long)]
     adapter: PathBuf,
-    /// Folder to write; it must not exist, or be empty
+    /// Folder to write; it must not exist
     #[arg(long)]
     out: PathBuf,
     /// Type of the weights
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn merge(flags: &Flags) -> Result<()> {
+    check_new_folder(&flags.out)?;
     let base = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = base.tokenizer(None)?;
     let mut progress = Progress::new("load", 0);

@@ -207,22 +207,22 @@ fn work(flags: &Flags) -> Result<ExitCode> {
 
 /// The settings: defaults, then the file (or the resumed run's), then the flags.
 fn settings(flags: &Flags) -> Result<RunConfig> {
-    let mut config = match (&flags.config, &flags.out) {
-        (Some(path), _) => RunConfig::read(path)?,
-        (None, out) if flags.resume => {
-            let out = out.clone().unwrap_or_else(|| RunConfig::default().out);
-            stored_settings(&out)?
-        }
-        _ => RunConfig::default(),
+    let out = flags.out.clone().unwrap_or_else(|| RunConfig::default().out);
+    let stored = (flags.config.is_none() && flags.resume).then(|| stored_settings(&out));
+    let stored = stored.transpose()?;
+    let before = match (&flags.config, &stored) {
+        (Some(path), _) => RunConfig::read(path)?.lora,
+        (None, Some(stored)) => stored.lora.clone(),
+        _ => None,
     };
-    let fresh = flags.config.is_none() && !flags.resume;
-    let lora = lora(flags, config.lora.as_ref());
-    if let Some(model) = &flags.model
-        && fresh
-    {
-        config = RunConfig::for_base_model(model.clone(), lora.clone());
-    }
-    set(&mut config.base_model, &flags.model.clone().map(Some));
+    let (model, lora) = (flags.model.clone(), lora(flags, before.as_ref()));
+    let mut config = match (&flags.config, stored, &model) {
+        (Some(path), _, _) => RunConfig::read_with(path, model.clone(), lora.clone())?,
+        (None, Some(stored), _) => stored,
+        (None, None, Some(model)) => RunConfig::for_base_model(model, lora.clone()),
+        (None, None, None) => RunConfig::default(),
+    };
+    set(&mut config.base_model, &model.map(Some));
     set(&mut config.lora, &lora.map(Some));
     if let (Some(long), Some(short)) = (&flags.long, &flags.short) {
         let source = |name: &str, path: &Path, columns: &Option<String>| -> Result<SourceConfig> {

@@ -79,6 +79,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod model;

@@ -107,11 +107,21 @@ fn a_folder_gives_the_same_model_back() {
             assert_eq!(named_tensors(&read).unwrap(), named_tensors(&model).unwrap());
         }
         let error = model.save(&parent.path().join("whole"), &SaveFolder::new(&tokenizer));
-        assert!(error.unwrap_err().to_string().contains("already holds files"));
+        assert!(error.unwrap_err().to_string().contains("it exists already"));
         let names = |folder: &Path| {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>()
         };
         assert_eq!(names(parent.path()).len(), 2, "nothing else is left there");
+
+        // What a crash left is no obstacle, and everything can be read by whoever may read the rest.
+        let folder = parent.path().join("again");
+        std::fs::create_dir(parent.path().join(".again.writing")).unwrap();
+        std::fs::write(parent.path().join(".again.writing/model.safetensors"), "half").unwrap();
+        model.save(&folder, &SaveFolder::new(&tokenizer)).unwrap();
+        let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().permissions();
+        assert_eq!(mode("model.safetensors"), mode("config.json"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(names(parent.path()).len(), 2);
     }
 }
 
@@ -194,6 +204,12 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         assert!(error.contains(message), "{key} = {value}: {error}");
         std::fs::write(saved.path("config.json"), &original).unwrap();
     }
+    saved.edit("config.json", |config| {
+        config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 10000.0});
+        config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0});
+    });
+    assert!(saved.error().contains("both set and differ"));
+    std::fs::write(saved.path("config.json"), &original).unwrap();
     // Settings that change nothing are no reason to refuse.
     saved.edit("config.json", |config| {
         config["sliding_window"] = json!(32768);
@@ -276,6 +292,11 @@ fn shards_and_index_must_agree() {
     attempt(&|json| json["weight_map"][tensor] = json!(3), "is no file name");
     attempt(&|json| json["weight_map"]["more"] = shard.as_str().into(), "differ in more");
     attempt(&|json| *json = json!({}), "no `weight_map`");
+    // A shard that the index does not name at all.
+    let without = |json: &mut Value| {
+        json["weight_map"].as_object_mut().unwrap().retain(|_, file| *file != shard.as_str());
+    };
+    attempt(&without, "model.norm.weight is missing");
     std::fs::remove_file(saved.path(&shard)).unwrap();
     assert!(saved.error().contains(&shard));
     std::fs::write(saved.path(&shard), [0; 100]).unwrap();

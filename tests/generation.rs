@@ -146,6 +146,32 @@ fn a_stop_text_ends_an_answer_wherever_tokens_divide_it() {
 }
 
 #[test]
+fn a_stop_text_is_cut_where_it_begins_first() {
+    // A word that holds one stop text twice and another before it.
+    let tokenizer = TextTokenizer::builtin([" xbabca"]).unwrap();
+    let model = speaking(&tokenizer);
+    let token = tokenizer.encode(" xbabca").unwrap()[0];
+    let answer = |stop: &str| Generation { tokens: vec![token], end: EndReason::Stop(stop.into()) };
+    assert_eq!(answer("a").text(&tokenizer).unwrap(), " xb");
+    let config = GenerateConfig {
+        stop: vec!["a".into(), "b".into()],
+        max_new_tokens: 40,
+        temperature: 2.0,
+        ..GenerateConfig::default()
+    };
+    let endings = Endings { tokens: &[], tokenizer: &tokenizer };
+    let prompts: Vec<Vec<u32>> = (0..300).map(|i| vec![i % 300]).collect();
+    let answers =
+        model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+    let with = answers.iter().filter(|answer| answer.tokens.last() == Some(&token));
+    assert!(with.clone().count() > 0, "some answer ends with the word");
+    for answer in with {
+        assert_eq!(answer.end, EndReason::Stop("b".into()));
+        assert!(answer.text(&tokenizer).unwrap().ends_with(" x"));
+    }
+}
+
+#[test]
 fn an_observer_sees_every_token_and_may_end_the_work() {
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     let model = speaking(&tokenizer);

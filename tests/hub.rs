@@ -1,6 +1,5 @@
 //! Models from a hub on this machine: a small server that speaks what the hub's client needs.
 #![cfg(feature = "hub")]
-#![cfg(feature = "hub")]
 
 use mixdistill::Error;
 use mixdistill::hub::{Hub, HubModel};

@@ -124,6 +124,8 @@ fn merging_gives_the_same_model_without_adapters() {
             relative_error(&logits(&base), &logits(&model)) > 1e-2,
             "the adapter does something"
         );
+        let again = model.clone().with_lora(&config, 1).unwrap_err().to_string();
+        assert!(again.contains("has adapters already"), "{again}");
         assert_eq!(model.fingerprint().unwrap(), base.fingerprint().unwrap());
         assert_ne!(merged.fingerprint().unwrap(), base.fingerprint().unwrap());
     }
@@ -149,9 +151,27 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
     // The next epoch's rows, which have other numbers, lose other inputs.
     let later: Vec<Row> = data.iter().cloned().map(|r| Row { number: r.number + 4, ..r }).collect();
     assert!((gradients(&later, 4, false).0 / loss - 1.0).abs() > 1e-4);
-    // Without training there is no dropout, and its expectation is right.
+    // Held-out losses know no dropout, and it is right in expectation.
+    let held_out = |config: &LoraConfig| {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("adapter");
+        model.save_adapter(&place, "base", None).unwrap();
+        let path = place.join("adapter_config.json");
+        let mut json: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        json["lora_dropout"] = json!(config.dropout);
+        std::fs::write(path, json.to_string()).unwrap();
+        let device = devices().remove(0).autodiff();
+        let base = shaken(&tiny(Architecture::Qwen2), &device).with_adapter(&place).unwrap();
+        assert_eq!(base.lora().unwrap().dropout, config.dropout);
+        let rows = vec![data[1].clone()];
+        let held_out = [mixdistill::train::HeldOut { name: "x".into(), rows }];
+        let train = TrainConfig::default();
+        mixdistill::train::held_out_losses(&base, &held_out, &train, &mut |_| Ok(())).unwrap()[0]
+            .loss
+    };
     let none = LoraConfig { dropout: 0.0, ..config.clone() };
-    assert_eq!(logits(&model).len(), logits(&adapted(&none)).len());
+    assert_eq!(held_out(&config), held_out(&none));
     let mean: f64 = (0..400)
         .map(|i| {
             let row = Row { number: i, ..data[1].clone() };
@@ -159,14 +179,7 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
         })
         .sum::<f64>()
         / 400.0;
-    let held_out = mixdistill::train::held_out_losses(
-        &model,
-        &[mixdistill::train::HeldOut { name: "x".into(), rows: vec![data[1].clone()] }],
-        &TrainConfig::default(),
-        &mut |_| Ok(()),
-    )
-    .unwrap()[0]
-        .loss;
+    let held_out = held_out(&config);
     // Dropout adds a little loss, as noise does; it must not change its scale.
     assert!((mean / held_out - 1.0).abs() < 0.1, "{mean} {held_out}");
 }
@@ -257,7 +270,7 @@ fn a_saved_adapter_comes_back() {
     let settings = read.lora().unwrap();
     assert_eq!((settings.rank, settings.rslora, settings.dropout), (3, true, 0.1));
     let error = model.save_adapter(&folder, "base", None).unwrap_err().to_string();
-    assert!(error.contains("already holds files"), "{error}");
+    assert!(error.contains("it exists already"), "{error}");
     let error = base.save_adapter(&parent.path().join("none"), "base", None).unwrap_err();
     assert!(error.to_string().contains("has no adapters"), "{error}");
 }

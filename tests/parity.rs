@@ -121,6 +121,7 @@ fn smollm2_gives_what_transformers_gives() {
     holds &= line("mean loss, absolute difference", (loss - expected).abs(), 1e-4);
     let losses = token_losses(&plain, &row, prompt, &device);
     let expected = sft["token_losses"].as_array().unwrap();
+    assert_eq!(losses.len(), expected.len() + 1 - prompt);
     let worst = losses.iter().zip(&expected[prompt - 1..]);
     let worst = worst.map(|(a, b)| (a - b.as_f64().unwrap()).abs()).fold(0.0, f64::max);
     holds &= line("loss of each token, largest absolute difference", worst, 1e-3);

@@ -210,7 +210,7 @@ fn adapters_are_tuned_resumed_and_merged() {
     assert!(named_tensors(&tuned).unwrap() == named_tensors(&beside).unwrap());
     let output = example("merge_lora", &[&flags[..], &["--out", &out]].concat());
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("already holds files"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it exists already"));
 
     let ask = |model: &str, more: &[&str]| {
         let flags = ["--model", model, "--prompt", "What is 1 + 1?", "--max-new-tokens", "12"];
@@ -253,6 +253,8 @@ fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
     refused(&|c| c.data.date = Some("yesterday".into()), "YYYY-MM-DD");
     refused(&|c| c.save.max_shard_bytes = 0, "save.max_shard_bytes");
     refused(&|c| c.lora = Some(LoraConfig { rank: 0, ..LoraConfig::default() }), "lora.rank");
+    let alone = |c: &mut RunConfig| (c.base_model, c.lora) = (None, Some(LoraConfig::default()));
+    refused(&alone, "there is no model to add adapters to");
     refused(&|c| c.data.chat_template = Some(setting.text("none.jinja")), "cannot read");
     refused(
         &|c| {
@@ -295,6 +297,11 @@ fn a_configuration_file_starts_from_the_defaults_of_what_it_trains() {
     assert_eq!((lora.train.learning_rate, lora.lora.as_ref().unwrap().rank), (1e-4, 4));
     assert_eq!((toy.data.max_length, whole.data.max_length), (512, 2048));
     assert_eq!(RunConfig::from_toml(&lora.to_toml().unwrap()).unwrap(), lora);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    std::fs::write(&path, "seed = 3").unwrap();
+    let flags = RunConfig::read_with(&path, Some("x".into()), lora.lora.clone()).unwrap();
+    assert_eq!(flags, RunConfig { seed: 3, ..lora.clone() }, "a model given by a flag counts too");
     let vars = "base_model = \"x\"\n[data.template_variables]\nenable_thinking = false";
     let vars = RunConfig::from_toml(vars).unwrap();
     assert_eq!(vars.data.template_variables["enable_thinking"], Value::Bool(false));
@@ -381,6 +388,7 @@ fn smollm2_learns_from_real_pairs() {
     ];
     config.data.max_length = 512;
     config.data.complete = true;
+    config.data.hold_out = 0.2;
     config.evaluation.loss_problems = 3;
     config.train.steps = Some(2);
     config.train.batch_size = 1;

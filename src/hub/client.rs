@@ -149,7 +149,10 @@ impl ProgressHandler for Coming {
     fn on_progress(&self, event: &ProgressEvent) {
         let done = match event {
             ProgressEvent::Download(DownloadEvent::Start { total_bytes, .. }) => {
-                let _ = self.size.set(*total_bytes);
+                // 0 stands for an answer without a length too.
+                if *total_bytes > 0 {
+                    let _ = self.size.set(*total_bytes);
+                }
                 return;
             }
             ProgressEvent::Download(DownloadEvent::Progress { files }) => {
@@ -189,7 +192,7 @@ mod tests {
         std::fs::write(file.path(), "12345").unwrap();
         let coming = Coming::new("file");
         assert!(coming.is_whole(file.path()));
-        for (total_bytes, is_whole) in [(5, true), (6, false), (0, false)] {
+        for (total_bytes, is_whole) in [(5, true), (6, false), (0, true)] {
             let coming = Coming::new("file");
             let start = DownloadEvent::Start { total_files: 1, total_bytes };
             coming.on_progress(&ProgressEvent::Download(start));

@@ -52,7 +52,13 @@ const KNOWN: [&str; 22] = [
 
 /// The adapter's settings in PEFT's words.
 fn write_config(config: &LoraConfig, base: &str) -> Value {
+    // A name on the hub may come with its revision, which PEFT keeps apart.
+    let (base, revision) = match base.split_once('@') {
+        Some((name, revision)) if !Path::new(base).exists() => (name, Some(revision)),
+        _ => (base, None),
+    };
     json!({
+        "revision": revision,
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -137,9 +143,9 @@ fn shapes(config: &DecoderConfig, lora: &LoraConfig) -> BTreeMap<String, Vec<usi
 }
 
 impl DecoderLm {
-    /// A fingerprint of the weights without adapters: SHA-256 over name, shape and the beginning of
-    /// the first column of each matrix. Models that were trained apart differ in it; the type of
-    /// the files that they came from does not matter.
+    /// A fingerprint of the weights without adapters: SHA-256 over name, shape and first numbers of
+    /// each tensor, rounded to bf16, so that a copy in bf16 has the same one. Models that were
+    /// trained apart differ in it.
     ///
     /// # Errors
     /// [`Error::Training`] where the device cannot be read.
@@ -158,15 +164,18 @@ impl DecoderLm {
             }
 
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                /// Numbers of a column that count.
+                /// Numbers of a tensor's first column that count.
                 const COUNTED: usize = 256;
                 let name = self.path.name();
-                if D != 2 || name.contains(".lora_") {
+                if name.contains(".lora_") {
                     return;
                 }
-                let tensor = param.val();
-                let (dims, rows) = (tensor.dims(), tensor.dims()[0].min(COUNTED));
-                let part = tensor.narrow(1, 0, 1).narrow(0, 0, rows).reshape([rows]);
+                let mut part = param.val();
+                let (dims, rows) = (part.dims(), part.dims()[0].min(COUNTED));
+                for other in 1..D {
+                    part = part.narrow(other, 0, 1);
+                }
+                let part = part.narrow(0, 0, rows).reshape([rows]);
                 self.parts.push((format!("{name} {dims:?}"), part));
             }
         }
@@ -175,7 +184,8 @@ impl DecoderLm {
         let mut hash = Sha256::new();
         for (name, part) in visitor.parts {
             hash.update(name.as_bytes());
-            host(part)?.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+            let rounded = host(part)?.values.into_iter().map(half::bf16::from_f32);
+            rounded.for_each(|value| hash.update(value.to_le_bytes()));
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -184,7 +194,7 @@ impl DecoderLm {
     /// name or path of the model that they belong to, `card` a model card in Markdown.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: the folder exists and is not empty, or the model has no
+    /// [`Error::Io`]; [`Error::Model`]: the folder exists, or the model has no
     /// adapters; [`Error::Training`] where the device cannot be read.
     pub fn save_adapter(&self, folder: &Path, base: &str, card: Option<&str>) -> Result<()> {
         let config = self.lora().ok_or_else(|| Error::Model {
@@ -200,10 +210,8 @@ impl DecoderLm {
                 tensor
             })
             .collect();
-        let metadata = HashMap::from([
-            ("format".to_owned(), "pt".to_owned()),
-            (BASE_KEY.to_owned(), self.fingerprint()?),
-        ]);
+        // One entry only: the order of more is left to chance, and so would be the file's bytes.
+        let metadata = HashMap::from([(BASE_KEY.to_owned(), self.fingerprint()?)]);
         write_folder(folder, |beside| {
             let write = |name: &str, text: &str| {
                 let path = beside.join(name);
@@ -228,6 +236,10 @@ impl DecoderLm {
             what,
             hint: hint.into(),
         };
+        if self.lora().is_some() {
+            let what = "the model has adapters already".into();
+            return Err(failed(folder, what, "Merge them first"));
+        }
         let path = folder.join(CONFIG);
         let text = read_if_there(&path)?.ok_or_else(|| {
             let hint = "Give the folder of an adapter in PEFT's format";

@@ -5,6 +5,7 @@
 //! row b   P P P P P | A A          next token to the same place
 //! ```
 
+use crate::ops::AttentionShape;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
@@ -27,17 +28,22 @@ impl LayerCache {
         Self { keys: empty(), values: empty(), filled: 0, heads }
     }
 
-    /// Takes in new keys and values and lets the new queries attend to all of them.
-    ///
-    /// # Shapes
-    /// `q`: `[rows * new, heads * head_dim]`; `k`, `v`: `[rows * new, kv_heads * head_dim]`;
-    /// `mask`: `[rows, 1, new, keys]`, added to the scores; result: like `q`.
-    pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
-        let [rows, _, new, keys] = mask.dims();
+    /// The shape of attention among the tokens in the cache.
+    pub(super) fn shape(&self) -> AttentionShape {
+        let keys = self.keys.as_ref().expect("a cache is put back after each use");
+        let [batch, kv_heads, _, head_dim] = keys.dims();
+        AttentionShape { batch, seq: self.filled, heads: self.heads, kv_heads, head_dim }
+    }
+
+    /// Takes in new keys and values, `[rows * new, kv_heads * head_dim]`.
+    pub(super) fn append(&mut self, k: Tensor<2>, v: Tensor<2>) {
         let start = self.filled;
-        let append = |all: &mut Option<Tensor<4>>, x: Tensor<2>| -> Tensor<4> {
+        let mut new = 0;
+        for (all, x) in [(&mut self.keys, k), (&mut self.values, v)] {
             let mut old = all.take().expect("a cache is put back after each use");
-            let [_, kv_heads, capacity, dim] = old.dims();
+            let [rows, kv_heads, capacity, dim] = old.dims();
+            new = x.dims()[0] / rows;
+            let keys = start + new;
             if capacity < keys {
                 let more = capacity.max(keys - capacity);
                 let room = Tensor::zeros([rows, kv_heads, more, dim], &old.device());
@@ -45,14 +51,24 @@ impl LayerCache {
             }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
             // The old tensor is owned here, so that it is written in place.
-            let grown = old.slice_assign([0..rows, 0..kv_heads, start..start + new, 0..dim], x);
-            let seen = grown.clone().narrow(2, 0, keys);
-            *all = Some(grown);
-            seen
-        };
-        let k = append(&mut self.keys, k);
-        let v = append(&mut self.values, v);
+            *all = Some(old.slice_assign([0..rows, 0..kv_heads, start..keys, 0..dim], x));
+        }
         self.filled += new;
+    }
+
+    /// Takes in new keys and values and lets the new queries attend to all of them.
+    ///
+    /// # Shapes
+    /// `q`: `[rows * new, heads * head_dim]`; `k`, `v`: `[rows * new, kv_heads * head_dim]`;
+    /// `mask`: `[rows, 1, new, keys]`, added to the scores; result: like `q`.
+    pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
+        self.append(k, v);
+        let [rows, _, new, keys] = mask.dims();
+        let seen = |all: &Option<Tensor<4>>| {
+            let all = all.clone().expect("a cache is put back after each use");
+            all.narrow(2, 0, keys)
+        };
+        let (k, v) = (seen(&self.keys), seen(&self.values));
         let [_, kv_heads, _, dim] = k.dims();
         let group = self.heads / kv_heads;
         // The heads of a group share keys, so they are rows of one product.

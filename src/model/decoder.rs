@@ -10,7 +10,7 @@ use super::config::{Architecture, DecoderConfig};
 use super::lora::{DropoutKeys, LoraConfig, LoraLinear};
 use super::{CausalLm, cache::LayerCache};
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
 use crate::ops::{causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu};
 use crate::random::Stream;
@@ -142,7 +142,14 @@ impl SelfAttention {
     /// Attention of new tokens to the cache, which takes them in.
     fn forward_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
         let [q, k, v] = self.heads(x, &step.table, &step.positions, None);
-        self.o_proj.forward(cache.attend([q, k, v], step.mask.clone()), None)
+        let mixed = match &step.seen {
+            Seen::Rows(starts) => {
+                cache.append(k.clone(), v.clone());
+                causal_attention(q, k, v, starts.clone(), cache.shape())
+            }
+            Seen::Mask(mask) => cache.attend([q, k, v], mask.clone()),
+        };
+        self.o_proj.forward(mixed, None)
     }
 }
 
@@ -152,8 +159,16 @@ pub(super) struct CacheStep {
     pub table: [Tensor<2>; 2],
     /// Positions of the new tokens, `[rows * new]`.
     pub positions: Tensor<1, Int>,
-    /// Added to the scores, `[rows, 1, new, keys]`: 0 where visible, else very negative.
-    pub mask: Tensor<4>,
+    /// What they see.
+    pub seen: Seen,
+}
+
+/// What new tokens see of the tokens in the cache and of each other.
+pub(super) enum Seen {
+    /// At the beginning, each its own row from here on, `[rows * new]`; the cache is empty.
+    Rows(Tensor<1, Int>),
+    /// Later: added to the scores, `[rows, 1, new, keys]`, 0 where visible, else very negative.
+    Mask(Tensor<4>),
 }
 
 /// SwiGLU feed-forward.
@@ -310,7 +325,7 @@ impl DecoderConfig {
                     }
                     false => None,
                 };
-                Ok::<_, crate::Error>(LoraLinear::new(Param::from_tensor(weight), bias))
+                Ok::<_, Error>(LoraLinear::new(Param::from_tensor(weight), bias))
             };
             layers.push(DecoderLayer {
                 input_layernorm,
@@ -364,9 +379,13 @@ impl DecoderLm {
     /// They change nothing yet; the same seed gives the same A, and the same dropout in training.
     ///
     /// # Errors
-    /// As [`LoraConfig::validate`].
+    /// As [`LoraConfig::validate`]; [`Error::Config`] where the model has adapters already.
     pub fn with_lora(self, config: &LoraConfig, seed: u64) -> Result<Self> {
         config.validate()?;
+        if self.lora.is_some() {
+            let what = "the model has adapters already";
+            return Err(Error::config("lora", what, "Merge them first"));
+        }
         let mut model = self.no_grad();
         for (name, layer) in model.linear_layers_mut() {
             if config.targets(&name) {
@@ -381,6 +400,8 @@ impl DecoderLm {
     /// autodiff.
     pub fn merged(self) -> Self {
         let mut model = self.valid();
+        // Held no longer, each old weight goes when the new one is there.
+        drop(self);
         model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.merge());
         model.lora = None;
         model

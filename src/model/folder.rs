@@ -15,6 +15,7 @@ use super::weights::{FileType, WeightFiles, listed, write_model};
 use crate::data::tokenizer::read_if_there;
 use crate::data::{ChatTemplate, TextTokenizer};
 use crate::error::{Error, Result};
+use crate::files::{flush_folder, remove_folder};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -295,7 +296,7 @@ impl DecoderLm {
     /// them first, or save them by themselves.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the folder exists and is not empty, or where the model
+    /// [`Error::Io`]; [`Error::Model`] where the folder exists, or where the model
     /// has adapters.
     pub fn save(&self, folder: &Path, how: &SaveFolder<'_>) -> Result<()> {
         let refuse = |what: &str, hint: &str| {
@@ -387,38 +388,52 @@ fn write_own_files(
     write("tokenizer_config.json", &format!("{settings:#}\n"))
 }
 
-/// Fills a folder beside its place and renames it.
+/// Refuses a place for a new folder where there is something already.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Model`] where the folder exists and is not empty; what `fill` gives.
-pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let occupied = match std::fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-        Err(e) => return Err(Error::io("write to", folder, e)),
+/// [`Error::Model`].
+pub fn check_new_folder(folder: &Path) -> Result<()> {
+    let refuse = |what: &str, hint: &str| {
+        Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
     };
-    if occupied {
-        return Err(Error::Model {
-            path: folder.to_owned(),
-            what: "it already holds files".into(),
-            hint: "Choose another folder or move the old one away".into(),
-        });
+    // Links to nowhere exist too.
+    if folder.symlink_metadata().is_ok() {
+        return refuse("it exists already", "Choose another folder, or move the old one away");
     }
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = name.ok_or_else(|| Error::Model {
-        path: folder.to_owned(),
-        what: "it is no name for a folder".into(),
-        hint: "Choose another".into(),
-    })?;
+    if folder.file_name().is_none() {
+        return refuse("it is no name for a folder", "Choose another");
+    }
+    Ok(())
+}
+
+/// Where a folder is written before it gets its name.
+pub(crate) fn writing_place(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}.writing"))
+}
+
+/// Fills a folder beside its place, flushes it and renames it.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] where the folder exists; what `fill` gives.
+pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    check_new_folder(folder)?;
     let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-    let beside = parent.join(format!(".{name}.writing-{}", std::process::id()));
+    let beside = writing_place(folder);
+    // A process that was killed may have left one.
+    remove_folder(&beside)?;
     std::fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
     let done = fill(&beside).and_then(|()| {
-        if folder.is_dir() {
-            std::fs::remove_dir(folder).map_err(|e| Error::io("replace", folder, e))?;
+        let entries = std::fs::read_dir(&beside).map_err(|e| Error::io("read", &beside, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| Error::io("read", &beside, e))?.path();
+            let flush = || std::fs::File::options().write(true).open(&path)?.sync_all();
+            flush().map_err(|e| Error::io("flush", &path, e))?;
         }
-        std::fs::rename(&beside, folder).map_err(|e| Error::io("rename", &beside, e))
+        flush_folder(&beside)?;
+        std::fs::rename(&beside, folder).map_err(|e| Error::io("rename", &beside, e))?;
+        flush_folder(parent)
     });
     if done.is_err() {
         let _ = std::fs::remove_dir_all(&beside);

@@ -1,7 +1,7 @@
 //! Answers from a model: batched, with a key-value cache.
 
 use super::cache::LayerCache;
-use super::decoder::{CacheStep, DecoderLm};
+use super::decoder::{CacheStep, DecoderLm, Seen};
 use crate::data::TextTokenizer;
 use crate::error::{Error, Result};
 use crate::ops::rotary_table;
@@ -131,7 +131,7 @@ impl Generation {
     pub fn text(&self, tokenizer: &TextTokenizer) -> Result<String> {
         let mut text = tokenizer.decode(&self.tokens)?;
         if let EndReason::Stop(stop) = &self.end
-            && let Some(at) = text.rfind(stop.as_str())
+            && let Some(at) = text.find(stop.as_str())
         {
             text.truncate(at);
         }
@@ -223,6 +223,9 @@ impl DecoderLm {
     }
 }
 
+/// An answer and the number of its prompt.
+type Finished = (usize, Generation);
+
 /// A row whose answer is not finished.
 struct ActiveRow {
     /// Number of the prompt.
@@ -267,7 +270,7 @@ impl<'a> Decoding<'a> {
         endings: Endings<'_>,
         config: &GenerateConfig,
         observe: &mut TokenObserver<'_>,
-    ) -> Result<(Vec<(usize, Generation)>, ControlFlow<()>)> {
+    ) -> Result<(Vec<Finished>, ControlFlow<()>)> {
         let shape = self.model.config();
         let device = self.model.device();
         let sizes = [
@@ -339,25 +342,34 @@ impl<'a> Decoding<'a> {
         }
     }
 
-    /// Positions and mask of `new` tokens after `start` earlier places.
+    /// Positions of `new` tokens after `start` earlier places, and what they see.
     fn step(&self, start: usize, new: usize, table: &[Tensor<2>; 2], device: &Device) -> CacheStep {
         let (rows, keys) = (self.rows.len(), start + new);
-        let mut positions = Vec::with_capacity(rows * new);
-        let mut mask = Vec::with_capacity(rows * new * keys);
-        for &padding in &self.paddings {
-            for place in start..keys {
-                positions.push(place.saturating_sub(padding) as i32);
+        let places = || {
+            self.paddings
+                .iter()
+                .flat_map(|padding| (start..keys).map(move |place| (*padding, place)))
+        };
+        let ints = |values: Vec<i32>| {
+            Tensor::<1, Int>::from_data(TensorData::new(values, [rows * new]), device)
+        };
+        let positions = places().map(|(padding, place)| place.saturating_sub(padding) as i32);
+        let seen = if start == 0 {
+            // A prompt is a row whose padding is an example of its own.
+            let starts = places().map(|(padding, place)| if place < padding { 0 } else { padding });
+            Seen::Rows(ints(starts.map(|start| start as i32).collect()))
+        } else {
+            let mut mask = Vec::with_capacity(rows * new * keys);
+            for (padding, place) in places() {
                 mask.extend((0..keys).map(|key| match key >= padding && key <= place {
                     true => 0.0,
                     false => HIDDEN,
                 }));
             }
-        }
-        CacheStep {
-            table: table.clone(),
-            positions: Tensor::from_data(TensorData::new(positions, [rows * new]), device),
-            mask: Tensor::from_data(TensorData::new(mask, [rows, 1, new, keys]), device),
-        }
+            let mask = TensorData::new(mask, [rows, 1, new, keys]);
+            Seen::Mask(Tensor::from_data(mask, device))
+        };
+        CacheStep { table: table.clone(), positions: ints(positions.collect()), seen }
     }
 
     /// The next token of each row; rows that are finished get any.
@@ -416,7 +428,9 @@ impl ActiveRow {
             // A token is at least a byte, save for those that begin or end a character.
             let tail = self.tokens.len().saturating_sub(longest + 4);
             let text = endings.tokenizer.decode(&self.tokens[tail..])?;
-            if let Some(stop) = config.stop.iter().find(|stop| text.contains(stop.as_str())) {
+            let found =
+                config.stop.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop)));
+            if let Some((_, stop)) = found.min_by_key(|(at, _)| *at) {
                 return Ok(Some(EndReason::Stop(stop.clone())));
             }
         }

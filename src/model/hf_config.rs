@@ -104,7 +104,12 @@ fn refuse_unsupported(value: &Value) -> Read<()> {
 /// Base and scaling of RoPE, in the older form (`rope_theta` and `rope_scaling`) or in the newer
 /// one (all of it in `rope_parameters`).
 fn read_rope(value: &Value) -> Read<(f64, Option<RopeScaling>)> {
-    let key = if value["rope_parameters"].is_null() { "rope_scaling" } else { "rope_parameters" };
+    let [old, new] = ["rope_scaling", "rope_parameters"];
+    if !value[old].is_null() && !value[new].is_null() && value[old] != value[new] {
+        // transformers takes the older form then; whoever wrote the newer one may not know.
+        return Err(format!("`{old}` and `{new}` are both set and differ; remove one of them"));
+    }
+    let key = if value[new].is_null() { old } else { new };
     let rope = &value[key];
     let theta = match rope["rope_theta"].is_null() {
         true => number(value, "rope_theta", 10_000.0)?,

@@ -10,11 +10,12 @@ mod hf_config;
 mod lora;
 mod rope;
 pub(crate) mod tensors;
-mod weights;
+pub(crate) mod weights;
 
 pub use config::{Architecture, DecoderConfig};
 pub use decoder::{Decoder, DecoderLayer, DecoderLm, Mlp, Placement, RmsNorm, SelfAttention};
-pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, model_folder};
+pub(crate) use folder::writing_place;
+pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder};
 pub use generate::{EndReason, Endings, GenerateConfig, Generation, NewToken, TokenObserver};
 pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
 pub use rope::RopeScaling;

@@ -1,4 +1,4 @@
-//! A module's parameters by name, and safetensors files of them.
+//! A module's parameters by name.
 //!
 //! Names are the module's paths (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers hold
 //! `[input, output]`, files hold `[output, input]` as PyTorch does; the change happens here.
@@ -8,9 +8,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::BTreeMap;
 
 /// A tensor on the host in f32, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +81,12 @@ pub(crate) struct NamedTensor {
 }
 
 impl NamedTensor {
+    /// A tensor as it is.
+    pub(crate) fn new<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
+        let shape = tensor.dims().to_vec();
+        Self { name, shape, read: Box::new(move || host(tensor.clone())) }
+    }
+
     /// Its elements.
     ///
     /// # Errors
@@ -115,11 +119,7 @@ pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTen
                 return;
             }
             let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
-            self.tensors.push(NamedTensor {
-                name: self.path.name(),
-                shape: tensor.dims().to_vec(),
-                read: Box::new(move || host(tensor.clone())),
-            });
+            self.tensors.push(NamedTensor::new(self.path.name(), tensor));
         }
     }
     let mut visitor = Visitor { path: PathStack::default(), trained, tensors: vec![] };
@@ -132,19 +132,8 @@ pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTen
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
-    read_all(lazy_tensors(module, false))
-}
-
-/// The module's parameters that are trained, as files hold them, by name.
-///
-/// # Errors
-/// [`Error::Training`] where the device cannot be read.
-pub(crate) fn trained_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
-    read_all(lazy_tensors(module, true))
-}
-
-fn read_all(tensors: Vec<NamedTensor>) -> Result<BTreeMap<String, HostTensor>> {
-    tensors.into_iter().map(|tensor| Ok((tensor.name.clone(), tensor.read()?))).collect()
+    let tensors = lazy_tensors(module, false).into_iter();
+    tensors.map(|tensor| Ok((tensor.name.clone(), tensor.read()?))).collect()
 }
 
 /// A tensor's elements on the host.
@@ -214,56 +203,4 @@ pub fn with_named_tensors<M: Module>(
     let mut mapper = Mapper { path: PathStack::default(), tensors, problems: vec![] };
     let module = module.map(&mut mapper);
     if mapper.problems.is_empty() { Ok(module) } else { Err(mapper.problems) }
-}
-
-/// The bytes of a safetensors file in f32.
-///
-/// # Errors
-/// [`Error::Model`] where the format refuses the tensors.
-pub(crate) fn to_safetensors(
-    tensors: &BTreeMap<String, HostTensor>,
-    metadata: HashMap<String, String>,
-    path: &Path,
-) -> Result<Vec<u8>> {
-    let failed = |what: String| Error::Model {
-        path: path.to_owned(),
-        what,
-        hint: "This is a defect; please report it".into(),
-    };
-    let bytes: BTreeMap<&String, Vec<u8>> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            (name, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        })
-        .collect();
-    let mut views = vec![];
-    for (name, tensor) in tensors {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name]);
-        views.push((name, view.map_err(|e| failed(format!("tensor `{name}`: {e}")))?));
-    }
-    safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))
-}
-
-/// The tensors of a safetensors file in f32.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Model`] for a broken file or another type than f32.
-pub(crate) fn from_safetensors(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let failed = |what: String| Error::Model {
-        path: path.to_owned(),
-        what,
-        hint: "The file is damaged or not one of ours".into(),
-    };
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        if view.dtype() != Dtype::F32 {
-            return Err(failed(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
-        }
-        let (words, _) = view.data().as_chunks::<4>();
-        let values = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-        tensors.insert(name.to_owned(), HostTensor { shape: view.shape().to_vec(), values });
-    }
-    Ok(tensors)
 }

@@ -125,7 +125,7 @@ impl WeightFile {
 }
 
 /// All weights of a folder, by name.
-pub(super) struct WeightFiles {
+pub(crate) struct WeightFiles {
     files: Vec<WeightFile>,
     /// Where each tensor is, and its shape.
     tensors: BTreeMap<String, (usize, Vec<usize>)>,
@@ -186,7 +186,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] for a broken file.
-    pub(super) fn open_file(path: PathBuf) -> Result<Self> {
+    pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
         let mut file = WeightFile::open(path.clone())?;
         let shapes = file.shapes()?;
         let mut all = Self { files: vec![], tensors: BTreeMap::new(), path };
@@ -238,7 +238,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// [`Error::Model`]: it is missing, of an unknown type, or has numbers that are not finite.
-    pub(super) fn read(&mut self, name: &str) -> Result<HostTensor> {
+    pub(crate) fn read(&mut self, name: &str) -> Result<HostTensor> {
         match self.tensors.get(name) {
             Some((file, _)) => self.files[*file].read(name),
             None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
@@ -306,7 +306,7 @@ impl View for Written<'_> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Training`] where a device cannot be read.
-pub(super) fn write_file(
+pub(crate) fn write_file(
     path: &Path,
     tensors: &[NamedTensor],
     file_type: FileType,
@@ -322,8 +322,15 @@ pub(super) fn write_file(
     if let Some(error) = error.into_inner() {
         return Err(error);
     }
-    let flush = || File::options().write(true).open(path)?.sync_all();
-    flush().map_err(|e| Error::io("write", path, e))
+    // The library writes files that only their owner can read; these get what others get.
+    let usual = path.with_extension("mode");
+    let finish = || {
+        let permissions = File::create(&usual)?.metadata()?.permissions();
+        std::fs::remove_file(&usual)?;
+        std::fs::set_permissions(path, permissions)?;
+        File::options().write(true).open(path)?.sync_all()
+    };
+    finish().map_err(|e| Error::io("write", path, e))
 }
 
 /// Writes a model's tensors into a folder: one file, or shards of at most `max_shard_bytes` (more

@@ -13,7 +13,8 @@ pub(super) fn model_card(summary: &Summary, template: &str) -> String {
         let folder = Path::new(name);
         let is_path = folder.is_dir() || folder.is_absolute();
         let last = folder.file_name().filter(|_| is_path);
-        last.map_or_else(|| name.to_owned(), |last| last.to_string_lossy().into_owned())
+        let hub = name.split('@').next().unwrap_or(name);
+        last.map_or_else(|| hub.to_owned(), |last| last.to_string_lossy().into_owned())
     });
     let mut card = String::new();
     // Writing to a String does not fail.

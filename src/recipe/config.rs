@@ -217,8 +217,21 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] with the line and what is wrong.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_with(path, None, None)
+    }
+
+    /// As [`RunConfig::read`], with the model and the adapters to train where they are given; which
+    /// defaults the settings start from depends on those.
+    ///
+    /// # Errors
+    /// As [`RunConfig::read`].
+    pub fn read_with(
+        path: &Path,
+        base_model: Option<String>,
+        lora: Option<LoraConfig>,
+    ) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        Self::from_toml(&text).map_err(|error| match error {
+        Self::from_toml_with(&text, base_model, lora).map_err(|error| match error {
             Error::Config { key, what, hint } => {
                 Error::Config { key, what: format!("{}: {what}", path.display()), hint }
             }
@@ -231,6 +244,14 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_toml(text: &str) -> Result<Self> {
+        Self::from_toml_with(text, None, None)
+    }
+
+    fn from_toml_with(
+        text: &str,
+        base_model: Option<String>,
+        lora: Option<LoraConfig>,
+    ) -> Result<Self> {
         // Read by itself first: that reports unknown keys and wrong types with their line.
         let given: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
@@ -244,13 +265,17 @@ impl RunConfig {
         let failed = |what: String| {
             Error::config("config", what, "`--print-config` shows every setting with its default")
         };
-        let base = match given.base_model {
-            Some(name) => Self::for_base_model(name, given.lora),
+        let base = match base_model.clone().or(given.base_model) {
+            Some(name) => Self::for_base_model(name, lora.clone().or(given.lora)),
             None => Self::default(),
         };
         let mut all = toml::Table::try_from(base).map_err(|e| failed(e.to_string()))?;
         merge(&mut all, toml::from_str(text).map_err(|e| failed(e.to_string()))?);
-        all.try_into().map_err(|e: toml::de::Error| failed(e.to_string()))
+        let mut config: Self =
+            all.try_into().map_err(|e: toml::de::Error| failed(e.to_string()))?;
+        config.base_model = base_model.or(config.base_model);
+        config.lora = lora.or(config.lora);
+        Ok(config)
     }
 
     /// The settings as TOML.
@@ -295,6 +320,10 @@ impl RunConfig {
         }
         if let Some(lora) = &self.lora {
             lora.validate()?;
+            if self.base_model.is_none() {
+                let what = "there is no model to add adapters to".to_owned();
+                return refuse("lora", what, "Name it with base_model (--model)");
+            }
         }
         if self.base_model.is_some() && data.tokenizer.is_some() {
             let what = "the base model has a tokenizer of its own".to_owned();

@@ -12,6 +12,8 @@
 
 use super::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::files::remove_folder;
+use crate::model::writing_place;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -119,7 +121,8 @@ impl RunDirectory {
             _ => Ok(()),
         };
         for path in FOLDERS.map(|name| self.path(name)) {
-            done(fs::remove_dir_all(&path), path)?;
+            remove_folder(&path)?;
+            remove_folder(&writing_place(&path))?;
         }
         for path in FILES.map(|name| self.path(name)) {
             done(fs::remove_file(&path), path)?;

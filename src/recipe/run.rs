@@ -8,6 +8,7 @@ use crate::data::{Ledger, MixtureReport};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Accuracy, Answer, ask};
+use crate::files::remove_folder;
 use crate::model::tensors::{NamedTensor, lazy_tensors};
 use crate::model::{DecoderLm, SaveFolder};
 use crate::train::differences;
@@ -291,10 +292,7 @@ fn save(
     summary: &Summary,
 ) -> Result<()> {
     for name in ["model", "adapter"] {
-        let folder = directory.path(name);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
-        }
+        remove_folder(&directory.path(name))?;
     }
     let card = model_card(summary, &prepared.template_name);
     if model.lora().is_some() {

@@ -13,19 +13,23 @@
 
 use super::learner::Learner;
 use crate::error::{Error, Result};
+use crate::files::{flush_folder, remove_folder};
 use crate::model::CausalLm;
-use crate::model::tensors::{
-    from_safetensors, to_safetensors, trained_tensors, with_named_tensors,
-};
+use crate::model::FileType;
+use crate::model::tensors::{lazy_tensors, with_named_tensors};
+use crate::model::weights::{WeightFiles, write_file};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
 const VERSION: u32 = 1;
+const WEIGHTS: &str = "model.safetensors";
+const MOMENTS: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
@@ -35,10 +39,33 @@ struct State {
     settings: serde_json::Value,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileEntry {
     bytes: u64,
     sha256: String,
+}
+
+impl FileEntry {
+    /// Length and checksum of a file.
+    fn of(path: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        let mut add = || -> std::io::Result<()> {
+            let mut file = File::open(path)?;
+            loop {
+                let count = file.read(&mut buffer)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                hash.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        };
+        add().map_err(|e| Error::io("read", path, e))?;
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { bytes, sha256 })
+    }
 }
 
 /// The checkpoints of one run.
@@ -64,32 +91,29 @@ impl CheckpointStore {
         let place = self.folder.join(format!("step-{:06}", learner.step));
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
         fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
-        remove(&beside)?;
+        remove_folder(&beside)?;
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
-        let (moments, updates) = learner.optimizer.export()?;
+        let (moments, updates) = learner.optimizer.export();
         let settings = self.settings.clone();
         let state = State { version: VERSION, step: learner.step, updates, settings };
-        let weights = trained_tensors(learner.model())?;
+        let weights = lazy_tensors(learner.model(), true);
+        for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
+            write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
+        }
+        write_flushed(&beside.join(STATE), &to_json(&state, &beside)?)?;
         let mut manifest = BTreeMap::new();
-        let files = [
-            ("model.safetensors", to_safetensors(&weights, HashMap::new(), &beside)?),
-            ("optimizer.safetensors", to_safetensors(&moments, HashMap::new(), &beside)?),
-            ("state.json", to_json(&state, &beside)?),
-        ];
-        for (name, bytes) in files {
-            write_flushed(&beside.join(name), &bytes)?;
-            let entry = FileEntry { bytes: bytes.len() as u64, sha256: sha256(&bytes) };
-            manifest.insert(name.to_owned(), entry);
+        for name in [WEIGHTS, MOMENTS, STATE] {
+            manifest.insert(name.to_owned(), FileEntry::of(&beside.join(name))?);
         }
         write_flushed(&beside.join("manifest.json"), &to_json(&manifest, &beside)?)?;
         flush_folder(&beside)?;
         // A checkpoint of the same step can only be a damaged one, or one of the same bytes.
-        remove(&place)?;
+        remove_folder(&place)?;
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
         flush_folder(&self.folder)?;
         let others: Vec<_> = self.all()?.into_iter().filter(|(_, path)| *path != place).collect();
         for (_, old) in &others[..others.len().saturating_sub(self.keep - 1)] {
-            remove(old)?;
+            remove_folder(old)?;
         }
         Ok(place)
     }
@@ -174,19 +198,29 @@ impl CheckpointStore {
             let what = format!("it belongs to other settings: {}", differences.join(", "));
             return Err(failed(what, "Resume with the settings and data that it was made with"));
         }
-        let mut weights = from_safetensors(&path.join("model.safetensors"))?;
-        let moments = from_safetensors(&path.join("optimizer.safetensors"))?;
+        let mut weights = WeightFiles::open_file(path.join(WEIGHTS))?;
+        let mut moments = WeightFiles::open_file(path.join(MOMENTS))?;
         let foreign = "It belongs to another model";
         let model = learner.model().clone();
-        let model = with_named_tensors(model, &mut |name| weights.remove(name))
-            .map_err(|problems| failed(problems.join(", "), foreign))?;
+        let mut unreadable = None;
+        let mut read = |name: &str| match weights.read(name) {
+            Ok(tensor) => Some(tensor),
+            Err(error) => {
+                unreadable.get_or_insert(error.to_string());
+                None
+            }
+        };
+        let model = with_named_tensors(model, &mut read);
+        let model = model.map_err(|problems| {
+            failed(unreadable.unwrap_or_else(|| problems.join(", ")), foreign)
+        })?;
         let device = model.devices().first().cloned();
         let device = device.ok_or_else(|| failed("the model has no parameter".into(), foreign))?;
         let device = device.inner();
         learner
             .optimizer
-            .import(moments, &state.updates, &device)
-            .map_err(|problem| failed(problem, foreign))?;
+            .import(&mut |name| moments.read(name), &state.updates, &device)
+            .map_err(|error| failed(error.to_string(), foreign))?;
         learner.model = Some(model);
         learner.step = state.step;
         Ok(())
@@ -203,18 +237,13 @@ fn verified_state(path: &Path) -> Result<State> {
     let manifest = read_file(&path.join("manifest.json"))?;
     let manifest: BTreeMap<String, FileEntry> =
         serde_json::from_slice(&manifest).map_err(|e| failed(format!("manifest.json: {e}")))?;
-    let mut state = None;
-    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+    for name in [WEIGHTS, MOMENTS, STATE] {
         let entry = manifest.get(name).ok_or_else(|| failed(format!("{name} is not listed")))?;
-        let bytes = read_file(&path.join(name))?;
-        if bytes.len() as u64 != entry.bytes || sha256(&bytes) != entry.sha256 {
+        if FileEntry::of(&path.join(name))? != *entry {
             return Err(failed(format!("{name} is damaged")));
         }
-        if name == "state.json" {
-            state = Some(bytes);
-        }
     }
-    serde_json::from_slice(&state.unwrap_or_default())
+    serde_json::from_slice(&read_file(&path.join(STATE))?)
         .map_err(|e| failed(format!("state.json: {e}")))
 }
 
@@ -248,10 +277,6 @@ fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io("read", path, e))
 }
@@ -265,29 +290,10 @@ fn write_flushed(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| Error::io("write", path, e))
 }
 
-/// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
-fn flush_folder(path: &Path) -> Result<()> {
-    #[cfg(unix)]
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|e| Error::io("flush", path, e))?;
-    #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
-}
-
 /// Gives a damaged checkpoint a name under which it is not read again.
 fn set_aside(path: &Path) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let aside = path.with_file_name(format!("damaged-{name}"));
-    remove(&aside)?;
+    remove_folder(&aside)?;
     fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))
-}
-
-/// Removes a folder if it is there.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-        _ => Ok(()),
-    }
 }

@@ -3,7 +3,7 @@
 
 use super::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::model::tensors::{HostTensor, PathStack, host};
+use crate::model::tensors::{HostTensor, NamedTensor, PathStack, host};
 use crate::ops::adamw::AdamW;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdaptiveMomentumState, GradientsParams, Optimizer};
@@ -96,35 +96,29 @@ impl ModuleAdamW {
     }
 
     /// The moments as tensors `NAME.exp_avg` and `NAME.exp_avg_sq`, and the updates made.
-    ///
-    /// # Errors
-    /// [`Error::Training`] where the device cannot be read.
-    pub(crate) fn export(&self) -> Result<(BTreeMap<String, HostTensor>, BTreeMap<String, usize>)> {
-        let mut tensors = BTreeMap::new();
-        let mut times = BTreeMap::new();
-        for (name, state) in &self.moments {
-            tensors.insert(format!("{name}.exp_avg"), host(state.moment_1.clone())?);
-            tensors.insert(format!("{name}.exp_avg_sq"), host(state.moment_2.clone())?);
-            times.insert(name.clone(), state.time);
-        }
-        Ok((tensors, times))
+    pub(crate) fn export(&self) -> (Vec<NamedTensor>, BTreeMap<String, usize>) {
+        let tensors = self.moments.iter().flat_map(|(name, state)| {
+            [("exp_avg", &state.moment_1), ("exp_avg_sq", &state.moment_2)]
+                .map(|(part, moment)| NamedTensor::new(format!("{name}.{part}"), moment.clone()))
+        });
+        let times = self.moments.iter().map(|(name, state)| (name.clone(), state.time));
+        (tensors.collect(), times.collect())
     }
 
-    /// Takes over what [`ModuleAdamW::export`] gave.
+    /// Takes over what [`ModuleAdamW::export`] gave; `read` reads a tensor.
     ///
     /// # Errors
-    /// The name of the first moment that is missing.
+    /// As `read`.
     pub(crate) fn import(
         &mut self,
-        mut tensors: BTreeMap<String, HostTensor>,
+        read: &mut dyn FnMut(&str) -> Result<HostTensor>,
         times: &BTreeMap<String, usize>,
         device: &Device,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<()> {
         self.moments.clear();
         for (name, time) in times {
-            let mut take = |moment: &str| -> std::result::Result<Tensor<1>, String> {
-                let key = format!("{name}.{moment}");
-                let host = tensors.remove(&key).ok_or_else(|| format!("`{key}` is missing"))?;
+            let mut take = |moment: &str| -> Result<Tensor<1>> {
+                let host = read(&format!("{name}.{moment}"))?;
                 let data = TensorData::new(host.values, host.shape);
                 Ok(Tensor::from_data(data, device))
             };
