@@ -7,7 +7,9 @@
 //! ```
 
 use clap::{ArgGroup, Parser};
-use mixdistill::data::{ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer};
+use mixdistill::data::{
+    ChatFormat, ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer,
+};
 use mixdistill::model::{
     DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, NewToken, model_folder,
 };
@@ -46,6 +48,9 @@ struct Flags {
     /// Talk to the model; an empty line or Ctrl-D ends it, Ctrl-C ends an answer
     #[arg(long)]
     chat: bool,
+    /// Chat template in a file; without it the adapter's, else the model's own
+    #[arg(long, conflicts_with = "raw")]
+    chat_template: Option<PathBuf>,
     /// Message of the system
     #[arg(long)]
     system: Option<String>,
@@ -145,21 +150,35 @@ fn work(flags: &Flags) -> Result<()> {
     config.validate()?;
     // Whatever is wrong with the files shows before the weights are read.
     let questions = flags.prompts.as_deref().map(read_prompts).transpose()?;
-    let out = flags.out.as_deref().map(AnswerFile::create).transpose()?;
+    let stop = Arc::new(Stop::default());
+    let flag = stop.clone();
+    // Ctrl-C ends an answer; between answers, or a second time, the program.
+    let _ = ctrlc::set_handler(move || {
+        if !flag.answering.load(Ordering::SeqCst) || flag.asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Some(out) = flags.out.as_deref() {
+        // Tried and removed, so that nothing is in the way when the weights cannot be read.
+        drop(AnswerFile::create(out)?);
+    }
     let folder = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = folder.tokenizer(None)?;
-    let template = if flags.raw { None } else { folder.chat_template()? };
+    let template = if flags.raw { None } else { chat_template(flags, &folder)? };
     if template.is_none() && (flags.chat || flags.system.is_some()) {
         return Err(Error::Template {
             name: flags.model.clone(),
             what: "the folder has no chat template".into(),
-            hint: "Use --prompt or --prompts without --system".into(),
+            hint: "Name one with --chat-template, or use --prompt without --system".into(),
         });
     }
-    let mut ends = folder.end_tokens();
-    if !ends.contains(&tokenizer.end_token()) {
-        ends.push(tokenizer.end_token());
-    }
+    // What ends the turns of the template ends answers too. A template that is not for training
+    // says nothing of it; then the folder's own settings must do.
+    let format = template.clone().map(|template| ChatFormat::new(template, &tokenizer, None));
+    let ends = match format {
+        Some(Ok(format)) => folder.answer_ends(&tokenizer, &format),
+        _ => folder.answer_ends(&tokenizer, &PlainTemplate::default()),
+    };
     let mut progress = Progress::new("load", 0);
     let mut model = folder.load_with(&device::by_name(&flags.backend)?, &mut |done, of| {
         progress.update_of(done as u64, of as u64, String::new);
@@ -170,21 +189,25 @@ fn work(flags: &Flags) -> Result<()> {
     }
     let system = flags.system.clone();
     let mut speaker = Speaker { model, tokenizer, template, system, ends, config };
-    let stop = Arc::new(Stop::default());
-    let flag = stop.clone();
-    // Ctrl-C ends an answer; between answers, or a second time, the program.
-    let _ = ctrlc::set_handler(move || {
-        if !flag.answering.load(Ordering::SeqCst) || flag.asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-    match (&flags.prompt, questions, out) {
+    match (&flags.prompt, questions, &flags.out) {
         (Some(prompt), _, _) => {
             let ids = speaker.prompt(prompt, flags.raw)?;
             speaker.stream(&ids, &stop).map(|_| ())
         }
-        (None, Some(questions), Some(out)) => speaker.answer_all(&questions, out, flags.raw, &stop),
+        (None, Some(questions), Some(out)) => {
+            speaker.answer_all(&questions, AnswerFile::create(out)?, flags.raw, &stop)
+        }
         _ => speaker.chat(&stop),
+    }
+}
+
+/// The chat template that the flags name, else the adapter's, else the model's.
+fn chat_template(flags: &Flags, folder: &ModelFolder) -> Result<Option<ChatTemplate>> {
+    let adapters = flags.adapter.as_ref().map(|adapter| adapter.join("chat_template.jinja"));
+    let adapters = adapters.filter(|file| file.is_file());
+    match flags.chat_template.clone().or(adapters) {
+        Some(file) => ChatTemplate::from_file(&file, folder.path()).map(Some),
+        None => folder.chat_template(),
     }
 }
 
@@ -195,7 +218,7 @@ impl Speaker {
             return Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(text)?));
         }
         match self.template {
-            Some(_) => self.conversation(&[Message::new("user", text)]),
+            Some(_) => self.conversation(&[Message::new("user", text.trim())]),
             None => PlainTemplate::default().prompt(&self.tokenizer, text),
         }
     }

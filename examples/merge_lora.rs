@@ -5,6 +5,7 @@
 //! ```
 
 use clap::{Parser, ValueEnum};
+use mixdistill::data::{ChatFormat, ChatTemplate, PlainTemplate};
 use mixdistill::model::{
     FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder,
 };
@@ -65,9 +66,23 @@ fn merge(flags: &Flags) -> Result<()> {
     let model = model.with_adapter(&flags.adapter)?;
     let lora = model.lora().cloned().unwrap_or_default();
     let model = model.merged();
+    // The template that the adapter was trained with, and what it ends answers with.
+    let file = flags.adapter.join("chat_template.jinja");
+    let template = match file.is_file() {
+        true => Some(ChatTemplate::from_file(&file, base.path())?),
+        false => base.chat_template()?,
+    };
+    let source = template.as_ref().filter(|_| file.is_file()).map(|t| t.source().to_owned());
+    let format = template.map(|template| ChatFormat::new(template, &tokenizer, None));
+    let end_tokens = match format {
+        Some(Ok(format)) => base.answer_ends(&tokenizer, &format),
+        _ => base.answer_ends(&tokenizer, &PlainTemplate::default()),
+    };
+    eprintln!("writing {}", flags.out.display());
     let how = SaveFolder {
         base: Some(&base),
-        end_tokens: &base.end_tokens(),
+        end_tokens: &end_tokens,
+        chat_template: source.as_deref(),
         file_type: match flags.save_type {
             SaveType::F32 => FileType::F32,
             SaveType::Bf16 => FileType::Bf16,

@@ -350,13 +350,15 @@ fn conclude(config: &RunConfig, summary: &Summary) {
     let folder = if config.lora.is_some() { "adapter" } else { "model" };
     say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/");
     say!("\nnext:");
+    let run = if cfg!(feature = "hub") { "cargo run --features hub" } else { "cargo run" };
+    let system = config.data.system_prompt.as_ref().map(|text| format!(" --system {text:?}"));
+    let system = system.unwrap_or_default();
     if let (Some(base), Some(_)) = (&config.base_model, &config.lora) {
-        say!("  cargo run --example generate -- --model {base} --adapter {out}/adapter --chat");
-        say!(
-            "  cargo run --example merge_lora -- --model {base} --adapter {out}/adapter --out merged"
-        );
+        let model = format!("--model {base} --adapter {out}/adapter");
+        say!("  {run} --example generate -- {model} --chat{system}");
+        say!("  {run} --example merge_lora -- {model} --out merged");
     } else if config.base_model.is_some() {
-        say!("  cargo run --example generate -- --model {out}/model --chat");
+        say!("  {run} --example generate -- --model {out}/model --chat{system}");
     }
     if config.data.sources.is_empty() {
         say!("  cargo run --example train_mix -- --compare --out compare1");

@@ -186,6 +186,14 @@ impl Error {
         Self::Data { place, what: what.into(), hint: hint.into() }
     }
 
+    /// The same error of a template or tokenizer, with the row that it came up in.
+    pub(crate) fn within(mut self, row: &str) -> Self {
+        if let Self::Template { name, .. } | Self::Tokenizer { name, .. } = &mut self {
+            name.push_str(&format!(", {row}"));
+        }
+        self
+    }
+
     /// An [`Error::Config`].
     pub fn config(
         key: impl Into<String>,

@@ -184,6 +184,34 @@ fn a_template_that_ends_no_answer_gets_the_tokenizers_end() {
 }
 
 #[test]
+fn where_answer_and_prompt_would_merge_the_prompt_is_as_when_the_model_is_asked() {
+    let Some(folder) = shared("tokenizers/gpt2") else { return };
+    let tokenizer = TextTokenizer::from_folder(&folder, None).unwrap();
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}\
+                    {% if add_generation_prompt %}assistant: {% endif %}";
+    let format = |template: ChatTemplate| ChatFormat::new(template, &tokenizer, None).unwrap();
+    let format = format(ChatTemplate::new("test", template).unwrap());
+    let row = format.row(&tokenizer, "1 + 1", "two").unwrap();
+    let prompt = format.prompt(&tokenizer, "1 + 1").unwrap();
+    // Alone the space is a token; before a word it would be part of it.
+    assert_eq!(row.tokens[..row.prompt], prompt);
+    assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "two");
+    let whole = tokenizer.encode_marked("user: 1 + 1<|endoftext|>assistant: two").unwrap();
+    assert!(!whole.starts_with(&prompt), "otherwise this shows nothing");
+    assert_eq!(row.tokens.last(), Some(&tokenizer.end_token()));
+}
+
+#[test]
+fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
+    let folder = Folder::new(false, settings(PLAIN));
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let format = format.with_end_token(257);
+    let row = format.row(&tokenizer, "1", "2").unwrap();
+    assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), 257]);
+    assert_eq!(format.end_token(&tokenizer), 257);
+}
+
+#[test]
 fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts() {
     let error = |template: &str, solution: &str| {
         let folder = Folder::new(false, settings(template));

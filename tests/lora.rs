@@ -3,7 +3,7 @@
 mod common;
 
 use burn::module::Module;
-use common::{devices, relative_error, rows, shaken, tiny};
+use common::{adapter_of, devices, relative_error, rows, shaken, tiny};
 use mixdistill::Error;
 use mixdistill::data::{Batch, Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, LoraConfig, PROJECTIONS, named_tensors};
@@ -155,7 +155,7 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
     let held_out = |config: &LoraConfig| {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("adapter");
-        model.save_adapter(&place, "base", None).unwrap();
+        model.save_adapter(&place, &adapter_of("base")).unwrap();
         let path = place.join("adapter_config.json");
         let mut json: Value =
             serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
@@ -262,16 +262,16 @@ fn a_saved_adapter_comes_back() {
     let model = adapted(&config);
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("adapter");
-    model.save_adapter(&folder, "base", Some("# A card")).unwrap();
+    model.save_adapter(&folder, &adapter_of("base")).unwrap();
     let base = shaken(&tiny(Architecture::Qwen2), &devices()[0]);
     let read = base.clone().with_adapter(&folder).unwrap();
     assert!(named_tensors(&read).unwrap() == named_tensors(&model).unwrap());
     assert!(logits(&read) == logits(&model));
     let settings = read.lora().unwrap();
     assert_eq!((settings.rank, settings.rslora, settings.dropout), (3, true, 0.1));
-    let error = model.save_adapter(&folder, "base", None).unwrap_err().to_string();
+    let error = model.save_adapter(&folder, &adapter_of("base")).unwrap_err().to_string();
     assert!(error.contains("it exists already"), "{error}");
-    let error = base.save_adapter(&parent.path().join("none"), "base", None).unwrap_err();
+    let error = base.save_adapter(&parent.path().join("none"), &adapter_of("base")).unwrap_err();
     assert!(error.to_string().contains("has no adapters"), "{error}");
 }
 
@@ -280,7 +280,7 @@ fn adapters_that_do_not_fit_are_refused() {
     let model = adapted(&lora(3));
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("adapter");
-    model.save_adapter(&folder, "the-base", None).unwrap();
+    model.save_adapter(&folder, &adapter_of("the-base")).unwrap();
     let device = &devices()[0];
     let base = shaken(&tiny(Architecture::Qwen2), device);
     let error = |base: &DecoderLm, folder: &Path| {

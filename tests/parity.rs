@@ -4,7 +4,7 @@
 mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{devices, generate, ids, shared, smollm2};
+use common::{adapter_of, devices, generate, ids, shared, smollm2};
 use mixdistill::data::{Batch, Example};
 use mixdistill::model::{DecoderLm, GenerateConfig, HostTensor, ModelFolder, PROJECTIONS};
 use mixdistill::train::{named_gradients, step_gradients};
@@ -358,7 +358,7 @@ mod written {
                 }
                 let model = with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap();
                 let folder = out.join(format!("{name}-{form}"));
-                model.save_adapter(&folder, "a-small-model", Some("# A card\n")).unwrap();
+                model.save_adapter(&folder, &adapter_of("a-small-model")).unwrap();
                 std::fs::write(folder.join("base.txt"), format!("{name}-f32")).unwrap();
                 write_logits(&folder, &tokens, &logits(&model, &tokens, &device));
             }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{devices, shared, smollm2};
-use mixdistill::data::{TextTokenizer, arith};
+use mixdistill::data::{ChatFormat, PromptTemplate, TextTokenizer, arith};
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, LoraConfig, ModelFolder, SaveFolder, named_tensors,
 };
@@ -220,6 +220,75 @@ fn adapters_are_tuned_resumed_and_merged() {
 }
 
 #[test]
+fn the_end_of_turn_of_the_template_ends_answers_afterwards_too() {
+    // A base model whose own end token is another than that of its chat template.
+    let setting = Setting::new();
+    let path = setting.path("base/generation_config.json");
+    std::fs::write(path, "{\"eos_token_id\": 0}").unwrap();
+    let path = setting.path("base/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["eos_token_id"] = json!(0);
+    std::fs::write(path, config.to_string()).unwrap();
+    let base = ModelFolder::open(&setting.path("base")).unwrap();
+    assert_eq!(base.end_tokens(), [0]);
+    let end = base.tokenizer(None).unwrap().token("<|end|>").unwrap();
+    let mut config = setting.config("run", Some(LoraConfig { rank: 2, ..LoraConfig::default() }));
+    config.train.steps = Some(1);
+    // A template of one's own goes with the adapter, and into the merged folder.
+    let template = TEMPLATE.replace("assistant: ", "assistant says: ");
+    let template =
+        template.replace("{{ m.role }}: ", "{{ m.role }}{{ ' says' if m.role == 'assistant' }}: ");
+    std::fs::write(setting.path("own.jinja"), &template).unwrap();
+    config.data.chat_template = Some(setting.text("own.jinja"));
+    quiet(&config, RunMode::New).unwrap();
+    let (base, adapter) = (setting.text("base"), setting.text("run/adapter"));
+    let merged = setting.text("merged");
+    let flags = ["--model", &base, "--adapter", &adapter, "--out", &merged];
+    succeeded(&example("merge_lora", &flags));
+    assert_eq!(ModelFolder::open(Path::new(&merged)).unwrap().end_tokens(), [0, end]);
+    let written = std::fs::read_to_string(setting.path("merged/chat_template.jinja")).unwrap();
+    assert_eq!(written, template);
+}
+
+#[test]
+fn a_base_that_can_only_be_read_is_no_obstacle() {
+    let setting = Setting::new();
+    for name in files(&setting.path("base")) {
+        let path = setting.path("base").join(name);
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&path, permissions).unwrap();
+    }
+    let mut config = setting.config("run", None);
+    config.train.steps = Some(1);
+    quiet(&config, RunMode::New).unwrap();
+    for name in files(&setting.path("run/model")) {
+        let metadata = std::fs::metadata(setting.path("run/model").join(&name)).unwrap();
+        assert!(!metadata.permissions().readonly(), "{name}");
+    }
+}
+
+#[test]
+fn the_built_in_layout_goes_with_the_model_as_a_chat_template() {
+    let setting = Setting::new();
+    let mut config = setting.config("run", None);
+    config.train.steps = Some(1);
+    config.data.chat_template = Some("none".into());
+    config.data.template.before = "Q \"x\" {{ 1 }}:\n".into();
+    quiet(&config, RunMode::New).unwrap();
+    let folder = ModelFolder::open(&setting.path("run/model")).unwrap();
+    let tokenizer = folder.tokenizer(None).unwrap();
+    let template = folder.chat_template().unwrap().unwrap();
+    let chat = ChatFormat::new(template, &tokenizer, None).unwrap();
+    let plain = &config.data.template;
+    let row = |template: &dyn PromptTemplate| {
+        template.row(&tokenizer, " What is 1 + 1? ", "2\n").unwrap()
+    };
+    assert_eq!(row(&chat), row(plain));
+}
+
+#[test]
 fn a_run_stopped_before_its_end_refuses_another_base() {
     let setting = Setting::new();
     let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
@@ -268,6 +337,32 @@ fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
         &|c| c.data.chat_template = Some(setting.text("thinking.jinja")),
         "does not begin with the same conversation",
     );
+}
+
+#[test]
+fn an_answer_that_the_template_changes_is_named() {
+    let setting = Setting::new();
+    let dropping = TEMPLATE.replace("m.content", "m.content.split('</think>')[-1]");
+    std::fs::write(setting.path("dropping.jinja"), dropping).unwrap();
+    let line = json!({"problem": "one?", "solution": "1"}).to_string();
+    let thought = json!({"problem": "two?", "solution": "<think>1 + 1</think>2"}).to_string();
+    std::fs::write(setting.path("long.jsonl"), format!("{line}\n{thought}\n")).unwrap();
+    std::fs::write(setting.path("short.jsonl"), format!("{line}\n{thought}\n")).unwrap();
+    let mut config = setting.config("run", None);
+    config.data.chat_template = Some(setting.text("dropping.jinja"));
+    let error = quiet(&config, RunMode::New).unwrap_err().to_string();
+    assert!(error.contains("leaves out or changes part of the answer"), "{error}");
+    assert!(error.contains("`long` line 2"), "{error}");
+}
+
+#[test]
+fn a_comparison_without_questions_says_how_to_ask_some() {
+    let setting = Setting::new();
+    let mut config = setting.config("run", None);
+    config.evaluation.questions = 0;
+    let stop = StopFlag::default();
+    let error = mixdistill::recipe::compare(&config, RunMode::New, &stop, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("--questions N"), "{error}");
 }
 
 #[test]

@@ -127,6 +127,11 @@ fn a_comparison_that_cannot_start_leaves_what_is_there() {
     assert!(attempt(&bad, RunMode::Overwrite).contains("no row fits"));
     let mut nothing_to_ask = small(&out);
     nothing_to_ask.evaluation.questions = 0;
+    assert!(attempt(&nothing_to_ask, RunMode::Overwrite).contains("no question is asked"));
+    // There are questions to ask, but no held-out problem.
+    nothing_to_ask.evaluation.questions = 5;
+    nothing_to_ask.data.toy_test_problems = 0;
+    nothing_to_ask.data.hold_out = 0.0;
     assert!(attempt(&nothing_to_ask, RunMode::Overwrite).contains("nothing can be compared"));
     std::fs::create_dir(out.join("mix")).unwrap();
     std::fs::write(out.join("mix/song.txt"), "la").unwrap();

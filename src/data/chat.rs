@@ -8,20 +8,34 @@ use super::tokenizer::read_if_there;
 use crate::error::{Error, Result};
 use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::value::{Kwargs, Serde, StringInput, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
-/// Work that one rendering may cost. An instruction costs 1, and so do 64 bytes of text or of
-/// lists that are made, so that it bounds memory (some 128 MiB) as well as time (a second or so).
-const FUEL: u64 = 2_000_000;
+/// Work that one rendering may cost, beside one unit for each byte of the conversation. An
+/// instruction costs 1, and so do 64 bytes of text or of lists that are made, so that it bounds
+/// memory as well as time.
+const FUEL: u64 = 200_000;
 
-/// Largest source of a template, in bytes; those in use have a few thousand.
-const LONGEST_SOURCE: usize = 1 << 20;
+/// Time that one compilation or rendering may take. Templates in use take milliseconds; what takes
+/// so long is work that the engine does not count, such as comparing lists within lists.
+const LONGEST_TIME: Duration = Duration::from_secs(10);
+
+/// Stack for compiling and rendering, which both recurse into what is nested. Only what is used of
+/// it takes memory.
+const STACK: usize = 512 << 20;
+
+/// Largest source of a template, in bytes; those in use have up to some ten thousand.
+const LONGEST_SOURCE: usize = 1 << 17;
+
+/// Parts that a value may have, its parts' parts counted, where a text is made of it.
+const MOST_PARTS: usize = 1 << 20;
 
 /// Name of the template in its environment.
 const NAME: &str = "chat_template";
@@ -57,7 +71,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] where it is no template.
     pub fn new(name: impl Into<String>, source: impl Into<String>) -> Result<Self> {
-        let (name, source) = (name.into(), source.into());
+        let name = name.into();
+        // As Python's engine does it.
+        let source = source.into().replace("\r\n", "\n").replace('\r', "\n");
         let failed = |what: String| Error::Template {
             name: name.clone(),
             what,
@@ -66,26 +82,14 @@ impl ChatTemplate {
         if source.len() > LONGEST_SOURCE {
             return Err(failed(format!("it has {} bytes", source.len())));
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| failed(describe(&e)))?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(python_method);
-        environment.set_formatter(|out, state, value| match value {
-            value if value.is_none() => Ok(out.write_str("None")?),
-            value if value.kind() == minijinja::value::ValueKind::Bool => {
-                Ok(out.write_str(if value.is_true() { "True" } else { "False" })?)
-            }
-            value => escape_formatter(out, state, value),
+        let text = without_generation_blocks(&source);
+        let environment = aside(move || {
+            let mut environment = environment()?;
+            environment.add_template_owned(NAME, text)?;
+            Ok(environment)
         });
-        environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment
-            .add_template_owned(NAME, without_generation_blocks(&source))
-            .map_err(|e| failed(format!("it cannot be compiled: {}", describe(&e))))?;
+        let environment =
+            environment.map_err(|what| failed(format!("it cannot be compiled: {what}")))?;
         let mut template = Self { name, source, environment, variables: BTreeMap::new() };
         template.set_date(jiff::ZonedDateTime::now().date());
         Ok(template)
@@ -161,31 +165,117 @@ impl ChatTemplate {
         for unused in ["tools", "documents"] {
             context.entry(unused.into()).or_insert_with(|| Value::from(()));
         }
-        let template = self.environment.get_template(NAME);
-        template.and_then(|template| template.render(context)).map_err(|e| Error::Template {
+        let mut environment = self.environment.clone();
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        environment.set_fuel(Some(FUEL + bytes as u64));
+        let rendered = aside(move || environment.get_template(NAME)?.render(context));
+        rendered.map_err(|what| Error::Template {
             name: self.name.clone(),
-            what: match e.kind() {
-                ErrorKind::OutOfFuel => "it does not end, or makes too much text".into(),
-                _ => format!("it failed: {}", describe(&e)),
-            },
+            what: format!("it failed: {what}"),
             hint: "The template must fit the conversation; another can be given".into(),
         })
     }
 }
 
+/// The engine as transformers sets it up.
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(python_method);
+    environment.set_formatter(|out, state, value| {
+        bounded(value)?;
+        match value {
+            value if value.is_none() => Ok(out.write_str("None")?),
+            value if value.kind() == ValueKind::Bool => {
+                Ok(out.write_str(if value.is_true() { "True" } else { "False" })?)
+            }
+            value => escape_formatter(out, state, value),
+        }
+    });
+    environment.add_filter("tojson", to_json);
+    environment.add_filter("string", |value: &Value| bounded(value).map(|()| value.to_string()));
+    environment.add_filter("join", bounded_join);
+    environment.add_function("raise_exception", |message: &Value| -> Result<Value, _> {
+        bounded(message)?;
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_string()))
+    });
+    Ok(environment)
+}
+
+fn bounded_join(
+    state: &mut State,
+    value: &Value,
+    joiner: Option<StringInput<'_>>,
+    attribute: Option<&str>,
+    options: Kwargs,
+) -> Result<Value, minijinja::Error> {
+    bounded(value)?;
+    minijinja::filters::join(state, value, joiner, attribute, options)
+}
+
+/// Does work on a stack and within a time of its own; errors come as words.
+fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, minijinja::Error> + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = mpsc::channel();
+    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let result = work().map_err(|error| describe(&error));
+        // Nobody waits any more where the time is over.
+        let _ = sender.send(result);
+    });
+    worker.map_err(|e| format!("no thread can be started: {e}"))?;
+    receiver.recv_timeout(LONGEST_TIME).unwrap_or_else(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => Err("it does not end".into()),
+        mpsc::RecvTimeoutError::Disconnected => Err("the template engine panicked".into()),
+    })
+}
+
+/// Refuses values of so many parts that a text of them has no bound worth the name.
+fn bounded(value: &Value) -> Result<(), minijinja::Error> {
+    let mut left = MOST_PARTS;
+    let mut open = vec![value.clone()];
+    while let Some(value) = open.pop() {
+        if left == 0 {
+            let what = "a value has too many parts";
+            return Err(minijinja::Error::new(ErrorKind::OutOfFuel, what));
+        }
+        left -= 1;
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+            continue;
+        }
+        if let Ok(items) = value.try_iter() {
+            for item in items.take(left) {
+                if value.kind() == ValueKind::Map {
+                    open.extend(value.get_item(&item));
+                }
+                open.push(item);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// An error of the engine with its line and its causes.
 fn describe(error: &minijinja::Error) -> String {
+    const LONGEST: usize = 1000;
+    if error.kind() == ErrorKind::OutOfFuel {
+        return "it does not end, or makes too much text".into();
+    }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();
     }
-    text
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{} [...]", &text[..at]),
+        None => text,
+    }
 }
 
-/// Methods of Python's values; those whose result may be far larger than what goes in are held to
-/// the engine's own bound first.
+/// Methods of Python's values; those whose result may be far larger than what goes in are held to a
+/// bound first.
 fn python_method(
     state: &mut State,
     value: &Value,
@@ -193,6 +283,8 @@ fn python_method(
     arguments: &[Value],
 ) -> Result<Value, minijinja::Error> {
     const LARGEST: usize = 1 << 26;
+    bounded(value)?;
+    arguments.iter().try_for_each(bounded)?;
     let length = |value: &Value| value.as_str().map_or(0, str::len);
     let size = match (method, arguments) {
         ("replace", [from, to, ..]) => {
@@ -203,19 +295,20 @@ fn python_method(
             places.saturating_mul(length(to))
         }
         ("join", [items]) => items.len().unwrap_or(0).saturating_mul(length(value)),
-        ("center" | "ljust" | "rjust" | "zfill" | "expandtabs", [width, ..]) => {
-            let width = width.as_usize().unwrap_or(0);
-            if method == "expandtabs" { width.saturating_mul(length(value)) } else { width }
-        }
+        // A width or a precision of more than three digits serves no prompt.
+        ("format", _) if value.as_str().is_some_and(has_long_number) => usize::MAX,
         _ => 0,
     };
     if size > LARGEST {
-        return Err(minijinja::Error::new(
-            ErrorKind::OutOfFuel,
-            format!("{method} grows too much"),
-        ));
+        let what = format!("{method} makes too much text");
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, what));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// Whether a text has a number of four digits or more in it.
+fn has_long_number(text: &str) -> bool {
+    text.as_bytes().windows(4).any(|four| four.iter().all(u8::is_ascii_digit))
 }
 
 /// `tojson` as transformers defines it: Python's `json.dumps` without escapes.
@@ -229,6 +322,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     // Neither changes anything here: text is never escaped, and the separators are Python's own.
     let _ = options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
+    bounded(value)?;
     if value.is_undefined() {
         return Err(failed("an undefined value is not JSON".into()));
     }
@@ -460,27 +554,64 @@ mod tests {
     }
 
     #[test]
+    fn line_breaks_of_other_systems_are_those_of_templates() {
+        let source = "{% for m in messages %}\r\n{{ m.content }}\r\n{% endfor %}\r\nend\r\n";
+        assert_eq!(rendered(source).unwrap(), "x\nend");
+    }
+
+    #[test]
     fn hostile_templates_end_with_an_error() {
-        let doubling = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}\
-                        {% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
-        let replacing = "{% set ns = namespace(x='aa') %}{% for i in range(60) %}\
-                         {% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}";
-        let joining = "{% set x = 'a' * 1000000 %}{{ x.join(x) }}";
-        let forever = "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}\
-                       {% endfor %}{% endfor %}";
-        let recursive = "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}";
-        let wide = "{{ 'a'.ljust(99999999999) }}";
-        let indented = "{{ {'a': 1} | tojson(indent=99999999999) }}";
-        let repeated = "{{ 'a' * 99999999999 }}";
-        for source in [doubling, replacing, joining, forever, recursive, wide, indented, repeated] {
-            let error = rendered(source).unwrap_err();
+        let looped = |set: &str, then: &str| {
+            format!(
+                "{{% set ns = namespace(x=['a'], s='ab') %}}{{% for i in range(60) %}}\
+                 {{% set {set} %}}{{% endfor %}}{then}"
+            )
+        };
+        let double = |then: &str| looped("ns.x = [ns.x, ns.x]", then);
+        let cases = [
+            looped("ns.s = ns.s ~ ns.s", "{{ ns.s }}"),
+            looped("ns.s = ns.s.replace('a', ns.s)", ""),
+            double("{{ ns.x }}"),
+            double("{{ ns.x | string }}"),
+            double("{{ ns.x | tojson }}"),
+            double("{{ ns.x | join }}"),
+            double("{{ ''.join(ns.x) }}"),
+            double("{{ ns.x.count(1) }}"),
+            double("{{ '{}'.format(ns.x) }}"),
+            double("{{ raise_exception(ns.x) }}"),
+            "{% set x = 'a' * 1000000 %}{{ x.join(x) }}".into(),
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}"
+                .into(),
+            "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}".into(),
+            "{{ {'a': 1} | tojson(indent=99999999999) }}".into(),
+            "{{ 'a' * 99999999999 }}".into(),
+            "{{ '{:.99999999999}'.format(1.5) }}".into(),
+            "{{ '{:99999999999999}'.format(1) }}".into(),
+            "{{ ('a' * 50000000).split('a') }}".into(),
+            "{{ raise_exception('a' * 40000000) }}".into(),
+            "{% for %}".into(),
+            "{{ x.y.z }}".into(),
+            "{{ raise_exception('no') }}".into(),
+            "{{ 1 + none }}".into(),
+            format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000)),
+            "x".repeat(LONGEST_SOURCE + 1),
+        ];
+        for source in cases {
+            let start: String = source.chars().take(200).collect();
+            let error = rendered(&source).expect_err(&start);
             assert!(matches!(error, Error::Template { .. }), "{error}");
+            assert!(error.to_string().len() < 2000, "{start}: a message to be read");
         }
-        for source in ["{% for %}", "{{ x.y.z }}", "{{ raise_exception('no') }}", "{{ 1 + none }}"]
-        {
-            assert!(matches!(rendered(source), Err(Error::Template { .. })), "{source}");
+        // Deep, but not endless: whatever comes of it, it comes.
+        for source in [
+            format!("{{{{ {}1 }}}}", "1+".repeat(60_000)),
+            format!("{{{{ messages{} }}}}", "[0]".repeat(40_000)),
+            format!("{{{{ messages{} }}}}", "|first".repeat(18_000)),
+            "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}\
+             {% endfor %}{{ ns.x | tojson }}"
+                .into(),
+        ] {
+            let _ = rendered(&source);
         }
-        let nested = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
-        assert!(rendered(&nested).is_err());
     }
 }

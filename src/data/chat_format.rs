@@ -24,6 +24,8 @@ pub struct ChatFormat {
     /// on. Of these the first is trained, the others are left out. Empty where the template ends
     /// no answer; then the tokenizer's end token does.
     ending: Vec<u32>,
+    /// A token that ends answers in place of those.
+    end: Option<u32>,
 }
 
 impl ChatFormat {
@@ -37,7 +39,7 @@ impl ChatFormat {
         tokenizer: &TextTokenizer,
         system: Option<String>,
     ) -> Result<Self> {
-        let mut format = Self { template, system, ending: vec![] };
+        let mut format = Self { template, system, ending: vec![], end: None };
         let probe = |answer| format.texts("A problem.", answer).map(|(_, rest)| rest);
         let (first, second) = (probe("First answer")?, probe("Another one")?);
         // What the two have in common at their end does not depend on the answer.
@@ -47,6 +49,12 @@ impl ChatFormat {
         let special = ending.iter().position(|token| tokenizer.is_special(*token));
         format.ending = special.map_or(vec![], |at| ending[at..].to_vec());
         Ok(format)
+    }
+
+    /// The same format with another token in place of the end of turn.
+    pub fn with_end_token(mut self, token: u32) -> Self {
+        self.end = Some(token);
+        self
     }
 
     /// The template.
@@ -75,8 +83,8 @@ impl ChatFormat {
             return Err(failed(
                 format!(
                     "a conversation with its answer does not begin with the same conversation \
-                     without it, so what is to be trained cannot be told. Without the answer:\n\
-                     {}\nWith the answer:\n{}\n",
+                     without it, so what is to be trained cannot be told. Without the answer: \
+                     \"{}\". With the answer: \"{}\"",
                     shortened(&prompt),
                     shortened(&whole)
                 ),
@@ -89,8 +97,8 @@ impl ChatFormat {
         if all.rfind(&answer).is_none_or(|at| at + answer.len() < before) {
             return Err(failed(
                 format!(
-                    "it leaves out or changes part of the answer. The answer:\n{}\nWhat the \
-                     template makes of it:\n{}\n",
+                    "it leaves out or changes part of the answer. The answer: \"{}\". What the \
+                     template makes of it: \"{}\"",
                     shortened(solution),
                     shortened(rest)
                 ),
@@ -120,24 +128,21 @@ impl PromptTemplate for ChatFormat {
             tokens = prompt.clone();
             tokens.extend(tokenizer.encode_marked(&rest)?);
         }
-        match self.ending.as_slice() {
-            [] => tokens.push(tokenizer.end_token()),
-            ending if tokens[prompt.len()..].ends_with(ending) => {
-                tokens.truncate(tokens.len() - ending.len() + 1);
-            }
-            _ => {
-                return Err(Error::Template {
-                    name: self.template.name().to_owned(),
-                    what: format!("it does not end this answer as others: {}", shortened(&rest)),
-                    hint: "Give a template that ends every answer alike".into(),
-                });
-            }
+        if !tokens[prompt.len()..].ends_with(&self.ending) {
+            return Err(Error::Template {
+                name: self.template.name().to_owned(),
+                what: format!("it does not end this answer as others: \"{}\"", shortened(&rest)),
+                hint: "Give a template that ends every answer alike".into(),
+            });
         }
+        tokens.truncate(tokens.len() - self.ending.len());
+        tokens.push(self.end_token(tokenizer));
         Ok(RowTokens { tokens, prompt: prompt.len() })
     }
 
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
-        self.ending.first().copied().unwrap_or_else(|| tokenizer.end_token())
+        let end = self.end.or(self.ending.first().copied());
+        end.unwrap_or_else(|| tokenizer.end_token())
     }
 }
 

@@ -128,9 +128,10 @@ impl Encoded {
             for chunk in wanted.chunks(CHUNK) {
                 let rows: Vec<Result<Row>> = chunk
                     .par_iter()
-                    .map(|&record| {
-                        let record = &records[record];
-                        let row = template.row(tokenizer, &record.problem, &record.solution)?;
+                    .map(|&index| {
+                        let record = &records[index];
+                        let row = template.row(tokenizer, &record.problem, &record.solution);
+                        let row = row.map_err(|error| error.within(&source.label(index)))?;
                         Ok(within_limit(row, max_length, too_long))
                     })
                     .collect();

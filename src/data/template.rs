@@ -62,6 +62,22 @@ impl PlainTemplate {
         format!("{}{}{}", self.before, problem.trim(), self.between)
     }
 
+    /// The layout as a chat template, for tools that read the model's folder. The system's messages
+    /// have no place in it.
+    pub fn to_jinja(&self) -> String {
+        // A JSON text is a text in Jinja too.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        format!(
+            "{{%- for message in messages %}}\n\
+             {{%- if message.role == 'user' %}}{{{{ {} + message.content | trim + {} }}}}\n\
+             {{%- elif message.role == 'assistant' %}}{{{{ message.content | trim + eos_token }}}}\n\
+             {{%- endif %}}\n\
+             {{%- endfor %}}",
+            quoted(&self.before),
+            quoted(&self.between)
+        )
+    }
+
     /// The text of the answer.
     pub fn answer_text<'a>(&self, solution: &'a str) -> &'a str {
         solution.trim()

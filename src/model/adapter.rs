@@ -2,7 +2,7 @@
 
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
-use super::folder::write_folder;
+use super::folder::{CHAT_TEMPLATE, write_folder};
 use super::lora::{LoraConfig, PROJECTIONS};
 use super::tensors::{NamedTensor, PathStack, host, lazy_tensors};
 use super::weights::{FileType, WeightFiles, listed, write_file};
@@ -49,6 +49,17 @@ const KNOWN: [&str; 22] = [
     "loftq_config",
     "ensure_weight_tying",
 ];
+
+/// How adapters are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SaveAdapter<'a> {
+    /// Name or path of the model that they belong to.
+    pub base: &'a str,
+    /// The chat template that they were trained with, where it is not the base's.
+    pub chat_template: Option<&'a str>,
+    /// A model card, in Markdown.
+    pub card: Option<&'a str>,
+}
 
 /// The adapter's settings in PEFT's words.
 fn write_config(config: &LoraConfig, base: &str) -> Value {
@@ -190,13 +201,12 @@ impl DecoderLm {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Writes the adapters into a new folder in PEFT's format, whole or not at all; `base` is the
-    /// name or path of the model that they belong to, `card` a model card in Markdown.
+    /// Writes the adapters into a new folder in PEFT's format, whole or not at all.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`]: the folder exists, or the model has no
     /// adapters; [`Error::Training`] where the device cannot be read.
-    pub fn save_adapter(&self, folder: &Path, base: &str, card: Option<&str>) -> Result<()> {
+    pub fn save_adapter(&self, folder: &Path, how: &SaveAdapter<'_>) -> Result<()> {
         let config = self.lora().ok_or_else(|| Error::Model {
             path: folder.to_owned(),
             what: "the model has no adapters".into(),
@@ -217,8 +227,11 @@ impl DecoderLm {
                 let path = beside.join(name);
                 std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
             };
-            write(CONFIG, &format!("{:#}\n", write_config(config, base)))?;
-            if let Some(card) = card {
+            write(CONFIG, &format!("{:#}\n", write_config(config, how.base)))?;
+            if let Some(template) = how.chat_template {
+                write(CHAT_TEMPLATE, template)?;
+            }
+            if let Some(card) = how.card {
                 write("README.md", card)?;
             }
             write_file(&beside.join(WEIGHTS), &tensors, FileType::F32, metadata)

@@ -13,7 +13,7 @@ use super::hf_config::{read_config, token_ids, write_config};
 use super::tensors::lazy_tensors;
 use super::weights::{FileType, WeightFiles, listed, write_model};
 use crate::data::tokenizer::read_if_there;
-use crate::data::{ChatTemplate, TextTokenizer};
+use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::files::{flush_folder, remove_folder};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -60,9 +60,12 @@ const TOKENIZER_FILES: [&str; 9] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
 ];
+
+/// The file of a chat template.
+pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Largest size of a file of weights before it is divided.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
@@ -155,6 +158,18 @@ impl ModelFolder {
     /// As [`ChatTemplate::from_folder`].
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_folder(&self.path)
+    }
+
+    /// All tokens that end an answer: those of the folder's configurations, of its tokenizer, and
+    /// the one that the layout ends answers with.
+    pub fn answer_ends(&self, tokenizer: &TextTokenizer, layout: &dyn PromptTemplate) -> Vec<u32> {
+        let mut ends = self.end_tokens();
+        for token in [layout.end_token(tokenizer), tokenizer.end_token()] {
+            if !ends.contains(&token) {
+                ends.push(token);
+            }
+        }
+        ends
     }
 
     /// The tokens that end an answer by the folder's configurations.
@@ -332,7 +347,7 @@ impl DecoderLm {
                 None => write_own_files(how.tokenizer, &ends, &write)?,
             }
             if let Some(template) = how.chat_template {
-                write("chat_template.jinja", template)?;
+                write(CHAT_TEMPLATE, template)?;
             }
             if let Some(card) = how.card {
                 write("README.md", card)?;
@@ -347,14 +362,12 @@ impl ModelFolder {
     /// Copies the tokenizer's files as they are, and the generation's settings with the end tokens.
     fn copy_files(&self, folder: &Path, ends: &[u32]) -> Result<()> {
         for name in TOKENIZER_FILES.into_iter().filter(|name| self.path.join(name).is_file()) {
-            let from = self.path.join(name);
-            std::fs::copy(&from, folder.join(name)).map_err(|e| Error::io("copy", &from, e))?;
+            copy_bytes(&self.path.join(name), &folder.join(name))?;
         }
         let to = folder.join("generation_config.json");
         let missing = ends.iter().any(|e| !token_ids(&self.generation, "eos_token_id").contains(e));
         if !missing {
-            let from = self.path.join("generation_config.json");
-            return std::fs::copy(&from, to).map(|_| ()).map_err(|e| Error::io("copy", &from, e));
+            return copy_bytes(&self.path.join("generation_config.json"), &to);
         }
         let mut generation = match &self.generation {
             Value::Object(_) => self.generation.clone(),
@@ -363,6 +376,12 @@ impl ModelFolder {
         generation["eos_token_id"] = one_or_all(ends);
         std::fs::write(&to, format!("{generation:#}\n")).map_err(|e| Error::io("write", &to, e))
     }
+}
+
+/// Copies a file's bytes, and not that it may be read only.
+fn copy_bytes(from: &Path, to: &Path) -> Result<()> {
+    let copy = || std::io::copy(&mut std::fs::File::open(from)?, &mut std::fs::File::create(to)?);
+    copy().map(|_| ()).map_err(|e| Error::io("copy", from, e))
 }
 
 /// A number for one token, a list for more.

@@ -24,7 +24,8 @@ const FIRST_ROOM: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GenerateConfig {
-    /// Length limit of an answer in tokens, the end token included.
+    /// Length limit of an answer in tokens, the end token included; an answer also ends where the
+    /// model's positions do.
     pub max_new_tokens: usize,
     /// 0 takes the most probable token; above, scores are divided by it and a token is drawn.
     pub temperature: f64,
@@ -191,6 +192,12 @@ impl DecoderLm {
                 };
                 return Err(Error::config("generate", what, "Give at least one known token"));
             }
+            let longest = self.config().max_position_embeddings;
+            if prompt.len() >= longest {
+                let what = format!("prompt {index} has {} tokens", prompt.len());
+                let hint = format!("The model is made for {longest} tokens, the answer included");
+                return Err(Error::config("generate", what, hint));
+            }
         }
         let model = self.clone().valid();
         // Similar lengths go together, which saves padding.
@@ -206,6 +213,7 @@ impl DecoderLm {
                     index,
                     tokens: vec![],
                     padding: 0,
+                    room: self.config().max_position_embeddings - prompts[index].len(),
                     random: Stream::new(config.seed, "generate", index as u64),
                 })
                 .collect();
@@ -234,6 +242,8 @@ struct ActiveRow {
     tokens: Vec<u32>,
     /// Padding before the prompt.
     padding: usize,
+    /// Tokens that the model's positions leave for the answer.
+    room: usize,
     random: Stream,
 }
 
@@ -434,7 +444,7 @@ impl ActiveRow {
                 return Ok(Some(EndReason::Stop(stop.clone())));
             }
         }
-        let full = self.tokens.len() == config.max_new_tokens;
+        let full = self.tokens.len() == self.room.min(config.max_new_tokens);
         Ok(full.then_some(EndReason::Limit))
     }
 }
@@ -525,6 +535,7 @@ mod tests {
             index,
             tokens: vec![],
             padding: 0,
+            room: 64,
             random: Stream::new(0, "test", 0),
         };
         let prompts = texts.clone();

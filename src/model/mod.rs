@@ -12,6 +12,7 @@ mod rope;
 pub(crate) mod tensors;
 pub(crate) mod weights;
 
+pub use adapter::SaveAdapter;
 pub use config::{Architecture, DecoderConfig};
 pub use decoder::{Decoder, DecoderLayer, DecoderLm, Mlp, Placement, RmsNorm, SelfAttention};
 pub(crate) use folder::writing_place;

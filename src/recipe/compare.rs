@@ -97,6 +97,13 @@ pub fn compare(
             ));
         }
     };
+    if config.evaluation.questions == 0 {
+        return Err(Error::config(
+            "evaluation.questions",
+            "a comparison is one of answers, and no question is asked",
+            "Say how many with --questions N",
+        ));
+    }
     let mut config = config.clone();
     config.data.complete = true;
     let device = device::by_name(&config.backend)?;

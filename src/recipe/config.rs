@@ -35,7 +35,7 @@ pub struct DataConfig {
     pub complete: bool,
     /// A `tokenizer.json`; without it the built-in tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// The token that ends an answer; without it the chat template's, else the tokenizer's own.
+    /// The token that ends an answer, in place of the chat template's and the tokenizer's own.
     pub end_token: Option<String>,
     /// A chat template in a file, or `none` for the built-in layout; without it the base model's.
     pub chat_template: Option<String>,
@@ -320,6 +320,14 @@ impl RunConfig {
         }
         if let Some(lora) = &self.lora {
             lora.validate()?;
+            if self.save.file_type != FileType::F32 {
+                let what = "adapters are written as they were trained, in f32".to_owned();
+                return refuse(
+                    "save.file_type",
+                    what,
+                    "Leave it out, or merge them with --save-type",
+                );
+            }
             if self.base_model.is_none() {
                 let what = "there is no model to add adapters to".to_owned();
                 return refuse("lora", what, "Name it with base_model (--model)");

@@ -24,8 +24,8 @@ pub struct Prepared {
     pub template: Arc<dyn PromptTemplate>,
     /// A name for that layout.
     pub template_name: String,
-    /// A chat template that takes the place of the base model's, to be saved with the student.
-    pub chat_template: Option<String>,
+    /// The same as the source of a chat template, to be saved with the student.
+    pub chat_template: String,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
     /// The model to fine-tune.
@@ -67,12 +67,10 @@ impl Prepared {
         };
         let Layout { template, name: template_name, source: chat_template } =
             layout(config, base.as_ref(), &tokenizer)?;
-        let mut end_tokens = base.as_ref().map_or(vec![], ModelFolder::end_tokens);
-        for token in [template.end_token(&tokenizer), tokenizer.end_token()] {
-            if !end_tokens.contains(&token) {
-                end_tokens.push(token);
-            }
-        }
+        let end_tokens = match &base {
+            Some(base) => base.answer_ends(&tokenizer, &*template),
+            None => vec![template.end_token(&tokenizer)],
+        };
         let (sources, test) = match data.sources.is_empty() {
             true => toy_sources(config),
             false => (read_sources(config)?, None),
@@ -194,8 +192,8 @@ fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
 struct Layout {
     template: Arc<dyn PromptTemplate>,
     name: String,
-    /// Source of a chat template that is not the base model's.
-    source: Option<String>,
+    /// The same as the source of a chat template.
+    source: String,
 }
 
 /// The chat template that the configuration names, else the base model's, else the built-in layout.
@@ -212,7 +210,7 @@ fn layout(
             return Err(Error::config("data.system_prompt", what, hint));
         }
         let (template, name) = (Arc::new(data.template.clone()), name.to_owned());
-        Ok(Layout { template, name, source: None })
+        Ok(Layout { template, name, source: data.template.to_jinja() })
     };
     let own = data.chat_template.as_deref();
     let chat = match (own, base) {
@@ -234,8 +232,11 @@ fn layout(
     if let Some(date) = data.date.as_ref().and_then(|date| date.parse().ok()) {
         chat.set_date(date);
     }
-    let (name, source) = (chat.name().to_owned(), own.map(|_| chat.source().to_owned()));
-    let format = ChatFormat::new(chat, tokenizer, data.system_prompt.clone())?;
+    let (name, source) = (chat.name().to_owned(), chat.source().to_owned());
+    let mut format = ChatFormat::new(chat, tokenizer, data.system_prompt.clone())?;
+    if data.end_token.is_some() {
+        format = format.with_end_token(tokenizer.end_token());
+    }
     Ok(Layout { template: Arc::new(format), name, source })
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Accuracy, Answer, ask};
 use crate::files::remove_folder;
 use crate::model::tensors::{NamedTensor, lazy_tensors};
-use crate::model::{DecoderLm, SaveFolder};
+use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
 use crate::train::differences;
 use crate::train::{
     CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer, Outcome,
@@ -295,14 +295,22 @@ fn save(
         remove_folder(&directory.path(name))?;
     }
     let card = model_card(summary, &prepared.template_name);
+    // The base's own template stays where the base has it.
+    let own = match &prepared.base {
+        Some(base) => base.chat_template()?.map(|template| template.source().to_owned()),
+        None => None,
+    };
+    let changed = own.is_none_or(|own| own != prepared.chat_template);
+    let chat_template = changed.then_some(prepared.chat_template.as_str());
     if model.lora().is_some() {
         let base = config.base_model.as_deref().unwrap_or_default();
-        return model.save_adapter(&directory.path("adapter"), base, Some(&card));
+        let how = SaveAdapter { base, chat_template, card: Some(&card) };
+        return model.save_adapter(&directory.path("adapter"), &how);
     }
     let how = SaveFolder {
         base: prepared.base.as_ref(),
         end_tokens: &prepared.end_tokens,
-        chat_template: prepared.chat_template.as_deref(),
+        chat_template,
         file_type: config.save.file_type,
         max_shard_bytes: config.save.max_shard_bytes,
         card: Some(&card),

@@ -4,9 +4,10 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mixdistill::data::{Example, Row, TextTokenizer};
 use mixdistill::model::{
-    Architecture, DecoderConfig, DecoderLm, Endings, GenerateConfig, Generation, named_tensors,
-    with_named_tensors,
+    Architecture, DecoderConfig, DecoderLm, Endings, GenerateConfig, Generation, SaveAdapter,
+    named_tensors, with_named_tensors,
 };
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -97,11 +98,21 @@ pub fn generate(
     model.generate(prompts, endings, config, &mut |_| ControlFlow::Continue(()))
 }
 
+/// How adapters of this base are saved.
+pub fn adapter_of(base: &str) -> SaveAdapter<'_> {
+    SaveAdapter { base, ..SaveAdapter::default() }
+}
+
+/// A line that shows also where a test passes.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A path in the data that stands beside the checkout, or `None`, with a message, where it is not.
 pub fn shared(path: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     if !path.exists() {
-        eprintln!("skipped: {} is not there", path.display());
+        say(&format!("skipped: {} is not there", path.display()));
         return None;
     }
     Some(path)
@@ -111,7 +122,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 pub fn smollm2() -> Option<PathBuf> {
     let folder = std::env::var_os("MIXDISTILL_SMOLLM2").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: MIXDISTILL_SMOLLM2 does not name the folder of SmolLM2-135M-Instruct");
+        say("skipped: MIXDISTILL_SMOLLM2 does not name the folder of SmolLM2-135M-Instruct");
     }
     folder
 }
