@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 use crate::files::remove_folder;
 use crate::model::writing_place;
 use serde::Serialize;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a run directory is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,16 +52,24 @@ const PROBE: &str = ".write-probe";
 /// Set before anything else is written.
 const MARK: &str = ".mixdistill-run";
 
-/// A run directory that can be written to.
+/// Held by the process that works on a run; the system lets go of it when the process ends, however
+/// it ends.
+const LOCK: &str = ".lock";
+
+/// A run directory that can be written to, by this process alone.
 #[derive(Clone, Debug)]
-pub struct RunDirectory(PathBuf);
+pub struct RunDirectory {
+    path: PathBuf,
+    _lock: Arc<File>,
+}
 
 impl RunDirectory {
     /// Takes a directory, and makes it where it does not exist.
     ///
     /// # Errors
     /// [`Error::RunDirectory`]: it holds a run and the mode is [`RunMode::New`]; it holds none and
-    /// the mode is [`RunMode::Resume`]; it holds other files; it cannot be written to.
+    /// the mode is [`RunMode::Resume`]; it holds other files; it cannot be written to; another
+    /// process works on it.
     pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
         let refuse = |what: &str, hint: &str| {
             Err(Error::RunDirectory {
@@ -83,7 +92,7 @@ impl RunDirectory {
         if !holds_run && path.is_dir() {
             for entry in fs::read_dir(path).map_err(|e| Error::io("read", path, e))? {
                 let name = entry.map_err(|e| Error::io("read", path, e))?.file_name();
-                if name != PROBE {
+                if name != PROBE && name != LOCK {
                     let hint = "Choose an empty directory";
                     return refuse("it holds files that are not a run's", hint);
                 }
@@ -93,7 +102,19 @@ impl RunDirectory {
         let probe = path.join(PROBE);
         fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
         fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, e))?;
-        Ok(Self(path.to_owned()))
+        let lock = path.join(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&lock);
+        let file = file.map_err(|e| Error::io("write", &lock, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return refuse("another process works on it", "Wait for its end, or stop it");
+            }
+            // Some file systems have no locks; a run there is better than none.
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock, e)),
+        }
+        Ok(Self { path: path.to_owned(), _lock: Arc::new(file) })
     }
 
     /// Whether a directory holds a run, or what a crash left of one: the mark that a run sets first,
@@ -109,30 +130,12 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn clear(&self) -> Result<()> {
-        let mark = self.path(MARK);
-        fs::write(&mark, b"").map_err(|e| Error::io("write", &mark, e))?;
-        for variant in VARIANTS.map(|name| self.path(name)) {
-            if Self::holds_run(&variant) {
-                Self(variant).clear()?;
-            }
-        }
-        let done = |result: std::io::Result<()>, path: PathBuf| match result {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-            _ => Ok(()),
-        };
-        for path in FOLDERS.map(|name| self.path(name)) {
-            remove_folder(&path)?;
-            remove_folder(&writing_place(&path))?;
-        }
-        for path in FILES.map(|name| self.path(name)) {
-            done(fs::remove_file(&path), path)?;
-        }
-        Ok(())
+        clear(&self.path)
     }
 
     /// A path inside.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// Writes a text file, whole or not at all.
@@ -167,4 +170,27 @@ impl RunDirectory {
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
         self.write(name, &text)
     }
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    let mark = folder.join(MARK);
+    fs::write(&mark, b"").map_err(|e| Error::io("write", &mark, e))?;
+    for variant in VARIANTS.map(|name| folder.join(name)) {
+        if RunDirectory::holds_run(&variant) {
+            clear(&variant)?;
+        }
+    }
+    for path in FOLDERS.map(|name| folder.join(name)) {
+        remove_folder(&path)?;
+        remove_folder(&writing_place(&path))?;
+    }
+    for path in FILES.map(|name| folder.join(name)) {
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", path, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //! checkpoints/step-000200/
 //!   model.safetensors       weights that are trained, f32, under Hugging Face's names
 //!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq
-//!   state.json              version, step, updates of each moment, settings of the run
+//!   state.json              version, step, updates of each moment, best step, settings of the run
 //!   manifest.json           length and SHA-256 of each file above
 //! ```
 //!
@@ -12,6 +12,7 @@
 //! random choices are functions of the seed and the step, so they need no state of their own.
 
 use super::learner::Learner;
+use super::selection::Selection;
 use crate::error::{Error, Result};
 use crate::files::{flush_folder, remove_folder};
 use crate::model::CausalLm;
@@ -26,7 +27,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const WEIGHTS: &str = "model.safetensors";
 const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
@@ -36,6 +37,7 @@ struct State {
     version: u32,
     step: usize,
     updates: BTreeMap<String, usize>,
+    selection: Selection,
     settings: serde_json::Value,
 }
 
@@ -68,6 +70,14 @@ impl FileEntry {
     }
 }
 
+/// Makes writing slow where a test asks for it, so that a signal finds it half done.
+fn linger() {
+    let asked = std::env::var("MIXDISTILL_TEST_LINGER_MS").ok();
+    if let Some(milliseconds) = asked.and_then(|text| text.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+    }
+}
+
 /// The checkpoints of one run.
 #[derive(Clone, Debug)]
 pub struct CheckpointStore {
@@ -83,7 +93,8 @@ impl CheckpointStore {
         Self { folder: folder.into(), keep: keep.max(1), settings }
     }
 
-    /// Writes a checkpoint and then removes the oldest ones beyond those to keep.
+    /// Writes a checkpoint and then removes the oldest ones beyond those to keep; the best one, where
+    /// it is kept, is not counted.
     ///
     /// # Errors
     /// [`Error::Io`]; earlier checkpoints are left as they are.
@@ -95,10 +106,12 @@ impl CheckpointStore {
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
         let (moments, updates) = learner.optimizer.export();
         let settings = self.settings.clone();
-        let state = State { version: VERSION, step: learner.step, updates, settings };
+        let selection = learner.selection;
+        let state = State { version: VERSION, step: learner.step, updates, selection, settings };
         let weights = lazy_tensors(learner.model(), true);
         for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
             write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
+            linger();
         }
         write_flushed(&beside.join(STATE), &to_json(&state, &beside)?)?;
         let mut manifest = BTreeMap::new();
@@ -107,11 +120,17 @@ impl CheckpointStore {
         }
         write_flushed(&beside.join("manifest.json"), &to_json(&manifest, &beside)?)?;
         flush_folder(&beside)?;
+        linger();
         // A checkpoint of the same step can only be a damaged one, or one of the same bytes.
         remove_folder(&place)?;
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
         flush_folder(&self.folder)?;
-        let others: Vec<_> = self.all()?.into_iter().filter(|(_, path)| *path != place).collect();
+        linger();
+        let best = learner.selection.best.filter(|_| learner.config().keep_best);
+        let others = self.all()?.into_iter();
+        let others: Vec<_> = others
+            .filter(|(step, path)| *path != place && best.is_none_or(|best| best.step != *step))
+            .collect();
         for (_, old) in &others[..others.len().saturating_sub(self.keep - 1)] {
             remove_folder(old)?;
         }
@@ -183,6 +202,15 @@ impl CheckpointStore {
         })
     }
 
+    /// Reads the checkpoint of one step into a learner.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
+    pub fn restore<M: CausalLm>(&self, step: usize, learner: &mut Learner<M>) -> Result<()> {
+        let path = self.folder.join(format!("step-{step:06}"));
+        self.read(&path, verified_state(&path)?, learner)
+    }
+
     fn read<M: CausalLm>(&self, path: &Path, state: State, learner: &mut Learner<M>) -> Result<()> {
         let failed = |what: String, hint: &str| Error::Checkpoint {
             path: path.to_owned(),
@@ -223,6 +251,7 @@ impl CheckpointStore {
             .map_err(|error| failed(error.to_string(), foreign))?;
         learner.model = Some(model);
         learner.step = state.step;
+        learner.selection = state.selection;
         Ok(())
     }
 }

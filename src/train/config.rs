@@ -19,6 +19,20 @@ pub enum LrSchedule {
     WarmupStableDecay,
 }
 
+/// What happens at a step whose loss or gradient is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNotFinite {
+    /// Training ends with an error that names the rows of the step.
+    #[default]
+    Stop,
+    /// The step changes nothing and is counted; ten in a row end the training.
+    Skip,
+    /// Training goes back to the newest checkpoint and leaves the step out when it comes again; ten
+    /// times end the training.
+    RollBack,
+}
+
 /// Settings of the [`Learner`](super::Learner).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +64,14 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The gradient is scaled down to this global norm; 0 leaves it alone.
     pub max_grad_norm: f64,
+    /// What happens at a step whose loss or gradient is not finite.
+    pub on_not_finite: OnNotFinite,
+    /// Training ends after this many evaluations in a row without a lower mean of the sources'
+    /// held-out losses; 0 goes on to the end.
+    pub early_stopping: usize,
+    /// Make and keep a checkpoint of the step with the lowest held-out loss, and end with its
+    /// weights.
+    pub keep_best: bool,
     /// Optimizer steps between evaluations; 0 evaluates at the end only.
     pub evaluate_every: usize,
     /// Optimizer steps between checkpoints; 0 saves at the end only.
@@ -80,6 +102,9 @@ impl Default for TrainConfig {
             epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            on_not_finite: OnNotFinite::Stop,
+            early_stopping: 0,
+            keep_best: false,
             evaluate_every: 100,
             checkpoint_every: 200,
             keep_checkpoints: 2,

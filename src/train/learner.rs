@@ -5,15 +5,17 @@
 //! are split. Everything else (progress, metrics, plots) is done by observers.
 
 use super::checkpoint::CheckpointStore;
-use super::config::TrainConfig;
+use super::config::{OnNotFinite, TrainConfig};
 use super::observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport};
 use super::optimizer::{ModuleAdamW, global_norm, scaled};
+use super::selection::Selection;
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::tensors::host;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -137,6 +139,14 @@ pub struct Surroundings<'a> {
     pub checkpoints: Option<&'a CheckpointStore>,
 }
 
+/// Steps that were not finite.
+#[derive(Default)]
+struct Failures {
+    in_a_row: usize,
+    /// Those that were rolled back from.
+    steps: BTreeSet<usize>,
+}
+
 /// Trains a model.
 #[derive(Debug)]
 pub struct Learner<M> {
@@ -144,7 +154,11 @@ pub struct Learner<M> {
     pub(super) optimizer: ModuleAdamW,
     pub(super) config: TrainConfig,
     pub(super) step: usize,
+    pub(super) selection: Selection,
 }
+
+/// Steps in a row that may be skipped, and times that training may roll back.
+const MOST_FAILURES: usize = 10;
 
 impl<M: CausalLm> Learner<M> {
     /// A learner before its first step. The model must be on an autodiff device.
@@ -161,7 +175,7 @@ impl<M: CausalLm> Learner<M> {
             ));
         }
         let optimizer = ModuleAdamW::new(&config);
-        Ok(Self { model: Some(model), optimizer, config, step: 0 })
+        Ok(Self { model: Some(model), optimizer, config, step: 0, selection: Selection::default() })
     }
 
     /// The model as it stands.
@@ -269,6 +283,9 @@ impl<M: CausalLm> Learner<M> {
             step: self.step,
             total_steps,
             stopped: false,
+            stopped_early: false,
+            skipped: vec![],
+            best: None,
             tokens: 0,
             trained_tokens: 0,
             seconds: 0.0,
@@ -282,43 +299,99 @@ impl<M: CausalLm> Learner<M> {
         }
         observer.observe(&Event::Start { step: self.step, total_steps })?;
         let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
-        while self.step < total_steps {
+        let mut failures = Failures::default();
+        while self.step < total_steps && !self.is_past_its_best() {
             let first = self.step as u64 * per_step;
             let end = (first + per_step).min(total_rows);
             let step_rows = rows.rows(first..end)?;
-            let mut report = match self.observed_step(&step_rows, total_steps, observer) {
-                Err(Error::NotFinite { step, what, rows, hint }) => {
-                    let last = checkpoints.and_then(|store| store.newest_path().ok().flatten());
-                    let last = match last {
-                        Some(path) => format!("the last checkpoint is {}", path.display()),
-                        None => "there is no checkpoint yet".into(),
-                    };
-                    let hint = format!("{hint}; {last}");
-                    return Err(Error::NotFinite { step, what, rows, hint });
+            match self.observed_step(&step_rows, total_steps, observer) {
+                Ok(mut report) => {
+                    failures.in_a_row = 0;
+                    report.epoch = end as f64 / per_epoch as f64;
+                    outcome.tokens += report.tokens as u64;
+                    outcome.trained_tokens += report.trained_tokens as u64;
+                    observer.observe(&Event::Step(&report))?;
                 }
-                report => report?,
-            };
-            report.epoch = end as f64 / per_epoch as f64;
+                Err(error @ Error::NotFinite { .. }) => {
+                    match self.recover(error, &mut failures, checkpoints, observer)? {
+                        Some(skipped) => outcome.skipped.push(skipped),
+                        None => continue,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
             outcome.step = self.step;
-            outcome.tokens += report.tokens as u64;
-            outcome.trained_tokens += report.trained_tokens as u64;
-            observer.observe(&Event::Step(&report))?;
             let last = self.step == total_steps;
             outcome.stopped = stop.is_requested() && !last;
-            let evaluates = last || due(self.config.evaluate_every, self.step);
-            if evaluates {
-                self.evaluate(held_out, observer)?;
+            let mut saves = outcome.stopped || last || due(self.config.checkpoint_every, self.step);
+            if last || due(self.config.evaluate_every, self.step) {
+                let report = self.evaluate(held_out, observer)?;
+                saves |= self.selection.note(&report) && self.config.keep_best;
+                saves |= self.is_past_its_best();
             }
-            if outcome.stopped || last || due(self.config.checkpoint_every, self.step) {
+            if saves {
                 self.save(checkpoints, observer)?;
             }
             if outcome.stopped {
                 break;
             }
         }
+        outcome.stopped_early = self.step < total_steps && self.is_past_its_best();
+        outcome.stopped &= !outcome.stopped_early;
+        outcome.best = self.selection.best;
+        if let (Some(best), Some(store), true) =
+            (self.selection.best, checkpoints, self.config.keep_best && !outcome.stopped)
+            && best.step != self.step
+        {
+            store.restore(best.step, self)?;
+        }
         outcome.seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::End(&outcome))?;
         Ok(outcome)
+    }
+
+    /// Whether early stopping ends the training here.
+    fn is_past_its_best(&self) -> bool {
+        self.config.early_stopping > 0 && self.selection.since >= self.config.early_stopping
+    }
+
+    /// Goes on after a step that was not finite, where the settings say so: the number of the step
+    /// that was left out, or `None` after going back to a checkpoint.
+    fn recover(
+        &mut self,
+        error: Error,
+        failures: &mut Failures,
+        checkpoints: Option<&CheckpointStore>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<usize>> {
+        let Error::NotFinite { step, what, rows, hint } = error else { return Err(error) };
+        let newest = checkpoints.and_then(|store| store.newest_path().ok().flatten());
+        let skips = match self.config.on_not_finite {
+            OnNotFinite::Stop => false,
+            OnNotFinite::Skip => failures.in_a_row < MOST_FAILURES,
+            // What failed before fails again.
+            OnNotFinite::RollBack => failures.steps.contains(&step),
+        };
+        if skips {
+            failures.in_a_row += 1;
+            self.step = step;
+            observer.observe(&Event::Skipped { step, what })?;
+            return Ok(Some(step));
+        }
+        if let (OnNotFinite::RollBack, Some(store), Some(_)) =
+            (self.config.on_not_finite, checkpoints, &newest)
+            && failures.steps.len() < MOST_FAILURES
+        {
+            failures.steps.insert(step);
+            store.resume(self)?;
+            observer.observe(&Event::RolledBack { from: step, to: self.step })?;
+            return Ok(None);
+        }
+        let last = match newest {
+            Some(path) => format!("the last checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".into(),
+        };
+        Err(Error::NotFinite { step, what, rows, hint: format!("{hint}; {last}") })
     }
 
     /// Evaluates on held-out rows and tells the observer.

@@ -105,6 +105,12 @@ impl Observer for MetricsFile {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Step(report) => self.write(&Metric::Step((*report).clone())),
+            // What comes after the checkpoint is made again.
+            Event::RolledBack { to, .. } => {
+                let path = self.path.clone();
+                *self = Self::resume(&path, *to)?;
+                Ok(())
+            }
             Event::Evaluation(report) => self.write(&Metric::Evaluation((*report).clone())),
             _ => Ok(()),
         }

@@ -8,10 +8,11 @@ mod observer;
 mod optimizer;
 mod plot;
 mod progress;
+mod selection;
 
 pub use checkpoint::CheckpointStore;
 pub(crate) use checkpoint::differences;
-pub use config::{LrSchedule, TrainConfig};
+pub use config::{LrSchedule, OnNotFinite, TrainConfig};
 pub use learner::{
     HeldOut, Learner, StepGradients, StopFlag, Surroundings, held_out_losses, step_gradients,
 };
@@ -20,3 +21,4 @@ pub use observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepR
 pub use optimizer::{ModuleAdamW, global_norm, named_gradients, scaled};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use progress::{Progress, ProgressObserver};
+pub use selection::Best;

@@ -1,5 +1,6 @@
 //! What happens in training, told to whoever wants to show or store it.
 
+use super::selection::Best;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -62,6 +63,12 @@ pub struct Outcome {
     pub total_steps: usize,
     /// Whether it was asked to stop before its end.
     pub stopped: bool,
+    /// Whether early stopping ended it.
+    pub stopped_early: bool,
+    /// Steps of this process that were left out because their loss or gradient was not finite.
+    pub skipped: Vec<usize>,
+    /// The step with the lowest held-out loss.
+    pub best: Option<Best>,
     /// Input tokens seen in this process, padding left out.
     pub tokens: u64,
     /// Trained tokens seen in this process.
@@ -89,6 +96,20 @@ pub enum Event<'a> {
         done: usize,
         /// Micro-batches in all.
         of: usize,
+    },
+    /// A step was left out, because its loss or gradient was not finite.
+    Skipped {
+        /// The step, counted from 1.
+        step: usize,
+        /// What was not finite.
+        what: &'a str,
+    },
+    /// Training went back to a checkpoint.
+    RolledBack {
+        /// The step that could not be made.
+        from: usize,
+        /// The checkpoint's step.
+        to: usize,
     },
     /// A step was made.
     Step(&'a StepReport),

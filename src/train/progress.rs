@@ -132,6 +132,14 @@ pub struct ProgressObserver {
 }
 
 impl ProgressObserver {
+    /// A line, above the bar where there is one.
+    fn line(&self, text: &str) {
+        match &self.training {
+            Some(progress) => progress.line(text),
+            None => print_line(text),
+        }
+    }
+
     fn message(&mut self, report: &StepReport) -> String {
         let smooth = |old: Option<f64>, new: f64| old.map_or(new, |old| 0.9 * old + 0.1 * new);
         let loss = smooth(self.smoothed, report.loss);
@@ -178,11 +186,13 @@ impl Observer for ProgressObserver {
                     .iter()
                     .map(|source| format!("{} {:.4}", source.name, source.loss))
                     .collect();
-                let line = format!("step {}: held-out loss {}", report.step, losses.join(", "));
-                match &self.training {
-                    Some(progress) => progress.line(&line),
-                    None => print_line(&line),
-                }
+                self.line(&format!("step {}: held-out loss {}", report.step, losses.join(", ")));
+            }
+            Event::Skipped { step, what } => {
+                self.line(&format!("step {step} left out: its {what} is not finite"));
+            }
+            Event::RolledBack { from, to } => {
+                self.line(&format!("back from step {from} to the checkpoint of step {to}"));
             }
             Event::End(_) => self.training = None,
             Event::Checkpoint { .. } => {}
