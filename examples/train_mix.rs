@@ -50,6 +50,9 @@ struct Flags {
     /// Go on with the run in the run directory, with the settings that it was started with
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
+    /// With --resume: go on even where settings or data have changed
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Replace the run in the run directory
     #[arg(long)]
     overwrite: bool,
@@ -173,6 +176,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mode = match (flags.resume, flags.overwrite) {
+        (true, _) if flags.allow_changes => RunMode::ResumeChanged,
         (true, _) => RunMode::Resume,
         (_, true) => RunMode::Overwrite,
         _ => RunMode::New,
@@ -339,6 +343,22 @@ fn conclude(config: &RunConfig, summary: &Summary) {
         summary.tokens_per_second,
         summary.trained_tokens,
     );
+    let positions = (summary.tokens + summary.padding).max(1) as f64;
+    let memory = summary.peak_memory_mib.map(|mib| format!(", at most {mib:.0} MiB of memory"));
+    say!(
+        "padding {:.1} % of all positions{}",
+        100.0 * summary.padding as f64 / positions,
+        memory.unwrap_or_default()
+    );
+    if summary.outcome.stopped_early {
+        say!("stopped early: the held-out loss did not fall any more");
+    }
+    if let Some(best) = summary.outcome.best.filter(|_| config.train.keep_best) {
+        say!("the weights are those of step {}, held-out loss {:.4}", best.step, best.loss);
+    }
+    if !summary.outcome.skipped.is_empty() {
+        say!("steps left out: {:?}", summary.outcome.skipped);
+    }
     for evaluation in [summary.evaluations.first(), summary.evaluations.last()].iter().flatten() {
         let losses = evaluation.sources.iter().map(|s| format!("{} {:.4}", s.name, s.loss));
         let losses: Vec<String> = losses.collect();

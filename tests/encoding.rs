@@ -6,8 +6,8 @@ use common::{shared, smollm2};
 use mixdistill::Error;
 use mixdistill::data::arith;
 use mixdistill::data::{
-    Batch, CotRecord, Encoded, Example, Join, Ledger, MixDistillation, MixedRows, MixtureConfig,
-    Pairs, PlainTemplate, RowStream, Source, TextTokenizer, TooLong,
+    Batch, CotRecord, Encoded, Example, Join, Layout, Ledger, MixDistillation, MixedRows,
+    MixtureConfig, Packing, Pairs, PlainTemplate, RowStream, Source, TextTokenizer, TooLong,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -141,11 +141,11 @@ fn the_token_ledger_adds_up_from_the_report_to_the_batches() {
     let mixture = mixture.unwrap();
     let total = mixture.report().total();
     let mut stream = MixedRows::new(mixture, encoded);
-    for packing in [false, true] {
+    for packing in [Packing::Off, Packing::On, Packing::Auto] {
         let (mut tokens, mut trained, mut positions, mut padding, mut rows) = (0, 0, 0, 0, 0);
         for first in (0..101).step_by(16) {
             let step = stream.rows(first..(first + 16).min(101)).unwrap();
-            for batch in Batch::split(&step, 4, 8, packing) {
+            for batch in Layout::rows(4, 8, packing).batches(&step) {
                 rows += batch.examples;
                 tokens += batch.tokens;
                 trained += batch.trained;

@@ -5,7 +5,7 @@ mod common;
 use burn::module::Module;
 use common::{adapter_of, devices, relative_error, rows, shaken, tiny};
 use mixdistill::Error;
-use mixdistill::data::{Batch, Row, RowStream};
+use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, LoraConfig, PROJECTIONS, named_tensors};
 use mixdistill::train::{
     CheckpointStore, Learner, StopFlag, Surroundings, TrainConfig, named_gradients, step_gradients,
@@ -136,21 +136,23 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
     let config = LoraConfig { dropout: 0.3, ..lora(3) };
     let model = adapted(&config);
     let data = rows(&[(9, 3), (14, 5), (7, 2), (20, 4)]);
-    let gradients = |data: &[Row], per_batch: usize, packing: bool| {
-        let batches = Batch::split(data, per_batch, 4, packing);
+    let gradients = |data: &[Row], per_batch: usize, packing: Packing| {
+        let batches = Layout::rows(per_batch, 4, packing).batches(data);
         let step = step_gradients(&model, &batches).unwrap();
         let named = named_gradients(&model, &step.gradients).unwrap();
         (step.loss, named.into_values().flat_map(|g| g.values).collect::<Vec<f32>>())
     };
-    let (loss, whole) = gradients(&data, 4, false);
-    for (per_batch, packing) in [(1, false), (3, false), (4, true), (2, true)] {
+    let (loss, whole) = gradients(&data, 4, Packing::Off);
+    for (per_batch, packing) in
+        [(1, Packing::Off), (3, Packing::Off), (4, Packing::On), (2, Packing::On)]
+    {
         let (other, split) = gradients(&data, per_batch, packing);
-        assert!((other / loss - 1.0).abs() < 1e-6, "{per_batch} {packing}");
-        assert!(relative_error(&split, &whole) < 1e-5, "{per_batch} {packing}");
+        assert!((other / loss - 1.0).abs() < 1e-6, "{per_batch} {packing:?}");
+        assert!(relative_error(&split, &whole) < 1e-5, "{per_batch} {packing:?}");
     }
     // The next epoch's rows, which have other numbers, lose other inputs.
     let later: Vec<Row> = data.iter().cloned().map(|r| Row { number: r.number + 4, ..r }).collect();
-    assert!((gradients(&later, 4, false).0 / loss - 1.0).abs() > 1e-4);
+    assert!((gradients(&later, 4, Packing::Off).0 / loss - 1.0).abs() > 1e-4);
     // Held-out losses know no dropout, and it is right in expectation.
     let held_out = |config: &LoraConfig| {
         let folder = tempfile::tempdir().unwrap();
@@ -212,7 +214,7 @@ fn a_resumed_run_with_dropout_gives_the_same_bits_and_stores_the_adapters_only()
         learning_rate: 0.01,
         warmup_steps: 1,
         checkpoint_every: 3,
-        packing: true,
+        packing: Packing::On,
         ..TrainConfig::default()
     };
     let start = || {

@@ -411,6 +411,26 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     assert!(error.contains("--compare"), "{error}");
 }
 
+#[test]
+fn a_run_goes_on_with_other_settings_where_that_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    quiet(&small(&out), RunMode::New).unwrap();
+    let mut longer = small(&out);
+    longer.train.steps = Some(9);
+    longer.train.learning_rate = 1e-3;
+    let error = quiet(&longer, RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("--allow-changes") && error.contains("train.steps"), "{error}");
+    let summary = quiet(&longer, RunMode::ResumeChanged).unwrap();
+    assert_eq!(summary.outcome.step, 9);
+    assert_eq!(summary.evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 3, 6, 9]);
+    assert!(summary.peak_memory_mib.is_none_or(|mib| mib > 1.0));
+    // Other data are a change like any other.
+    longer.seed = 2;
+    longer.train.steps = Some(10);
+    assert_eq!(quiet(&longer, RunMode::ResumeChanged).unwrap().outcome.step, 10);
+}
+
 /// The example's program, which `cargo test` builds beside the tests.
 fn program() -> PathBuf {
     let deps = std::env::current_exe().unwrap();

@@ -5,14 +5,17 @@ mod common;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use common::{devices, relative_error, rows, tiny};
-use mixdistill::data::{Batch, Row, RowStream};
-use mixdistill::model::{Architecture, CausalLm, DecoderConfig, DecoderLm, named_tensors};
+use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
+use mixdistill::model::{
+    Architecture, CausalLm, DecoderConfig, DecoderLm, HostTensor, LoraConfig, named_tensors,
+};
 use mixdistill::train::{
     CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, StopFlag,
-    Surroundings, TrainConfig, global_norm, held_out_losses, named_gradients, read_metrics,
-    step_gradients,
+    Surroundings, TrainConfig, checkpointed_step_gradients, global_norm, held_out_losses,
+    named_gradients, read_metrics, step_gradients,
 };
 use mixdistill::{Error, Result};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Eight rows of unequal length and unequal masks, one of them with hardly any prompt.
@@ -60,12 +63,15 @@ fn any_split_into_micro_batches_gives_the_same_loss_and_gradients() {
     for device in devices() {
         let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
         let rows = unequal();
-        let whole = step_gradients(&model, &Batch::split(&rows, 8, 1, false)).unwrap();
+        let whole =
+            step_gradients(&model, &Layout::rows(8, 1, Packing::Off).batches(&rows)).unwrap();
         assert_eq!(whole.trained, 9 + 1 + 8 + 18 + 1 + 1 + 2 + 6);
         let expected = named_gradients(&model, &whole.gradients).unwrap();
         assert!(expected.len() > 20);
         for per_batch in [1, 2, 3, 5, 7] {
-            let parts = step_gradients(&model, &Batch::split(&rows, per_batch, 4, false)).unwrap();
+            let parts =
+                step_gradients(&model, &Layout::rows(per_batch, 4, Packing::Off).batches(&rows))
+                    .unwrap();
             assert!((parts.loss / whole.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
             for (name, gradient) in named_gradients(&model, &parts.gradients).unwrap() {
                 let error = relative_error(&gradient.values, &expected[&name].values);
@@ -81,20 +87,72 @@ fn packing_changes_no_loss_and_no_gradient() {
     for device in devices() {
         let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
         let rows = unequal();
-        let alone = step_gradients(&model, &Batch::split(&rows, 1, 1, false)).unwrap();
+        let alone =
+            step_gradients(&model, &Layout::rows(1, 1, Packing::Off).batches(&rows)).unwrap();
         let expected = named_gradients(&model, &alone.gradients).unwrap();
-        for (per_batch, multiple) in [(8, 1), (8, 64), (3, 16)] {
-            let batches = Batch::split(&rows, per_batch, multiple, true);
+        let by_rows = |per_batch, multiple| Layout::rows(per_batch, multiple, Packing::On);
+        let by_tokens = |budget, multiple, packing| Layout {
+            tokens_per_batch: Some(budget),
+            bucket: true,
+            ..Layout::rows(1, multiple, packing)
+        };
+        let layouts = [
+            by_rows(8, 1),
+            by_rows(8, 64),
+            by_rows(3, 16),
+            by_tokens(30, 1, Packing::On),
+            by_tokens(24, 4, Packing::On),
+            by_tokens(40, 1, Packing::Off),
+            by_tokens(40, 1, Packing::Auto),
+        ];
+        for layout in layouts {
+            let batches = layout.batches(&rows);
             let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
             assert_eq!(tokens, rows.iter().map(|row| row.tokens.len() - 1).sum::<usize>());
-            assert!(batches.iter().all(|batch| batch.padding() < multiple));
+            if layout.packing == Packing::On {
+                let most = layout.multiple.max(3);
+                assert!(batches.iter().all(|batch| batch.padding() < most), "{layout:?}");
+            }
             let packed = step_gradients(&model, &batches).unwrap();
             assert_eq!(packed.trained, alone.trained);
-            assert!((packed.loss / alone.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
+            assert!((packed.loss / alone.loss - 1.0).abs() < 1e-6, "{layout:?}");
             for (name, gradient) in named_gradients(&model, &packed.gradients).unwrap() {
                 let error = relative_error(&gradient.values, &expected[&name].values);
                 // f32 sums in another order.
-                assert!(error < 5e-6, "{name} with {per_batch} rows a batch: {error:e}");
+                assert!(error < 5e-6, "{name} with {layout:?}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activation_checkpointing_changes_no_loss_and_no_gradient() {
+    let lora = LoraConfig { rank: 3, dropout: 0.2, ..LoraConfig::default() };
+    for device in devices() {
+        for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+            let whole = common::shaken(&tiny(architecture), &device.clone().autodiff());
+            // Adapters that do something: two steps move B, then A.
+            let adapted = whole.clone().with_lora(&lora, 3).unwrap();
+            let mut learner = Learner::new(adapted, config(9)).unwrap();
+            learner.train_step(&unequal(), 9).unwrap();
+            learner.train_step(&unequal(), 9).unwrap();
+            for model in [whole, learner.into_model()] {
+                for packing in [Packing::Off, Packing::On] {
+                    let batches = Layout::rows(3, 4, packing).batches(&unequal());
+                    let kept = step_gradients(&model, &batches).unwrap();
+                    let expected = named_gradients(&model, &kept.gradients).unwrap();
+                    let again = checkpointed_step_gradients(&model, &batches).unwrap();
+                    assert!((again.loss / kept.loss - 1.0).abs() < 1e-6);
+                    let gradients = named_gradients(&model, &again.gradients).unwrap();
+                    let names =
+                        |g: &BTreeMap<String, HostTensor>| g.keys().cloned().collect::<Vec<_>>();
+                    assert_eq!(names(&gradients), names(&expected));
+                    for (name, gradient) in gradients {
+                        let error = relative_error(&gradient.values, &expected[&name].values);
+                        // f32 sums in another order.
+                        assert!(error < 2e-6, "{name}: {error:e}");
+                    }
+                }
             }
         }
     }
@@ -104,7 +162,7 @@ fn packing_changes_no_loss_and_no_gradient() {
 fn gradients_equal_finite_differences() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Batch::split(&unequal(), 4, 1, false);
+    let batches = Layout::rows(4, 1, Packing::Off).batches(&unequal());
     let step = step_gradients(&model, &batches).unwrap();
     let gradients = named_gradients(&model, &step.gradients).unwrap();
     let loss_with = |name: &str, index: usize, change: f32| -> f64 {
@@ -167,7 +225,7 @@ fn the_same_seed_gives_the_same_bits() {
 fn the_gradient_is_clipped_by_its_global_norm() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Batch::split(&unequal(), 8, 1, false);
+    let batches = Layout::rows(8, 1, Packing::Off).batches(&unequal());
     let step = step_gradients(&model, &batches).unwrap();
     let named = named_gradients(&model, &step.gradients).unwrap();
     let squares = named.values().flat_map(|t| &t.values).map(|x| f64::from(*x).powi(2));
@@ -232,7 +290,7 @@ fn held_out_losses_are_each_sources_own_and_change_nothing() {
     let losses = held_out_losses(&model, &held_out, &config(1), &mut |_| Ok(())).unwrap();
     assert_eq!(losses.len(), 2, "a source without rows has no loss");
     for (source, loss) in held_out.iter().zip(&losses) {
-        let batch = Batch::split(&source.rows, 100, 1, false);
+        let batch = Layout::rows(100, 1, Packing::Off).batches(&source.rows);
         let expected = step_gradients(&model, &batch).unwrap();
         assert_eq!((loss.rows, loss.trained_tokens), (source.rows.len(), expected.trained));
         assert!((loss.loss / expected.loss - 1.0).abs() < 1e-6);

@@ -200,20 +200,6 @@ impl Batch {
         self.trained += inputs - first;
     }
 
-    /// The micro-batches of one optimizer step. Packed, there is no padding to speak of; otherwise
-    /// rows of similar length go together, which saves some. Neither changes the step.
-    pub fn split(rows: &[Row], rows_per_batch: usize, multiple: usize, packing: bool) -> Vec<Self> {
-        let mut sorted: Vec<&Row> = rows.iter().collect();
-        if !packing {
-            sorted.sort_by_key(|row| row.tokens.len());
-        }
-        let build = |chunk: &[&Row]| match packing {
-            true => Self::packed(chunk.iter().map(|row| row.example()), multiple),
-            false => Self::new(chunk.iter().map(|row| row.example()), multiple),
-        };
-        sorted.chunks(rows_per_batch.max(1)).map(build).collect()
-    }
-
     /// Positions that hold no token.
     pub fn padding(&self) -> usize {
         self.rows * self.length - self.tokens

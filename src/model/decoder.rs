@@ -8,7 +8,7 @@
 
 use super::config::{Architecture, DecoderConfig};
 use super::lora::{DropoutKeys, LoraConfig, LoraLinear};
-use super::{CausalLm, cache::LayerCache};
+use super::{CausalLm, cache::LayerCache, loss_and_gradients};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
@@ -16,6 +16,7 @@ use crate::ops::{causal_attention, linear_cross_entropy, rms_norm, rotary, rotar
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use std::sync::Arc;
@@ -81,6 +82,18 @@ impl Placement {
                 let tokens = numbers.zip(batch.positions.iter().copied()).collect();
                 DropoutKeys { tokens: Arc::new(tokens) }
             }),
+        }
+    }
+}
+
+impl Placement {
+    /// The same on the device without autodiff.
+    pub(super) fn inner(&self) -> Self {
+        Self {
+            table: self.table.clone().map(Tensor::inner),
+            positions: self.positions.clone().inner(),
+            segment_starts: self.segment_starts.clone().inner(),
+            ..self.clone()
         }
     }
 }
@@ -197,6 +210,12 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
+    /// The block on tokens that stand so.
+    pub(super) fn forward_placed(&self, x: Tensor<2>, placement: &Placement) -> Tensor<2> {
+        let dropout = placement.dropout.as_ref();
+        self.forward(x, dropout, |h| self.self_attn.forward(h, placement))
+    }
+
     fn forward(
         &self,
         x: Tensor<2>,
@@ -452,8 +471,7 @@ impl DecoderLm {
     pub fn hidden(&self, ids: Tensor<2, Int>, placement: &Placement) -> Tensor<2> {
         let mut x = self.embed(ids);
         for layer in &self.model.layers {
-            let dropout = placement.dropout.as_ref();
-            x = layer.forward(x, dropout, |h| layer.self_attn.forward(h, placement));
+            x = layer.forward_placed(x, placement);
         }
         self.model.norm.forward(x)
     }
@@ -500,10 +518,47 @@ impl CausalLm for DecoderLm {
     }
 
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
+        let placement = Placement::batch(&self.config, batch, &self.device());
+        let mut x = self.embed_batch(batch);
+        for layer in &self.model.layers {
+            x = layer.forward_placed(x, &placement);
+        }
+        self.loss_of_blocks(x, batch, scale)
+    }
+
+    fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        scale: f64,
+        activation_checkpointing: bool,
+    ) -> (Tensor<1>, GradientsParams) {
+        match activation_checkpointing {
+            true => self.recomputed_gradients(batch, scale),
+            false => loss_and_gradients(self, batch, scale),
+        }
+    }
+}
+
+impl DecoderLm {
+    pub(super) fn layers(&self) -> &[DecoderLayer] {
+        &self.model.layers
+    }
+
+    /// Whether the embedding has gradients of its own.
+    pub(super) fn trains_embedding(&self) -> bool {
+        self.model.embed_tokens.weight.val().is_require_grad()
+    }
+
+    /// The embeddings of a micro-batch, `[tokens, width]`.
+    pub(super) fn embed_batch(&self, batch: &Batch) -> Tensor<2> {
+        let ids = int_tensor(batch.ids.iter().copied(), &self.device());
+        self.embed(ids.reshape([batch.rows, batch.length]))
+    }
+
+    /// The loss that the output of the last block makes; see [`CausalLm::loss_sum`].
+    pub(super) fn loss_of_blocks(&self, x: Tensor<2>, batch: &Batch, scale: f64) -> Tensor<1> {
         let device = self.device();
-        let ids = int_tensor(batch.ids.iter().copied(), &device);
-        let ids = ids.reshape([batch.rows, batch.length]);
-        let hidden = self.hidden(ids, &Placement::batch(&self.config, batch, &device));
+        let hidden = self.model.norm.forward(x);
         // Only these positions reach the head.
         let trained: Vec<usize> =
             (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect();

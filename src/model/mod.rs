@@ -8,6 +8,7 @@ mod folder;
 mod generate;
 mod hf_config;
 mod lora;
+mod recompute;
 mod rope;
 pub(crate) mod tensors;
 pub(crate) mod weights;
@@ -25,6 +26,7 @@ pub use weights::FileType;
 
 use crate::data::Batch;
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 /// All that the [`Learner`](crate::train::Learner) knows of a model.
@@ -38,4 +40,27 @@ pub trait CausalLm: Module {
     /// # Shapes
     /// Result: `[1]`.
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1>;
+
+    /// The same loss, on the device without autodiff, and its gradients. A model that can do so
+    /// recomputes its activations in the backward pass where it is asked to; by default none is.
+    fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        scale: f64,
+        activation_checkpointing: bool,
+    ) -> (Tensor<1>, GradientsParams) {
+        let _ = activation_checkpointing;
+        loss_and_gradients(self, batch, scale)
+    }
+}
+
+/// Loss and gradients in one pass.
+fn loss_and_gradients<M: CausalLm>(
+    model: &M,
+    batch: &Batch,
+    scale: f64,
+) -> (Tensor<1>, GradientsParams) {
+    let loss = model.loss_sum(batch, scale);
+    let value = loss.clone().inner();
+    (value, GradientsParams::from_grads(loss.backward(), model))
 }

@@ -128,7 +128,7 @@ pub fn compare(
     });
     let [long, short, mix] = variants;
     let variants = [(long?, 1.0), (short?, 0.0), (mix?, share)];
-    if mode != RunMode::Resume {
+    if !mode.resumes() {
         directory.clear()?;
         directory.write("config.toml", &config.to_toml()?)?;
     }

@@ -1,7 +1,7 @@
 //! Everything that a run can be told, in one struct; TOML files and flags fill the same one.
 
 use crate::data::arith::ArithConfig;
-use crate::data::{ColumnMap, Join, MixtureConfig, PlainTemplate, TooLong};
+use crate::data::{ColumnMap, Join, MixtureConfig, Packing, PlainTemplate, TooLong};
 use crate::error::{Error, Result};
 use crate::model::{DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES};
 use crate::train::TrainConfig;
@@ -173,7 +173,7 @@ impl Default for RunConfig {
                 min_lr_ratio: 0.05,
                 beta_2: 0.95,
                 weight_decay: 0.01,
-                packing: true,
+                packing: Packing::On,
                 evaluate_every: 250,
                 checkpoint_every: 500,
                 ..TrainConfig::default()
@@ -201,7 +201,7 @@ impl RunConfig {
                 batch_size: 2,
                 accumulate: 8,
                 learning_rate: rate,
-                packing: true,
+                packing: Packing::On,
                 evaluate_every: 50,
                 checkpoint_every: 50,
                 ..TrainConfig::default()

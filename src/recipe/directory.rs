@@ -27,8 +27,17 @@ pub enum RunMode {
     New,
     /// A run that it holds is removed first; files that no run writes are left alone.
     Overwrite,
-    /// The run that it holds goes on.
+    /// The run that it holds goes on, with the settings and data that it was started with.
     Resume,
+    /// The run that it holds goes on, with whatever settings and data there are now.
+    ResumeChanged,
+}
+
+impl RunMode {
+    /// Whether a run goes on.
+    pub fn resumes(self) -> bool {
+        matches!(self, Self::Resume | Self::ResumeChanged)
+    }
 }
 
 /// Names that a run writes.
@@ -79,7 +88,7 @@ impl RunDirectory {
             })
         };
         let holds_run = Self::holds_run(path);
-        if mode == RunMode::Resume && !holds_run {
+        if mode.resumes() && !holds_run {
             return refuse("it holds no run", "Check the path, or start without --resume");
         }
         if mode == RunMode::New && holds_run {

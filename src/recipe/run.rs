@@ -64,6 +64,9 @@ pub struct Summary {
     pub outcome: Outcome,
     /// The first answers to held-out problems after training.
     pub samples: Vec<Answer>,
+    /// Most memory that the last process had, in MiB, where the system tells (Linux); memory of a
+    /// GPU is not in it.
+    pub peak_memory_mib: Option<f64>,
     /// Wall time of everything in the last process.
     pub seconds: f64,
 }
@@ -98,7 +101,7 @@ pub(super) fn dated(config: &RunConfig, mode: RunMode, directory: &RunDirectory)
     if config.base_model.is_none() && config.data.chat_template.is_none() {
         return config;
     }
-    if mode == RunMode::Resume && config.data.date.is_none() {
+    if mode.resumes() && config.data.date.is_none() {
         let then = RunConfig::read(&directory.path("config.toml"));
         config.data.date = then.ok().and_then(|then| then.data.date);
     }
@@ -117,8 +120,8 @@ pub(super) fn run_prepared(
     say: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
     let start = Instant::now();
-    if mode == RunMode::Resume
-        && let Some(summary) = finished(config, &prepared, directory)?
+    if mode.resumes()
+        && let Some(summary) = finished(config, &prepared, directory, mode)?
     {
         say("this run is finished");
         return Ok(summary);
@@ -136,9 +139,10 @@ pub(super) fn run_prepared(
         directory.path("checkpoints"),
         config.train.keep_checkpoints,
         settings(config, &prepared, base),
-    );
+    )
+    .allowing_changes(mode == RunMode::ResumeChanged);
     let metrics = directory.path("metrics.jsonl");
-    let resumes = mode == RunMode::Resume && store.newest_path()?.is_some();
+    let resumes = mode.resumes() && store.newest_path()?.is_some();
     let metrics_file = if resumes {
         let (path, skipped) = store.resume(&mut learner)?;
         skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
@@ -150,7 +154,7 @@ pub(super) fn run_prepared(
         // A run that was stopped before its first checkpoint starts anew; anything more is not
         // thrown away.
         let results = ["summary.json", "compare.json", "model", "adapter"];
-        if mode == RunMode::Resume
+        if mode.resumes()
             && let Some(name) = results.iter().find(|name| directory.path(name).exists())
         {
             return Err(Error::RunDirectory {
@@ -237,6 +241,7 @@ pub(super) fn run_prepared(
         evaluations,
         outcome,
         samples,
+        peak_memory_mib: peak_memory_mib(),
         seconds: start.elapsed().as_secs_f64(),
         config: config.clone(),
     };
@@ -245,6 +250,14 @@ pub(super) fn run_prepared(
     }
     directory.write_json("summary.json", &summary)?;
     Ok(summary)
+}
+
+/// The largest resident set of this process so far.
+fn peak_memory_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
 }
 
 /// The student before training.
@@ -324,6 +337,7 @@ fn finished(
     config: &RunConfig,
     prepared: &Prepared,
     directory: &RunDirectory,
+    mode: RunMode,
 ) -> Result<Option<Summary>> {
     let path = directory.path("summary.json");
     if !path.is_file() {
@@ -335,7 +349,11 @@ fn finished(
     if summary.outcome.stopped {
         return Ok(None);
     }
-    same_settings(&summary.config, config)?;
+    let settings = same_settings(&summary.config, config);
+    if mode == RunMode::ResumeChanged && settings.is_err() {
+        return Ok(None);
+    }
+    settings?;
     if summary.data != prepared.fingerprint {
         return Err(Error::RunDirectory {
             path: config.out.clone(),
@@ -362,7 +380,10 @@ pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     Err(Error::RunDirectory {
         path: now.out.clone(),
         what: format!("it was started with other settings: {}", changes.join(", ")),
-        hint: "Resume with the settings of the first call, or start anew with --overwrite".into(),
+        hint:
+            "Resume with the settings of the first call, allow the change with --allow-changes, or \
+               start anew with --overwrite"
+                .into(),
     })
 }
 

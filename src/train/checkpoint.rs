@@ -84,13 +84,20 @@ pub struct CheckpointStore {
     folder: PathBuf,
     keep: usize,
     settings: serde_json::Value,
+    allow_changes: bool,
 }
 
 impl CheckpointStore {
     /// Checkpoints in `folder`, of which the newest `keep` are kept. `settings` say what the run
     /// is; a checkpoint of other settings is refused when it is read.
     pub fn new(folder: impl Into<PathBuf>, keep: usize, settings: serde_json::Value) -> Self {
-        Self { folder: folder.into(), keep: keep.max(1), settings }
+        Self { folder: folder.into(), keep: keep.max(1), settings, allow_changes: false }
+    }
+
+    /// Whether checkpoints of other settings are read too.
+    pub fn allowing_changes(mut self, allow: bool) -> Self {
+        self.allow_changes = allow;
+        self
     }
 
     /// Writes a checkpoint and then removes the oldest ones beyond those to keep; the best one, where
@@ -222,9 +229,11 @@ impl CheckpointStore {
             return Err(failed(what, "Use the version of the program that wrote it"));
         }
         let differences = differences(&state.settings, &self.settings, "");
-        if !differences.is_empty() {
+        if !differences.is_empty() && !self.allow_changes {
             let what = format!("it belongs to other settings: {}", differences.join(", "));
-            return Err(failed(what, "Resume with the settings and data that it was made with"));
+            let hint =
+                "Resume with the settings and data that it was made with, or allow the changes";
+            return Err(failed(what, hint));
         }
         let mut weights = WeightFiles::open_file(path.join(WEIGHTS))?;
         let mut moments = WeightFiles::open_file(path.join(MOMENTS))?;

@@ -1,6 +1,6 @@
 //! How training goes: one home for every option.
 
-use crate::data::{Batch, Row};
+use crate::data::{Batch, Layout, Packing, Row};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,9 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The gradient is scaled down to this global norm; 0 leaves it alone.
     pub max_grad_norm: f64,
+    /// Keep only each block's input for the backward pass and compute the rest once more: less
+    /// memory, the same gradients, about a third more time.
+    pub activation_checkpointing: bool,
     /// What happens at a step whose loss or gradient is not finite.
     pub on_not_finite: OnNotFinite,
     /// Training ends after this many evaluations in a row without a lower mean of the sources'
@@ -78,12 +81,16 @@ pub struct TrainConfig {
     pub checkpoint_every: usize,
     /// Checkpoints kept; older ones are removed after a new one is complete.
     pub keep_checkpoints: usize,
-    /// Row lengths are padded to a multiple of this; larger means fewer shapes for a GPU to tune.
+    /// Lengths are padded to a multiple of this.
     pub pad_multiple: usize,
-    /// Lay the examples of a micro-batch out in one row instead of padding each to the longest;
-    /// each still attends to itself alone. Saves time on the CPU; on other backends attention then
-    /// costs the square of the packed length.
-    pub packing: bool,
+    /// Pad lengths further, so that there are at most eight between a power of two and the next: a
+    /// GPU then tunes its kernels for few shapes. Costs up to an eighth of the positions.
+    pub bucket_lengths: bool,
+    /// Whether the examples of a micro-batch are laid out one after the other.
+    pub packing: Packing,
+    /// Most positions of a micro-batch; set, it takes the place of `batch_size` in dividing a step,
+    /// which still has `batch_size * accumulate` rows.
+    pub tokens_per_batch: Option<usize>,
 }
 
 impl Default for TrainConfig {
@@ -102,6 +109,7 @@ impl Default for TrainConfig {
             epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            activation_checkpointing: false,
             on_not_finite: OnNotFinite::Stop,
             early_stopping: 0,
             keep_best: false,
@@ -109,7 +117,9 @@ impl Default for TrainConfig {
             checkpoint_every: 200,
             keep_checkpoints: 2,
             pad_multiple: 16,
-            packing: false,
+            bucket_lengths: false,
+            packing: Packing::Auto,
+            tokens_per_batch: None,
         }
     }
 }
@@ -122,7 +132,14 @@ impl TrainConfig {
 
     /// The micro-batches that rows are split into.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
-        Batch::split(rows, self.batch_size, self.pad_multiple, self.packing)
+        let layout = Layout {
+            rows_per_batch: self.batch_size,
+            tokens_per_batch: self.tokens_per_batch,
+            packing: self.packing,
+            multiple: self.pad_multiple,
+            bucket: self.bucket_lengths,
+        };
+        layout.batches(rows)
     }
 
     /// Rows that a run over this data sees.
@@ -169,6 +186,7 @@ impl TrainConfig {
             ("keep_checkpoints", self.keep_checkpoints, 1 << 16),
             ("pad_multiple", self.pad_multiple, 1 << 16),
             ("steps", self.steps.unwrap_or(1), 1 << 30),
+            ("tokens_per_batch", self.tokens_per_batch.unwrap_or(1), 1 << 30),
         ];
         for (key, value, largest) in counts {
             if value == 0 || value > largest {

@@ -61,26 +61,39 @@ pub struct StepGradients {
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
-    step_gradients_with(model, batches, &mut |_| Ok(()))
+    step_gradients_with(model, batches, false, &mut |_| Ok(()))
+}
+
+/// As [`step_gradients`], with activation checkpointing: each block is computed once more in the
+/// backward pass instead of keeping what it made. Less memory, the same gradients, some 30 % more
+/// time.
+///
+/// # Errors
+/// As [`step_gradients`].
+pub fn checkpointed_step_gradients<M: CausalLm>(
+    model: &M,
+    batches: &[Batch],
+) -> Result<StepGradients> {
+    step_gradients_with(model, batches, true, &mut |_| Ok(()))
 }
 
 /// As [`step_gradients`]; `progress` is called with the micro-batches done so far.
 fn step_gradients_with<M: CausalLm>(
     model: &M,
     batches: &[Batch],
+    activation_checkpointing: bool,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<StepGradients> {
     let trained: usize = batches.iter().map(|batch| batch.trained).sum();
     let mut sum: Option<Tensor<1>> = None;
     let mut accumulator = GradientsAccumulator::new();
     for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.trained > 0) {
-        let loss = model.loss_sum(batch, 1.0 / trained as f64);
-        let value = loss.clone().inner();
+        let scale = 1.0 / trained as f64;
+        let (value, gradients) = model.loss_and_gradients(batch, scale, activation_checkpointing);
         sum = Some(match sum {
             Some(sum) => sum + value,
             None => value,
         });
-        let gradients = GradientsParams::from_grads(loss.backward(), model);
         accumulator.accumulate(model, gradients);
         progress(index + 1)?;
     }
@@ -229,8 +242,9 @@ impl<M: CausalLm> Learner<M> {
             rows: rows.iter().map(|row| row.label.clone()).collect(),
             hint: "The model is as it was before the step; try a smaller learning rate".into(),
         };
+        let checkpointing = self.config.activation_checkpointing;
         let StepGradients { loss, trained, mut gradients } =
-            step_gradients_with(self.model(), &batches, &mut |done| {
+            step_gradients_with(self.model(), &batches, checkpointing, &mut |done| {
                 observer.observe(&Event::MicroBatch { step, done, of: batches.len() })
             })?;
         if !loss.is_finite() {

@@ -14,7 +14,8 @@ pub use checkpoint::CheckpointStore;
 pub(crate) use checkpoint::differences;
 pub use config::{LrSchedule, OnNotFinite, TrainConfig};
 pub use learner::{
-    HeldOut, Learner, StepGradients, StopFlag, Surroundings, held_out_losses, step_gradients,
+    HeldOut, Learner, StepGradients, StopFlag, Surroundings, checkpointed_step_gradients,
+    held_out_losses, step_gradients,
 };
 pub use metrics::{Metric, MetricsFile, read_metrics};
 pub use observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport};
