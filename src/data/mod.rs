@@ -21,6 +21,7 @@ mod mixture;
 mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod python_json;
 mod read;
 mod record;
 mod report;

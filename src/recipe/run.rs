@@ -246,6 +246,7 @@ pub(super) fn run_prepared(
         config: config.clone(),
     };
     if !summary.outcome.stopped {
+        say("writing the student");
         save(config, &prepared, &model, directory, &summary)?;
     }
     directory.write_json("summary.json", &summary)?;
