@@ -65,8 +65,8 @@ pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepG
 }
 
 /// As [`step_gradients`], with activation checkpointing: each block is computed once more in the
-/// backward pass instead of keeping what it made. Less memory, the same gradients, some 30 % more
-/// time.
+/// backward pass instead of keeping what it made. Less memory, the same gradients, one more forward
+/// pass.
 ///
 /// # Errors
 /// As [`step_gradients`].
