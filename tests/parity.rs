@@ -5,9 +5,11 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{adapter_of, devices, generate, ids, shared, smollm2};
-use mixdistill::data::{Batch, Example};
-use mixdistill::model::{DecoderLm, GenerateConfig, HostTensor, ModelFolder, PROJECTIONS};
-use mixdistill::train::{named_gradients, step_gradients};
+use mixdistill::data::{Batch, Example, Row};
+use mixdistill::model::{
+    DecoderLm, GenerateConfig, HostTensor, ModelFolder, PROJECTIONS, named_tensors,
+};
+use mixdistill::train::{Learner, LrSchedule, TrainConfig, named_gradients, step_gradients};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -349,7 +351,7 @@ mod written {
             ] {
                 // B starts at zero; it must not stay there for the logits to tell anything.
                 let model = base.load(&device).unwrap().with_lora(&config, 1).unwrap();
-                let mut tensors = mixdistill::model::named_tensors(&model).unwrap();
+                let mut tensors = named_tensors(&model).unwrap();
                 for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("lora_B"))
                 {
                     for (i, value) in tensor.values.iter_mut().enumerate() {
@@ -417,6 +419,78 @@ mod written {
             ("logits", TensorView::new(Dtype::F32, vec![1, length, vocabulary], &values).unwrap()),
         ];
         safetensors::serialize_to_file(tensors, None, &folder.join("ours.safetensors")).unwrap();
+    }
+}
+
+#[test]
+fn twenty_steps_equal_those_of_pytorch() {
+    let reference = Reference::read(&fixture("training_record.safetensors"));
+    let doubles = |name: &str| -> Vec<f64> {
+        let file = SafeTensors::deserialize(&reference.0).unwrap();
+        let data = file.tensor(name).unwrap();
+        data.data().as_chunks::<8>().0.iter().map(|w| f64::from_le_bytes(*w)).collect()
+    };
+    let (rows, prompts) = (reference.tokens("rows"), reference.tokens("prompts"));
+    let length = rows.len() / prompts.len();
+    let config = TrainConfig {
+        steps: Some(20),
+        batch_size: 2,
+        accumulate: 2,
+        learning_rate: 3e-3,
+        warmup_steps: 4,
+        lr_schedule: LrSchedule::Cosine,
+        min_lr_ratio: 0.0,
+        beta_1: 0.9,
+        beta_2: 0.95,
+        epsilon: 1e-5,
+        weight_decay: 0.1,
+        max_grad_norm: 1.0,
+        ..TrainConfig::default()
+    };
+    for device in devices() {
+        let model = ModelFolder::open(&fixture("qwen3")).unwrap();
+        let model = model.load(&device.clone().autodiff()).unwrap();
+        let before = named_tensors(&model).unwrap();
+        let mut learner = Learner::new(model, config.clone()).unwrap();
+        let mut worst = [0f64; 3];
+        for step in 0..20 {
+            let rows: Vec<Row> = (4 * step..4 * step + 4)
+                .map(|row| Row {
+                    tokens: rows[row * length..(row + 1) * length].to_vec(),
+                    prompt: prompts[row] as usize,
+                    label: String::new(),
+                    number: row as u64,
+                })
+                .collect();
+            let report = learner.train_step(&rows, 20).unwrap();
+            let pairs = [
+                (report.loss, doubles("losses")[step]),
+                (report.gradient_norm, doubles("norms")[step]),
+                (report.learning_rate, doubles("rates")[step]),
+            ];
+            for (worst, (ours, theirs)) in worst.iter_mut().zip(pairs) {
+                // The last rate of the cosine is small; all are compared to the peak.
+                let scale = if theirs < 3e-3 { 3e-3 } else { theirs };
+                *worst = worst.max((ours - theirs).abs() / scale);
+            }
+        }
+        println!("20 steps of AdamW against PyTorch on {device:?}");
+        let mut holds = line("loss of each step, relative", worst[0], 1e-5);
+        holds &= line("gradient norm of each step, relative", worst[1], 1e-4);
+        holds &= line("learning rate of each step, relative to the peak", worst[2], 1e-9);
+        let mut furthest = 0f64;
+        let mut least_moved = f64::INFINITY;
+        for (name, tensor) in named_tensors(learner.model()).unwrap() {
+            let theirs = reference.floats(&name);
+            let scale = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let difference = largest_difference(&tensor.values, &theirs) / f64::from(scale);
+            furthest = furthest.max(difference);
+            let moved = largest_difference(&before[&name].values, &theirs) / f64::from(scale);
+            least_moved = least_moved.min(moved);
+        }
+        holds &= line("parameters after 20 steps, relative", furthest, 1e-5);
+        assert!(least_moved > 1e-3, "every tensor was trained: {least_moved}");
+        assert!(holds, "see the table above");
     }
 }
 
