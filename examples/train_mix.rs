@@ -359,7 +359,7 @@ fn conclude(config: &RunConfig, summary: &Summary) {
     if !summary.outcome.skipped.is_empty() {
         say!("steps left out: {:?}", summary.outcome.skipped);
     }
-    for evaluation in [summary.evaluations.first(), summary.evaluations.last()].iter().flatten() {
+    for evaluation in [summary.evaluations.first(), summary.final_evaluation()].iter().flatten() {
         let losses = evaluation.sources.iter().map(|s| format!("{} {:.4}", s.name, s.loss));
         let losses: Vec<String> = losses.collect();
         if !losses.is_empty() {

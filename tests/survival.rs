@@ -242,6 +242,21 @@ fn fit<M: CausalLm>(
     learner.fit(&mut Numbered, Surroundings { held_out, observer, stop: &stop, checkpoints })
 }
 
+/// A metrics file, and from where to where training went back.
+struct Rollbacks {
+    file: MetricsFile,
+    seen: Vec<(usize, usize)>,
+}
+
+impl Observer for Rollbacks {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::RolledBack { from, to } = event {
+            self.seen.push((*from, *to));
+        }
+        self.file.observe(event)
+    }
+}
+
 #[test]
 fn a_step_without_a_number_stops_is_skipped_or_rolled_back() {
     let store = |folder: &Path| CheckpointStore::new(folder, 3, serde_json::json!({}));
@@ -259,11 +274,12 @@ fn a_step_without_a_number_stops_is_skipped_or_rolled_back() {
     // Going back to step 4 and leaving step 6 out comes to the same, and metrics have no step twice.
     let folder = tempfile::tempdir().unwrap();
     let metrics = folder.path().join("metrics.jsonl");
-    let mut observer = MetricsFile::create(&metrics).unwrap();
+    let mut observer = Rollbacks { file: MetricsFile::create(&metrics).unwrap(), seen: vec![] };
     let mut rolling = poisoned(10, train(8, OnNotFinite::RollBack));
     let outcome =
         fit(&mut rolling, &[], Some(&store(&folder.path().join("c"))), &mut observer).unwrap();
     assert_eq!((outcome.step, outcome.skipped), (8, vec![6]));
+    assert_eq!(observer.seen, [(6, 4)]);
     let tensors = |learner: &Learner<Poisoned>| named_tensors(learner.model()).unwrap();
     assert!(tensors(&rolling) == tensors(&skipping));
     let steps: Vec<usize> = read_metrics(&metrics)
@@ -272,6 +288,15 @@ fn a_step_without_a_number_stops_is_skipped_or_rolled_back() {
         .filter_map(|m| if let Metric::Step(step) = m { Some(step.step) } else { None })
         .collect();
     assert_eq!(steps, [1, 2, 3, 4, 5, 7, 8]);
+
+    // While steps are left out, no checkpoint takes the place of a good one.
+    let folder = tempfile::tempdir().unwrap();
+    let mut skipping = poisoned(7, train(5, OnNotFinite::Skip));
+    let outcome = fit(&mut skipping, &[], Some(&store(folder.path())), &mut ()).unwrap();
+    assert_eq!(outcome.skipped, [4]);
+    assert!(
+        folder.path().join("step-000002").is_dir() && !folder.path().join("step-000004").exists()
+    );
 
     // Without a checkpoint there is nothing to go back to.
     let mut rolling = poisoned(0, train(8, OnNotFinite::RollBack));
@@ -368,6 +393,12 @@ fn training_ends_early_and_with_its_best_weights() {
     let again = fit(&mut ended, &held_out, Some(&store), &mut ()).unwrap();
     assert_eq!((again.step, again.stopped_early), (outcome.step, true));
     assert!(named_tensors(ended.model()).unwrap() == named_tensors(learner.model()).unwrap());
+    // A best step whose checkpoint is gone is forgotten, and training goes on to a new one.
+    std::fs::remove_dir_all(folder.path().join(name(best.step))).unwrap();
+    let mut without = start();
+    store.resume(&mut without).unwrap();
+    let on = fit(&mut without, &held_out, Some(&store), &mut ()).unwrap();
+    assert!(on.step > outcome.step && on.best.unwrap().step > outcome.step);
 }
 
 #[test]

@@ -51,6 +51,9 @@ fn write_card(
     writeln!(out, "## Training\n\n| | |\n| --- | --- |")?;
     let mut row = |name: &str, value: String| writeln!(out, "| {name} | {value} |");
     row("optimizer steps", summary.outcome.step.to_string())?;
+    if let Some(best) = summary.outcome.best.filter(|_| train.keep_best) {
+        row("weights of", format!("step {}, which has the lowest held-out loss", best.step))?;
+    }
     let (size, accumulate) = (train.batch_size, train.accumulate);
     row("rows a step", format!("{} ({size} x {accumulate})", train.rows_per_step()))?;
     row("longest row", format!("{} tokens", config.data.max_length))?;
@@ -87,7 +90,7 @@ fn write_card(
     writeln!(out, "\n## Measured\n")?;
     let (first, last) = (summary.first_loss, summary.last_loss);
     writeln!(out, "Training loss {first:.4} at the beginning, {last:.4} at the end.")?;
-    if let (Some(before), Some(after)) = (summary.evaluations.first(), summary.evaluations.last())
+    if let (Some(before), Some(after)) = (summary.evaluations.first(), summary.final_evaluation())
         && !before.sources.is_empty()
     {
         writeln!(out, "\n| held-out loss (nats a token) | before | after |\n| --- | --- | --- |")?;

@@ -131,6 +131,8 @@ pub fn compare(
     if !mode.resumes() {
         directory.clear()?;
         directory.write("config.toml", &config.to_toml()?)?;
+    } else if mode == RunMode::ResumeChanged {
+        directory.write("config.toml", &config.to_toml()?)?;
     }
     let mut comparison = Comparison { lines: vec![], stopped: true };
     directory.write_json("compare.json", &comparison)?;

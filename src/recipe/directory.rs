@@ -120,7 +120,7 @@ impl RunDirectory {
                 return refuse("another process works on it", "Wait for its end, or stop it");
             }
             // Some file systems have no locks; a run there is better than none.
-            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(e)) if has_no_locks(&e) => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock, e)),
         }
         Ok(Self { path: path.to_owned(), _lock: Arc::new(file) })
@@ -145,6 +145,14 @@ impl RunDirectory {
     /// A path inside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Removes a file if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(&self, name: &str) -> Result<()> {
+        remove_file(&self.path(name))
     }
 
     /// Writes a text file, whole or not at all.
@@ -181,6 +189,13 @@ impl RunDirectory {
     }
 }
 
+/// Whether an error says that there are no locks here, as on network mounts without that service.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    const LINUX_ENOLCK: i32 = 37;
+    error.kind() == std::io::ErrorKind::Unsupported
+        || (cfg!(target_os = "linux") && error.raw_os_error() == Some(LINUX_ENOLCK))
+}
+
 fn clear(folder: &Path) -> Result<()> {
     let mark = folder.join(MARK);
     fs::write(&mark, b"").map_err(|e| Error::io("write", &mark, e))?;
@@ -194,12 +209,14 @@ fn clear(folder: &Path) -> Result<()> {
         remove_folder(&writing_place(&path))?;
     }
     for path in FILES.map(|name| folder.join(name)) {
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", path, e));
-            }
-            _ => {}
-        }
+        remove_file(&path)?;
     }
     Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
 }

@@ -13,8 +13,8 @@ use crate::model::tensors::{NamedTensor, lazy_tensors};
 use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
 use crate::train::differences;
 use crate::train::{
-    CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer, Outcome,
-    Progress, ProgressObserver, StepReport, StopFlag, Surroundings, read_metrics,
+    Best, CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer,
+    Outcome, Progress, ProgressObserver, StepReport, StopFlag, Surroundings, read_metrics,
 };
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,15 @@ pub struct Summary {
     pub peak_memory_mib: Option<f64>,
     /// Wall time of everything in the last process.
     pub seconds: f64,
+}
+
+impl Summary {
+    /// The evaluation of the weights that the run ended with.
+    pub fn final_evaluation(&self) -> Option<&EvaluationReport> {
+        let best = self.outcome.best.filter(|_| self.config.train.keep_best);
+        let of_best = |best: Best| self.evaluations.iter().find(|e| e.step == best.step);
+        best.and_then(of_best).or(self.evaluations.last())
+    }
 }
 
 /// Runs a configuration: reads and mixes the data, trains, grades, and fills the run directory.
@@ -147,8 +156,12 @@ pub(super) fn run_prepared(
         let (path, skipped) = store.resume(&mut learner)?;
         skipped.iter().for_each(|problem| say(&format!("skipped {problem}")));
         say(&format!("resuming from {}", path.display()));
-        // What may change, such as how often checkpoints are made, has changed from now on.
+        // What may change, such as how often checkpoints are made, has changed from now on; an earlier
+        // summary is none of this run's any more.
+        directory.remove("summary.json")?;
         directory.write("config.toml", &config.to_toml()?)?;
+        directory.write_json("ledger.json", &prepared.ledger)?;
+        directory.write_json("mixture.json", &prepared.report)?;
         MetricsFile::resume(&metrics, learner.step())?
     } else {
         // A run that was stopped before its first checkpoint starts anew; anything more is not
@@ -175,7 +188,13 @@ pub(super) fn run_prepared(
         Box::new(ProgressObserver::default()),
     ];
     let before = match resumes {
-        true => read_answers(directory, "before.jsonl")?,
+        true => {
+            let answers = read_answers(directory, "before.jsonl")?;
+            let asked = answers.iter().map(|answer| &answer.problem);
+            // Answers to other questions cannot be compared with those after training.
+            let same = asked.eq(prepared.questions.iter().map(|question| &question.problem));
+            if same { answers } else { vec![] }
+        }
         false => {
             learner.evaluate(&prepared.held_out, &mut observers)?;
             graded(config, &prepared, learner.model(), directory, "before.jsonl")?
@@ -351,7 +370,8 @@ fn finished(
         return Ok(None);
     }
     let settings = same_settings(&summary.config, config);
-    if mode == RunMode::ResumeChanged && settings.is_err() {
+    let changed = settings.is_err() || summary.data != prepared.fingerprint;
+    if mode == RunMode::ResumeChanged && changed {
         return Ok(None);
     }
     settings?;
@@ -400,7 +420,10 @@ fn backend_name(config: &RunConfig) -> String {
 fn settings(config: &RunConfig, prepared: &Prepared, base: Option<String>) -> serde_json::Value {
     let mut train = config.train.clone();
     // These change what is seen and kept, not the training.
-    (train.evaluate_every, train.checkpoint_every, train.keep_checkpoints) = (0, 0, 1);
+    (train.checkpoint_every, train.keep_checkpoints) = (0, 1);
+    if train.early_stopping == 0 && !train.keep_best {
+        train.evaluate_every = 0;
+    }
     serde_json::json!({
         "seed": config.seed,
         "model": prepared.model,

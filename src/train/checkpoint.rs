@@ -260,7 +260,13 @@ impl CheckpointStore {
             .map_err(|error| failed(error.to_string(), foreign))?;
         learner.model = Some(model);
         learner.step = state.step;
-        learner.selection = state.selection;
+        // A best step by other data says nothing, and one without a checkpoint cannot be gone back to.
+        let kept = state.selection.best.is_none_or(|best| {
+            let place = self.folder.join(format!("step-{:06}", best.step));
+            !learner.config().keep_best || best.step == state.step || verified_state(&place).is_ok()
+        });
+        let same = differences.is_empty() && kept;
+        learner.selection = if same { state.selection } else { Selection::default() };
         Ok(())
     }
 }

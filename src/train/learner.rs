@@ -329,7 +329,11 @@ impl<M: CausalLm> Learner<M> {
                 Err(error @ Error::NotFinite { .. }) => {
                     match self.recover(error, &mut failures, checkpoints, observer)? {
                         Some(skipped) => outcome.skipped.push(skipped),
-                        None => continue,
+                        None => {
+                            // Steps after the checkpoint come again.
+                            outcome.skipped.retain(|skipped| *skipped <= self.step);
+                            continue;
+                        }
                     }
                 }
                 Err(error) => return Err(error),
@@ -337,7 +341,10 @@ impl<M: CausalLm> Learner<M> {
             outcome.step = self.step;
             let last = self.step == total_steps;
             outcome.stopped = stop.is_requested() && !last;
-            let mut saves = outcome.stopped || last || due(self.config.checkpoint_every, self.step);
+            // While steps are left out, the weights are those of an earlier one, and perhaps spoiled:
+            // no checkpoint of them may push out a good one.
+            let regular = due(self.config.checkpoint_every, self.step) && failures.in_a_row == 0;
+            let mut saves = outcome.stopped || last || regular;
             if last || due(self.config.evaluate_every, self.step) {
                 let report = self.evaluate(held_out, observer)?;
                 saves |= self.selection.note(&report) && self.config.keep_best;
@@ -357,7 +364,10 @@ impl<M: CausalLm> Learner<M> {
             (self.selection.best, checkpoints, self.config.keep_best && !outcome.stopped)
             && best.step != self.step
         {
-            store.restore(best.step, self)?;
+            // Where it cannot be read any more, the last weights stay.
+            if store.restore(best.step, self).is_err() {
+                outcome.best = None;
+            }
         }
         outcome.seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::End(&outcome))?;
