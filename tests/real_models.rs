@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{devices, shared, smollm2};
+use common::{devices, program, shared, smollm2};
 use mixdistill::data::{ChatFormat, PromptTemplate, TextTokenizer, arith};
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, LoraConfig, ModelFolder, SaveFolder, named_tensors,
@@ -91,12 +91,7 @@ fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<Summary> {
 }
 
 fn example(name: &str, arguments: &[&str]) -> Output {
-    let mut profile = std::env::current_exe().unwrap();
-    profile.pop();
-    profile.pop();
-    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.is_file(), "build it with `cargo build --examples`");
-    let mut child = Command::new(program)
+    let mut child = Command::new(program(name))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,19 +1,17 @@
 //! The main job: a whole run, its directory, and every bad input refused before training.
 
+mod common;
+
+use common::{program, toy_run};
 use mixdistill::data::{ColumnMap, Schedule, Share, TooLong};
 use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, compare, run};
 use mixdistill::train::StopFlag;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// A toy run of a second or so.
 fn small(out: &Path) -> RunConfig {
-    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::default() };
-    config.data.toy_problems = 60;
-    config.data.toy_test_problems = 8;
-    config.model.hidden_size = 32;
-    config.model.intermediate_size = 48;
-    config.model.num_hidden_layers = 1;
+    let mut config = toy_run(out);
     config.train.steps = Some(6);
     config.train.evaluate_every = 3;
     config.train.checkpoint_every = 2;
@@ -431,18 +429,8 @@ fn a_run_goes_on_with_other_settings_where_that_is_allowed() {
     assert_eq!(quiet(&longer, RunMode::ResumeChanged).unwrap().outcome.step, 10);
 }
 
-/// The example's program, which `cargo test` builds beside the tests.
-fn program() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let profile: PathBuf = deps.parent().unwrap().parent().unwrap().to_owned();
-    let program =
-        profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.is_file(), "build it with `cargo build --example train_mix`");
-    program
-}
-
 fn train_mix(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).output().unwrap()
+    Command::new(program("train_mix")).args(arguments).output().unwrap()
 }
 
 #[cfg(unix)]
@@ -456,7 +444,7 @@ fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
     config.evaluation.questions = 0;
     let settings = folder.path().join("c.toml");
     std::fs::write(&settings, config.to_toml().unwrap()).unwrap();
-    let child = Command::new(program())
+    let child = Command::new(program("train_mix"))
         .arg("--config")
         .arg(&settings)
         .stdout(std::process::Stdio::piped())
@@ -516,7 +504,7 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
     let out = folder.path().join("run");
     let settings = folder.path().join("c.toml");
     std::fs::write(&settings, small(&out).to_toml().unwrap()).unwrap();
-    let mut child = Command::new(program())
+    let mut child = Command::new(program("train_mix"))
         .arg("--config")
         .arg(&settings)
         .stdout(std::process::Stdio::piped())

@@ -4,7 +4,7 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use common::{devices, rows, tiny};
+use common::{devices, program, rows, tiny, toy_run};
 use mixdistill::data::{Batch, Row, RowStream};
 use mixdistill::model::{Architecture, CausalLm, DecoderLm, named_tensors};
 use mixdistill::recipe::{RunConfig, RunDirectory, RunMode, Summary};
@@ -14,18 +14,13 @@ use mixdistill::train::{
 };
 use mixdistill::{Error, Result};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A run of the toy corpus that takes a second or so, with a checkpoint at every other step.
 fn small(out: &Path) -> RunConfig {
-    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::default() };
-    config.data.toy_problems = 60;
-    config.data.toy_test_problems = 8;
-    config.model.hidden_size = 32;
-    config.model.intermediate_size = 48;
-    config.model.num_hidden_layers = 1;
+    let mut config = toy_run(out);
     config.mixture.redraw = true;
     config.train.steps = Some(40);
     config.train.accumulate = 2;
@@ -33,16 +28,6 @@ fn small(out: &Path) -> RunConfig {
     config.train.checkpoint_every = 2;
     config.evaluation.questions = 0;
     config
-}
-
-fn program() -> PathBuf {
-    let mut profile = std::env::current_exe().unwrap();
-    profile.pop();
-    profile.pop();
-    let program =
-        profile.join("examples").join(format!("train_mix{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.is_file(), "build it with `cargo build --example train_mix`");
-    program
 }
 
 /// Writes the settings beside the run directory; gives their path.
@@ -54,7 +39,7 @@ fn settings(config: &RunConfig) -> String {
 
 /// The command that begins the run or goes on with it.
 fn command(config: &RunConfig, settings: &str) -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("train_mix"));
     if RunDirectory::holds_run(&config.out) && config.out.join("config.toml").is_file() {
         command.args(["--resume", "--out", &config.out.display().to_string()]);
     } else {
@@ -163,7 +148,7 @@ fn a_disk_that_is_full_ends_the_run_and_leaves_the_last_checkpoint() {
     std::fs::remove_dir_all(config.out.join("checkpoints/step-000004")).unwrap();
     let script = format!(
         "trap '' XFSZ; ulimit -f 64; exec {} --resume --out {}",
-        program().display(),
+        program("train_mix").display(),
         config.out.display()
     );
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();

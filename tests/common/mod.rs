@@ -7,9 +7,10 @@ use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, Endings, GenerateConfig, Generation, SaveAdapter,
     named_tensors, with_named_tensors,
 };
+use mixdistill::recipe::RunConfig;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The backends that this build can run here without a GPU.
 #[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex")]
@@ -96,6 +97,26 @@ pub fn generate(
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     let endings = Endings { tokens: end, tokenizer: &tokenizer };
     model.generate(prompts, endings, config, &mut |_| ControlFlow::Continue(()))
+}
+
+/// A run of the toy corpus that takes a second or so.
+pub fn toy_run(out: &Path) -> RunConfig {
+    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::default() };
+    config.data.toy_problems = 60;
+    config.data.toy_test_problems = 8;
+    config.model.hidden_size = 32;
+    config.model.intermediate_size = 48;
+    config.model.num_hidden_layers = 1;
+    config
+}
+
+/// An example's program, which `cargo test` builds beside the tests.
+pub fn program(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let profile = deps.parent().unwrap().parent().unwrap();
+    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(program.is_file(), "build it with `cargo build --examples`");
+    program
 }
 
 /// How adapters of this base are saved.
