@@ -10,6 +10,8 @@ mod panics;
 mod reference;
 #[path = "ops/support.rs"]
 mod support;
+#[path = "ops/token_loss.rs"]
+mod token_loss;
 
 use burn::optim::{AdamWConfig, GradientsParams, Optimizer};
 use burn::prelude::*;

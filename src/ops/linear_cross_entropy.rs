@@ -1,10 +1,12 @@
-//! Output layer and cross-entropy in one operation, over blocks of tokens.
+//! Output layer and loss in one operation, over blocks of tokens: the cross-entropy, and what
+//! [`TokenLoss`] adds to it.
 //!
 //! The logits of one block are computed, turned into their own gradient in place, and multiplied
 //! into the gradients of the hidden states and of the weight before the next block starts. The
 //! `[tokens, vocabulary]` matrix never exists, and the backward pass only scales.
 
 use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
+use super::token_loss::{TeacherPart, TeacherTokens, TokenLoss, portable_loss};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -12,7 +14,7 @@ use burn::backend::autodiff::{
 };
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
-use burn::tensor::{IndexingUpdateOp, Int, Slice, Tensor};
+use burn::tensor::{Int, Slice, Tensor};
 use std::ops::RangeInclusive;
 
 /// Size of one block of logits, in elements (64 MiB in f32).
@@ -22,6 +24,15 @@ const TOKENS_PER_BLOCK: RangeInclusive<usize> = 32..=512;
 
 fn tokens_per_block(vocabulary: usize) -> usize {
     (LOGITS_PER_BLOCK / vocabulary).clamp(*TOKENS_PER_BLOCK.start(), *TOKENS_PER_BLOCK.end())
+}
+
+/// What the forward pass is given.
+pub(crate) struct Inputs<B: Backend> {
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    token_weights: FloatTensor<B>,
+    teacher: Option<TeacherPart<B>>,
 }
 
 /// What the forward pass computes.
@@ -37,18 +48,16 @@ pub(crate) struct LossAndGrads<F> {
 
 /// Forward pass, with gradients, on plain backend tensors.
 pub(crate) trait LinearCrossEntropyKernel: Backend {
-    /// `sum_i token_weights[i] * -log softmax(hidden[i] @ weight)[targets[i]]`.
+    /// `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
     ///
     /// `hidden` is `[tokens, width]`, `weight` is `[width, vocabulary]` (any strides); the last
     /// argument says whether the gradients of `hidden` and of `weight` are wanted.
     fn linear_cross_entropy_forward(
-        hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        token_weights: FloatTensor<Self>,
+        inputs: Inputs<Self>,
+        terms: TokenLoss,
         wants_grads: [bool; 2],
     ) -> LossAndGrads<FloatTensor<Self>> {
-        portable_forward::<Self>(hidden, weight, targets, token_weights, wants_grads)
+        portable_forward::<Self>(inputs, terms, wants_grads)
     }
 
     /// `tensor * factor`, where `tensor` is a gradient made above and `factor` is `[1]`.
@@ -65,13 +74,12 @@ for_each_portable_backend! { LinearCrossEntropyKernel {} }
 /// Tokens of weight 0 are computed like the others: leaving them out would mean waiting for the
 /// device to say which those are, and give every batch matrices of another size.
 fn portable_forward<B: Backend>(
-    hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    targets: IntTensor<B>,
-    token_weights: FloatTensor<B>,
+    inputs: Inputs<B>,
+    terms: TokenLoss,
     [wants_hidden, wants_weight]: [bool; 2],
 ) -> LossAndGrads<FloatTensor<B>> {
-    let [tokens, width] = hidden.shape().dims();
+    let Inputs { hidden, weight, targets, token_weights, teacher } = inputs;
+    let [tokens, _] = hidden.shape().dims::<2>();
     let [_, vocabulary] = weight.shape().dims::<2>();
     let (dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
     let weight = cast::<B>(weight, dtype.into());
@@ -90,26 +98,26 @@ fn portable_forward<B: Backend>(
         let end = (start + block).min(tokens);
         let rows = Slice::from(start..end);
         let column = [end - start, 1];
-        let hidden = B::float_slice(hidden.clone(), &[rows, Slice::from(0..width)]);
+        let all = |tensor: &FloatTensor<B>| {
+            let width = tensor.shape()[1];
+            B::float_slice(tensor.clone(), &[rows, Slice::from(0..width)])
+        };
+        let hidden = all(&hidden);
         let targets = B::int_slice(targets.clone(), &[rows]);
         let targets = B::int_reshape(targets, column.into());
         let token_weights = B::float_slice(token_weights.clone(), &[rows]);
         let token_weights = B::float_reshape(token_weights, column.into());
+        let teacher = teacher.as_ref().map(|(tokens, log_probs)| {
+            let k = tokens.shape()[1];
+            (B::int_slice(tokens.clone(), &[rows, Slice::from(0..k)]), all(log_probs))
+        });
 
         let logits = widen::<B>(B::float_matmul(hidden.clone(), weight.clone()));
-        let logits = B::float_sub(logits.clone(), B::float_max_dim(logits, 1));
-        let exps = B::float_exp(logits.clone());
-        let sums = B::float_sum_dim(exps.clone(), 1);
-        let picked = B::float_gather(1, logits, targets.clone());
-        let losses = B::float_sub(B::float_log(sums.clone()), picked);
-        add(&mut loss, B::float_sum(B::float_mul(losses, token_weights.clone())));
-        if !wants_hidden && !wants_weight {
-            continue;
-        }
-
-        let probs = B::float_mul(exps, B::float_div(token_weights.clone(), sums));
-        let minus = B::float_neg(token_weights);
-        let grad_logits = B::float_scatter(1, probs, targets, minus, IndexingUpdateOp::Add);
+        let wants_grad = wants_hidden || wants_weight;
+        let (losses, grad_logits) =
+            portable_loss::<B>(logits, targets, token_weights, terms, teacher, wants_grad);
+        add(&mut loss, B::float_sum(losses));
+        let Some(grad_logits) = grad_logits else { continue };
         let grad_logits = cast::<B>(grad_logits, dtype.into());
         if wants_hidden {
             let weight = B::float_transpose(weight.clone());
@@ -140,13 +148,40 @@ dispatched! {
             weight: FloatTensor<Self>,
             targets: IntTensor<Self>,
             token_weights: FloatTensor<Self>,
+            terms: TokenLoss,
         ) -> FloatTensor<Self> {
+            let inputs = Inputs { hidden, weight, targets, token_weights, teacher: None };
+            let wants_grads = [false; 2];
             <Self as LinearCrossEntropyKernel>::linear_cross_entropy_forward(
-                hidden,
-                weight,
-                targets,
-                token_weights,
-                [false; 2],
+                inputs,
+                terms,
+                wants_grads,
+            )
+            .loss
+        }
+    }
+}
+
+// A trait of its own, since dispatch takes no optional tensors.
+dispatched! {
+    [Autodiff]
+    trait LinearDistillationOps {
+        fn linear_distillation(
+            hidden: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            targets: IntTensor<Self>,
+            token_weights: FloatTensor<Self>,
+            teacher_tokens: IntTensor<Self>,
+            teacher_log_probs: FloatTensor<Self>,
+            terms: TokenLoss,
+        ) -> FloatTensor<Self> {
+            let teacher = Some((teacher_tokens, teacher_log_probs));
+            let inputs = Inputs { hidden, weight, targets, token_weights, teacher };
+            let wants_grads = [false; 2];
+            <Self as LinearCrossEntropyKernel>::linear_cross_entropy_forward(
+                inputs,
+                terms,
+                wants_grads,
             )
             .loss
         }
@@ -159,19 +194,47 @@ impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearCrossEntropyOps f
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
         token_weights: FloatTensor<Self>,
+        terms: TokenLoss,
     ) -> FloatTensor<Self> {
-        // A frozen head saves the product that makes the weight's gradient.
-        let wants_grads = [hidden.is_tracked(), weight.is_tracked()];
-        let (hidden, hidden_node) = hidden.into_parts();
-        let (weight, weight_node) = weight.into_parts();
-        let token_weights = token_weights.into_primitive();
-        let out =
-            B::linear_cross_entropy_forward(hidden, weight, targets, token_weights, wants_grads);
-        let nodes = [hidden_node, weight_node];
-        match LinearCrossEntropyBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((out.grad_hidden, out.grad_weight), out.loss),
-            OpsKind::UnTracked(prep) => prep.finish(out.loss),
-        }
+        tracked::<B, C>(hidden, weight, targets, token_weights, terms, None)
+    }
+}
+
+impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearDistillationOps for Autodiff<B, C> {
+    fn linear_distillation(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        token_weights: FloatTensor<Self>,
+        teacher_tokens: IntTensor<Self>,
+        teacher_log_probs: FloatTensor<Self>,
+        terms: TokenLoss,
+    ) -> FloatTensor<Self> {
+        let teacher = Some((teacher_tokens, teacher_log_probs.into_primitive()));
+        tracked::<B, C>(hidden, weight, targets, token_weights, terms, teacher)
+    }
+}
+
+/// The loss, and a backward step that has the gradients ready.
+fn tracked<B: LinearCrossEntropyKernel, C: CheckpointStrategy>(
+    hidden: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    targets: IntTensor<B>,
+    token_weights: FloatTensor<Autodiff<B, C>>,
+    terms: TokenLoss,
+    teacher: Option<TeacherPart<B>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    // A frozen head saves the product that makes the weight's gradient.
+    let wants_grads = [hidden.is_tracked(), weight.is_tracked()];
+    let (hidden, hidden_node) = hidden.into_parts();
+    let (weight, weight_node) = weight.into_parts();
+    let token_weights = token_weights.into_primitive();
+    let inputs = Inputs { hidden, weight, targets, token_weights, teacher };
+    let out = B::linear_cross_entropy_forward(inputs, terms, wants_grads);
+    let nodes = [hidden_node, weight_node];
+    match LinearCrossEntropyBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((out.grad_hidden, out.grad_weight), out.loss),
+        OpsKind::UnTracked(prep) => prep.finish(out.loss),
     }
 }
 
@@ -221,6 +284,25 @@ pub fn linear_cross_entropy(
     targets: Tensor<1, Int>,
     token_weights: Tensor<1>,
 ) -> Tensor<1> {
+    linear_token_loss(hidden, weight, targets, token_weights, TokenLoss::default(), None)
+}
+
+/// As [`linear_cross_entropy`], with the loss of each token as `terms` has it.
+///
+/// # Shapes
+/// As there; the teacher's tensors have a row for each token. Their tokens are in `0..vocabulary`
+/// and, in a row, all different.
+///
+/// # Panics
+/// As there, and if `terms` has a teacher's part and there is no teacher, or the other way round.
+pub fn linear_token_loss(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    token_weights: Tensor<1>,
+    terms: TokenLoss,
+    teacher: Option<TeacherTokens>,
+) -> Tensor<1> {
     let ([tokens, width], [rows, vocabulary]) = (hidden.dims(), weight.dims());
     assert_eq!(
         width, rows,
@@ -240,45 +322,83 @@ pub fn linear_cross_entropy(
         [tokens],
         "linear_cross_entropy: token_weights are not one per token of hidden"
     );
-    Tensor::from_dispatch(<Dispatch as LinearCrossEntropyOps>::linear_cross_entropy(
-        hidden.into_dispatch(),
-        weight.into_dispatch(),
-        targets.into_dispatch(),
-        token_weights.into_dispatch(),
-    ))
+    assert_eq!(
+        teacher.is_some(),
+        terms.distillation.is_some(),
+        "linear_cross_entropy: a teacher's part in the loss without a teacher, or none with one"
+    );
+    if let Some(TeacherTokens { tokens: chosen, log_probs }) = &teacher {
+        let [rows, k] = chosen.dims();
+        assert!(
+            rows == tokens && (1..=vocabulary).contains(&k) && log_probs.dims() == [tokens, k + 1],
+            "linear_cross_entropy: the teacher's tokens {:?} and log-probabilities {:?} do not fit \
+             {tokens} tokens of a vocabulary of {vocabulary}",
+            chosen.dims(),
+            log_probs.dims()
+        );
+    }
+    let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
+    let (targets, token_weights) = (targets.into_dispatch(), token_weights.into_dispatch());
+    Tensor::from_dispatch(match teacher {
+        None => <Dispatch as LinearCrossEntropyOps>::linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            token_weights,
+            terms,
+        ),
+        Some(teacher) => <Dispatch as LinearDistillationOps>::linear_distillation(
+            hidden,
+            weight,
+            targets,
+            token_weights,
+            teacher.tokens.into_dispatch(),
+            teacher.log_probs.into_dispatch(),
+            terms,
+        ),
+    })
 }
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Matrix, MatrixMut, Threads, simd_fn};
+    use super::super::kernel::{self, Matrix, MatrixMut, Threads};
+    use super::super::token_loss::flex::{Taught, loss_and_logit_grads};
     use super::*;
     use burn::backend::Flex;
-    use burn::tensor::{Bytes, DType};
+    use burn::tensor::{Bytes, DType, FloatDType};
     use burn_flex::{FlexTensor, Layout};
     use rayon::prelude::*;
 
     impl LinearCrossEntropyKernel for Flex {
         /// Tokens of weight 0 are left out, so they cost nothing.
         fn linear_cross_entropy_forward(
-            hidden: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
-            targets: IntTensor<Self>,
-            token_weights: FloatTensor<Self>,
+            inputs: Inputs<Self>,
+            terms: TokenLoss,
             wants_grads: [bool; 2],
         ) -> LossAndGrads<FloatTensor<Self>> {
-            let [tokens, width] = hidden.shape().dims();
-            let [_, vocabulary] = weight.shape().dims::<2>();
-            let indices =
-                kernel::indices(targets.clone(), vocabulary, "linear_cross_entropy: target");
-            if !kernel::all_f32([&hidden, &weight, &token_weights]) {
-                return portable_forward::<Self>(
-                    hidden,
-                    weight,
-                    targets,
-                    token_weights,
-                    wants_grads,
-                );
+            let [tokens, width] = inputs.hidden.shape().dims();
+            let [_, vocabulary] = inputs.weight.shape().dims::<2>();
+            let checked =
+                |tensor: &IntTensor<Self>, what| kernel::indices(tensor.clone(), vocabulary, what);
+            let indices = checked(&inputs.targets, "linear_cross_entropy: target");
+            let chosen = inputs
+                .teacher
+                .as_ref()
+                .map(|(chosen, _)| checked(chosen, "linear_cross_entropy: token of the teacher"));
+            if !kernel::all_f32([&inputs.hidden, &inputs.weight, &inputs.token_weights]) {
+                return portable_forward::<Self>(inputs, terms, wants_grads);
             }
+            let Inputs { hidden, weight, token_weights, teacher, .. } = inputs;
+            let log_probs = teacher
+                .map(|(_, log_probs)| kernel::contiguous(cast::<Self>(log_probs, FloatDType::F32)));
+            let taught = |i: usize| {
+                let (chosen, log_probs) = (chosen.as_ref()?, log_probs.as_ref()?);
+                let k = chosen.len() / tokens;
+                Some(Taught {
+                    tokens: &chosen[i * k..][..k],
+                    log_probs: &log_probs.storage::<f32>()[i * (k + 1)..][..k + 1],
+                })
+            };
             let (hidden, token_weights) =
                 (kernel::contiguous(hidden), kernel::contiguous(token_weights));
             let (hidden, token_weights) = (hidden.storage::<f32>(), token_weights.storage::<f32>());
@@ -309,7 +429,10 @@ mod flex {
                 let losses: Vec<f64> = logits
                     .par_chunks_exact_mut(vocabulary)
                     .zip(used)
-                    .map(|(row, &i)| loss_and_logit_grads(row, indices[i], token_weights[i]))
+                    .map_init(Vec::new, |scratch, (row, &i)| {
+                        let weight = token_weights[i];
+                        loss_and_logit_grads(row, indices[i], weight, &terms, taught(i), scratch)
+                    })
                     .collect();
                 loss += losses.iter().sum::<f64>();
 
@@ -394,20 +517,6 @@ mod flex {
             let layout = Layout::contiguous(self.data.shape());
             let layout = if self.column_major { layout.transpose(0, 1) } else { layout };
             FlexTensor::new(Bytes::from_elems(data), layout, DType::F32)
-        }
-    }
-
-    simd_fn! {
-        /// Turns a row of logits into the gradient of the row's loss and returns that loss.
-        fn loss_and_logit_grads(row: &mut [f32], target: usize, token_weight: f32) -> f64 {
-            let target_logit = row[target];
-            let max = kernel::max(row);
-            let sum = kernel::exp_sum(row, max);
-            let scale = token_weight / sum;
-            row.iter_mut().for_each(|x| *x *= scale);
-            row[target] -= token_weight;
-            let log_sum = f64::from(sum).ln() + f64::from(max);
-            f64::from(token_weight) * (log_sum - f64::from(target_logit))
         }
     }
 }

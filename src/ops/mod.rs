@@ -26,10 +26,12 @@ pub mod linear_cross_entropy;
 pub mod rms_norm;
 pub mod rotary;
 pub mod swiglu;
+pub mod token_loss;
 
 pub use adamw::AdamW;
 pub use attention::{AttentionShape, causal_attention};
-pub use linear_cross_entropy::linear_cross_entropy;
+pub use linear_cross_entropy::{linear_cross_entropy, linear_token_loss};
 pub use rms_norm::rms_norm;
 pub use rotary::{rotary, rotary_frequencies, rotary_table};
 pub use swiglu::swiglu;
+pub use token_loss::{Distillation, Divergence, TeacherTokens, TokenLoss};
