@@ -9,8 +9,8 @@
 
 use clap::Parser;
 use mixdistill::data::{ColumnMap, Join, Share, TooLong};
-use mixdistill::model::{FileType, LoraConfig};
-use mixdistill::recipe::{self, RunConfig, RunMode, SourceConfig, Summary};
+use mixdistill::model::{FileType, LoraConfig, Precision};
+use mixdistill::recipe::{self, RunConfig, RunMode, SourceConfig, Summary, TeacherConfig};
 use mixdistill::train::StopFlag;
 use mixdistill::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -110,6 +110,15 @@ struct Flags {
     /// Type of the saved weights: f32 or bf16
     #[arg(long)]
     save_type: Option<String>,
+    /// What is computed in: f32, or bf16 where the device can
+    #[arg(long)]
+    precision: Option<String>,
+    /// Learn a teacher's logits too: a folder that teacher_logits wrote, or a model's folder
+    #[arg(long)]
+    teacher: Option<String>,
+    /// Weight of the teacher's part in the loss, 0 to 1; without it 0.5
+    #[arg(long)]
+    teacher_weight: Option<f64>,
     /// tokenizer.json of a student that starts from random weights
     #[arg(long, conflicts_with = "model")]
     tokenizer: Option<PathBuf>,
@@ -149,6 +158,9 @@ struct Flags {
     /// Held-out problems that are answered before and after training
     #[arg(long)]
     questions: Option<usize>,
+    /// Of these, how many are answered at each evaluation during training too
+    #[arg(long)]
+    questions_during: Option<usize>,
     /// Seed of all random choices
     #[arg(long)]
     seed: Option<u64>,
@@ -251,6 +263,17 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
     set(&mut config.train.accumulate, &flags.accumulate);
     set(&mut config.train.learning_rate, &flags.learning_rate);
     set(&mut config.evaluation.questions, &flags.questions);
+    set(&mut config.evaluation.during_training, &flags.questions_during);
+    set(&mut config.precision, &named::<Precision>("precision", &flags.precision)?);
+    if let Some(path) = flags.teacher.clone() {
+        let top_k = config.teacher.as_ref().map_or(64, |teacher| teacher.top_k);
+        config.set_teacher(TeacherConfig { path, top_k });
+    }
+    if let (Some(weight), Some(part)) =
+        (flags.teacher_weight, &mut config.train.objective.distillation)
+    {
+        part.weight = weight;
+    }
     set(&mut config.train.steps, &flags.steps.map(Some));
     set(&mut config.data.tokenizer, &flags.tokenizer.clone().map(Some));
     set(&mut config.data.end_token, &flags.end_token.clone().map(Some));

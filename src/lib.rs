@@ -64,6 +64,7 @@
 //!     &mut MixedRows::new(mixture, encoded),
 //!     Surroundings {
 //!         held_out: &[],
+//!         grader: None,
 //!         observer: &mut (),
 //!         stop: &StopFlag::default(),
 //!         checkpoints: None,

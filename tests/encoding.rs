@@ -60,8 +60,8 @@ fn the_answer_and_its_end_token_are_trained_and_nothing_else() {
 #[test]
 fn rows_are_laid_out_side_by_side_with_padding_on_the_right() {
     let rows = [
-        Example { tokens: &[1, 2, 3, 4, 5], prompt: 2, number: 0 },
-        Example { tokens: &[6, 7, 8], prompt: 1, number: 1 },
+        Example { tokens: &[1, 2, 3, 4, 5], prompt: 2, ..Example::default() },
+        Example { tokens: &[6, 7, 8], prompt: 1, number: 1, teacher: None },
     ];
     let batch = Batch::new(rows, 3);
     assert_eq!((batch.rows, batch.length), (2, 6));

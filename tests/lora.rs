@@ -227,6 +227,7 @@ fn a_resumed_run_with_dropout_gives_the_same_bits_and_stores_the_adapters_only()
         let stop = StopFlag::default();
         let surroundings = Surroundings {
             held_out: &[],
+            grader: None,
             observer: &mut (),
             stop: &stop,
             checkpoints: Some(&store),

@@ -61,7 +61,7 @@ fn loss_and_norms(
     tokens: &[u32],
     prompt: usize,
 ) -> (f64, BTreeMap<String, f64>) {
-    let batch = Batch::new([Example { tokens, prompt, number: 0 }], 1);
+    let batch = Batch::new([Example { tokens, prompt, ..Example::default() }], 1);
     let step = step_gradients(model, &[batch]).unwrap();
     let gradients = named_gradients(model, &step.gradients).unwrap();
     (step.loss, gradients.iter().map(|(name, g)| (name.clone(), norm(g))).collect())
@@ -460,6 +460,7 @@ fn twenty_steps_equal_those_of_pytorch() {
                     prompt: prompts[row] as usize,
                     label: String::new(),
                     number: row as u64,
+                    ..Row::default()
                 })
                 .collect();
             let report = learner.train_step(&rows, 20).unwrap();

@@ -57,6 +57,7 @@ fn results(out: &Path) -> (Vec<u8>, Vec<Metric>) {
         match metric {
             Metric::Step(step) => step.seconds = 0.0,
             Metric::Evaluation(evaluation) => evaluation.seconds = 0.0,
+            Metric::Graded(graded) => graded.seconds = 0.0,
         }
     }
     (weights, metrics)
@@ -224,7 +225,10 @@ fn fit<M: CausalLm>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let stop = StopFlag::default();
-    learner.fit(&mut Numbered, Surroundings { held_out, observer, stop: &stop, checkpoints })
+    learner.fit(
+        &mut Numbered,
+        Surroundings { held_out, grader: None, observer, stop: &stop, checkpoints },
+    )
 }
 
 /// A metrics file, and from where to where training went back.
@@ -306,8 +310,13 @@ fn a_step_without_a_number_stops_is_skipped_or_rolled_back() {
     }
     let stop = StopFlag::default();
     let mut observer = ();
-    let surroundings =
-        Surroundings { held_out: &[], observer: &mut observer, stop: &stop, checkpoints: None };
+    let surroundings = Surroundings {
+        held_out: &[],
+        grader: None,
+        observer: &mut observer,
+        stop: &stop,
+        checkpoints: None,
+    };
     let error = nothing.fit(&mut Always, surroundings).unwrap_err();
     assert!(matches!(error, Error::NotFinite { step: 11, .. }), "{error}");
 }

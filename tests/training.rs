@@ -7,12 +7,13 @@ use burn::tensor::Tensor;
 use common::{devices, relative_error, rows, tiny};
 use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
 use mixdistill::model::{
-    Architecture, CausalLm, DecoderConfig, DecoderLm, HostTensor, LoraConfig, named_tensors,
+    Architecture, CausalLm, DecoderConfig, DecoderLm, HostTensor, LoraConfig, StepOptions,
+    named_tensors,
 };
 use mixdistill::train::{
-    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, StopFlag,
-    Surroundings, TrainConfig, checkpointed_step_gradients, global_norm, held_out_losses,
-    named_gradients, read_metrics, step_gradients,
+    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, StepGradients,
+    StopFlag, Surroundings, TrainConfig, global_norm, held_out_losses, named_gradients,
+    read_metrics, step_gradients, step_gradients_with,
 };
 use mixdistill::{Error, Result};
 use std::collections::BTreeMap;
@@ -21,6 +22,11 @@ use std::ops::Range;
 /// Eight rows of unequal length and unequal masks, one of them with hardly any prompt.
 fn unequal() -> Vec<Row> {
     rows(&[(12, 3), (5, 4), (9, 1), (20, 2), (7, 6), (14, 13), (3, 1), (11, 5)])
+}
+
+fn checkpointed<M: CausalLm>(model: &M, batches: &[Batch]) -> StepGradients {
+    let options = StepOptions { activation_checkpointing: true, ..StepOptions::default() };
+    step_gradients_with(model, batches, &options, &mut |_| Ok(())).unwrap()
 }
 
 struct Rows(Vec<Row>);
@@ -54,7 +60,8 @@ fn fit(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<mixdistill::train::Outcome> {
-    let surroundings = Surroundings { held_out: &[], observer, stop, checkpoints: store };
+    let surroundings =
+        Surroundings { held_out: &[], grader: None, observer, stop, checkpoints: store };
     learner.fit(&mut Rows(unequal()), surroundings)
 }
 
@@ -141,7 +148,7 @@ fn activation_checkpointing_changes_no_loss_and_no_gradient() {
                     let batches = Layout::rows(3, 4, packing).batches(&unequal());
                     let kept = step_gradients(&model, &batches).unwrap();
                     let expected = named_gradients(&model, &kept.gradients).unwrap();
-                    let again = checkpointed_step_gradients(&model, &batches).unwrap();
+                    let again = checkpointed(&model, &batches);
                     assert!((again.loss / kept.loss - 1.0).abs() < 1e-6);
                     let gradients = named_gradients(&model, &again.gradients).unwrap();
                     let names =
@@ -408,6 +415,7 @@ fn a_loss_or_gradient_that_is_not_finite_stops_the_run_and_names_everything() {
         let stop = StopFlag::default();
         let surroundings = Surroundings {
             held_out: &[],
+            grader: None,
             observer: &mut (),
             stop: &stop,
             checkpoints: Some(&store),
@@ -483,6 +491,7 @@ fn metrics_of_a_resumed_run_have_each_step_once() {
         .map(|metric| match metric {
             Metric::Step(report) => report.step,
             Metric::Evaluation(report) => report.step,
+            Metric::Graded(report) => report.step,
         })
         .collect();
     assert_eq!(steps, [1, 2, 3]);

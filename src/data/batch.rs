@@ -10,12 +10,13 @@
 
 use super::encode::{Encoded, Example};
 use super::mixture::MixDistillation;
+use super::top_tokens::TopTokens;
 use crate::error::Result;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// One row of training: tokens, and how many of them are prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Prompt, answer and end token.
     pub tokens: Vec<u32>,
@@ -25,12 +26,15 @@ pub struct Row {
     pub label: String,
     /// Its number in training order; what is random about a row depends on it.
     pub number: u64,
+    /// What a teacher finds likely at its trained tokens, where there is a teacher.
+    pub teacher: Option<Arc<TopTokens>>,
 }
 
 impl Row {
     /// The row without its label.
     pub fn example(&self) -> Example<'_> {
-        Example { tokens: &self.tokens, prompt: self.prompt, number: self.number }
+        let teacher = self.teacher.as_deref();
+        Example { tokens: &self.tokens, prompt: self.prompt, number: self.number, teacher }
     }
 }
 
@@ -90,6 +94,7 @@ impl RowStream for MixedRows {
                     prompt: example.prompt,
                     label: row.label(),
                     number,
+                    teacher: None,
                 })
             })
             .collect()
@@ -118,6 +123,11 @@ pub struct Batch {
     pub starts: Vec<u32>,
     /// The example's number in training order, for each token, `[rows * length]`.
     pub numbers: Vec<u64>,
+    /// Input tokens of each token's example, 0 for padding, `[rows * length]`.
+    pub lengths: Vec<u32>,
+    /// What a teacher finds likely at the trained targets, in their order; `None` unless every
+    /// example has it, for the same number of tokens.
+    pub teacher: Option<TopTokens>,
     /// Examples.
     pub examples: usize,
     /// Input positions that hold a token.
@@ -131,11 +141,12 @@ impl Batch {
     /// `multiple`, which keeps the number of different shapes small.
     pub fn new<'a>(examples: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
         let examples: Vec<Example> = examples.into_iter().collect();
-        let longest = examples.iter().map(inputs).max().unwrap_or(0);
+        let longest = examples.iter().map(Example::inputs).max().unwrap_or(0);
         let mut batch = Self::empty(examples.len(), longest.next_multiple_of(multiple.max(1)));
         for (row, example) in examples.iter().enumerate() {
             batch.put(example, row, 0);
         }
+        batch.teach(&examples);
         batch
     }
 
@@ -148,13 +159,14 @@ impl Batch {
     /// ```
     pub fn packed<'a>(examples: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
         let examples: Vec<Example> = examples.into_iter().collect();
-        let total: usize = examples.iter().map(inputs).sum();
+        let total: usize = examples.iter().map(Example::inputs).sum();
         let mut batch = Self::empty(1, total.next_multiple_of(multiple.max(1)));
         let mut place = 0;
         for example in &examples {
             batch.put(example, 0, place);
-            place += inputs(example);
+            place += example.inputs();
         }
+        batch.teach(&examples);
         // Padding is an example of its own, which nothing attends to.
         for (index, padding) in (place..batch.length).enumerate() {
             batch.positions[padding] = index as u32;
@@ -174,13 +186,14 @@ impl Batch {
             positions: (0..size).map(|i| (i % length) as u32).collect(),
             starts: vec![0; size],
             numbers: vec![0; size],
+            lengths: vec![0; size],
             ..Default::default()
         }
     }
 
     /// Puts an example into a row, from `place` on.
     fn put(&mut self, example: &Example, row: usize, place: usize) {
-        let inputs = inputs(example);
+        let inputs = example.inputs();
         let at = row * self.length + place..row * self.length + place + inputs;
         self.examples += 1;
         self.tokens += inputs;
@@ -191,22 +204,31 @@ impl Batch {
         self.targets[at.clone()].copy_from_slice(&example.tokens[1..]);
         self.starts[at.clone()].fill(place as u32);
         self.numbers[at.clone()].fill(example.number);
+        self.lengths[at.clone()].fill(inputs as u32);
         for (index, position) in self.positions[at.clone()].iter_mut().enumerate() {
             *position = index as u32;
         }
-        // Position p predicts token p + 1, so the first trained target is at prompt - 1.
-        let first = example.prompt.saturating_sub(1).min(inputs);
-        self.weights[at][first..].fill(1.0);
-        self.trained += inputs - first;
+        let trained = example.targets();
+        self.weights[at][inputs - trained..].fill(1.0);
+        self.trained += trained;
+    }
+
+    /// Takes over what the examples, which lie in this order, have of a teacher.
+    fn teach(&mut self, examples: &[Example]) {
+        let mut all = TopTokens::default();
+        for example in examples.iter().filter(|example| example.targets() > 0) {
+            match example.teacher {
+                Some(top) if top.fits(example.targets()) && (all.k == 0 || all.k == top.k) => {
+                    all.extend(top);
+                }
+                _ => return,
+            }
+        }
+        self.teacher = (all.k > 0).then_some(all);
     }
 
     /// Positions that hold no token.
     pub fn padding(&self) -> usize {
         self.rows * self.length - self.tokens
     }
-}
-
-/// Tokens of an example that are inputs: all but the last.
-fn inputs(example: &Example) -> usize {
-    example.tokens.len().saturating_sub(1)
 }

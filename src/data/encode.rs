@@ -9,6 +9,7 @@ use super::ledger::Ledger;
 use super::pairs::Pairs;
 use super::template::{PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
+use super::top_tokens::TopTokens;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ pub enum TooLong {
 }
 
 /// Tokens of one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Example<'a> {
     /// Prompt, answer and end token.
     pub tokens: &'a [u32],
@@ -35,9 +36,22 @@ pub struct Example<'a> {
     pub prompt: usize,
     /// Its number in training order, where it has one; what is random about it depends on that.
     pub number: u64,
+    /// What a teacher finds likely at its trained tokens, where there is a teacher.
+    pub teacher: Option<&'a TopTokens>,
 }
 
 impl Example<'_> {
+    /// Tokens that are inputs: all but the last.
+    pub(super) fn inputs(&self) -> usize {
+        self.tokens.len().saturating_sub(1)
+    }
+
+    /// Tokens that are trained as the target of another: position p predicts token p + 1, so the
+    /// first is at `prompt - 1`, and a row's first token is none.
+    pub(crate) fn targets(&self) -> usize {
+        self.inputs() - self.prompt.saturating_sub(1).min(self.inputs())
+    }
+
     /// Tokens that are trained.
     pub fn trained(&self) -> usize {
         self.tokens.len() - self.prompt
@@ -180,7 +194,7 @@ impl Encoded {
         let encoded = self.sources.get(source)?;
         let &(start, length, prompt) = encoded.rows.get(record)?;
         let tokens = &encoded.tokens[start..start + length as usize];
-        (length > 0).then_some(Example { tokens, prompt: prompt as usize, number: 0 })
+        (length > 0).then_some(Example { tokens, prompt: prompt as usize, ..Example::default() })
     }
 
     /// The lengths of all records.

@@ -177,6 +177,7 @@ mod tests {
                 prompt: 1,
                 label: String::new(),
                 number: number as u64,
+                teacher: None,
             };
             let rows: Vec<Row> = lengths.iter().enumerate().map(row).collect();
             let layout = Layout {

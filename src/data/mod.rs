@@ -27,6 +27,7 @@ mod record;
 mod report;
 mod template;
 pub(crate) mod tokenizer;
+mod top_tokens;
 
 pub use batch::{Batch, MixedRows, Row, RowStream};
 pub use chat::{ChatTemplate, Message};
@@ -42,3 +43,5 @@ pub use record::{Columns, CotRecord, Records};
 pub use report::{MixtureReport, SourceShare};
 pub use template::{PlainTemplate, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;
+pub use top_tokens::TopTokens;
+pub(crate) use top_tokens::row_key;

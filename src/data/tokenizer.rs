@@ -215,6 +215,13 @@ impl TextTokenizer {
         self.plain.id_to_token(token)
     }
 
+    /// The first number that stands for another text in another tokenizer; `None` where all are the
+    /// same.
+    pub fn first_difference(&self, other: &Self) -> Option<u32> {
+        let count = self.vocabulary_size().max(other.vocabulary_size()) as u32;
+        (0..count).find(|token| self.token_text(*token) != other.token_text(*token))
+    }
+
     /// Whether a token is a special one, such as an end of turn.
     pub fn is_special(&self, token: u32) -> bool {
         self.special_ids.contains_key(&token)

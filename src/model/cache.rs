@@ -5,8 +5,10 @@
 //! row b   P P P P P | A A          next token to the same place
 //! ```
 
+use super::precision::{in_f32, like};
 use crate::ops::AttentionShape;
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::activation::softmax;
 
 /// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity doubles when
@@ -22,9 +24,10 @@ pub(super) struct LayerCache {
 impl LayerCache {
     pub(super) fn new(
         [rows, heads, kv_heads, capacity, head_dim]: [usize; 5],
+        dtype: DType,
         device: &Device,
     ) -> Self {
-        let empty = || Some(Tensor::zeros([rows, kv_heads, capacity, head_dim], device));
+        let empty = || Some(Tensor::zeros([rows, kv_heads, capacity, head_dim], (device, dtype)));
         Self { keys: empty(), values: empty(), filled: 0, heads }
     }
 
@@ -46,7 +49,8 @@ impl LayerCache {
             let keys = start + new;
             if capacity < keys {
                 let more = capacity.max(keys - capacity);
-                let room = Tensor::zeros([rows, kv_heads, more, dim], &old.device());
+                let like_old = (&old.device(), old.dtype());
+                let room = Tensor::zeros([rows, kv_heads, more, dim], like_old);
                 old = Tensor::cat(vec![old, room], 2);
             }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
@@ -78,9 +82,9 @@ impl LayerCache {
             group * new,
             dim,
         ]);
-        let scores = q.matmul(k.transpose()) * (dim as f64).powf(-0.5);
+        let scores = in_f32(q.matmul(k.transpose())) * (dim as f64).powf(-0.5);
         let mask = mask.repeat_dim(2, group);
-        let mixed = softmax(scores + mask, 3).matmul(v);
+        let mixed = like(softmax(scores + mask, 3), &v).matmul(v);
         mixed
             .reshape([rows, kv_heads, group, new, dim])
             .permute([0, 3, 1, 2, 4])

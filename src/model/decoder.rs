@@ -2,23 +2,22 @@
 //!
 //! Special here: activations are `[tokens, width]`, rows one after the other, so that a weight's
 //! gradient is one matrix product; normalisation, rotation, attention, SwiGLU and the loss are the
-//! crate's own operations ([`crate::ops`]); the head is applied only where a target is trained, in
-//! chunks, so that no `[tokens, vocabulary]` tensor exists. Module fields carry the names that
-//! Hugging Face gives the tensors.
+//! crate's own operations ([`crate::ops`]). Module fields carry the names that Hugging Face gives
+//! the tensors.
 
+use super::cache::LayerCache;
 use super::config::{Architecture, DecoderConfig};
 use super::lora::{DropoutKeys, LoraConfig, LoraLinear};
-use super::{CausalLm, cache::LayerCache, loss_and_gradients};
+use super::precision::in_f32;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention, linear_cross_entropy, rms_norm, rotary, rotary_table, swiglu};
+use crate::ops::{causal_attention, rms_norm, rotary, rotary_table, swiglu};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
-use burn::optim::GradientsParams;
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{FloatDType, TensorData};
 use std::sync::Arc;
 
 /// Root-mean-square normalisation with a learned scale.
@@ -108,7 +107,10 @@ fn attention_shape(config: &DecoderConfig, rows: usize, length: usize) -> Attent
     }
 }
 
-fn int_tensor(values: impl ExactSizeIterator<Item = u32>, device: &Device) -> Tensor<1, Int> {
+pub(super) fn int_tensor(
+    values: impl ExactSizeIterator<Item = u32>,
+    device: &Device,
+) -> Tensor<1, Int> {
     let count = values.len();
     let values: Vec<i32> = values.map(|value| value as i32).collect();
     Tensor::from_data(TensorData::new(values, [count]), device)
@@ -231,22 +233,25 @@ impl DecoderLayer {
 /// Embedding, blocks and final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    embed_tokens: Embedding,
-    layers: Vec<DecoderLayer>,
-    norm: RmsNorm,
+    pub(super) embed_tokens: Embedding,
+    pub(super) layers: Vec<DecoderLayer>,
+    pub(super) norm: RmsNorm,
 }
 
 /// A decoder with its head.
 #[derive(Module, Debug)]
 pub struct DecoderLm {
-    model: Decoder,
+    pub(super) model: Decoder,
     /// `None` where the head is the embedding, transposed.
     lm_head: Option<Linear>,
     #[module(skip)]
-    config: DecoderConfig,
+    pub(super) config: DecoderConfig,
     /// Set where the linear layers have adapters.
     #[module(skip)]
     lora: Option<LoraConfig>,
+    /// What activations are computed in, where that is not f32.
+    #[module(skip)]
+    pub(super) compute: Option<FloatDType>,
 }
 
 /// Where the weights of a new decoder come from.
@@ -379,7 +384,7 @@ impl DecoderConfig {
             layers,
             norm: RmsNorm { weight: Param::from_tensor(norm), eps: self.rms_norm_eps },
         };
-        Ok(DecoderLm { model, lm_head, config: self.clone(), lora: None })
+        Ok(DecoderLm { model, lm_head, config: self.clone(), lora: None, compute: None })
     }
 }
 
@@ -457,7 +462,7 @@ impl DecoderLm {
     }
 
     /// The head's matrix, `[width, vocabulary]`.
-    fn head(&self) -> Tensor<2> {
+    pub(super) fn head(&self) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.weight.val(),
             None => self.model.embed_tokens.weight.val().transpose(),
@@ -483,14 +488,22 @@ impl DecoderLm {
     pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [rows, length] = ids.dims();
         let placement = Placement::rows(&self.config, rows, length, &ids.device());
-        let logits = self.hidden(ids, &placement).matmul(self.head());
+        let logits = in_f32(self.hidden(ids, &placement)).matmul(self.head());
         logits.reshape([rows, length, self.config.vocab_size])
+    }
+
+    /// Activations in the type that is computed in.
+    pub(super) fn computed(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.compute {
+            Some(dtype) => x.cast(dtype),
+            None => x,
+        }
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [rows, length] = ids.dims();
         let embedded = self.model.embed_tokens.forward(ids);
-        embedded.reshape([rows * length, self.config.hidden_size])
+        self.computed(embedded.reshape([rows * length, self.config.hidden_size]))
     }
 
     /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens
@@ -508,68 +521,6 @@ impl DecoderLm {
         }
         let width = self.config.hidden_size;
         let last = x.reshape([rows, new, width]).narrow(1, new - 1, 1).reshape([rows, width]);
-        self.model.norm.forward(last).matmul(self.head())
-    }
-}
-
-impl CausalLm for DecoderLm {
-    fn vocabulary_size(&self) -> usize {
-        self.config.vocab_size
-    }
-
-    fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
-        let placement = Placement::batch(&self.config, batch, &self.device());
-        let mut x = self.embed_batch(batch);
-        for layer in &self.model.layers {
-            x = layer.forward_placed(x, &placement);
-        }
-        self.loss_of_blocks(x, batch, scale)
-    }
-
-    fn loss_and_gradients(
-        &self,
-        batch: &Batch,
-        scale: f64,
-        activation_checkpointing: bool,
-    ) -> (Tensor<1>, GradientsParams) {
-        match activation_checkpointing {
-            true => self.recomputed_gradients(batch, scale),
-            false => loss_and_gradients(self, batch, scale),
-        }
-    }
-}
-
-impl DecoderLm {
-    pub(super) fn layers(&self) -> &[DecoderLayer] {
-        &self.model.layers
-    }
-
-    /// Whether the embedding has gradients of its own.
-    pub(super) fn trains_embedding(&self) -> bool {
-        self.model.embed_tokens.weight.val().is_require_grad()
-    }
-
-    /// The embeddings of a micro-batch, `[tokens, width]`.
-    pub(super) fn embed_batch(&self, batch: &Batch) -> Tensor<2> {
-        let ids = int_tensor(batch.ids.iter().copied(), &self.device());
-        self.embed(ids.reshape([batch.rows, batch.length]))
-    }
-
-    /// The loss that the output of the last block makes; see [`CausalLm::loss_sum`].
-    pub(super) fn loss_of_blocks(&self, x: Tensor<2>, batch: &Batch, scale: f64) -> Tensor<1> {
-        let device = self.device();
-        let hidden = self.model.norm.forward(x);
-        // Only these positions reach the head.
-        let trained: Vec<usize> =
-            (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect();
-        if trained.is_empty() {
-            return hidden.sum() * 0.0;
-        }
-        let places = int_tensor(trained.iter().map(|i| *i as u32), &device);
-        let targets = int_tensor(trained.iter().map(|i| batch.targets[*i]), &device);
-        let weights: Vec<f32> =
-            trained.iter().map(|i| (f64::from(batch.weights[*i]) * scale) as f32).collect();
-        let weights = Tensor::from_data(TensorData::new(weights, [trained.len()]), &device);
-        linear_cross_entropy(hidden.select(0, places), self.head(), targets, weights)
+        in_f32(self.model.norm.forward(last)).matmul(self.head())
     }
 }

@@ -294,8 +294,9 @@ impl<'a> Decoding<'a> {
         let table = |positions| rotary_table(positions, &frequencies, &device);
         let mut positions = sizes[3];
         let mut rotation = table(positions);
+        let dtype = self.model.activation_type();
         let mut caches: Vec<LayerCache> =
-            (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, &device)).collect();
+            (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, dtype, &device)).collect();
         let mut finished = vec![];
         let mut flow = ControlFlow::Continue(());
         let mut input: Vec<u32> = vec![];
@@ -542,7 +543,8 @@ mod tests {
         let decoding = Decoding::new(&model, &prompts, vec![active(0), active(1)], 0);
         let table = rotary_table(64, &config.rope_frequencies(), &device);
         let sizes = [2, 4, 2, 6, config.head_dim()];
-        let mut caches = vec![LayerCache::new(sizes, &device), LayerCache::new(sizes, &device)];
+        let cache = || LayerCache::new(sizes, model.activation_type(), &device);
+        let mut caches = vec![cache(), cache()];
         let mut input = vec![0, 0, 3, 1, 4, 1, 5, 9, 2, 6];
         let mut start = 0;
         for round in 0..20 {

@@ -2,6 +2,7 @@
 
 #![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
 
+use super::precision::{in_f32, like};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use burn::module::Param;
@@ -134,9 +135,12 @@ impl LoraLinear {
     /// # Shapes
     /// `[tokens, input]` to `[tokens, output]`.
     pub(super) fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
-        let y = x.clone().matmul(self.weight.val());
+        let y = x.clone().matmul(like(self.weight.val(), &x));
         let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = like(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
         let (Some(a), Some(b), Some(adapter)) = (&self.lora_A, &self.lora_B, &self.adapter) else {
@@ -146,7 +150,8 @@ impl LoraLinear {
             Some(keys) if adapter.dropout > 0.0 => adapter.drop(x, keys),
             _ => x,
         };
-        y + x.matmul(a.weight.val()).matmul(b.weight.val()) * adapter.scale
+        let (a, b) = (like(a.weight.val(), &y), like(b.weight.val(), &y));
+        y + x.matmul(a).matmul(b) * adapter.scale
     }
 
     /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
@@ -184,7 +189,7 @@ impl LoraLinear {
         let adapter = (self.lora_A.take(), self.lora_B.take(), self.adapter.take());
         let (Some(a), Some(b), Some(adapter)) = adapter else { return };
         let change = a.weight.val().matmul(b.weight.val()) * adapter.scale;
-        self.weight = Param::from_tensor((self.weight.val() + change).detach());
+        self.weight = Param::from_tensor((in_f32(self.weight.val()) + change).detach());
     }
 }
 
@@ -210,6 +215,7 @@ impl Adapter {
             },
         );
         let mask = Tensor::from_data(TensorData::new(mask, [tokens, width]), &x.device().inner());
-        x * Tensor::from_inner(mask)
+        let mask = like(Tensor::from_inner(mask), &x);
+        x * mask
     }
 }

@@ -8,9 +8,13 @@ mod folder;
 mod generate;
 mod hf_config;
 mod lora;
+mod loss;
+mod objective;
+mod precision;
 mod recompute;
 mod rope;
 pub(crate) mod tensors;
+mod top_tokens;
 pub(crate) mod weights;
 
 pub use adapter::SaveAdapter;
@@ -20,6 +24,8 @@ pub(crate) use folder::writing_place;
 pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder};
 pub use generate::{EndReason, Endings, GenerateConfig, Generation, NewToken, TokenObserver};
 pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
+pub use objective::{Objective, StepOptions};
+pub use precision::Precision;
 pub use rope::RopeScaling;
 pub use tensors::{HostTensor, named_tensors, with_named_tensors};
 pub use weights::FileType;
@@ -41,16 +47,29 @@ pub trait CausalLm: Module {
     /// Result: `[1]`.
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1>;
 
-    /// The same loss, on the device without autodiff, and its gradients. A model that can do so
-    /// recomputes its activations in the backward pass where it is asked to; by default none is.
+    /// The loss that is trained for: that sum, with what the objective adds to each trained
+    /// token's cross-entropy. A model that takes objectives says so in [`CausalLm::takes`]; by
+    /// default there is only the cross-entropy.
+    fn objective_sum(&self, batch: &Batch, scale: f64, objective: &Objective) -> Tensor<1> {
+        let _ = objective;
+        self.loss_sum(batch, scale)
+    }
+
+    /// Whether the model can be trained for an objective.
+    fn takes(&self, objective: &Objective) -> bool {
+        objective.is_cross_entropy()
+    }
+
+    /// The loss that is trained for, on the device without autodiff, and its gradients. A model
+    /// that can do so recomputes its activations in the backward pass where it is asked to; by
+    /// default none is.
     fn loss_and_gradients(
         &self,
         batch: &Batch,
         scale: f64,
-        activation_checkpointing: bool,
+        options: &StepOptions,
     ) -> (Tensor<1>, GradientsParams) {
-        let _ = activation_checkpointing;
-        loss_and_gradients(self, batch, scale)
+        loss_and_gradients(self, batch, scale, &options.objective)
     }
 }
 
@@ -59,8 +78,9 @@ fn loss_and_gradients<M: CausalLm>(
     model: &M,
     batch: &Batch,
     scale: f64,
+    objective: &Objective,
 ) -> (Tensor<1>, GradientsParams) {
-    let loss = model.loss_sum(batch, scale);
+    let loss = model.objective_sum(batch, scale, objective);
     let value = loss.clone().inner();
     (value, GradientsParams::from_grads(loss.backward(), model))
 }

@@ -4,6 +4,7 @@
 //! once more, with gradients this time, and let go of again. The result is the same; the price is
 //! one more forward pass.
 
+use super::Objective;
 use super::decoder::{DecoderLm, Placement};
 use crate::data::Batch;
 use burn::module::Module;
@@ -11,16 +12,17 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 
 impl DecoderLm {
-    /// The loss of a micro-batch as [`CausalLm::loss_sum`](super::CausalLm::loss_sum) gives it, on
-    /// the device without autodiff, and its gradients.
+    /// The loss of a micro-batch as [`CausalLm::objective_sum`](super::CausalLm::objective_sum) gives
+    /// it, on the device without autodiff, and its gradients.
     pub(super) fn recomputed_gradients(
         &self,
         batch: &Batch,
         scale: f64,
+        objective: &Objective,
     ) -> (Tensor<1>, GradientsParams) {
         let device = self.device();
         let placement = Placement::batch(self.config(), batch, &device);
-        let inputs = self.block_inputs(batch, &placement);
+        let inputs = self.block_inputs(batch, &placement, objective);
         let mut all = GradientsAccumulator::new();
         let mut add = |gradients| {
             all.accumulate(self, GradientsParams::from_grads(gradients, self));
@@ -32,7 +34,7 @@ impl DecoderLm {
             unreachable!("the output of the last block is always there")
         };
         let x = Tensor::from_inner(last.clone()).require_grad();
-        let loss = self.loss_of_blocks(x.clone(), batch, scale);
+        let loss = self.loss_of_blocks(x.clone(), batch, scale, objective.token_loss());
         let value = loss.clone().inner();
         let gradients = loss.backward();
         let mut gradient = x.grad(&gradients);
@@ -46,16 +48,21 @@ impl DecoderLm {
             add(gradients);
         }
         if let Some(above) = gradient.filter(|_| self.trains_embedding()) {
-            add(through(self.embed_batch(batch), above).backward());
+            add(through(self.embed_batch(batch, objective), above).backward());
         }
         (value, all.grads())
     }
 
     /// The inputs of all blocks, and the output of the last, on the device without autodiff.
-    fn block_inputs(&self, batch: &Batch, placement: &Placement) -> Vec<Tensor<2>> {
+    fn block_inputs(
+        &self,
+        batch: &Batch,
+        placement: &Placement,
+        objective: &Objective,
+    ) -> Vec<Tensor<2>> {
         let plain = self.valid();
         let placement = placement.inner();
-        let mut inputs = vec![plain.embed_batch(batch)];
+        let mut inputs = vec![plain.embed_batch(batch, objective)];
         for layer in plain.layers() {
             let x = inputs[inputs.len() - 1].clone();
             inputs.push(layer.forward_placed(x, &placement));

@@ -3,7 +3,10 @@
 use crate::data::arith::ArithConfig;
 use crate::data::{ColumnMap, Join, MixtureConfig, Packing, PlainTemplate, TooLong};
 use crate::error::{Error, Result};
-use crate::model::{DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES};
+use crate::model::{
+    DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES, Precision,
+};
+use crate::ops::Distillation;
 use crate::train::TrainConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -109,14 +112,34 @@ pub struct EvaluationConfig {
     /// Problems that the model answers before and after training; those without a reference
     /// answer are left out. 0 asks none.
     pub questions: usize,
+    /// Of these, how many are answered at each evaluation during training too. Takes its time:
+    /// generation is far slower than a training step on as many tokens.
+    pub during_training: usize,
     /// Answers that are shown.
     pub samples: usize,
 }
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { loss_problems: 64, questions: 200, samples: 3 }
+        Self { loss_problems: 64, questions: 200, during_training: 0, samples: 3 }
     }
+}
+
+/// A teacher whose logits the student learns, beside the answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// A folder of logits that the example `teacher_logits` wrote, or a model with the student's
+    /// tokens, which then runs beside the training: a folder, or with the feature `hub` a name.
+    pub path: String,
+    /// Tokens that such a model tells for each trained token; a folder of logits has its own.
+    #[serde(default = "usual_top_k")]
+    pub top_k: usize,
+}
+
+/// Nearly all of a language model's probability, for most tokens.
+fn usual_top_k() -> usize {
+    64
 }
 
 /// One run.
@@ -140,6 +163,11 @@ pub struct RunConfig {
     pub lora: Option<LoraConfig>,
     /// The student that starts from random weights. A vocabulary of 0 means the tokenizer's.
     pub model: DecoderConfig,
+    /// What is computed in: `f32`, or `bf16` where the device can; trained weights and the loss are
+    /// f32 with either.
+    pub precision: Precision,
+    /// A teacher whose logits are learned, as `train.objective.distillation` says.
+    pub teacher: Option<TeacherConfig>,
     /// The training.
     pub train: TrainConfig,
     /// How held-out problems are answered.
@@ -164,6 +192,8 @@ impl Default for RunConfig {
             // Measured on the toy corpus: from 0.06 a student of this size learns in far fewer steps
             // than from the usual 0.02.
             model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },
+            precision: Precision::F32,
+            teacher: None,
             train: TrainConfig {
                 epochs: 1.0,
                 batch_size: 8,
@@ -275,6 +305,9 @@ impl RunConfig {
             all.try_into().map_err(|e: toml::de::Error| failed(e.to_string()))?;
         config.base_model = base_model.or(config.base_model);
         config.lora = lora.or(config.lora);
+        if let Some(teacher) = config.teacher.clone() {
+            config.set_teacher(teacher);
+        }
         Ok(config)
     }
 
@@ -286,6 +319,12 @@ impl RunConfig {
         toml::to_string_pretty(self).map_err(|e| {
             Error::config("config", e.to_string(), "This is a defect; please report it")
         })
+    }
+
+    /// Sets the teacher, and its part in the loss to the usual one where it has none.
+    pub fn set_teacher(&mut self, teacher: TeacherConfig) {
+        self.teacher = Some(teacher);
+        self.train.objective.distillation.get_or_insert_with(Distillation::default);
     }
 
     /// Sets the weights of `long` and `short`.
@@ -308,6 +347,13 @@ impl RunConfig {
     pub fn validate(&self) -> Result<()> {
         self.train.validate()?;
         self.generate.validate()?;
+        if self.train.objective.distillation.is_some() && self.teacher.is_none() {
+            return Err(Error::config(
+                "train.objective.distillation",
+                "there is no teacher",
+                "Name one with teacher.path (--teacher)",
+            ));
+        }
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
         let data = &self.data;
         if data.max_length < 2 {
@@ -368,7 +414,7 @@ impl RunConfig {
 /// Lays the keys of `over` over those of `base`, table by table. Values that are one choice
 /// together, such as the weights of a mixture, are replaced as a whole.
 fn merge(base: &mut toml::Table, over: toml::Table) {
-    const WHOLE: [&str; 3] = ["weights", "schedule", "template_variables"];
+    const WHOLE: [&str; 4] = ["weights", "schedule", "template_variables", "divergence"];
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(base)), toml::Value::Table(over))

@@ -8,6 +8,7 @@
 //!   before.jsonl     answers before training   model/          the student, as a folder,
 //!   after.jsonl      answers after it          adapter/        or its adapters in PEFT's format
 //!   summary.json     every figure that was printed
+//!   samples.jsonl    answers during training   tensorboard/    the metrics as event files
 //! ```
 
 use super::config::RunConfig;
@@ -41,11 +42,12 @@ impl RunMode {
 }
 
 /// Names that a run writes.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "config.toml",
     "ledger.json",
     "mixture.json",
     "metrics.jsonl",
+    "samples.jsonl",
     "loss.svg",
     "before.jsonl",
     "after.jsonl",
@@ -53,7 +55,7 @@ const FILES: [&str; 10] = [
     "compare.svg",
     "compare.json",
 ];
-const FOLDERS: [&str; 3] = ["checkpoints", "model", "adapter"];
+const FOLDERS: [&str; 4] = ["checkpoints", "model", "adapter", "tensorboard"];
 /// Folders of a comparison's runs.
 pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
 /// Written and removed, to see whether a directory can be written to.

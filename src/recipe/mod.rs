@@ -7,11 +7,16 @@ mod card;
 mod compare;
 mod config;
 mod directory;
+mod grader;
 mod prepare;
 mod run;
+mod teacher;
 
 pub use compare::{CompareLine, Comparison, compare};
-pub use config::{DataConfig, EvaluationConfig, RunConfig, SaveConfig, SourceConfig};
+pub use config::{
+    DataConfig, EvaluationConfig, RunConfig, SaveConfig, SourceConfig, TeacherConfig,
+};
 pub use directory::{RunDirectory, RunMode};
 pub use prepare::Prepared;
 pub use run::{Summary, run, sentence};
+pub use teacher::load_teacher;

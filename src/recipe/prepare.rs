@@ -44,6 +44,8 @@ pub struct Prepared {
     pub questions: Vec<Question>,
     /// SHA-256 over the tokens to train on, to tell whether a resumed run has the same data.
     pub fingerprint: String,
+    /// Tokens of the longest row to train on.
+    pub longest: usize,
     encoded: Arc<Encoded>,
 }
 
@@ -131,6 +133,7 @@ impl Prepared {
             held_out: held_out_rows(&held, &held_encoded, evaluation.loss_problems),
             questions: questions(&held, evaluation.questions),
             fingerprint: fingerprint(&mixture, &encoded),
+            longest: longest(&mixture, &encoded),
             tokenizer,
             template,
             template_name,
@@ -151,6 +154,26 @@ impl Prepared {
         let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()))?;
         let report = mixture.report();
         Ok(Self { mixture, report, ..self.clone() })
+    }
+
+    /// Every answer to the problems that are trained on, whether the mixture takes it or not, by
+    /// problem and source; rows have no number.
+    pub fn all_answers(&self) -> Vec<Row> {
+        let pairs = self.mixture.pairs();
+        let sources = pairs.sources().iter().enumerate();
+        let of = |problem: usize| {
+            sources.clone().filter_map(move |(index, source)| {
+                let record = pairs.record_index(problem, index)?;
+                let example = self.encoded.example(index, record)?;
+                Some(Row {
+                    tokens: example.tokens.to_vec(),
+                    prompt: example.prompt,
+                    label: source.label(record),
+                    ..Row::default()
+                })
+            })
+        };
+        (0..pairs.len()).flat_map(of).collect()
     }
 
     /// The rows to train on, in training order.
@@ -281,6 +304,7 @@ fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldO
                     prompt: example.prompt,
                     label: source.label(record),
                     number: problem as u64,
+                    ..Row::default()
                 })
             });
             HeldOut { name: source.name().to_owned(), rows: rows.collect() }
@@ -301,6 +325,18 @@ fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
         })
         .take(limit)
         .collect()
+}
+
+fn longest(mixture: &MixDistillation, encoded: &Encoded) -> usize {
+    let pairs = mixture.pairs();
+    let sources = 0..pairs.sources().len();
+    let lengths = sources.flat_map(|source| {
+        (0..pairs.len()).filter_map(move |problem| {
+            let record = pairs.record_index(problem, source)?;
+            Some(encoded.example(source, record)?.tokens.len())
+        })
+    });
+    lengths.max().unwrap_or(0)
 }
 
 fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {

@@ -3,18 +3,21 @@
 use super::card::model_card;
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
+use super::grader::{QuestionGrader, graded, read_answers};
 use super::prepare::Prepared;
-use crate::data::{Ledger, MixtureReport};
+use super::teacher::teacher;
+use crate::data::{Ledger, MixtureReport, RowStream};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::{Accuracy, Answer, ask};
+use crate::eval::{Accuracy, Answer};
 use crate::files::remove_folder;
 use crate::model::tensors::{NamedTensor, lazy_tensors};
-use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
+use crate::model::{DecoderLm, Precision, SaveAdapter, SaveFolder};
 use crate::train::differences;
 use crate::train::{
-    Best, CheckpointStore, EvaluationReport, Learner, LossPlot, Metric, MetricsFile, Observer,
-    Outcome, Progress, ProgressObserver, StepReport, StopFlag, Surroundings, read_metrics,
+    Best, CheckpointStore, EvaluationReport, Grader, Learner, LossPlot, Metric, MetricsFile,
+    Observer, Outcome, Progress, ProgressObserver, SamplesFile, StepReport, StopFlag, Surroundings,
+    TaughtRows, TensorBoard, read_metrics,
 };
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -140,14 +143,18 @@ pub(super) fn run_prepared(
         Some(_) => Some(model.fingerprint()?),
         None => None,
     };
+    let model = model.with_precision(config.precision)?;
+    let teacher = teacher(config, &prepared, device)?;
     let parameters = Parameters::of(&model);
     describe(config, &prepared, parameters, say);
 
-    let mut learner = Learner::new(model, config.train.clone())?;
+    let mut train = config.train.clone();
+    train.objective.noise_seed = config.seed;
+    let mut learner = Learner::new(model, train)?;
     let store = CheckpointStore::new(
         directory.path("checkpoints"),
         config.train.keep_checkpoints,
-        settings(config, &prepared, base),
+        settings(config, &prepared, base, teacher.as_ref().map(|(_, identity)| identity)),
     )
     .allowing_changes(mode == RunMode::ResumeChanged);
     let metrics = directory.path("metrics.jsonl");
@@ -184,6 +191,8 @@ pub(super) fn run_prepared(
     };
     let mut observers: Vec<Box<dyn Observer>> = vec![
         Box::new(metrics_file),
+        Box::new(SamplesFile::resume(&directory.path("samples.jsonl"), learner.step())?),
+        Box::new(TensorBoard::new(&directory.path("tensorboard"), learner.step())?),
         Box::new(LossPlot::new(&metrics, directory.path("loss.svg"))),
         Box::new(ProgressObserver::default()),
     ];
@@ -204,10 +213,17 @@ pub(super) fn run_prepared(
     if let Some(before) = &before {
         say(&format!("before training: {}", sentence(before)));
     }
+    let mut rows: Box<dyn RowStream> = match teacher {
+        Some((teacher, _)) => Box::new(TaughtRows::new(prepared.rows(), teacher)),
+        None => Box::new(prepared.rows()),
+    };
+    let mut grader = QuestionGrader { config, prepared: &prepared };
+    let asks = config.evaluation.during_training > 0 && !prepared.questions.is_empty();
     let outcome = learner.fit(
-        &mut prepared.rows(),
+        &mut *rows,
         Surroundings {
             held_out: &prepared.held_out,
+            grader: asks.then_some(&mut grader as &mut dyn Grader<DecoderLm>),
             observer: &mut observers,
             stop,
             checkpoints: Some(&store),
@@ -226,10 +242,12 @@ pub(super) fn run_prepared(
         samples = answers.into_iter().take(config.evaluation.samples).collect();
     }
     let (mut steps, mut evaluations) = (vec![], vec![]);
-    for metric in read_metrics(&metrics)? {
+    let stored = if metrics.exists() { read_metrics(&metrics)? } else { vec![] };
+    for metric in stored {
         match metric {
             Metric::Step(step) => steps.push(step),
             Metric::Evaluation(evaluation) => evaluations.push(evaluation),
+            Metric::Graded(_) => {}
         }
     }
     let mean_loss = |part: &[StepReport]| {
@@ -417,7 +435,12 @@ fn backend_name(config: &RunConfig) -> String {
 }
 
 /// What must be the same when a run is resumed.
-fn settings(config: &RunConfig, prepared: &Prepared, base: Option<String>) -> serde_json::Value {
+fn settings(
+    config: &RunConfig,
+    prepared: &Prepared,
+    base: Option<String>,
+    teacher: Option<&serde_json::Value>,
+) -> serde_json::Value {
     let mut train = config.train.clone();
     // These change what is seen and kept, not the training.
     (train.checkpoint_every, train.keep_checkpoints) = (0, 1);
@@ -429,6 +452,8 @@ fn settings(config: &RunConfig, prepared: &Prepared, base: Option<String>) -> se
         "model": prepared.model,
         "base_model": base,
         "lora": config.lora,
+        "precision": config.precision,
+        "teacher": teacher,
         "mixture": prepared.mixture.config(),
         "train": train,
         "data": prepared.fingerprint,
@@ -493,6 +518,20 @@ fn describe(
         config.data.max_length,
         train.learning_rate,
     ));
+    if config.precision == Precision::Bf16 {
+        let slow = ["flex", "ndarray"].contains(&backend_name(config).as_str());
+        let slow = if slow { "; a CPU emulates it, which is slower than f32" } else { "" };
+        say(&format!("computed in bf16, with trained weights and loss in f32{slow}"));
+    }
+    if let (Some(teacher), Some(part)) = (&config.teacher, &train.objective.distillation) {
+        say(&format!(
+            "teacher: {}, weight {} beside the answers' {}, temperature {}",
+            teacher.path,
+            part.weight,
+            1.0 - part.weight,
+            part.temperature,
+        ));
+    }
 }
 
 /// A grade in one sentence.
@@ -510,44 +549,4 @@ pub fn sentence(accuracy: &Accuracy) -> String {
         100.0 * accuracy.hit_limit,
         100.0 * accuracy.without_answer,
     )
-}
-
-/// Lets the model answer the held-out questions, and stores the answers.
-fn graded(
-    config: &RunConfig,
-    prepared: &Prepared,
-    model: &DecoderLm,
-    directory: &RunDirectory,
-    name: &str,
-) -> Result<Vec<Answer>> {
-    let questions = &prepared.questions;
-    let mut progress = Progress::new("answer", questions.len() as u64);
-    let answers = ask(
-        model,
-        &prepared.tokenizer,
-        &*prepared.template,
-        questions,
-        &prepared.end_tokens,
-        &config.generate,
-        &mut |done| progress.update(done as u64, String::new),
-    )?;
-    drop(progress);
-    directory.write_jsonl(name, &answers)?;
-    Ok(answers)
-}
-
-fn read_answers(directory: &RunDirectory, name: &str) -> Result<Vec<Answer>> {
-    let path = directory.path(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| {
-            let place = crate::error::Place::line(&path, index + 1);
-            Error::data(place, e.to_string(), "Remove the file")
-        })
-    };
-    text.lines().enumerate().map(parse).collect()
 }

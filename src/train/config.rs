@@ -2,6 +2,7 @@
 
 use crate::data::{Batch, Layout, Packing, Row};
 use crate::error::{Error, Result};
+use crate::model::{Objective, StepOptions};
 use serde::{Deserialize, Serialize};
 
 /// The learning rate after the warm-up.
@@ -33,6 +34,28 @@ pub enum OnNotFinite {
     RollBack,
 }
 
+/// Parameters with settings of their own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterGroup {
+    /// Texts of which a parameter's name holds one, such as `embed_tokens` or `lora_B`; the name is
+    /// its path in files of weights.
+    pub names: Vec<String>,
+    /// Its weight decay, norms and biases included; without it the usual one.
+    #[serde(default)]
+    pub weight_decay: Option<f64>,
+    /// Its learning rate is the schedule's times this; without it 1.
+    #[serde(default)]
+    pub learning_rate_factor: Option<f64>,
+}
+
+impl ParameterGroup {
+    /// Whether it is the parameter's.
+    pub fn holds(&self, name: &str) -> bool {
+        self.names.iter().any(|part| name.contains(part))
+    }
+}
+
 /// Settings of the [`Learner`](super::Learner).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -62,6 +85,10 @@ pub struct TrainConfig {
     pub epsilon: f64,
     /// AdamW: weight decay, on matrices only (not on norms and biases).
     pub weight_decay: f64,
+    /// Parameters that have settings of their own; the first group that names a parameter counts.
+    pub parameter_groups: Vec<ParameterGroup>,
+    /// What is trained for, beside the cross-entropy.
+    pub objective: Objective,
     /// The gradient is scaled down to this global norm; 0 leaves it alone.
     pub max_grad_norm: f64,
     /// Keep only each block's input for the backward pass and compute the rest once more: less
@@ -109,6 +136,8 @@ impl Default for TrainConfig {
             beta_2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.0,
+            parameter_groups: vec![],
+            objective: Objective::default(),
             max_grad_norm: 1.0,
             activation_checkpointing: false,
             on_not_finite: OnNotFinite::Stop,
@@ -129,6 +158,14 @@ impl TrainConfig {
     /// Rows in an optimizer step.
     pub fn rows_per_step(&self) -> usize {
         self.batch_size * self.accumulate
+    }
+
+    /// How a step's gradients are computed.
+    pub fn step_options(&self) -> StepOptions {
+        StepOptions {
+            objective: self.objective,
+            activation_checkpointing: self.activation_checkpointing,
+        }
     }
 
     /// The micro-batches that rows are split into.
@@ -217,7 +254,23 @@ impl TrainConfig {
                 return refuse(key, &value, "Give a number, 0 or more");
             }
         }
-        Ok(())
+        for (index, group) in self.parameter_groups.iter().enumerate() {
+            let key = |key: &str| format!("parameter_groups[{index}].{key}");
+            if group.names.is_empty() || group.names.iter().any(String::is_empty) {
+                return refuse(&key("names"), &"empty", "Give parts of parameters' names");
+            }
+            let numbers = [
+                ("weight_decay", group.weight_decay),
+                ("learning_rate_factor", group.learning_rate_factor),
+            ];
+            for (name, value) in numbers {
+                if value.is_some_and(|value| !(value >= 0.0 && value.is_finite())) {
+                    let value = value.unwrap_or_default();
+                    return refuse(&key(name), &value, "Give a number, 0 or more");
+                }
+            }
+        }
+        self.objective.validate()
     }
 }
 

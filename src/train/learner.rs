@@ -6,13 +6,13 @@
 
 use super::checkpoint::CheckpointStore;
 use super::config::{OnNotFinite, TrainConfig};
-use super::observer::{EvaluationReport, Event, Observer, Outcome, SourceLoss, StepReport};
+use super::observer::{EvaluationReport, Event, Grader, Observer, Outcome, SourceLoss, StepReport};
 use super::optimizer::{ModuleAdamW, global_norm, scaled};
 use super::selection::Selection;
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
-use crate::model::CausalLm;
 use crate::model::tensors::host;
+use crate::model::{CausalLm, StepOptions};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ pub struct HeldOut {
 
 /// Loss and gradients of one optimizer step.
 pub struct StepGradients {
-    /// Mean cross-entropy of the trained tokens, in nats.
+    /// Mean loss of the trained tokens: the cross-entropy in nats, with what the objective adds.
     pub loss: f64,
     /// Trained tokens.
     pub trained: usize,
@@ -61,35 +61,45 @@ pub struct StepGradients {
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
-    step_gradients_with(model, batches, false, &mut |_| Ok(()))
+    step_gradients_with(model, batches, &StepOptions::default(), &mut |_| Ok(()))
 }
 
-/// As [`step_gradients`], with activation checkpointing: each block is computed once more in the
-/// backward pass instead of keeping what it made. Less memory, the same gradients, one more forward
-/// pass.
+/// As [`step_gradients`], for an objective and perhaps with activation checkpointing; `progress` is
+/// called with the micro-batches done so far.
 ///
 /// # Errors
-/// As [`step_gradients`].
-pub fn checkpointed_step_gradients<M: CausalLm>(
+/// As [`step_gradients`]; [`Error::Config`] where the objective needs a teacher and a batch has
+/// none; what `progress` returns.
+pub fn step_gradients_with<M: CausalLm>(
     model: &M,
     batches: &[Batch],
-) -> Result<StepGradients> {
-    step_gradients_with(model, batches, true, &mut |_| Ok(()))
-}
-
-/// As [`step_gradients`]; `progress` is called with the micro-batches done so far.
-fn step_gradients_with<M: CausalLm>(
-    model: &M,
-    batches: &[Batch],
-    activation_checkpointing: bool,
+    options: &StepOptions,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<StepGradients> {
+    let untaught = batches.iter().any(|batch| batch.trained > 0 && batch.teacher.is_none());
+    if untaught && options.objective.distillation.is_some() {
+        return Err(Error::config(
+            "train.objective.distillation",
+            "a row came without its teacher's tokens",
+            "Name the teacher, or wrap the rows in `TaughtRows`",
+        ));
+    }
+    let known = model.vocabulary_size();
+    let mut named =
+        batches.iter().filter_map(|batch| batch.teacher.as_ref()).flat_map(|t| &t.tokens);
+    if let Some(token) = named.find(|token| **token as usize >= known) {
+        return Err(Error::config(
+            "teacher",
+            format!("it names token {token}, and the student knows {known}"),
+            "Take a teacher with the student's tokens",
+        ));
+    }
     let trained: usize = batches.iter().map(|batch| batch.trained).sum();
     let mut sum: Option<Tensor<1>> = None;
     let mut accumulator = GradientsAccumulator::new();
     for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.trained > 0) {
         let scale = 1.0 / trained as f64;
-        let (value, gradients) = model.loss_and_gradients(batch, scale, activation_checkpointing);
+        let (value, gradients) = model.loss_and_gradients(batch, scale, options);
         sum = Some(match sum {
             Some(sum) => sum + value,
             None => value,
@@ -141,9 +151,11 @@ pub fn held_out_losses<M: CausalLm>(
 }
 
 /// What a training needs beside the data.
-pub struct Surroundings<'a> {
+pub struct Surroundings<'a, M> {
     /// Rows to evaluate on.
     pub held_out: &'a [HeldOut],
+    /// Asks the model questions at each evaluation but the last.
+    pub grader: Option<&'a mut dyn Grader<M>>,
     /// Sees the events.
     pub observer: &'a mut dyn Observer,
     /// Asks for a stop.
@@ -185,6 +197,13 @@ impl<M: CausalLm> Learner<M> {
                 "device",
                 "the model's device does not compute gradients",
                 "Create the model on `device.autodiff()`",
+            ));
+        }
+        if !model.takes(&config.objective) {
+            return Err(Error::config(
+                "train.objective",
+                "this model is trained for the cross-entropy only",
+                "Leave it out, or implement `CausalLm::objective_sum` and `takes`",
             ));
         }
         let optimizer = ModuleAdamW::new(&config);
@@ -242,9 +261,9 @@ impl<M: CausalLm> Learner<M> {
             rows: rows.iter().map(|row| row.label.clone()).collect(),
             hint: "The model is as it was before the step; try a smaller learning rate".into(),
         };
-        let checkpointing = self.config.activation_checkpointing;
+        let options = self.config.step_options();
         let StepGradients { loss, trained, mut gradients } =
-            step_gradients_with(self.model(), &batches, checkpointing, &mut |done| {
+            step_gradients_with(self.model(), &batches, &options, &mut |done| {
                 observer.observe(&Event::MicroBatch { step, done, of: batches.len() })
             })?;
         if !loss.is_finite() {
@@ -285,9 +304,9 @@ impl<M: CausalLm> Learner<M> {
     pub fn fit(
         &mut self,
         rows: &mut dyn RowStream,
-        surroundings: Surroundings<'_>,
+        surroundings: Surroundings<'_, M>,
     ) -> Result<Outcome> {
-        let Surroundings { held_out, observer, stop, checkpoints } = surroundings;
+        let Surroundings { held_out, mut grader, observer, stop, checkpoints } = surroundings;
         let start = Instant::now();
         let per_epoch = rows.rows_per_epoch();
         let total_rows = self.config.total_rows(per_epoch);
@@ -349,6 +368,15 @@ impl<M: CausalLm> Learner<M> {
                 let report = self.evaluate(held_out, observer)?;
                 saves |= self.selection.note(&report) && self.config.keep_best;
                 saves |= self.is_past_its_best();
+                if let Some(grader) = grader.as_mut().filter(|_| !last) {
+                    // A bar that cannot be drawn is no reason to stop.
+                    let mut progress = |done, of| {
+                        let _ = observer.observe(&Event::Evaluating { done, of });
+                    };
+                    let (report, samples) = grader.grade(self.model(), self.step, &mut progress)?;
+                    observer.observe(&Event::Graded(&report))?;
+                    samples.iter().try_for_each(|s| observer.observe(&Event::Sample(s)))?;
+                }
             }
             if saves {
                 self.save(checkpoints, observer)?;
@@ -450,6 +478,7 @@ impl<M: CausalLm> Learner<M> {
 
     fn save(&self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
         let Some(store) = store else { return Ok(()) };
+        observer.observe(&Event::Saving { step: self.step })?;
         let path = store.save(self)?;
         observer.observe(&Event::Checkpoint { step: self.step, path: &path })
     }

@@ -12,7 +12,8 @@ pub struct StepReport {
     pub step: usize,
     /// Passes over the data so far.
     pub epoch: f64,
-    /// Mean cross-entropy of the step's trained tokens, in nats.
+    /// Mean loss of the step's trained tokens: the cross-entropy in nats, with what the objective
+    /// adds to it.
     pub loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -52,6 +53,54 @@ pub struct EvaluationReport {
     pub sources: Vec<SourceLoss>,
     /// Wall time of the evaluation.
     pub seconds: f64,
+}
+
+/// Answers to held-out problems during training, graded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GradedReport {
+    /// The step, counted from 1.
+    pub step: usize,
+    /// Problems that were asked.
+    pub questions: usize,
+    /// Right answers.
+    pub correct: usize,
+    /// Mean tokens of an answer.
+    pub mean_tokens: f64,
+    /// Share of answers that the length limit ended.
+    pub hit_limit: f64,
+    /// Wall time of answering.
+    pub seconds: f64,
+}
+
+/// An answer to show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The step, counted from 1.
+    pub step: usize,
+    /// The problem.
+    pub problem: String,
+    /// What the model wrote.
+    pub text: String,
+    /// The reference answer.
+    pub reference: String,
+    /// Whether it was reached.
+    pub correct: bool,
+}
+
+/// Lets a model answer held-out problems during training. Its random choices, if any, must be its
+/// own.
+pub trait Grader<M> {
+    /// The grade after a step, and some of the answers. `progress` is called with the answers
+    /// finished so far, and all.
+    ///
+    /// # Errors
+    /// An error ends the training; what is on disk stays.
+    fn grade(
+        &mut self,
+        model: &M,
+        step: usize,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(GradedReport, Vec<Sample>)>;
 }
 
 /// How training ended.
@@ -113,15 +162,24 @@ pub enum Event<'a> {
     },
     /// A step was made.
     Step(&'a StepReport),
-    /// An evaluation is under way.
+    /// An evaluation, or a grading, is under way.
     Evaluating {
-        /// Rows done.
+        /// Rows or answers done.
         done: usize,
-        /// Rows in all.
+        /// Rows or answers in all.
         of: usize,
     },
     /// An evaluation was made.
     Evaluation(&'a EvaluationReport),
+    /// Held-out problems were answered.
+    Graded(&'a GradedReport),
+    /// One of the answers.
+    Sample(&'a Sample),
+    /// A checkpoint is about to be written.
+    Saving {
+        /// Its step.
+        step: usize,
+    },
     /// A checkpoint is complete.
     Checkpoint {
         /// Its step.

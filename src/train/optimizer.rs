@@ -1,7 +1,7 @@
 //! AdamW over a whole module, with its moments kept by parameter name, so that they can be saved
 //! and read back in another process.
 
-use super::config::TrainConfig;
+use super::config::{ParameterGroup, TrainConfig};
 use crate::error::{Error, Result};
 use crate::model::tensors::{HostTensor, NamedTensor, PathStack, host};
 use crate::ops::adamw::AdamW;
@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 pub struct ModuleAdamW {
     decayed: AdamW,
     plain: AdamW,
+    groups: Vec<ParameterGroup>,
     /// First and second moment of each parameter, flat.
     moments: BTreeMap<String, AdaptiveMomentumState<1>>,
 }
@@ -41,11 +42,26 @@ impl ModuleAdamW {
         Self {
             decayed: with_decay(config.weight_decay),
             plain: with_decay(0.0),
+            groups: config.parameter_groups.clone(),
             moments: BTreeMap::new(),
         }
     }
 
-    /// Updates every parameter that has a gradient. Matrices decay, norms and biases do not.
+    /// The update of a parameter, and what its learning rate is multiplied by.
+    fn of(&self, name: &str, dimensions: usize) -> (AdamW, f64) {
+        let usual = match dimensions {
+            0 | 1 => &self.plain,
+            _ => &self.decayed,
+        };
+        let Some(group) = self.groups.iter().find(|group| group.holds(name)) else {
+            return (usual.clone(), 1.0);
+        };
+        let weight_decay = group.weight_decay.unwrap_or(usual.weight_decay);
+        (AdamW { weight_decay, ..usual.clone() }, group.learning_rate_factor.unwrap_or(1.0))
+    }
+
+    /// Updates every parameter that has a gradient. Matrices decay, norms and biases do not, unless
+    /// a group says otherwise.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
         struct Mapper<'a> {
             path: PathStack,
@@ -66,11 +82,8 @@ impl ModuleAdamW {
                 let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
                 let name = self.path.name();
                 let moments = self.optimizer.moments.remove(&name);
-                let adamw = match D {
-                    0 | 1 => &self.optimizer.plain,
-                    _ => &self.optimizer.decayed,
-                };
-                let rate = self.rate;
+                let (adamw, factor) = self.optimizer.of(&name, D);
+                let rate = self.rate * factor;
                 let mut new_moments = None;
                 let param = param.map(|old| {
                     let trains = old.is_require_grad();

@@ -118,7 +118,7 @@ impl Drop for Progress {
 }
 
 /// A line on standard error; one that nobody reads any more is no reason to stop.
-fn print_line(text: &str) {
+pub(super) fn print_line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -171,14 +171,16 @@ impl Observer for ProgressObserver {
                 }
             }
             // A second bar would fight with the training's for the terminal.
-            Event::Evaluating { done, of }
-                if self.training.as_ref().is_none_or(|training| training.bar.is_none()) =>
-            {
-                self.evaluation
-                    .get_or_insert_with(|| Progress::new("evaluate", *of as u64))
-                    .update(*done as u64, String::new);
-            }
-            Event::Evaluating { .. } => {}
+            Event::Evaluating { done, of } => match &self.training {
+                Some(Progress { bar: Some(bar), .. }) => {
+                    bar.set_message(format!("evaluating: {done} of {of}"));
+                }
+                _ => {
+                    self.evaluation
+                        .get_or_insert_with(|| Progress::new("evaluate", *of as u64))
+                        .update_of(*done as u64, *of as u64, String::new);
+                }
+            },
             Event::Evaluation(report) => {
                 self.evaluation = None;
                 let losses: Vec<String> = report
@@ -194,6 +196,19 @@ impl Observer for ProgressObserver {
             Event::RolledBack { from, to } => {
                 self.line(&format!("back from step {from} to the checkpoint of step {to}"));
             }
+            Event::Graded(report) => {
+                self.evaluation = None;
+                self.line(&format!(
+                    "step {}: {} of {} held-out answers right",
+                    report.step, report.correct, report.questions
+                ));
+            }
+            Event::Saving { step } => {
+                if let Some(progress) = &mut self.training {
+                    progress.within(*step as u64, || format!("step {step}: saving a checkpoint"));
+                }
+            }
+            Event::Sample(_) => {}
             Event::End(_) => self.training = None,
             Event::Checkpoint { .. } => {}
         }

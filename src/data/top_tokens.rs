@@ -1,0 +1,47 @@
+//! What a teacher finds likely, token by token.
+
+use super::encode::Example;
+use sha2::{Digest, Sha256};
+
+/// A teacher's likeliest tokens for each trained token of a row.
+///
+/// ```text
+/// row         P P P A A E          three trained tokens, k = 2
+/// tokens            a a e          the likeliest token for each
+///                   b x .          the second
+/// log_probs         . . .          their logarithms of probability, and one more for all others
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopTokens {
+    /// Tokens kept for each trained token.
+    pub k: usize,
+    /// `[trained * k]`; the k of one trained token are all different.
+    pub tokens: Vec<u32>,
+    /// `[trained * (k + 1)]`: the logarithms of the k tokens' probabilities, and last the logarithm
+    /// of what is left for all others.
+    pub log_probs: Vec<f32>,
+}
+
+impl TopTokens {
+    /// Whether it is made for so many trained tokens.
+    pub fn fits(&self, trained: usize) -> bool {
+        self.k > 0
+            && self.tokens.len() == trained * self.k
+            && self.log_probs.len() == trained * (self.k + 1)
+    }
+
+    /// Takes in what belongs to the next trained tokens.
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.k = other.k;
+        self.tokens.extend_from_slice(&other.tokens);
+        self.log_probs.extend_from_slice(&other.log_probs);
+    }
+}
+
+/// A row's tokens and prompt in 32 hexadecimal digits (half of a SHA-256), by which files know it.
+pub(crate) fn row_key(example: &Example) -> String {
+    let mut hash = Sha256::new();
+    hash.update((example.prompt as u64).to_le_bytes());
+    example.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

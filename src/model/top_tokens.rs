@@ -1,0 +1,91 @@
+//! What a model finds likely: its top tokens at the trained targets of a batch.
+
+use super::decoder::DecoderLm;
+use super::precision::in_f32;
+use super::tensors::host;
+use crate::data::{Batch, TopTokens};
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+
+/// The bucket of all other tokens where nothing is left for it: `ln` of about 1e-13.
+const LEAST_LOG_REST: f64 = -30.0;
+
+impl DecoderLm {
+    /// The `k` likeliest tokens at each trained target of a batch, with the logarithms of their
+    /// probabilities when the logits are divided by `temperature`. Among equals the lower token
+    /// comes first. `[tokens, vocabulary]` exists for a few hundred tokens at a time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a `k` that is 0 or above the vocabulary; [`Error::Training`] where the
+    /// device cannot be read or a logit is not a number.
+    pub fn top_tokens(&self, batch: &Batch, k: usize, temperature: f64) -> Result<TopTokens> {
+        let vocabulary = self.config().vocab_size;
+        if k == 0 || k > vocabulary {
+            let hint = format!("Give 1 to {vocabulary}");
+            return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
+        }
+        let mut top = TopTokens { k, ..TopTokens::default() };
+        let Some(hidden) = self.hidden_at_targets(batch) else { return Ok(top) };
+        let [tokens, _] = hidden.dims();
+        let block = ((16 << 20) / vocabulary).clamp(1, 512);
+        for start in (0..tokens).step_by(block) {
+            let hidden = hidden.clone().narrow(0, start, block.min(tokens - start));
+            let logits = host(in_f32(hidden).matmul(self.head()))?.values;
+            if logits.iter().any(|logit| !logit.is_finite()) {
+                return Err(Error::Training {
+                    what: "a logit of the teacher is not a number".into(),
+                    hint: "Check the teacher's weights, or compute in f32".into(),
+                });
+            }
+            let rows: Vec<(Vec<u32>, Vec<f32>)> = logits
+                .par_chunks(vocabulary)
+                .map(|logits| likeliest(logits, k, temperature))
+                .collect();
+            for (tokens, log_probs) in rows {
+                top.tokens.extend(tokens);
+                top.log_probs.extend(log_probs);
+            }
+        }
+        Ok(top)
+    }
+}
+
+/// The `k` largest logits' tokens, the logarithms of their probabilities and of the rest's.
+fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>, Vec<f32>) {
+    let before = |a: &u32, b: &u32| {
+        logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b))
+    };
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    if k < order.len() {
+        order.select_nth_unstable_by(k, before);
+    }
+    let (chosen, others) = order.split_at_mut(k);
+    chosen.sort_unstable_by(before);
+    // A fixed order of summation.
+    others.sort_unstable();
+    let scaled = |token: &u32| f64::from(logits[*token as usize]) / temperature;
+    let max = scaled(&chosen[0]);
+    let sum = |tokens: &[u32]| tokens.iter().map(|t| (scaled(t) - max).exp()).sum::<f64>();
+    let (of_chosen, of_others) = (sum(chosen), sum(others));
+    let log_sum = (of_chosen + of_others).ln() + max;
+    let rest = (of_others.ln() + max - log_sum).max(LEAST_LOG_REST);
+    let log_probs = chosen.iter().map(|token| (scaled(token) - log_sum) as f32);
+    (chosen.to_vec(), log_probs.chain([rest as f32]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::likeliest;
+
+    #[test]
+    fn the_likeliest_come_first_and_all_adds_up_to_one() {
+        let logits = [0.5, 3.0, -1.0, 3.0, 2.0, 0.0];
+        for (k, expected) in [(1, vec![1]), (3, vec![1, 3, 4]), (6, vec![1, 3, 4, 0, 5, 2])] {
+            let (tokens, log_probs) = likeliest(&logits, k, 2.0);
+            assert_eq!(tokens, expected);
+            let sum: f64 = log_probs.iter().map(|x| f64::from(*x).exp()).sum();
+            assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+            assert!((log_probs[0] - log_probs[k.min(2) - 1]).abs() < 1e-7);
+        }
+    }
+}

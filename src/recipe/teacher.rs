@@ -1,0 +1,74 @@
+//! The teacher of a run, whose likely tokens the student learns beside the answers.
+
+use super::config::{RunConfig, TeacherConfig};
+use super::prepare::Prepared;
+use crate::error::{Error, Result};
+use crate::model::{DecoderLm, ModelFolder, model_folder};
+use crate::train::{ModelTeacher, Progress, Teacher, TeacherLogits};
+use burn::tensor::Device;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The configured teacher, and what must be the same when the run is resumed.
+///
+/// # Errors
+/// [`Error::Config`] where it does not fit the student or the settings; what opening it gives.
+pub(super) fn teacher(
+    config: &RunConfig,
+    prepared: &Prepared,
+    device: &Device,
+) -> Result<Option<(Box<dyn Teacher>, Value)>> {
+    let (Some(TeacherConfig { path, top_k }), Some(distillation)) =
+        (&config.teacher, &config.train.objective.distillation)
+    else {
+        return Ok(None);
+    };
+    let temperature = distillation.temperature;
+    if TeacherLogits::is_in(Path::new(path)) {
+        let logits = TeacherLogits::open(Path::new(path))?;
+        let header = logits.header();
+        if header.temperature != temperature {
+            return Err(Error::config(
+                "train.objective.distillation.temperature",
+                format!("it is {temperature}, but {path} was made at {}", header.temperature),
+                "Take the file's, or write the file anew",
+            ));
+        }
+        let identity = json!(header);
+        return Ok(Some((Box::new(logits), identity)));
+    }
+    let model = load_teacher(path, prepared, device)?.with_precision(config.precision)?;
+    let identity = json!({ "fingerprint": model.fingerprint()?, "top_k": top_k });
+    Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature)), identity)))
+}
+
+/// Reads a teacher's folder onto a device without autodiff, and holds its tokens against the
+/// student's.
+///
+/// # Errors
+/// [`Error::Config`] where they have different tokens or rows are too long; what reading gives.
+pub fn load_teacher(name: &str, prepared: &Prepared, device: &Device) -> Result<DecoderLm> {
+    let folder = ModelFolder::open(&model_folder(name)?)?;
+    let tokenizer = folder.tokenizer(None)?;
+    if let Some(token) = prepared.tokenizer.first_difference(&tokenizer) {
+        return Err(Error::config(
+            "teacher.path",
+            format!("{name} and the student differ in token {token}"),
+            "Logits can be learned only from a teacher with the student's tokens",
+        ));
+    }
+    let (longest, limit) = (prepared.longest, folder.config().max_position_embeddings);
+    if longest > limit {
+        return Err(Error::config(
+            "teacher.path",
+            format!("{name} is made for {limit} tokens, and a row has {longest}"),
+            "Lower data.max_length",
+        ));
+    }
+    let mut progress = Progress::new("load teacher", 0);
+    let model = folder.load_with(device, &mut |done, of| {
+        progress.update_of(done as u64, of as u64, String::new);
+    })?;
+    progress.finish();
+    Ok(model)
+}

@@ -1,0 +1,78 @@
+//! A teacher beside the data: rows that come with what the teacher finds likely, for distillation of
+//! logits.
+
+use crate::data::{Batch, Row, RowStream, TopTokens};
+use crate::error::Result;
+use crate::model::DecoderLm;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Tells what it finds likely at the trained tokens of rows.
+pub trait Teacher {
+    /// One for each row, all with the same `k`.
+    ///
+    /// # Errors
+    /// Whatever computing or reading it may give.
+    fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>>;
+}
+
+impl<T: Teacher + ?Sized> Teacher for Box<T> {
+    fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
+        (**self).top_tokens(rows)
+    }
+}
+
+/// The rows of another stream, with a teacher.
+#[derive(Clone, Debug)]
+pub struct TaughtRows<R, T> {
+    rows: R,
+    teacher: T,
+}
+
+impl<R: RowStream, T: Teacher> TaughtRows<R, T> {
+    /// The rows of `rows`, each with what `teacher` says to it.
+    pub fn new(rows: R, teacher: T) -> Self {
+        Self { rows, teacher }
+    }
+}
+
+impl<R: RowStream, T: Teacher> RowStream for TaughtRows<R, T> {
+    fn rows_per_epoch(&self) -> usize {
+        self.rows.rows_per_epoch()
+    }
+
+    fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
+        let mut rows = self.rows.rows(range)?;
+        let taught = self.teacher.top_tokens(&rows)?;
+        for (row, top) in rows.iter_mut().zip(taught) {
+            row.teacher = Some(Arc::new(top));
+        }
+        Ok(rows)
+    }
+}
+
+/// A model that teaches while the student trains.
+#[derive(Debug)]
+pub struct ModelTeacher {
+    model: DecoderLm,
+    k: usize,
+    temperature: f64,
+}
+
+impl ModelTeacher {
+    /// A teacher that tells its `k` likeliest tokens at a temperature. The model is on a device
+    /// without autodiff and knows the student's tokens.
+    pub fn new(model: DecoderLm, k: usize, temperature: f64) -> Self {
+        Self { model, k, temperature }
+    }
+}
+
+impl Teacher for ModelTeacher {
+    fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
+        let tops = rows.iter().map(|row| {
+            let batch = Batch::new([row.example()], 1);
+            self.model.top_tokens(&batch, self.k, self.temperature)
+        });
+        tops.collect()
+    }
+}
