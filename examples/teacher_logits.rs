@@ -9,11 +9,10 @@
 //! A process that is stopped goes on where it ended when it is called again.
 
 use clap::Parser;
-use mixdistill::data::{Batch, Row, RowStream, TopTokens};
+use mixdistill::data::{Batch, Row, TopTokens};
 use mixdistill::recipe::{Prepared, RunConfig, load_teacher};
 use mixdistill::train::{Progress, TeacherHeader, TeacherLogitsWriter};
 use mixdistill::{Result, device};
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,7 +73,7 @@ fn work(flags: &Flags) -> Result<()> {
         flags.temperature,
     )?;
     let mut writer = TeacherLogitsWriter::open(&flags.out, header)?;
-    let rows = if flags.all { prepared.all_answers() } else { used(&config, &prepared)? };
+    let rows = if flags.all { prepared.all_answers() } else { prepared.used_rows(&config)? };
     let missing: Vec<Row> = rows.iter().filter(|row| !writer.holds(row)).cloned().collect();
     let before = rows.len() - missing.len();
     let mut progress = Progress::resumed("teach", rows.len() as u64, before as u64);
@@ -107,18 +106,4 @@ fn work(flags: &Flags) -> Result<()> {
         flags.out.display()
     );
     Ok(())
-}
-
-/// The rows that the run will see, each once.
-fn used(config: &RunConfig, prepared: &Prepared) -> Result<Vec<Row>> {
-    let mut stream = prepared.rows();
-    let total = config.train.total_rows(stream.rows_per_epoch());
-    let mut seen = BTreeSet::new();
-    let mut rows = vec![];
-    const CHUNK: u64 = 4096;
-    for start in (0..total).step_by(CHUNK as usize) {
-        let chunk = stream.rows(start..(start + CHUNK).min(total))?;
-        rows.extend(chunk.into_iter().filter(|row| seen.insert(row.label.clone())));
-    }
-    Ok(rows)
 }

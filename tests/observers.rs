@@ -273,10 +273,7 @@ fn evaluating_and_grading_change_no_random_choice_of_the_training() {
         let held_out = [HeldOut { name: "held".into(), rows: data[..2].to_vec() }];
         let stop = StopFlag::default();
         let mut observer = ();
-        let grader = match grader {
-            Some(grader) => Some(grader as &mut dyn Grader<DecoderLm>),
-            None => None,
-        };
+        let grader = grader.map(|grader| grader as &mut dyn Grader<DecoderLm>);
         let surroundings = Surroundings {
             held_out: &held_out,
             grader,

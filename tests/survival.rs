@@ -5,7 +5,7 @@ mod common;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use common::{devices, program, rows, tiny, toy_run};
-use mixdistill::data::{Batch, Row, RowStream};
+use mixdistill::data::{Batch, Packing, Row, RowStream};
 use mixdistill::model::{Architecture, CausalLm, DecoderLm, named_tensors};
 use mixdistill::recipe::{RunConfig, RunDirectory, RunMode, Summary};
 use mixdistill::train::{
@@ -26,7 +26,13 @@ fn small(out: &Path) -> RunConfig {
     config.train.accumulate = 2;
     config.train.evaluate_every = 5;
     config.train.checkpoint_every = 2;
-    config.evaluation.questions = 0;
+    // Noise that depends on the row, and answers that are graded on the way.
+    config.train.objective.neftune_alpha = 5.0;
+    config.train.objective.label_smoothing = 0.05;
+    config.train.packing = Packing::On;
+    config.evaluation.questions = 2;
+    config.evaluation.during_training = 2;
+    config.generate.max_new_tokens = 4;
     config
 }
 
@@ -49,9 +55,18 @@ fn command(config: &RunConfig, settings: &str) -> Command {
     command
 }
 
-/// Everything that a run leaves and that does not tell the time.
-fn results(out: &Path) -> (Vec<u8>, Vec<Metric>) {
-    let weights = std::fs::read(out.join("model/model.safetensors")).unwrap();
+/// Everything that a run leaves and that does not tell the time: weights, moments, samples and
+/// answers as bytes, and the metrics.
+fn results(out: &Path) -> (Vec<Vec<u8>>, Vec<Metric>) {
+    let files = [
+        "model/model.safetensors",
+        "checkpoints/step-000040/model.safetensors",
+        "checkpoints/step-000040/optimizer.safetensors",
+        "checkpoints/step-000040/state.json",
+        "samples.jsonl",
+        "after.jsonl",
+    ];
+    let bytes = files.map(|name| std::fs::read(out.join(name)).unwrap()).to_vec();
     let mut metrics = read_metrics(&out.join("metrics.jsonl")).unwrap();
     for metric in &mut metrics {
         match metric {
@@ -60,7 +75,7 @@ fn results(out: &Path) -> (Vec<u8>, Vec<Metric>) {
             Metric::Graded(graded) => graded.seconds = 0.0,
         }
     }
-    (weights, metrics)
+    (bytes, metrics)
 }
 
 #[test]
@@ -155,7 +170,8 @@ fn a_disk_that_is_full_ends_the_run_and_leaves_the_last_checkpoint() {
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{error}");
-    assert!(error.contains("error: cannot write") && error.contains("step-000004"), "{error}");
+    assert!(error.contains("cannot write") && error.contains("step-000004"), "{error}");
+    assert!(error.contains("Safe on disk:") && error.contains("step-000002"), "{error}");
     let left = std::fs::read_dir(config.out.join("checkpoints")).unwrap();
     let left: Vec<String> =
         left.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();

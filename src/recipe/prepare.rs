@@ -4,7 +4,7 @@ use super::config::RunConfig;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
     ChatFormat, ChatTemplate, Encoded, Ledger, Lengths, MixDistillation, MixedRows, MixtureReport,
-    Pairs, PromptTemplate, Row, Source, TextTokenizer,
+    Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
 use crate::error::{Error, Result};
 use crate::eval::{Question, final_answer};
@@ -12,6 +12,7 @@ use crate::model::{DecoderConfig, ModelFolder, model_folder};
 use crate::train::{HeldOut, Progress};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -174,6 +175,23 @@ impl Prepared {
             })
         };
         (0..pairs.len()).flat_map(of).collect()
+    }
+
+    /// The rows that a run will see, each once, in training order.
+    ///
+    /// # Errors
+    /// As [`RowStream::rows`].
+    pub fn used_rows(&self, config: &RunConfig) -> Result<Vec<Row>> {
+        const CHUNK: u64 = 4096;
+        let mut stream = self.rows();
+        let total = config.train.total_rows(stream.rows_per_epoch());
+        let mut seen = BTreeSet::new();
+        let mut rows = vec![];
+        for start in (0..total).step_by(CHUNK as usize) {
+            let chunk = stream.rows(start..(start + CHUNK).min(total))?;
+            rows.extend(chunk.into_iter().filter(|row| seen.insert(row.label.clone())));
+        }
+        Ok(rows)
     }
 
     /// The rows to train on, in training order.

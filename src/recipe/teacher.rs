@@ -2,6 +2,7 @@
 
 use super::config::{RunConfig, TeacherConfig};
 use super::prepare::Prepared;
+use crate::data::Row;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLm, ModelFolder, model_folder};
 use crate::train::{ModelTeacher, Progress, Teacher, TeacherLogits};
@@ -33,6 +34,21 @@ pub(super) fn teacher(
                 format!("it is {temperature}, but {path} was made at {}", header.temperature),
                 "Take the file's, or write the file anew",
             ));
+        }
+        // Found missing here, and not in the middle of the night.
+        let rows = prepared.used_rows(config)?;
+        let missing: Vec<&Row> = rows.iter().filter(|row| !logits.holds(row)).collect();
+        if let Some(first) = missing.first() {
+            return Err(Error::Model {
+                path: path.into(),
+                what: format!(
+                    "it has nothing for {} of the run's {} rows, the first of them {}",
+                    missing.len(),
+                    rows.len(),
+                    first.label
+                ),
+                hint: "Let the example `teacher_logits` go on with the settings of this run".into(),
+            });
         }
         let identity = json!(header);
         return Ok(Some((Box::new(logits), identity)));

@@ -100,34 +100,29 @@ impl CheckpointStore {
         self
     }
 
+    /// Where the checkpoint of a step is, once it is whole.
+    pub fn place_of(&self, step: usize) -> PathBuf {
+        self.folder.join(format!("step-{step:06}"))
+    }
+
     /// Writes a checkpoint and then removes the oldest ones beyond those to keep; the best one, where
     /// it is kept, is not counted.
     ///
     /// # Errors
     /// [`Error::Io`]; earlier checkpoints are left as they are.
     pub fn save<M: CausalLm>(&self, learner: &Learner<M>) -> Result<PathBuf> {
-        let place = self.folder.join(format!("step-{:06}", learner.step));
+        let place = self.place_of(learner.step);
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
         fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
-        remove_folder(&beside)?;
+        for left in self.unfinished()? {
+            remove_folder(&left)?;
+        }
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
-        let (moments, updates) = learner.optimizer.export();
-        let settings = self.settings.clone();
-        let selection = learner.selection;
-        let state = State { version: VERSION, step: learner.step, updates, selection, settings };
-        let weights = lazy_tensors(learner.model(), true);
-        for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
-            write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
-            linger();
+        if let Err(error) = self.write(learner, &beside) {
+            // On a full disk what was begun takes room; the error that counts is the first.
+            let _ = remove_folder(&beside);
+            return Err(error);
         }
-        write_flushed(&beside.join(STATE), &to_json(&state, &beside)?)?;
-        let mut manifest = BTreeMap::new();
-        for name in [WEIGHTS, MOMENTS, STATE] {
-            manifest.insert(name.to_owned(), FileEntry::of(&beside.join(name))?);
-        }
-        write_flushed(&beside.join("manifest.json"), &to_json(&manifest, &beside)?)?;
-        flush_folder(&beside)?;
-        linger();
         // A checkpoint of the same step can only be a damaged one, or one of the same bytes.
         remove_folder(&place)?;
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
@@ -142,6 +137,38 @@ impl CheckpointStore {
             remove_folder(old)?;
         }
         Ok(place)
+    }
+
+    /// Writes all files of a checkpoint into a folder and flushes them.
+    fn write<M: CausalLm>(&self, learner: &Learner<M>, beside: &Path) -> Result<()> {
+        let (moments, updates) = learner.optimizer.export();
+        let settings = self.settings.clone();
+        let selection = learner.selection;
+        let state = State { version: VERSION, step: learner.step, updates, selection, settings };
+        let weights = lazy_tensors(learner.model(), true);
+        for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
+            write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
+            linger();
+        }
+        write_flushed(&beside.join(STATE), &to_json(&state, beside)?)?;
+        let mut manifest = BTreeMap::new();
+        for name in [WEIGHTS, MOMENTS, STATE] {
+            manifest.insert(name.to_owned(), FileEntry::of(&beside.join(name))?);
+        }
+        write_flushed(&beside.join("manifest.json"), &to_json(&manifest, beside)?)?;
+        flush_folder(beside)?;
+        linger();
+        Ok(())
+    }
+
+    /// What killed processes have begun.
+    fn unfinished(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
+        let names = entries.flatten().map(|entry| entry.path());
+        let begun = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".writing-"))
+        };
+        Ok(names.filter(begun).collect())
     }
 
     /// All checkpoints, oldest first, whether valid or not.
@@ -214,7 +241,7 @@ impl CheckpointStore {
     /// # Errors
     /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
     pub fn restore<M: CausalLm>(&self, step: usize, learner: &mut Learner<M>) -> Result<()> {
-        let path = self.folder.join(format!("step-{step:06}"));
+        let path = self.place_of(step);
         self.read(&path, verified_state(&path)?, learner)
     }
 
@@ -262,7 +289,7 @@ impl CheckpointStore {
         learner.step = state.step;
         // A best step by other data says nothing, and one without a checkpoint cannot be gone back to.
         let kept = state.selection.best.is_none_or(|best| {
-            let place = self.folder.join(format!("step-{:06}", best.step));
+            let place = self.place_of(best.step);
             !learner.config().keep_best || best.step == state.step || verified_state(&place).is_ok()
         });
         let same = differences.is_empty() && kept;

@@ -479,7 +479,17 @@ impl<M: CausalLm> Learner<M> {
     fn save(&self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
         let Some(store) = store else { return Ok(()) };
         observer.observe(&Event::Saving { step: self.step })?;
-        let path = store.save(self)?;
+        let path = store.save(self).map_err(|error| {
+            let safe = match store.newest_path() {
+                Ok(Some(path)) => format!("Safe on disk: {}", path.display()),
+                _ => "No checkpoint is on disk".into(),
+            };
+            Error::Checkpoint {
+                path: store.place_of(self.step),
+                what: format!("it cannot be written: {error}"),
+                hint: format!("{safe}. Mend the cause and resume the run"),
+            }
+        })?;
         observer.observe(&Event::Checkpoint { step: self.step, path: &path })
     }
 }

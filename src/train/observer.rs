@@ -192,6 +192,32 @@ pub enum Event<'a> {
 }
 
 /// Sees the events of a training.
+///
+/// One of your own, which stops where the loss explodes:
+///
+/// ```
+/// use mixdistill::train::{Event, Observer};
+///
+/// struct Ceiling(f64);
+///
+/// impl Observer for Ceiling {
+///     fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+///         match event {
+///             Event::Step(report) if report.loss > self.0 => Err(mixdistill::Error::Training {
+///                 what: format!("the loss of step {} is {:.2}", report.step, report.loss),
+///                 hint: "Try a smaller learning rate".into(),
+///             }),
+///             _ => Ok(()),
+///         }
+///     }
+/// }
+///
+/// # let step = mixdistill::train::StepReport { step: 3, epoch: 0.1, loss: 12.0, learning_rate: 1.0,
+/// #     gradient_norm: 1.0, rows: 1, tokens: 1, trained_tokens: 1, padding: 0, seconds: 0.1 };
+/// // Beside the library's own: a Vec of observers is one, too.
+/// let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Ceiling(9.0))];
+/// assert!(observers.observe(&Event::Step(&step)).is_err());
+/// ```
 pub trait Observer {
     /// Called for each event, in order.
     ///

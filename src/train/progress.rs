@@ -129,6 +129,10 @@ pub struct ProgressObserver {
     evaluation: Option<Progress>,
     smoothed: Option<f64>,
     tokens_per_second: Option<f64>,
+    /// When the checkpoint that is being written was begun.
+    saving: Option<Instant>,
+    /// Whether checkpoints are written without anyone noticing.
+    saves_quickly: bool,
 }
 
 impl ProgressObserver {
@@ -204,13 +208,22 @@ impl Observer for ProgressObserver {
                 ));
             }
             Event::Saving { step } => {
-                if let Some(progress) = &mut self.training {
-                    progress.within(*step as u64, || format!("step {step}: saving a checkpoint"));
+                self.saving = Some(Instant::now());
+                let message = || format!("step {step}: saving a checkpoint");
+                match &mut self.training {
+                    Some(Progress { bar: Some(bar), .. }) => bar.set_message(message()),
+                    Some(progress) if !self.saves_quickly => {
+                        progress.plain_line(*step as u64, &message());
+                    }
+                    _ => {}
                 }
             }
             Event::Sample(_) => {}
             Event::End(_) => self.training = None,
-            Event::Checkpoint { .. } => {}
+            Event::Checkpoint { .. } => {
+                let took = self.saving.take().map(|begun| begun.elapsed());
+                self.saves_quickly = took.is_some_and(|took| took < LINE_EVERY);
+            }
         }
         Ok(())
     }

@@ -154,6 +154,11 @@ impl TeacherLogits {
         self.rows.is_empty()
     }
 
+    /// Whether a row is there.
+    pub fn holds(&self, row: &Row) -> bool {
+        self.rows.contains_key(&row_key(&row.example()))
+    }
+
     /// What the teacher finds likely at a row's trained tokens.
     ///
     /// # Errors
