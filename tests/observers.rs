@@ -153,9 +153,8 @@ fn tensorboard_files_hold_every_step_and_evaluation() {
         }
     }
     // Where another program can look at them: see tests/parity/check_events.py.
-    if let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT") {
-        let out = Path::new(&out).join("tensorboard");
-        std::fs::create_dir_all(&out).unwrap();
+    if let Some(out) = std::env::var_os("MIXDISTILL_EVENTS_OUT") {
+        let out = Path::new(&out);
         for name in ["metrics.jsonl", "tensorboard"] {
             let from = config.out.join(name);
             if from.is_dir() {

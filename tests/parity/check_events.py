@@ -1,6 +1,6 @@
 """TensorBoard reads the event files that the library wrote, with every value of metrics.jsonl.
 
-usage: check_events.py FOLDER      (the folder that MIXDISTILL_PARITY_OUT named)
+usage: check_events.py FOLDER      (the folder that MIXDISTILL_EVENTS_OUT named)
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-folder = Path(sys.argv[1]) / "tensorboard"
+folder = Path(sys.argv[1])
 board = EventAccumulator(str(folder))
 board.Reload()
 losses = {event.step: event.value for event in board.Scalars("train/loss")}
