@@ -16,6 +16,7 @@
 //! | [`train`] | the [`Learner`](train::Learner), checkpoints, progress, metrics, plots |
 //! | [`eval`] | final answers extracted, compared and counted |
 //! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
+//! | [`study`] | the learnability-gap experiment: students, mixtures, seeds, a report |
 //! | `hub` | models from the Hugging Face Hub (feature `hub`) |
 //!
 //! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.
@@ -87,6 +88,7 @@ pub mod model;
 pub mod ops;
 mod random;
 pub mod recipe;
+pub mod study;
 pub mod train;
 
 pub use error::{Error, Place, Result};

@@ -18,6 +18,7 @@ mod layout;
 mod ledger;
 mod messages;
 mod mixture;
+mod overlap;
 mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -37,6 +38,7 @@ pub use encode::{Encoded, Example, Length, Lengths, TooLong};
 pub use layout::{Layout, Packing};
 pub use ledger::{Ledger, SourceLedger};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, Schedule, Share};
+pub use overlap::{Overlap, OverlapKind, overlaps};
 pub use pairs::{Join, Pairs, Source, normalized};
 pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};

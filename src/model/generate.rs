@@ -2,6 +2,7 @@
 
 use super::cache::LayerCache;
 use super::decoder::{CacheStep, DecoderLm, Seen};
+use super::generate_config::GenerateConfig;
 use crate::data::TextTokenizer;
 use crate::error::{Error, Result};
 use crate::ops::rotary_table;
@@ -9,7 +10,6 @@ use crate::random::Stream;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
 /// Added to the score of a key that a query must not see.
@@ -17,85 +17,6 @@ const HIDDEN: f32 = -1e9;
 
 /// New tokens for which a cache has room at first.
 const FIRST_ROOM: usize = 64;
-
-/// How answers are drawn.
-///
-/// The settings apply in this order: repetition penalty, temperature, top-k, top-p, min-p.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GenerateConfig {
-    /// Length limit of an answer in tokens, the end token included; an answer also ends where the
-    /// model's positions do.
-    pub max_new_tokens: usize,
-    /// 0 takes the most probable token; above, scores are divided by it and a token is drawn.
-    pub temperature: f64,
-    /// Draw among this many most probable tokens; 0 means among all.
-    pub top_k: usize,
-    /// Draw among the most probable tokens whose probabilities sum to this, 0 to 1.
-    pub top_p: f64,
-    /// Draw among tokens that have at least this share of the highest probability; 0 means all.
-    pub min_p: f64,
-    /// Scores of tokens that the prompt or the answer holds already are divided by this where they
-    /// are positive, else multiplied; 1 changes nothing.
-    pub repetition_penalty: f64,
-    /// Texts that end an answer.
-    pub stop: Vec<String>,
-    /// Seed of the draws; each prompt has its own stream, whatever it is batched with.
-    pub seed: u64,
-    /// Prompts answered at the same time.
-    pub batch_size: usize,
-}
-
-impl Default for GenerateConfig {
-    fn default() -> Self {
-        Self {
-            max_new_tokens: 256,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            stop: vec![],
-            seed: 0,
-            batch_size: 64,
-        }
-    }
-}
-
-impl GenerateConfig {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`Error::Config`].
-    pub fn validate(&self) -> Result<()> {
-        let refuse = |key: &str, what: String, hint: &str| {
-            Err(Error::config(format!("generate.{key}"), what, hint))
-        };
-        if self.max_new_tokens == 0 || self.batch_size == 0 {
-            let key = if self.batch_size == 0 { "batch_size" } else { "max_new_tokens" };
-            return refuse(key, "it is 0".into(), "Give a positive number");
-        }
-        if !(0.0..=100.0).contains(&self.temperature) {
-            let what = format!("it is {}", self.temperature);
-            return refuse("temperature", what, "Give a number from 0 (greedy) to 100");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            let what = format!("it is {}", self.top_p);
-            return refuse("top_p", what, "Give a number above 0, at most 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return refuse("min_p", format!("it is {}", self.min_p), "Give a number from 0 to 1");
-        }
-        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            let what = format!("it is {}", self.repetition_penalty);
-            return refuse("repetition_penalty", what, "Give a positive number; 1 is none");
-        }
-        if self.stop.iter().any(String::is_empty) {
-            return refuse("stop", "a text in it is empty".into(), "Leave it out");
-        }
-        Ok(())
-    }
-}
 
 /// Why an answer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +102,28 @@ impl DecoderLm {
         config: &GenerateConfig,
         observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
+        let numbers: Vec<u64> = (0..prompts.len() as u64).collect();
+        self.generate_as(prompts, &numbers, endings, config, observe)
+    }
+
+    /// As [`DecoderLm::generate`], with a number for each prompt, which its random draws depend on:
+    /// the same number and prompt have the same answer in any call.
+    ///
+    /// # Errors
+    /// As [`DecoderLm::generate`]; [`Error::Config`] where numbers and prompts are not as many.
+    pub fn generate_as(
+        &self,
+        prompts: &[Vec<u32>],
+        numbers: &[u64],
+        endings: Endings<'_>,
+        config: &GenerateConfig,
+        observe: &mut TokenObserver<'_>,
+    ) -> Result<Vec<Generation>> {
         config.validate()?;
+        if numbers.len() != prompts.len() {
+            let what = format!("{} numbers for {} prompts", numbers.len(), prompts.len());
+            return Err(Error::config("generate", what, "Give one for each"));
+        }
         let vocabulary = self.config().vocab_size;
         for (index, prompt) in prompts.iter().enumerate() {
             let bad = prompt.iter().find(|token| **token as usize >= vocabulary);
@@ -214,7 +156,7 @@ impl DecoderLm {
                     tokens: vec![],
                     padding: 0,
                     room: self.config().max_position_embeddings - prompts[index].len(),
-                    random: Stream::new(config.seed, "generate", index as u64),
+                    random: Stream::new(config.seed, "generate", numbers[index]),
                 })
                 .collect();
             let decoding = Decoding::new(&model, prompts, rows, finished);

@@ -25,28 +25,57 @@ impl DecoderLm {
             return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
         }
         let mut top = TopTokens { k, ..TopTokens::default() };
-        let Some(hidden) = self.hidden_at_targets(batch) else { return Ok(top) };
+        for (tokens, log_probs) in
+            self.at_targets(batch, |_, logits| likeliest(logits, k, temperature))?
+        {
+            top.tokens.extend(tokens);
+            top.log_probs.extend(log_probs);
+        }
+        Ok(top)
+    }
+
+    /// The rank of each trained target of a batch among all tokens: how many are likelier, or as
+    /// likely with a lower number.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where the device cannot be read or a logit is not a number.
+    pub fn target_ranks(&self, batch: &Batch) -> Result<Vec<u32>> {
+        let trained =
+            batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
+        let targets: Vec<u32> = trained.map(|(target, _)| *target).collect();
+        self.at_targets(batch, |index, logits| {
+            let target = targets[index] as usize;
+            let before = |(token, logit): (usize, &f32)| {
+                *logit > logits[target] || (*logit == logits[target] && token < target)
+            };
+            logits.iter().enumerate().filter(|pair| before(*pair)).count() as u32
+        })
+    }
+
+    /// A function of the logits at each trained target, by its number.
+    fn at_targets<T: Send>(
+        &self,
+        batch: &Batch,
+        of: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let vocabulary = self.config().vocab_size;
+        let Some(hidden) = self.hidden_at_targets(batch) else { return Ok(vec![]) };
         let [tokens, _] = hidden.dims();
         let block = ((16 << 20) / vocabulary).clamp(1, 512);
+        let mut all = vec![];
         for start in (0..tokens).step_by(block) {
             let hidden = hidden.clone().narrow(0, start, block.min(tokens - start));
             let logits = host(in_f32(hidden).matmul(self.head()))?.values;
             if logits.iter().any(|logit| !logit.is_finite()) {
                 return Err(Error::Training {
-                    what: "a logit of the teacher is not a number".into(),
-                    hint: "Check the teacher's weights, or compute in f32".into(),
+                    what: "a logit is not a number".into(),
+                    hint: "Check the model's weights, or compute in f32".into(),
                 });
             }
-            let rows: Vec<(Vec<u32>, Vec<f32>)> = logits
-                .par_chunks(vocabulary)
-                .map(|logits| likeliest(logits, k, temperature))
-                .collect();
-            for (tokens, log_probs) in rows {
-                top.tokens.extend(tokens);
-                top.log_probs.extend(log_probs);
-            }
+            let rows = logits.par_chunks(vocabulary).enumerate();
+            all.extend(rows.map(|(row, logits)| of(start + row, logits)).collect::<Vec<_>>());
         }
-        Ok(top)
+        Ok(all)
     }
 }
 

@@ -46,6 +46,9 @@ pub struct DataConfig {
     pub template_variables: BTreeMap<String, serde_json::Value>,
     /// The system's message in each conversation; without it the chat template's own.
     pub system_prompt: Option<String>,
+    /// Seed of the toy corpus and of the held-out split, where it is not the run's: runs of several
+    /// seeds are then tested on the same problems.
+    pub seed: Option<u64>,
     /// The date that a chat template sees, as YYYY-MM-DD; without it the day of the run's start.
     pub date: Option<String>,
     /// Length limit of a row in tokens: prompt, answer and end token.
@@ -75,6 +78,7 @@ impl Default for DataConfig {
             chat_template: None,
             template_variables: BTreeMap::new(),
             system_prompt: None,
+            seed: None,
             date: None,
             max_length: 512,
             too_long: TooLong::Drop,
@@ -112,6 +116,8 @@ pub struct EvaluationConfig {
     /// Problems that the model answers before and after training; those without a reference
     /// answer are left out. 0 asks none.
     pub questions: usize,
+    /// Whether they are asked before training too.
+    pub before: bool,
     /// Of these, how many are answered at each evaluation during training too. Takes its time:
     /// generation is far slower than a training step on as many tokens.
     pub during_training: usize,
@@ -121,7 +127,7 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { loss_problems: 64, questions: 200, during_training: 0, samples: 3 }
+        Self { loss_problems: 64, questions: 200, before: true, during_training: 0, samples: 3 }
     }
 }
 
@@ -319,6 +325,24 @@ impl RunConfig {
         toml::to_string_pretty(self).map_err(|e| {
             Error::config("config", e.to_string(), "This is a defect; please report it")
         })
+    }
+
+    /// Reads settings from TOML tables, each laid over those before it, and all over the defaults.
+    ///
+    /// # Errors
+    /// As [`RunConfig::from_toml`].
+    pub fn from_tables(tables: &[&toml::Table]) -> Result<Self> {
+        let mut all = toml::Table::new();
+        tables.iter().for_each(|table| merge(&mut all, (*table).clone()));
+        let text = toml::to_string(&all).map_err(|e| {
+            Error::config("config", e.to_string(), "This is a defect; please report it")
+        })?;
+        Self::from_toml(&text)
+    }
+
+    /// The seed of the toy corpus and of the held-out split.
+    pub fn data_seed(&self) -> u64 {
+        self.data.seed.unwrap_or(self.seed)
     }
 
     /// Sets the teacher, and its part in the loss to the usual one where it has none.

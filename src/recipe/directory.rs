@@ -13,10 +13,10 @@
 
 use super::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::files::remove_folder;
+use crate::files::{FolderLock, LOCK, remove_folder};
 use crate::model::writing_place;
 use serde::Serialize;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,15 +63,11 @@ const PROBE: &str = ".write-probe";
 /// Set before anything else is written.
 const MARK: &str = ".mixdistill-run";
 
-/// Held by the process that works on a run; the system lets go of it when the process ends, however
-/// it ends.
-const LOCK: &str = ".lock";
-
 /// A run directory that can be written to, by this process alone.
 #[derive(Clone, Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: Arc<File>,
+    _lock: Arc<FolderLock>,
 }
 
 impl RunDirectory {
@@ -113,19 +109,7 @@ impl RunDirectory {
         let probe = path.join(PROBE);
         fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
         fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, e))?;
-        let lock = path.join(LOCK);
-        let file = File::options().create(true).truncate(false).write(true).open(&lock);
-        let file = file.map_err(|e| Error::io("write", &lock, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return refuse("another process works on it", "Wait for its end, or stop it");
-            }
-            // Some file systems have no locks; a run there is better than none.
-            Err(TryLockError::Error(e)) if has_no_locks(&e) => {}
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock, e)),
-        }
-        Ok(Self { path: path.to_owned(), _lock: Arc::new(file) })
+        Ok(Self { path: path.to_owned(), _lock: Arc::new(FolderLock::take(path)?) })
     }
 
     /// Whether a directory holds a run, or what a crash left of one: the mark that a run sets first,
@@ -189,13 +173,6 @@ impl RunDirectory {
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
         self.write(name, &text)
     }
-}
-
-/// Whether an error says that there are no locks here, as on network mounts without that service.
-fn has_no_locks(error: &std::io::Error) -> bool {
-    const LINUX_ENOLCK: i32 = 37;
-    error.kind() == std::io::ErrorKind::Unsupported
-        || (cfg!(target_os = "linux") && error.raw_os_error() == Some(LINUX_ENOLCK))
 }
 
 fn clear(folder: &Path) -> Result<()> {

@@ -19,4 +19,5 @@ pub use config::{
 pub use directory::{RunDirectory, RunMode};
 pub use prepare::Prepared;
 pub use run::{Summary, run, sentence};
+pub(crate) use run::{run_on, student};
 pub use teacher::load_teacher;

@@ -7,7 +7,7 @@ use crate::data::{
     Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
 use crate::error::{Error, Result};
-use crate::eval::{Question, final_answer};
+use crate::eval::{Answering, Question, final_answer};
 use crate::model::{DecoderConfig, ModelFolder, model_folder};
 use crate::train::{HeldOut, Progress};
 use sha2::{Digest, Sha256};
@@ -119,7 +119,7 @@ impl Prepared {
             None => {
                 let count = (data.hold_out * pairs.len() as f64).round() as usize;
                 let count = count.min(pairs.len() - 1);
-                let (training, held) = pairs.split(count, config.seed);
+                let (training, held) = pairs.split(count, config.data_seed());
                 ledger.held_out = held.len();
                 ledger.training = training.len();
                 (training, held, encoded.clone())
@@ -155,6 +155,15 @@ impl Prepared {
         let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()))?;
         let report = mixture.report();
         Ok(Self { mixture, report, ..self.clone() })
+    }
+
+    /// What a student of this data answers with.
+    pub fn answering(&self) -> Answering<'_> {
+        Answering {
+            tokenizer: &self.tokenizer,
+            template: &*self.template,
+            end_tokens: &self.end_tokens,
+        }
     }
 
     /// Every answer to the problems that are trained on, whether the mixture takes it or not, by
@@ -203,8 +212,12 @@ impl Prepared {
 /// The toy corpus as sources: to train on, and to test with.
 fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
     let data = &config.data;
-    let corpus =
-        ArithCorpus::generate(&data.toy, data.toy_problems, data.toy_test_problems, config.seed);
+    let corpus = ArithCorpus::generate(
+        &data.toy,
+        data.toy_problems,
+        data.toy_test_problems,
+        config.data_seed(),
+    );
     let sources = |problems: &[arith::ArithProblem]| {
         let long = problems.iter().enumerate().map(|(id, p)| p.long_record(id)).collect();
         let short = problems.iter().enumerate().map(|(id, p)| p.short_record(id)).collect();

@@ -106,6 +106,23 @@ pub fn run(
     run_prepared(config, &device, &directory, prepared, mode, stop, say)
 }
 
+/// As [`run`], with data that is there already.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_on(
+    config: &RunConfig,
+    prepared: Prepared,
+    mode: RunMode,
+    stop: &StopFlag,
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
+    let device = device::by_name(&config.backend)?;
+    let directory = RunDirectory::open(&config.out, mode)?;
+    let config = &dated(config, mode, &directory);
+    run_prepared(config, &device, &directory, prepared, mode, stop, say)
+}
+
 /// The configuration with the date that chat templates see: that of the run's start, also when it
 /// is resumed on another day.
 pub(super) fn dated(config: &RunConfig, mode: RunMode, directory: &RunDirectory) -> RunConfig {
@@ -206,7 +223,10 @@ pub(super) fn run_prepared(
         }
         false => {
             learner.evaluate(&prepared.held_out, &mut observers)?;
-            graded(config, &prepared, learner.model(), directory, "before.jsonl")?
+            match config.evaluation.before {
+                true => graded(config, &prepared, learner.model(), directory, "before.jsonl")?,
+                false => vec![],
+            }
         }
     };
     let before = (!before.is_empty()).then(|| Accuracy::of(&before));
@@ -299,7 +319,14 @@ fn peak_memory_mib() -> Option<f64> {
 }
 
 /// The student before training.
-fn student(config: &RunConfig, prepared: &Prepared, device: &Device) -> Result<DecoderLm> {
+///
+/// # Errors
+/// What reading its folder gives.
+pub(crate) fn student(
+    config: &RunConfig,
+    prepared: &Prepared,
+    device: &Device,
+) -> Result<DecoderLm> {
     let model = match &prepared.base {
         Some(folder) => {
             let mut progress = Progress::new("load", 0);

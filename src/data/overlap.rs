@@ -1,0 +1,95 @@
+//! Problems that training and test share: by equal text, or by thirteen equal words in a row.
+//!
+//! Thirteen words are the measure of GPT-3's analysis of contamination (arXiv 2005.14165, appendix
+//! C). Problems made from one template share them without being the same problem, so a match is a
+//! reason to look, and not a proof.
+
+use super::pairs::normalized;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+/// Words in a row that make an overlap.
+const WORDS: usize = 13;
+
+/// How much two problems have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapKind {
+    /// The same text, but for case and white space.
+    SameText,
+    /// Thirteen words in a row.
+    SharedWords,
+}
+
+/// A test problem that has something in common with a training problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// Number of the training problem, the first of several.
+    pub training: usize,
+    /// Number of the test problem.
+    pub test: usize,
+    /// What they have in common.
+    pub kind: OverlapKind,
+}
+
+/// The overlaps of test problems with training problems, at most one for each test problem.
+///
+/// ```
+/// use mixdistill::data::{OverlapKind, overlaps};
+/// let found = overlaps(["What is 1 + 1?", "What is 2 + 2?"], ["what is  2 + 2?", "What is 3?"]);
+/// assert_eq!((found.len(), found[0].training, found[0].test), (1, 1, 0));
+/// assert_eq!(found[0].kind, OverlapKind::SameText);
+/// ```
+pub fn overlaps<'a>(
+    training: impl IntoIterator<Item = &'a str>,
+    test: impl IntoIterator<Item = &'a str>,
+) -> Vec<Overlap> {
+    let mut texts: HashMap<String, usize> = HashMap::new();
+    let mut runs: HashMap<u64, usize> = HashMap::new();
+    for (index, problem) in training.into_iter().enumerate() {
+        texts.entry(normalized(problem).to_lowercase()).or_insert(index);
+        for run in word_runs(problem) {
+            runs.entry(run).or_insert(index);
+        }
+    }
+    let of_test = |(test, problem): (usize, &str)| {
+        if let Some(training) = texts.get(&normalized(problem).to_lowercase()) {
+            return Some(Overlap { training: *training, test, kind: OverlapKind::SameText });
+        }
+        let training = word_runs(problem).into_iter().find_map(|run| runs.get(&run))?;
+        Some(Overlap { training: *training, test, kind: OverlapKind::SharedWords })
+    };
+    test.into_iter().enumerate().filter_map(of_test).collect()
+}
+
+/// Hashes of all runs of thirteen words, letters and digits only.
+fn word_runs(text: &str) -> Vec<u64> {
+    let words: Vec<String> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let hash = |run: &[String]| {
+        let mut hasher = DefaultHasher::new();
+        run.hash(&mut hasher);
+        hasher.finish()
+    };
+    words.windows(WORDS).map(hash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirteen_words_in_a_row_are_seen_and_twelve_are_not() {
+        let training = "a b c d e f g h i j k l m n o";
+        let thirteen = "x y b c d, e f g h i j k l m n! z";
+        let twelve = "x y b c d e f g h i j k l m z";
+        let found = overlaps([training], [thirteen, twelve, "A b C d e f g h i j k l m n o"]);
+        let kinds: Vec<_> = found.iter().map(|overlap| (overlap.test, overlap.kind)).collect();
+        assert_eq!(kinds, [(0, OverlapKind::SharedWords), (2, OverlapKind::SameText)]);
+    }
+}

@@ -1,0 +1,208 @@
+//! A model's answers to a benchmark: asked in batches of similar length, stored one by one, and
+//! taken up where a process ended.
+
+use super::answer::{final_answer, same_answer};
+use super::benchmark::{Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+use crate::data::{PromptTemplate, TextTokenizer};
+use crate::error::{Error, Place, Result};
+use crate::model::{DecoderLm, Endings, GenerateConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+/// How a benchmark is asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateConfig {
+    /// Answers to each problem; 0 and 1 are one. More than one need a temperature above 0.
+    pub samples: usize,
+    /// Whether the problem is followed by the instruction to reason and to box the answer.
+    pub instruct: bool,
+    /// How answers are drawn.
+    pub generate: GenerateConfig,
+}
+
+/// What a model answers with.
+#[derive(Clone, Copy)]
+pub struct Answering<'a> {
+    /// Its tokenizer.
+    pub tokenizer: &'a TextTokenizer,
+    /// The layout of prompts.
+    pub template: &'a dyn PromptTemplate,
+    /// Tokens that end an answer.
+    pub end_tokens: &'a [u32],
+}
+
+/// One graded answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// The problem's name in its benchmark.
+    pub id: String,
+    /// Number of the answer among those to the same problem, from 0.
+    pub sample: usize,
+    /// The reference answer.
+    pub reference: String,
+    /// What the model wrote.
+    pub text: String,
+    /// Its tokens, the end token left out; 0 where that is not known.
+    pub tokens: usize,
+    /// Whether the length limit ended it.
+    pub hit_limit: bool,
+    /// The final answer that it states, if any.
+    pub stated: Option<String>,
+    /// Whether that is the reference answer.
+    pub correct: bool,
+    /// Wall time of its batch, shared out among the batch's answers.
+    pub seconds: f64,
+}
+
+impl Judged {
+    /// Grades a text.
+    pub fn of(problem: &BenchmarkProblem, sample: usize, text: String) -> Self {
+        let stated = final_answer(&text);
+        let correct = stated.as_ref().is_some_and(|stated| same_answer(stated, &problem.reference));
+        Self {
+            id: problem.id.clone(),
+            sample,
+            reference: problem.reference.clone(),
+            text,
+            tokens: 0,
+            hit_limit: false,
+            stated,
+            correct,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Lets a model answer a benchmark; answers are appended to `store` as they come, and those that it
+/// holds already are not asked again. The result is in the order of problems and samples.
+///
+/// `progress` is called with the answers there are so far.
+///
+/// # Errors
+/// [`Error::Config`] for several samples without a temperature; [`Error::Io`]; [`Error::Data`] where
+/// `store` holds answers to other problems; what generation gives.
+pub fn evaluate(
+    model: &DecoderLm,
+    answering: &Answering<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    store: &Path,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Judged>> {
+    let samples = config.samples.max(1);
+    if samples > 1 && config.generate.temperature == 0.0 {
+        return Err(Error::config(
+            "evaluate.samples",
+            format!("{samples} greedy answers to a problem are all the same"),
+            "Set a temperature, or ask once",
+        ));
+    }
+    let problems = &benchmark.problems;
+    let mut answers = stored(store, benchmark, samples)?;
+    let done: BTreeSet<(String, usize)> =
+        answers.iter().map(|answer| (answer.id.clone(), answer.sample)).collect();
+    let mut missing: Vec<(usize, usize, Vec<u32>)> = vec![];
+    for (index, problem) in problems.iter().enumerate() {
+        let asked = match (config.instruct, problem.choice) {
+            (false, _) => problem.problem.clone(),
+            (true, false) => format!("{}\n{INSTRUCTION}", problem.problem),
+            (true, true) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
+        };
+        let prompt = answering.template.prompt(answering.tokenizer, &asked)?;
+        for sample in (0..samples).filter(|sample| !done.contains(&(problem.id.clone(), *sample))) {
+            missing.push((index, sample, prompt.clone()));
+        }
+    }
+    // The longest first: a batch then pads little, and what takes most memory comes first.
+    missing
+        .sort_by_key(|(index, sample, prompt)| (std::cmp::Reverse(prompt.len()), *index, *sample));
+    let mut file = match missing.is_empty() {
+        true => None,
+        false => {
+            let file = OpenOptions::new().append(true).create(true).open(store);
+            Some(file.map_err(|e| Error::io("open", store, e))?)
+        }
+    };
+    progress(answers.len());
+    for batch in missing.chunks(config.generate.batch_size.max(1)) {
+        let start = Instant::now();
+        let before = answers.len();
+        let prompts: Vec<Vec<u32>> = batch.iter().map(|(_, _, prompt)| prompt.clone()).collect();
+        // Each answer has a stream of its own, whatever it is batched with.
+        let numbers: Vec<u64> =
+            batch.iter().map(|(index, sample, _)| (*index * samples + *sample) as u64).collect();
+        let endings = Endings { tokens: answering.end_tokens, tokenizer: answering.tokenizer };
+        let generated =
+            model.generate_as(&prompts, &numbers, endings, &config.generate, &mut |token| {
+                progress(before + token.finished);
+                ControlFlow::Continue(())
+            })?;
+        let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
+        let mut lines = String::new();
+        for ((index, sample, _), generation) in batch.iter().zip(generated) {
+            let text = generation.text(answering.tokenizer)?;
+            let mut answer = Judged::of(&problems[*index], *sample, text);
+            answer.tokens = generation.tokens.len();
+            answer.hit_limit = generation.hit_limit();
+            answer.seconds = seconds;
+            let line = serde_json::to_string(&answer)
+                .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
+            lines.push_str(&line);
+            lines.push('\n');
+            answers.push(answer);
+        }
+        if let Some(file) = &mut file {
+            file.write_all(lines.as_bytes()).map_err(|e| Error::io("write", store, e))?;
+        }
+    }
+    Ok(in_order(answers, benchmark))
+}
+
+/// The answers in the order of problems and samples.
+fn in_order(mut answers: Vec<Judged>, benchmark: &Benchmark) -> Vec<Judged> {
+    let places: std::collections::HashMap<&str, usize> =
+        benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    answers.sort_by_key(|answer| (places.get(answer.id.as_str()).copied(), answer.sample));
+    answers
+}
+
+/// The answers in a file that an earlier process has begun, graded anew; a line that was cut off is
+/// removed.
+fn stored(store: &Path, benchmark: &Benchmark, samples: usize) -> Result<Vec<Judged>> {
+    let mut text = match std::fs::read_to_string(store) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(Error::io("read", store, e)),
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        let beside = store.with_extension("jsonl.new");
+        std::fs::write(&beside, &text).map_err(|e| Error::io("write", &beside, e))?;
+        std::fs::rename(&beside, store).map_err(|e| Error::io("rename", &beside, e))?;
+    }
+    let problems: std::collections::HashMap<&str, &BenchmarkProblem> =
+        benchmark.problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
+    let mut answers = vec![];
+    for (index, line) in text.lines().enumerate() {
+        let failed = |what: String| {
+            let hint = "Name another file, or remove this one to ask again";
+            Error::data(Place::line(store, index + 1), what, hint)
+        };
+        let old: Judged = serde_json::from_str(line).map_err(|e| failed(e.to_string()))?;
+        let problem = problems.get(old.id.as_str()).filter(|p| p.reference == old.reference);
+        let Some(problem) = problem else {
+            return Err(failed(format!("problem {} is not of {}", old.id, benchmark.name)));
+        };
+        if old.sample < samples {
+            let new = Judged::of(problem, old.sample, old.text.clone());
+            answers.push(Judged { stated: new.stated, correct: new.correct, ..old });
+        }
+    }
+    Ok(answers)
+}

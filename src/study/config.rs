@@ -1,0 +1,248 @@
+//! What a study is of: students, comparisons of data, seeds.
+
+use crate::error::{Error, Result};
+use crate::recipe::RunConfig;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use toml::Table;
+
+/// Data of two kinds, and mixtures of them: long and short answers, or those of a large and of a
+/// small teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComparisonConfig {
+    /// Its name, such as `Long` or `Large`.
+    pub name: String,
+    /// The source that the paper calls strong: the long answers, or the large teacher's.
+    pub strong: String,
+    /// The other.
+    pub weak: String,
+    /// Shares of the strong source to train on. 0 and 1 are always there.
+    #[serde(default = "paper_share")]
+    pub alphas: Vec<f64>,
+    /// Settings of a run that this comparison has, such as `data.sources`.
+    #[serde(default)]
+    pub run: Table,
+}
+
+fn paper_share() -> Vec<f64> {
+    vec![0.2]
+}
+
+/// A student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudentConfig {
+    /// Its name in tables and folders.
+    pub name: String,
+    /// What it is, such as `base` or `instruct`; students are listed by it.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Settings of a run that this student has, such as `base_model`, `lora`, `model.hidden_size`.
+    #[serde(default)]
+    pub run: Table,
+}
+
+/// A study.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudyConfig {
+    /// The study's directory.
+    #[serde(default = "usual_out")]
+    pub out: PathBuf,
+    /// Title of the report.
+    #[serde(default = "usual_title")]
+    pub title: String,
+    /// Text of the report's first paragraph.
+    #[serde(default)]
+    pub introduction: String,
+    /// Seeds of the runs: order, mixture and initial weights. The problems that are held out are
+    /// the same for all.
+    #[serde(default = "usual_seeds")]
+    pub seeds: Vec<u64>,
+    /// Seed of the toy corpus and of the held-out split.
+    #[serde(default)]
+    pub data_seed: u64,
+    /// What is compared.
+    pub comparisons: Vec<ComparisonConfig>,
+    /// Who learns.
+    pub students: Vec<StudentConfig>,
+    /// Benchmark files that each student is tested on beside the held-out problems.
+    #[serde(default)]
+    pub benchmarks: Vec<PathBuf>,
+    /// Problems of each benchmark file that are asked; without it all.
+    #[serde(default)]
+    pub benchmark_problems: Option<usize>,
+    /// Resamples of the bootstrap.
+    #[serde(default = "usual_resamples")]
+    pub resamples: usize,
+    /// Answers of each student in which tokens are ranked by the untuned student; 0 leaves it out.
+    #[serde(default)]
+    pub style_answers: usize,
+    /// Keep the checkpoints of cells that are done.
+    #[serde(default)]
+    pub keep_checkpoints: bool,
+    /// Settings of a run that all cells have in common.
+    #[serde(default)]
+    pub run: Table,
+}
+
+fn usual_out() -> PathBuf {
+    "study".into()
+}
+
+fn usual_title() -> String {
+    "The learnability gap".into()
+}
+
+fn usual_seeds() -> Vec<u64> {
+    vec![1, 2, 3]
+}
+
+fn usual_resamples() -> usize {
+    2_000
+}
+
+/// One training of a study.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// Number of the student.
+    pub student: usize,
+    /// Number of the comparison.
+    pub comparison: usize,
+    /// Share of the strong source.
+    pub alpha: f64,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl StudyConfig {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Config`] with the line and what is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let config: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let what = format!("{}: line {line}: {}", path.display(), e.message());
+            Error::config("study", what, "examples/study.toml shows what there is")
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// All cells, seed by seed, so that a study that is stopped early has whole seeds.
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut cells = vec![];
+        for seed in &self.seeds {
+            for comparison in 0..self.comparisons.len() {
+                for student in 0..self.students.len() {
+                    for alpha in self.alphas(comparison) {
+                        cells.push(Cell { student, comparison, alpha, seed: *seed });
+                    }
+                }
+            }
+        }
+        cells
+    }
+
+    /// The shares of a comparison, 0 and 1 included, in order.
+    pub fn alphas(&self, comparison: usize) -> Vec<f64> {
+        let mut alphas = self.comparisons[comparison].alphas.clone();
+        alphas.extend([0.0, 1.0]);
+        alphas.sort_by(f64::total_cmp);
+        alphas.dedup();
+        alphas
+    }
+
+    /// The settings of a cell's run.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that are none.
+    pub fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
+        let (student, comparison) =
+            (&self.students[cell.student], &self.comparisons[cell.comparison]);
+        let mut config = RunConfig::from_tables(&[&self.run, &comparison.run, &student.run])?;
+        config.out = self.cell_folder(cell);
+        config.seed = cell.seed;
+        config.data.seed = Some(self.data_seed);
+        config.data.complete = true;
+        config.evaluation.before = false;
+        config.mixture.weights =
+            [(comparison.strong.clone(), cell.alpha), (comparison.weak.clone(), 1.0 - cell.alpha)]
+                .into_iter()
+                .collect();
+        config.train.keep_checkpoints = 1;
+        Ok(config)
+    }
+
+    /// Where a cell's run is.
+    pub fn cell_folder(&self, cell: &Cell) -> PathBuf {
+        self.out
+            .join("cells")
+            .join(&self.students[cell.student].name)
+            .join(format!("{}-{:.2}", self.comparisons[cell.comparison].name, cell.alpha))
+            .join(format!("seed-{}", cell.seed))
+    }
+
+    /// Checks the settings, those of every cell included.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that cannot be.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, what: String, hint: &str| {
+            Err(Error::config(format!("study.{key}"), what, hint))
+        };
+        if self.seeds.is_empty() || self.students.is_empty() || self.comparisons.is_empty() {
+            let what = "seeds, students or comparisons are empty".into();
+            return refuse("seeds", what, "Name at least one of each");
+        }
+        let mut names: Vec<&String> = self.students.iter().map(|student| &student.name).collect();
+        names.extend(self.comparisons.iter().map(|comparison| &comparison.name));
+        for name in &names {
+            let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+                let what = format!("the name \"{name}\" cannot be that of a folder");
+                return refuse("students", what, "Use letters, digits, -, _ and .");
+            }
+        }
+        let unique = |names: &[&String]| {
+            names.iter().collect::<std::collections::BTreeSet<_>>().len() == names.len()
+        };
+        if !unique(&names[..self.students.len()]) || !unique(&names[self.students.len()..]) {
+            return refuse("students", "a name is there twice".into(), "Give each its own");
+        }
+        let seeds: std::collections::BTreeSet<&u64> = self.seeds.iter().collect();
+        if seeds.len() != self.seeds.len() {
+            return refuse("seeds", "a seed is there twice".into(), "Give each once");
+        }
+        for comparison in &self.comparisons {
+            let hundredths = |alpha: &f64| {
+                (0.0..=1.0).contains(alpha)
+                    && ((100.0 * alpha).round() - 100.0 * alpha).abs() < 1e-9
+            };
+            if !comparison.alphas.iter().all(hundredths) {
+                let what = format!("{:?}", comparison.alphas);
+                return refuse("alphas", what, "Give shares from 0 to 1, in hundredths");
+            }
+            if comparison.strong == comparison.weak {
+                let what = format!("both are `{}`", comparison.strong);
+                return refuse("strong", what, "Name two sources");
+            }
+        }
+        if !(1..=1_000_000).contains(&self.resamples) {
+            let what = format!("it is {}", self.resamples);
+            return refuse("resamples", what, "Give 1 to 1000000; 2000 is usual");
+        }
+        for cell in self.cells() {
+            let config = self.run_config(&cell)?;
+            config.validate()?;
+            if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
+                let what = "nothing is asked".into();
+                return refuse("benchmarks", what, "Set run.evaluation.questions, or name a file");
+            }
+        }
+        Ok(())
+    }
+}

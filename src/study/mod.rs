@@ -1,0 +1,19 @@
+//! The learnability-gap experiment: students x mixtures x seeds, with intervals and a report.
+
+mod config;
+mod document;
+mod plots;
+mod report;
+mod results;
+mod run;
+mod statistics;
+mod style;
+
+pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
+pub use results::{
+    Budget, ComparisonResult, MixtureScore, StudentLine, StudentResult, Study, Tested,
+    TestedAnswers,
+};
+pub use run::study;
+pub use statistics::{Arm, Bootstrap, Estimate, Hits, score};
+pub use style::{StyleShift, TokenShift};

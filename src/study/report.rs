@@ -1,0 +1,384 @@
+//! The report of a study: one HTML file with everything in it, and the same as Markdown.
+
+use super::config::StudyConfig;
+use super::document::{Block, Document};
+use super::plots::{Chart, Series, exact};
+use super::results::{ComparisonResult, StudentResult, Study, StudyData};
+use super::statistics::Estimate;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+/// Writes `report.html`, `report.md` with `figures/`, and `study.json`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<()> {
+    let document = document(study, data, config)?;
+    let out = &config.out;
+    let write = |path: &Path, text: &str| {
+        let beside = path.with_extension("new");
+        fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
+        fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))
+    };
+    let figures = out.join("figures");
+    fs::create_dir_all(&figures).map_err(|e| Error::io("create", &figures, e))?;
+    for block in &document.blocks {
+        if let Block::Figure { name, svg, .. } = block {
+            write(&figures.join(format!("{name}.svg")), svg)?;
+        }
+    }
+    write(&out.join("report.html"), &document.to_html(&study.title))?;
+    write(&out.join("report.md"), &document.to_markdown())?;
+    let json = serde_json::to_string_pretty(study)
+        .map_err(|e| Error::io("write", out.join("study.json"), std::io::Error::other(e)))?;
+    write(&out.join("study.json"), &json)
+}
+
+fn percent(x: f64) -> String {
+    format!("{:.1}", 100.0 * x)
+}
+
+/// A score in percent with its interval.
+fn score(estimate: &Estimate) -> String {
+    let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(percent);
+    format!("{value} ({low} to {high})")
+}
+
+/// A difference in points with its interval; a star where that leaves out 0.
+fn points(estimate: &Estimate) -> String {
+    let star = if estimate.is_clear() { " *" } else { "" };
+    let [value, low, high] =
+        [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
+    format!("{value} ({low} to {high}){star}")
+}
+
+fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<Document> {
+    let mut out = Document::default();
+    out.heading(1, &study.title);
+    if !study.introduction.is_empty() {
+        out.paragraph(&study.introduction);
+    }
+    let benchmarks: Vec<String> =
+        study.benchmarks.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    out.paragraph(format!(
+        "{} students, {} seeds; tested on {} problems. A score P is the unweighted mean of the \
+         accuracies, in percent, over the seeds. Intervals are 95 %, from {} resamples of problems \
+         and seeds, the same on both sides of a difference. A star marks a difference whose interval \
+         leaves out 0.",
+        study.students.len(),
+        study.seeds.len(),
+        benchmarks.join(", "),
+        study.resamples,
+    ));
+    if !study.warnings.is_empty() {
+        out.heading(2, "Before you believe it");
+        out.blocks.push(Block::List(study.warnings.clone()));
+    }
+    for comparison in &study.comparisons {
+        gap(&mut out, study, comparison)?;
+    }
+    for comparison in &study.comparisons {
+        mixtures(&mut out, study, comparison)?;
+    }
+    answers(&mut out, study)?;
+    style(&mut out, study);
+    budgets(&mut out, study);
+    out.heading(2, "How it was made");
+    let seconds = study.training_seconds;
+    out.paragraph(format!(
+        "mixdistill {}, backend {}, seeds {:?}, {} runs, {:.0} minutes of training. The command:",
+        study.version,
+        study.backend,
+        study.seeds,
+        data.cells.len(),
+        seconds / 60.0
+    ));
+    out.blocks.push(Block::Code(study.command.clone()));
+    out.paragraph("Its settings:");
+    let settings = toml::to_string_pretty(config).unwrap_or_default();
+    out.blocks.push(Block::Code(settings));
+    Ok(out)
+}
+
+/// The learnability gap: table and chart.
+fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Result<()> {
+    let ComparisonResult { name, strong, weak, .. } = comparison;
+    out.heading(2, format!("The gap: {strong} against {weak} answers"));
+    let rows = study.students.iter().zip(&comparison.students).map(|(student, result)| {
+        let [low, .., high] = result.mixtures.as_slice() else { return vec![] };
+        vec![
+            student.name.clone(),
+            student.kind.clone().unwrap_or_default(),
+            student.parameters.to_string(),
+            score(&student.untuned),
+            score(&high.score),
+            score(&low.score),
+            points(&result.gap),
+        ]
+    });
+    let (p_strong, p_weak, delta) =
+        (format!("P {strong}"), format!("P {weak}"), format!("Δ {name}"));
+    let header = ["student", "kind", "parameters", "untuned", p_strong.as_str(), &p_weak, &delta];
+    out.table(
+        &format!("Δ {name} = P {strong} − P {weak}; below 0 the student does not gain from {strong} answers"),
+        &header,
+        rows.collect(),
+    );
+    // One line for each kind of student, by size.
+    let mut kinds: Vec<Series> = vec![];
+    for (student, result) in study.students.iter().zip(&comparison.students) {
+        let kind = student.kind.clone().unwrap_or_else(|| "students".into());
+        let gap = &result.gap;
+        let in_points =
+            Estimate { value: 100.0 * gap.value, low: 100.0 * gap.low, high: 100.0 * gap.high };
+        let point = (student.parameters as f64, in_points);
+        match kinds.iter_mut().find(|series| series.name == kind) {
+            Some(series) => series.points.push(point),
+            None => kinds.push(Series { name: kind, points: vec![point] }),
+        }
+    }
+    for series in &mut kinds {
+        series.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    let chart = Chart {
+        title: format!("Δ {name} by student size"),
+        x: "parameters".into(),
+        y: format!("P {strong} − P {weak} (points)"),
+        series: kinds,
+        log_x: true,
+        zero: true,
+    };
+    let file = format!("gap-{}", name.to_lowercase());
+    out.figure(
+        &format!("Δ {name} by student size, with 95 % intervals."),
+        &file,
+        chart.svg(&file)?,
+    );
+    Ok(())
+}
+
+/// Each mixture: scores, gains, charts.
+fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Result<()> {
+    let ComparisonResult { name, strong, weak, students, .. } = comparison;
+    out.heading(2, format!("The mixture: Mix-{name}"));
+    let alphas: Vec<f64> =
+        students.first().map_or(vec![], |s| s.mixtures.iter().map(|m| m.alpha).collect());
+    let header: Vec<String> = ["student".to_owned()]
+        .into_iter()
+        .chain(alphas.iter().map(|a| format!("α = {a}")))
+        .collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let rows = students.iter().map(|student| {
+        let scores = student.mixtures.iter().map(|mixture| score(&mixture.score));
+        [student.student.clone()].into_iter().chain(scores).collect()
+    });
+    out.table(
+        &format!(
+            "Score by α, the share of {strong} answers (0 is {weak} alone, 1 is {strong} alone)"
+        ),
+        &header,
+        rows.collect(),
+    );
+    let gains = students.iter().flat_map(|student| {
+        student.gains.iter().map(|(alpha, over_weak, over_strong)| {
+            vec![student.student.clone(), alpha.to_string(), points(over_weak), points(over_strong)]
+        })
+    });
+    let (weak_gain, strong_gain) = (format!("over {weak} alone"), format!("over {strong} alone"));
+    out.table("What a mixture gains", &["student", "α", &weak_gain, &strong_gain], gains.collect());
+    if study.benchmarks.len() > 1 {
+        by_benchmark(out, study, comparison);
+    }
+    let of = |student: &StudentResult| Series {
+        name: student.student.clone(),
+        points: student
+            .mixtures
+            .iter()
+            .map(|m| {
+                let s = &m.score;
+                let in_percent =
+                    Estimate { value: 100.0 * s.value, low: 100.0 * s.low, high: 100.0 * s.high };
+                (m.alpha, in_percent)
+            })
+            .collect(),
+    };
+    let chart = Chart {
+        title: format!("Score by the share of {strong} answers"),
+        x: format!("α, share of {strong} answers"),
+        y: "P (percent)".into(),
+        series: students.iter().map(of).collect(),
+        log_x: false,
+        zero: false,
+    };
+    let file = format!("alpha-{}", name.to_lowercase());
+    out.figure("Score by α, with 95 % intervals.", &file, chart.svg(&file)?);
+    losses(out, comparison)
+}
+
+/// The paper's second table: methods by benchmarks.
+fn by_benchmark(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
+    let header: Vec<&str> = ["student", "trained on"]
+        .into_iter()
+        .chain(study.benchmarks.iter().map(|(name, _)| name.as_str()))
+        .chain(["mean"])
+        .collect();
+    let mut rows = vec![];
+    for (line, student) in study.students.iter().zip(&comparison.students) {
+        let row = |method: String, by_benchmark: &[f64], mean: f64| {
+            let figures = by_benchmark.iter().chain([&mean]).map(|x| percent(*x));
+            [student.student.clone(), method].into_iter().chain(figures).collect()
+        };
+        rows.push(row("nothing".into(), &line.untuned_by_benchmark, line.untuned.value));
+        for mixture in &student.mixtures {
+            let method = match mixture.alpha {
+                0.0 => comparison.weak.clone(),
+                1.0 => comparison.strong.clone(),
+                alpha => format!("Mix-{}, α = {alpha}", comparison.name),
+            };
+            rows.push(row(method, &mixture.by_benchmark, mixture.score.value));
+        }
+    }
+    out.table("Accuracy by benchmark, in percent", &header, rows);
+}
+
+/// Held-out losses by source.
+fn losses(out: &mut Document, comparison: &ComparisonResult) -> Result<()> {
+    let mut series: Vec<Series> = vec![];
+    for student in &comparison.students {
+        for mixture in &student.mixtures {
+            for (source, loss) in &mixture.losses {
+                let name = format!("{}: {source} answers", student.student);
+                let point = (mixture.alpha, exact(*loss));
+                match series.iter_mut().find(|series| series.name == name) {
+                    Some(series) => series.points.push(point),
+                    None => series.push(Series { name, points: vec![point] }),
+                }
+            }
+        }
+    }
+    if series.is_empty() {
+        return Ok(());
+    }
+    let chart = Chart {
+        title: "Held-out loss by source".into(),
+        x: format!("α, share of {} answers", comparison.strong),
+        y: "cross-entropy (nats)".into(),
+        series,
+        log_x: false,
+        zero: false,
+    };
+    let file = format!("loss-{}", comparison.name.to_lowercase());
+    out.figure("Held-out loss at the end of training, by source.", &file, chart.svg(&file)?);
+    Ok(())
+}
+
+/// What the answers are like.
+fn answers(out: &mut Document, study: &Study) -> Result<()> {
+    out.heading(2, "The answers");
+    for comparison in &study.comparisons {
+        let rows = comparison.students.iter().flat_map(|student| {
+            student.mixtures.iter().map(|m| {
+                vec![
+                    student.student.clone(),
+                    m.alpha.to_string(),
+                    format!("{:.1}", m.mean_tokens),
+                    percent(m.hit_limit),
+                    percent(m.without_answer),
+                    m.by_seed.iter().map(|s| percent(*s)).collect::<Vec<_>>().join(", "),
+                ]
+            })
+        });
+        out.table(
+            &format!("Answers after training on {} and {}", comparison.strong, comparison.weak),
+            &[
+                "student",
+                "α",
+                "tokens an answer",
+                "at the length limit, %",
+                "without a final answer, %",
+                "score of each seed",
+            ],
+            rows.collect(),
+        );
+        let of = |student: &StudentResult| Series {
+            name: student.student.clone(),
+            points: student.mixtures.iter().map(|m| (m.alpha, exact(m.mean_tokens))).collect(),
+        };
+        let chart = Chart {
+            title: "Length of the answers".into(),
+            x: format!("α, share of {} answers", comparison.strong),
+            y: "tokens an answer".into(),
+            series: comparison.students.iter().map(of).collect(),
+            log_x: false,
+            zero: true,
+        };
+        let file = format!("length-{}", comparison.name.to_lowercase());
+        out.figure("Mean tokens of an answer by α.", &file, chart.svg(&file)?);
+    }
+    Ok(())
+}
+
+fn style(out: &mut Document, study: &Study) {
+    if study.style.is_empty() {
+        return;
+    }
+    out.heading(2, "The style shift");
+    out.paragraph(
+        "Each generated token's rank under the untuned student at the same place: 0 is its first \
+         choice. Listed are the tokens that were generated at least three times and have the \
+         highest mean rank. A student that began with random weights has no style of its own, so \
+         that its ranks say nothing.",
+    );
+    let rows = study.style.iter().map(|shift| {
+        let largest = shift
+            .largest
+            .iter()
+            .map(|token| format!("{:?} {:.0} (x{})", token.token, token.mean_rank, token.count));
+        vec![
+            shift.student.clone(),
+            shift.source.clone(),
+            shift.tokens.to_string(),
+            percent(shift.first),
+            format!("{:.1}", shift.mean_rank),
+            largest.collect::<Vec<_>>().join(", "),
+        ]
+    });
+    out.table(
+        "Ranks of generated tokens under the untuned student",
+        &["student", "trained on", "tokens", "its first choice, %", "mean rank", "largest shifts"],
+        rows.collect(),
+    );
+}
+
+/// What each run could use.
+fn budgets(out: &mut Document, study: &Study) {
+    out.heading(2, "Budgets and data");
+    for comparison in &study.comparisons {
+        let rows = comparison.budgets.iter().map(|budget| {
+            vec![
+                budget.alpha.to_string(),
+                budget.updates.to_string(),
+                percent(budget.strong_rows),
+                percent(budget.strong_trained),
+                budget.tokens.to_string(),
+                budget.trained_tokens.to_string(),
+                budget.max_length.to_string(),
+            ]
+        });
+        let (rows_of, tokens_of) = (
+            format!("{} rows, %", comparison.strong),
+            format!("{} trained tokens, %", comparison.strong),
+        );
+        out.table(
+            &format!(
+                "Budget of each share of {} answers (first student and seed)",
+                comparison.strong
+            ),
+            &["α", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "longest row"],
+            rows.collect(),
+        );
+        out.paragraph(format!("What became of every record of {}:", comparison.name));
+        out.blocks.push(Block::Code(comparison.ledger.to_string()));
+    }
+}

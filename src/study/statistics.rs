@@ -1,0 +1,188 @@
+//! How sure a difference of scores is: the paired bootstrap over problems and seeds.
+//!
+//! A score is the unweighted mean of the accuracies on several benchmarks, as in the paper, averaged
+//! over seeds. A resample draws the problems of each benchmark and the seeds anew, with replacement,
+//! and the same draw is used on both sides of a difference: what all models find hard, and what is
+//! peculiar to a seed, then does not count as noise of the difference. Source: Efron and Tibshirani,
+//! "An Introduction to the Bootstrap", 1993, percentile intervals.
+
+use crate::random::Stream;
+use serde::{Deserialize, Serialize};
+
+/// A number with its 95 % interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The number.
+    pub value: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Estimate {
+    /// Whether the interval leaves out 0.
+    pub fn is_clear(&self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+}
+
+/// The right answers of one model: for each benchmark, for each problem, the share of its answers
+/// that are right, 0 to 1.
+pub type Hits = Vec<Vec<f32>>;
+
+/// One arm of a comparison: the same students and data, one element for each seed.
+pub type Arm<'a> = Vec<&'a Hits>;
+
+/// Draws resamples for arms that have the same seeds, benchmarks and problems.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Resamples; 1,000 give intervals to about a twentieth of their width.
+    pub resamples: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 2_000, seed: 0 }
+    }
+}
+
+/// The mean over benchmarks of the mean over problems.
+pub fn score(hits: &Hits) -> f64 {
+    let mean = |hits: &Vec<f32>| {
+        hits.iter().map(|hit| f64::from(*hit)).sum::<f64>() / hits.len().max(1) as f64
+    };
+    hits.iter().map(mean).sum::<f64>() / hits.len().max(1) as f64
+}
+
+impl Bootstrap {
+    /// The score of an arm.
+    pub fn score(&self, arm: &Arm) -> Estimate {
+        self.combination(&[(1.0, arm)])
+    }
+
+    /// The score of the first arm less that of the second.
+    ///
+    /// # Panics
+    /// As [`Bootstrap::combination`].
+    pub fn difference(&self, first: &Arm, second: &Arm) -> Estimate {
+        self.combination(&[(1.0, first), (-1.0, second)])
+    }
+
+    /// A weighted sum of the scores of arms.
+    ///
+    /// # Panics
+    /// If the arms differ in seeds, benchmarks or problems.
+    pub fn combination(&self, arms: &[(f64, &Arm)]) -> Estimate {
+        let shape = |arm: &Arm| -> Vec<Vec<usize>> {
+            arm.iter().map(|hits| hits.iter().map(Vec::len).collect()).collect()
+        };
+        let Some((_, first)) = arms.first() else { return Estimate::default() };
+        let expected = shape(first);
+        assert!(
+            arms.iter().all(|(_, arm)| shape(arm) == expected),
+            "arms of a comparison have the same seeds, benchmarks and problems"
+        );
+        let seeds = first.len();
+        if seeds == 0 {
+            return Estimate::default();
+        }
+        let of = |arm: &Arm| arm.iter().map(|hits| score(hits)).sum::<f64>() / seeds as f64;
+        let value = arms.iter().map(|(weight, arm)| weight * of(arm)).sum();
+        // What a problem adds to the combination, seed by seed: resampling then is a sum of look-ups.
+        let sizes = &expected[0];
+        let combined: Vec<Hits> = (0..seeds)
+            .map(|seed| {
+                let sum = |benchmark: usize, problem: usize| {
+                    let terms = arms
+                        .iter()
+                        .map(|(weight, arm)| weight * f64::from(arm[seed][benchmark][problem]));
+                    terms.sum::<f64>() as f32
+                };
+                let of_benchmark = |b: usize| (0..sizes[b]).map(|p| sum(b, p)).collect();
+                (0..sizes.len()).map(of_benchmark).collect()
+            })
+            .collect();
+        let mut random = Stream::new(self.seed, "bootstrap", 0);
+        let mut values: Vec<f64> = (0..self.resamples.max(1))
+            .map(|_| {
+                let drawn: Vec<Vec<usize>> = sizes
+                    .iter()
+                    .map(|n| (0..*n).map(|_| random.below(*n as u64) as usize).collect())
+                    .collect();
+                let mut sum = 0.0;
+                for _ in 0..seeds {
+                    let hits = &combined[random.below(seeds as u64) as usize];
+                    let mut of_seed = 0.0;
+                    for (hits, drawn) in hits.iter().zip(&drawn) {
+                        let hit: f64 = drawn.iter().map(|p| f64::from(hits[*p])).sum();
+                        of_seed += hit / drawn.len().max(1) as f64;
+                    }
+                    sum += of_seed / sizes.len().max(1) as f64;
+                }
+                sum / seeds as f64
+            })
+            .collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
+        Estimate { value, low: at(0.025), high: at(0.975) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hits(seed: u64, problems: usize, rate: f64) -> Hits {
+        let mut random = Stream::new(seed, "hits", 0);
+        vec![(0..problems).map(|_| f32::from(random.unit() < rate)).collect()]
+    }
+
+    #[test]
+    fn the_interval_of_one_share_is_about_the_usual_one() {
+        let hits = hits(1, 400, 0.3);
+        let estimate = Bootstrap::default().score(&vec![&hits]);
+        let p = score(&hits);
+        let half = 1.96 * (p * (1.0 - p) / 400.0).sqrt();
+        assert_eq!(estimate.value, p);
+        assert!((estimate.low - (p - half)).abs() < 0.008, "{estimate:?} {p} {half}");
+        assert!((estimate.high - (p + half)).abs() < 0.008, "{estimate:?} {p} {half}");
+    }
+
+    #[test]
+    fn pairing_takes_out_what_both_sides_share() {
+        // The second arm is the first, but for one problem in ten.
+        let first = hits(2, 300, 0.5);
+        let mut second = first.clone();
+        for problem in (0..300).step_by(10) {
+            second[0][problem] = 0.0;
+        }
+        let bootstrap = Bootstrap::default();
+        let difference = bootstrap.difference(&vec![&first], &vec![&second]);
+        assert!(difference.is_clear() && difference.low > 0.0, "{difference:?}");
+        let alone = bootstrap.score(&vec![&first]);
+        assert!(difference.high - difference.low < 0.6 * (alone.high - alone.low));
+        let none = bootstrap.difference(&vec![&first], &vec![&first]);
+        assert_eq!((none.value, none.low, none.high), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn seeds_that_disagree_widen_the_interval() {
+        let (good, bad) = (hits(3, 200, 0.9), hits(4, 200, 0.1));
+        let middle = hits(5, 200, 0.5);
+        let bootstrap = Bootstrap::default();
+        let apart = bootstrap.score(&vec![&good, &bad]);
+        let alike = bootstrap.score(&vec![&middle, &middle]);
+        assert!(apart.high - apart.low > 3.0 * (alike.high - alike.low));
+    }
+
+    #[test]
+    fn benchmarks_count_alike_whatever_their_size() {
+        let hits: Hits = vec![vec![1.0; 10], vec![0.0; 1000]];
+        assert_eq!(score(&hits), 0.5);
+        let estimate = Bootstrap::default().score(&vec![&hits]);
+        assert_eq!((estimate.low, estimate.high), (0.5, 0.5));
+    }
+}
