@@ -6,16 +6,18 @@
 //! cargo run --example train_mix -- --config run.toml --teacher logits
 //! ```
 //!
-//! A process that is stopped goes on where it ended when it is called again.
+//! A process that is stopped (Ctrl-C) writes what it has, and goes on from there when it is called
+//! again; one that is killed loses half a minute.
 
 use clap::Parser;
 use mixdistill::data::{Batch, Row, TopTokens};
 use mixdistill::recipe::{Prepared, RunConfig, load_teacher};
-use mixdistill::train::{Progress, TeacherHeader, TeacherLogitsWriter};
-use mixdistill::{Result, device};
+use mixdistill::train::{Progress, StopFlag, TeacherHeader, TeacherLogitsWriter};
+use mixdistill::{Error, Result, device};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Writes a teacher's likeliest tokens for the rows of a run.
 #[derive(Parser)]
@@ -26,12 +28,12 @@ struct Flags {
     /// The teacher: a model folder with the student's tokens
     #[arg(long)]
     teacher: String,
-    /// Tokens kept for each trained token
-    #[arg(long, default_value_t = 64)]
-    top_k: usize,
-    /// What logits are divided by; training must use the same
-    #[arg(long, default_value_t = 1.0)]
-    temperature: f64,
+    /// Tokens kept for each trained token; without it the settings' teacher.top_k, or 64
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// What logits are divided by; without it the settings' temperature of distillation, or 1
+    #[arg(long)]
+    temperature: Option<f64>,
     /// All answers, and not only those that the mixture takes
     #[arg(long)]
     all: bool,
@@ -43,9 +45,15 @@ struct Flags {
     backend: Option<String>,
 }
 
+/// The exit status after a stop that was asked for.
+const STOPPED: u8 = 75;
+/// A part is written when it has this size, or after this time.
+const PART_BYTES: usize = 32 << 20;
+const PART_TIME: Duration = Duration::from_secs(30);
+
 fn main() -> ExitCode {
     match work(&Flags::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
@@ -53,57 +61,82 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(flags: &Flags) -> Result<()> {
+fn work(flags: &Flags) -> Result<ExitCode> {
     let mut config = match &flags.config {
         Some(path) => RunConfig::read(path)?,
         None => RunConfig::default(),
     };
-    // What the run says of its own teacher does not matter here.
+    let part = config.train.objective.distillation;
+    let temperature = flags.temperature.or(part.map(|part| part.temperature)).unwrap_or(1.0);
+    let usual = config.teacher.as_ref().map_or(64, |teacher| teacher.top_k);
+    let top_k = flags.top_k.unwrap_or(usual);
+    // Which teacher the settings name does not matter here.
     (config.teacher, config.train.objective.distillation) = (None, None);
     let prepared = Prepared::new(&config)?;
+    let vocabulary = prepared.tokenizer.vocabulary_size();
+    // Wrong numbers show before the teacher is read.
+    TeacherHeader::new(&flags.teacher, "", vocabulary, top_k, temperature)?;
+    let stop = stop_on_interrupt()?;
     let device = device::by_name(flags.backend.as_deref().unwrap_or(&config.backend))?;
     let model = load_teacher(&flags.teacher, &prepared, &device)?;
-    let vocabulary = model.config().vocab_size;
     let fingerprint = model.fingerprint()?;
-    let header = TeacherHeader::new(
-        &flags.teacher,
-        fingerprint,
-        vocabulary,
-        flags.top_k,
-        flags.temperature,
-    )?;
+    let header = TeacherHeader::new(&flags.teacher, fingerprint, vocabulary, top_k, temperature)?;
     let mut writer = TeacherLogitsWriter::open(&flags.out, header)?;
     let rows = if flags.all { prepared.all_answers() } else { prepared.used_rows(&config)? };
-    let missing: Vec<Row> = rows.iter().filter(|row| !writer.holds(row)).cloned().collect();
+    let missing: Vec<&Row> = rows.iter().filter(|row| !writer.holds(row)).collect();
     let before = rows.len() - missing.len();
     let mut progress = Progress::resumed("teach", rows.len() as u64, before as u64);
     let mut part: Vec<(Row, TopTokens)> = vec![];
-    let (mut bytes, mut trained) = (0, 0);
-    for (done, row) in missing.into_iter().enumerate() {
-        /// A part of this size takes a while to compute and no time to write.
-        const PART_BYTES: usize = 32 << 20;
+    let (mut bytes, mut trained, mut done) = (0, 0, before);
+    let mut begun = Instant::now();
+    for row in missing {
+        if stop.is_requested() {
+            break;
+        }
         let batch = Batch::new([row.example()], 1);
-        let top = model.top_tokens(&batch, flags.top_k, flags.temperature)?;
+        let top = model.top_tokens(&batch, top_k, temperature, vocabulary)?;
         bytes += 4 * (top.tokens.len() + top.log_probs.len());
         trained += batch.trained;
-        part.push((row, top));
-        if bytes >= PART_BYTES {
+        done += 1;
+        part.push((row.clone(), top));
+        if bytes >= PART_BYTES || begun.elapsed() >= PART_TIME {
             writer.write(&part)?;
             part.clear();
-            bytes = 0;
+            (bytes, begun) = (0, Instant::now());
         }
-        progress.update((before + done + 1) as u64, || format!("{trained} tokens"));
+        progress.update(done as u64, || format!("{trained} tokens"));
     }
     if !part.is_empty() {
         writer.write(&part)?;
     }
     progress.finish();
-    let _ = writeln!(
-        std::io::stdout(),
-        "{} rows in {}, {before} of them from before; train on them with --teacher {}",
-        rows.len(),
-        flags.out.display(),
-        flags.out.display()
-    );
-    Ok(())
+    let out = flags.out.display();
+    let (said, status) = if done < rows.len() {
+        let said = format!("stopped: {done} of {} rows are in {out}; call it again", rows.len());
+        (said, ExitCode::from(STOPPED))
+    } else {
+        let said = format!(
+            "{} rows in {out}, {before} of them from before; train on them with --teacher {out}",
+            rows.len()
+        );
+        (said, ExitCode::SUCCESS)
+    };
+    let _ = writeln!(std::io::stdout(), "{said}");
+    Ok(status)
+}
+
+/// The first Ctrl-C lets the row finish and the part be written; the second ends at once.
+fn stop_on_interrupt() -> Result<StopFlag> {
+    let stop = StopFlag::default();
+    let flag = stop.clone();
+    let installed = ctrlc::set_handler(move || {
+        if flag.request() {
+            std::process::exit(130);
+        }
+    });
+    installed.map_err(|e| Error::Training {
+        what: format!("the handler for Ctrl-C cannot be installed: {e}"),
+        hint: "Run the program in a terminal of its own".into(),
+    })?;
+    Ok(stop)
 }

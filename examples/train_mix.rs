@@ -269,9 +269,12 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
         let top_k = config.teacher.as_ref().map_or(64, |teacher| teacher.top_k);
         config.set_teacher(TeacherConfig { path, top_k });
     }
-    if let (Some(weight), Some(part)) =
-        (flags.teacher_weight, &mut config.train.objective.distillation)
-    {
+    if let Some(weight) = flags.teacher_weight {
+        let part = config.train.objective.distillation.as_mut().ok_or_else(|| Error::Config {
+            key: "--teacher-weight".into(),
+            what: "there is no teacher".into(),
+            hint: "Name one with --teacher".into(),
+        })?;
         part.weight = weight;
     }
     set(&mut config.train.steps, &flags.steps.map(Some));

@@ -23,6 +23,16 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Training was ended by something that is not its own fault.
+    #[error("{cause}. Training had come to step {step}. {safe}")]
+    Interrupted {
+        /// The step that it had come to.
+        step: usize,
+        /// What is safe on disk.
+        safe: String,
+        /// What ended it.
+        cause: Box<Error>,
+    },
     /// A data file holds something that cannot be used.
     #[error("{place}: {what}. {hint}")]
     Data {

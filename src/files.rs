@@ -15,6 +15,15 @@ pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A run's directory is not where it was.
+pub(crate) fn gone(folder: &Path, step: usize) -> Error {
+    Error::RunDirectory {
+        path: folder.to_owned(),
+        what: format!("it was removed or moved under the run, which had come to step {step}"),
+        hint: "If it was moved, resume the run at its new place".into(),
+    }
+}
+
 /// Removes a folder if it is there.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {

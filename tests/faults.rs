@@ -130,7 +130,7 @@ fn what_is_removed_under_the_run_is_made_again_or_named() {
         assert!(config.out.join("checkpoints/step-000020").is_dir(), "{said}");
     } else {
         // It was removed in the middle of a write; what to do is said, and works.
-        assert!(said.contains("cannot be written") && said.contains("resume"), "{said}");
+        assert!(said.contains("error: cannot") && said.contains("come to step"), "{said}");
         assert!(resume(&config.out).0);
     }
     assert!(weights(&config.out) == expected);
@@ -141,7 +141,10 @@ fn what_is_removed_under_the_run_is_made_again_or_named() {
     wait_for(&config.out.join("checkpoints/step-000002/manifest.json"));
     std::fs::rename(&config.out, folder.path().join("elsewhere")).unwrap();
     let (good, said) = ended(child);
-    assert!(!good && said.contains("removed under the run"), "{said}");
+    assert!(
+        !good && said.contains("removed or moved under the run") && said.contains("new place"),
+        "{said}"
+    );
     // Moved and not removed, it goes on at its new place.
     let (good, said) = resume(&folder.path().join("elsewhere"));
     assert!(good, "{said}");
@@ -164,7 +167,7 @@ fn with_disk(folder: &Path, size: &str, script: &str) -> Option<(bool, String)> 
     };
     let mount = format!("mount -t tmpfs -o size={size} tmpfs \"$DISK\"\n");
     if !with_root(&mount).is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no file system of one's own can be mounted here");
+        common::say("skipped: no file system of one's own can be mounted here");
         return None;
     }
     let output = with_root(&(mount + script)).unwrap();
@@ -200,12 +203,40 @@ fn a_full_disk_is_named_and_with_room_again_the_run_ends_as_ever() {
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
     let (full, left) = (read("full.txt"), read("left.txt"));
     assert!(good, "{said}\n{full}\n{left}");
-    assert!(full.contains("it cannot be written") && full.contains("Safe on disk:"), "{full}");
+    assert!(full.contains("error: cannot") && full.contains("Safe on disk:"), "{full}");
     // What it calls safe is there.
-    let safe = full.split("Safe on disk: ").nth(1).unwrap().split(". Mend").next().unwrap();
+    let safe = full.split("Safe on disk: ").nth(1).unwrap().split("; mend").next().unwrap();
     let safe = Path::new(safe).file_name().unwrap().to_str().unwrap();
     assert!(left.lines().any(|name| name == safe), "{safe}: {left}");
     assert!(!left.contains(".writing"), "what was begun does not fill the disk: {left}");
+    assert!(std::fs::read(folder.path().join("weights")).unwrap() == expected);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_between_checkpoints_names_what_is_safe() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = undisturbed(folder.path());
+    let (path, mut config) = on_disk(folder.path());
+    // Long enough for the disk to fill after the first checkpoint and before the next.
+    config.train.checkpoint_every = 10;
+    config.train.steps = Some(20);
+    std::fs::write(&path, config.to_toml().unwrap()).unwrap();
+    let script = format!(
+        "(while ! [ -d \"$DISK/run/checkpoints/step-000010\" ]; do sleep 0.002; done
+          dd if=/dev/zero of=\"$DISK/fill\" bs=4k 2>/dev/null || true) &
+         if MIXDISTILL_TEST_LINGER_MS=400 \"$TRAIN\" --config {} >/dev/null 2>\"$KEPT/full.txt\"
+         then exit 9; fi
+         wait; rm \"$DISK/fill\"
+         \"$TRAIN\" --resume --out \"$DISK/run\" >/dev/null
+         cp \"$DISK/run/model/model.safetensors\" \"$KEPT/weights\"",
+        path.display()
+    );
+    let Some((good, said)) = with_disk(folder.path(), "8m", &script) else { return };
+    let full = std::fs::read_to_string(folder.path().join("full.txt")).unwrap();
+    assert!(good, "{said}\n{full}");
+    assert!(full.contains("No space left") && full.contains("step-000010"), "{full}");
+    assert!(full.contains("Safe on disk:"), "{full}");
     assert!(std::fs::read(folder.path().join("weights")).unwrap() == expected);
 }
 

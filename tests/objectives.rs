@@ -4,7 +4,7 @@
 mod common;
 
 use common::{devices, ids, relative_error, rows, tiny};
-use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
+use mixdistill::data::{Batch, Layout, Packing, Row, RowStream, TopTokens};
 use mixdistill::model::{
     Architecture, CausalLm, DecoderLm, LoraConfig, Objective, StepOptions, named_tensors,
 };
@@ -36,7 +36,7 @@ fn all_terms() -> Objective {
 
 fn teacher(k: usize) -> ModelTeacher {
     let model = tiny(Architecture::Qwen3).init(77, &devices()[0]).unwrap();
-    ModelTeacher::new(model, k, TEMPERATURE)
+    ModelTeacher::new(model, k, TEMPERATURE, 23)
 }
 
 fn plain_rows() -> Vec<Row> {
@@ -265,7 +265,7 @@ fn a_teacher_in_files_teaches_as_the_model_does() {
         .collect();
     names.sort();
     let part = |n: usize| format!("part-{n:06}.safetensors");
-    assert_eq!(names, [part(0), part(1), part(2), "teacher.json".into()]);
+    assert_eq!(names, [".lock".into(), part(0), part(1), part(2), "teacher.json".into()]);
 
     let mut logits = TeacherLogits::open(folder.path()).unwrap();
     assert_eq!((logits.len(), logits.header().top_k), (8, 6));
@@ -286,7 +286,13 @@ fn teachers_files_that_cannot_be_used_are_refused_with_what_is_wrong() {
     write(&path, &rows, 2);
     let other = TeacherHeader::new("a teacher", "its hash", 23, 3, TEMPERATURE).unwrap();
     let error = TeacherLogitsWriter::open(&path, other).unwrap_err().to_string();
-    assert!(error.contains("top_k 2"), "{error}");
+    assert!(error.contains("top_k was 2, is 3"), "{error}");
+    // The same teacher by another name is the same.
+    let renamed = TeacherHeader::new("./a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
+    let writer = TeacherLogitsWriter::open(&path, renamed.clone()).unwrap();
+    let error = TeacherLogitsWriter::open(&path, renamed).unwrap_err().to_string();
+    assert!(error.contains("another process works on it"), "{error}");
+    drop(writer);
     assert!(TeacherHeader::new("a", "b", 23, 24, 1.0).is_err());
     assert!(TeacherHeader::new("a", "b", 23, 2, 0.0).is_err());
     // A folder with other things in it stays as it is.
@@ -309,27 +315,83 @@ fn teachers_files_that_cannot_be_used_are_refused_with_what_is_wrong() {
         read
     };
     let part = "part-000000.safetensors";
-    for (name, change) in [
-        ("teacher.json", (|bytes| bytes.truncate(9)) as fn(&mut Vec<u8>)),
-        ("teacher.json", |bytes| {
+    let replaced = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
             let text = String::from_utf8(bytes.clone()).unwrap();
-            *bytes = text.replace("\"version\": 1", "\"version\": 9").into_bytes();
-        }),
-        (part, |bytes| bytes.truncate(40)),
-        (part, |bytes| bytes.clear()),
-        (part, |bytes| bytes[0..8].fill(0xff)),
-        // A token that nobody knows; a logarithm that is not a number.
-        (part, |bytes| {
+            assert!(text.contains(from));
+            *bytes = text.replace(from, to).into_bytes();
+        }
+    };
+    let json = "teacher.json";
+    for (name, change) in [
+        (json, &(|bytes: &mut Vec<u8>| bytes.truncate(9)) as &dyn Fn(&mut Vec<u8>)),
+        (json, &replaced("\"version\": 1", "\"version\": 9")),
+        (json, &replaced("\"top_k\": 2", "\"top_k\": 0")),
+        (json, &replaced("\"top_k\": 2", "\"top_k\": 18446744073709551615")),
+        (json, &replaced("\"top_k\": 2", "\"top_k\": 3")),
+        (json, &replaced("\"vocabulary\": 23", "\"vocabulary\": 5")),
+        (part, &|bytes: &mut Vec<u8>| bytes.truncate(40)),
+        (part, &|bytes: &mut Vec<u8>| bytes.clear()),
+        (part, &|bytes: &mut Vec<u8>| bytes[0..8].fill(0xff)),
+        (part, &|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 100)),
+        // One bit of a number.
+        (part, &|bytes: &mut Vec<u8>| {
             let end = bytes.len();
-            bytes[end - 8..].fill(0xff);
+            bytes[end - 8] ^= 1;
         }),
     ] {
-        let error = damage(name, &change);
+        let error = damage(name, change);
         assert!(error.contains(name) || error.contains("logits"), "{name}: {error}");
     }
-    assert!(TeacherLogits::open(&path).unwrap().top_tokens(&rows).is_ok());
+    // What a teacher cannot have said is not written.
+    let mut writer =
+        TeacherLogitsWriter::open(&folder.path().join("new"), logits_header()).unwrap();
+    let mut top = teacher(2).top_tokens(&rows[..1]).unwrap().remove(0);
+    top.log_probs[0] = 0.0;
+    let error = writer.write(&[(rows[0].clone(), top)]).unwrap_err().to_string();
+    assert!(error.contains("add up to"), "{error}");
+
+    // Files of other names are no parts, and are not written over.
+    std::fs::copy(path.join(part), path.join("part-000000_old.safetensors")).unwrap();
+    let before = std::fs::read(path.join(part)).unwrap();
+    let more = common::rows(&[(17, 4)]);
+    write(&path, &more, 2);
+    assert!(std::fs::read(path.join(part)).unwrap() == before);
+    assert_eq!(TeacherLogits::open(&path).unwrap().len(), 9);
+
+    // A part that is cut short under the run is an error.
+    let mut open = TeacherLogits::open(&path).unwrap();
+    std::fs::OpenOptions::new().write(true).open(path.join(part)).unwrap().set_len(900).unwrap();
+    let error = open.top_tokens(&rows).unwrap_err().to_string();
+    assert!(error.contains("cannot read") && error.contains(part), "{error}");
 }
 
+fn logits_header() -> TeacherHeader {
+    TeacherHeader::new("a teacher", "its hash", 23, 2, TEMPERATURE).unwrap()
+}
+
+#[test]
+fn thousands_of_rows_in_a_part_are_read_without_looking_through_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Row> = (0..4000u32)
+        .map(|n| Row { tokens: vec![1, n % 23, n / 23 % 23, n / 529], prompt: 2, ..Row::default() })
+        .collect();
+    let top = |row: &Row| TopTokens {
+        k: 1,
+        tokens: row.tokens[2..].iter().map(|t| t % 23).collect(),
+        log_probs: [0.5f32.ln(); 4].to_vec(),
+    };
+    let header = TeacherHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
+    let mut writer = TeacherLogitsWriter::open(folder.path(), header).unwrap();
+    let pairs: Vec<(Row, TopTokens)> = rows.iter().map(|row| (row.clone(), top(row))).collect();
+    writer.write(&pairs).unwrap();
+    let start = std::time::Instant::now();
+    let mut logits = TeacherLogits::open(folder.path()).unwrap();
+    for row in &rows {
+        assert!(logits.read(row).unwrap() == top(row));
+    }
+    println!("4000 rows of one part read in {:.0?}", start.elapsed());
+}
 #[test]
 fn what_does_not_go_together_is_refused_before_a_step() {
     let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
@@ -436,6 +498,16 @@ fn parameter_groups_have_their_own_decay_and_rate() {
         assert!((matrix(name) - decay).abs() < 0.02, "{name}: {}", matrix(name));
     }
 
+    // A group that names nothing is a slip of the pen.
+    let idle = TrainConfig {
+        parameter_groups: vec![ParameterGroup {
+            names: vec!["lora_Bee".into()],
+            ..ParameterGroup::default()
+        }],
+        ..learner.config().clone()
+    };
+    let error = Learner::new(learner.model().clone(), idle).unwrap_err().to_string();
+    assert!(error.contains("lora_Bee"), "{error}");
     let unnamed = TrainConfig {
         parameter_groups: vec![ParameterGroup::default()],
         ..learner.config().clone()
@@ -448,7 +520,7 @@ fn top_tokens_are_those_of_the_logits() {
     let device = devices()[0].clone();
     let model = tiny(Architecture::Llama).init(4, &device).unwrap();
     let row = plain_rows().swap_remove(3);
-    let top = model.top_tokens(&Batch::new([row.example()], 8), 5, 2.0).unwrap();
+    let top = model.top_tokens(&Batch::new([row.example()], 8), 5, 2.0, 23).unwrap();
     let inputs = row.tokens.len() - 1;
     let logits = model.logits(ids(&row.tokens[..inputs], [1, inputs], &device));
     let logits = logits.into_data().try_into_vec_as::<f32>().unwrap();
@@ -467,6 +539,12 @@ fn top_tokens_are_those_of_the_logits() {
         }
         assert!((f64::from(top.log_probs[index * 6 + 5]).exp() - rest).abs() < 1e-5);
     }
-    assert!(model.top_tokens(&Batch::default(), 0, 1.0).is_err());
-    assert!(model.top_tokens(&Batch::default(), 24, 1.0).is_err());
+    // Logits beyond the vocabulary, which pad an embedding, count for nothing.
+    let cut = model.top_tokens(&Batch::new([row.example()], 8), 20, 2.0, 20).unwrap();
+    assert!(cut.tokens.iter().all(|token| *token < 20));
+    let nothing_left = cut.log_probs.chunks(21).all(|log_probs| log_probs[20] == -30.0);
+    assert!(nothing_left);
+    assert!(model.top_tokens(&Batch::default(), 5, 1.0, 24).is_err());
+    assert!(model.top_tokens(&Batch::default(), 0, 1.0, 23).is_err());
+    assert!(model.top_tokens(&Batch::default(), 24, 1.0, 23).is_err());
 }

@@ -9,8 +9,8 @@ use mixdistill::data::{Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, named_tensors};
 use mixdistill::recipe::{RunConfig, RunMode, Summary, run};
 use mixdistill::train::{
-    Event, GradedReport, Grader, HeldOut, Learner, Metric, Observer, Sample, StopFlag,
-    Surroundings, TensorBoard, TrainConfig, read_metrics,
+    CheckpointStore, Event, GradedReport, Grader, HeldOut, Learner, Metric, MetricsFile, Observer,
+    Reached, Sample, StopFlag, Surroundings, TensorBoard, TrainConfig, read_metrics,
 };
 use std::ops::Range;
 use std::path::Path;
@@ -173,7 +173,7 @@ fn tensorboard_files_hold_every_step_and_evaluation() {
 fn tensorboard_forgets_what_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::new(folder.path(), 0).unwrap();
-    board.observe(&Event::RolledBack { from: 9, to: 4 }).unwrap();
+    board.observe(&Event::RolledBack { from: 9, to: 4, evaluation_due: false }).unwrap();
     drop(TensorBoard::new(folder.path(), 7).unwrap());
     let files = events(folder.path());
     assert_eq!(files.len(), 2, "a process never writes into another's file");
@@ -228,8 +228,8 @@ impl Grader<DecoderLm> for Asked {
         &mut self,
         model: &DecoderLm,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<(GradedReport, Vec<Sample>)> {
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
         self.0 += 1;
         let config = mixdistill::model::GenerateConfig {
             max_new_tokens: 5,
@@ -237,7 +237,7 @@ impl Grader<DecoderLm> for Asked {
             ..Default::default()
         };
         common::generate(model, &[vec![1, 2, 3]], &[], &config)?;
-        progress(1, 1);
+        assert!(progress(1, 1));
         let report = GradedReport {
             step,
             questions: 1,
@@ -246,7 +246,7 @@ impl Grader<DecoderLm> for Asked {
             hit_limit: 1.0,
             seconds: 0.0,
         };
-        Ok((report, vec![]))
+        Ok(Some((report, vec![])))
     }
 }
 
@@ -289,6 +289,95 @@ fn evaluating_and_grading_change_no_random_choice_of_the_training() {
     assert!(looked_at == train(0, None));
 }
 
+/// Asks for a stop in the middle of its work, at one step.
+struct StopsAt<'a>(usize, &'a StopFlag);
+
+impl Grader<DecoderLm> for StopsAt<'_> {
+    fn grade(
+        &mut self,
+        _: &DecoderLm,
+        step: usize,
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
+        if step == self.0 {
+            self.1.request();
+        }
+        let report = GradedReport {
+            step,
+            questions: 2,
+            correct: 1,
+            mean_tokens: 3.0,
+            hit_limit: 0.0,
+            seconds: 0.0,
+        };
+        Ok(progress(1, 2).then_some((report, vec![])))
+    }
+}
+
+#[test]
+fn a_stop_gives_grading_up_and_it_is_made_after_the_resume() {
+    let config = TrainConfig {
+        steps: Some(6),
+        batch_size: 2,
+        learning_rate: 1e-2,
+        evaluate_every: 2,
+        keep_best: true,
+        ..TrainConfig::default()
+    };
+    let data = rows(&[(12, 3), (5, 4), (9, 1), (20, 2), (7, 6)]);
+    let held_out = [HeldOut { name: "held".into(), rows: data[..2].to_vec() }];
+    let start = || {
+        let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+        Learner::new(model, config.clone()).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let train = |name: &str, learner: &mut Learner<DecoderLm>, stop_at| {
+        let store = CheckpointStore::new(folder.path().join(name), 9, serde_json::json!({}));
+        let path = folder.path().join(format!("{name}.jsonl"));
+        if store.newest_path().unwrap().is_some() {
+            store.resume(learner).unwrap();
+        }
+        let reached = Reached { step: learner.step(), evaluation_due: learner.evaluation_due() };
+        let mut file = MetricsFile::resume(&path, reached).unwrap();
+        let stop = StopFlag::default();
+        let mut grader = StopsAt(stop_at, &stop);
+        let surroundings = Surroundings {
+            held_out: &held_out,
+            grader: Some(&mut grader),
+            observer: &mut file,
+            stop: &stop,
+            checkpoints: Some(&store),
+        };
+        learner.fit(&mut Rows(data.clone()), surroundings).unwrap()
+    };
+    let results = |name: &str, learner: &Learner<DecoderLm>| {
+        let mut metrics = read_metrics(&folder.path().join(format!("{name}.jsonl"))).unwrap();
+        for metric in &mut metrics {
+            match metric {
+                Metric::Step(report) => report.seconds = 0.0,
+                Metric::Evaluation(report) => report.seconds = 0.0,
+                Metric::Graded(_) => {}
+            }
+        }
+        (metrics, named_tensors(learner.model()).unwrap())
+    };
+    let mut straight = start();
+    assert!(!train("straight", &mut straight, 99).stopped);
+    for stop_at in [2, 4] {
+        let name = format!("stopped{stop_at}");
+        let mut first = start();
+        let outcome = train(&name, &mut first, stop_at);
+        assert!(outcome.stopped && outcome.step == stop_at && first.evaluation_due());
+        // And once more at the same place.
+        let mut again = start();
+        assert!(train(&name, &mut again, stop_at).stopped);
+        let mut second = start();
+        let outcome = train(&name, &mut second, 99);
+        assert!(!outcome.stopped && outcome.step == 6);
+        assert!(results(&name, &second) == results("straight", &straight), "{stop_at}");
+    }
+}
+
 /// Writes down the kinds of events.
 #[derive(Default)]
 struct Kinds(Vec<&'static str>);
@@ -311,7 +400,7 @@ impl Observer for Kinds {
 #[test]
 fn events_come_in_order_and_an_observers_error_ends_the_training() {
     let folder = tempfile::tempdir().unwrap();
-    let store = mixdistill::train::CheckpointStore::new(folder.path(), 2, serde_json::json!({}));
+    let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({}));
     let config = TrainConfig {
         steps: Some(2),
         batch_size: 2,
@@ -334,7 +423,7 @@ fn events_come_in_order_and_an_observers_error_ends_the_training() {
         checkpoints: Some(&store),
     };
     start().fit(&mut Rows(data.clone()), surroundings).unwrap();
-    let step = ["step", "evaluation", "saving", "checkpoint"];
+    let step = ["step", "saving", "checkpoint", "evaluation"];
     let expected: Vec<&str> =
         ["start"].into_iter().chain(step).chain(step).chain(["end"]).collect();
     assert_eq!(kinds.0, expected);

@@ -353,6 +353,22 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
 }
 
 #[test]
+fn held_out_problems_that_select_the_weights_must_be_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small(&folder.path().join("run"));
+    config.train.keep_best = true;
+    quiet(&config, RunMode::New).unwrap();
+    std::fs::remove_file(config.out.join("summary.json")).unwrap();
+    config.evaluation.loss_problems = 1;
+    let error = quiet(&config, RunMode::Resume).unwrap_err().to_string();
+    assert!(error.contains("held_out was"), "{error}");
+    // Nothing that is asked during training goes unasked in silence.
+    let mut idle = small(&folder.path().join("idle"));
+    idle.evaluation.during_training = 6;
+    assert!(refused(&idle).contains("evaluation.during_training"));
+}
+
+#[test]
 fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
     for (text, parts) in [
         ("seed = 1\nsede = 2\n", ["line 2", "sede"]),

@@ -120,6 +120,22 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
         part.temperature = 2.0;
     });
     assert!(error.contains("made at 1"), "{error}");
+    let error = refused(&|config| {
+        set(config, &logits);
+        config.train.objective.distillation = None;
+    });
+    assert!(error.contains("no part in the loss"), "{error}");
+    // An old run stays where the teacher of a new one is none.
+    let old = small(&folder.path().join("old"));
+    quiet(&old).unwrap();
+    let before = weights(&old);
+    for top_k in [0, 100_000] {
+        let mut config = old.clone();
+        config.set_teacher(TeacherConfig { path: model.clone(), top_k });
+        let error = run(&config, RunMode::Overwrite, &StopFlag::default(), &mut |_| {});
+        assert!(error.unwrap_err().to_string().contains("top_k"));
+    }
+    assert!(weights(&old) == before && old.out.join("summary.json").is_file());
     let error = refused(&|config| set(config, "no such folder"));
     assert!(error.contains("no such folder"), "{error}");
     // Rows that the files do not have.
@@ -140,5 +156,6 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
     let (good, said) = teacher_logits(&["--config", &settings, "--teacher", &model, "--out", "x"]);
     assert!(!good && said.contains("differ in token"), "{said}");
     let arguments = ["--config", &settings, "--teacher", &model, "--top-k", "0", "--out", "x"];
-    assert!(!teacher_logits(&arguments).0);
+    let (good, said) = teacher_logits(&arguments);
+    assert!(!good && said.contains("top_k"), "{said}");
 }

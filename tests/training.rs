@@ -11,9 +11,9 @@ use mixdistill::model::{
     named_tensors,
 };
 use mixdistill::train::{
-    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, StepGradients,
-    StopFlag, Surroundings, TrainConfig, global_norm, held_out_losses, named_gradients,
-    read_metrics, step_gradients, step_gradients_with,
+    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, Reached,
+    StepGradients, StopFlag, Surroundings, TrainConfig, global_norm, held_out_losses,
+    named_gradients, read_metrics, step_gradients, step_gradients_with,
 };
 use mixdistill::{Error, Result};
 use std::collections::BTreeMap;
@@ -530,9 +530,11 @@ fn metrics_of_a_resumed_run_have_each_step_once() {
     // A line that was cut off by a crash.
     let mut text = std::fs::read_to_string(&path).unwrap();
     text.push_str("{\"event\":\"step\",\"st");
-    std::fs::write(&path, text).unwrap();
+    // In the middle of a character, even.
+    let bytes = [text.as_bytes(), b"\xc3"].concat();
+    std::fs::write(&path, bytes).unwrap();
     assert!(MetricsFile::create(&path).is_err(), "an existing file is not overwritten");
-    drop(MetricsFile::resume(&path, 3).unwrap());
+    drop(MetricsFile::resume(&path, Reached { step: 3, evaluation_due: false }).unwrap());
     let steps: Vec<usize> = read_metrics(&path)
         .unwrap()
         .iter()

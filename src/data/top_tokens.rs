@@ -26,8 +26,8 @@ impl TopTokens {
     /// Whether it is made for so many trained tokens.
     pub fn fits(&self, trained: usize) -> bool {
         self.k > 0
-            && self.tokens.len() == trained * self.k
-            && self.log_probs.len() == trained * (self.k + 1)
+            && trained.checked_mul(self.k) == Some(self.tokens.len())
+            && trained.checked_add(self.tokens.len()) == Some(self.log_probs.len())
     }
 
     /// Takes in what belongs to the next trained tokens.

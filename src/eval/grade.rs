@@ -76,7 +76,8 @@ impl Accuracy {
 /// Lets a model answer questions and grades the answers; an answer stops at one of the `end`
 /// tokens.
 ///
-/// `progress` is called with the answers finished so far.
+/// `progress` is called with the answers finished so far; where it breaks, those that are not
+/// finished end as they are.
 ///
 /// # Errors
 /// As [`DecoderLm::generate`]; what `template` and `tokenizer` give.
@@ -87,17 +88,15 @@ pub fn ask(
     questions: &[Question],
     end: &[u32],
     config: &GenerateConfig,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
     let prompts = questions
         .iter()
         .map(|question| template.prompt(tokenizer, &question.problem))
         .collect::<Result<Vec<_>>>()?;
     let endings = Endings { tokens: end, tokenizer };
-    let answers = model.generate(&prompts, endings, config, &mut |token| {
-        progress(token.finished);
-        ControlFlow::Continue(())
-    })?;
+    let answers =
+        model.generate(&prompts, endings, config, &mut |token| progress(token.finished))?;
     questions
         .iter()
         .zip(answers)

@@ -17,7 +17,8 @@ pub struct Objective {
     /// (NEFTune, arXiv 2310.05914); 5 is usual. A row's noise depends on its number in training
     /// order, and not on what it is batched with.
     pub neftune_alpha: f64,
-    /// Seed of that noise. A run sets its own.
+    /// Seed of that noise; none of the settings, since a run sets its own.
+    #[serde(skip)]
     pub noise_seed: u64,
     /// A teacher's part in the loss; the rows must come with what the teacher finds likely.
     pub distillation: Option<Distillation>,

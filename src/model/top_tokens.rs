@@ -11,22 +11,34 @@ use rayon::prelude::*;
 const LEAST_LOG_REST: f64 = -30.0;
 
 impl DecoderLm {
-    /// The `k` likeliest tokens at each trained target of a batch, with the logarithms of their
-    /// probabilities when the logits are divided by `temperature`. Among equals the lower token
-    /// comes first. `[tokens, vocabulary]` exists for a few hundred tokens at a time.
+    /// The `k` likeliest of the first `vocabulary` tokens at each trained target of a batch, with
+    /// the logarithms of their probabilities when the logits are divided by `temperature`. Among
+    /// equals the lower token comes first. Logits beyond the `vocabulary`, which pad an embedding's
+    /// size, count for nothing. `[tokens, vocabulary]` exists for a few hundred tokens at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] for a `k` that is 0 or above the vocabulary; [`Error::Training`] where the
-    /// device cannot be read or a logit is not a number.
-    pub fn top_tokens(&self, batch: &Batch, k: usize, temperature: f64) -> Result<TopTokens> {
-        let vocabulary = self.config().vocab_size;
+    /// [`Error::Config`] for a `k` that is 0 or above the vocabulary, or a vocabulary that the model
+    /// does not have; [`Error::Training`] where the device cannot be read or a logit is not a
+    /// number.
+    pub fn top_tokens(
+        &self,
+        batch: &Batch,
+        k: usize,
+        temperature: f64,
+        vocabulary: usize,
+    ) -> Result<TopTokens> {
+        let known = self.config().vocab_size;
+        if vocabulary > known {
+            let what = format!("{vocabulary} tokens are asked for, the model knows {known}");
+            return Err(Error::config("teacher", what, "Take a teacher with the student's tokens"));
+        }
         if k == 0 || k > vocabulary {
             let hint = format!("Give 1 to {vocabulary}");
             return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
         }
         let mut top = TopTokens { k, ..TopTokens::default() };
         for (tokens, log_probs) in
-            self.at_targets(batch, |_, logits| likeliest(logits, k, temperature))?
+            self.at_targets(batch, |_, logits| likeliest(&logits[..vocabulary], k, temperature))?
         {
             top.tokens.extend(tokens);
             top.log_probs.extend(log_probs);

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a student's distribution Q is held to a teacher's P.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "DivergenceSetting")]
 pub enum Divergence {
     /// KL(P || Q): the student covers all that the teacher does.
     #[default]
@@ -33,6 +33,33 @@ pub enum Divergence {
     /// The generalised Jensen-Shannon divergence, `beta KL(P || M) + (1 - beta) KL(Q || M)` with
     /// `M = beta P + (1 - beta) Q` and `beta` between 0 and 1.
     Jsd(f64),
+}
+
+/// A divergence as settings write it: a name, or `{ jsd = beta }`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum DivergenceSetting {
+    Name(String),
+    Jsd { jsd: f64 },
+}
+
+impl TryFrom<DivergenceSetting> for Divergence {
+    type Error = String;
+
+    fn try_from(setting: DivergenceSetting) -> Result<Self, String> {
+        match setting {
+            DivergenceSetting::Jsd { jsd } => Ok(Self::Jsd(jsd)),
+            DivergenceSetting::Name(name) => match name.as_str() {
+                "forward_kl" => Ok(Self::ForwardKl),
+                "reverse_kl" => Ok(Self::ReverseKl),
+                "jsd" => Ok(Self::Jsd(0.5)),
+                name => Err(format!(
+                    "there is no divergence `{name}`; there are forward_kl, reverse_kl, jsd and \
+                     {{ jsd = beta }}"
+                )),
+            },
+        }
+    }
 }
 
 /// A teacher's part in the loss.

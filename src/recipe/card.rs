@@ -2,6 +2,7 @@
 
 use super::run::{Summary, sentence};
 use crate::data::MixtureReport;
+use crate::model::Precision;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -57,6 +58,16 @@ fn write_card(
     let (size, accumulate) = (train.batch_size, train.accumulate);
     row("rows a step", format!("{} ({size} x {accumulate})", train.rows_per_step()))?;
     row("longest row", format!("{} tokens", config.data.max_length))?;
+    if let (Some(_), Some(part)) = (&config.teacher, &train.objective.distillation) {
+        let what = format!(
+            "{:?}, weight {}, temperature {}",
+            part.divergence, part.weight, part.temperature
+        );
+        row("a teacher's logits", what)?;
+    }
+    if config.precision == Precision::Bf16 {
+        row("computed in", "bf16, trained weights in f32".into())?;
+    }
     row("peak learning rate", format!("{:e}", train.learning_rate))?;
     row("schedule", format!("{:?}, {} steps of warm-up", train.lr_schedule, train.warmup_steps))?;
     row(

@@ -7,14 +7,16 @@ use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::prepare::Prepared;
 use super::run::{Summary, dated, run_prepared, same_settings};
+use super::teacher::teacher;
 use crate::data::Schedule;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
-use crate::train::{Curve, StopFlag, draw_curves};
+use crate::train::{Curve, StopFlag, TeacherLogits, draw_curves};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +122,13 @@ pub fn compare(
             "no held-out problem has a reference answer, so nothing can be compared",
             "Hold out problems with answers, or train without --compare",
         ));
+    }
+    if config.teacher.as_ref().is_some_and(|t| TeacherLogits::is_in(Path::new(&t.path))) {
+        for share in [1.0, 0.0, share] {
+            let mut variant = config.clone();
+            variant.set_share(share)?;
+            teacher(&variant, &prepared.with_mixture(&variant)?, &device)?;
+        }
     }
     let variants = VARIANTS.map(|name| {
         let out = directory.path(name);

@@ -379,6 +379,30 @@ impl RunConfig {
             ));
         }
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
+        if let Some(teacher) = &self.teacher {
+            if self.train.objective.distillation.is_none() {
+                let what = "a teacher is named, and has no part in the loss".to_owned();
+                return refuse(
+                    "teacher",
+                    what,
+                    "Set train.objective.distillation, or leave it out",
+                );
+            }
+            if teacher.top_k == 0 {
+                return refuse("teacher.top_k", "it is 0".into(), "64 is usual");
+            }
+        }
+        let asked = &self.evaluation;
+        if asked.during_training > 0
+            && (asked.questions < asked.during_training || self.train.evaluate_every == 0)
+        {
+            let what = format!(
+                "it is {}, of {} questions, at evaluations every {} steps",
+                asked.during_training, asked.questions, self.train.evaluate_every
+            );
+            let hint = "Raise evaluation.questions (--questions) and train.evaluate_every";
+            return refuse("evaluation.during_training", what, hint);
+        }
         let data = &self.data;
         if data.max_length < 2 {
             let what = format!("it is {}", data.max_length);

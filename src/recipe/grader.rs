@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Answer, Question, ask};
 use crate::model::DecoderLm;
 use crate::train::{GradedReport, Grader, Progress, Sample};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// Asks some of the held-out questions during training.
@@ -20,15 +21,20 @@ impl Grader<DecoderLm> for QuestionGrader<'_> {
         &mut self,
         model: &DecoderLm,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<(GradedReport, Vec<Sample>)> {
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
         let start = Instant::now();
         let evaluation = &self.config.evaluation;
         let count = evaluation.during_training.min(self.prepared.questions.len());
         let questions = &self.prepared.questions[..count];
+        let mut given_up = false;
         let answers = asked(self.config, self.prepared, model, questions, &mut |done| {
-            progress(done, count);
+            given_up |= !progress(done, count) && done < count;
+            if given_up { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if given_up {
+            return Ok(None);
+        }
         let share = |sum: usize| sum as f64 / count.max(1) as f64;
         let report = GradedReport {
             step,
@@ -45,7 +51,7 @@ impl Grader<DecoderLm> for QuestionGrader<'_> {
             reference: answer.reference,
             correct: answer.correct,
         });
-        Ok((report, samples.collect()))
+        Ok(Some((report, samples.collect())))
     }
 }
 
@@ -54,7 +60,7 @@ fn asked(
     prepared: &Prepared,
     model: &DecoderLm,
     questions: &[Question],
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
     ask(
         model,
@@ -78,6 +84,7 @@ pub(super) fn graded(
     let mut progress = Progress::new("answer", prepared.questions.len() as u64);
     let answers = asked(config, prepared, model, &prepared.questions, &mut |done| {
         progress.update(done as u64, String::new);
+        ControlFlow::Continue(())
     })?;
     drop(progress);
     directory.write_jsonl(name, &answers)?;

@@ -45,6 +45,8 @@ pub struct Prepared {
     pub questions: Vec<Question>,
     /// SHA-256 over the tokens to train on, to tell whether a resumed run has the same data.
     pub fingerprint: String,
+    /// The same over the held-out rows.
+    pub held_out_fingerprint: String,
     /// Tokens of the longest row to train on.
     pub longest: usize,
     encoded: Arc<Encoded>,
@@ -127,11 +129,13 @@ impl Prepared {
         };
         let mixture = mix(config, Arc::new(training), Arc::new(encoded.lengths()))?;
         let evaluation = &config.evaluation;
+        let held_out = held_out_rows(&held, &held_encoded, evaluation.loss_problems);
         Ok(Self {
             model,
             report: mixture.report(),
             ledger,
-            held_out: held_out_rows(&held, &held_encoded, evaluation.loss_problems),
+            held_out_fingerprint: held_out_fingerprint(&held_out),
+            held_out,
             questions: questions(&held, evaluation.questions),
             fingerprint: fingerprint(&mixture, &encoded),
             longest: longest(&mixture, &encoded),
@@ -193,12 +197,21 @@ impl Prepared {
     pub fn used_rows(&self, config: &RunConfig) -> Result<Vec<Row>> {
         const CHUNK: u64 = 4096;
         let mut stream = self.rows();
-        let total = config.train.total_rows(stream.rows_per_epoch());
+        let per_epoch = stream.rows_per_epoch();
+        let mut total = config.train.total_rows(per_epoch);
+        if self.mixture.is_constant() && !self.mixture.config().redraw {
+            total = total.min(per_epoch as u64);
+        }
+        let pairs = self.mixture.pairs();
+        let answers: usize = (0..pairs.sources().len()).map(|s| pairs.available(s)).sum();
         let mut seen = BTreeSet::new();
         let mut rows = vec![];
         for start in (0..total).step_by(CHUNK as usize) {
             let chunk = stream.rows(start..(start + CHUNK).min(total))?;
             rows.extend(chunk.into_iter().filter(|row| seen.insert(row.label.clone())));
+            if rows.len() == answers {
+                break;
+            }
         }
         Ok(rows)
     }
@@ -370,6 +383,23 @@ fn longest(mixture: &MixDistillation, encoded: &Encoded) -> usize {
     lengths.max().unwrap_or(0)
 }
 
+fn held_out_fingerprint(held_out: &[HeldOut]) -> String {
+    let mut hash = Sha256::new();
+    for source in held_out {
+        hash.update(source.name.as_bytes());
+        for row in &source.rows {
+            hash.update((row.tokens.len() as u64).to_le_bytes());
+            hash.update((row.prompt as u64).to_le_bytes());
+            row.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hex(hash)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
     let mut hash = Sha256::new();
     let pairs = mixture.pairs();
@@ -384,5 +414,5 @@ fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
             tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash)
 }

@@ -16,8 +16,8 @@ use crate::model::{DecoderLm, Precision, SaveAdapter, SaveFolder};
 use crate::train::differences;
 use crate::train::{
     Best, CheckpointStore, EvaluationReport, Grader, Learner, LossPlot, Metric, MetricsFile,
-    Observer, Outcome, Progress, ProgressObserver, SamplesFile, StepReport, StopFlag, Surroundings,
-    TaughtRows, TensorBoard, read_metrics,
+    Observer, Outcome, Progress, ProgressObserver, Reached, SamplesFile, StepReport, StopFlag,
+    Surroundings, TaughtRows, TensorBoard, read_metrics,
 };
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -186,7 +186,7 @@ pub(super) fn run_prepared(
         directory.write("config.toml", &config.to_toml()?)?;
         directory.write_json("ledger.json", &prepared.ledger)?;
         directory.write_json("mixture.json", &prepared.report)?;
-        MetricsFile::resume(&metrics, learner.step())?
+        MetricsFile::resume(&metrics, reached(&learner))?
     } else {
         // A run that was stopped before its first checkpoint starts anew; anything more is not
         // thrown away.
@@ -208,7 +208,7 @@ pub(super) fn run_prepared(
     };
     let mut observers: Vec<Box<dyn Observer>> = vec![
         Box::new(metrics_file),
-        Box::new(SamplesFile::resume(&directory.path("samples.jsonl"), learner.step())?),
+        Box::new(SamplesFile::resume(&directory.path("samples.jsonl"), reached(&learner))?),
         Box::new(TensorBoard::new(&directory.path("tensorboard"), learner.step())?),
         Box::new(LossPlot::new(&metrics, directory.path("loss.svg"))),
         Box::new(ProgressObserver::default()),
@@ -308,6 +308,11 @@ pub(super) fn run_prepared(
     }
     directory.write_json("summary.json", &summary)?;
     Ok(summary)
+}
+
+/// How far a learner has come.
+fn reached(learner: &Learner<DecoderLm>) -> Reached {
+    Reached { step: learner.step(), evaluation_due: learner.evaluation_due() }
 }
 
 /// The largest resident set of this process so far.
@@ -471,7 +476,9 @@ fn settings(
     let mut train = config.train.clone();
     // These change what is seen and kept, not the training.
     (train.checkpoint_every, train.keep_checkpoints) = (0, 1);
-    if train.early_stopping == 0 && !train.keep_best {
+    // Where they decide when training ends or which weights are kept, held-out losses belong to it.
+    let selects = train.early_stopping > 0 || train.keep_best;
+    if !selects {
         train.evaluate_every = 0;
     }
     serde_json::json!({
@@ -484,6 +491,7 @@ fn settings(
         "mixture": prepared.mixture.config(),
         "train": train,
         "data": prepared.fingerprint,
+        "held_out": selects.then_some(&prepared.held_out_fingerprint),
         "questions": config.evaluation.questions,
         "generate": config.generate,
     })

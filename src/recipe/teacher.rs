@@ -5,12 +5,13 @@ use super::prepare::Prepared;
 use crate::data::Row;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLm, ModelFolder, model_folder};
-use crate::train::{ModelTeacher, Progress, Teacher, TeacherLogits};
+use crate::train::{ModelTeacher, Progress, Teacher, TeacherHeader, TeacherLogits};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The configured teacher, and what must be the same when the run is resumed.
+/// The configured teacher, and what must be the same when the run is resumed. Whatever does not fit
+/// shows here, before anything is replaced.
 ///
 /// # Errors
 /// [`Error::Config`] where it does not fit the student or the settings; what opening it gives.
@@ -28,6 +29,14 @@ pub(super) fn teacher(
     if TeacherLogits::is_in(Path::new(path)) {
         let logits = TeacherLogits::open(Path::new(path))?;
         let header = logits.header();
+        let known = prepared.model.vocab_size;
+        if header.vocabulary > known {
+            return Err(Error::config(
+                "teacher.path",
+                format!("{path} is of {} tokens, and the student knows {known}", header.vocabulary),
+                "Write the folder anew for this student",
+            ));
+        }
         if header.temperature != temperature {
             return Err(Error::config(
                 "train.objective.distillation.temperature",
@@ -47,15 +56,20 @@ pub(super) fn teacher(
                     rows.len(),
                     first.label
                 ),
-                hint: "Let the example `teacher_logits` go on with the settings of this run".into(),
+                hint: "Let the example `teacher_logits` go on with the settings of this run; \
+                       --all takes in every answer"
+                    .into(),
             });
         }
-        let identity = json!(header);
+        let identity = header.identity();
         return Ok(Some((Box::new(logits), identity)));
     }
-    let model = load_teacher(path, prepared, device)?.with_precision(config.precision)?;
+    let vocabulary = prepared.tokenizer.vocabulary_size();
+    // Found wrong here, and not at the first step.
+    TeacherHeader::new(path, "", vocabulary, *top_k, temperature)?;
+    let model = load_teacher(path, prepared, device)?;
     let identity = json!({ "fingerprint": model.fingerprint()?, "top_k": top_k });
-    Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature)), identity)))
+    Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
 }
 
 /// Reads a teacher's folder onto a device without autodiff, and holds its tokens against the
@@ -64,7 +78,15 @@ pub(super) fn teacher(
 /// # Errors
 /// [`Error::Config`] where they have different tokens or rows are too long; what reading gives.
 pub fn load_teacher(name: &str, prepared: &Prepared, device: &Device) -> Result<DecoderLm> {
-    let folder = ModelFolder::open(&model_folder(name)?)?;
+    let path = model_folder(name)?;
+    if path.is_dir() && !path.join("config.json").is_file() {
+        return Err(Error::config(
+            "teacher.path",
+            format!("{name} holds neither a model (config.json) nor logits (teacher.json)"),
+            "Name a model's folder, or one that the example `teacher_logits` wrote",
+        ));
+    }
+    let folder = ModelFolder::open(&path)?;
     let tokenizer = folder.tokenizer(None)?;
     if let Some(token) = prepared.tokenizer.first_difference(&tokenizer) {
         return Err(Error::config(

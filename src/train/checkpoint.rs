@@ -14,7 +14,7 @@
 use super::learner::Learner;
 use super::selection::Selection;
 use crate::error::{Error, Result};
-use crate::files::{flush_folder, remove_folder};
+use crate::files::{flush_folder, gone, remove_folder};
 use crate::model::CausalLm;
 use crate::model::FileType;
 use crate::model::tensors::{lazy_tensors, with_named_tensors};
@@ -27,7 +27,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const WEIGHTS: &str = "model.safetensors";
 const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
@@ -38,6 +38,8 @@ struct State {
     step: usize,
     updates: BTreeMap<String, usize>,
     selection: Selection,
+    /// Whether the evaluation of this step is still to be made.
+    evaluation_due: bool,
     settings: serde_json::Value,
 }
 
@@ -100,6 +102,16 @@ impl CheckpointStore {
         self
     }
 
+    /// What is safe on disk, in words.
+    pub fn safe(&self) -> String {
+        match self.newest_path() {
+            Ok(Some(path)) => {
+                format!("Safe on disk: {}; mend the cause and resume the run", path.display())
+            }
+            _ => format!("No checkpoint is in {}", self.folder.display()),
+        }
+    }
+
     /// Where the checkpoint of a step is, once it is whole.
     pub fn place_of(&self, step: usize) -> PathBuf {
         self.folder.join(format!("step-{step:06}"))
@@ -113,6 +125,12 @@ impl CheckpointStore {
     pub fn save<M: CausalLm>(&self, learner: &Learner<M>) -> Result<PathBuf> {
         let place = self.place_of(learner.step);
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
+        // Of a run directory that is gone nothing is made anew: it may have been moved.
+        if learner.saved.is_some()
+            && let Some(parent) = self.folder.parent().filter(|parent| !parent.exists())
+        {
+            return Err(gone(parent, learner.step));
+        }
         fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
         for left in self.unfinished()? {
             remove_folder(&left)?;
@@ -144,7 +162,14 @@ impl CheckpointStore {
         let (moments, updates) = learner.optimizer.export();
         let settings = self.settings.clone();
         let selection = learner.selection;
-        let state = State { version: VERSION, step: learner.step, updates, selection, settings };
+        let state = State {
+            version: VERSION,
+            step: learner.step,
+            updates,
+            selection,
+            evaluation_due: learner.evaluation_due,
+            settings,
+        };
         let weights = lazy_tensors(learner.model(), true);
         for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
             write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
@@ -287,6 +312,8 @@ impl CheckpointStore {
             .map_err(|error| failed(error.to_string(), foreign))?;
         learner.model = Some(model);
         learner.step = state.step;
+        learner.evaluation_due = state.evaluation_due;
+        learner.saved = Some(state.step);
         // A best step by other data says nothing, and one without a checkpoint cannot be gone back to.
         let kept = state.selection.best.is_none_or(|best| {
             let place = self.place_of(best.step);

@@ -6,15 +6,14 @@
 
 use super::checkpoint::CheckpointStore;
 use super::config::{OnNotFinite, TrainConfig};
-use super::observer::{EvaluationReport, Event, Grader, Observer, Outcome, SourceLoss, StepReport};
+use super::losses::{StepGradients, held_out_losses, step_gradients_with};
+use super::observer::{EvaluationReport, Event, Grader, Observer, Outcome, StepReport};
 use super::optimizer::{ModuleAdamW, global_norm, scaled};
 use super::selection::Selection;
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
-use crate::model::tensors::host;
-use crate::model::{CausalLm, StepOptions};
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Tensor;
+use crate::model::CausalLm;
+use crate::model::tensors::lazy_tensors;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,111 +42,6 @@ pub struct HeldOut {
     pub name: String,
     /// Its rows.
     pub rows: Vec<Row>,
-}
-
-/// Loss and gradients of one optimizer step.
-pub struct StepGradients {
-    /// Mean loss of the trained tokens: the cross-entropy in nats, with what the objective adds.
-    pub loss: f64,
-    /// Trained tokens.
-    pub trained: usize,
-    /// Gradients of that mean, by parameter.
-    pub gradients: GradientsParams,
-}
-
-/// Loss and gradients of micro-batches that make one optimizer step: the mean over all their
-/// trained tokens, however they are split.
-///
-/// # Errors
-/// [`Error::Training`] where the device cannot be read.
-pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
-    step_gradients_with(model, batches, &StepOptions::default(), &mut |_| Ok(()))
-}
-
-/// As [`step_gradients`], for an objective and perhaps with activation checkpointing; `progress` is
-/// called with the micro-batches done so far.
-///
-/// # Errors
-/// As [`step_gradients`]; [`Error::Config`] where the objective needs a teacher and a batch has
-/// none; what `progress` returns.
-pub fn step_gradients_with<M: CausalLm>(
-    model: &M,
-    batches: &[Batch],
-    options: &StepOptions,
-    progress: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<StepGradients> {
-    let untaught = batches.iter().any(|batch| batch.trained > 0 && batch.teacher.is_none());
-    if untaught && options.objective.distillation.is_some() {
-        return Err(Error::config(
-            "train.objective.distillation",
-            "a row came without its teacher's tokens",
-            "Name the teacher, or wrap the rows in `TaughtRows`",
-        ));
-    }
-    let known = model.vocabulary_size();
-    let mut named =
-        batches.iter().filter_map(|batch| batch.teacher.as_ref()).flat_map(|t| &t.tokens);
-    if let Some(token) = named.find(|token| **token as usize >= known) {
-        return Err(Error::config(
-            "teacher",
-            format!("it names token {token}, and the student knows {known}"),
-            "Take a teacher with the student's tokens",
-        ));
-    }
-    let trained: usize = batches.iter().map(|batch| batch.trained).sum();
-    let mut sum: Option<Tensor<1>> = None;
-    let mut accumulator = GradientsAccumulator::new();
-    for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.trained > 0) {
-        let scale = 1.0 / trained as f64;
-        let (value, gradients) = model.loss_and_gradients(batch, scale, options);
-        sum = Some(match sum {
-            Some(sum) => sum + value,
-            None => value,
-        });
-        accumulator.accumulate(model, gradients);
-        progress(index + 1)?;
-    }
-    let loss = match sum {
-        Some(sum) => f64::from(host(sum)?.values[0]),
-        None => 0.0,
-    };
-    Ok(StepGradients { loss, trained, gradients: accumulator.grads() })
-}
-
-/// Mean cross-entropy of each source's held-out rows; changes nothing. A source without rows has no
-/// line.
-///
-/// `progress` is called with the rows done so far.
-///
-/// # Errors
-/// [`Error::Training`] where the device cannot be read, and what `progress` returns.
-pub fn held_out_losses<M: CausalLm>(
-    model: &M,
-    held_out: &[HeldOut],
-    config: &TrainConfig,
-    progress: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Vec<SourceLoss>> {
-    let model = model.valid();
-    let mut done = 0;
-    let mut losses = vec![];
-    for source in held_out.iter().filter(|source| !source.rows.is_empty()) {
-        let (mut sum, mut trained) = (0.0, 0);
-        for batch in config.batches(&source.rows) {
-            if batch.trained > 0 {
-                sum += f64::from(host(model.loss_sum(&batch, 1.0))?.values[0]);
-                trained += batch.trained;
-            }
-            done += batch.examples;
-            progress(done)?;
-        }
-        losses.push(SourceLoss {
-            name: source.name.clone(),
-            rows: source.rows.len(),
-            trained_tokens: trained,
-            loss: sum / trained.max(1) as f64,
-        });
-    }
-    Ok(losses)
 }
 
 /// What a training needs beside the data.
@@ -180,6 +74,17 @@ pub struct Learner<M> {
     pub(super) config: TrainConfig,
     pub(super) step: usize,
     pub(super) selection: Selection,
+    pub(super) evaluation_due: bool,
+    /// The step of the newest checkpoint that this learner has made or read.
+    pub(super) saved: Option<usize>,
+}
+
+/// What is not finite where a held-out loss is not.
+const HELD_OUT_LOSS: &str = "held-out loss";
+
+/// Whether something that happens every so many steps, 0 meaning never, happens after this one.
+fn is_due(every: usize, step: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// Steps in a row that may be skipped, and times that training may roll back.
@@ -206,8 +111,26 @@ impl<M: CausalLm> Learner<M> {
                 "Leave it out, or implement `CausalLm::objective_sum` and `takes`",
             ));
         }
+        let names: Vec<String> =
+            lazy_tensors(&model, true).into_iter().map(|tensor| tensor.name).collect();
+        let idle = config.parameter_groups.iter().find(|g| !names.iter().any(|name| g.holds(name)));
+        if let Some(idle) = idle {
+            return Err(Error::config(
+                "train.parameter_groups",
+                format!("no parameter that is trained has a name with {:?}", idle.names),
+                format!("Names are such as {}", names.first().map_or("", String::as_str)),
+            ));
+        }
         let optimizer = ModuleAdamW::new(&config);
-        Ok(Self { model: Some(model), optimizer, config, step: 0, selection: Selection::default() })
+        Ok(Self {
+            model: Some(model),
+            optimizer,
+            config,
+            step: 0,
+            selection: Selection::default(),
+            evaluation_due: false,
+            saved: None,
+        })
     }
 
     /// The model as it stands.
@@ -299,14 +222,34 @@ impl<M: CausalLm> Learner<M> {
 
     /// Trains to the end of the data, or until a stop is asked for; then a checkpoint is made.
     ///
+    /// A checkpoint is made before the evaluation that is due at the same step, and a stop gives an
+    /// evaluation up; it is then made when the training goes on.
+    ///
     /// # Errors
-    /// As [`Learner::train_step`]; what the rows, the observer and the checkpoints give.
+    /// As [`Learner::train_step`]; what the rows, the observer and the checkpoints give. What is not
+    /// the training's own fault comes as [`Error::Interrupted`], with what is safe on disk.
     pub fn fit(
         &mut self,
         rows: &mut dyn RowStream,
         surroundings: Surroundings<'_, M>,
     ) -> Result<Outcome> {
-        let Surroundings { held_out, mut grader, observer, stop, checkpoints } = surroundings;
+        let checkpoints = surroundings.checkpoints;
+        self.fit_within(rows, surroundings).map_err(|cause| match cause {
+            Error::NotFinite { what, .. } if what != HELD_OUT_LOSS => cause,
+            Error::Config { .. } | Error::RunDirectory { .. } | Error::Checkpoint { .. } => cause,
+            cause => Error::Interrupted {
+                step: self.step,
+                safe: checkpoints.map_or("No checkpoints are made".into(), CheckpointStore::safe),
+                cause: Box::new(cause),
+            },
+        })
+    }
+
+    fn fit_within(
+        &mut self,
+        rows: &mut dyn RowStream,
+        mut surroundings: Surroundings<'_, M>,
+    ) -> Result<Outcome> {
         let start = Instant::now();
         let per_epoch = rows.rows_per_epoch();
         let total_rows = self.config.total_rows(per_epoch);
@@ -330,27 +273,37 @@ impl<M: CausalLm> Learner<M> {
                 "Raise it, or set train.steps",
             ));
         }
-        observer.observe(&Event::Start { step: self.step, total_steps })?;
-        let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
+        surroundings.observer.observe(&Event::Start { step: self.step, total_steps })?;
         let mut failures = Failures::default();
-        while self.step < total_steps && !self.is_past_its_best() {
+        if self.evaluation_due {
+            outcome.stopped = self.finish_step(total_steps, false, &mut surroundings)?;
+        }
+        while !outcome.stopped && self.step < total_steps && !self.is_past_its_best() {
+            let started = Instant::now();
             let first = self.step as u64 * per_step;
             let end = (first + per_step).min(total_rows);
             let step_rows = rows.rows(first..end)?;
-            match self.observed_step(&step_rows, total_steps, observer) {
+            let Surroundings { observer, checkpoints, .. } = &mut surroundings;
+            match self.observed_step(&step_rows, total_steps, *observer) {
                 Ok(mut report) => {
                     failures.in_a_row = 0;
                     report.epoch = end as f64 / per_epoch as f64;
+                    // With the time that rows and their teacher take.
+                    report.seconds = started.elapsed().as_secs_f64();
                     outcome.tokens += report.tokens as u64;
                     outcome.trained_tokens += report.trained_tokens as u64;
                     observer.observe(&Event::Step(&report))?;
                 }
                 Err(error @ Error::NotFinite { .. }) => {
-                    match self.recover(error, &mut failures, checkpoints, observer)? {
+                    match self.recover(error, &mut failures, *checkpoints, *observer)? {
                         Some(skipped) => outcome.skipped.push(skipped),
                         None => {
                             // Steps after the checkpoint come again.
                             outcome.skipped.retain(|skipped| *skipped <= self.step);
+                            if self.evaluation_due {
+                                outcome.stopped =
+                                    self.finish_step(total_steps, false, &mut surroundings)?;
+                            }
                             continue;
                         }
                     }
@@ -359,47 +312,80 @@ impl<M: CausalLm> Learner<M> {
             }
             outcome.step = self.step;
             let last = self.step == total_steps;
-            outcome.stopped = stop.is_requested() && !last;
+            self.evaluation_due = last || is_due(self.config.evaluate_every, self.step);
             // While steps are left out, the weights are those of an earlier one, and perhaps spoiled:
             // no checkpoint of them may push out a good one.
-            let regular = due(self.config.checkpoint_every, self.step) && failures.in_a_row == 0;
-            let mut saves = outcome.stopped || last || regular;
-            if last || due(self.config.evaluate_every, self.step) {
-                let report = self.evaluate(held_out, observer)?;
-                saves |= self.selection.note(&report) && self.config.keep_best;
-                saves |= self.is_past_its_best();
-                if let Some(grader) = grader.as_mut().filter(|_| !last) {
-                    // A bar that cannot be drawn is no reason to stop.
-                    let mut progress = |done, of| {
-                        let _ = observer.observe(&Event::Evaluating { done, of });
-                    };
-                    let (report, samples) = grader.grade(self.model(), self.step, &mut progress)?;
-                    observer.observe(&Event::Graded(&report))?;
-                    samples.iter().try_for_each(|s| observer.observe(&Event::Sample(s)))?;
-                }
-            }
-            if saves {
-                self.save(checkpoints, observer)?;
-            }
-            if outcome.stopped {
-                break;
-            }
+            let regular = is_due(self.config.checkpoint_every, self.step) && failures.in_a_row == 0;
+            outcome.stopped = self.finish_step(total_steps, regular, &mut surroundings)?;
         }
+        let Surroundings { observer, checkpoints, .. } = surroundings;
         outcome.stopped_early = self.step < total_steps && self.is_past_its_best();
         outcome.stopped &= !outcome.stopped_early;
         outcome.best = self.selection.best;
         if let (Some(best), Some(store), true) =
             (self.selection.best, checkpoints, self.config.keep_best && !outcome.stopped)
             && best.step != self.step
+            && let Err(error) = store.restore(best.step, self)
         {
-            // Where it cannot be read any more, the last weights stay.
-            if store.restore(best.step, self).is_err() {
-                outcome.best = None;
-            }
+            outcome.best = None;
+            let text = format!("the best weights are lost, the last are kept: {error}");
+            observer.observe(&Event::Notice(&text))?;
         }
         outcome.seconds = start.elapsed().as_secs_f64();
         observer.observe(&Event::End(&outcome))?;
         Ok(outcome)
+    }
+
+    /// Saves and evaluates what is due after a step, or after the checkpoint of one. Returns whether
+    /// a stop ends the training here.
+    fn finish_step(
+        &mut self,
+        total_steps: usize,
+        regular: bool,
+        surroundings: &mut Surroundings<'_, M>,
+    ) -> Result<bool> {
+        let Surroundings { held_out, grader, observer, stop, checkpoints } = surroundings;
+        let last = self.step == total_steps;
+        let stops = || stop.is_requested() && !last;
+        if stops() || last || regular {
+            self.save(*checkpoints, *observer)?;
+        }
+        if stops() {
+            return Ok(true);
+        }
+        if !self.evaluation_due {
+            return Ok(false);
+        }
+        let done = self.evaluate_until(held_out, *observer, &stops)?;
+        let graded = match (&done, grader) {
+            (Some(_), Some(grader)) if !last => {
+                // A bar that cannot be drawn is no reason to stop.
+                let mut progress = |done, of| {
+                    let _ = observer.observe(&Event::Evaluating { done, of });
+                    !stops()
+                };
+                grader.grade(self.model(), self.step, &mut progress)?.map(Some)
+            }
+            _ => Some(None),
+        };
+        let (Some(report), Some(graded)) = (done, graded) else {
+            // Given up: it is made when the training goes on.
+            self.save(*checkpoints, *observer)?;
+            return Ok(true);
+        };
+        if !report.sources.is_empty() {
+            observer.observe(&Event::Evaluation(&report))?;
+        }
+        if let Some((graded, samples)) = graded {
+            observer.observe(&Event::Graded(&graded))?;
+            samples.iter().try_for_each(|sample| observer.observe(&Event::Sample(sample)))?;
+        }
+        self.evaluation_due = false;
+        let is_best = self.selection.note(&report) && self.config.keep_best;
+        if is_best || self.is_past_its_best() {
+            self.save(*checkpoints, *observer)?;
+        }
+        Ok(false)
     }
 
     /// Whether early stopping ends the training here.
@@ -435,8 +421,12 @@ impl<M: CausalLm> Learner<M> {
             && failures.steps.len() < MOST_FAILURES
         {
             failures.steps.insert(step);
-            store.resume(self)?;
-            observer.observe(&Event::RolledBack { from: step, to: self.step })?;
+            let (_, damaged) = store.resume(self)?;
+            for problem in damaged {
+                observer.observe(&Event::Notice(&format!("skipped {problem}")))?;
+            }
+            let evaluation_due = self.evaluation_due;
+            observer.observe(&Event::RolledBack { from: step, to: self.step, evaluation_due })?;
             return Ok(None);
         }
         let last = match newest {
@@ -455,41 +445,59 @@ impl<M: CausalLm> Learner<M> {
         held_out: &[HeldOut],
         observer: &mut dyn Observer,
     ) -> Result<EvaluationReport> {
-        let start = Instant::now();
-        let of = held_out.iter().map(|source| source.rows.len()).sum();
-        let sources = held_out_losses(self.model(), held_out, &self.config, &mut |done| {
-            observer.observe(&Event::Evaluating { done, of })
-        })?;
-        let seconds = start.elapsed().as_secs_f64();
-        if let Some(bad) = sources.iter().find(|source| !source.loss.is_finite()) {
-            return Err(Error::NotFinite {
-                step: self.step,
-                what: "held-out loss",
-                rows: vec![format!("held-out rows of `{}`", bad.name)],
-                hint: "Try a smaller learning rate".into(),
-            });
-        }
-        let report = EvaluationReport { step: self.step, sources, seconds };
-        if of > 0 {
+        let report = self.evaluate_until(held_out, observer, &|| false)?;
+        let report = report.expect("an evaluation that nobody stops comes to its end");
+        if !report.sources.is_empty() {
             observer.observe(&Event::Evaluation(&report))?;
         }
         Ok(report)
     }
 
-    fn save(&self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
-        let Some(store) = store else { return Ok(()) };
-        observer.observe(&Event::Saving { step: self.step })?;
-        let path = store.save(self).map_err(|error| {
-            let safe = match store.newest_path() {
-                Ok(Some(path)) => format!("Safe on disk: {}", path.display()),
-                _ => "No checkpoint is on disk".into(),
-            };
-            Error::Checkpoint {
-                path: store.place_of(self.step),
-                what: format!("it cannot be written: {error}"),
-                hint: format!("{safe}. Mend the cause and resume the run"),
+    /// The held-out losses; `None` where `stops` gave it up.
+    fn evaluate_until(
+        &self,
+        held_out: &[HeldOut],
+        observer: &mut dyn Observer,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<Option<EvaluationReport>> {
+        let start = Instant::now();
+        let of = held_out.iter().map(|source| source.rows.len()).sum();
+        let mut given_up = false;
+        let sources = held_out_losses(self.model(), held_out, &self.config, &mut |done| {
+            observer.observe(&Event::Evaluating { done, of })?;
+            given_up = stops() && done < of;
+            match given_up {
+                true => Err(Error::config("evaluation", "it was given up", "Resume the run")),
+                false => Ok(()),
             }
-        })?;
+        });
+        if given_up {
+            return Ok(None);
+        }
+        let sources = sources?;
+        let seconds = start.elapsed().as_secs_f64();
+        if let Some(bad) = sources.iter().find(|source| !source.loss.is_finite()) {
+            return Err(Error::NotFinite {
+                step: self.step,
+                what: HELD_OUT_LOSS,
+                rows: vec![format!("held-out rows of `{}`", bad.name)],
+                hint: "Try a smaller learning rate".into(),
+            });
+        }
+        Ok(Some(EvaluationReport { step: self.step, sources, seconds }))
+    }
+
+    /// Whether the evaluation of the step that was reached is still to be made, as after resuming
+    /// from a checkpoint that was made before it.
+    pub fn evaluation_due(&self) -> bool {
+        self.evaluation_due
+    }
+
+    fn save(&mut self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
+        let Some(store) = store.filter(|_| self.saved != Some(self.step)) else { return Ok(()) };
+        observer.observe(&Event::Saving { step: self.step })?;
+        let path = store.save(self)?;
+        self.saved = Some(self.step);
         observer.observe(&Event::Checkpoint { step: self.step, path: &path })
     }
 }

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one line for each step and each evaluation; `samples.jsonl`: answers.
 
 use super::observer::{EvaluationReport, Event, GradedReport, Observer, Sample, StepReport};
-use super::step_lines::{StepLine, StepLines, read_lines};
+use super::step_lines::{Reached, StepLine, StepLines, read_lines};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -26,11 +26,19 @@ impl StepLine for Metric {
             Self::Graded(report) => report.step,
         }
     }
+
+    fn is_of_evaluation(&self) -> bool {
+        !matches!(self, Self::Step(_))
+    }
 }
 
 impl StepLine for Sample {
     fn step(&self) -> usize {
         self.step
+    }
+
+    fn is_of_evaluation(&self) -> bool {
+        true
     }
 }
 
@@ -56,13 +64,13 @@ impl MetricsFile {
         StepLines::create(path).map(Self)
     }
 
-    /// The file of a run that is resumed after `step`: lines of later steps, which will be made
-    /// again, are removed.
+    /// The file of a run that is resumed: lines of later steps, which will be made again, are
+    /// removed, and those of an evaluation that is.
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
-    pub fn resume(path: &Path, step: usize) -> Result<Self> {
-        StepLines::resume::<Metric>(path, step).map(Self)
+    pub fn resume(path: &Path, reached: Reached) -> Result<Self> {
+        StepLines::resume::<Metric>(path, reached).map(Self)
     }
 }
 
@@ -71,7 +79,10 @@ impl Observer for MetricsFile {
         match event {
             Event::Step(report) => self.0.write(&Metric::Step((*report).clone())),
             // What comes after the checkpoint is made again.
-            Event::RolledBack { to, .. } => self.0.roll_back::<Metric>(*to),
+            Event::RolledBack { to, evaluation_due, .. } => {
+                let (step, evaluation_due) = (*to, *evaluation_due);
+                self.0.roll_back::<Metric>(Reached { step, evaluation_due })
+            }
             Event::Evaluation(report) => self.0.write(&Metric::Evaluation((*report).clone())),
             Event::Graded(report) => self.0.write(&Metric::Graded((*report).clone())),
             _ => Ok(()),
@@ -84,13 +95,12 @@ impl Observer for MetricsFile {
 pub struct SamplesFile(StepLines);
 
 impl SamplesFile {
-    /// The file of a run that has come to `step`, 0 at its beginning; lines of later steps are
-    /// removed.
+    /// The file of a run that begins or goes on; lines of what will be made again are removed.
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
-    pub fn resume(path: &Path, step: usize) -> Result<Self> {
-        StepLines::resume::<Sample>(path, step).map(Self)
+    pub fn resume(path: &Path, reached: Reached) -> Result<Self> {
+        StepLines::resume::<Sample>(path, reached).map(Self)
     }
 }
 
@@ -98,7 +108,10 @@ impl Observer for SamplesFile {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Sample(sample) => self.0.write(*sample),
-            Event::RolledBack { to, .. } => self.0.roll_back::<Sample>(*to),
+            Event::RolledBack { to, evaluation_due, .. } => {
+                let (step, evaluation_due) = (*to, *evaluation_due);
+                self.0.roll_back::<Sample>(Reached { step, evaluation_due })
+            }
             _ => Ok(()),
         }
     }

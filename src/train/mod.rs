@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod learner;
+mod losses;
 mod metrics;
 mod observer;
 mod optimizer;
@@ -17,10 +18,8 @@ mod tensorboard;
 pub use checkpoint::CheckpointStore;
 pub(crate) use checkpoint::differences;
 pub use config::{LrSchedule, OnNotFinite, ParameterGroup, TrainConfig};
-pub use learner::{
-    HeldOut, Learner, StepGradients, StopFlag, Surroundings, held_out_losses, step_gradients,
-    step_gradients_with,
-};
+pub use learner::{HeldOut, Learner, StopFlag, Surroundings};
+pub use losses::{StepGradients, held_out_losses, step_gradients, step_gradients_with};
 pub use metrics::{Metric, MetricsFile, SamplesFile, read_metrics};
 pub use observer::{
     EvaluationReport, Event, GradedReport, Grader, Observer, Outcome, Sample, SourceLoss,
@@ -30,6 +29,7 @@ pub use optimizer::{ModuleAdamW, global_norm, named_gradients, scaled};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use progress::{Progress, ProgressObserver};
 pub use selection::Best;
+pub use step_lines::Reached;
 pub use teacher::{ModelTeacher, TaughtRows, Teacher};
 pub use teacher_logits::{TeacherHeader, TeacherLogits, TeacherLogitsWriter};
 pub use tensorboard::TensorBoard;

@@ -91,7 +91,8 @@ pub struct Sample {
 /// own.
 pub trait Grader<M> {
     /// The grade after a step, and some of the answers. `progress` is called with the answers
-    /// finished so far, and all.
+    /// finished so far, and all; where it returns `false`, the grading is given up and the result
+    /// is `None`.
     ///
     /// # Errors
     /// An error ends the training; what is on disk stays.
@@ -99,8 +100,8 @@ pub trait Grader<M> {
         &mut self,
         model: &M,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<(GradedReport, Vec<Sample>)>;
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<(GradedReport, Vec<Sample>)>>;
 }
 
 /// How training ended.
@@ -159,7 +160,11 @@ pub enum Event<'a> {
         from: usize,
         /// The checkpoint's step.
         to: usize,
+        /// Whether the evaluation of that step is made again.
+        evaluation_due: bool,
     },
+    /// Something that whoever watches should know.
+    Notice(&'a str),
     /// A step was made.
     Step(&'a StepReport),
     /// An evaluation, or a grading, is under way.

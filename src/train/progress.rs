@@ -197,7 +197,7 @@ impl Observer for ProgressObserver {
             Event::Skipped { step, what } => {
                 self.line(&format!("step {step} left out: its {what} is not finite"));
             }
-            Event::RolledBack { from, to } => {
+            Event::RolledBack { from, to, .. } => {
                 self.line(&format!("back from step {from} to the checkpoint of step {to}"));
             }
             Event::Graded(report) => {
@@ -218,6 +218,7 @@ impl Observer for ProgressObserver {
                     _ => {}
                 }
             }
+            Event::Notice(text) => self.line(text),
             Event::Sample(_) => {}
             Event::End(_) => self.training = None,
             Event::Checkpoint { .. } => {

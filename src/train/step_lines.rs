@@ -2,6 +2,7 @@
 
 use super::progress::print_line;
 use crate::error::{Error, Place, Result};
+use crate::files::gone;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
@@ -12,6 +13,25 @@ use std::path::{Path, PathBuf};
 pub trait StepLine: Serialize + DeserializeOwned {
     /// The step.
     fn step(&self) -> usize;
+
+    /// Whether it comes of the evaluation after the step, and not of the step.
+    fn is_of_evaluation(&self) -> bool;
+}
+
+/// How far a run has come whose lines are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// The step.
+    pub step: usize,
+    /// Whether the evaluation of that step is still to be made, or made again.
+    pub evaluation_due: bool,
+}
+
+impl Reached {
+    fn keeps(self, line: &impl StepLine) -> bool {
+        line.step() < self.step
+            || (line.step() == self.step && !(self.evaluation_due && line.is_of_evaluation()))
+    }
 }
 
 /// Reads a file of lines.
@@ -20,20 +40,19 @@ pub trait StepLine: Serialize + DeserializeOwned {
 /// [`Error::Io`]; [`Error::Data`] for a line that is none of ours. A last line that was cut off by
 /// a crash is left out.
 pub(super) fn read_lines<T: StepLine>(path: &Path) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let lines: Vec<&str> = text.lines().collect();
-    let mut read = vec![];
-    for (index, line) in lines.iter().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(line) => read.push(line),
-            Err(_) if index + 1 == lines.len() && !text.ends_with('\n') => {}
-            Err(e) => {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    // What follows the last line's end was cut off, perhaps in the middle of a character.
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end);
+    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate();
+    let lines = lines.filter(|_| whole > 0);
+    lines
+        .map(|(index, line)| {
+            serde_json::from_slice(line).map_err(|e| {
                 let place = Place::line(path, index + 1);
-                return Err(Error::data(place, e.to_string(), "Remove the line or the file"));
-            }
-        }
-    }
-    Ok(read)
+                Error::data(place, e.to_string(), "Remove the line or the file")
+            })
+        })
+        .collect()
 }
 
 /// Writes a file of lines, each as soon as there is one.
@@ -54,18 +73,17 @@ impl StepLines {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// The file of a run that goes on after `step`: lines of later steps, which will be made again,
-    /// are removed.
+    /// The file of a run that goes on: lines of what will be made again are removed.
     ///
     /// # Errors
     /// As [`read_lines`]; [`Error::Io`].
-    pub fn resume<T: StepLine>(path: &Path, step: usize) -> Result<Self> {
+    pub fn resume<T: StepLine>(path: &Path, reached: Reached) -> Result<Self> {
         let kept: Vec<T> = match path.exists() {
             true => read_lines(path)?,
             false => vec![],
         };
         let mut text = String::new();
-        for line in kept.iter().filter(|line| line.step() <= step) {
+        for line in kept.iter().filter(|line| reached.keeps(*line)) {
             text.push_str(&to_line(line, path)?);
         }
         let beside = path.with_extension("jsonl.new");
@@ -76,12 +94,12 @@ impl StepLines {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Goes back to the end of `step`.
+    /// Goes back to what was reached earlier.
     ///
     /// # Errors
     /// As [`StepLines::resume`].
-    pub fn roll_back<T: StepLine>(&mut self, step: usize) -> Result<()> {
-        *self = Self::resume::<T>(&self.path, step)?;
+    pub fn roll_back<T: StepLine>(&mut self, reached: Reached) -> Result<()> {
+        *self = Self::resume::<T>(&self.path, reached)?;
         Ok(())
     }
 
@@ -105,13 +123,9 @@ impl StepLines {
 
     fn lost(&self, step: usize, error: std::io::Error) -> Error {
         let folder = self.path.parent().unwrap_or(Path::new(""));
-        if folder.is_dir() {
-            return Error::io("create", &self.path, error);
-        }
-        Error::RunDirectory {
-            path: folder.to_owned(),
-            what: format!("it was removed under the run, which had come to step {step}"),
-            hint: "Nothing of the run is left on disk; start it anew".into(),
+        match folder.is_dir() {
+            true => Error::io("create", &self.path, error),
+            false => gone(folder, step),
         }
     }
 

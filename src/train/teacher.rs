@@ -57,13 +57,14 @@ pub struct ModelTeacher {
     model: DecoderLm,
     k: usize,
     temperature: f64,
+    vocabulary: usize,
 }
 
 impl ModelTeacher {
-    /// A teacher that tells its `k` likeliest tokens at a temperature. The model is on a device
-    /// without autodiff and knows the student's tokens.
-    pub fn new(model: DecoderLm, k: usize, temperature: f64) -> Self {
-        Self { model, k, temperature }
+    /// A teacher that tells the `k` likeliest of the first `vocabulary` tokens at a temperature; see
+    /// [`DecoderLm::top_tokens`]. The model is on a device without autodiff.
+    pub fn new(model: DecoderLm, k: usize, temperature: f64, vocabulary: usize) -> Self {
+        Self { model, k, temperature, vocabulary }
     }
 }
 
@@ -71,7 +72,7 @@ impl Teacher for ModelTeacher {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
         let tops = rows.iter().map(|row| {
             let batch = Batch::new([row.example()], 1);
-            self.model.top_tokens(&batch, self.k, self.temperature)
+            self.model.top_tokens(&batch, self.k, self.temperature, self.vocabulary)
         });
         tops.collect()
     }

@@ -1,28 +1,33 @@
-//! A teacher's likeliest tokens in files, computed once and read through a memory map.
+//! A teacher's likeliest tokens in files, computed once and read row by row.
 //!
 //! ```text
 //! logits/
 //!   teacher.json               format, version, top_k, temperature, vocabulary, teacher, fingerprint
 //!   part-000000.safetensors    for each row KEY: KEY.tokens     [trained, top_k]      u32
 //!   part-000001.safetensors                      KEY.log_probs  [trained, top_k + 1]  f32
+//!   ...                                          KEY.crc32c     [1]                   u32
 //! ```
 //!
 //! A row's key is the first 32 hexadecimal digits of the SHA-256 of its prompt's length (u64, little
 //! endian) and its tokens (u32 each). The logarithms of probabilities are those of the logits over
-//! the temperature; the last is that of all other tokens together. A part is written beside its
-//! place, flushed and renamed, so that a process that is killed leaves whole parts only, and another
-//! goes on where it ended.
+//! the temperature, of the first `vocabulary` tokens; the last is that of all other tokens together.
+//! The checksum is that of the row's tokens and log_probs as they lie in the file. A part is written
+//! beside its place, flushed and renamed, so that a process that is killed leaves whole parts only,
+//! and another goes on where it ended.
+//!
+//! Headers are read once; a row is then read from its place. That leaves the files on disk as a
+//! memory map would, and a file that is cut short meanwhile is an error and not the process's end.
 
+use super::checkpoint::differences;
 use super::teacher::Teacher;
 use crate::data::{Row, TopTokens, row_key};
 use crate::error::{Error, Result};
-use crate::files::flush_folder;
-use burn::tensor::DType;
-use burn_store::{ModuleStore, SafetensorsStore};
-use safetensors::tensor::{Dtype, TensorView};
+use crate::files::{FolderLock, LOCK, flush_folder};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "mixdistill teacher logits";
@@ -39,7 +44,7 @@ pub struct TeacherHeader {
     pub top_k: usize,
     /// What the logits were divided by.
     pub temperature: f64,
-    /// Tokens that the teacher knows.
+    /// Tokens that logits are of; those that the teacher has beyond are left out.
     pub vocabulary: usize,
     /// The teacher's name.
     pub teacher: String,
@@ -59,15 +64,7 @@ impl TeacherHeader {
         top_k: usize,
         temperature: f64,
     ) -> Result<Self> {
-        if top_k == 0 || top_k > vocabulary {
-            let hint = format!("Give 1 to {vocabulary}, the teacher's vocabulary");
-            return Err(Error::config("teacher.top_k", format!("it is {top_k}"), hint));
-        }
-        if !(1e-2..=1e2).contains(&temperature) {
-            let what = format!("it is {temperature}");
-            return Err(Error::config("temperature", what, "Give 0.01 to 100"));
-        }
-        Ok(Self {
+        let header = Self {
             format: FORMAT.into(),
             version: VERSION,
             top_k,
@@ -75,6 +72,31 @@ impl TeacherHeader {
             vocabulary,
             teacher: teacher.into(),
             fingerprint: fingerprint.into(),
+        };
+        header.validate()?;
+        Ok(header)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let Self { top_k, temperature, vocabulary, .. } = self;
+        if *vocabulary > u32::MAX as usize || *top_k == 0 || top_k > vocabulary {
+            let hint = format!("Give 1 to {vocabulary}, the tokens that there are");
+            return Err(Error::config("teacher.top_k", format!("it is {top_k}"), hint));
+        }
+        if !(1e-2..=1e2).contains(temperature) {
+            let what = format!("it is {temperature}");
+            return Err(Error::config("temperature", what, "Give 0.01 to 100"));
+        }
+        Ok(())
+    }
+
+    /// What rows depend on: all but the teacher's name.
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        serde_json::json!({
+            "top_k": self.top_k,
+            "temperature": self.temperature,
+            "vocabulary": self.vocabulary,
+            "fingerprint": self.fingerprint,
         })
     }
 }
@@ -83,23 +105,25 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }
 
+const DAMAGED: &str = "Remove the file and let the example `teacher_logits` go on";
+
+/// Where a row lies in a part: offsets in the file, and the trained tokens that it is made for.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    part: usize,
+    tokens: u64,
+    log_probs: u64,
+    checksum: u64,
+    trained: usize,
+}
+
 /// A folder of teacher's logits, open for reading.
+#[derive(Debug)]
 pub struct TeacherLogits {
     path: PathBuf,
     header: TeacherHeader,
-    parts: Vec<SafetensorsStore>,
-    /// Keys of the rows, and the part of each.
-    rows: BTreeMap<String, usize>,
-}
-
-impl std::fmt::Debug for TeacherLogits {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TeacherLogits")
-            .field("path", &self.path)
-            .field("header", &self.header)
-            .field("rows", &self.rows.len())
-            .finish_non_exhaustive()
-    }
+    parts: Vec<(PathBuf, File)>,
+    rows: HashMap<String, Place>,
 }
 
 impl TeacherLogits {
@@ -108,7 +132,7 @@ impl TeacherLogits {
         folder.join(HEADER).is_file()
     }
 
-    /// Opens a folder.
+    /// Opens a folder and reads the headers of its parts.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] for what is damaged or of another version.
@@ -122,21 +146,61 @@ impl TeacherLogits {
             let what = format!("it is \"{}\" version {}", header.format, header.version);
             return Err(failed(&path, what, again));
         }
-        let mut logits =
-            Self { path: folder.to_owned(), header, parts: vec![], rows: BTreeMap::new() };
-        for part in part_paths(folder)? {
-            let damaged = |what: String| {
-                failed(&part, what, "Remove the file and let `teacher_logits` go on")
-            };
-            let mut store = SafetensorsStore::from_file(&part);
-            let tensors = store.get_all_tensors().map_err(|e| damaged(e.to_string()))?;
-            let index = logits.parts.len();
-            for name in tensors.keys().filter_map(|name| name.strip_suffix(".tokens")) {
-                logits.rows.insert(name.to_owned(), index);
-            }
-            logits.parts.push(store);
+        header.validate().map_err(|error| failed(&path, error.to_string(), again))?;
+        let (path, rows) = (folder.to_owned(), HashMap::new());
+        let mut logits = Self { path, header, parts: vec![], rows };
+        for (_, part) in part_paths(folder)? {
+            logits.index(part)?;
         }
         Ok(logits)
+    }
+
+    /// Takes in the header of a part.
+    fn index(&mut self, path: PathBuf) -> Result<()> {
+        let damaged = |what: String| failed(&path, what, DAMAGED);
+        let read = |e| Error::io("read", &path, e);
+        let mut file = File::open(&path).map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        let mut size = [0; 8];
+        file.read_exact(&mut size).map_err(|_| damaged("it has no header".into()))?;
+        let size = u64::from_le_bytes(size);
+        if size > length.saturating_sub(8) {
+            return Err(damaged("it is shorter than its header".into()));
+        }
+        let mut header = vec![];
+        (&mut file).take(size).read_to_end(&mut header).map_err(read)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|e| damaged(format!("its header cannot be read: {e}")))?;
+        let tensors = metadata.tensors();
+        let data = 8 + size;
+        let k = self.header.top_k;
+        let place = |name: String, dtype: Dtype| -> Result<(u64, &TensorInfo)> {
+            let info = tensors.get(&name).ok_or_else(|| damaged(format!("{name} is missing")))?;
+            let (start, end) = info.data_offsets;
+            let elements = info.shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
+            let bytes = elements.and_then(|n| n.checked_mul(4));
+            let fits = info.dtype == dtype && bytes == end.checked_sub(start);
+            if !fits || (end as u64).checked_add(data).is_none_or(|end| end > length) {
+                return Err(damaged(format!("{name} does not fit the file")));
+            }
+            Ok((data + start as u64, info))
+        };
+        for name in tensors.keys() {
+            let Some(key) = name.strip_suffix(".tokens") else { continue };
+            let (tokens, info) = place(name.clone(), Dtype::U32)?;
+            let (log_probs, other) = place(format!("{key}.log_probs"), Dtype::F32)?;
+            let (checksum, one) = place(format!("{key}.crc32c"), Dtype::U32)?;
+            let trained = info.shape.first().copied().unwrap_or(0);
+            let shapes = [&info.shape[..], &other.shape[..], &one.shape[..]];
+            if shapes != [&[trained, k][..], &[trained, k + 1], &[1]] {
+                return Err(damaged(format!("{key} has the shapes {shapes:?}, for top_k {k}")));
+            }
+            let part = self.parts.len();
+            let place = Place { part, tokens, log_probs, checksum, trained };
+            self.rows.insert(key.to_owned(), place);
+        }
+        self.parts.push((path, file));
+        Ok(())
     }
 
     /// What all rows have in common.
@@ -154,60 +218,73 @@ impl TeacherLogits {
         self.rows.is_empty()
     }
 
-    /// Whether a row is there.
+    /// Whether a row is there, made for as many trained tokens as it has.
     pub fn holds(&self, row: &Row) -> bool {
-        self.rows.contains_key(&row_key(&row.example()))
+        let example = row.example();
+        let place = self.rows.get(&row_key(&example));
+        place.is_some_and(|place| place.trained == example.targets())
     }
 
     /// What the teacher finds likely at a row's trained tokens.
     ///
     /// # Errors
-    /// [`Error::Model`] where the row is not there, or what is there does not fit it.
+    /// [`Error::Io`]; [`Error::Model`] where the row is not there, or what is there is damaged or
+    /// does not fit it.
     pub fn read(&mut self, row: &Row) -> Result<TopTokens> {
         let example = row.example();
-        let key = row_key(&example);
-        let Some(part) = self.rows.get(&key) else {
+        let place = self.rows.get(&row_key(&example)).filter(|p| p.trained == example.targets());
+        let Some(place) = place else {
             let what = format!("it has nothing for the row {}", row.label);
             let hint = "Let the example `teacher_logits` go on with the settings of this run";
             return Err(failed(&self.path, what, hint));
         };
-        let path = &self.path;
-        let damaged = |what: String| {
-            let hint = "Remove the damaged part and let `teacher_logits` go on";
-            failed(path, format!("row {}: {what}", row.label), hint)
+        let (path, file) = &mut self.parts[place.part];
+        let mut words = |at: u64, count: usize| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; 4 * count];
+            let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
+            read.map_err(|e| Error::io("read", &*path, e)).map(|()| bytes)
         };
-        let store = &mut self.parts[*part];
-        let mut words = |name: &str, dtype: DType| -> Result<Vec<[u8; 4]>> {
-            let name = format!("{key}.{name}");
-            let tensor = store.get_tensor(&name).map_err(|e| damaged(e.to_string()))?;
-            let tensor = tensor.ok_or_else(|| damaged(format!("{name} is missing")))?;
-            if tensor.dtype != dtype {
-                return Err(damaged(format!("{name} is {:?}, not {dtype:?}", tensor.dtype)));
-            }
-            let bytes = tensor.to_bytes().map_err(|e| damaged(e.to_string()))?;
-            Ok(bytes.as_chunks::<4>().0.to_vec())
+        let k = self.header.top_k;
+        let tokens = words(place.tokens, place.trained * k)?;
+        let log_probs = words(place.log_probs, place.trained * (k + 1))?;
+        let checksum = words(place.checksum, 1)?;
+        let damaged = |what: String| failed(path, format!("row {}: {what}", row.label), DAMAGED);
+        if checksum != checksum_of(&tokens, &log_probs).to_le_bytes() {
+            return Err(damaged("its checksum does not fit".into()));
+        }
+        let words = |bytes: &[u8]| bytes.as_chunks::<4>().0.to_vec();
+        let top = TopTokens {
+            k,
+            tokens: words(&tokens).into_iter().map(u32::from_le_bytes).collect(),
+            log_probs: words(&log_probs).into_iter().map(f32::from_le_bytes).collect(),
         };
-        let tokens = words("tokens", DType::U32)?.into_iter().map(u32::from_le_bytes).collect();
-        let log_probs = words("log_probs", DType::F32)?.into_iter().map(f32::from_le_bytes);
-        let top = TopTokens { k: self.header.top_k, tokens, log_probs: log_probs.collect() };
         check(&top, example.targets(), self.header.vocabulary).map_err(damaged)?;
         Ok(top)
     }
 }
 
+fn checksum_of(tokens: &[u8], log_probs: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(tokens), log_probs)
+}
+
 /// Whether tokens and logarithms are what the loss can take.
 fn check(top: &TopTokens, trained: usize, vocabulary: usize) -> Result<(), String> {
+    /// Probabilities in f32 add up to 1 to about their number's worth of rounding.
+    const OFF: f64 = 1e-3;
     if !top.fits(trained) {
         return Err(format!("it is not {} tokens for each of {trained} trained ones", top.k));
     }
-    for (token, chosen) in top.tokens.chunks(top.k).enumerate() {
+    let each = top.tokens.chunks(top.k).zip(top.log_probs.chunks(top.k + 1)).enumerate();
+    for (token, (chosen, log_probs)) in each {
         let different: BTreeSet<&u32> = chosen.iter().collect();
         if different.len() != top.k || chosen.iter().any(|t| *t as usize >= vocabulary) {
             return Err(format!("the tokens at {token} are not all different and known"));
         }
-    }
-    if top.log_probs.iter().any(|x| !x.is_finite() || *x > 1e-3) {
-        return Err("a logarithm of a probability is above 0 or not a number".into());
+        let sum: f64 = log_probs.iter().map(|x| f64::from(*x).exp()).sum();
+        let usable = log_probs.iter().all(|x| (-1e4..=1e-3).contains(x));
+        if !usable || (sum - 1.0).abs() > OFF {
+            return Err(format!("the probabilities at {token} are none: they add up to {sum}"));
+        }
     }
     Ok(())
 }
@@ -218,15 +295,16 @@ impl Teacher for TeacherLogits {
     }
 }
 
-/// The parts of a folder, in order.
-fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The parts of a folder with their numbers, in order; files with other names are none.
+fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let read = |e| Error::io("read", folder, e);
     let mut parts = vec![];
     for entry in fs::read_dir(folder).map_err(read)? {
         let path = entry.map_err(read)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("part-") && name.ends_with(".safetensors") {
-            parts.push(path);
+        let number = name.strip_prefix("part-").and_then(|name| name.strip_suffix(".safetensors"));
+        if let Some(number) = number.and_then(|digits| digits.parse().ok()) {
+            parts.push((number, path));
         }
     }
     parts.sort();
@@ -239,43 +317,50 @@ pub struct TeacherLogitsWriter {
     folder: PathBuf,
     header: TeacherHeader,
     known: BTreeSet<String>,
-    parts: usize,
+    /// Number of the next part.
+    next: usize,
+    _lock: FolderLock,
 }
 
 impl TeacherLogitsWriter {
-    /// A new folder, or one with the same header to go on with.
+    /// A new folder, or one with the same header, but for the teacher's name, to go on with.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the folder holds something else, or logits of another
-    /// teacher, `top_k` or temperature.
+    /// [`Error::Io`]; [`Error::RunDirectory`] where another process writes to it; [`Error::Model`]
+    /// where the folder holds something else, or other logits.
     pub fn open(folder: &Path, header: TeacherHeader) -> Result<Self> {
-        let mut writer =
-            Self { folder: folder.to_owned(), header, known: BTreeSet::new(), parts: 0 };
-        if TeacherLogits::is_in(folder) {
-            let there = TeacherLogits::open(folder)?;
-            if there.header != writer.header {
-                let what = format!(
-                    "it holds logits of {} with top_k {} at temperature {}",
-                    there.header.teacher, there.header.top_k, there.header.temperature
-                );
-                return Err(failed(folder, what, "Name another folder, or remove this one"));
+        let is_there = TeacherLogits::is_in(folder);
+        if !is_there && folder.exists() {
+            for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
+                let name = entry.map_err(|e| Error::io("read", folder, e))?.file_name();
+                // What a process leaves that was killed as it began.
+                if name != LOCK && name.to_str() != Some(&format!(".{HEADER}")) {
+                    return Err(failed(folder, "it is not empty", "Name a new folder"));
+                }
             }
-            let last = part_paths(folder)?.pop();
-            let number = last.as_ref().and_then(|path| {
-                path.file_stem()?.to_str()?.strip_prefix("part-")?.parse::<usize>().ok()
-            });
-            writer.parts = number.map_or(0, |number| number + 1);
-            writer.known = there.rows.into_keys().collect();
-            return Ok(writer);
-        }
-        let holds = folder.exists()
-            && fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?.next().is_some();
-        if holds {
-            return Err(failed(folder, "it is not empty", "Name a new folder"));
         }
         fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        let text = serde_json::to_vec_pretty(&writer.header).unwrap_or_default();
-        writer.put(HEADER, |path| fs::write(path, text))?;
+        let lock = FolderLock::take(folder)?;
+        let mut writer = Self {
+            folder: folder.to_owned(),
+            header,
+            known: BTreeSet::new(),
+            next: 0,
+            _lock: lock,
+        };
+        if !is_there {
+            let text = serde_json::to_vec_pretty(&writer.header).unwrap_or_default();
+            writer.put(HEADER, &text)?;
+            return Ok(writer);
+        }
+        let there = TeacherLogits::open(folder)?;
+        let changes = differences(&there.header.identity(), &writer.header.identity(), "");
+        if !changes.is_empty() {
+            let what = format!("it holds other logits: {}", changes.join(", "));
+            return Err(failed(folder, what, "Name another folder, or remove this one"));
+        }
+        writer.next = part_paths(folder)?.last().map_or(0, |(number, _)| number + 1);
+        writer.known = there.rows.into_keys().collect();
         Ok(writer)
     }
 
@@ -305,32 +390,35 @@ impl TeacherLogitsWriter {
             let key = row_key(&example);
             let tokens: Vec<u8> = top.tokens.iter().flat_map(|x| x.to_le_bytes()).collect();
             let log_probs: Vec<u8> = top.log_probs.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let checksum = checksum_of(&tokens, &log_probs).to_le_bytes().to_vec();
+            tensors.insert(format!("{key}.crc32c"), (Dtype::U32, vec![1], checksum));
             tensors.insert(format!("{key}.tokens"), (Dtype::U32, vec![trained, k], tokens));
             let shape = vec![trained, k + 1];
             tensors.insert(format!("{key}.log_probs"), (Dtype::F32, shape, log_probs));
         }
-        let views: Result<Vec<_>, _> = tensors
-            .iter()
-            .map(|(name, (dtype, shape, bytes))| {
-                TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
-            })
-            .collect();
-        let other = |e: safetensors::SafeTensorError| std::io::Error::other(e.to_string());
-        let name = format!("part-{:06}.safetensors", self.parts);
-        self.put(&name, |path| {
-            let bytes = safetensors::serialize(views.map_err(other)?, None).map_err(other)?;
-            fs::write(path, bytes)
-        })?;
-        self.parts += 1;
+        let name = format!("part-{:06}.safetensors", self.next);
+        let broken = |e: safetensors::SafeTensorError| {
+            Error::io("write", self.folder.join(&name), std::io::Error::other(e.to_string()))
+        };
+        let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
+        });
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
+        let bytes = safetensors::serialize(views, None).map_err(broken)?;
+        self.put(&name, &bytes)?;
+        self.next += 1;
         self.known.extend(rows.iter().map(|(row, _)| row_key(&row.example())));
         Ok(())
     }
 
-    /// Writes a file beside its place, flushes and renames it.
-    fn put(&self, name: &str, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
+    /// Writes a new file beside its place, flushes and renames it.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (place, beside) = (self.folder.join(name), self.folder.join(format!(".{name}")));
+        if place.exists() {
+            return Err(failed(&place, "it is there already", "Another program has written it"));
+        }
         let put = || {
-            write(&beside)?;
+            fs::write(&beside, bytes)?;
             File::options().write(true).open(&beside)?.sync_all()?;
             fs::rename(&beside, &place)
         };

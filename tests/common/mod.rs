@@ -126,7 +126,7 @@ pub fn adapter_of(base: &str) -> SaveAdapter<'_> {
 }
 
 /// A line that shows also where a test passes.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
