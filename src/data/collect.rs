@@ -77,6 +77,7 @@ pub(super) struct Collector<'a> {
     lines: Vec<u32>,
     empty_problems: usize,
     empty_solutions: usize,
+    wrong: usize,
     system_turns: usize,
     read: usize,
     /// Raised by the JSONL reader.
@@ -95,6 +96,7 @@ impl<'a> Collector<'a> {
             lines: Vec::new(),
             empty_problems: 0,
             empty_solutions: 0,
+            wrong: 0,
             system_turns: 0,
             read: 0,
             blank_lines: 0,
@@ -147,6 +149,7 @@ impl<'a> Collector<'a> {
             }
             Taken::EmptyProblem => self.empty_problems += 1,
             Taken::EmptySolution => self.empty_solutions += 1,
+            Taken::Wrong => self.wrong += 1,
         }
         Ok(())
     }
@@ -167,6 +170,7 @@ impl<'a> Collector<'a> {
             blank_lines: self.blank_lines,
             empty_problems: self.empty_problems,
             empty_solutions: self.empty_solutions,
+            wrong: self.wrong,
             system_turns: self.system_turns,
             read: self.read,
         })

@@ -53,6 +53,10 @@ pub struct ColumnMap {
     /// The conversation: a list of `{role, content}` or of `{from, value}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
+    /// Whether the solution is right: true or false, or 1 or 0. Wrong ones are left out and counted.
+    /// Only looked at where it is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correct: Option<String>,
 }
 
 impl ColumnMap {
@@ -80,11 +84,12 @@ impl ColumnMap {
                 "id" => &mut map.id,
                 "answer" => &mut map.answer,
                 "messages" => &mut map.messages,
+                "correct" => &mut map.correct,
                 _ => {
                     return Err(Error::config(
                         SETTING,
                         format!("unknown key `{key}`"),
-                        "The keys are problem, solution, answer, id and messages",
+                        "The keys are problem, solution, answer, id, messages and correct",
                     ));
                 }
             };
@@ -137,6 +142,7 @@ impl ColumnMap {
             ("id", &self.id),
             ("answer", &self.answer),
             ("messages", &self.messages),
+            ("correct", &self.correct),
         ]
         .into_iter()
         .filter_map(|(key, column)| Some((key, column.as_deref()?)))
@@ -159,6 +165,7 @@ pub(super) enum Taken {
     Record(CotRecord),
     EmptyProblem,
     EmptySolution,
+    Wrong,
 }
 
 /// The columns of one file, settled on its first record.
@@ -166,6 +173,7 @@ pub(super) struct Resolved {
     texts: Texts,
     id: Option<Column>,
     answer: Option<Column>,
+    correct: Option<Column>,
 }
 
 enum Texts {
@@ -216,14 +224,19 @@ impl Resolved {
         };
         let answer = named(&map.answer)?.or_else(|| Column::recognised(ANSWER, record, solution));
         let id = named(&map.id)?.or_else(|| Column::recognised(ID, record, None));
-        Ok(Self { texts, id, answer })
+        let correct = named(&map.correct)?;
+        Ok(Self { texts, id, answer, correct })
     }
 
     /// The chosen columns for display.
     pub(super) fn columns(&self) -> Columns {
         let name = |column: &Option<Column>| column.as_ref().map(|column| column.name.clone());
-        let mut columns =
-            Columns { id: name(&self.id), answer: name(&self.answer), ..Columns::default() };
+        let mut columns = Columns {
+            id: name(&self.id),
+            answer: name(&self.answer),
+            correct: name(&self.correct),
+            ..Columns::default()
+        };
         match &self.texts {
             Texts::Pair { problem, with_input, solution } => {
                 columns.problem = Some(problem.column.name.clone());
@@ -261,9 +274,16 @@ impl Resolved {
         };
         let id = scalar(&self.id, "id")?;
         let answer = scalar(&self.answer, "answer")?;
+        let is_wrong = match &self.correct {
+            Some(column) => !read_verdict(column, record, at)?,
+            None => false,
+        };
         let present = |text: &String| !text.trim().is_empty();
         let Some(problem) = problem.filter(present) else { return Ok(Taken::EmptyProblem) };
         let Some(solution) = solution.filter(present) else { return Ok(Taken::EmptySolution) };
+        if is_wrong {
+            return Ok(Taken::Wrong);
+        }
         Ok(Taken::Record(CotRecord { id, problem, solution, answer }))
     }
 }
@@ -436,6 +456,21 @@ fn read_conversation(
             Ok((exchange.problem, exchange.solution))
         }
         value => Err(wrong_type(column, "messages", value, "a list of messages", record, at)),
+    }
+}
+
+/// Whether a solution is right.
+fn read_verdict(column: &Column, record: &Map<String, Value>, at: &At<'_>) -> Result<bool> {
+    let value = column.value(record, at)?;
+    match (value, value.as_f64()) {
+        (Value::Bool(verdict), _) => Ok(*verdict),
+        (_, Some(1.0)) => Ok(true),
+        (_, Some(0.0)) => Ok(false),
+        _ => Err(at.error(
+            Some(&column.name),
+            format!("`correct` is {value}"),
+            "Give true or false, or 1 or 0, in every record",
+        )),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// What became of the records of one source.
 ///
-/// Every record read is counted once in `empty_problems`, `empty_solutions`, `duplicates`,
+/// Every record read is counted once in `empty_problems`, `empty_solutions`, `wrong`, `duplicates`,
 /// `unmatched`, `too_long` or `usable`; `cut` and `id_conflicts` are remarks on records that are
 /// counted elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct SourceLedger {
     pub empty_problems: usize,
     /// Left out: the solution is empty.
     pub empty_solutions: usize,
+    /// Left out: the solution is marked as wrong.
+    #[serde(default)]
+    pub wrong: usize,
     /// Left out: the source already answers this problem (the first answer is kept).
     pub duplicates: usize,
     /// Left out: another source does not answer this problem, and only problems that all answer
@@ -40,6 +43,7 @@ impl SourceLedger {
         self.read
             == self.empty_problems
                 + self.empty_solutions
+                + self.wrong
                 + self.duplicates
                 + self.unmatched
                 + self.too_long
@@ -86,6 +90,9 @@ impl fmt::Display for Ledger {
                 "{:width$} {:>8} {:>8} {:>10} {:>10} {:>9} {:>8} {:>8}",
                 s.name, s.read, empty, s.duplicates, s.unmatched, s.too_long, s.usable, s.cut
             )?;
+        }
+        for s in self.sources.iter().filter(|s| s.wrong > 0) {
+            writeln!(f, "{}: {} more are marked as wrong and left out", s.name, s.wrong)?;
         }
         for s in self.sources.iter().filter(|s| s.id_conflicts > 0) {
             writeln!(f, "{}: {} ids that name another problem elsewhere", s.name, s.id_conflicts)?;

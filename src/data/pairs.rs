@@ -58,6 +58,7 @@ impl Source {
             read: read.read,
             empty_problems: read.empty_problems,
             empty_solutions: read.empty_solutions,
+            wrong: read.wrong,
             ..Default::default()
         };
         Ok(Self { name, records: read.records, lines: read.lines, ledger })

@@ -26,7 +26,7 @@ pub struct CotRecord {
 /// What [`read_records`](super::read_records) found in one file.
 ///
 /// Every record of the file is in exactly one place:
-/// `read = records.len() + empty_problems + empty_solutions`.
+/// `read = records.len() + empty_problems + empty_solutions + wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
     /// The usable records, in the file's order.
@@ -42,6 +42,8 @@ pub struct Records {
     pub empty_problems: usize,
     /// Records left out because the solution is blank or null, the problem being there.
     pub empty_solutions: usize,
+    /// Records left out because their solution is marked as wrong.
+    pub wrong: usize,
     /// System turns in conversations; they are not part of any record.
     pub system_turns: usize,
     /// Records in the file.
@@ -66,6 +68,9 @@ pub struct Columns {
     pub id: Option<String>,
     /// The gold answer's column, if the file has one.
     pub answer: Option<String>,
+    /// The column that says whether a solution is right, where it was named.
+    #[serde(default)]
+    pub correct: Option<String>,
 }
 
 impl fmt::Display for Columns {
@@ -76,6 +81,7 @@ impl fmt::Display for Columns {
             ("solution", &self.solution),
             ("answer", &self.answer),
             ("id", &self.id),
+            ("correct", &self.correct),
         ];
         let mut separator = "";
         for (key, column) in shown {

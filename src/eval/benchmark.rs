@@ -10,8 +10,8 @@
 //! | Minerva | `problem` | the box in `solution` |
 //! | SAT, other multiple choice | `question`, `options` | `Answer`, a letter |
 
-use super::answer::final_answer;
 use super::grade::Question;
+use super::math::{Extractor, extract, final_answer};
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,6 +24,36 @@ pub const INSTRUCTION: &str =
 pub const CHOICE_INSTRUCTION: &str =
     r"Please reason step by step, and put the letter of your choice within \boxed{}.";
 
+/// Where the answer to a problem is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// Where it is stated: in a box, after `####`, after "the final answer is".
+    #[default]
+    Stated,
+    /// There, or else the last number of the text, as is usual for word problems.
+    LastNumber,
+    /// There, or else the letter of an option.
+    Choice,
+}
+
+impl AnswerKind {
+    /// The final answer of a text, if there is one.
+    pub fn answer(self, text: &str) -> Option<String> {
+        let stated = final_answer(text);
+        match self {
+            Self::Stated => stated,
+            Self::LastNumber => stated.or_else(|| extract(text, &[Extractor::LastNumber])),
+            Self::Choice => {
+                let letters = || Extractor::Choice(('A'..='J').collect());
+                // "(B) 7" is the letter B.
+                let letter = |text: &str| extract(text, &[letters()]);
+                stated.map(|stated| letter(&stated).unwrap_or(stated)).or_else(|| letter(text))
+            }
+        }
+    }
+}
+
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchmarkProblem {
@@ -33,8 +63,9 @@ pub struct BenchmarkProblem {
     pub problem: String,
     /// The reference answer.
     pub reference: String,
-    /// Whether it is one of the options' letters.
-    pub choice: bool,
+    /// Where an answer to it is looked for.
+    #[serde(default)]
+    pub kind: AnswerKind,
 }
 
 /// A benchmark.
@@ -44,17 +75,20 @@ pub struct Benchmark {
     pub name: String,
     /// Its problems, in the file's order.
     pub problems: Vec<BenchmarkProblem>,
+    /// Lines of rows that are left out, since they have no answer.
+    #[serde(default)]
+    pub without_answer: Vec<usize>,
 }
 
 impl Benchmark {
     /// Reads a JSONL file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] with the line for a row without a problem or an answer, or a
-    /// file without rows.
+    /// [`Error::Io`]; [`Error::Data`] with the line for a row without a problem, or a file in which
+    /// no row has an answer.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let mut problems = vec![];
+        let (mut problems, mut without_answer) = (vec![], vec![]);
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         for (index, line) in lines {
             let failed = |what: String| {
@@ -64,13 +98,21 @@ impl Benchmark {
             };
             let row: Map<String, Value> = serde_json::from_str(line)
                 .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
-            problems.push(problem(&row, index + 1).map_err(failed)?);
+            match problem(&row, index + 1).map_err(failed)? {
+                Some(problem) => problems.push(problem),
+                None => without_answer.push(index + 1),
+            }
         }
         if problems.is_empty() {
-            return Err(Error::data(Place::file(path), "it has no rows", "Give a JSONL file"));
+            let what = match without_answer.first() {
+                Some(line) => format!("no row has an answer; the first is line {line}"),
+                None => "it has no rows".into(),
+            };
+            let hint = "An answer is in answer, target, final_answer, or in a box in solution";
+            return Err(Error::data(Place::file(path), what, hint));
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, problems })
+        Ok(Self { name, problems, without_answer })
     }
 
     /// Questions as a benchmark.
@@ -79,10 +121,10 @@ impl Benchmark {
             id: (index + 1).to_string(),
             problem: question.problem.clone(),
             reference: question.reference.clone(),
-            choice: false,
+            kind: AnswerKind::Stated,
         };
         let problems = questions.iter().enumerate().map(problem).collect();
-        Self { name: name.to_owned(), problems }
+        Self { name: name.to_owned(), problems, without_answer: vec![] }
     }
 }
 
@@ -108,7 +150,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn problem(row: &Map<String, Value>, line: usize) -> Result<BenchmarkProblem, String> {
+/// The problem of a row; `None` where it has no answer.
+fn problem(row: &Map<String, Value>, line: usize) -> Result<Option<BenchmarkProblem>, String> {
     let get = |names: &[&str]| field(row, names).and_then(text);
     let mut problem =
         get(&["problem", "question", "Question", "input", "prompt"]).ok_or("it has no problem")?;
@@ -136,17 +179,21 @@ fn problem(row: &Map<String, Value>, line: usize) -> Result<BenchmarkProblem, St
             Some(answers.iter().filter_map(text).collect::<Vec<_>>().join(", "))
         }
         Some(answer) => text(answer),
-        None => {
-            let solution = get(&["solution"]).ok_or("it has no answer")?;
-            Some(final_answer(&solution).ok_or("its solution has no \\boxed answer")?)
-        }
+        None => get(&["solution"]).and_then(|solution| final_answer(&solution)),
     };
-    let reference = reference.filter(|answer| !answer.is_empty()).ok_or("its answer is empty")?;
-    // GSM8K's come with their working.
+    let Some(reference) = reference.filter(|answer| !answer.is_empty()) else { return Ok(None) };
+    // GSM8K's come with their working; it, SVAMP and MAWPS ask for a number.
+    let is_word_problem =
+        reference.contains("####") || row.contains_key("Body") || row.contains_key("target");
     let reference = match reference.contains("####") {
         true => final_answer(&reference).unwrap_or(reference),
         false => reference,
     };
     let id = get(&["unique_id", "id", "ID", "idx"]).unwrap_or_else(|| line.to_string());
-    Ok(BenchmarkProblem { id, problem, reference, choice: options.is_some() })
+    let kind = match options {
+        Some(_) => AnswerKind::Choice,
+        None if is_word_problem => AnswerKind::LastNumber,
+        None => AnswerKind::Stated,
+    };
+    Ok(Some(BenchmarkProblem { id, problem, reference, kind }))
 }

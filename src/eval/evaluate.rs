@@ -1,8 +1,8 @@
 //! A model's answers to a benchmark: asked in batches of similar length, stored one by one, and
 //! taken up where a process ended.
 
-use super::answer::{final_answer, same_answer};
-use super::benchmark::{Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+use super::math::same_answer;
 use crate::data::{PromptTemplate, TextTokenizer};
 use crate::error::{Error, Place, Result};
 use crate::model::{DecoderLm, Endings, GenerateConfig};
@@ -24,6 +24,24 @@ pub struct EvaluateConfig {
     pub instruct: bool,
     /// How answers are drawn.
     pub generate: GenerateConfig,
+}
+
+impl EvaluateConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that cannot be.
+    pub fn validate(&self) -> Result<()> {
+        self.generate.validate()?;
+        if self.samples > 1 && self.generate.temperature == 0.0 {
+            return Err(Error::config(
+                "evaluate.samples",
+                format!("{} greedy answers to a problem are all the same", self.samples),
+                "Set a temperature, or ask once",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What a model answers with.
@@ -63,8 +81,8 @@ pub struct Judged {
 impl Judged {
     /// Grades a text.
     pub fn of(problem: &BenchmarkProblem, sample: usize, text: String) -> Self {
-        let stated = final_answer(&text);
-        let correct = stated.as_ref().is_some_and(|stated| same_answer(stated, &problem.reference));
+        let stated = problem.kind.answer(&text);
+        let correct = stated.as_ref().is_some_and(|stated| same_answer(&problem.reference, stated));
         Self {
             id: problem.id.clone(),
             sample,
@@ -95,24 +113,18 @@ pub fn evaluate(
     store: &Path,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Judged>> {
+    config.validate()?;
     let samples = config.samples.max(1);
-    if samples > 1 && config.generate.temperature == 0.0 {
-        return Err(Error::config(
-            "evaluate.samples",
-            format!("{samples} greedy answers to a problem are all the same"),
-            "Set a temperature, or ask once",
-        ));
-    }
     let problems = &benchmark.problems;
     let mut answers = stored(store, benchmark, samples)?;
     let done: BTreeSet<(String, usize)> =
         answers.iter().map(|answer| (answer.id.clone(), answer.sample)).collect();
     let mut missing: Vec<(usize, usize, Vec<u32>)> = vec![];
     for (index, problem) in problems.iter().enumerate() {
-        let asked = match (config.instruct, problem.choice) {
+        let asked = match (config.instruct, problem.kind) {
             (false, _) => problem.problem.clone(),
-            (true, false) => format!("{}\n{INSTRUCTION}", problem.problem),
-            (true, true) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
+            (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
+            (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
         let prompt = answering.template.prompt(answering.tokenizer, &asked)?;
         for sample in (0..samples).filter(|sample| !done.contains(&(problem.id.clone(), *sample))) {

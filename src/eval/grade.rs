@@ -1,7 +1,7 @@
 //! Asking a model questions and counting its right answers.
 
-use super::answer::{final_answer, same_answer};
 use super::interval::wilson;
+use super::math::{final_answer, same_answer};
 use crate::data::{PromptTemplate, TextTokenizer};
 use crate::error::Result;
 use crate::model::{DecoderLm, Endings, GenerateConfig};
@@ -103,7 +103,7 @@ pub fn ask(
         .map(|(question, answer)| {
             let text = answer.text(tokenizer)?;
             let stated = final_answer(&text);
-            let correct = stated.as_ref().is_some_and(|s| same_answer(s, &question.reference));
+            let correct = stated.as_ref().is_some_and(|s| same_answer(&question.reference, s));
             Ok(Answer {
                 problem: question.problem.clone(),
                 reference: question.reference.clone(),

@@ -1,13 +1,21 @@
-//! Answers extracted, compared and counted.
+//! Answers extracted, compared and counted; benchmarks asked and scored.
 
-mod answer;
 mod benchmark;
+mod bootstrap;
 mod evaluate;
 mod grade;
 mod interval;
+mod math;
+mod scores;
 
-pub use answer::{final_answer, same_answer};
-pub use benchmark::{Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+pub use benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
 pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate};
 pub use grade::{Accuracy, Answer, Question, ask};
 pub use interval::wilson;
+pub use math::{
+    ANY, Extractor, Grade, MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS, STATED, Tier, equal,
+    equal_to_decimals, extract, final_answer, grade, hendrycks_equal, hendrycks_normalised,
+    same_answer, steps_of_comparison,
+};
+pub use scores::{Scores, ScoresTable, grade_answers};

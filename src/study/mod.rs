@@ -6,7 +6,6 @@ mod plots;
 mod report;
 mod results;
 mod run;
-mod statistics;
 mod style;
 
 pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
@@ -15,5 +14,4 @@ pub use results::{
     TestedAnswers,
 };
 pub use run::study;
-pub use statistics::{Arm, Bootstrap, Estimate, Hits, score};
 pub use style::{StyleShift, TokenShift};

@@ -1,7 +1,7 @@
 //! The report's charts: points with intervals, joined by lines.
 
-use super::statistics::Estimate;
 use crate::error::{Error, Result};
+use crate::eval::Estimate;
 use plotters::prelude::*;
 use std::path::Path;
 
@@ -73,6 +73,11 @@ impl Chart {
         }
         let margin = |low: f64, high: f64| ((high - low) * 0.06).max(1e-6);
         let (x_margin, y_margin) = (margin(x_low, x_high), margin(y_low, y_high));
+        let longest = self.series.iter().map(|series| series.name.chars().count()).max();
+        let legend = match self.series.len() {
+            0 | 1 => 0.0,
+            _ => 0.1 + 0.011 * longest.unwrap_or(0) as f64,
+        };
         let root = SVGBackend::with_string(svg, (860, 440)).into_drawing_area();
         root.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&root)
@@ -81,7 +86,8 @@ impl Chart {
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(
-                x_low - x_margin..x_high + x_margin,
+                // Room for the legend, beside the data.
+                x_low - x_margin..x_high + x_margin + legend * (x_high - x_low),
                 y_low - y_margin..y_high + y_margin,
             )?;
         let label = |x: &f64| match self.log_x {
@@ -120,11 +126,14 @@ impl Chart {
                 PathElement::new([(place(*x), y.low), (place(*x), y.high)], colour.stroke_width(1))
             }))?;
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
+        if self.series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperRight)
+                .background_style(WHITE.mix(0.85))
+                .border_style(BLACK.mix(0.3))
+                .draw()?;
+        }
         root.present()?;
         drop(chart);
         drop(root);
@@ -138,7 +147,10 @@ fn short(x: f64) -> String {
         a if a >= 1e9 => format!("{:.1}B", x / 1e9),
         a if a >= 1e6 => format!("{:.1}M", x / 1e6),
         a if a >= 1e3 => format!("{:.0}k", x / 1e3),
-        a if a >= 10.0 || a == 0.0 => format!("{x:.0}"),
-        _ => format!("{x:.2}"),
+        // The labels of an axis have as many digits as they need.
+        _ => {
+            let text = format!("{x:.2}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
     }
 }

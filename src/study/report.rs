@@ -4,8 +4,8 @@ use super::config::StudyConfig;
 use super::document::{Block, Document};
 use super::plots::{Chart, Series, exact};
 use super::results::{ComparisonResult, StudentResult, Study, StudyData};
-use super::statistics::Estimate;
 use crate::error::{Error, Result};
+use crate::eval::Estimate;
 use std::fs;
 use std::path::Path;
 

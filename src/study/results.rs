@@ -1,10 +1,9 @@
 //! From the answers of all students to the numbers of the report.
 
 use super::config::{Cell, StudyConfig};
-use super::statistics::{Arm, Bootstrap, Estimate, Hits};
 use super::style::StyleShift;
 use crate::data::{Ledger, SourceShare};
-use crate::eval::{Answer, Judged};
+use crate::eval::{Answer, Arm, Bootstrap, Estimate, Hits, Judged, score as score_of};
 use crate::recipe::Summary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -411,7 +410,7 @@ fn mixture_score(
         alpha,
         score,
         by_benchmark: by_benchmark(&answers),
-        by_seed: arm.iter().map(|hits| super::statistics::score(hits)).collect(),
+        by_seed: arm.iter().map(|hits| score_of(hits)).collect(),
         mean_tokens: over_all(|tested| tested.mean_tokens),
         hit_limit: over_all(|tested| tested.hit_limit),
         without_answer: over_all(|tested| tested.without_answer),

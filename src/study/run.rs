@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! study/
-//!   study.toml                               what was asked
+//!   settings.toml                            what was asked
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
 //!   study.json  report.html  report.md  figures/
@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+/// Says that a directory is a study's.
+const MARK: &str = ".mixdistill-study";
+
 /// Runs a study to its report; cells that are done are skipped. `None` after a stop.
 ///
 /// `say` is given what a person would read, line by line.
@@ -41,7 +44,7 @@ pub fn study(
     config.validate()?;
     let out = &config.out;
     let holds = out.is_dir()
-        && !out.join("study.toml").is_file()
+        && !out.join(MARK).is_file()
         && fs::read_dir(out).map_err(|e| Error::io("read", out, e))?.next().is_some();
     if holds {
         return Err(Error::RunDirectory {
@@ -51,6 +54,7 @@ pub fn study(
         });
     }
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    write(&out.join(MARK), "")?;
     let _lock = FolderLock::take(out)?;
     let benchmarks = read_benchmarks(config)?;
     // Whatever is wrong with the data of a comparison or a student shows here.
@@ -58,7 +62,7 @@ pub fn study(
     for cell in config.cells().iter().filter(|cell| cell.seed == config.seeds[0]) {
         data.of(config, cell)?;
     }
-    write(&out.join("study.toml"), &toml_of(config)?)?;
+    write(&out.join("settings.toml"), &toml_of(config)?)?;
     let mut warnings = contamination(config, &mut data, &benchmarks)?;
     warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 

@@ -1,6 +1,6 @@
 //! Columns that are recognised, and columns that are named.
 
-use mixdistill::data::{ColumnMap, read_records};
+use mixdistill::data::{ColumnMap, Join, Pairs, Source, read_records};
 
 use crate::{Sample, assert_adds_up, assert_config_error, error, only, read};
 
@@ -268,4 +268,33 @@ fn a_column_that_is_not_recognised_is_reported_with_the_names_that_are() {
          `problem`. Name it with solution=<column>; recognised are `solution`, `answer`, \
          `response`, `output`, `completion`, and conversations in `messages`, `conversations`"
     );
+}
+
+#[test]
+fn answers_that_are_marked_as_wrong_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.jsonl");
+    let line = |n: usize, correct: &str| {
+        format!("{{\"problem\": \"{n}?\", \"a\": {{\"text\": \"{n}\", \"ok\": {correct}}}}}\n")
+    };
+    let text = [line(1, "true"), line(2, "false"), line(3, "1"), line(4, "0")].concat();
+    std::fs::write(&path, &text).unwrap();
+    let map = ColumnMap::parse("solution=a.text,correct=a.ok").unwrap();
+    let records = read_records(&path, &map).unwrap();
+    let kept: Vec<&str> = records.records.iter().map(|r| r.solution.as_str()).collect();
+    assert_eq!((kept, records.wrong, records.read), (vec!["1", "3"], 2, 4));
+    assert_eq!(records.lines, [1, 3]);
+    assert!(records.columns.to_string().contains("correct=a.ok"));
+    let source = Source::read("teacher", &path, &map).unwrap();
+    let (_, ledger) = Pairs::join(vec![source], Join::Inner).unwrap();
+    assert_eq!(ledger.sources[0].wrong, 2);
+    assert!(ledger.sources[0].adds_up());
+    assert!(ledger.to_string().contains("2 more are marked as wrong"), "{ledger}");
+    // Without the name nothing is left out; what is no verdict is an error with its place.
+    let map = ColumnMap::parse("solution=a.text").unwrap();
+    assert_eq!(read_records(&path, &map).unwrap().records.len(), 4);
+    std::fs::write(&path, text + &line(5, "\"maybe\"")).unwrap();
+    let map = ColumnMap::parse("solution=a.text,correct=a.ok").unwrap();
+    let error = read_records(&path, &map).unwrap_err().to_string();
+    assert!(error.contains(":5") && error.contains("maybe"), "{error}");
 }

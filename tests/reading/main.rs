@@ -66,7 +66,7 @@ fn only(records: &Records) -> (&str, &str) {
 fn assert_adds_up(records: &Records) {
     assert_eq!(
         records.read,
-        records.records.len() + records.empty_problems + records.empty_solutions
+        records.records.len() + records.empty_problems + records.empty_solutions + records.wrong
     );
     assert_eq!(records.lines.len(), records.records.len());
     assert!(records.lines.is_sorted());

@@ -95,13 +95,14 @@ fn maps() -> impl Strategy<Value = ColumnMap> {
             ],
         )
     };
-    (column(), column(), column(), column(), column()).prop_map(
-        |(problem, solution, id, answer, messages)| ColumnMap {
+    (column(), column(), column(), column(), column(), column()).prop_map(
+        |(problem, solution, id, answer, messages, correct)| ColumnMap {
             problem,
             solution,
             id,
             answer,
             messages,
+            correct,
         },
     )
 }

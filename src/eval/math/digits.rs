@@ -1,0 +1,122 @@
+//! The digits of numbers: groups of thousands in all their spellings, decimal points and commas,
+//! decimals that repeat, powers of ten. The rules for commas are in [`Lexer::more_groups`].
+
+use super::lexer::{Kind, Lexer, Reading};
+
+impl Lexer {
+    fn take_digits(&mut self) -> String {
+        let start = self.at;
+        while self.digit(0) {
+            self.at += 1;
+        }
+        self.characters[start..self.at].iter().collect()
+    }
+
+    pub(crate) fn number(&mut self) -> Option<()> {
+        let mut digits = self.take_digits();
+        self.more_groups(&mut digits);
+        let (mut repeating, mut exponent) = (String::new(), 0);
+        // `5{,}08`: what groups no thousands is a decimal comma.
+        if [Some('{'), Some(','), Some('}')] == [0, 1, 2].map(|ahead| self.peek(ahead))
+            && self.digit(3)
+        {
+            self.at += 3;
+            digits.push('.');
+            digits.push_str(&self.take_digits());
+        }
+        let overlined = |lexer: &Self, ahead: usize| {
+            "\\overline{".chars().enumerate().all(|(at, c)| lexer.peek(ahead + at) == Some(c))
+        };
+        let point = self.peek(0) == Some('.') && !digits.contains('.');
+        if point && (self.digit(1) || overlined(self, 1)) {
+            self.at += 1;
+            digits.push('.');
+            digits.push_str(&self.take_digits());
+            if overlined(self, 0) {
+                self.at += "\\overline{".len();
+                repeating = self.take_digits();
+                if repeating.is_empty() || self.peek(0) != Some('}') {
+                    return None;
+                }
+                self.at += 1;
+            }
+        }
+        if matches!(self.peek(0), Some('e' | 'E')) {
+            let signed = matches!(self.peek(1), Some('+' | '-' | '−'));
+            let first = 1 + usize::from(signed);
+            let length = (0..7).take_while(|more| self.digit(first + more)).count();
+            let letter_behind = self.peek(first + length).is_some_and(char::is_alphabetic);
+            if length > 0 && !letter_behind {
+                let power: String =
+                    self.characters[self.at + first..self.at + first + length].iter().collect();
+                let power: i32 = power.parse().ok()?;
+                exponent = if signed && self.peek(1) != Some('+') { -power } else { power };
+                self.at += first + length;
+            }
+        }
+        self.push(Kind::Number { digits, repeating, exponent });
+        Some(())
+    }
+
+    /// Takes what follows the first digits of a number: groups of three, or decimals behind a comma.
+    fn more_groups(&mut self, digits: &mut String) {
+        if (1..=3).contains(&digits.len()) && *digits != "0" {
+            // Separators that nobody writes between the items of a list, and thin spaces.
+            while let Some(separator) = self.separator() {
+                self.at += separator;
+                digits.push_str(&self.take_digits());
+            }
+        }
+        if self.reading == Reading::List || self.brackets > 0 || self.at < self.list_until {
+            return;
+        }
+        let run = self.characters[self.at..]
+            .iter()
+            .enumerate()
+            .take_while(|(at, c)| c.is_ascii_digit() || **c == ',' && self.digit(at + 1))
+            .count();
+        let rest: String = self.characters[self.at..self.at + run].iter().collect();
+        let Some(groups) = rest.strip_prefix(',') else { return };
+        let groups: Vec<&str> = groups.split(',').collect();
+        let thousands = digits.len() <= 3 && *digits != "0" && groups.iter().all(|g| g.len() == 3);
+        // `1000,99` and `0,25`; with one decimal it is more often a list: `1,2`, `0,1`.
+        let decimals = groups.len() == 1
+            && self.characters.get(self.at + run) != Some(&'.')
+            && (digits.len() > 3 || *digits == "0" && groups[0].len() > 1 || groups[0].len() == 2);
+        if thousands {
+            digits.push_str(&groups.concat());
+            self.at += run;
+        } else if decimals {
+            digits.push('.');
+            digits.push_str(groups[0]);
+            self.at += run;
+        } else {
+            self.list_until = self.at + run;
+        }
+    }
+
+    /// The length of a separator of thousands other than a plain comma, where one and exactly three
+    /// digits follow.
+    fn separator(&self) -> Option<usize> {
+        const SEPARATORS: [&str; 9] =
+            ["{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}"];
+        let separator = SEPARATORS
+            .iter()
+            .find(|s| s.chars().enumerate().all(|(at, c)| self.peek(at) == Some(c)))?;
+        let mut length = separator.chars().count();
+        // `32,\! 349` and `14 {, }916`.
+        if *separator == " " && self.peek(1) == Some('{') {
+            length +=
+                "{,}".len() + usize::from(self.peek(2) == Some(' ') || self.peek(3) == Some(' '));
+            if self.peek(length - 1) != Some('}') {
+                return None;
+            }
+        } else if *separator == ",\\!" && self.peek(length) == Some(' ') {
+            length += 1;
+        }
+        let three = (0..3).all(|at| self.digit(length + at)) && !self.digit(length + 3);
+        // A space parts thousands only, never an integer and the fraction behind it.
+        let fraction = self.peek(length + 3) == Some('/');
+        (three && !(fraction && separator.trim().is_empty())).then_some(length)
+    }
+}

@@ -1,0 +1,101 @@
+//! The normalisation of Hendrycks et al. (2021) for MATH, kept to what it does and no more: a list
+//! of textual rules in a fixed order. It knows no mathematics: `1/2` is `\frac{1}{2}` and `0.5` is
+//! too, but `2/4` is neither, and the order of a list matters.
+
+/// Whether two answers have the same text after the normalisation.
+///
+/// ```
+/// use mixdistill::eval::hendrycks_equal;
+/// assert!(hendrycks_equal(r"\tfrac12", "1/2"));
+/// assert!(hendrycks_equal(r"10\text{ units}", "10"));
+/// assert!(!hendrycks_equal("1, 2", "2, 1"));
+/// ```
+pub fn hendrycks_equal(a: &str, b: &str) -> bool {
+    a == b || hendrycks_normalised(a) == hendrycks_normalised(b)
+}
+
+/// The text that the normalisation makes of an answer.
+///
+/// ```
+/// use mixdistill::eval::hendrycks_normalised;
+/// assert_eq!(hendrycks_normalised(r"x = \dfrac 3 4"), r"\frac{3}{4}");
+/// ```
+pub fn hendrycks_normalised(answer: &str) -> String {
+    let mut text = answer.replace('\n', "").replace("\\!", "").replace("\\\\", "\\");
+    text = text.replace("tfrac", "frac").replace("dfrac", "frac");
+    text = text.replace("\\left", "").replace("\\right", "");
+    text = text.replace("^{\\circ}", "").replace("^\\circ", "").replace("\\$", "");
+    text = without_unit(text);
+    text = text.replace("\\%", "");
+    text = text.replace(" .", " 0.").replace("{.", "{0.");
+    if text.starts_with('.') {
+        text.insert(0, '0');
+    }
+    // A short name before the only equals sign: `k = 5` is `5`.
+    if let Some((name, value)) = text.split_once('=')
+        && !value.contains('=')
+        && name.chars().count() <= 2
+    {
+        text = value.to_owned();
+    }
+    text = with_braced_roots(&text);
+    text.retain(|character| character != ' ');
+    text = with_braced_fractions(&text);
+    if text == "0.5" {
+        text = "\\frac{1}{2}".to_owned();
+    }
+    slash_as_fraction(&text).unwrap_or(text)
+}
+
+/// Cuts off a `\text{ unit}` on the right.
+fn without_unit(text: String) -> String {
+    match text.split_once("\\text{ ") {
+        Some((left, right)) if !right.contains("\\text{ ") => left.to_owned(),
+        _ => text,
+    }
+}
+
+/// `\sqrt3` as `\sqrt{3}`.
+fn with_braced_roots(text: &str) -> String {
+    let mut pieces = text.split("\\sqrt");
+    let mut output = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        output.push_str("\\sqrt");
+        match piece.chars().next() {
+            Some(first) if first != '{' => {
+                output.push_str(&format!("{{{first}}}{}", &piece[first.len_utf8()..]));
+            }
+            _ => output.push_str(piece),
+        }
+    }
+    output
+}
+
+/// `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text stays as it is
+/// where a `\frac` has no two arguments.
+fn with_braced_fractions(text: &str) -> String {
+    let mut pieces = text.split("\\frac");
+    let mut output = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        output.push_str("\\frac");
+        let mut characters = piece.chars();
+        match (characters.next(), characters.next()) {
+            (Some('{'), _) => output.push_str(piece),
+            (Some(over), Some('{')) => {
+                output.push_str(&format!("{{{over}}}{}", &piece[over.len_utf8()..]));
+            }
+            (Some(over), Some(under)) => {
+                output.push_str(&format!("{{{over}}}{{{under}}}{}", characters.as_str()));
+            }
+            _ => return text.to_owned(),
+        }
+    }
+    output
+}
+
+/// `a/b` as `\frac{a}{b}` where both are integers and nothing else is there.
+fn slash_as_fraction(text: &str) -> Option<String> {
+    let (over, under) = text.split_once('/')?;
+    let (over, under) = (over.parse::<i64>().ok()?, under.parse::<i64>().ok()?);
+    (text == format!("{over}/{under}")).then(|| format!("\\frac{{{over}}}{{{under}}}"))
+}

@@ -1,0 +1,375 @@
+//! Text to tokens. What is special here: numbers. Whether a comma parts thousands, is a decimal
+//! point or parts the items of a list can only be told from the digits around it, so the lexer is
+//! asked for one [`Reading`] at a time and the comparison tries both.
+
+use super::limits::{MAX_BYTES, MAX_TOKENS};
+use super::words::{self, Meaning};
+
+/// How a comma between digits is read outside brackets; within them it always parts items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As a part of the number, where the digits allow it: `1,234` is 1234.
+    Number,
+    /// As parting two numbers: `1,234` is 1 and 234.
+    List,
+}
+
+/// What a piece of text is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Digits with an optional point, the digits that repeat for ever, and the power of ten.
+    Number {
+        digits: String,
+        repeating: String,
+        exponent: i32,
+    },
+    /// One letter or a run of them that has no other meaning.
+    Word(String),
+    /// Anything with a meaning of its own.
+    Sign(Meaning),
+    /// The words of a `\text{}`.
+    Text(String),
+    /// A decoration such as `\vec`, by name.
+    Mark(String),
+    /// `{` and `}`, `[` and `]`.
+    GroupOpen,
+    GroupClose,
+    SquareOpen,
+    SquareClose,
+    Comma,
+    Semicolon,
+    Power,
+    Subscript,
+    Factorial,
+    Column,
+    Row,
+    Begin(String),
+    End(String),
+}
+
+/// A token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// What it is.
+    pub kind: Kind,
+    /// Whether white space stands before it.
+    pub spaced: bool,
+}
+
+/// The tokens of a text; `None` where a character has no meaning or there is too much of it.
+pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    let characters: Vec<char> = text.chars().collect();
+    let ends = |c: &char| c.is_whitespace() || "$.。".contains(*c);
+    let mut lexer = Lexer {
+        ending: characters.iter().rposition(|c| !ends(c)).map_or(0, |last| last + 1),
+        characters,
+        at: 0,
+        reading,
+        brackets: 0,
+        environments: 0,
+        doubled: false,
+        spaced: false,
+        list_until: 0,
+        tokens: Vec::new(),
+    };
+    while lexer.at < lexer.characters.len() {
+        lexer.step()?;
+        if lexer.tokens.len() > MAX_TOKENS {
+            return None;
+        }
+    }
+    Some(lexer.tokens)
+}
+
+pub(crate) struct Lexer {
+    pub(crate) characters: Vec<char>,
+    pub(crate) at: usize,
+    pub(crate) reading: Reading,
+    pub(crate) brackets: usize,
+    environments: usize,
+    /// Whether the text has `\\frac` for `\frac`, as text that was escaped twice does.
+    doubled: bool,
+    spaced: bool,
+    /// From here on there are only full stops, delimiters and white space.
+    ending: usize,
+    /// Up to here commas part items: the digits did not allow another reading.
+    pub(crate) list_until: usize,
+    tokens: Vec<Token>,
+}
+
+impl Lexer {
+    pub(crate) fn peek(&self, ahead: usize) -> Option<char> {
+        self.characters.get(self.at + ahead).copied()
+    }
+
+    pub(crate) fn push(&mut self, kind: Kind) {
+        self.tokens.push(Token { kind, spaced: std::mem::take(&mut self.spaced) });
+    }
+
+    pub(crate) fn digit(&self, ahead: usize) -> bool {
+        self.peek(ahead).is_some_and(|c| c.is_ascii_digit())
+    }
+
+    fn step(&mut self) -> Option<()> {
+        let character = self.peek(0)?;
+        if character.is_ascii_digit() || character == '.' && self.digit(1) {
+            return self.number();
+        }
+        self.at += 1;
+        match character {
+            '\\' => return self.backslash(),
+            '{' if self.peek(0) == Some(',')
+                || self.peek(0) == Some(' ') && self.peek(1) == Some(',') =>
+            {
+                // `{,}` not within a number.
+                while self.peek(0)? != '}' {
+                    self.at += 1;
+                }
+                self.at += 1;
+                self.push(Kind::Comma);
+            }
+            '{' => self.push(Kind::GroupOpen),
+            '}' => self.push(Kind::GroupClose),
+            '[' => {
+                self.brackets += 1;
+                self.push(Kind::SquareOpen);
+            }
+            ']' => {
+                self.brackets = self.brackets.saturating_sub(1);
+                self.push(Kind::SquareClose);
+            }
+            ',' | '，' | '、' => self.push(Kind::Comma),
+            ';' | '；' => self.push(Kind::Semicolon),
+            '^' => self.push(Kind::Power),
+            '_' => self.push(Kind::Subscript),
+            '&' => self.push(Kind::Column),
+            '!' if self.peek(0) == Some('=') => {
+                self.at += 1;
+                self.push(Kind::Sign(Meaning::Relation(super::expression::Relation::NotEqual)));
+            }
+            '!' => self.push(Kind::Factorial),
+            '*' if self.peek(0) == Some('*') => {
+                self.at += 1;
+                self.push(Kind::Power);
+            }
+            '<' | '>' if self.peek(0) == Some('=') => {
+                self.at += 1;
+                let relation = words::character(if character == '<' { '≤' } else { '≥' })?;
+                self.push(Kind::Sign(relation));
+            }
+            '²' | '³' => {
+                self.push(Kind::Power);
+                let digits = if character == '²' { "2" } else { "3" };
+                self.push_digits(digits);
+            }
+            'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' => self.push(Kind::Word(character.to_string())),
+            '½' | '¼' | '¾' | '⅓' | '⅔' => {
+                let (over, under) = match character {
+                    '½' => ("1", "2"),
+                    '¼' => ("1", "4"),
+                    '¾' => ("3", "4"),
+                    '⅓' => ("1", "3"),
+                    _ => ("2", "3"),
+                };
+                self.push(Kind::Sign(Meaning::Fraction));
+                self.push_digits(over);
+                self.push_digits(under);
+            }
+            // A full stop ends the answer; elsewhere a dot means nothing that is known here.
+            '.' | '。' if self.at > self.ending => {
+                self.spaced = true;
+            }
+            '"' | '“' | '”' => self.spaced = true,
+            _ if character.is_whitespace() || character == '~' => self.spaced = true,
+            _ => match words::character(character) {
+                Some(Meaning::Currency) => self.spaced = true,
+                Some(meaning) => self.sign(meaning),
+                None if character.is_alphabetic() => {
+                    self.at -= 1;
+                    self.word();
+                }
+                None => return None,
+            },
+        }
+        Some(())
+    }
+
+    fn sign(&mut self, meaning: Meaning) {
+        match meaning {
+            Meaning::Open | Meaning::SetOpen => self.brackets += 1,
+            Meaning::Close | Meaning::SetClose => self.brackets = self.brackets.saturating_sub(1),
+            _ => {}
+        }
+        self.push(Kind::Sign(meaning));
+    }
+
+    fn push_digits(&mut self, digits: &str) {
+        self.push(Kind::Number { digits: digits.into(), repeating: String::new(), exponent: 0 });
+    }
+
+    fn word(&mut self) {
+        let start = self.at;
+        while self.peek(0).is_some_and(|c| c.is_alphabetic() && words::character(c).is_none()) {
+            self.at += 1;
+        }
+        let mut word: String = self.characters[start..self.at].iter().collect();
+        // `1orW`: a connective right behind a digit ends where the small letters end.
+        let behind_digit = start > 0 && self.characters[start - 1].is_ascii_digit();
+        for connective in ["and", "or"] {
+            if behind_digit
+                && word
+                    .strip_prefix(connective)
+                    .is_some_and(|rest| rest.starts_with(char::is_uppercase))
+            {
+                self.at = start + connective.len();
+                word = connective.into();
+            }
+        }
+        match words::plain_word(&word) {
+            Some(Meaning::Currency) => self.spaced = true,
+            Some(meaning) => self.push(Kind::Sign(meaning)),
+            None => self.push(Kind::Word(word)),
+        }
+    }
+
+    /// Behind a backslash.
+    fn backslash(&mut self) -> Option<()> {
+        let character = self.peek(0)?;
+        if character.is_ascii_alphabetic() {
+            return self.command();
+        }
+        self.at += 1;
+        match character {
+            '\\' => {
+                let name: String = self.characters[self.at..]
+                    .iter()
+                    .take_while(|c| c.is_ascii_alphabetic())
+                    .take(32)
+                    .collect();
+                let doubled = self.environments == 0 || self.doubled;
+                if doubled && words::command(&name).is_some() || name == "end" && self.doubled {
+                    self.doubled = true;
+                    return self.command();
+                }
+                if self.doubled && self.peek(0) == Some('\\') {
+                    while self.peek(0) == Some('\\') {
+                        self.at += 1;
+                    }
+                }
+                if self.environments > 0 {
+                    self.push(Kind::Row);
+                } else {
+                    self.spaced = true;
+                }
+            }
+            '{' => self.sign(Meaning::SetOpen),
+            '}' => self.sign(Meaning::SetClose),
+            '|' => self.push(Kind::Sign(Meaning::Bar)),
+            '%' => self.push(Kind::Sign(Meaning::Percent)),
+            '$' | ',' | '!' | ';' | ':' | ' ' | '>' | '(' | ')' | '[' | ']' | '\n' | '&' | '#' => {
+                self.spaced = true;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn command(&mut self) -> Option<()> {
+        let length = self.characters[self.at..]
+            .iter()
+            .take_while(|c| c.is_ascii_alphabetic())
+            .take(32)
+            .count();
+        let name: String = self.characters[self.at..self.at + length].iter().collect();
+        // Of an unknown command the longest known beginning counts: `\quadx` is `\quad x`.
+        let (meaning, name) = (1..=length)
+            .rev()
+            .find_map(|end| words::command(&name[..end]).map(|meaning| (meaning, &name[..end])))?;
+        let name = name.to_owned();
+        self.at += name.len();
+        match meaning {
+            Meaning::Nothing => {
+                self.spaced = true;
+                if name == "hspace" {
+                    self.argument()?;
+                }
+            }
+            Meaning::Fence => {
+                if self.peek(0) == Some('.') {
+                    self.at += 1;
+                }
+            }
+            Meaning::Text => {
+                let text = self.argument()?;
+                if is_formula(&text) {
+                    self.tokens.extend(tokens(&text, self.reading)?);
+                } else {
+                    self.push(Kind::Text(text));
+                }
+            }
+            Meaning::Font => {
+                if name == "mathbb" {
+                    let letter = self.argument()?;
+                    let sets = [("R", "ℝ"), ("Z", "ℤ"), ("N", "ℕ"), ("Q", "ℚ"), ("C", "ℂ")];
+                    let (_, set) = sets.into_iter().find(|(name, _)| *name == letter.trim())?;
+                    self.push(Kind::Word(set.into()));
+                }
+            }
+            Meaning::Mark => self.push(Kind::Mark(name)),
+            Meaning::Begin => {
+                let environment = self.argument()?;
+                self.environments += 1;
+                if environment == "array" {
+                    self.argument()?;
+                }
+                self.push(Kind::Begin(environment));
+            }
+            Meaning::End => {
+                let environment = self.argument()?;
+                self.environments = self.environments.saturating_sub(1);
+                self.push(Kind::End(environment));
+            }
+            Meaning::Currency => self.spaced = true,
+            meaning => self.sign(meaning),
+        }
+        Some(())
+    }
+
+    /// The text of the group, or the one character, that follows.
+    fn argument(&mut self) -> Option<String> {
+        while self.peek(0).is_some_and(char::is_whitespace) {
+            self.at += 1;
+        }
+        let first = self.peek(0)?;
+        self.at += 1;
+        if first != '{' {
+            return Some(first.into());
+        }
+        let start = self.at;
+        let mut depth = 1usize;
+        loop {
+            // The answer may end where it was cut off.
+            let Some(character) = self.peek(0) else {
+                return Some(self.characters[start..self.at].iter().collect());
+            };
+            self.at += 1;
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return Some(self.characters[start..self.at - 1].iter().collect());
+            }
+        }
+    }
+}
+
+/// Whether a `\text{}` holds a formula: it has digits, and no words but "and" and "or".
+fn is_formula(text: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| matches!(word, "and" | "or"))
+}

@@ -1,0 +1,165 @@
+//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are read
+//! in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a formula it
+//! is a variable.
+
+use super::expression::{Expression, Function};
+use super::lexer::Kind;
+use super::limits::MAX_MARKS;
+use super::number;
+use super::parser::{Parser, negated};
+use super::words::{self, Meaning};
+
+impl Parser {
+    pub(crate) fn marks_behind(&mut self, mut value: Expression) -> Option<Expression> {
+        for _ in 0..MAX_MARKS {
+            match self.peek() {
+                Some(Kind::Power) => {
+                    self.at += 1;
+                    value = self.power_of(value)?;
+                }
+                Some(Kind::Factorial) => {
+                    self.at += 1;
+                    value = Expression::Function(Function::Factorial, vec![value]);
+                }
+                Some(Kind::Sign(Meaning::Percent)) => {
+                    self.at += 1;
+                    value = Expression::Percent(Box::new(value));
+                }
+                Some(Kind::Sign(Meaning::Degree)) => {
+                    self.at += 1;
+                    value = Expression::Degrees(Box::new(value));
+                }
+                Some(Kind::Sign(Meaning::Prime)) => {
+                    self.at += 1;
+                    // Minutes of an angle, feet: only a name can be primed.
+                    let Expression::Variable(name) = value else { return None };
+                    value = Expression::Variable(name + "'");
+                }
+                _ => match self.unit_behind()? {
+                    Some(unit) => {
+                        let value = Box::new(value);
+                        return Some(match words::plain_word(&unit) {
+                            Some(Meaning::Percent) => Expression::Percent(value),
+                            Some(Meaning::Degree) => Expression::Degrees(value),
+                            _ => Expression::Unit(value, unit),
+                        });
+                    }
+                    None => return Some(value),
+                },
+            }
+        }
+        None
+    }
+
+    fn power_of(&mut self, base: Expression) -> Option<Expression> {
+        let grouped = self.peek() == Some(&Kind::GroupOpen);
+        let first = self.peek_ahead(usize::from(grouped)).cloned();
+        match first {
+            // `^\circ` and `^{\circ}`.
+            Some(Kind::Sign(meaning @ (Meaning::Degree | Meaning::Prime))) => {
+                self.at += 1 + usize::from(grouped);
+                if grouped && !self.take(&Kind::GroupClose) {
+                    return None;
+                }
+                return match (meaning, base) {
+                    (Meaning::Degree, base) => Some(Expression::Degrees(Box::new(base))),
+                    (_, Expression::Variable(name)) => Some(Expression::Variable(name + "'")),
+                    _ => None,
+                };
+            }
+            // `12^{\text{th}}` counts.
+            Some(Kind::Text(text)) if ["th", "st", "nd", "rd"].contains(&text.trim()) => {
+                self.at += 1 + usize::from(grouped);
+                if grouped && !self.take(&Kind::GroupClose) {
+                    return None;
+                }
+                return Some(Expression::Unit(Box::new(base), "th".into()));
+            }
+            _ => {}
+        }
+        let mut negative = false;
+        while let Some(Kind::Sign(sign @ (Meaning::Minus | Meaning::Plus))) = self.peek() {
+            negative ^= *sign == Meaning::Minus;
+            self.at += 1;
+        }
+        // Towers are built from the top: the factor takes the powers behind it.
+        let exponent = self.factor()?;
+        let exponent = if negative { negated(exponent) } else { exponent };
+        Some(Expression::Power(Box::new(base), Box::new(exponent)))
+    }
+
+    /// A unit or another note behind a value, in `\text{}` or in plain words.
+    fn unit_behind(&mut self) -> Option<Option<String>> {
+        let behind_number = self.at > 0
+            && matches!(
+                self.tokens[self.at - 1].kind,
+                Kind::Number { .. }
+                    | Kind::GroupClose
+                    | Kind::Sign(Meaning::Close | Meaning::Letter(_))
+            );
+        let mut names: Vec<String> = vec![];
+        loop {
+            match self.peek() {
+                Some(Kind::Text(text)) => {
+                    let text = text.replace(['~', '\\', ',', '.'], " ");
+                    let words = text.trim();
+                    let letter = words.chars().count() == 1 && words::unit(words).is_none();
+                    if ["and", "or", "And", "Or", ""].contains(&words) || names.is_empty() && letter
+                    {
+                        break;
+                    }
+                    names.push(words.to_owned());
+                }
+                Some(Kind::Word(word)) => {
+                    let known = word.len() > 1 && words::unit(word).is_some();
+                    // Longer words that mean nothing else are notes: `5 apples`.
+                    // Other scripts write them without a space.
+                    let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
+                    let spaced = self.tokens[self.at].spaced;
+                    let note = foreign || spaced && word.chars().count() > 3;
+                    let per = names.last().is_some_and(|name| name == "/");
+                    if !(known || note || per) || names.is_empty() && !behind_number {
+                        break;
+                    }
+                    names.push(word.clone());
+                }
+                // In `5 sec` it is no secant, for there is nothing to take it of.
+                Some(Kind::Sign(Meaning::Function(Function::Sec)))
+                    if behind_number && self.at + 1 == self.tokens.len() =>
+                {
+                    names.push("s".into());
+                }
+                _ => break,
+            }
+            self.at += 1;
+            // Square and cubic units, and one unit per another.
+            if self.peek() == Some(&Kind::Power) {
+                self.at += 1;
+                let power = self.factor()?;
+                let power = number::small_integer(&power)?;
+                names.push(format!("^{power}"));
+            }
+            if self.peek() == Some(&Kind::Sign(Meaning::Divide))
+                && matches!(self.peek_ahead(1), Some(Kind::Word(_) | Kind::Text(_)))
+            {
+                self.at += 1;
+                names.push("/".into());
+            }
+        }
+        Some((!names.is_empty()).then(|| unit_name(&names)))
+    }
+}
+
+/// One name for the spellings of a unit.
+fn unit_name(names: &[String]) -> String {
+    let known = |word: &str| words::unit(word).map_or_else(|| word.to_lowercase(), str::to_owned);
+    let mut words: Vec<String> =
+        names.iter().flat_map(|name| name.split_whitespace()).map(known).collect();
+    for (adjective, power) in [("square", "^2"), ("cubic", "^3")] {
+        if words.len() == 2 && words[0] == adjective {
+            words = vec![words.remove(1), power.into()];
+        }
+    }
+    words.iter_mut().filter(|word| *word == "per").for_each(|word| *word = "/".into());
+    words.join(" ")
+}

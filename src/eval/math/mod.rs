@@ -1,0 +1,39 @@
+//! Final answers to problems in mathematics: found in solutions, and compared.
+//!
+//! | stage | files |
+//! | --- | --- |
+//! | finding | `extract` |
+//! | tiers of equality | `tier`, `hendrycks` (the normalisation of the MATH data set's authors) |
+//! | reading LaTeX and plain text | `lexer`, `digits`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
+//! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±) |
+//! | comparing | `equal`, `names`, `sets`, `text` |
+//!
+//! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
+//! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
+
+mod calls;
+mod complex;
+mod digits;
+mod equal;
+mod evaluate;
+mod expression;
+mod extract;
+mod hendrycks;
+mod lexer;
+mod limits;
+mod marks;
+mod matrix;
+mod names;
+mod number;
+mod parser;
+mod primary;
+mod sets;
+mod signs;
+mod text;
+mod tier;
+mod words;
+
+pub use extract::{ANY, Extractor, STATED, extract, final_answer};
+pub use hendrycks::{hendrycks_equal, hendrycks_normalised};
+pub use limits::{MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS};
+pub use tier::{Grade, Tier, equal, equal_to_decimals, grade, same_answer, steps_of_comparison};

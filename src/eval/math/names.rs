@@ -1,0 +1,89 @@
+//! What an equation only names. `x = 5`, `f(x) = 5`, `AB = 5`, `(p, q) = (1, 2)` and `2 + 3 = 5`
+//! state a value; `x + y = 5` is an equation of its own. The line between the two is drawn here.
+
+use super::expression::{Bracket, Expression, Relation};
+
+/// A value and what it is called, if anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Assigned<'a> {
+    /// The left-hand side, where it is a name and not a calculation.
+    pub name: Option<&'a Expression>,
+    /// The value.
+    pub value: &'a Expression,
+}
+
+/// Reads a chain of relations as a value with a name, where it is no more than that.
+pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
+    let Expression::Chain(sides, relations) = expression else { return None };
+    let name = is_name(&sides[0]).then_some(&sides[0]);
+    match relations.as_slice() {
+        // `x \in [0, 1]` names the set of its values.
+        [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
+        [Relation::Approximately] => name.map(|_| Assigned { name, value: &sides[1] }),
+        _ => {
+            // `x = 1/3 \approx 0.33` says 1/3.
+            let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();
+            let rest = &relations[equal..];
+            if equal == 0 || rest.iter().any(|r| *r != Relation::Approximately) {
+                return None;
+            }
+            let closed = |side: &Expression| side.is_scalar() && side.variables().is_empty();
+            let value = &sides[equal];
+            if name.is_none() && closed(&sides[0]) && is_name(value) {
+                return Some(Assigned { name: Some(value), value: &sides[0] });
+            }
+            // `35 + 70 = 105`, and `m + n = 35 + 70 = 105` from its last but one side on.
+            let calculation = closed(&sides[equal - 1]) && closed(value);
+            (name.is_some() || calculation).then_some(Assigned { name, value })
+        }
+    }
+}
+
+/// Whether it only names something.
+pub fn is_name(expression: &Expression) -> bool {
+    match expression {
+        Expression::Variable(_) => true,
+        // `AB`, `f(x)`, `f(2)`, `f(x, y)`.
+        Expression::Product(factors) => {
+            matches!(factors.first(), Some(Expression::Variable(_)))
+                && factors[1..].iter().all(|factor| match factor {
+                    Expression::Variable(_) => true,
+                    // `f(2)`, `P(X = 1)`.
+                    Expression::Number(..) | Expression::Chain(..) => factors.len() == 2,
+                    Expression::Bracketed(Bracket::Round, items, Bracket::Round) => {
+                        factors.len() == 2
+                            && items.iter().all(|i| {
+                                matches!(i, Expression::Variable(_) | Expression::Number(..))
+                            })
+                    }
+                    _ => false,
+                })
+        }
+        Expression::Bracketed(Bracket::Round, items, Bracket::Round) | Expression::Ratio(items) => {
+            items.iter().all(is_name)
+        }
+        Expression::Quotient(over, under) => is_name(over) && is_name(under),
+        Expression::Function(_, arguments) => arguments.iter().all(is_name),
+        _ => false,
+    }
+}
+
+/// Whether it is what functions are called: `y` or `f(x)`.
+pub fn is_function_name(name: &Expression) -> bool {
+    match name {
+        Expression::Variable(name) => name == "y",
+        Expression::Product(factors) => {
+            matches!(factors.as_slice(), [Expression::Variable(_), Expression::Variable(_)])
+        }
+        _ => false,
+    }
+}
+
+/// Whether two names are the same; the argument of a function does not count, and no name fits any.
+pub fn same_name(a: Option<&Expression>, b: Option<&Expression>) -> bool {
+    match (a, b) {
+        (Some(Expression::Product(a)), Some(Expression::Product(b))) => a[0] == b[0] || a == b,
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    }
+}

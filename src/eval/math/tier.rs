@@ -1,0 +1,104 @@
+//! How strictly two answers are compared, and the verdict on a whole solution.
+
+use super::equal::{DECIMALS, mathematically_equal, same_answers};
+use super::extract::{ANY, extract, final_answer};
+use super::hendrycks::hendrycks_equal;
+use super::limits::Steps;
+
+/// How strictly two answers are compared, from the strictest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// The same text, but for white space around it.
+    Exact,
+    /// The same text after the normalisation of Hendrycks et al.
+    Hendrycks,
+    /// The same mathematics.
+    Mathematical,
+}
+
+impl Tier {
+    /// All tiers, from the strictest on.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Hendrycks, Self::Mathematical];
+}
+
+/// Whether two answers are equal by one tier alone.
+///
+/// ```
+/// use mixdistill::eval::{Tier, equal};
+/// assert!(equal(Tier::Exact, "7", " 7 "));
+/// assert!(equal(Tier::Hendrycks, r"\dfrac34", r"\frac{3}{4}"));
+/// assert!(equal(Tier::Mathematical, r"\{1, 2\}", "2, 1"));
+/// assert!(!equal(Tier::Mathematical, "(1, 2)", "(2, 1)"));
+/// ```
+pub fn equal(tier: Tier, gold: &str, answer: &str) -> bool {
+    match tier {
+        Tier::Exact => gold.trim() == answer.trim(),
+        Tier::Hendrycks => hendrycks_equal(gold, answer),
+        Tier::Mathematical => mathematically_equal(gold, answer, DECIMALS),
+    }
+}
+
+/// [`Tier::Mathematical`] with another number of decimals that make a decimal number count as an
+/// approximation; [`equal`] asks for six.
+///
+/// ```
+/// use mixdistill::eval::equal_to_decimals;
+/// assert!(equal_to_decimals(r"\frac{1}{3}", "0.33", 2));
+/// assert!(!equal_to_decimals(r"\frac{1}{3}", "0.33", 6));
+/// ```
+pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
+    mathematically_equal(gold, answer, decimals)
+}
+
+/// Whether two final answers are equal by any tier.
+///
+/// ```
+/// use mixdistill::eval::same_answer;
+/// assert!(same_answer("1,234", "1234.0"));
+/// assert!(same_answer(r"\frac{1}{2}", r"\frac {1} {2}"));
+/// assert!(!same_answer("7", "70"));
+/// assert!(!same_answer("1,2", "12"));
+/// assert!(!same_answer("9007199254740993", "9007199254740992"));
+/// ```
+pub fn same_answer(gold: &str, answer: &str) -> bool {
+    first_tier(gold, answer).is_some()
+}
+
+fn first_tier(gold: &str, answer: &str) -> Option<Tier> {
+    Tier::ALL.into_iter().find(|tier| equal(*tier, gold, answer))
+}
+
+/// The verdict on a solution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grade {
+    /// The final answer that was found in it, if any.
+    pub stated: Option<String>,
+    /// Whether that is the reference answer.
+    pub correct: bool,
+    /// The strictest tier by which it is.
+    pub tier: Option<Tier>,
+}
+
+/// Grades a solution against a reference; either may be a bare answer or a whole text. Of the
+/// reference the final answer is taken where it states one expressly, of the solution the best that
+/// [`ANY`] finds.
+///
+/// ```
+/// use mixdistill::eval::{Tier, grade};
+/// let grade = grade("72", "She sold 48 + 24 = 72 clips.");
+/// assert_eq!((grade.stated.as_deref(), grade.tier), (Some("72"), Some(Tier::Exact)));
+/// ```
+pub fn grade(gold_text: &str, answer_text: &str) -> Grade {
+    let gold = final_answer(gold_text).unwrap_or_else(|| gold_text.trim().to_owned());
+    let stated = extract(answer_text, &ANY);
+    let tier = stated.as_deref().and_then(|stated| first_tier(&gold, stated));
+    Grade { stated, correct: tier.is_some(), tier }
+}
+
+/// The steps that the mathematical comparison of two answers takes, of at most
+/// [`MAX_STEPS`](super::MAX_STEPS).
+pub fn steps_of_comparison(gold: &str, answer: &str) -> u64 {
+    let mut steps = Steps::new();
+    same_answers(gold, answer, DECIMALS, &mut steps);
+    steps.taken()
+}

@@ -1,0 +1,302 @@
+//! What a model's answers to a benchmark come to: accuracy with its interval, pass@k, majority, and
+//! what the answers are like.
+
+use super::benchmark::Benchmark;
+use super::bootstrap::Bootstrap;
+use super::evaluate::Judged;
+use super::interval::wilson;
+use super::math::same_answer;
+use crate::error::{Error, Place, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+/// The score of one benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// The benchmark.
+    pub benchmark: String,
+    /// Problems that were answered.
+    pub problems: usize,
+    /// Problems of the benchmark.
+    pub of: usize,
+    /// Answers to each problem, the fewest.
+    pub samples: usize,
+    /// Share of right answers: pass@1, 0 to 1.
+    pub accuracy: f64,
+    /// Its 95 % interval: Wilson's for one answer a problem, else a bootstrap over problems.
+    pub interval: (f64, f64),
+    /// Chance that one of k answers is right, for k a power of 2 and all, without bias
+    /// (arXiv 2107.03374, equation 1).
+    pub pass_at: Vec<(usize, f64)>,
+    /// Share of problems whose commonest answer is right (maj@n); of as common ones the first.
+    pub majority: Option<f64>,
+    /// Share of answers that state no final answer.
+    pub without_answer: f64,
+    /// Share of answers that the length limit ended.
+    pub hit_limit: f64,
+    /// Mean tokens of an answer; 0 where they are not known.
+    pub mean_tokens: f64,
+    /// Tokens generated a second; 0 where the time is not known.
+    pub tokens_per_second: f64,
+}
+
+/// `1 - C(n - c, k) / C(n, k)`: the chance that k of n answers, c of them right, hold a right one.
+fn pass_at(n: usize, c: usize, k: usize) -> f64 {
+    if n - c < k {
+        return 1.0;
+    }
+    1.0 - ((n - c + 1)..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>()
+}
+
+impl Scores {
+    /// The score of answers to a benchmark's problems.
+    pub fn of(benchmark: &Benchmark, answers: &[Judged]) -> Self {
+        let mut by_problem: HashMap<&str, Vec<&Judged>> = HashMap::new();
+        for answer in answers {
+            by_problem.entry(&answer.id).or_default().push(answer);
+        }
+        let problems: Vec<&Vec<&Judged>> =
+            benchmark.problems.iter().filter_map(|p| by_problem.get(p.id.as_str())).collect();
+        let samples = problems.iter().map(|answers| answers.len()).min().unwrap_or(0);
+        let right = |answers: &[&Judged]| answers.iter().filter(|a| a.correct).count();
+        let mean = |of: &dyn Fn(&[&Judged]) -> f64| {
+            problems.iter().map(|answers| of(answers)).sum::<f64>() / problems.len().max(1) as f64
+        };
+        let accuracy = mean(&|answers| right(answers) as f64 / answers.len() as f64);
+        let interval = match samples {
+            0 | 1 => wilson(problems.iter().map(|a| right(a)).sum(), problems.len()),
+            _ => {
+                let share = |a: &&Vec<&Judged>| right(a) as f32 / a.len() as f32;
+                let hits = vec![problems.iter().map(share).collect()];
+                let estimate = Bootstrap::default().score(&vec![&hits]);
+                (estimate.low, estimate.high)
+            }
+        };
+        let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k < samples);
+        let ks: Vec<usize> = powers.chain((samples > 0).then_some(samples)).collect();
+        let share = |test: &dyn Fn(&Judged) -> bool| {
+            answers.iter().filter(|a| test(a)).count() as f64 / answers.len().max(1) as f64
+        };
+        let tokens: usize = answers.iter().map(|answer| answer.tokens).sum();
+        let seconds: f64 = answers.iter().map(|answer| answer.seconds).sum();
+        Self {
+            benchmark: benchmark.name.clone(),
+            problems: problems.len(),
+            of: benchmark.problems.len(),
+            samples,
+            accuracy,
+            interval,
+            pass_at: ks
+                .into_iter()
+                .map(|k| (k, mean(&|answers| pass_at(answers.len(), right(answers), k))))
+                .collect(),
+            majority: (samples > 1).then(|| mean(&|answers| f64::from(majority(answers)))),
+            without_answer: share(&|answer| answer.stated.is_none()),
+            hit_limit: share(&|answer| answer.hit_limit),
+            mean_tokens: tokens as f64 / answers.len().max(1) as f64,
+            tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
+        }
+    }
+}
+
+/// Whether the commonest answer to a problem is right: answers that are equal count together, and
+/// those that state nothing do not count.
+fn majority(answers: &[&Judged]) -> bool {
+    let mut groups: Vec<(&Judged, usize)> = vec![];
+    for answer in answers {
+        let Some(stated) = &answer.stated else { continue };
+        let same = groups
+            .iter_mut()
+            .find(|(first, _)| first.stated.as_ref().is_some_and(|s| same_answer(s, stated)));
+        match same {
+            Some((_, count)) => *count += 1,
+            None => groups.push((answer, 1)),
+        }
+    }
+    // The first of the largest: max_by_key would take the last.
+    let largest = groups.iter().map(|(_, count)| *count).max();
+    groups.iter().find(|(_, count)| Some(*count) == largest).is_some_and(|(first, _)| first.correct)
+}
+
+/// Grades answers that another program has made: JSONL with the answer as `text`, `output`,
+/// `response`, `completion`, `generation` or `prediction`, and the problem by `id` or by its text
+/// (`problem`, `question`, `prompt`); rows with neither are taken in the benchmark's order. Several
+/// rows of a problem are several answers to it.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Data`] with the line of a row that is none, or is of another benchmark.
+pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let by_id: HashMap<&str, usize> =
+        benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    let by_text: HashMap<&str, usize> =
+        benchmark.problems.iter().enumerate().map(|(i, p)| (p.problem.as_str(), i)).collect();
+    let mut samples = vec![0; benchmark.problems.len()];
+    let mut answers = vec![];
+    for (number, line) in text.lines().filter(|line| !line.trim().is_empty()).enumerate() {
+        let failed = |what: String| {
+            let hint = "A row has the answer (text, output, response, completion, prediction) and \
+                        the problem's id or text";
+            Error::data(Place::line(path, number + 1), what, hint)
+        };
+        let row: Map<String, Value> = serde_json::from_str(line)
+            .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
+        let get = |names: &[&str]| {
+            names.iter().find_map(|name| match row.get(*name)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+        };
+        let fields = ["text", "output", "response", "completion", "generation", "prediction"];
+        let answer = get(&fields).ok_or_else(|| failed("it has no answer".into()))?;
+        let id = get(&["id", "unique_id", "ID", "idx"]);
+        let problem = get(&["problem", "question", "prompt"]);
+        let index = match (&id, &problem) {
+            (Some(id), _) if by_id.contains_key(id.as_str()) => by_id[id.as_str()],
+            (_, Some(problem)) if by_text.contains_key(problem.trim()) => by_text[problem.trim()],
+            (None, None) if number < benchmark.problems.len() => number,
+            _ => {
+                let name = id.or(problem).unwrap_or_default();
+                let name: String = name.chars().take(60).collect();
+                return Err(failed(format!("`{name}` is no problem of {}", benchmark.name)));
+            }
+        };
+        answers.push(Judged::of(&benchmark.problems[index], samples[index], answer));
+        samples[index] += 1;
+    }
+    Ok(answers)
+}
+
+/// Scores as a table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScoresTable {
+    /// One line for each benchmark.
+    pub scores: Vec<Scores>,
+}
+
+impl ScoresTable {
+    /// The same as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut out = String::from(
+            "| benchmark | problems | right | 95 % interval | without an answer | at the limit | \
+             tokens an answer | tokens/s |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        );
+        for score in &self.scores {
+            let cells = cells(score).map(|cell| cell.trim().to_owned());
+            out.push_str(&format!("| {} |\n", cells.join(" | ")));
+        }
+        out
+    }
+}
+
+fn cells(score: &Scores) -> [String; 8] {
+    let problems = match score.problems == score.of {
+        true => score.of.to_string(),
+        false => format!("{} of {}", score.problems, score.of),
+    };
+    let known = |value: f64, digits: usize| match value > 0.0 {
+        true => format!("{value:.digits$}"),
+        false => "-".into(),
+    };
+    [
+        score.benchmark.clone(),
+        problems,
+        format!("{:.1} %", 100.0 * score.accuracy),
+        format!("{:.1} to {:.1} %", 100.0 * score.interval.0, 100.0 * score.interval.1),
+        format!("{:.1} %", 100.0 * score.without_answer),
+        format!("{:.1} %", 100.0 * score.hit_limit),
+        known(score.mean_tokens, 1),
+        known(score.tokens_per_second, 0),
+    ]
+}
+
+impl fmt::Display for ScoresTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEADER: [&str; 8] = [
+            "benchmark",
+            "problems",
+            "right",
+            "95 % interval",
+            "no answer",
+            "at limit",
+            "tokens",
+            "tokens/s",
+        ];
+        let rows: Vec<[String; 8]> = self.scores.iter().map(cells).collect();
+        let width = |column: usize| {
+            let longest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            longest.max(HEADER[column].len())
+        };
+        let widths: Vec<usize> = (0..8).map(width).collect();
+        let line = |cells: &[&str]| {
+            let padded = cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
+                0 => format!("{cell:width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            padded.collect::<Vec<_>>().join("  ")
+        };
+        write!(f, "{}", line(&HEADER))?;
+        for row in &rows {
+            let row: Vec<&str> = row.iter().map(String::as_str).collect();
+            write!(f, "\n{}", line(&row))?;
+        }
+        for score in self.scores.iter().filter(|score| score.samples > 1) {
+            let at: Vec<String> = score
+                .pass_at
+                .iter()
+                .map(|(k, share)| format!("pass@{k} {:.1} %", 100.0 * share))
+                .collect();
+            write!(f, "\n{}: {}", score.benchmark, at.join(", "))?;
+            if let Some(majority) = score.majority {
+                write!(f, ", maj@{} {:.1} %", score.samples, 100.0 * majority)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::BenchmarkProblem;
+
+    #[test]
+    fn pass_at_k_is_the_chance_of_a_draw_without_replacement() {
+        assert_eq!(pass_at(1, 1, 1), 1.0);
+        assert_eq!(pass_at(4, 0, 2), 0.0);
+        // Two of four right: of the six pairs one has no right one.
+        assert!((pass_at(4, 2, 2) - 5.0 / 6.0).abs() < 1e-12);
+        assert!((pass_at(10, 3, 1) - 0.3).abs() < 1e-12);
+        assert_eq!(pass_at(5, 3, 3), 1.0);
+    }
+
+    #[test]
+    fn equal_answers_are_counted_together_for_the_majority() {
+        let problem = BenchmarkProblem {
+            id: "1".into(),
+            problem: "?".into(),
+            reference: "0.5".into(),
+            kind: Default::default(),
+        };
+        let benchmark =
+            Benchmark { name: "b".into(), problems: vec![problem.clone()], without_answer: vec![] };
+        let of = |texts: &[&str]| {
+            let answers: Vec<Judged> = texts
+                .iter()
+                .enumerate()
+                .map(|(i, text)| Judged::of(&problem, i, format!("\\boxed{{{text}}}")))
+                .collect();
+            Scores::of(&benchmark, &answers)
+        };
+        let scores = of(&["1", r"\frac{1}{2}", "1", "0.50", "1/2"]);
+        assert_eq!((scores.accuracy, scores.majority), (0.6, Some(1.0)));
+        assert_eq!(scores.pass_at.last(), Some(&(5, 1.0)));
+        assert_eq!(of(&["1", "1", "0.5"]).majority, Some(0.0));
+        let alone = of(&["0.5"]);
+        assert_eq!((alone.majority, alone.interval), (None, wilson(1, 1)));
+    }
+}

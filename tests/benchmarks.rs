@@ -1,0 +1,288 @@
+//! Promise: benchmarks are read in the shapes that they are met in, a model's answers to them are the
+//! same however they are batched or interrupted, and answers from elsewhere are graded alike.
+
+mod common;
+
+use common::{devices, program, toy_run};
+use mixdistill::data::{PlainTemplate, TextTokenizer, arith};
+use mixdistill::eval::{
+    AnswerKind, Answering, Benchmark, EvaluateConfig, Judged, Scores, evaluate, grade_answers,
+};
+use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig};
+use mixdistill::recipe::{RunMode, run};
+use mixdistill::train::StopFlag;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn every_benchmark_is_read_with_problem_and_answer() {
+    let Some(bench) = common::shared("bench") else { return };
+    let expected = [
+        ("aime24", 30, AnswerKind::Stated, "204"),
+        ("amc23", 40, AnswerKind::Stated, "27"),
+        ("gaokao2023en", 383, AnswerKind::Stated, "$\\{x|-2\\leq x < 1\\}$"),
+        ("math500", 500, AnswerKind::Stated, "\\left( 3, \\frac{\\pi}{2} \\right)"),
+        ("mawps", 2065, AnswerKind::LastNumber, "43"),
+        ("minerva_math", 272, AnswerKind::Stated, "1.6"),
+        ("olympiadbench", 675, AnswerKind::Stated, "2"),
+        ("sat_math", 32, AnswerKind::Choice, "A"),
+        ("svamp", 1000, AnswerKind::LastNumber, "145"),
+    ];
+    for (name, rows, kind, first) in expected {
+        let benchmark = Benchmark::read(&bench.join(format!("{name}.jsonl"))).unwrap();
+        assert_eq!((benchmark.name.as_str(), benchmark.problems.len()), (name, rows));
+        let problem = &benchmark.problems[0];
+        assert_eq!((problem.kind, problem.reference.as_str()), (kind, first), "{name}");
+        let ids: std::collections::BTreeSet<&str> =
+            benchmark.problems.iter().map(|problem| problem.id.as_str()).collect();
+        assert_eq!(ids.len(), rows, "{name}: ids are unique");
+        // Two rows of GaoKao have an empty answer.
+        let left_out = if name == "gaokao2023en" { vec![168, 193] } else { vec![] };
+        assert_eq!(benchmark.without_answer, left_out, "{name}");
+    }
+    let gsm8k = Benchmark::read(&bench.join("../gsm8k/test.jsonl")).unwrap();
+    assert_eq!(gsm8k.problems.len(), 1319);
+    let first = &gsm8k.problems[0];
+    assert_eq!((first.reference.as_str(), first.kind), ("18", AnswerKind::LastNumber));
+    // SVAMP's question comes after its text, SAT's options after the question.
+    let of = |name: &str| Benchmark::read(&bench.join(format!("{name}.jsonl"))).unwrap();
+    let svamp = &of("svamp").problems[0].problem;
+    assert!(svamp.starts_with("There are 87 oranges"), "{svamp}");
+    assert!(svamp.ends_with("93 groups. How big is each group of bananas?"), "{svamp}");
+    assert!(of("sat_math").problems[0].problem.contains("\nA) $f(-6)=0$"));
+}
+
+#[test]
+fn reference_solutions_of_gsm8k_are_all_right() {
+    let Some(path) = common::shared("gsm8k/test.jsonl") else { return };
+    let benchmark = Benchmark::read(&path).unwrap();
+    // The file's own answers as those of another program.
+    let folder = tempfile::tempdir().unwrap();
+    let answers = folder.path().join("answers.jsonl");
+    let lines = std::fs::read_to_string(&path).unwrap().replace("\"answer\":", "\"text\":");
+    std::fs::write(&answers, lines).unwrap();
+    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    assert_eq!((scores.problems, scores.accuracy), (1319, 1.0));
+    assert_eq!(scores.without_answer, 0.0);
+}
+
+#[test]
+fn an_answer_is_looked_for_where_the_benchmark_has_it() {
+    let of = |kind: AnswerKind, text: &str| kind.answer(text);
+    assert_eq!(of(AnswerKind::Stated, "It is 7."), None);
+    assert_eq!(of(AnswerKind::LastNumber, "It is 7 apples."), Some("7".into()));
+    assert_eq!(of(AnswerKind::LastNumber, r"Of 8, \boxed{5}; not 9."), Some("5".into()));
+    assert_eq!(of(AnswerKind::Choice, "The answer is (B) 12."), Some("B".into()));
+    assert_eq!(of(AnswerKind::Choice, r"\boxed{C}"), Some("C".into()));
+}
+
+#[test]
+fn files_that_are_no_benchmark_are_refused_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        let path = folder.path().join("b.jsonl");
+        std::fs::write(&path, text).unwrap();
+        Benchmark::read(&path).unwrap_err().to_string()
+    };
+    assert!(read("").contains("no rows"));
+    assert!(read("{\"question\": \"1+1?\", \"answer\": 2}\nnothing").contains(":2"));
+    assert!(read("{\"answer\": 2}").contains("no problem"));
+    assert!(read("{\"question\": \"1+1?\"}").contains("no row has an answer"));
+    let unboxed = "{\"question\": \"1+1?\", \"solution\": \"two\"}";
+    assert!(read(unboxed).contains("the first is line 1"));
+    assert!(read("[1]").contains("not a JSON object"));
+    let missing = Benchmark::read(&folder.path().join("none.jsonl")).unwrap_err().to_string();
+    assert!(missing.contains("none.jsonl"), "{missing}");
+}
+
+struct Student {
+    model: DecoderLm,
+    tokenizer: TextTokenizer,
+    template: PlainTemplate,
+}
+
+impl Student {
+    fn new() -> Self {
+        let words = arith::vocabulary();
+        let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
+        let config = DecoderConfig {
+            vocab_size: tokenizer.vocabulary_size(),
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            initializer_range: 0.3,
+            ..DecoderConfig::default()
+        };
+        let model = config.init(3, &devices()[0]).unwrap();
+        Self { model, tokenizer, template: PlainTemplate::default() }
+    }
+
+    fn answer(&self, config: &EvaluateConfig, store: &Path) -> Vec<Judged> {
+        let end = [self.tokenizer.end_token()];
+        let answering =
+            Answering { tokenizer: &self.tokenizer, template: &self.template, end_tokens: &end };
+        evaluate(&self.model, &answering, &benchmark(), config, store, &mut |_| {}).unwrap()
+    }
+}
+
+fn benchmark() -> Benchmark {
+    let corpus = arith::ArithCorpus::generate(&arith::ArithConfig::default(), 7, 0, 1);
+    let problems = corpus.train.iter().enumerate().map(|(id, problem)| {
+        let record = problem.short_record(id);
+        serde_json::json!({ "id": id, "question": record.problem, "answer": record.answer })
+    });
+    let text: String = problems.map(|problem| format!("{problem}\n")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("toy.jsonl");
+    std::fs::write(&path, text).unwrap();
+    Benchmark::read(&path).unwrap()
+}
+
+fn config(batch_size: usize, samples: usize, temperature: f64) -> EvaluateConfig {
+    let generate =
+        GenerateConfig { max_new_tokens: 9, batch_size, temperature, ..Default::default() };
+    EvaluateConfig { samples, generate, ..EvaluateConfig::default() }
+}
+
+fn untimed(mut answers: Vec<Judged>) -> Vec<Judged> {
+    answers.iter_mut().for_each(|answer| answer.seconds = 0.0);
+    answers
+}
+
+#[test]
+fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
+    let (student, folder) = (Student::new(), tempfile::tempdir().unwrap());
+    let store = |name: &str| folder.path().join(name);
+    for (samples, temperature) in [(1, 0.0), (3, 1.0)] {
+        let ask = |batch_size, name: &str| {
+            untimed(student.answer(&config(batch_size, samples, temperature), &store(name)))
+        };
+        let whole = ask(100, &format!("whole{samples}"));
+        assert_eq!(whole.len(), 7 * samples);
+        assert!(whole == ask(2, &format!("small{samples}")));
+        // The first five answers, and one that was cut off.
+        let text = std::fs::read_to_string(store(&format!("small{samples}"))).unwrap();
+        let kept: Vec<&str> = text.lines().take(5).collect();
+        let cut = format!("{}\n{}", kept.join("\n"), &text.lines().nth(5).unwrap()[..20]);
+        std::fs::write(store("cut"), cut).unwrap();
+        assert!(whole == ask(2, "cut"));
+        assert_eq!(std::fs::read_to_string(store("cut")).unwrap().lines().count(), 7 * samples);
+        std::fs::remove_file(store("cut")).unwrap();
+        if samples == 3 {
+            let first = |sample| whole.iter().find(|a| a.id == "0" && a.sample == sample);
+            assert_ne!(first(0).unwrap().text, first(1).unwrap().text, "samples differ");
+            let other = EvaluateConfig {
+                generate: GenerateConfig { seed: 1, ..config(2, 3, 1.0).generate },
+                ..config(2, 3, 1.0)
+            };
+            assert!(whole != untimed(student.answer(&other, &store("seed"))));
+        }
+    }
+    // Answers to other problems are not mixed in.
+    std::fs::write(
+        store("foreign"),
+        "{\"id\":\"99\",\"sample\":0,\"reference\":\"1\",\"text\":\"\",\"tokens\":0,\
+         \"hit_limit\":false,\"stated\":null,\"correct\":false,\"seconds\":0.0}\n",
+    )
+    .unwrap();
+    let end = [student.tokenizer.end_token()];
+    let answering =
+        Answering { tokenizer: &student.tokenizer, template: &student.template, end_tokens: &end };
+    let foreign = store("foreign");
+    let error = evaluate(
+        &student.model,
+        &answering,
+        &benchmark(),
+        &config(2, 1, 0.0),
+        &foreign,
+        &mut |_| {},
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("problem 99 is not of toy"), "{error}");
+    let greedy = config(2, 2, 0.0).validate().unwrap_err().to_string();
+    assert!(greedy.contains("greedy"), "{greedy}");
+}
+
+#[test]
+fn answers_of_other_programs_are_found_by_id_by_text_and_by_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let benchmark = benchmark();
+    let grade = |lines: &[serde_json::Value]| {
+        let path = folder.path().join("answers.jsonl");
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(&path, text).unwrap();
+        grade_answers(&benchmark, &path)
+    };
+    let right = |index: usize| format!("\\boxed{{{}}}", benchmark.problems[index].reference);
+    let answers = grade(&[
+        serde_json::json!({ "id": 3, "output": right(3) }),
+        serde_json::json!({ "question": benchmark.problems[1].problem, "text": right(1) }),
+        serde_json::json!({ "id": "3", "response": "I do not know" }),
+    ])
+    .unwrap();
+    let found: Vec<_> = answers.iter().map(|a| (a.id.as_str(), a.sample, a.correct)).collect();
+    assert_eq!(found, [("3", 0, true), ("1", 0, true), ("3", 1, false)]);
+    let scores = Scores::of(&benchmark, &answers);
+    assert_eq!((scores.problems, scores.of), (2, 7));
+    assert_eq!(scores.accuracy, 0.75);
+    let in_order = grade(&[serde_json::json!({ "text": right(0) })]).unwrap();
+    assert!(in_order[0].correct && in_order[0].id == "0");
+    for (line, what) in [
+        (serde_json::json!({ "id": 77, "text": "x" }), "`77` is no problem"),
+        (serde_json::json!({ "id": 1 }), "no answer"),
+        (serde_json::json!({ "question": "Who?", "text": "I" }), "`Who?` is no problem"),
+    ] {
+        let error = grade(&[line]).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains(":1"), "{error}");
+    }
+}
+
+#[test]
+fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = toy_run(&folder.path().join("run"));
+    config.train.steps = Some(3);
+    config.evaluation.questions = 0;
+    run(&config, RunMode::New, &StopFlag::default(), &mut |_| {}).unwrap();
+    let bench = folder.path().join("toy.jsonl");
+    let text: String = benchmark()
+        .problems
+        .iter()
+        .map(|p| {
+            format!("{}\n", serde_json::json!({ "question": p.problem, "answer": p.reference }))
+        })
+        .collect();
+    std::fs::write(&bench, text).unwrap();
+    let path = |path: &Path| path.display().to_string();
+    let (model, out) = (path(&config.out.join("model")), path(&folder.path().join("scores")));
+    let evaluate = |more: &[&str]| {
+        let output = Command::new(program("evaluate"))
+            .args(["--bench", &path(&bench), "--out", &out, "--max-new-tokens", "6"])
+            .args(more)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let ask = ["--model", model.as_str(), "--no-instruction"];
+    let (good, said) = evaluate(&ask);
+    assert!(good && said.contains("toy") && said.contains("95 % interval"), "{said}");
+    let stored = std::fs::read_to_string(folder.path().join("scores/toy.jsonl")).unwrap();
+    assert_eq!(stored.lines().count(), 7);
+    let (good, _) = evaluate(&ask);
+    assert!(good);
+    let again = std::fs::read_to_string(folder.path().join("scores/toy.jsonl")).unwrap();
+    assert_eq!(stored, again, "nothing is asked twice");
+    let (good, said) = evaluate(&["--model", &model]);
+    assert!(!good && said.contains("other settings"), "{said}");
+    for name in ["scores.md", "scores.json", "settings.json"] {
+        assert!(folder.path().join("scores").join(name).is_file(), "{name}");
+    }
+    // The stored answers can be graded by themselves.
+    let answers = path(&folder.path().join("scores/toy.jsonl"));
+    let (good, said) = evaluate(&["--answers", &answers]);
+    assert!(good && said.contains("toy"), "{said}");
+}

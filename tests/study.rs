@@ -1,0 +1,228 @@
+//! Promise: a study runs to its report, goes on where it was stopped, and says what a reader must
+//! know; the report opens in a browser without an error.
+
+mod common;
+
+use common::program;
+use mixdistill::study::{Study, StudyConfig, study};
+use mixdistill::train::StopFlag;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SETTINGS: &str = r#"
+seeds = [1, 2]
+resamples = 200
+style_answers = 3
+
+[[comparisons]]
+name = "Long"
+strong = "long"
+weak = "short"
+alphas = [0.5]
+
+[[students]]
+name = "small"
+kind = "tiny"
+[students.run.model]
+hidden_size = 16
+intermediate_size = 24
+
+[[students]]
+name = "large"
+kind = "tiny"
+[students.run.model]
+hidden_size = 32
+intermediate_size = 48
+
+[run.model]
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 1
+[run.data]
+toy_problems = 60
+toy_test_problems = 12
+[run.train]
+evaluate_every = 0
+checkpoint_every = 3
+[run.generate]
+max_new_tokens = 8
+[run.evaluation]
+questions = 12
+loss_problems = 4
+"#;
+
+fn config(folder: &Path, change: impl Fn(String) -> String) -> (PathBuf, StudyConfig) {
+    let path = folder.join("study.toml");
+    let out = toml_string(&folder.join("out"));
+    std::fs::write(&path, change(format!("out = {out}\n{SETTINGS}"))).unwrap();
+    let config = StudyConfig::read(&path).unwrap();
+    (path, config)
+}
+
+fn toml_string(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+fn quiet(config: &StudyConfig, stop: &StopFlag) -> mixdistill::Result<Option<Study>> {
+    study(config, "the command", stop, &mut |_| {})
+}
+
+#[test]
+fn a_study_runs_to_its_report_and_skips_what_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config) = config(folder.path(), |text| text);
+    assert_eq!(config.cells().len(), 2 * 2 * 3);
+    let stop = StopFlag::default();
+    let study = quiet(&config, &stop).unwrap().unwrap();
+    assert_eq!(study.benchmarks, [("held-out".to_owned(), 12)]);
+    assert_eq!((study.students.len(), study.comparisons.len()), (2, 1));
+    let result = &study.comparisons[0].students[0];
+    let alphas: Vec<f64> = result.mixtures.iter().map(|m| m.alpha).collect();
+    assert_eq!(alphas, [0.0, 0.5, 1.0]);
+    let [weak, mix, strong] = result.mixtures.as_slice() else { panic!() };
+    assert!((result.gap.value - (strong.score.value - weak.score.value)).abs() < 1e-12);
+    assert!((result.gains[0].1.value - (mix.score.value - weak.score.value)).abs() < 1e-12);
+    assert_eq!(weak.by_seed.len(), 2);
+    assert!(result.gap.low <= result.gap.value && result.gap.value <= result.gap.high);
+    // The budgets are the same but for the tokens, which is said.
+    let budgets = &study.comparisons[0].budgets;
+    assert!(budgets.iter().all(|budget| budget.updates == budgets[0].updates));
+    assert_eq!(budgets[1].strong_rows, 0.5);
+    assert!(study.warnings.iter().any(|w| w.contains("trained tokens")), "{:?}", study.warnings);
+    assert_eq!(study.style.len(), 2 * 2);
+    let out = &config.out;
+    for name in ["report.html", "report.md", "study.json", "settings.toml", "figures/gap-long.svg"]
+    {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
+    for part in ["Δ Long", "α = 0.5", "held-out (12)", "the command", "Budgets", "style shift"] {
+        assert!(markdown.contains(part), "{part}");
+    }
+    let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(!html.contains("http://") || html.contains("http://www.w3.org"), "self-contained");
+    assert!(!html.contains("<script") && !html.contains("src="), "nothing is loaded");
+
+    // Again: the same numbers, and nothing is trained anew.
+    let summary = out.join("cells/small/Long-0.50/seed-2/summary.json");
+    let before = std::fs::metadata(&summary).unwrap().modified().unwrap();
+    let again = quiet(&config, &stop).unwrap().unwrap();
+    assert_eq!(again.comparisons, study.comparisons);
+    assert_eq!(std::fs::metadata(&summary).unwrap().modified().unwrap(), before);
+    // One more share trains only what is new.
+    let mut more = config.clone();
+    more.comparisons[0].alphas.push(0.2);
+    let wider = quiet(&more, &stop).unwrap().unwrap();
+    assert_eq!(wider.comparisons[0].students[0].mixtures.len(), 4);
+    assert_eq!(std::fs::metadata(&summary).unwrap().modified().unwrap(), before);
+    // Other settings for what is there are refused by name.
+    let mut other = config.clone();
+    other
+        .run
+        .entry("train")
+        .or_insert(toml::Table::new().into())
+        .as_table_mut()
+        .unwrap()
+        .insert("learning_rate".into(), 0.5.into());
+    let error = quiet(&other, &stop).unwrap_err().to_string();
+    assert!(error.contains("train.learning_rate was"), "{error}");
+}
+
+#[test]
+fn a_stopped_study_goes_on_to_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, straight) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
+    let expected = quiet(&straight, &StopFlag::default()).unwrap().unwrap();
+    let mut stopped = straight.clone();
+    stopped.out = folder.path().join("stopped");
+    // A stop that was asked for before a cell ends the study there; what was done stays.
+    let stop = StopFlag::default();
+    let mut cells = 0;
+    let first = study(&stopped, "the command", &stop, &mut |line| {
+        if line.contains(" of 6)") {
+            cells += 1;
+            if cells == 3 {
+                stop.request();
+            }
+        }
+    });
+    assert!(first.unwrap().is_none());
+    assert!(stopped.out.join("cells/small/Long-0.00/seed-1/summary.json").is_file());
+    assert!(!stopped.out.join("report.html").exists());
+    let second = quiet(&stopped, &StopFlag::default()).unwrap().unwrap();
+    assert_eq!(second.comparisons[0].students, expected.comparisons[0].students);
+}
+
+#[test]
+fn studies_that_cannot_be_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.toml");
+    let refused = |from: &str, to: &str| {
+        assert!(SETTINGS.contains(from), "{from}");
+        std::fs::write(&path, SETTINGS.replace(from, to)).unwrap();
+        StudyConfig::read(&path).unwrap_err().to_string()
+    };
+    for (from, to, what) in [
+        ("seeds = [1, 2]", "seeds = []", "seeds"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "twice"),
+        ("seeds = [1, 2]", "sedes = [1]", "sedes"),
+        ("name = \"small\"", "name = \"../small\"", "cannot be that of a folder"),
+        ("name = \"small\"", "name = \"large\"", "twice"),
+        ("alphas = [0.5]", "alphas = [1.5]", "shares from 0 to 1"),
+        ("weak = \"short\"", "weak = \"long\"", "Name two sources"),
+        ("questions = 12", "questions = 0", "nothing is asked"),
+        ("hidden_size = 16", "hidden_sice = 16", "hidden_sice"),
+        ("resamples = 200", "resamples = 0", "resamples"),
+    ] {
+        let error = refused(from, to);
+        assert!(error.contains(what), "{to}: {error}");
+    }
+    // A directory with other things in it stays as it is.
+    let (_, mut config) = config(folder.path(), |text| text);
+    config.out = folder.path().to_owned();
+    let error = quiet(&config, &StopFlag::default()).unwrap_err().to_string();
+    assert!(error.contains("not a study's"), "{error}");
+}
+
+#[test]
+fn the_report_opens_in_a_browser_without_an_error() {
+    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    });
+    let Some(browser) = browser else {
+        common::say("skipped: there is no Chromium");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (path, config) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
+    let status = Command::new(program("study"))
+        .args(["--config", &path.display().to_string()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let report = config.out.join("report.html");
+    let open = |arguments: &[&str]| {
+        Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"])
+            .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
+            .args(arguments)
+            .arg(format!("file://{}", report.display()))
+            .output()
+            .unwrap()
+    };
+    let output = open(&["--dump-dom"]);
+    let page = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && page.contains("</html>"), "{page}");
+    // What the browser made of it: all tables and figures, and nothing that it complained of.
+    assert!(page.matches("<svg").count() >= 4 && page.matches("<table").count() >= 5);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let console: Vec<&str> = errors.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(console.is_empty(), "{console:?}");
+    let picture = folder.path().join("report.png");
+    let screenshot = format!("--screenshot={}", picture.display());
+    assert!(open(&[&screenshot, "--window-size=1100,2400"]).status.success());
+    // A blank page of this size has some ten kilobytes.
+    assert!(std::fs::metadata(&picture).unwrap().len() > 30_000);
+}
