@@ -10,7 +10,7 @@
 use clap::Parser;
 use mixdistill::data::{ChatFormat, PlainTemplate, PromptTemplate};
 use mixdistill::eval::{
-    Answering, Benchmark, EvaluateConfig, Scores, ScoresTable, evaluate, grade_answers,
+    Answering, Benchmark, EvaluateConfig, Judged, Scores, ScoresTable, evaluate, grade_answers,
 };
 use mixdistill::model::{GenerateConfig, ModelFolder, model_folder};
 use mixdistill::train::Progress;
@@ -62,6 +62,14 @@ struct Flags {
     /// Message of the system
     #[arg(long)]
     system: Option<String>,
+    /// Ask a judge about the misses: the address of a server with OpenAI's chat completions
+    #[cfg(feature = "teacher")]
+    #[arg(long, requires = "judge_model")]
+    judge: Option<String>,
+    /// The judge's name there; its key is read from OPENAI_API_KEY
+    #[cfg(feature = "teacher")]
+    #[arg(long, requires = "judge")]
+    judge_model: Option<String>,
     /// Directory of answers and scores
     #[arg(long, default_value = "scores")]
     out: PathBuf,
@@ -108,13 +116,34 @@ fn work(flags: &Flags) -> Result<()> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
-            let answers = grade_answers(benchmark, path)?;
+            let mut answers = grade_answers(benchmark, path)?;
+            judge(flags, benchmark, &mut answers)?;
             ScoresTable { scores: vec![Scores::of(benchmark, &answers)] }
         }
         (None, Some(model)) => ask(flags, model, &benchmarks)?,
         (None, None) => unreachable!("one of the two flags is required"),
     };
     say(&table.to_string());
+    Ok(())
+}
+
+/// Asks the judge, where there is one, about the misses.
+#[cfg(feature = "teacher")]
+fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged]) -> Result<()> {
+    use mixdistill::teacher::{ChatClient, ChatConfig};
+    let (Some(url), Some(model)) = (&flags.judge, &flags.judge_model) else { return Ok(()) };
+    let config = ChatConfig { url: url.clone(), model: model.clone(), ..ChatConfig::default() };
+    let mut progress = Progress::new("judge", 0);
+    mixdistill::eval::judge_misses(
+        benchmark,
+        answers,
+        &mut ChatClient::new(config)?,
+        &mut |done, of| progress.update_of(done as u64, of as u64, String::new),
+    )
+}
+
+#[cfg(not(feature = "teacher"))]
+fn judge(_: &Flags, _: &Benchmark, _: &mut [Judged]) -> Result<()> {
     Ok(())
 }
 
@@ -172,10 +201,11 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark]) -> Result<ScoresTabl
         let count = benchmark.problems.len() * config.samples.max(1);
         let mut progress = Progress::new("answer", count as u64);
         let store = flags.out.join(format!("{}.jsonl", benchmark.name));
-        let answers = evaluate(&model, &answering, benchmark, &config, &store, &mut |done| {
+        let mut answers = evaluate(&model, &answering, benchmark, &config, &store, &mut |done| {
             progress.update(done as u64, String::new);
         })?;
         drop(progress);
+        judge(flags, benchmark, &mut answers)?;
         let scores = Scores::of(benchmark, &answers);
         say(&format!(
             "{}: {:.1} % right, {:.0} s",

@@ -23,6 +23,16 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A server cannot be asked, or answers with what cannot be used.
+    #[error("server {url}: {what}. {hint}")]
+    Server {
+        /// Its address.
+        url: String,
+        /// What happened.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// Training was ended by something that is not its own fault.
     #[error("{cause}. Training had come to step {step}. {safe}")]
     Interrupted {

@@ -17,6 +17,7 @@
 //! | [`eval`] | final answers extracted, compared and counted |
 //! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
 //! | [`study`] | the learnability-gap experiment: students, mixtures, seeds, a report |
+//! | `teacher` | servers that judge answers (feature `teacher`) |
 //! | `hub` | models from the Hugging Face Hub (feature `hub`) |
 //!
 //! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.
@@ -89,6 +90,8 @@ pub mod ops;
 mod random;
 pub mod recipe;
 pub mod study;
+#[cfg(feature = "teacher")]
+pub mod teacher;
 pub mod train;
 
 pub use error::{Error, Place, Result};

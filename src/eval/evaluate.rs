@@ -74,6 +74,9 @@ pub struct Judged {
     pub stated: Option<String>,
     /// Whether that is the reference answer.
     pub correct: bool,
+    /// What a judge said of it, where one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_judge: Option<bool>,
     /// Wall time of its batch, shared out among the batch's answers.
     pub seconds: f64,
 }
@@ -92,6 +95,7 @@ impl Judged {
             hit_limit: false,
             stated,
             correct,
+            by_judge: None,
             seconds: 0.0,
         }
     }

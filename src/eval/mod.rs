@@ -5,6 +5,7 @@ mod bootstrap;
 mod evaluate;
 mod grade;
 mod interval;
+mod judge;
 mod math;
 mod scores;
 
@@ -13,6 +14,7 @@ pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
 pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate};
 pub use grade::{Accuracy, Answer, Question, ask};
 pub use interval::wilson;
+pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};
 pub use math::{
     ANY, Extractor, Grade, MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS, STATED, Tier, equal,
     equal_to_decimals, extract, final_answer, grade, hendrycks_equal, hendrycks_normalised,

@@ -26,7 +26,9 @@ pub struct Scores {
     pub samples: usize,
     /// Share of right answers: pass@1, 0 to 1.
     pub accuracy: f64,
-    /// Its 95 % interval: Wilson's for one answer a problem, else a bootstrap over problems.
+    /// The same with what a judge agreed to, where one was asked.
+    pub with_judge: Option<f64>,
+    /// The accuracy's 95 % interval: Wilson's for one answer a problem, else a bootstrap over problems.
     pub interval: (f64, f64),
     /// Chance that one of k answers is right, for k a power of 2 and all, without bias
     /// (arXiv 2107.03374, equation 1).
@@ -88,6 +90,12 @@ impl Scores {
             of: benchmark.problems.len(),
             samples,
             accuracy,
+            with_judge: answers.iter().any(|answer| answer.by_judge.is_some()).then(|| {
+                mean(&|answers| {
+                    let agreed = answers.iter().filter(|a| a.correct || a.by_judge == Some(true));
+                    agreed.count() as f64 / answers.len() as f64
+                })
+            }),
             interval,
             pass_at: ks
                 .into_iter()
@@ -243,6 +251,11 @@ impl fmt::Display for ScoresTable {
         for row in &rows {
             let row: Vec<&str> = row.iter().map(String::as_str).collect();
             write!(f, "\n{}", line(&row))?;
+        }
+        for score in &self.scores {
+            if let Some(share) = score.with_judge {
+                write!(f, "\n{}: {:.1} % right with the judge", score.benchmark, 100.0 * share)?;
+            }
         }
         for score in self.scores.iter().filter(|score| score.samples > 1) {
             let at: Vec<String> = score

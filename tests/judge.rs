@@ -1,0 +1,142 @@
+//! Promise: a judge behind a server is asked about the misses only, and whatever the server does ends
+//! in a verdict or in an error that says what to do.
+#![cfg(feature = "teacher")]
+
+use mixdistill::eval::{Benchmark, BenchmarkProblem, Judged, Scores, judge_misses};
+use mixdistill::teacher::{ChatClient, ChatConfig};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+/// A server that gives these answers (status, headers, body), one after the other, and keeps what it
+/// was asked: headers and body.
+fn server(answers: Vec<(u16, &'static str, String)>) -> (String, Arc<Mutex<Vec<(String, Value)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let asked: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        for (status, headers, body) in answers {
+            let Ok((stream, _)) = listener.accept() else { return };
+            let mut reader = BufReader::new(stream);
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
+                    break;
+                }
+                let lower = line.to_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                head.push_str(&line);
+            }
+            let mut request = vec![0; length];
+            reader.read_exact(&mut request).unwrap();
+            seen.lock().unwrap().push((head, serde_json::from_slice(&request).unwrap()));
+            let mut stream = reader.into_inner();
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (url, asked)
+}
+
+fn says(text: &str) -> String {
+    json!({
+        "choices": [{ "message": { "content": text }, "finish_reason": "stop" }],
+        "usage": { "completion_tokens": 1 },
+    })
+    .to_string()
+}
+
+fn client(url: &str) -> ChatClient {
+    let config = ChatConfig {
+        url: url.into(),
+        model: "judge".into(),
+        key_variable: "MIXDISTILL_TEST_NO_KEY".into(),
+        timeout: 5,
+        retries: 1,
+        ..ChatConfig::default()
+    };
+    ChatClient::new(config).unwrap()
+}
+
+fn benchmark() -> Benchmark {
+    let problem = |id: &str| BenchmarkProblem {
+        id: id.into(),
+        problem: format!("Problem {id}?"),
+        reference: "7".into(),
+        kind: Default::default(),
+    };
+    Benchmark {
+        name: "b".into(),
+        problems: ["1", "2", "3", "4"].map(problem).to_vec(),
+        without_answer: vec![],
+    }
+}
+
+#[test]
+fn only_misses_that_state_something_are_judged() {
+    let benchmark = benchmark();
+    let texts = [r"\boxed{7}", r"\boxed{\text{seven}}", r"\boxed{8}", "I do not know"];
+    let mut answers: Vec<Judged> = benchmark
+        .problems
+        .iter()
+        .zip(texts)
+        .map(|(problem, text)| Judged::of(problem, 0, text.into()))
+        .collect();
+    let (url, asked) = server(vec![(200, "", says("Yes.")), (200, "", says("No, it is not."))]);
+    let mut seen = vec![];
+    judge_misses(&benchmark, &mut answers, &mut client(&url), &mut |done, of| {
+        seen.push((done, of));
+    })
+    .unwrap();
+    assert_eq!(seen, [(1, 2), (2, 2)]);
+    let verdicts: Vec<Option<bool>> = answers.iter().map(|answer| answer.by_judge).collect();
+    assert_eq!(verdicts, [None, Some(true), Some(false), None]);
+    let scores = Scores::of(&benchmark, &answers);
+    assert_eq!((scores.accuracy, scores.with_judge), (0.25, Some(0.5)));
+    let asked = asked.lock().unwrap();
+    let (head, request) = &asked[0];
+    assert!(head.starts_with("POST /v1/chat/completions") && !head.contains("authorization"));
+    assert_eq!(request["model"], "judge");
+    let prompt = request["messages"][0]["content"].as_str().unwrap();
+    assert!(prompt.contains("Problem 2?") && prompt.contains(r"\text{seven}"), "{prompt}");
+}
+
+#[test]
+fn a_busy_server_is_asked_again_and_others_are_named() {
+    let (url, asked) =
+        server(vec![(429, "Retry-After: 0\r\n", String::new()), (200, "", says("yes"))]);
+    assert_eq!(client(&url).complete(&[("user", "?")]).unwrap().text, "yes");
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    let fails = |answers: Vec<(u16, &'static str, String)>| {
+        let (url, _) = server(answers);
+        client(&url).complete(&[("user", "?")]).unwrap_err().to_string()
+    };
+    let twice = |status, body: &str| {
+        vec![(status, "Retry-After: 0\r\n", body.to_owned()), (status, "", body.to_owned())]
+    };
+    let error = fails(twice(500, "oops"));
+    assert!(error.contains("status 500") && error.contains("2 times"), "{error}");
+    let error = fails(twice(401, ""));
+    assert!(error.contains("refuses access") && error.contains("key"), "{error}");
+    let error = fails(twice(404, "no such model"));
+    assert!(error.contains("no such model"), "{error}");
+    let error = fails(twice(200, "<html>"));
+    assert!(error.contains("not JSON") && error.contains("<html>"), "{error}");
+    let error = fails(twice(200, "{\"choices\": []}"));
+    assert!(error.contains("no message"), "{error}");
+    // Larger than any answer.
+    let error = fails(twice(200, &" ".repeat(17 << 20)));
+    assert!(error.contains("broke off"), "{error}");
+    // Nobody is there.
+    let error = client("http://127.0.0.1:9/v1").complete(&[("user", "?")]).unwrap_err();
+    assert!(error.to_string().contains("cannot be asked"), "{error}");
+    assert!(ChatClient::new(ChatConfig { url: "ftp://x".into(), ..Default::default() }).is_err());
+}
