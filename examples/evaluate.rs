@@ -15,10 +15,11 @@ use mixdistill::eval::{
 use mixdistill::model::{GenerateConfig, ModelFolder, model_folder};
 use mixdistill::train::Progress;
 use mixdistill::{Error, Result, device};
+use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 /// Scores a model, or answers, on benchmarks.
 #[derive(Parser)]
@@ -96,7 +97,7 @@ fn work(flags: &Flags) -> Result<()> {
     // Whatever is wrong with the files shows before the weights are read.
     let mut benchmarks = vec![];
     for path in &flags.bench {
-        let mut benchmark = Benchmark::read(path)?;
+        let benchmark = Benchmark::read(path)?;
         if !benchmark.without_answer.is_empty() {
             let lines = &benchmark.without_answer;
             say(&format!(
@@ -104,10 +105,17 @@ fn work(flags: &Flags) -> Result<()> {
                 benchmark.name
             ));
         }
-        benchmark.problems.truncate(flags.limit.unwrap_or(usize::MAX));
+        if benchmarks.iter().any(|other: &Benchmark| other.name == benchmark.name) {
+            return Err(Error::Config {
+                key: "--bench".into(),
+                what: format!("two files are called {}", benchmark.name),
+                hint: "Ask them in two calls with two directories".into(),
+            });
+        }
         benchmarks.push(benchmark);
     }
-    let table = match (&flags.answers, &flags.model) {
+    let out = Out::take(&flags.out)?;
+    let mut tested = match (&flags.answers, &flags.model) {
         (Some(path), _) => {
             let [benchmark] = benchmarks.as_slice() else {
                 return Err(Error::Config {
@@ -116,55 +124,111 @@ fn work(flags: &Flags) -> Result<()> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
-            let mut answers = grade_answers(benchmark, path)?;
-            judge(flags, benchmark, &mut answers)?;
-            ScoresTable { scores: vec![Scores::of(benchmark, &answers)] }
+            let answers = grade_answers(benchmark, path)?;
+            out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;
+            vec![answers]
         }
-        (None, Some(model)) => ask(flags, model, &benchmarks)?,
+        (None, Some(model)) => ask(flags, model, &benchmarks, &out)?,
         (None, None) => unreachable!("one of the two flags is required"),
     };
-    say(&table.to_string());
+    let table = |tested: &[Vec<Judged>]| ScoresTable {
+        scores: benchmarks
+            .iter()
+            .zip(tested)
+            .map(|(benchmark, answers)| Scores::of(&benchmark.first(flags.limit), answers))
+            .collect(),
+    };
+    say(&table(&tested).to_string());
+    out.write_table(&table(&tested))?;
+    // By the rules first: a judge that cannot be asked takes nothing away.
+    let mut judged = false;
+    for (benchmark, answers) in benchmarks.iter().zip(&mut tested) {
+        judged |= judge(flags, benchmark, answers, &out)?;
+    }
+    if judged {
+        say(&table(&tested).to_string());
+        out.write_table(&table(&tested))?;
+    }
     Ok(())
 }
 
-/// Asks the judge, where there is one, about the misses.
+/// The directory of answers and scores, held by this process.
+struct Out {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Out {
+    /// Takes a directory; one that holds other things is refused.
+    fn take(path: &Path) -> Result<Self> {
+        const MARK: &str = ".mixdistill-scores";
+        let refuse = |what: &str, hint: &str| {
+            let (path, what, hint) = (path.to_owned(), what.to_owned(), hint.to_owned());
+            Err(Error::RunDirectory { path, what, hint })
+        };
+        let io = |action, e| Error::io(action, path, e);
+        let holds = path.is_dir()
+            && !path.join(MARK).is_file()
+            && std::fs::read_dir(path).map_err(|e| io("read", e))?.next().is_some();
+        if holds {
+            return refuse("it holds files that are no scores", "Choose another with --out");
+        }
+        std::fs::create_dir_all(path).map_err(|e| io("create", e))?;
+        let lock = File::options().create(true).append(true).open(path.join(MARK));
+        let lock = lock.map_err(|e| io("write to", e))?;
+        if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return refuse("another process works on it", "Wait for its end");
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Writes a file, whole or not at all.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let (path, beside) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        std::fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
+        std::fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
+    }
+
+    fn write_lines(&self, name: &str, answers: &[Judged]) -> Result<()> {
+        let lines = answers.iter().map(|answer| serde_json::to_string(answer).unwrap_or_default());
+        self.write(name, &lines.map(|line| line + "\n").collect::<String>())
+    }
+
+    fn write_table(&self, table: &ScoresTable) -> Result<()> {
+        self.write("scores.md", &table.to_markdown())?;
+        self.write("scores.json", &serde_json::to_string_pretty(table).unwrap_or_default())
+    }
+}
+
+/// Asks the judge, where there is one, about the misses; says whether there is one.
 #[cfg(feature = "teacher")]
-fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged]) -> Result<()> {
+fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out) -> Result<bool> {
     use mixdistill::teacher::{ChatClient, ChatConfig};
-    let (Some(url), Some(model)) = (&flags.judge, &flags.judge_model) else { return Ok(()) };
+    let (Some(url), Some(model)) = (&flags.judge, &flags.judge_model) else { return Ok(false) };
     let config = ChatConfig { url: url.clone(), model: model.clone(), ..ChatConfig::default() };
+    let store = out.path.join(format!("{}.judge.jsonl", benchmark.name));
     let mut progress = Progress::new("judge", 0);
-    mixdistill::eval::judge_misses(
-        benchmark,
-        answers,
-        &mut ChatClient::new(config)?,
-        &mut |done, of| progress.update_of(done as u64, of as u64, String::new),
-    )
+    let mut judge = ChatClient::new(config)?;
+    let unclear = mixdistill::eval::judge_misses(answers, &mut judge, &store, &mut |done, of| {
+        progress.update_of(done as u64, of as u64, String::new);
+    })?;
+    drop(progress);
+    if unclear > 0 {
+        say(&format!("{}: the judge says neither yes nor no to {unclear}", benchmark.name));
+    }
+    Ok(true)
 }
 
 #[cfg(not(feature = "teacher"))]
-fn judge(_: &Flags, _: &Benchmark, _: &mut [Judged]) -> Result<()> {
-    Ok(())
+fn judge(_: &Flags, _: &Benchmark, _: &mut [Judged], _: &Out) -> Result<bool> {
+    Ok(false)
 }
 
-/// The settings that all answers in a directory share.
-fn settings(flags: &Flags, config: &EvaluateConfig, fingerprint: &str) -> serde_json::Value {
-    serde_json::json!({
-        "model": fingerprint,
-        "adapter": flags.adapter,
-        "system": flags.system,
-        "config": EvaluateConfig {
-            // These change neither which answer a problem gets nor what it is.
-            samples: 0,
-            generate: GenerateConfig { batch_size: 1, ..config.generate.clone() },
-            ..config.clone()
-        },
-    })
-}
-
-fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark]) -> Result<ScoresTable> {
+/// The answers of a model to each benchmark.
+fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark], out: &Out) -> Result<Vec<Vec<Judged>>> {
     let config = EvaluateConfig {
         samples: flags.samples,
+        limit: flags.limit,
         instruct: !flags.no_instruction,
         generate: GenerateConfig {
             max_new_tokens: flags.max_new_tokens,
@@ -178,7 +242,9 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark]) -> Result<ScoresTabl
     config.validate()?;
     let folder = ModelFolder::open(&model_folder(name)?)?;
     let tokenizer = folder.tokenizer(None)?;
-    let template: Box<dyn PromptTemplate> = match folder.chat_template()? {
+    let chat = folder.chat_template()?;
+    let source = chat.as_ref().map(|chat| chat.source().to_owned());
+    let template: Box<dyn PromptTemplate> = match chat {
         Some(chat) => Box::new(ChatFormat::new(chat, &tokenizer, flags.system.clone())?),
         None => Box::new(PlainTemplate::default()),
     };
@@ -189,53 +255,58 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark]) -> Result<ScoresTabl
     })?;
     drop(progress);
     let fingerprint = model.fingerprint()?;
-    if let Some(adapter) = &flags.adapter {
-        model = model.with_adapter(adapter)?;
+    let mut adapter = None;
+    if let Some(path) = &flags.adapter {
+        let file = path.join("adapter_model.safetensors");
+        let bytes = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
+        adapter = Some(checksum(&bytes));
+        model = model.with_adapter(path)?;
     }
-    std::fs::create_dir_all(&flags.out).map_err(|e| Error::io("create", &flags.out, e))?;
-    same_settings(&flags.out.join("settings.json"), &settings(flags, &config, &fingerprint))?;
+    // What makes an answer; how many there are to a problem, and how many problems, does not.
+    let settings = serde_json::json!({
+        "model": fingerprint,
+        "adapter": adapter,
+        "template": source,
+        "system": flags.system,
+        "instruct": config.instruct,
+        "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
+    });
+    same_settings(out, &settings)?;
     let answering = Answering { tokenizer: &tokenizer, template: &*template, end_tokens: &ends };
-    let mut table = ScoresTable::default();
+    let mut tested = vec![];
     for benchmark in benchmarks {
-        let start = Instant::now();
-        let count = benchmark.problems.len() * config.samples.max(1);
-        let mut progress = Progress::new("answer", count as u64);
-        let store = flags.out.join(format!("{}.jsonl", benchmark.name));
-        let mut answers = evaluate(&model, &answering, benchmark, &config, &store, &mut |done| {
+        let problems = benchmark.first(flags.limit).problems.len();
+        let mut progress = Progress::new("answer", (problems * config.samples.max(1)) as u64);
+        let store = out.path.join(format!("{}.jsonl", benchmark.name));
+        let answers = evaluate(&model, &answering, benchmark, &config, &store, &mut |done| {
             progress.update(done as u64, String::new);
+            ControlFlow::Continue(())
         })?;
-        drop(progress);
-        judge(flags, benchmark, &mut answers)?;
-        let scores = Scores::of(benchmark, &answers);
-        say(&format!(
-            "{}: {:.1} % right, {:.0} s",
-            benchmark.name,
-            100.0 * scores.accuracy,
-            start.elapsed().as_secs_f64()
-        ));
-        table.scores.push(scores);
+        tested.push(answers.unwrap_or_default());
     }
-    write(&flags.out.join("scores.md"), &table.to_markdown())?;
-    let json = serde_json::to_string_pretty(&table).unwrap_or_default();
-    write(&flags.out.join("scores.json"), &json)?;
-    Ok(table)
+    Ok(tested)
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(|e| Error::io("write", path, e))
+/// A number that tells one file from another.
+fn checksum(bytes: &[u8]) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Refuses to put answers beside those of another model or other settings.
-fn same_settings(path: &Path, settings: &serde_json::Value) -> Result<()> {
+fn same_settings(out: &Out, settings: &serde_json::Value) -> Result<()> {
+    let path = out.path.join("settings.json");
     let text = serde_json::to_string_pretty(settings).unwrap_or_default();
-    match std::fs::read_to_string(path) {
+    match std::fs::read_to_string(&path) {
         Ok(there) if there == text => Ok(()),
         Ok(_) => Err(Error::RunDirectory {
-            path: path.to_owned(),
+            path,
             what: "the answers here are of another model or other settings".into(),
             hint: "Name another directory with --out".into(),
         }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(path, &text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => out.write("settings.json", &text),
         Err(e) => Err(Error::io("read", path, e)),
     }
 }

@@ -58,7 +58,8 @@ fn work(flags: &Flags) -> Result<ExitCode> {
     let mut say = |line: &str| {
         let _ = writeln!(std::io::stdout(), "{line}");
     };
-    let command = format!("cargo run --example study -- --config {}", flags.config.display());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo run --example study -- {}", arguments.join(" "));
     let Some(study) = study(&config, &command, &stop, &mut say)? else {
         say("stopped; the same command goes on with it");
         return Ok(ExitCode::from(STOPPED));

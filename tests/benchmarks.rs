@@ -11,6 +11,7 @@ use mixdistill::eval::{
 use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig};
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::train::StopFlag;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
@@ -123,7 +124,9 @@ impl Student {
         let end = [self.tokenizer.end_token()];
         let answering =
             Answering { tokenizer: &self.tokenizer, template: &self.template, end_tokens: &end };
-        evaluate(&self.model, &answering, &benchmark(), config, store, &mut |_| {}).unwrap()
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let answers = evaluate(&self.model, &answering, &benchmark(), config, store, go_on);
+        answers.unwrap().expect("nobody stops it")
     }
 }
 
@@ -180,28 +183,60 @@ fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
             assert!(whole != untimed(student.answer(&other, &store("seed"))));
         }
     }
-    // Answers to other problems are not mixed in.
-    std::fs::write(
-        store("foreign"),
-        "{\"id\":\"99\",\"sample\":0,\"reference\":\"1\",\"text\":\"\",\"tokens\":0,\
-         \"hit_limit\":false,\"stated\":null,\"correct\":false,\"seconds\":0.0}\n",
-    )
-    .unwrap();
+    // Fewer problems and samples are asked for: those that are there count.
+    let fewer = EvaluateConfig { limit: Some(3), ..config(2, 2, 1.0) };
+    let some = untimed(student.answer(&fewer, &store("whole3")));
+    assert_eq!(some.len(), 6);
+    assert!(some.iter().all(|a| a.sample < 2 && ["0", "1", "2"].contains(&a.id.as_str())));
+    // More samples: the first ones are those that were there.
+    let more = untimed(student.answer(&config(3, 4, 1.0), &store("whole3")));
+    let whole = untimed(student.answer(&config(100, 4, 1.0), &store("four")));
+    assert!(more == whole);
+    // A stop keeps whole batches.
     let end = [student.tokenizer.end_token()];
     let answering =
         Answering { tokenizer: &student.tokenizer, template: &student.template, end_tokens: &end };
-    let foreign = store("foreign");
-    let error = evaluate(
-        &student.model,
-        &answering,
-        &benchmark(),
-        &config(2, 1, 0.0),
-        &foreign,
-        &mut |_| {},
-    )
-    .unwrap_err()
-    .to_string();
+    let ask = |name: &str, most: usize| {
+        let mut seen = 0;
+        evaluate(
+            &student.model,
+            &answering,
+            &benchmark(),
+            &config(2, 1, 0.0),
+            &store(name),
+            &mut |done| {
+                seen = done;
+                if seen >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        )
+    };
+    assert!(ask("stopped", 3).unwrap().is_none());
+    let kept = std::fs::read_to_string(store("stopped")).unwrap_or_default().lines().count();
+    assert!(kept.is_multiple_of(2) && kept < 7, "{kept}");
+    assert!(untimed(ask("stopped", 99).unwrap().unwrap()).len() == 7);
+    // What is none of ours stays as it is, down to its last byte.
+    let bench = std::fs::read(store("whole1")).unwrap();
+    for (foreign, what) in [
+        (
+            &b"{\"question\": \"1+1?\", \"answer\": 2}\n{\"question\": \"2+2?\""[..],
+            "no answer that was stored",
+        ),
+        (b"my only line", "no whole line"),
+        (&[&bench[..], &bench[..]].concat(), "twice"),
+    ] {
+        std::fs::write(store("foreign"), foreign).unwrap();
+        let error = ask("foreign", 99).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert_eq!(std::fs::read(store("foreign")).unwrap(), foreign);
+    }
+    // Answers to other problems are not mixed in; a line cut in the middle of a character is.
+    let text = String::from_utf8(bench.clone()).unwrap();
+    std::fs::write(store("foreign"), text.replace("\"id\":\"0\"", "\"id\":\"99\"")).unwrap();
+    let error = ask("foreign", 99).unwrap_err().to_string();
     assert!(error.contains("problem 99 is not of toy"), "{error}");
+    std::fs::write(store("torn"), [&bench[..], b"{\"id\":\"caf\xc3"].concat()).unwrap();
+    assert_eq!(ask("torn", 99).unwrap().unwrap().len(), 7);
+    assert_eq!(std::fs::read(store("torn")).unwrap(), bench);
     let greedy = config(2, 2, 0.0).validate().unwrap_err().to_string();
     assert!(greedy.contains("greedy"), "{greedy}");
 }
@@ -230,10 +265,17 @@ fn answers_of_other_programs_are_found_by_id_by_text_and_by_order() {
     assert_eq!(scores.accuracy, 0.75);
     let in_order = grade(&[serde_json::json!({ "text": right(0) })]).unwrap();
     assert!(in_order[0].correct && in_order[0].id == "0");
+    // Problems of unequal numbers of answers have an interval too.
+    assert!(scores.interval.0 >= 0.0 && scores.interval.0 <= scores.interval.1);
+    assert!(scores.interval.1 <= 1.0 && scores.interval.1 > 0.0, "{:?}", scores.interval);
     for (line, what) in [
         (serde_json::json!({ "id": 77, "text": "x" }), "`77` is no problem"),
         (serde_json::json!({ "id": 1 }), "no answer"),
         (serde_json::json!({ "question": "Who?", "text": "I" }), "`Who?` is no problem"),
+        (
+            serde_json::json!({ "id": 1, "question": benchmark.problems[2].problem, "text": "I" }),
+            "is of another problem",
+        ),
     ] {
         let error = grade(&[line]).unwrap_err().to_string();
         assert!(error.contains(what) && error.contains(":1"), "{error}");
@@ -285,4 +327,58 @@ fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
     let answers = path(&folder.path().join("scores/toy.jsonl"));
     let (good, said) = evaluate(&["--answers", &answers]);
     assert!(good && said.contains("toy"), "{said}");
+    assert!(folder.path().join("scores/toy.graded.jsonl").is_file());
+    // A directory with other things in it is refused, and stays as it is.
+    let mine = path(folder.path());
+    let output = Command::new(program("evaluate"))
+        .args(["--bench", &path(&bench), "--out", &mine, "--answers", &answers])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no scores"), "{output:?}");
+}
+
+#[test]
+fn answers_are_matched_by_text_where_the_benchmark_has_no_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, lines: &[serde_json::Value]| {
+        let path = folder.path().join(name);
+        let text: String = lines.iter().map(|line| format!("{line}\n\n")).collect();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    // The second row has no answer, and lines between are blank.
+    let bench = write(
+        "b.jsonl",
+        &[
+            serde_json::json!({ "question": "1+1?", "answer": 2 }),
+            serde_json::json!({ "question": "Why?", "answer": "" }),
+            serde_json::json!({ "question": "2+2?", "answer": 4 }),
+        ],
+    );
+    let benchmark = Benchmark::read(&bench).unwrap();
+    assert_eq!((benchmark.problems.len(), benchmark.without_answer.clone()), (2, vec![3]));
+    let boxed = |n: usize| format!("\\boxed{{{n}}}");
+    // Numbers from 0, as other programs write them, are not this file's lines.
+    let answers = write(
+        "a.jsonl",
+        &[
+            serde_json::json!({ "idx": 0, "question": "1+1?", "text": boxed(2) }),
+            serde_json::json!({ "idx": 2, "question": "2+2?", "text": boxed(4) }),
+        ],
+    );
+    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    assert_eq!((scores.problems, scores.accuracy), (2, 1.0));
+    // By order they are the file's rows, the one without an answer too.
+    let answers = write("o.jsonl", &[2, 0, 4].map(|n| serde_json::json!({ "text": boxed(n) })));
+    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    assert_eq!((scores.problems, scores.accuracy), (2, 1.0));
+    let answers = write("m.jsonl", &[1, 2, 3, 4].map(|n| serde_json::json!({ "text": boxed(n) })));
+    let error = grade_answers(&benchmark, &answers).unwrap_err().to_string();
+    assert!(error.contains(":7") && error.contains("has 3 rows"), "{error}");
+    let twice = write(
+        "t.jsonl",
+        &[1, 2].map(|n| serde_json::json!({ "id": 5, "question": n, "answer": n })),
+    );
+    let error = Benchmark::read(&twice).unwrap_err().to_string();
+    assert!(error.contains("`5` is that of line 1"), "{error}");
 }

@@ -72,10 +72,12 @@ fn benchmark() -> Benchmark {
         problem: format!("Problem {id}?"),
         reference: "7".into(),
         kind: Default::default(),
+        row: 0,
     };
     Benchmark {
         name: "b".into(),
         problems: ["1", "2", "3", "4"].map(problem).to_vec(),
+        has_ids: true,
         without_answer: vec![],
     }
 }
@@ -92,11 +94,26 @@ fn only_misses_that_state_something_are_judged() {
         .collect();
     let (url, asked) = server(vec![(200, "", says("Yes.")), (200, "", says("No, it is not."))]);
     let mut seen = vec![];
-    judge_misses(&benchmark, &mut answers, &mut client(&url), &mut |done, of| {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("verdicts.jsonl");
+    let unclear = judge_misses(&mut answers, &mut client(&url), &store, &mut |done, of| {
         seen.push((done, of));
     })
     .unwrap();
-    assert_eq!(seen, [(1, 2), (2, 2)]);
+    assert_eq!((seen, unclear), (vec![(1, 2), (2, 2)], 0));
+    // Nothing is asked twice: the server is gone, and the verdicts are there. One that was cut off is
+    // asked again.
+    answers.iter_mut().for_each(|answer| answer.by_judge = None);
+    let again = |answers: &mut [Judged], url: &str| {
+        judge_misses(answers, &mut client(url), &store, &mut |_, _| {})
+    };
+    again(&mut answers, &url).unwrap();
+    let text = std::fs::read_to_string(&store).unwrap();
+    std::fs::write(&store, &text[..text.len() - 9]).unwrap();
+    let (third, _) = server(vec![(200, "", says("I cannot tell."))]);
+    let mut unsure = answers.clone();
+    assert_eq!(again(&mut unsure, &third).unwrap(), 1);
+    assert_eq!(unsure[2].by_judge, None);
     let verdicts: Vec<Option<bool>> = answers.iter().map(|answer| answer.by_judge).collect();
     assert_eq!(verdicts, [None, Some(true), Some(false), None]);
     let scores = Scores::of(&benchmark, &answers);

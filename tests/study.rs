@@ -74,7 +74,7 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     assert_eq!(config.cells().len(), 2 * 2 * 3);
     let stop = StopFlag::default();
     let study = quiet(&config, &stop).unwrap().unwrap();
-    assert_eq!(study.benchmarks, [("held-out".to_owned(), 12)]);
+    assert_eq!(study.comparisons[0].benchmarks, [("held-out".to_owned(), 12)]);
     assert_eq!((study.students.len(), study.comparisons.len()), (2, 1));
     let result = &study.comparisons[0].students[0];
     let alphas: Vec<f64> = result.mixtures.iter().map(|m| m.alpha).collect();
@@ -100,7 +100,9 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
         assert!(markdown.contains(part), "{part}");
     }
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(!html.contains("http://") || html.contains("http://www.w3.org"), "self-contained");
+    // But for the names of namespaces it mentions no address.
+    let addresses = html.replace("http://www.w3.org", "");
+    assert!(!addresses.contains("http://") && !addresses.contains("https://"), "self-contained");
     assert!(!html.contains("<script") && !html.contains("src="), "nothing is loaded");
 
     // Again: the same numbers, and nothing is trained anew.
@@ -125,7 +127,19 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
         .unwrap()
         .insert("learning_rate".into(), 0.5.into());
     let error = quiet(&other, &stop).unwrap_err().to_string();
-    assert!(error.contains("train.learning_rate was"), "{error}");
+    assert!(error.contains("train.learning_rate was") && error.contains("--out"), "{error}");
+    // What changes no answer is no other setting.
+    let mut smaller = config.clone();
+    let generate = smaller.run.get_mut("generate").unwrap().as_table_mut().unwrap();
+    generate.insert("batch_size".into(), 3.into());
+    assert_eq!(quiet(&smaller, &stop).unwrap().unwrap().comparisons, study.comparisons);
+    // Answers that are gone are missed, and not counted as something else.
+    let answers = out.join("cells/small/Long-0.50/seed-2/after.jsonl");
+    let text = std::fs::read_to_string(&answers).unwrap();
+    std::fs::write(&answers, text.lines().skip(1).map(|l| format!("{l}\n")).collect::<String>())
+        .unwrap();
+    let error = quiet(&config, &stop).unwrap_err().to_string();
+    assert!(error.contains("not to the held-out problems"), "{error}");
 }
 
 #[test]
@@ -173,6 +187,8 @@ fn studies_that_cannot_be_are_refused_by_name() {
         ("questions = 12", "questions = 0", "nothing is asked"),
         ("hidden_size = 16", "hidden_sice = 16", "hidden_sice"),
         ("resamples = 200", "resamples = 0", "resamples"),
+        ("[run.evaluation]", "[run.evaluation]\nbefore = true", "run.evaluation.before"),
+        ("name = \"small\"", "name = \"LARGE\"", "twice"),
     ] {
         let error = refused(from, to);
         assert!(error.contains(what), "{to}: {error}");
@@ -225,4 +241,97 @@ fn the_report_opens_in_a_browser_without_an_error() {
     assert!(open(&[&screenshot, "--window-size=1100,2400"]).status.success());
     // A blank page of this size has some ten kilobytes.
     assert!(std::fs::metadata(&picture).unwrap().len() > 30_000);
+}
+
+/// Two sources of answers in one file, of which some are wrong, and a benchmark that shares a problem
+/// with it.
+fn files(folder: &Path) {
+    let mut text = String::new();
+    for n in 0..40 {
+        let sum = n + 3;
+        let row = serde_json::json!({
+            "problem": format!("What is {n} + 3?"),
+            "gold": sum,
+            "large": {
+                "text": format!("{n} + 3 = {sum}. The answer is \\boxed{{{sum}}}."),
+                "ok": n % 5 != 0,
+            },
+            "small": { "text": format!("The answer is \\boxed{{{sum}}}."), "ok": true },
+        });
+        text.push_str(&format!("{row}\n"));
+    }
+    std::fs::write(folder.join("answers.jsonl"), text).unwrap();
+    let bench = "{\"question\": \"What is 7 + 3?\", \"answer\": 10}\n\
+                 {\"question\": \"What is 90 + 3?\", \"answer\": 93}\n";
+    std::fs::write(folder.join("sums.jsonl"), bench).unwrap();
+}
+
+#[test]
+fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
+    let folder = tempfile::tempdir().unwrap();
+    files(folder.path());
+    // A student to begin with.
+    let mut base = common::toy_run(&folder.path().join("base"));
+    base.train.steps = Some(2);
+    base.evaluation.questions = 0;
+    mixdistill::recipe::run(
+        &base,
+        mixdistill::recipe::RunMode::New,
+        &StopFlag::default(),
+        &mut |_| {},
+    )
+    .unwrap();
+    let path = |name: &str| toml_string(&folder.path().join(name));
+    let source = |name: &str| {
+        format!(
+            "[[comparisons.run.data.sources]]\nname = \"{name}\"\npath = {}\n\
+             columns = {{ problem = \"problem\", solution = \"{name}.text\", \
+             correct = \"{name}.ok\", answer = \"gold\" }}\n",
+            path("answers.jsonl")
+        )
+    };
+    let settings = format!(
+        "out = {out}\nseeds = [1]\nresamples = 100\nbenchmarks = [{sums}]\ninstruct = true\n\
+         [[comparisons]]\nname = \"Large\"\nstrong = \"large\"\nweak = \"small\"\n\
+         alphas = [0.2]\n{large}{small}\
+         [[students]]\nname = \"whole\"\n[students.run]\nbase_model = {model}\n\
+         [[students]]\nname = \"adapters\"\n[students.run]\nbase_model = {model}\n\
+         [students.run.lora]\nrank = 2\nalpha = 4.0\n\
+         [run.data]\nmax_length = 64\nhold_out = 0.3\n\
+         [run.train]\nsteps = 2\nevaluate_every = 0\n\
+         [run.generate]\nmax_new_tokens = 8\n\
+         [run.evaluation]\nquestions = 20\nkind = \"last_number\"\n",
+        out = path("study"),
+        sums = path("sums.jsonl"),
+        large = source("large"),
+        small = source("small"),
+        model = path("base/model"),
+    );
+    let file = folder.path().join("study.toml");
+    std::fs::write(&file, settings).unwrap();
+    let config = StudyConfig::read(&file).unwrap();
+    let stop = StopFlag::default();
+    let study = quiet(&config, &stop).unwrap().unwrap();
+    let comparison = &study.comparisons[0];
+    assert_eq!(comparison.ledger.sources[0].wrong, 8);
+    let names: Vec<&str> = comparison.benchmarks.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["held-out", "sums"]);
+    assert!(comparison.students.iter().all(|s| s.untuned_by_benchmark.len() == 2));
+    let trained = study.students.iter().map(|s| s.trained_parameters < s.parameters);
+    assert_eq!(trained.collect::<Vec<_>>(), [false, true]);
+    let shared = |w: &String| w.contains("of sums are trained on");
+    let held = |w: &String| w.contains("held-out problems are trained on");
+    // 7 + 3 is trained on, unless it is held out.
+    assert!(study.warnings.iter().any(shared) || comparison.benchmarks[0].1 > 0);
+    assert!(!study.warnings.iter().any(held), "{:?}", study.warnings);
+    assert!(study.warnings.iter().any(|w| w.contains("one seed")));
+    let markdown = std::fs::read_to_string(config.out.join("report.md")).unwrap();
+    assert!(markdown.contains("Accuracy by benchmark") && !markdown.contains(" \\* "));
+    // It is taken up as it is, and other settings of generation are not mixed in.
+    assert_eq!(quiet(&config, &stop).unwrap().unwrap().comparisons, study.comparisons);
+    let mut longer = config.clone();
+    let generate = longer.run.get_mut("generate").unwrap().as_table_mut().unwrap();
+    generate.insert("max_new_tokens".into(), 9.into());
+    let error = quiet(&longer, &stop).unwrap_err().to_string();
+    assert!(error.contains("max_new_tokens was 8, is 9"), "{error}");
 }

@@ -323,6 +323,24 @@ impl Pairs {
         train.sort_unstable();
         (self.select(&train), self.select(held))
     }
+
+    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is
+    /// on the same side in any other pairs that hold it, whatever else those hold.
+    pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
+        let draw = |problem: u32| {
+            let text = normalized(self.problem(problem as usize)).to_lowercase();
+            Stream::new(seed, &text, 0).unit()
+        };
+        let mut held: Vec<(f64, u32)> = (0..self.len() as u32)
+            .map(|p| (draw(p), p))
+            .filter(|(draw, _)| *draw < share)
+            .collect();
+        held.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let held: Vec<u32> = held.into_iter().map(|(_, problem)| problem).collect();
+        let is_held: std::collections::HashSet<u32> = held.iter().copied().collect();
+        let train: Vec<u32> = (0..self.len() as u32).filter(|p| !is_held.contains(p)).collect();
+        (self.select(&train), self.select(&held))
+    }
 }
 
 fn check_sources(sources: &[Source]) -> Result<()> {

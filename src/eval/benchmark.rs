@@ -15,6 +15,7 @@ use super::math::{Extractor, extract, final_answer};
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// What a model is asked beside the problem, so that its answer can be found.
@@ -66,6 +67,9 @@ pub struct BenchmarkProblem {
     /// Where an answer to it is looked for.
     #[serde(default)]
     pub kind: AnswerKind,
+    /// Its row in the file, counted from 1; blank lines are none.
+    #[serde(default)]
+    pub row: usize,
 }
 
 /// A benchmark.
@@ -73,8 +77,11 @@ pub struct BenchmarkProblem {
 pub struct Benchmark {
     /// Its name: that of the file without its ending.
     pub name: String,
-    /// Its problems, in the file's order.
+    /// Its problems, in the file's order; each has an id of its own.
     pub problems: Vec<BenchmarkProblem>,
+    /// Whether the ids are the file's, and not its lines.
+    #[serde(default)]
+    pub has_ids: bool,
     /// Lines of rows that are left out, since they have no answer.
     #[serde(default)]
     pub without_answer: Vec<usize>,
@@ -90,7 +97,9 @@ impl Benchmark {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let (mut problems, mut without_answer) = (vec![], vec![]);
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        for (index, line) in lines {
+        let mut ids = HashMap::new();
+        let mut has_ids = true;
+        for (row_number, (index, line)) in lines.enumerate() {
             let failed = |what: String| {
                 let hint = "A row has a problem (problem, question, input) and an answer (answer, \
                             target, final_answer, solution)";
@@ -98,10 +107,16 @@ impl Benchmark {
             };
             let row: Map<String, Value> = serde_json::from_str(line)
                 .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
-            match problem(&row, index + 1).map_err(failed)? {
-                Some(problem) => problems.push(problem),
-                None => without_answer.push(index + 1),
+            let Some((mut problem, named)) = problem(&row, index + 1).map_err(failed)? else {
+                without_answer.push(index + 1);
+                continue;
+            };
+            problem.row = row_number + 1;
+            has_ids &= named;
+            if let Some(other) = ids.insert(problem.id.clone(), index + 1) {
+                return Err(failed(format!("its id `{}` is that of line {other}", problem.id)));
             }
+            problems.push(problem);
         }
         if problems.is_empty() {
             let what = match without_answer.first() {
@@ -112,19 +127,32 @@ impl Benchmark {
             return Err(Error::data(Place::file(path), what, hint));
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, problems, without_answer })
+        Ok(Self { name, problems, has_ids, without_answer })
+    }
+
+    /// Rows of the file, those without an answer included.
+    pub fn rows(&self) -> usize {
+        self.problems.len() + self.without_answer.len()
+    }
+
+    /// The first problems, where a limit is given.
+    pub fn first(&self, limit: Option<usize>) -> Self {
+        let mut first = self.clone();
+        first.problems.truncate(limit.unwrap_or(usize::MAX));
+        first
     }
 
     /// Questions as a benchmark.
-    pub fn of_questions(name: &str, questions: &[Question]) -> Self {
+    pub fn of_questions(name: &str, questions: &[Question], kind: AnswerKind) -> Self {
         let problem = |(index, question): (usize, &Question)| BenchmarkProblem {
             id: (index + 1).to_string(),
             problem: question.problem.clone(),
             reference: question.reference.clone(),
-            kind: AnswerKind::Stated,
+            kind,
+            row: index + 1,
         };
         let problems = questions.iter().enumerate().map(problem).collect();
-        Self { name: name.to_owned(), problems, without_answer: vec![] }
+        Self { name: name.to_owned(), problems, has_ids: false, without_answer: vec![] }
     }
 }
 
@@ -150,8 +178,11 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The problem of a row; `None` where it has no answer.
-fn problem(row: &Map<String, Value>, line: usize) -> Result<Option<BenchmarkProblem>, String> {
+/// The problem of a row and whether its id is the row's own; `None` where it has no answer.
+fn problem(
+    row: &Map<String, Value>,
+    line: usize,
+) -> Result<Option<(BenchmarkProblem, bool)>, String> {
     let get = |names: &[&str]| field(row, names).and_then(text);
     let mut problem =
         get(&["problem", "question", "Question", "input", "prompt"]).ok_or("it has no problem")?;
@@ -189,11 +220,13 @@ fn problem(row: &Map<String, Value>, line: usize) -> Result<Option<BenchmarkProb
         true => final_answer(&reference).unwrap_or(reference),
         false => reference,
     };
-    let id = get(&["unique_id", "id", "ID", "idx"]).unwrap_or_else(|| line.to_string());
+    let id = get(&["unique_id", "id", "ID", "idx"]);
+    let named = id.is_some();
+    let id = id.unwrap_or_else(|| line.to_string());
     let kind = match options {
         Some(_) => AnswerKind::Choice,
         None if is_word_problem => AnswerKind::LastNumber,
         None => AnswerKind::Stated,
     };
-    Ok(Some(BenchmarkProblem { id, problem, reference, kind }))
+    Ok(Some((BenchmarkProblem { id, problem, reference, kind, row: 0 }, named)))
 }

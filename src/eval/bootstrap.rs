@@ -6,6 +6,7 @@
 //! peculiar to a seed, then does not count as noise of the difference. Source: Efron and Tibshirani,
 //! "An Introduction to the Bootstrap", 1993, percentile intervals.
 
+use super::interval::wilson;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -58,9 +59,16 @@ pub fn score(hits: &Hits) -> f64 {
 }
 
 impl Bootstrap {
-    /// The score of an arm.
+    /// The score of an arm. Where all answers are right, or none, resamples say nothing; the interval
+    /// is then Wilson's for as many problems.
     pub fn score(&self, arm: &Arm) -> Estimate {
-        self.combination(&[(1.0, arm)])
+        let estimate = self.combination(&[(1.0, arm)]);
+        let problems = arm.first().map_or(0, |hits| hits.iter().map(Vec::len).sum());
+        match estimate.value {
+            0.0 => Estimate { high: wilson(0, problems).1, ..estimate },
+            1.0 => Estimate { low: wilson(problems, problems).0, ..estimate },
+            _ => estimate,
+        }
     }
 
     /// The score of the first arm less that of the second.

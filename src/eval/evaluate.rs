@@ -5,9 +5,9 @@ use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTI
 use super::math::same_answer;
 use crate::data::{PromptTemplate, TextTokenizer};
 use crate::error::{Error, Place, Result};
-use crate::model::{DecoderLm, Endings, GenerateConfig};
+use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -20,6 +20,8 @@ use std::time::Instant;
 pub struct EvaluateConfig {
     /// Answers to each problem; 0 and 1 are one. More than one need a temperature above 0.
     pub samples: usize,
+    /// Problems that are asked, from the first on; without it all.
+    pub limit: Option<usize>,
     /// Whether the problem is followed by the instruction to reason and to box the answer.
     pub instruct: bool,
     /// How answers are drawn.
@@ -60,6 +62,8 @@ pub struct Answering<'a> {
 pub struct Judged {
     /// The problem's name in its benchmark.
     pub id: String,
+    /// The problem.
+    pub problem: String,
     /// Number of the answer among those to the same problem, from 0.
     pub sample: usize,
     /// The reference answer.
@@ -88,6 +92,7 @@ impl Judged {
         let correct = stated.as_ref().is_some_and(|stated| same_answer(&problem.reference, stated));
         Self {
             id: problem.id.clone(),
+            problem: problem.problem.clone(),
             sample,
             reference: problem.reference.clone(),
             text,
@@ -102,38 +107,31 @@ impl Judged {
 }
 
 /// Lets a model answer a benchmark; answers are appended to `store` as they come, and those that it
-/// holds already are not asked again. The result is in the order of problems and samples.
-///
-/// `progress` is called with the answers there are so far.
+/// holds already are not asked again. The result is in the order of problems and samples; `None`
+/// where `progress`, which is called with the answers there are so far, broke it off.
 ///
 /// # Errors
 /// [`Error::Config`] for several samples without a temperature; [`Error::Io`]; [`Error::Data`] where
-/// `store` holds answers to other problems; what generation gives.
+/// `store` holds something else, which is then left as it is; what generation gives.
 pub fn evaluate(
     model: &DecoderLm,
     answering: &Answering<'_>,
     benchmark: &Benchmark,
     config: &EvaluateConfig,
     store: &Path,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Judged>> {
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Judged>>> {
     config.validate()?;
-    let samples = config.samples.max(1);
-    let problems = &benchmark.problems;
-    let mut answers = stored(store, benchmark, samples)?;
-    let done: BTreeSet<(String, usize)> =
-        answers.iter().map(|answer| (answer.id.clone(), answer.sample)).collect();
-    let mut missing: Vec<(usize, usize, Vec<u32>)> = vec![];
-    for (index, problem) in problems.iter().enumerate() {
+    let mut answers = stored(store, benchmark, config)?;
+    let mut missing = vec![];
+    for (index, sample) in not_answered(benchmark, config, &answers) {
+        let problem = &benchmark.problems[index];
         let asked = match (config.instruct, problem.kind) {
             (false, _) => problem.problem.clone(),
             (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
             (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
-        let prompt = answering.template.prompt(answering.tokenizer, &asked)?;
-        for sample in (0..samples).filter(|sample| !done.contains(&(problem.id.clone(), *sample))) {
-            missing.push((index, sample, prompt.clone()));
-        }
+        missing.push((index, sample, answering.template.prompt(answering.tokenizer, &asked)?));
     }
     // The longest first: a batch then pads little, and what takes most memory comes first.
     missing
@@ -145,25 +143,32 @@ pub fn evaluate(
             Some(file.map_err(|e| Error::io("open", store, e))?)
         }
     };
-    progress(answers.len());
+    let mut flow = progress(answers.len());
     for batch in missing.chunks(config.generate.batch_size.max(1)) {
+        if flow.is_break() {
+            return Ok(None);
+        }
         let start = Instant::now();
         let before = answers.len();
         let prompts: Vec<Vec<u32>> = batch.iter().map(|(_, _, prompt)| prompt.clone()).collect();
-        // Each answer has a stream of its own, whatever it is batched with.
-        let numbers: Vec<u64> =
-            batch.iter().map(|(index, sample, _)| (*index * samples + *sample) as u64).collect();
+        // Each answer has a stream of its own, whatever it is batched with and however many there
+        // are to a problem.
+        let number = |index: usize, sample: usize| (sample as u64) << 32 | index as u64;
+        let numbers: Vec<u64> = batch.iter().map(|(i, sample, _)| number(*i, *sample)).collect();
         let endings = Endings { tokens: answering.end_tokens, tokenizer: answering.tokenizer };
         let generated =
             model.generate_as(&prompts, &numbers, endings, &config.generate, &mut |token| {
-                progress(before + token.finished);
-                ControlFlow::Continue(())
+                flow = progress(before + token.finished);
+                flow
             })?;
+        if flow.is_break() && generated.iter().any(|g| g.end == EndReason::Interrupted) {
+            return Ok(None);
+        }
         let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
         let mut lines = String::new();
         for ((index, sample, _), generation) in batch.iter().zip(generated) {
             let text = generation.text(answering.tokenizer)?;
-            let mut answer = Judged::of(&problems[*index], *sample, text);
+            let mut answer = Judged::of(&benchmark.problems[*index], *sample, text);
             answer.tokens = generation.tokens.len();
             answer.hit_limit = generation.hit_limit();
             answer.seconds = seconds;
@@ -177,48 +182,93 @@ pub fn evaluate(
             file.write_all(lines.as_bytes()).map_err(|e| Error::io("write", store, e))?;
         }
     }
-    Ok(in_order(answers, benchmark))
+    Ok(Some(in_order(answers, benchmark)))
+}
+
+/// The answers in a store where it holds all that are asked for; no model is needed then.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn stored_answers(
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    store: &Path,
+) -> Result<Option<Vec<Judged>>> {
+    let answers = stored(store, benchmark, config)?;
+    let whole = not_answered(benchmark, config, &answers).is_empty();
+    Ok(whole.then(|| in_order(answers, benchmark)))
+}
+
+/// Problems and samples that are asked for and not answered.
+fn not_answered(
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    answers: &[Judged],
+) -> Vec<(usize, usize)> {
+    let done: BTreeSet<(&str, usize)> =
+        answers.iter().map(|answer| (answer.id.as_str(), answer.sample)).collect();
+    let asked = 0..benchmark.problems.len().min(config.limit.unwrap_or(usize::MAX));
+    asked
+        .flat_map(|index| (0..config.samples.max(1)).map(move |sample| (index, sample)))
+        .filter(|(index, sample)| {
+            !done.contains(&(benchmark.problems[*index].id.as_str(), *sample))
+        })
+        .collect()
 }
 
 /// The answers in the order of problems and samples.
 fn in_order(mut answers: Vec<Judged>, benchmark: &Benchmark) -> Vec<Judged> {
-    let places: std::collections::HashMap<&str, usize> =
+    let places: HashMap<&str, usize> =
         benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     answers.sort_by_key(|answer| (places.get(answer.id.as_str()).copied(), answer.sample));
     answers
 }
 
-/// The answers in a file that an earlier process has begun, graded anew; a line that was cut off is
-/// removed.
-fn stored(store: &Path, benchmark: &Benchmark, samples: usize) -> Result<Vec<Judged>> {
-    let mut text = match std::fs::read_to_string(store) {
-        Ok(text) => text,
+/// The answers in a file that an earlier process has begun, graded anew, of the problems and samples
+/// that are asked for. A line that was cut off is removed, where all others are answers.
+fn stored(store: &Path, benchmark: &Benchmark, config: &EvaluateConfig) -> Result<Vec<Judged>> {
+    let bytes = match std::fs::read(store) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(Error::io("read", store, e)),
     };
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-        let beside = store.with_extension("jsonl.new");
-        std::fs::write(&beside, &text).map_err(|e| Error::io("write", &beside, e))?;
-        std::fs::rename(&beside, store).map_err(|e| Error::io("rename", &beside, e))?;
-    }
-    let problems: std::collections::HashMap<&str, &BenchmarkProblem> =
-        benchmark.problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let places: HashMap<&str, usize> =
+        benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    let (samples, limit) = (config.samples.max(1), config.limit.unwrap_or(usize::MAX));
     let mut answers = vec![];
-    for (index, line) in text.lines().enumerate() {
+    let mut seen = BTreeSet::new();
+    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate();
+    for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
         let failed = |what: String| {
-            let hint = "Name another file, or remove this one to ask again";
+            let hint = "Name another directory, or remove this file to ask again";
             Error::data(Place::line(store, index + 1), what, hint)
         };
-        let old: Judged = serde_json::from_str(line).map_err(|e| failed(e.to_string()))?;
-        let problem = problems.get(old.id.as_str()).filter(|p| p.reference == old.reference);
-        let Some(problem) = problem else {
+        let old: Judged = serde_json::from_slice(line)
+            .map_err(|e| failed(format!("it is no answer that was stored: {e}")))?;
+        let place = places.get(old.id.as_str()).copied().filter(|place| {
+            let problem = &benchmark.problems[*place];
+            problem.reference == old.reference && problem.problem == old.problem
+        });
+        let Some(place) = place else {
             return Err(failed(format!("problem {} is not of {}", old.id, benchmark.name)));
         };
-        if old.sample < samples {
-            let new = Judged::of(problem, old.sample, old.text.clone());
+        if !seen.insert((old.id.clone(), old.sample)) {
+            return Err(failed(format!("problem {} has answer {} twice", old.id, old.sample)));
+        }
+        if old.sample < samples && place < limit {
+            let new = Judged::of(&benchmark.problems[place], old.sample, old.text.clone());
             answers.push(Judged { stated: new.stated, correct: new.correct, ..old });
         }
+    }
+    if whole < bytes.len() {
+        if whole == 0 {
+            let hint = "If it is of an evaluation that was killed at its beginning, remove it";
+            return Err(Error::data(Place::file(store), "it holds no whole line", hint));
+        }
+        let beside = store.with_extension("jsonl.new");
+        std::fs::write(&beside, &bytes[..whole]).map_err(|e| Error::io("write", &beside, e))?;
+        std::fs::rename(&beside, store).map_err(|e| Error::io("rename", &beside, e))?;
     }
     Ok(answers)
 }

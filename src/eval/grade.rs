@@ -1,8 +1,9 @@
 //! Asking a model questions and counting its right answers.
 
+use super::benchmark::AnswerKind;
+use super::evaluate::Answering;
 use super::interval::wilson;
-use super::math::{final_answer, same_answer};
-use crate::data::{PromptTemplate, TextTokenizer};
+use super::math::same_answer;
 use crate::error::Result;
 use crate::model::{DecoderLm, Endings, GenerateConfig};
 use serde::{Deserialize, Serialize};
@@ -73,28 +74,28 @@ impl Accuracy {
     }
 }
 
-/// Lets a model answer questions and grades the answers; an answer stops at one of the `end`
-/// tokens.
+/// Lets a model answer questions and grades the answers, which are looked for as `kind` says; an answer
+/// stops at one of the end tokens.
 ///
 /// `progress` is called with the answers finished so far; where it breaks, those that are not
 /// finished end as they are.
 ///
 /// # Errors
-/// As [`DecoderLm::generate`]; what `template` and `tokenizer` give.
+/// As [`DecoderLm::generate`]; what template and tokenizer give.
 pub fn ask(
     model: &DecoderLm,
-    tokenizer: &TextTokenizer,
-    template: &dyn PromptTemplate,
+    answering: &Answering<'_>,
     questions: &[Question],
-    end: &[u32],
+    kind: AnswerKind,
     config: &GenerateConfig,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
+    let Answering { tokenizer, template, end_tokens } = *answering;
     let prompts = questions
         .iter()
         .map(|question| template.prompt(tokenizer, &question.problem))
         .collect::<Result<Vec<_>>>()?;
-    let endings = Endings { tokens: end, tokenizer };
+    let endings = Endings { tokens: end_tokens, tokenizer };
     let answers =
         model.generate(&prompts, endings, config, &mut |token| progress(token.finished))?;
     questions
@@ -102,7 +103,7 @@ pub fn ask(
         .zip(answers)
         .map(|(question, answer)| {
             let text = answer.text(tokenizer)?;
-            let stated = final_answer(&text);
+            let stated = kind.answer(&text);
             let correct = stated.as_ref().is_some_and(|s| same_answer(&question.reference, s));
             Ok(Answer {
                 problem: question.problem.clone(),

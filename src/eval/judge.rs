@@ -3,18 +3,21 @@
 //! As in the paper, only misses go to the judge: answers that state something and that no rule finds
 //! equal to the reference. Its verdicts are kept apart, so that both shares can be reported.
 
-use super::benchmark::Benchmark;
 use super::evaluate::Judged;
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
 
 /// Says whether an answer is the reference answer.
 pub trait Judge {
-    /// Whether `stated` answers `problem` as `reference` does.
+    /// Whether `stated` answers `problem` as `reference` does; `None` where the judge does not say.
     ///
     /// # Errors
     /// Whatever asking it may give.
-    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<bool>;
+    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<Option<bool>>;
 }
 
 /// What a judge is asked; it answers with yes or no.
@@ -42,33 +45,75 @@ pub fn judge_verdict(reply: &str) -> Option<bool> {
     })
 }
 
+/// A verdict as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    problem: String,
+    reference: String,
+    stated: String,
+    /// `None` where the judge did not say.
+    agrees: Option<bool>,
+}
+
 /// Asks a judge about the answers that state something and are wrong by the rules, and sets
-/// [`Judged::by_judge`]. `progress` is called with the answers judged so far, and all.
+/// [`Judged::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already is
+/// not asked again. `progress` is called with the answers judged so far, and all. Returns how many
+/// the judge said nothing clear of.
 ///
 /// # Errors
-/// As [`Judge::agrees`]; verdicts up to there stay.
+/// As [`Judge::agrees`]; verdicts up to there stay. [`Error::Io`]; [`Error::Data`] where `store` holds
+/// something else.
 pub fn judge_misses(
-    benchmark: &Benchmark,
     answers: &mut [Judged],
     judge: &mut dyn Judge,
+    store: &Path,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<()> {
-    let problems: HashMap<&str, &str> = benchmark
-        .problems
-        .iter()
-        .map(|problem| (problem.id.as_str(), problem.problem.as_str()))
-        .collect();
-    let is_miss = |answer: &Judged| !answer.correct && answer.by_judge.is_none();
-    let of = answers.iter().filter(|a| is_miss(a) && a.stated.is_some()).count();
-    let mut done = 0;
-    for answer in answers.iter_mut().filter(|answer| is_miss(answer)) {
-        let (Some(stated), Some(problem)) = (&answer.stated, problems.get(answer.id.as_str()))
-        else {
-            continue;
+) -> Result<usize> {
+    let mut known = HashMap::new();
+    let text = match std::fs::read_to_string(store) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::io("read", store, e)),
+    };
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    for (index, line) in text[..whole].lines().enumerate() {
+        let verdict: Verdict = serde_json::from_str(line).map_err(|e| {
+            Error::data(Place::line(store, index + 1), e.to_string(), "Name another directory")
+        })?;
+        known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
+    }
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(store)
+        .map_err(|e| Error::io("open", store, e))?;
+    if whole < text.len() {
+        // Cut off by a kill; it is asked again.
+        file.set_len(whole as u64).map_err(|e| Error::io("write", store, e))?;
+    }
+    let of = answers.iter().filter(|a| !a.correct && a.stated.is_some()).count();
+    let (mut done, mut unclear) = (0, 0);
+    for answer in answers.iter_mut().filter(|answer| !answer.correct) {
+        let Some(stated) = &answer.stated else { continue };
+        let key = (answer.problem.clone(), answer.reference.clone(), stated.clone());
+        let agrees = match known.get(&key) {
+            Some(agrees) => *agrees,
+            None => {
+                let agrees = judge.agrees(&key.0, &key.1, &key.2)?;
+                let (problem, reference, stated) = key.clone();
+                let verdict = Verdict { problem, reference, stated, agrees };
+                let line = serde_json::to_string(&verdict)
+                    .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
+                file.write_all((line + "\n").as_bytes())
+                    .map_err(|e| Error::io("write", store, e))?;
+                known.insert(key, agrees);
+                agrees
+            }
         };
-        answer.by_judge = Some(judge.agrees(problem, &answer.reference, stated)?);
+        answer.by_judge = agrees;
+        unclear += usize::from(agrees.is_none());
         done += 1;
         progress(done, of);
     }
-    Ok(())
+    Ok(unclear)
 }

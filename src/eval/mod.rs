@@ -11,7 +11,7 @@ mod scores;
 
 pub use benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
 pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
-pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate};
+pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate, stored_answers};
 pub use grade::{Accuracy, Answer, Question, ask};
 pub use interval::wilson;
 pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};

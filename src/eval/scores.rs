@@ -1,11 +1,12 @@
 //! What a model's answers to a benchmark come to: accuracy with its interval, pass@k, majority, and
 //! what the answers are like.
 
-use super::benchmark::Benchmark;
+use super::benchmark::{Benchmark, BenchmarkProblem};
 use super::bootstrap::Bootstrap;
 use super::evaluate::Judged;
 use super::interval::wilson;
 use super::math::same_answer;
+use crate::data::normalized;
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -35,7 +36,7 @@ pub struct Scores {
     pub pass_at: Vec<(usize, f64)>,
     /// Share of problems whose commonest answer is right (maj@n); of as common ones the first.
     pub majority: Option<f64>,
-    /// Share of answers that state no final answer.
+    /// Share of answers in which no final answer is found: no box, or whatever the benchmark asks for.
     pub without_answer: f64,
     /// Share of answers that the length limit ended.
     pub hit_limit: f64,
@@ -68,7 +69,8 @@ impl Scores {
             problems.iter().map(|answers| of(answers)).sum::<f64>() / problems.len().max(1) as f64
         };
         let accuracy = mean(&|answers| right(answers) as f64 / answers.len() as f64);
-        let interval = match samples {
+        let most = problems.iter().map(|answers| answers.len()).max().unwrap_or(0);
+        let interval = match most {
             0 | 1 => wilson(problems.iter().map(|a| right(a)).sum(), problems.len()),
             _ => {
                 let share = |a: &&Vec<&Judged>| right(a) as f32 / a.len() as f32;
@@ -101,7 +103,7 @@ impl Scores {
                 .into_iter()
                 .map(|k| (k, mean(&|answers| pass_at(answers.len(), right(answers), k))))
                 .collect(),
-            majority: (samples > 1).then(|| mean(&|answers| f64::from(majority(answers)))),
+            majority: (most > 1).then(|| mean(&|answers| f64::from(majority(answers)))),
             without_answer: share(&|answer| answer.stated.is_none()),
             hit_limit: share(&|answer| answer.hit_limit),
             mean_tokens: tokens as f64 / answers.len().max(1) as f64,
@@ -130,25 +132,30 @@ fn majority(answers: &[&Judged]) -> bool {
 }
 
 /// Grades answers that another program has made: JSONL with the answer as `text`, `output`,
-/// `response`, `completion`, `generation` or `prediction`, and the problem by `id` or by its text
-/// (`problem`, `question`, `prompt`); rows with neither are taken in the benchmark's order. Several
-/// rows of a problem are several answers to it.
+/// `response`, `completion`, `generation` or `prediction`, and the problem by its text (`problem`,
+/// `question`, `prompt`) or by the benchmark's `id`, where it has ids; where both are given, they must
+/// agree. Rows with neither are taken in the order of the benchmark's rows. Several rows of a problem
+/// are several answers to it.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Data`] with the line of a row that is none, or is of another benchmark.
 pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let by_id: HashMap<&str, usize> =
-        benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
-    let by_text: HashMap<&str, usize> =
-        benchmark.problems.iter().enumerate().map(|(i, p)| (p.problem.as_str(), i)).collect();
+    let places = |key: &dyn Fn(&BenchmarkProblem) -> String| -> HashMap<String, usize> {
+        benchmark.problems.iter().enumerate().map(|(i, p)| (key(p), i)).collect()
+    };
+    let by_id = if benchmark.has_ids { places(&|p| p.id.clone()) } else { HashMap::new() };
+    let by_text = places(&|p| normalized(&p.problem));
+    let by_row: HashMap<usize, usize> =
+        benchmark.problems.iter().enumerate().map(|(i, p)| (p.row, i)).collect();
     let mut samples = vec![0; benchmark.problems.len()];
     let mut answers = vec![];
-    for (number, line) in text.lines().filter(|line| !line.trim().is_empty()).enumerate() {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    for (row_number, (index, line)) in lines.enumerate() {
         let failed = |what: String| {
             let hint = "A row has the answer (text, output, response, completion, prediction) and \
-                        the problem's id or text";
-            Error::data(Place::line(path, number + 1), what, hint)
+                        the problem's text or id";
+            Error::data(Place::line(path, index + 1), what, hint)
         };
         let row: Map<String, Value> = serde_json::from_str(line)
             .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
@@ -161,20 +168,34 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
         };
         let fields = ["text", "output", "response", "completion", "generation", "prediction"];
         let answer = get(&fields).ok_or_else(|| failed("it has no answer".into()))?;
-        let id = get(&["id", "unique_id", "ID", "idx"]);
+        let id = get(&["id", "unique_id", "ID", "idx"]).filter(|_| benchmark.has_ids);
         let problem = get(&["problem", "question", "prompt"]);
-        let index = match (&id, &problem) {
-            (Some(id), _) if by_id.contains_key(id.as_str()) => by_id[id.as_str()],
-            (_, Some(problem)) if by_text.contains_key(problem.trim()) => by_text[problem.trim()],
-            (None, None) if number < benchmark.problems.len() => number,
+        let named = |name: &str| -> String { name.chars().take(60).collect() };
+        let of_id = id.as_ref().map(|id| by_id.get(id));
+        let of_text = problem.as_ref().map(|problem| by_text.get(&normalized(problem)));
+        let place = match (of_id, of_text) {
+            (Some(Some(a)), Some(Some(b))) if a != b => {
+                let id = id.unwrap_or_default();
+                return Err(failed(format!("its id `{}` is of another problem", named(&id))));
+            }
+            (Some(Some(place)), _) | (_, Some(Some(place))) => *place,
+            (None, None) => match by_row.get(&(row_number + 1)) {
+                Some(place) => *place,
+                // A row of the benchmark that has no answer to hold it to.
+                None if row_number < benchmark.rows() => continue,
+                None => {
+                    let rows = benchmark.rows();
+                    return Err(failed(format!("{} has {rows} rows", benchmark.name)));
+                }
+            },
             _ => {
-                let name = id.or(problem).unwrap_or_default();
-                let name: String = name.chars().take(60).collect();
-                return Err(failed(format!("`{name}` is no problem of {}", benchmark.name)));
+                let name = problem.or(id).unwrap_or_default();
+                let what = format!("`{}` is no problem of {}", named(&name), benchmark.name);
+                return Err(failed(what));
             }
         };
-        answers.push(Judged::of(&benchmark.problems[index], samples[index], answer));
-        samples[index] += 1;
+        answers.push(Judged::of(&benchmark.problems[place], samples[place], answer));
+        samples[place] += 1;
     }
     Ok(answers)
 }
@@ -187,6 +208,24 @@ pub struct ScoresTable {
 }
 
 impl ScoresTable {
+    /// What does not fit into the table: the judge's share, pass@k, the majority.
+    fn remarks(&self) -> Vec<String> {
+        let mut lines = vec![];
+        for score in &self.scores {
+            let name = &score.benchmark;
+            if let Some(share) = score.with_judge {
+                lines.push(format!("{name}: {:.1} % right with the judge", 100.0 * share));
+            }
+            if let Some(majority) = score.majority {
+                let at = score.pass_at.iter().map(|(k, p)| format!("pass@{k} {:.1} %", 100.0 * p));
+                let at: Vec<String> = at.collect();
+                let majority = format!("maj@{} {:.1} %", score.samples, 100.0 * majority);
+                lines.push(format!("{name}: {}, {majority}", at.join(", ")));
+            }
+        }
+        lines
+    }
+
     /// The same as Markdown.
     pub fn to_markdown(&self) -> String {
         let mut out = String::from(
@@ -194,8 +233,11 @@ impl ScoresTable {
              tokens an answer | tokens/s |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
         for score in &self.scores {
-            let cells = cells(score).map(|cell| cell.trim().to_owned());
+            let cells = cells(score).map(|cell| cell.trim().replace('|', "\\|"));
             out.push_str(&format!("| {} |\n", cells.join(" | ")));
+        }
+        for line in self.remarks() {
+            out.push_str(&format!("\n{line}\n"));
         }
         out
     }
@@ -252,21 +294,8 @@ impl fmt::Display for ScoresTable {
             let row: Vec<&str> = row.iter().map(String::as_str).collect();
             write!(f, "\n{}", line(&row))?;
         }
-        for score in &self.scores {
-            if let Some(share) = score.with_judge {
-                write!(f, "\n{}: {:.1} % right with the judge", score.benchmark, 100.0 * share)?;
-            }
-        }
-        for score in self.scores.iter().filter(|score| score.samples > 1) {
-            let at: Vec<String> = score
-                .pass_at
-                .iter()
-                .map(|(k, share)| format!("pass@{k} {:.1} %", 100.0 * share))
-                .collect();
-            write!(f, "\n{}: {}", score.benchmark, at.join(", "))?;
-            if let Some(majority) = score.majority {
-                write!(f, ", maj@{} {:.1} %", score.samples, 100.0 * majority)?;
-            }
+        for line in self.remarks() {
+            write!(f, "\n{line}")?;
         }
         Ok(())
     }
@@ -275,7 +304,6 @@ impl fmt::Display for ScoresTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::BenchmarkProblem;
 
     #[test]
     fn pass_at_k_is_the_chance_of_a_draw_without_replacement() {
@@ -294,9 +322,14 @@ mod tests {
             problem: "?".into(),
             reference: "0.5".into(),
             kind: Default::default(),
+            row: 1,
         };
-        let benchmark =
-            Benchmark { name: "b".into(), problems: vec![problem.clone()], without_answer: vec![] };
+        let benchmark = Benchmark {
+            has_ids: false,
+            name: "b".into(),
+            problems: vec![problem.clone()],
+            without_answer: vec![],
+        };
         let of = |texts: &[&str]| {
             let answers: Vec<Judged> = texts
                 .iter()

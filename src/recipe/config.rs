@@ -3,6 +3,7 @@
 use crate::data::arith::ArithConfig;
 use crate::data::{ColumnMap, Join, MixtureConfig, Packing, PlainTemplate, TooLong};
 use crate::error::{Error, Result};
+use crate::eval::AnswerKind;
 use crate::model::{
     DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES, Precision,
 };
@@ -46,8 +47,9 @@ pub struct DataConfig {
     pub template_variables: BTreeMap<String, serde_json::Value>,
     /// The system's message in each conversation; without it the chat template's own.
     pub system_prompt: Option<String>,
-    /// Seed of the toy corpus and of the held-out split, where it is not the run's: runs of several
-    /// seeds are then tested on the same problems.
+    /// Seed of the toy corpus and of the held-out split, where it is not the run's. Problems are then
+    /// held out by their text, so that runs of other seeds, tokenizers or length limits are tested on
+    /// the same ones.
     pub seed: Option<u64>,
     /// The date that a chat template sees, as YYYY-MM-DD; without it the day of the run's start.
     pub date: Option<String>,
@@ -118,6 +120,8 @@ pub struct EvaluationConfig {
     pub questions: usize,
     /// Whether they are asked before training too.
     pub before: bool,
+    /// Where their answers are looked for.
+    pub kind: AnswerKind,
     /// Of these, how many are answered at each evaluation during training too. Takes its time:
     /// generation is far slower than a training step on as many tokens.
     pub during_training: usize,
@@ -127,7 +131,14 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { loss_problems: 64, questions: 200, before: true, during_training: 0, samples: 3 }
+        Self {
+            loss_problems: 64,
+            questions: 200,
+            before: true,
+            kind: AnswerKind::Stated,
+            during_training: 0,
+            samples: 3,
+        }
     }
 }
 

@@ -62,15 +62,7 @@ fn asked(
     questions: &[Question],
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
-    ask(
-        model,
-        &prepared.tokenizer,
-        &*prepared.template,
-        questions,
-        &prepared.end_tokens,
-        &config.generate,
-        progress,
-    )
+    ask(model, &prepared.answering(), questions, config.evaluation.kind, &config.generate, progress)
 }
 
 /// Lets the model answer the held-out questions, and stores the answers.

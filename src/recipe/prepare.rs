@@ -119,9 +119,17 @@ impl Prepared {
                 (pairs, test, test_encoded)
             }
             None => {
-                let count = (data.hold_out * pairs.len() as f64).round() as usize;
-                let count = count.min(pairs.len() - 1);
-                let (training, held) = pairs.split(count, config.data_seed());
+                let (training, held) = match data.seed {
+                    Some(seed) => pairs.split_by_text(data.hold_out, seed),
+                    None => {
+                        let count = (data.hold_out * pairs.len() as f64).round() as usize;
+                        pairs.split(count.min(pairs.len() - 1), config.seed)
+                    }
+                };
+                if training.is_empty() {
+                    let what = format!("it leaves none of {} problems to train on", pairs.len());
+                    return Err(Error::config("data.hold_out", what, "Lower it"));
+                }
                 ledger.held_out = held.len();
                 ledger.training = training.len();
                 (training, held, encoded.clone())

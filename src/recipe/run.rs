@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Accuracy, Answer};
 use crate::files::remove_folder;
 use crate::model::tensors::{NamedTensor, lazy_tensors};
-use crate::model::{DecoderLm, Precision, SaveAdapter, SaveFolder};
+use crate::model::{DecoderLm, GenerateConfig, Precision, SaveAdapter, SaveFolder};
 use crate::train::differences;
 use crate::train::{
     Best, CheckpointStore, EvaluationReport, Grader, Learner, LossPlot, Metric, MetricsFile,
@@ -441,7 +441,9 @@ fn finished(
 /// [`Error::RunDirectory`] with what differs.
 pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     let json = |config: &RunConfig| {
-        let config = RunConfig { out: PathBuf::new(), ..config.clone() };
+        let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
+        // It changes no answer.
+        config.generate.batch_size = 1;
         serde_json::to_value(config).unwrap_or_default()
     };
     let changes = differences(&json(then), &json(now), "");
@@ -493,7 +495,7 @@ fn settings(
         "data": prepared.fingerprint,
         "held_out": selects.then_some(&prepared.held_out_fingerprint),
         "questions": config.evaluation.questions,
-        "generate": config.generate,
+        "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
     })
 }
 

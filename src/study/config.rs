@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
@@ -43,6 +44,17 @@ pub struct StudentConfig {
     pub run: Table,
 }
 
+/// Settings of a run that a study sets.
+const OWN: [&str; 7] = [
+    "out",
+    "seed",
+    "data.seed",
+    "data.complete",
+    "mixture.weights",
+    "evaluation.before",
+    "train.keep_checkpoints",
+];
+
 /// A study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +85,10 @@ pub struct StudyConfig {
     /// Problems of each benchmark file that are asked; without it all.
     #[serde(default)]
     pub benchmark_problems: Option<usize>,
+    /// Whether the problems of benchmark files are followed by the instruction to reason and to box
+    /// the answer. Held-out problems are asked as they were trained.
+    #[serde(default)]
+    pub instruct: bool,
     /// Resamples of the bootstrap.
     #[serde(default = "usual_resamples")]
     pub resamples: usize,
@@ -150,6 +166,8 @@ impl StudyConfig {
     /// The shares of a comparison, 0 and 1 included, in order.
     pub fn alphas(&self, comparison: usize) -> Vec<f64> {
         let mut alphas = self.comparisons[comparison].alphas.clone();
+        // A negative zero is a zero.
+        alphas.iter_mut().for_each(|alpha| *alpha += 0.0);
         alphas.extend([0.0, 1.0]);
         alphas.sort_by(f64::total_cmp);
         alphas.dedup();
@@ -208,12 +226,35 @@ impl StudyConfig {
             }
         }
         let unique = |names: &[&String]| {
-            names.iter().collect::<std::collections::BTreeSet<_>>().len() == names.len()
+            let different: BTreeSet<String> =
+                names.iter().map(|name| name.to_lowercase()).collect();
+            different.len() == names.len()
         };
+        let tables = [&self.run].into_iter();
+        let tables = tables.chain(self.comparisons.iter().map(|comparison| &comparison.run));
+        for table in tables.chain(self.students.iter().map(|student| &student.run)) {
+            for path in OWN {
+                let mut keys = path.split('.');
+                let first = keys.next().and_then(|key| table.get(key));
+                if keys.fold(first, |value, key| value?.get(key)).is_some() {
+                    let hint = "Leave it out; seeds, data_seed, alphas and keep_checkpoints are the \
+                                study's";
+                    return refuse(&format!("run.{path}"), "a study sets it".into(), hint);
+                }
+            }
+        }
+        let mut files = BTreeSet::from(["held-out".to_owned()]);
+        for path in &self.benchmarks {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+            if !files.insert(name) {
+                let what = format!("{} has the name of another", path.display());
+                return refuse("benchmarks", what, "Give the files different names");
+            }
+        }
         if !unique(&names[..self.students.len()]) || !unique(&names[self.students.len()..]) {
             return refuse("students", "a name is there twice".into(), "Give each its own");
         }
-        let seeds: std::collections::BTreeSet<&u64> = self.seeds.iter().collect();
+        let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
         if seeds.len() != self.seeds.len() {
             return refuse("seeds", "a seed is there twice".into(), "Give each once");
         }

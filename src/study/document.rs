@@ -61,7 +61,16 @@ fn escaped(text: &str) -> String {
 
 /// Text in a Markdown table or paragraph.
 fn marked(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '|' | '`' | '*' | '_' | '[' => out.extend(['\\', c]),
+            '<' => out.push_str("&lt;"),
+            '\n' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 impl Document {
@@ -149,7 +158,14 @@ impl Document {
                     writeln!(out, "{} {}\n", "#".repeat(usize::from(*level)), marked(text))?;
                 }
                 Block::Paragraph(text) => writeln!(out, "{}\n", marked(text))?,
-                Block::Code(text) => writeln!(out, "```text\n{}\n```\n", text.trim_end())?,
+                Block::Code(text) => {
+                    // Longer than any in the text.
+                    let mut fence = "```".to_owned();
+                    while text.contains(&fence) {
+                        fence.push('`');
+                    }
+                    writeln!(out, "{fence}text\n{}\n{fence}\n", text.trim_end())?;
+                }
                 Block::List(items) => {
                     for item in items {
                         writeln!(out, "- {}", marked(item))?;

@@ -35,6 +35,9 @@ pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -
     write(&out.join("study.json"), &json)
 }
 
+/// The version that Cargo.toml asks for, exactly.
+const BURN: &str = "0.22.1";
+
 fn percent(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
@@ -45,9 +48,10 @@ fn score(estimate: &Estimate) -> String {
     format!("{value} ({low} to {high})")
 }
 
-/// A difference in points with its interval; a star where that leaves out 0.
-fn points(estimate: &Estimate) -> String {
-    let star = if estimate.is_clear() { " *" } else { "" };
+/// A difference in points with its interval; a star where that leaves out 0, and there are seeds to
+/// tell by.
+fn points(study: &Study, estimate: &Estimate) -> String {
+    let star = if estimate.is_clear() && study.seeds.len() > 1 { " *" } else { "" };
     let [value, low, high] =
         [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
     format!("{value} ({low} to {high}){star}")
@@ -59,16 +63,22 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<Doc
     if !study.introduction.is_empty() {
         out.paragraph(&study.introduction);
     }
-    let benchmarks: Vec<String> =
-        study.benchmarks.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    let tested = study.comparisons.iter().map(|comparison| {
+        let benchmarks: Vec<String> =
+            comparison.benchmarks.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+        format!("{}: {}", comparison.name, benchmarks.join(", "))
+    });
+    let (resampled, star) = match study.seeds.len() {
+        1 => ("problems", ""),
+        _ => ("problems and seeds", " A star marks a difference whose interval leaves out 0."),
+    };
     out.paragraph(format!(
-        "{} students, {} seeds; tested on {} problems. A score P is the unweighted mean of the \
-         accuracies, in percent, over the seeds. Intervals are 95 %, from {} resamples of problems \
-         and seeds, the same on both sides of a difference. A star marks a difference whose interval \
-         leaves out 0.",
+        "Students: {}; seeds: {}. Tested on problems that no student was trained on ({}). A score P is \
+         the unweighted mean of the accuracies on them, in percent, over the seeds. Intervals are \
+         95 %, from {} resamples of {resampled}, the same on both sides of a difference.{star}",
         study.students.len(),
         study.seeds.len(),
-        benchmarks.join(", "),
+        tested.collect::<Vec<_>>().join("; "),
         study.resamples,
     ));
     if !study.warnings.is_empty() {
@@ -87,7 +97,8 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<Doc
     out.heading(2, "How it was made");
     let seconds = study.training_seconds;
     out.paragraph(format!(
-        "mixdistill {}, backend {}, seeds {:?}, {} runs, {:.0} minutes of training. The command:",
+        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {:.0} minutes of training. The \
+         command:",
         study.version,
         study.backend,
         study.seeds,
@@ -111,10 +122,10 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Resu
             student.name.clone(),
             student.kind.clone().unwrap_or_default(),
             student.parameters.to_string(),
-            score(&student.untuned),
+            score(&result.untuned),
             score(&high.score),
             score(&low.score),
-            points(&result.gap),
+            points(study, &result.gap),
         ]
     });
     let (p_strong, p_weak, delta) =
@@ -171,7 +182,7 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) ->
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let rows = students.iter().map(|student| {
         let scores = student.mixtures.iter().map(|mixture| score(&mixture.score));
-        [student.student.clone()].into_iter().chain(scores).collect()
+        [student.student.clone(), score(&student.untuned)].into_iter().chain(scores).collect()
     });
     out.table(
         &format!(
@@ -182,13 +193,18 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) ->
     );
     let gains = students.iter().flat_map(|student| {
         student.gains.iter().map(|(alpha, over_weak, over_strong)| {
-            vec![student.student.clone(), alpha.to_string(), points(over_weak), points(over_strong)]
+            vec![
+                student.student.clone(),
+                alpha.to_string(),
+                points(study, over_weak),
+                points(study, over_strong),
+            ]
         })
     });
     let (weak_gain, strong_gain) = (format!("over {weak} alone"), format!("over {strong} alone"));
     out.table("What a mixture gains", &["student", "α", &weak_gain, &strong_gain], gains.collect());
-    if study.benchmarks.len() > 1 {
-        by_benchmark(out, study, comparison);
+    if comparison.benchmarks.len() > 1 {
+        by_benchmark(out, comparison);
     }
     let of = |student: &StudentResult| Series {
         name: student.student.clone(),
@@ -217,19 +233,19 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) ->
 }
 
 /// The paper's second table: methods by benchmarks.
-fn by_benchmark(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
+fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
     let header: Vec<&str> = ["student", "trained on"]
         .into_iter()
-        .chain(study.benchmarks.iter().map(|(name, _)| name.as_str()))
+        .chain(comparison.benchmarks.iter().map(|(name, _)| name.as_str()))
         .chain(["mean"])
         .collect();
     let mut rows = vec![];
-    for (line, student) in study.students.iter().zip(&comparison.students) {
+    for student in &comparison.students {
         let row = |method: String, by_benchmark: &[f64], mean: f64| {
             let figures = by_benchmark.iter().chain([&mean]).map(|x| percent(*x));
             [student.student.clone(), method].into_iter().chain(figures).collect()
         };
-        rows.push(row("nothing".into(), &line.untuned_by_benchmark, line.untuned.value));
+        rows.push(row("nothing".into(), &student.untuned_by_benchmark, student.untuned.value));
         for mixture in &student.mixtures {
             let method = match mixture.alpha {
                 0.0 => comparison.weak.clone(),
@@ -367,18 +383,27 @@ fn budgets(out: &mut Document, study: &Study) {
             ]
         });
         let (rows_of, tokens_of) = (
-            format!("{} rows, %", comparison.strong),
-            format!("{} trained tokens, %", comparison.strong),
+            format!("{} rows of an epoch, %", comparison.strong),
+            format!("{} trained tokens of an epoch, %", comparison.strong),
         );
         out.table(
             &format!(
                 "Budget of each share of {} answers (first student and seed)",
                 comparison.strong
             ),
-            &["α", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "longest row"],
+            &["α", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "length limit"],
             rows.collect(),
         );
         out.paragraph(format!("What became of every record of {}:", comparison.name));
         out.blocks.push(Block::Code(comparison.ledger.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_of_burn_is_that_of_the_manifest() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(manifest.contains(&format!("burn = {{ version = \"={}\"", super::BURN)));
     }
 }

@@ -79,8 +79,8 @@ impl TestedAnswers {
 /// All answers of a study.
 #[derive(Default)]
 pub(super) struct StudyData {
-    /// By student and seed.
-    pub untuned: BTreeMap<(usize, u64), TestedAnswers>,
+    /// By student, comparison and seed.
+    pub untuned: BTreeMap<(usize, usize, u64), TestedAnswers>,
     pub cells: Vec<(Cell, Summary, TestedAnswers)>,
 }
 
@@ -95,10 +95,6 @@ pub struct StudentLine {
     pub parameters: usize,
     /// Those that are trained.
     pub trained_parameters: usize,
-    /// Its score before training.
-    pub untuned: Estimate,
-    /// The same by benchmark.
-    pub untuned_by_benchmark: Vec<f64>,
 }
 
 /// A student trained on one mixture, over all seeds.
@@ -127,12 +123,16 @@ pub struct MixtureScore {
 pub struct StudentResult {
     /// Its name.
     pub student: String,
+    /// Its score before training, on the same problems.
+    pub untuned: Estimate,
+    /// The same by benchmark.
+    pub untuned_by_benchmark: Vec<f64>,
     /// One for each share, in order; the first is the weak source alone, the last the strong one.
     pub mixtures: Vec<MixtureScore>,
     /// P of the strong source less P of the weak: below 0 there is a learnability gap.
     pub gap: Estimate,
-    /// Each mixture's score less that of the better single source... of the weak source, and of the
-    /// strong: (share, over weak, over strong).
+    /// Each mixture's score less that of the weak source, and less that of the strong: (share, over
+    /// weak, over strong).
     pub gains: Vec<(f64, Estimate, Estimate)>,
 }
 
@@ -143,9 +143,9 @@ pub struct Budget {
     pub alpha: f64,
     /// Optimizer steps.
     pub updates: usize,
-    /// Rows of the strong source, as a share.
+    /// Rows of the strong source, as a share of an epoch's.
     pub strong_rows: f64,
-    /// Trained tokens of the strong source, as a share.
+    /// Trained tokens of the strong source, as a share of an epoch's.
     pub strong_trained: f64,
     /// Tokens of all steps, padding left out.
     pub tokens: u64,
@@ -164,6 +164,8 @@ pub struct ComparisonResult {
     pub strong: String,
     /// The weak one.
     pub weak: String,
+    /// The benchmarks and their problems.
+    pub benchmarks: Vec<(String, usize)>,
     /// One for each student.
     pub students: Vec<StudentResult>,
     /// One for each share, of the first student and seed.
@@ -189,8 +191,6 @@ pub struct Study {
     pub seeds: Vec<u64>,
     /// Resamples of the bootstrap.
     pub resamples: usize,
-    /// The benchmarks and their problems.
-    pub benchmarks: Vec<(String, usize)>,
     /// The students.
     pub students: Vec<StudentLine>,
     /// The comparisons.
@@ -233,7 +233,22 @@ impl StudyData {
     /// Where cells that are compared differ in what they may use.
     pub fn differences(&self, config: &StudyConfig) -> Vec<String> {
         let mut warnings = vec![];
+        if config.seeds.len() < 5 {
+            warnings.push(match config.seeds.len() {
+                1 => "one seed: how much another training would differ is in no interval".into(),
+                seeds => format!(
+                    "{seeds} seeds: how much trainings differ is estimated from as many only, so the \
+                     intervals are rather too narrow"
+                ),
+            });
+        }
         for (number, comparison) in config.comparisons.iter().enumerate() {
+            let of_comparison = self.cells.iter().filter(|(cell, ..)| cell.comparison == number);
+            let updates: std::collections::BTreeSet<usize> =
+                of_comparison.map(|(_, summary, _)| summary.outcome.step).collect();
+            if updates.len() > 1 {
+                warnings.push(format!("{}: updates differ, {updates:?}", comparison.name));
+            }
             for (student, of) in config.students.iter().enumerate() {
                 let cells: Vec<&Summary> = self
                     .cells
@@ -253,12 +268,11 @@ impl StudyData {
                     }
                 };
                 let all = |part: fn(&Summary) -> u64| cells.iter().map(|s| part(s)).collect();
-                differ("updates", all(|s| s.outcome.step as u64));
                 differ("length limits", all(|s| s.config.data.max_length as u64));
                 differ("problems", all(|s| s.ledger.training as u64));
                 if student == 0 {
                     differ(
-                        "trained tokens (the answers' lengths do; updates and rows are the same)",
+                        "trained tokens (as the answers' lengths do)",
                         all(|s| s.trained_tokens),
                     );
                 }
@@ -283,9 +297,6 @@ impl Study {
     ) -> Self {
         let bootstrap = Bootstrap { resamples: config.resamples, seed: config.data_seed };
         let first = data.cells.first();
-        let benchmarks = first.map_or(vec![], |(_, _, answers)| {
-            answers.0.iter().map(|tested| (tested.benchmark.clone(), tested.hits.len())).collect()
-        });
         let of = |comparison| comparison_result(config, data, &bootstrap, comparison);
         Self {
             title: config.title.clone(),
@@ -295,9 +306,8 @@ impl Study {
             backend: first.map_or(String::new(), |(_, summary, _)| summary.backend.clone()),
             seeds: config.seeds.clone(),
             resamples: config.resamples,
-            benchmarks,
             students: (0..config.students.len())
-                .map(|student| student_line(config, data, &bootstrap, student))
+                .map(|student| student_line(config, data, student))
                 .collect(),
             comparisons: (0..config.comparisons.len()).map(of).collect(),
             warnings,
@@ -307,24 +317,13 @@ impl Study {
     }
 }
 
-fn student_line(
-    config: &StudyConfig,
-    data: &StudyData,
-    bootstrap: &Bootstrap,
-    student: usize,
-) -> StudentLine {
-    let untuned: Vec<&TestedAnswers> =
-        data.untuned.iter().filter(|((of, _), _)| *of == student).map(|(_, a)| a).collect();
-    let hits: Vec<Hits> = untuned.iter().map(|answers| answers.hits()).collect();
-    let arm: Arm = hits.iter().collect();
+fn student_line(config: &StudyConfig, data: &StudyData, student: usize) -> StudentLine {
     let summary = data.cells.iter().find(|(cell, ..)| cell.student == student);
     StudentLine {
         name: config.students[student].name.clone(),
         kind: config.students[student].kind.clone(),
         parameters: summary.map_or(0, |(_, summary, _)| summary.parameters),
         trained_parameters: summary.map_or(0, |(_, summary, _)| summary.trained_parameters),
-        untuned: bootstrap.score(&arm),
-        untuned_by_benchmark: by_benchmark(&untuned),
     }
 }
 
@@ -352,8 +351,13 @@ fn comparison_result(
             mixture_score(*alpha, bootstrap.score(arm), arm, &cells)
         });
         let gains = alphas.iter().zip(&arms).filter(|(alpha, _)| **alpha > 0.0 && **alpha < 1.0);
+        let untuned = data.untuned.iter().filter(|((s, c, _), _)| (*s, *c) == (student, number));
+        let untuned: Vec<&TestedAnswers> = untuned.map(|(_, answers)| answers).collect();
+        let untuned_hits: Vec<Hits> = untuned.iter().map(|answers| answers.hits()).collect();
         StudentResult {
             student: config.students[student].name.clone(),
+            untuned: bootstrap.score(&untuned_hits.iter().collect()),
+            untuned_by_benchmark: by_benchmark(&untuned),
             mixtures: mixtures.collect(),
             gap: bootstrap.difference(strong, weak),
             gains: gains
@@ -379,8 +383,13 @@ fn comparison_result(
             max_length: summary.config.data.max_length,
         })
     };
-    let ledger = data.of(0, number, 0.0).first().map(|(summary, _)| summary.ledger.clone());
+    let first = data.of(0, number, 0.0).first().copied();
+    let ledger = first.map(|(summary, _)| summary.ledger.clone());
+    let benchmarks = first.map_or(vec![], |(_, answers)| {
+        answers.0.iter().map(|tested| (tested.benchmark.clone(), tested.hits.len())).collect()
+    });
     ComparisonResult {
+        benchmarks,
         name: comparison.name.clone(),
         strong: comparison.strong.clone(),
         weak: comparison.weak.clone(),

@@ -15,18 +15,30 @@ use super::{report, style};
 use crate::data::{OverlapKind, overlaps};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::{Answer, Benchmark, EvaluateConfig, Judged, evaluate};
+use crate::eval::{Answer, Benchmark, EvaluateConfig, Judged, Question, evaluate, stored_answers};
 use crate::files::{FolderLock, remove_folder};
-use crate::model::{DecoderLm, ModelFolder};
+use crate::model::{DecoderLm, GenerateConfig, ModelFolder};
 use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
-use crate::train::{Progress, StopFlag};
+use crate::train::{Progress, StopFlag, differences};
 use burn::tensor::Device;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Says that a directory is a study's.
+/// Says that a directory is a study's, and holds the day that chat templates see.
 const MARK: &str = ".mixdistill-study";
+
+/// What all parts of a study's work share.
+struct Work<'a> {
+    config: &'a StudyConfig,
+    benchmarks: Vec<Benchmark>,
+    stop: &'a StopFlag,
+    /// The day of the study's beginning.
+    date: String,
+    /// By comparison and student; they depend on neither share nor seed.
+    data: BTreeMap<(usize, usize), Prepared>,
+}
 
 /// Runs a study to its report; cells that are done are skipped. `None` after a stop.
 ///
@@ -53,36 +65,25 @@ pub fn study(
             hint: "Choose an empty directory".into(),
         });
     }
+    let benchmarks = config.benchmarks.iter().map(|path| Benchmark::read(path));
+    let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    write(&out.join(MARK), "")?;
+    let date = date_of(&out.join(MARK))?;
     let _lock = FolderLock::take(out)?;
-    let benchmarks = read_benchmarks(config)?;
+    let mut work = Work { config, benchmarks, stop, date, data: BTreeMap::new() };
     // Whatever is wrong with the data of a comparison or a student shows here.
-    let mut data = Data::default();
-    for cell in config.cells().iter().filter(|cell| cell.seed == config.seeds[0]) {
-        data.of(config, cell)?;
-    }
-    write(&out.join("settings.toml"), &toml_of(config)?)?;
-    let mut warnings = contamination(config, &mut data, &benchmarks)?;
+    let mut warnings = work.prepare()?;
+    warnings.extend(work.contamination());
     warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
     let mut tested = StudyData::default();
-    for (number, seed) in config.seeds.iter().enumerate() {
-        for (index, student) in config.students.iter().enumerate() {
-            let cell = Cell { student: index, comparison: 0, alpha: 0.0, seed: *seed };
-            // An untuned student that was read from a folder is the same for all seeds.
-            let run = config.run_config(&cell)?;
-            if run.base_model.is_some() && number > 0 {
-                continue;
-            }
-            let folder = out.join("untuned").join(&student.name).join(format!("seed-{seed}"));
-            if stop.is_requested() {
-                return Ok(None);
-            }
-            say(&format!("\n=== {}, untuned ===", student.name));
-            let answers = untuned(config, &cell, &mut data, &benchmarks, &folder)?;
-            tested.untuned.insert((index, *seed), answers);
+    for (cell, is_first) in work.untuned_cells() {
+        if !is_first {
+            continue;
         }
+        say(&format!("\n=== {}, untuned ===", config.students[cell.student].name));
+        let Some(answers) = work.untuned(&cell)? else { return Ok(None) };
+        tested.untuned.insert((cell.student, cell.comparison, cell.seed), answers);
     }
     let cells = config.cells();
     let mut progress = Progress::new("cells", cells.len() as u64);
@@ -91,22 +92,30 @@ pub fn study(
             return Ok(None);
         }
         say(&format!("\n=== {} ({} of {}) ===", name(config, cell), number + 1, cells.len()));
-        let Some((summary, answers)) = train(config, cell, &mut data, &benchmarks, stop, say)?
-        else {
-            return Ok(None);
-        };
+        let Some((summary, answers)) = work.train(cell, say)? else { return Ok(None) };
         tested.cells.push((cell.clone(), summary, answers));
         progress.update(number as u64 + 1, String::new);
     }
     progress.finish();
-    let style = match config.style_answers {
-        0 => vec![],
-        _ => style_shifts(config, &mut data, say)?,
-    };
+    let Some(style) = work.style_shifts(say)? else { return Ok(None) };
     warnings.extend(tested.differences(config));
+    write(&out.join("settings.toml"), &toml_of(config)?)?;
     let study = Study::new(config, command, &tested, warnings, style);
     report::write_all(&study, &tested, config)?;
     Ok(Some(study))
+}
+
+/// The day in a study's mark; a new study's is today.
+fn date_of(mark: &Path) -> Result<String> {
+    match fs::read_to_string(mark) {
+        Ok(date) if !date.trim().is_empty() => Ok(date.trim().to_owned()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", mark, e)),
+        _ => {
+            let today = jiff::ZonedDateTime::now().date().to_string();
+            write(mark, &format!("{today}\n"))?;
+            Ok(today)
+        }
+    }
 }
 
 fn name(config: &StudyConfig, cell: &Cell) -> String {
@@ -130,164 +139,335 @@ fn toml_of(config: &StudyConfig) -> Result<String> {
         .map_err(|e| Error::config("study", e.to_string(), "This is a defect; please report it"))
 }
 
-/// Prepared data, by what it depends on: comparison and student, not share and seed.
-#[derive(Default)]
-struct Data(BTreeMap<(usize, usize), Prepared>);
+/// Answers by benchmark.
+type Asked = Vec<(String, Vec<Judged>)>;
 
-impl Data {
+impl Work<'_> {
+    /// The settings of a cell's run, with the study's day for chat templates.
+    fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
+        let mut run = self.config.run_config(cell)?;
+        if run.base_model.is_some() || run.data.chat_template.is_some() {
+            run.data.date.get_or_insert_with(|| self.date.clone());
+        }
+        Ok(run)
+    }
+
+    /// Reads the data of every comparison and student, and keeps of the held-out problems those that
+    /// all students of a comparison have. Returns what a reader must know of that.
+    fn prepare(&mut self) -> Result<Vec<String>> {
+        let mut warnings = vec![];
+        let seed = self.config.seeds[0];
+        for (comparison, of) in self.config.comparisons.iter().enumerate() {
+            let mut common: Option<Vec<Question>> = None;
+            let mut counts = vec![];
+            for student in 0..self.config.students.len() {
+                let run = self.run_config(&Cell { student, comparison, alpha: 0.0, seed })?;
+                let prepared = Prepared::new(&run)?;
+                counts.push(prepared.questions.len());
+                let own: BTreeSet<&str> =
+                    prepared.questions.iter().map(|question| question.problem.as_str()).collect();
+                common = Some(match common {
+                    None => prepared.questions.clone(),
+                    Some(mut common) => {
+                        common.retain(|question| own.contains(question.problem.as_str()));
+                        common
+                    }
+                });
+                self.data.insert((comparison, student), prepared);
+            }
+            let common = common.unwrap_or_default();
+            if counts.iter().any(|count| *count != common.len()) {
+                warnings.push(format!(
+                    "{}: the students' tokenizers and length limits leave them {counts:?} held-out \
+                     problems; all are tested on the {} that they share",
+                    of.name,
+                    common.len()
+                ));
+            }
+            if common.is_empty() && self.benchmarks.is_empty() {
+                return Err(Error::config(
+                    "study.comparisons",
+                    format!("{}: the students share no held-out problem with an answer", of.name),
+                    "Hold out more problems with answers, or name benchmark files",
+                ));
+            }
+            for student in 0..self.config.students.len() {
+                if let Some(prepared) = self.data.get_mut(&(comparison, student)) {
+                    prepared.questions.clone_from(&common);
+                }
+            }
+        }
+        Ok(warnings)
+    }
+
     /// The data of a cell, in its own mixture.
-    fn of(&mut self, config: &StudyConfig, cell: &Cell) -> Result<Prepared> {
-        let run = config.run_config(cell)?;
-        let key = (cell.comparison, cell.student);
-        if let Some(prepared) = self.0.get(&key) {
-            return prepared.with_mixture(&run);
+    fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
+        match self.data.get(&(cell.comparison, cell.student)) {
+            Some(prepared) => prepared.with_mixture(run),
+            None => Prepared::new(run),
         }
-        let prepared = Prepared::new(&run)?;
-        self.0.insert(key, prepared.clone());
-        Ok(prepared)
     }
-}
 
-fn read_benchmarks(config: &StudyConfig) -> Result<Vec<Benchmark>> {
-    let read = |path: &std::path::PathBuf| {
-        let mut benchmark = Benchmark::read(path)?;
-        if let Some(limit) = config.benchmark_problems {
-            benchmark.problems.truncate(limit);
-        }
-        Ok(benchmark)
-    };
-    config.benchmarks.iter().map(read).collect()
-}
-
-/// Problems that are both trained on and tested with.
-fn contamination(
-    config: &StudyConfig,
-    data: &mut Data,
-    benchmarks: &[Benchmark],
-) -> Result<Vec<String>> {
-    let mut warnings = vec![];
-    for (comparison, of) in config.comparisons.iter().enumerate() {
-        let cell = Cell { student: 0, comparison, alpha: 0.0, seed: config.seeds[0] };
-        let prepared = data.of(config, &cell)?;
-        let pairs = prepared.mixture.pairs();
-        let training: Vec<&str> = (0..pairs.len()).map(|index| pairs.problem(index)).collect();
-        let held_out: Vec<&str> =
-            prepared.questions.iter().map(|question| question.problem.as_str()).collect();
-        let files = benchmarks.iter().map(|benchmark| {
-            let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
-            (benchmark.name.as_str(), problems.collect::<Vec<_>>())
-        });
-        for (name, test) in [("the held-out problems", held_out)].into_iter().chain(files) {
-            let found = overlaps(training.iter().copied(), test.iter().copied());
-            let same = found.iter().filter(|o| o.kind == OverlapKind::SameText).count();
-            let alike = found.len() - same;
-            if same > 0 {
-                warnings.push(format!(
-                    "{}: {same} of {} problems of {name} are trained on, word for word",
-                    of.name,
-                    test.len()
-                ));
-            }
-            if alike > 0 {
-                warnings.push(format!(
-                    "{}: {alike} of {} problems of {name} share thirteen words in a row with one \
-                     that is trained on (problems made from one template do so too)",
-                    of.name,
-                    test.len()
-                ));
+    /// Problems that are both trained on and tested with.
+    fn contamination(&self) -> Vec<String> {
+        let mut warnings = vec![];
+        for ((comparison, _), prepared) in &self.data {
+            let name = &self.config.comparisons[*comparison].name;
+            let pairs = prepared.mixture.pairs();
+            let training: Vec<&str> = (0..pairs.len()).map(|index| pairs.problem(index)).collect();
+            let held_out: Vec<&str> =
+                prepared.questions.iter().map(|question| question.problem.as_str()).collect();
+            let files = self.benchmarks.iter().map(|benchmark| {
+                let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
+                (benchmark.name.as_str(), problems.collect::<Vec<_>>())
+            });
+            for (tested, test) in [("the held-out problems", held_out)].into_iter().chain(files) {
+                let found = overlaps(training.iter().copied(), test.iter().copied());
+                let same = found.iter().filter(|o| o.kind == OverlapKind::SameText).count();
+                let (alike, of) = (found.len() - same, test.len());
+                if same > 0 {
+                    warnings.push(format!(
+                        "{name}: {same} of {of} problems of {tested} are trained on, word for word"
+                    ));
+                }
+                if alike > 0 {
+                    warnings.push(format!(
+                        "{name}: {alike} of {of} problems of {tested} share thirteen words in a row \
+                         with one that is trained on (problems made from one template do so too)"
+                    ));
+                }
             }
         }
+        // Students with the same data have the same lines.
+        warnings.sort();
+        warnings.dedup();
+        warnings
     }
-    Ok(warnings)
-}
 
-/// The answers of a student to benchmark files, kept in a folder.
-fn on_benchmarks(
-    model: &DecoderLm,
-    run: &RunConfig,
-    prepared: &Prepared,
-    benchmarks: &[Benchmark],
-    folder: &Path,
-) -> Result<Vec<(String, Vec<Judged>)>> {
-    let config = EvaluateConfig { generate: run.generate.clone(), ..EvaluateConfig::default() };
-    let asked = benchmarks.iter().map(|benchmark| {
-        let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
-        let count = benchmark.problems.len() as u64;
-        let mut progress = Progress::new("answer", count);
-        let answers =
-            evaluate(model, &prepared.answering(), benchmark, &config, &store, &mut |done| {
-                progress.update(done as u64, String::new);
-            })?;
-        Ok((benchmark.name.clone(), answers))
-    });
-    asked.collect()
-}
-
-/// The answers of a student before any training.
-fn untuned(
-    config: &StudyConfig,
-    cell: &Cell,
-    data: &mut Data,
-    benchmarks: &[Benchmark],
-    folder: &Path,
-) -> Result<TestedAnswers> {
-    let run = config.run_config(cell)?;
-    let prepared = data.of(config, cell)?;
-    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    let held_out = Benchmark::of_questions("held-out", &prepared.questions);
-    let all: Vec<Benchmark> = [held_out].into_iter().chain(benchmarks.iter().cloned()).collect();
-    let device = device::by_name(&run.backend)?;
-    let model = student(&run, &prepared, &device)?;
-    let answers = on_benchmarks(&model, &run, &prepared, &all, folder)?;
-    Ok(TestedAnswers::of_benchmarks(answers))
-}
-
-/// Trains a cell and tests its student. `None` after a stop.
-fn train(
-    config: &StudyConfig,
-    cell: &Cell,
-    data: &mut Data,
-    benchmarks: &[Benchmark],
-    stop: &StopFlag,
-    say: &mut dyn FnMut(&str),
-) -> Result<Option<(Summary, TestedAnswers)>> {
-    let run = config.run_config(cell)?;
-    let prepared = data.of(config, cell)?;
-    let mode = match RunDirectory::holds_run(&run.out) {
-        true => RunMode::Resume,
-        false => RunMode::New,
-    };
-    let mut quiet = |line: &str| {
-        if line.starts_with("after training") || line.starts_with("resuming") {
-            say(line);
+    /// The untuned students to test, and whether each is the first that is like it: one that is read
+    /// from a folder is the same for all seeds.
+    fn untuned_cells(&self) -> Vec<(Cell, bool)> {
+        let config = self.config;
+        let mut cells = vec![];
+        for (number, seed) in config.seeds.iter().enumerate() {
+            for comparison in 0..config.comparisons.len() {
+                for student in 0..config.students.len() {
+                    let cell = Cell { student, comparison, alpha: 0.0, seed: *seed };
+                    let read = self.run_config(&cell).is_ok_and(|run| run.base_model.is_some());
+                    cells.push((cell, number == 0 || !read));
+                }
+            }
         }
-    };
-    let summary = recipe::run_on(&run, prepared.clone(), mode, stop, &mut quiet)?;
-    if summary.outcome.stopped {
-        return Ok(None);
+        cells
     }
-    if !config.keep_checkpoints {
-        remove_folder(&run.out.join("checkpoints"))?;
-    }
-    let held_out = read_answers(&run.out.join("after.jsonl"))?;
-    let mut answers = TestedAnswers::of_questions(&held_out);
-    if !benchmarks.is_empty() {
-        let model = trained(&run, &prepared)?;
-        let files = on_benchmarks(&model, &run, &prepared, benchmarks, &run.out)?;
+
+    /// The answers of a student before any training. `None` after a stop.
+    fn untuned(&self, cell: &Cell) -> Result<Option<TestedAnswers>> {
+        let run = self.run_config(cell)?;
+        let prepared = self.data(cell, &run)?;
+        let comparison = &self.config.comparisons[cell.comparison].name;
+        let folder = self
+            .config
+            .out
+            .join("untuned")
+            .join(&self.config.students[cell.student].name)
+            .join(comparison)
+            .join(format!("seed-{}", cell.seed));
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let kind = run.evaluation.kind;
+        let held_out = Benchmark::of_questions("held-out", &prepared.questions, kind);
+        let device = device::by_name(&run.backend)?;
+        let load = || student(&run, &prepared, &device);
+        let held_out = self.asked(&load, &run, &prepared, &[held_out], false, &folder)?;
+        let Some(held_out) = held_out else { return Ok(None) };
+        let mut answers = TestedAnswers::of_benchmarks(held_out);
+        let instruct = self.config.instruct;
+        let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &folder)?;
+        let Some(files) = files else { return Ok(None) };
         answers.extend(TestedAnswers::of_benchmarks(files));
+        Ok(Some(answers))
     }
-    Ok(Some((summary, answers)))
+
+    /// A student's answers to benchmarks, kept in a folder with the settings that they were made
+    /// with; the student is loaded only where something is missing. `None` after a stop.
+    fn asked(
+        &self,
+        load: &dyn Fn() -> Result<DecoderLm>,
+        run: &RunConfig,
+        prepared: &Prepared,
+        benchmarks: &[Benchmark],
+        instruct: bool,
+        folder: &Path,
+    ) -> Result<Option<Asked>> {
+        let mut model = None;
+        let mut asked = vec![];
+        for benchmark in benchmarks {
+            let is_file = benchmark.name != "held-out";
+            let config = EvaluateConfig {
+                instruct,
+                limit: self.config.benchmark_problems.filter(|_| is_file),
+                generate: run.generate.clone(),
+                ..EvaluateConfig::default()
+            };
+            let settings = serde_json::json!({
+                "instruct": instruct,
+                "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
+                "model": prepared.model,
+                "base_model": run.base_model,
+                "lora": run.lora,
+                "seed": run.seed,
+                "data": prepared.fingerprint,
+                "template": prepared.chat_template,
+                "system": run.data.system_prompt,
+                "date": run.data.date,
+            });
+            let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
+            check_settings(&store.with_extension("settings.json"), &settings)?;
+            if let Some(answers) = stored_answers(benchmark, &config, &store)? {
+                asked.push((benchmark.name.clone(), answers));
+                continue;
+            }
+            if model.is_none() {
+                model = Some(load()?);
+            }
+            let Some(model) = &model else { continue };
+            let count = benchmark.problems.len().min(config.limit.unwrap_or(usize::MAX));
+            let mut progress = Progress::new("answer", count as u64);
+            let answers =
+                evaluate(model, &prepared.answering(), benchmark, &config, &store, &mut |done| {
+                    progress.update(done as u64, String::new);
+                    match self.stop.is_requested() {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                })?;
+            let Some(answers) = answers else { return Ok(None) };
+            asked.push((benchmark.name.clone(), answers));
+        }
+        Ok(Some(asked))
+    }
+
+    /// Trains a cell and tests its student. `None` after a stop.
+    fn train(
+        &self,
+        cell: &Cell,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Option<(Summary, TestedAnswers)>> {
+        let run = self.run_config(cell)?;
+        let prepared = self.data(cell, &run)?;
+        let mode = match RunDirectory::holds_run(&run.out) {
+            true => RunMode::Resume,
+            false => RunMode::New,
+        };
+        let mut quiet = |line: &str| {
+            if line.starts_with("after training") || line.starts_with("resuming") {
+                say(line);
+            }
+        };
+        let summary = recipe::run_on(&run, prepared.clone(), mode, self.stop, &mut quiet);
+        // The remedies of a single run are not those of a study.
+        let summary = summary.map_err(|error| match error {
+            Error::RunDirectory { path, what, .. } => {
+                Error::RunDirectory { path, what, hint: HINT.into() }
+            }
+            error => error,
+        })?;
+        if summary.outcome.stopped {
+            return Ok(None);
+        }
+        if !self.config.keep_checkpoints {
+            remove_folder(&run.out.join("checkpoints"))?;
+        }
+        let held_out = self.held_out_answers(cell, &prepared)?;
+        let mut answers = TestedAnswers::of_questions(&held_out);
+        let load = || trained(&run, &prepared);
+        let instruct = self.config.instruct;
+        let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &run.out)?;
+        let Some(files) = files else { return Ok(None) };
+        answers.extend(TestedAnswers::of_benchmarks(files));
+        Ok(Some((summary, answers)))
+    }
+
+    /// The answers of a cell's student to the held-out problems, which must be those of today.
+    fn held_out_answers(&self, cell: &Cell, prepared: &Prepared) -> Result<Vec<Answer>> {
+        let path = self.config.cell_folder(cell).join("after.jsonl");
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let parse = |(index, line): (usize, &str)| {
+            serde_json::from_str(line).map_err(|e| {
+                let place = crate::error::Place::line(&path, index + 1);
+                Error::data(place, e.to_string(), HINT)
+            })
+        };
+        let answers: Vec<Answer> = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
+        let asked = answers.iter().map(|answer| (&answer.problem, &answer.reference));
+        let questions = prepared.questions.iter().map(|q| (&q.problem, &q.reference));
+        if !asked.eq(questions) {
+            return Err(Error::RunDirectory {
+                path,
+                what: "its answers are not to the held-out problems that the data give now".into(),
+                hint: HINT.into(),
+            });
+        }
+        Ok(answers)
+    }
+
+    /// For each student and comparison, what training on one source alone made likelier. `None`
+    /// after a stop.
+    fn style_shifts(&self, say: &mut dyn FnMut(&str)) -> Result<Option<Vec<StyleShift>>> {
+        let mut shifts = vec![];
+        if self.config.style_answers == 0 {
+            return Ok(Some(shifts));
+        }
+        say("\n=== style: ranks of generated tokens under the untuned student ===");
+        for student_index in 0..self.config.students.len() {
+            for (comparison, of) in self.config.comparisons.iter().enumerate() {
+                for alpha in [1.0, 0.0] {
+                    if self.stop.is_requested() {
+                        return Ok(None);
+                    }
+                    let seed = self.config.seeds[0];
+                    let cell = Cell { student: student_index, comparison, alpha, seed };
+                    let run = self.run_config(&cell)?;
+                    let prepared = self.data(&cell, &run)?;
+                    let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?;
+                    let answers = self.held_out_answers(&cell, &prepared)?;
+                    let answers = &answers[..answers.len().min(self.config.style_answers)];
+                    let tokens = style::ranks(&untuned, &prepared, answers)?;
+                    let source = if alpha == 1.0 { &of.strong } else { &of.weak };
+                    let name = &self.config.students[student_index].name;
+                    shifts.push(StyleShift::new(name, source, tokens));
+                }
+            }
+        }
+        Ok(Some(shifts))
+    }
 }
 
-fn read_answers(path: &Path) -> Result<Vec<Answer>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| {
-            let place = crate::error::Place::line(path, index + 1);
-            Error::data(place, e.to_string(), "Remove the cell's folder and start again")
-        })
+/// What to do where a study's directory and its settings or data do not fit together.
+const HINT: &str = "Take the old settings and data, name another directory with --out, or remove this \
+                    cell's folder to have it made anew";
+
+/// Refuses answers that were made with other settings.
+fn check_settings(path: &Path, settings: &serde_json::Value) -> Result<()> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let beside = path.with_extension("new");
+            write(&beside, &settings.to_string())?;
+            return fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e));
+        }
+        Err(e) => return Err(Error::io("read", path, e)),
     };
-    text.lines().enumerate().map(parse).collect()
+    let then: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let changes = differences(&then, settings, "");
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::RunDirectory {
+        path: path.to_owned(),
+        what: format!("the answers here were made with other settings: {}", changes.join(", ")),
+        hint: HINT.into(),
+    })
 }
 
 /// The student that a cell's run has written.
@@ -297,33 +477,4 @@ fn trained(run: &RunConfig, prepared: &Prepared) -> Result<DecoderLm> {
         (Some(_), Some(base)) => base.load(&device)?.with_adapter(&run.out.join("adapter")),
         _ => ModelFolder::open(&run.out.join("model"))?.load(&device),
     }
-}
-
-/// For each student and comparison, what training on the strong source alone made likelier.
-fn style_shifts(
-    config: &StudyConfig,
-    data: &mut Data,
-    say: &mut dyn FnMut(&str),
-) -> Result<Vec<StyleShift>> {
-    say("\n=== style: ranks of generated tokens under the untuned student ===");
-    let mut shifts = vec![];
-    for student_index in 0..config.students.len() {
-        for comparison in 0..config.comparisons.len() {
-            for alpha in [1.0, 0.0] {
-                let seed = config.seeds[0];
-                let cell = Cell { student: student_index, comparison, alpha, seed };
-                let run = config.run_config(&cell)?;
-                let prepared = data.of(config, &cell)?;
-                let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?;
-                let answers = read_answers(&run.out.join("after.jsonl"))?;
-                let answers = &answers[..answers.len().min(config.style_answers)];
-                let tokens = style::ranks(&untuned, &prepared, answers)?;
-                let of = &config.comparisons[comparison];
-                let source = if alpha == 1.0 { &of.strong } else { &of.weak };
-                let name = &config.students[student_index].name;
-                shifts.push(StyleShift::new(name, source, tokens));
-            }
-        }
-    }
-    Ok(shifts)
 }

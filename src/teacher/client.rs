@@ -126,7 +126,7 @@ impl ChatClient {
                 }
                 Attempt::Again(_, wish) => {
                     std::thread::sleep(wish.unwrap_or(pause).min(LONGEST_PAUSE));
-                    pause *= 2;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                     tries += 1;
                 }
             }
@@ -189,10 +189,9 @@ impl ChatClient {
 }
 
 impl Judge for ChatClient {
-    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<bool> {
+    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<Option<bool>> {
         let prompt = judge_prompt(problem, reference, stated);
         let reply = self.complete(&[("user", &prompt)])?;
-        // A judge that says neither has not agreed.
-        Ok(judge_verdict(&reply.text).unwrap_or(false))
+        Ok(judge_verdict(&reply.text))
     }
 }
