@@ -99,6 +99,15 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     for part in ["Δ Long", "α = 0.5", "held-out (12)", "the command", "Budgets", "style shift"] {
         assert!(markdown.contains(part), "{part}");
     }
+    // Every row of a table has a cell for each name in its header.
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    let tables: Vec<&str> = markdown.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(tables.len() > 30);
+    for pair in markdown.lines().collect::<Vec<_>>().windows(2) {
+        if pair.iter().all(|line| line.starts_with('|')) {
+            assert_eq!(cells(pair[0]), cells(pair[1]), "{pair:?}");
+        }
+    }
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
     // But for the names of namespaces it mentions no address.
     let addresses = html.replace("http://www.w3.org", "");

@@ -32,7 +32,7 @@ pub(super) struct Document {
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin: .4rem 0 1.2rem; font-variant-numeric: tabular-nums; }
 div.wide { overflow-x: auto; }
@@ -83,6 +83,10 @@ impl Document {
     }
 
     pub fn table(&mut self, caption: &str, header: &[&str], rows: Vec<Vec<String>>) {
+        debug_assert!(
+            rows.iter().all(|row| row.len() == header.len()),
+            "{caption}: cells are amiss"
+        );
         let header = header.iter().map(|name| (*name).to_owned()).collect();
         self.blocks.push(Block::Table { caption: caption.to_owned(), header, rows });
     }

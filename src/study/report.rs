@@ -175,7 +175,7 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) ->
     out.heading(2, format!("The mixture: Mix-{name}"));
     let alphas: Vec<f64> =
         students.first().map_or(vec![], |s| s.mixtures.iter().map(|m| m.alpha).collect());
-    let header: Vec<String> = ["student".to_owned()]
+    let header: Vec<String> = ["student".to_owned(), "untuned".to_owned()]
         .into_iter()
         .chain(alphas.iter().map(|a| format!("α = {a}")))
         .collect();
