@@ -64,7 +64,7 @@ fn reference_solutions_of_gsm8k_are_all_right() {
     std::fs::write(&answers, lines).unwrap();
     let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
     assert_eq!((scores.problems, scores.accuracy), (1319, 1.0));
-    assert_eq!(scores.without_answer, 0.0);
+    assert_eq!((scores.without_answer, scores.without_box), (0.0, 1.0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 pub struct Question {
     /// The problem.
     pub problem: String,
-    /// The reference answer, as [`final_answer`] gives it.
+    /// The reference answer, as [`final_answer`](super::final_answer) gives it.
     pub reference: String,
 }
 

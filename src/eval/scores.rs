@@ -5,7 +5,7 @@ use super::benchmark::{Benchmark, BenchmarkProblem};
 use super::bootstrap::Bootstrap;
 use super::evaluate::Judged;
 use super::interval::wilson;
-use super::math::same_answer;
+use super::math::{Extractor, extract, same_answer};
 use crate::data::normalized;
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,9 @@ pub struct Scores {
     pub pass_at: Vec<(usize, f64)>,
     /// Share of problems whose commonest answer is right (maj@n); of as common ones the first.
     pub majority: Option<f64>,
-    /// Share of answers in which no final answer is found: no box, or whatever the benchmark asks for.
+    /// Share of answers without a box.
+    pub without_box: f64,
+    /// Share of answers in which no final answer is found, where the benchmark has it.
     pub without_answer: f64,
     /// Share of answers that the length limit ended.
     pub hit_limit: f64,
@@ -104,6 +106,7 @@ impl Scores {
                 .map(|k| (k, mean(&|answers| pass_at(answers.len(), right(answers), k))))
                 .collect(),
             majority: (most > 1).then(|| mean(&|answers| f64::from(majority(answers)))),
+            without_box: share(&|a| extract(&a.text, &[Extractor::Boxed]).is_none()),
             without_answer: share(&|answer| answer.stated.is_none()),
             hit_limit: share(&|answer| answer.hit_limit),
             mean_tokens: tokens as f64 / answers.len().max(1) as f64,
@@ -200,6 +203,9 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
     Ok(answers)
 }
 
+/// Columns of the table.
+const COLUMNS: usize = 9;
+
 /// Scores as a table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoresTable {
@@ -229,8 +235,9 @@ impl ScoresTable {
     /// The same as Markdown.
     pub fn to_markdown(&self) -> String {
         let mut out = String::from(
-            "| benchmark | problems | right | 95 % interval | without an answer | at the limit | \
-             tokens an answer | tokens/s |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+            "| benchmark | problems | right | 95 % interval | without a box | without an answer | at \
+             the limit | tokens an answer | tokens/s |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
         for score in &self.scores {
             let cells = cells(score).map(|cell| cell.trim().replace('|', "\\|"));
@@ -243,7 +250,7 @@ impl ScoresTable {
     }
 }
 
-fn cells(score: &Scores) -> [String; 8] {
+fn cells(score: &Scores) -> [String; COLUMNS] {
     let problems = match score.problems == score.of {
         true => score.of.to_string(),
         false => format!("{} of {}", score.problems, score.of),
@@ -257,6 +264,7 @@ fn cells(score: &Scores) -> [String; 8] {
         problems,
         format!("{:.1} %", 100.0 * score.accuracy),
         format!("{:.1} to {:.1} %", 100.0 * score.interval.0, 100.0 * score.interval.1),
+        format!("{:.1} %", 100.0 * score.without_box),
         format!("{:.1} %", 100.0 * score.without_answer),
         format!("{:.1} %", 100.0 * score.hit_limit),
         known(score.mean_tokens, 1),
@@ -266,22 +274,23 @@ fn cells(score: &Scores) -> [String; 8] {
 
 impl fmt::Display for ScoresTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEADER: [&str; 8] = [
+        const HEADER: [&str; COLUMNS] = [
             "benchmark",
             "problems",
             "right",
             "95 % interval",
+            "no box",
             "no answer",
             "at limit",
             "tokens",
             "tokens/s",
         ];
-        let rows: Vec<[String; 8]> = self.scores.iter().map(cells).collect();
+        let rows: Vec<[String; COLUMNS]> = self.scores.iter().map(cells).collect();
         let width = |column: usize| {
             let longest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
             longest.max(HEADER[column].len())
         };
-        let widths: Vec<usize> = (0..8).map(width).collect();
+        let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
         let line = |cells: &[&str]| {
             let padded = cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
                 0 => format!("{cell:width$}"),

@@ -243,6 +243,26 @@ impl StudyData {
             });
         }
         for (number, comparison) in config.comparisons.iter().enumerate() {
+            for (student, of) in config.students.iter().enumerate() {
+                // Where nearly all or nearly no answers are right, differences have no room.
+                const EDGE: f64 = 0.05;
+                let own = self
+                    .cells
+                    .iter()
+                    .filter(|(cell, ..)| (cell.student, cell.comparison) == (student, number));
+                let scores: Vec<f64> = own.map(|(.., a)| score_of(&a.hits())).collect();
+                let edge = match () {
+                    () if scores.is_empty() => continue,
+                    () if scores.iter().all(|score| *score < EDGE) => "nearly no answer",
+                    () if scores.iter().all(|score| *score > 1.0 - EDGE) => "nearly every answer",
+                    () => continue,
+                };
+                warnings.push(format!(
+                    "{}, {}: {edge} is right, whatever it was trained on; these scores say nothing of \
+                     a gap, and intervals of no width are no certainty",
+                    comparison.name, of.name
+                ));
+            }
             let of_comparison = self.cells.iter().filter(|(cell, ..)| cell.comparison == number);
             let updates: std::collections::BTreeSet<usize> =
                 of_comparison.map(|(_, summary, _)| summary.outcome.step).collect();
