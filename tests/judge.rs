@@ -9,12 +9,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
+/// What was asked: headers and bodies.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// A server that gives these answers (status, headers, body), one after the other, and keeps what it
 /// was asked: headers and body.
-fn server(answers: Vec<(u16, &'static str, String)>) -> (String, Arc<Mutex<Vec<(String, Value)>>>) {
+fn server(answers: Vec<(u16, &'static str, String)>) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let asked: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+    let asked = Asked::default();
     let seen = asked.clone();
     std::thread::spawn(move || {
         for (status, headers, body) in answers {

@@ -8,6 +8,7 @@ use mixdistill::study::{Study, StudyConfig, study};
 use mixdistill::train::StopFlag;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SETTINGS: &str = r#"
 seeds = [1, 2]
@@ -175,6 +176,46 @@ fn a_stopped_study_goes_on_to_the_same_numbers() {
     assert!(!stopped.out.join("report.html").exists());
     let second = quiet(&stopped, &StopFlag::default()).unwrap().unwrap();
     assert_eq!(second.comparisons[0].students, expected.comparisons[0].students);
+}
+
+#[test]
+fn killed_at_many_moments_a_study_ends_in_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, straight) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
+    let expected = quiet(&straight, &StopFlag::default()).unwrap().unwrap();
+    let out = folder.path().join("killed");
+    let start = || {
+        Command::new(program("study"))
+            .args(["--config", &folder.path().join("study.toml").display().to_string()])
+            .args(["--out", &out.display().to_string()])
+            .env("MIXDISTILL_TEST_LINGER_MS", "4")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    // Each process gets a little further than the one before.
+    let mut kills = 0;
+    let output = loop {
+        let mut child = start();
+        let end = Instant::now() + Duration::from_millis(30 + 25 * kills);
+        while child.try_wait().unwrap().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if child.try_wait().unwrap().is_some() {
+            break child.wait_with_output().unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(out.join("study.json")).unwrap();
+    let study: Study = serde_json::from_str(&text).unwrap();
+    assert_eq!(study.comparisons[0].students, expected.comparisons[0].students);
+    assert_eq!(study.style, expected.style);
+    println!("{kills} kills");
+    assert!(kills >= 1, "{kills}");
 }
 
 #[test]
