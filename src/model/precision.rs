@@ -40,17 +40,8 @@ impl DecoderLm {
             Precision::F32 => None,
             Precision::Bf16 => Some(FloatDType::BF16),
         };
-        let device = self.device();
-        if dtype.is_some_and(|dtype| !device.supports_dtype(dtype)) {
-            return Err(Error::config(
-                "precision",
-                "this device cannot compute in bf16",
-                format!(
-                    "cuda, metal, rocm and flex can, vulkan and wgpu mostly cannot (compiled in: \
-                     {}); or use f32",
-                    device::compiled().join(", ")
-                ),
-            ));
+        if let Some(dtype) = dtype {
+            check_support(self.device().supports_dtype(dtype))?;
         }
         self.compute = dtype;
         let stored = dtype.unwrap_or(FloatDType::F32);
@@ -72,6 +63,19 @@ impl DecoderLm {
             None => Precision::F32,
         }
     }
+}
+
+/// Refuses bf16 where a device does not compute in it, and says which do.
+fn check_support(supported: bool) -> Result<()> {
+    if supported {
+        return Ok(());
+    }
+    let compiled = device::compiled().join(", ");
+    let hint = format!(
+        "cuda, metal, rocm and flex can, ndarray cannot, vulkan and wgpu mostly cannot (compiled in: \
+         {compiled}); or use f32"
+    );
+    Err(Error::config("precision", "this device cannot compute in bf16", hint))
 }
 
 impl LoraLinear {
@@ -96,4 +100,14 @@ pub(super) fn in_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 fn in_type<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(FloatDType::from(dtype)) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_device_that_cannot_is_refused_with_those_that_can() {
+        assert!(super::check_support(true).is_ok());
+        let error = super::check_support(false).unwrap_err().to_string();
+        assert!(error.contains("cannot compute in bf16") && error.contains("cuda"), "{error}");
+    }
 }
