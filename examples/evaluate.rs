@@ -80,7 +80,8 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    match work(&Flags::parse()) {
+    let flags = Flags::parse();
+    match device::use_threads(None).and_then(|()| work(&flags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");

@@ -91,7 +91,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    match work(&flags) {
+    match device::use_threads(None).and_then(|()| work(&flags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

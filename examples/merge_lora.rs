@@ -45,7 +45,7 @@ enum SaveType {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    match merge(&flags) {
+    match device::use_threads(None).and_then(|()| merge(&flags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

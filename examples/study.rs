@@ -29,7 +29,8 @@ struct Flags {
 const STOPPED: u8 = 75;
 
 fn main() -> ExitCode {
-    match work(&Flags::parse()) {
+    let flags = Flags::parse();
+    match mixdistill::device::use_threads(None).and_then(|()| work(&flags)) {
         Ok(status) => status,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");

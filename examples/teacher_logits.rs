@@ -52,7 +52,8 @@ const PART_BYTES: usize = 32 << 20;
 const PART_TIME: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    match work(&Flags::parse()) {
+    let flags = Flags::parse();
+    match device::use_threads(None).and_then(|()| work(&flags)) {
         Ok(status) => status,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");

@@ -171,7 +171,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    match work(&flags) {
+    match mixdistill::device::use_threads(None).and_then(|()| work(&flags)) {
         Ok(status) => status,
         Err(error) => {
             warn!("error: {error}");

@@ -6,6 +6,8 @@
 
 #[path = "ops/panics.rs"]
 mod panics;
+#[path = "ops/products.rs"]
+mod products;
 #[path = "ops/reference.rs"]
 mod reference;
 #[path = "ops/support.rs"]
@@ -18,8 +20,8 @@ use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, TensorData};
 use mixdistill::ops::{
-    AdamW, AttentionShape, causal_attention, linear_cross_entropy, rms_norm, rotary,
-    rotary_frequencies, rotary_table, swiglu,
+    AdamW, AttentionShape, causal_attention, embedding, linear, linear_add, linear_cross_entropy,
+    rms_norm, rotary, rotary_frequencies, rotary_table, sum_of_squares, swiglu,
 };
 use support::{Case, cases, check_composition, check_reference, error, numbers, run, values};
 
@@ -427,6 +429,7 @@ fn results_are_the_same_to_the_bit_with_one_and_two_threads() {
     ];
     let step = || {
         run(&case, &inputs, |[x, k, v, w, norm]| {
+            let x = linear_add(x.clone(), w.clone().narrow(1, 0, 64), x);
             let x = rms_norm(swiglu(x.clone(), x), norm.reshape([64]), 1e-5);
             let x = rotary(
                 x,
@@ -443,14 +446,44 @@ fn results_are_the_same_to_the_bit_with_one_and_two_threads() {
         let grads = case.tensor(&numbers(7, 100_000), [100_000]);
         values(AdamW::default().step(1e-3, params, grads, None).0)
     };
+    let others = || {
+        let x = case.tensor(&numbers(8, 20 * 200), [20, 200]);
+        let w = case.tensor(&numbers(9, 200 * 300), [200, 300]);
+        let few_rows = linear(x.clone(), w.clone());
+        let turned = linear(few_rows.clone(), w.transpose());
+        let ids = case.autodiff().ints(&targets);
+        let table = case.autodiff().tensor(&numbers(10, 90 * 40), [90, 40]).require_grad();
+        let grads = embedding(table.clone(), ids).square().sum().backward();
+        let table = values(table.grad(&grads).expect("tracked"));
+        [values(few_rows), values(turned), table, values(sum_of_squares(x))]
+    };
     let with_threads = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-        pool.install(|| (step(), update()))
+        pool.install(|| (step(), update(), others()))
     };
     let one = with_threads(1);
     for threads in [2, 3] {
         // Equal as f64, into which f32 goes without rounding: equal to the bit.
         assert!(with_threads(threads) == one, "{threads} threads change the result");
+    }
+}
+
+#[test]
+fn adamw_scales_gradients_within_the_update() {
+    for case in cases() {
+        let [param, grad] = [1, 2].map(|seed| case.tensor(&numbers(seed, 1000), [1000]));
+        let adamw = AdamW::default();
+        let (mut scaled, mut plain) = (None, None);
+        let (mut x, mut y) = (param.clone(), param);
+        for _ in 0..3 {
+            let (new, state) = adamw.update(1e-2, x, grad.clone(), 0.37, scaled.take());
+            (x, scaled) = (new, Some(state));
+            let (new, state) = adamw.update(1e-2, y, grad.clone() * 0.37, 1.0, plain.take());
+            (y, plain) = (new, Some(state));
+        }
+        case.assert_close("adamw, scaled gradient", &values(x), &values(y));
+        let moments = [scaled, plain].map(|state| values(state.expect("three steps").moment_2));
+        case.assert_close("adamw, scaled gradient, second moment", &moments[0], &moments[1]);
     }
 }
 

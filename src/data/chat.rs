@@ -12,6 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, StringInput, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
@@ -158,16 +159,34 @@ impl ChatTemplate {
     /// [`Error::Template`]: the template refuses the conversation, fails, or does not end within
     /// bounds of time and memory.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let mut context = self.variables.clone();
-        context.insert("messages".into(), Value::from(Serde(messages)));
-        context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        for unused in ["tools", "documents"] {
-            context.entry(unused.into()).or_insert_with(|| Value::from(()));
-        }
+        let [text] = self.render_all([(messages, add_generation_prompt)])?;
+        Ok(text)
+    }
+
+    /// As [`ChatTemplate::render`], several texts at once.
+    pub(super) fn render_all<const N: usize>(
+        &self,
+        conversations: [(&[Message], bool); N],
+    ) -> Result<[String; N]> {
+        let contexts = conversations.map(|(messages, add_generation_prompt)| {
+            let mut context = self.variables.clone();
+            context.insert("messages".into(), Value::from(Serde(messages)));
+            context.insert("add_generation_prompt".into(), add_generation_prompt.into());
+            for unused in ["tools", "documents"] {
+                context.entry(unused.into()).or_insert_with(|| Value::from(()));
+            }
+            let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+            (context, FUEL + bytes as u64)
+        });
         let mut environment = self.environment.clone();
-        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
-        environment.set_fuel(Some(FUEL + bytes as u64));
-        let rendered = aside(move || environment.get_template(NAME)?.render(context));
+        let rendered = aside(move || {
+            let mut texts = [const { String::new() }; N];
+            for (text, (context, fuel)) in texts.iter_mut().zip(contexts) {
+                environment.set_fuel(Some(fuel));
+                *text = environment.get_template(NAME)?.render(context)?;
+            }
+            Ok(texts)
+        });
         rendered.map_err(|what| Error::Template {
             name: self.name.clone(),
             what: format!("it failed: {what}"),
@@ -213,21 +232,48 @@ fn bounded_join(
     minijinja::filters::join(state, value, joiner, attribute, options)
 }
 
+/// Work for a thread that renders.
+type Job = Box<dyn FnOnce() + Send>;
+
+thread_local! {
+    /// The thread that renders for this one; it ends with it.
+    static RENDERER: RefCell<Option<mpsc::Sender<Job>>> = const { RefCell::new(None) };
+}
+
 /// Does work on a stack and within a time of its own; errors come as words.
 fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, minijinja::Error> + Send + 'static,
 ) -> Result<T, String> {
     let (sender, receiver) = mpsc::channel();
-    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+    let job: Job = Box::new(move || {
         let result = work().map_err(|error| describe(&error));
         // Nobody waits any more where the time is over.
         let _ = sender.send(result);
     });
-    worker.map_err(|e| format!("no thread can be started: {e}"))?;
-    receiver.recv_timeout(LONGEST_TIME).unwrap_or_else(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => Err("it does not end".into()),
-        mpsc::RecvTimeoutError::Disconnected => Err("the template engine panicked".into()),
-    })
+    let renderer = match RENDERER.take() {
+        Some(renderer) => renderer,
+        None => {
+            let (sender, jobs) = mpsc::channel::<Job>();
+            std::thread::Builder::new()
+                .stack_size(STACK)
+                .spawn(move || jobs.into_iter().for_each(|job| job()))
+                .map_err(|e| format!("no thread can be started: {e}"))?;
+            sender
+        }
+    };
+    if renderer.send(job).is_err() {
+        return Err("the template engine is gone".into());
+    }
+    let result = receiver.recv_timeout(LONGEST_TIME);
+    match result {
+        Ok(result) => {
+            // For the next work. After anything else the thread is left to itself.
+            RENDERER.set(Some(renderer));
+            result
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => Err("it does not end".into()),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err("the template engine panicked".into()),
+    }
 }
 
 /// Refuses values of so many parts that a text of them has no bound worth the name.

@@ -14,6 +14,7 @@ use super::chat::{ChatTemplate, Message};
 use super::template::{PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// A chat template with its tokenizer's end of turn and a system prompt.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct ChatFormat {
     ending: Vec<u32>,
     /// A token that ends answers in place of those.
     end: Option<u32>,
+    /// The text that all prompts begin with, up to where texts divide, and its tokens.
+    beginning: Arc<(String, Vec<u32>)>,
 }
 
 impl ChatFormat {
@@ -39,7 +42,8 @@ impl ChatFormat {
         tokenizer: &TextTokenizer,
         system: Option<String>,
     ) -> Result<Self> {
-        let mut format = Self { template, system, ending: vec![], end: None };
+        let beginning = Arc::default();
+        let mut format = Self { template, system, ending: vec![], end: None, beginning };
         let probe = |answer| format.texts("A problem.", answer).map(|(_, rest)| rest);
         let (first, second) = (probe("First answer")?, probe("Another one")?);
         // What the two have in common at their end does not depend on the answer.
@@ -48,6 +52,13 @@ impl ChatFormat {
         let ending = tokenizer.encode_marked(&first[first.len() - length..])?;
         let special = ending.iter().position(|token| tokenizer.is_special(*token));
         format.ending = special.map_or(vec![], |at| ending[at..].to_vec());
+        let prompt = |problem| format.template.render(&format.messages(problem), true);
+        let (first, second) = (prompt("A problem.")?, prompt("Other words?")?);
+        let common = first.chars().zip(second.chars()).take_while(|(a, b)| a == b);
+        let common: usize = common.map(|(c, _)| c.len_utf8()).sum();
+        let beginning = &first[..tokenizer.divided_at(&first[..common])];
+        let tokens = tokenizer.encode_marked(beginning)?;
+        format.beginning = Arc::new((beginning.to_owned(), tokens));
         Ok(format)
     }
 
@@ -68,12 +79,26 @@ impl ChatFormat {
         system.chain([Message::new("user", problem)]).collect()
     }
 
+    /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
+    /// is there already.
+    fn encode_shared(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>> {
+        let (beginning, tokens) = &*self.beginning;
+        match text.strip_prefix(beginning.as_str()) {
+            Some(rest) => {
+                let mut tokens = tokens.clone();
+                tokens.extend(tokenizer.encode_marked(rest)?);
+                Ok(tokens)
+            }
+            None => tokenizer.encode_marked(text),
+        }
+    }
+
     /// The text of the prompt, and that of the answer with all that follows it.
     fn texts(&self, problem: &str, solution: &str) -> Result<(String, String)> {
         let mut messages = self.messages(problem);
-        let prompt = self.template.render(&messages, true)?;
         messages.push(Message::new("assistant", solution));
-        let whole = self.template.render(&messages, false)?;
+        let before = &messages[..messages.len() - 1];
+        let [prompt, whole] = self.template.render_all([(before, true), (&messages, false)])?;
         let failed = |what: String, hint: &str| Error::Template {
             name: self.template.name().to_owned(),
             what,
@@ -120,8 +145,13 @@ impl PromptTemplate for ChatFormat {
     fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
         let [problem, solution] = [problem, solution].map(|t| tokenizer.hide_special(t.trim()));
         let (prompt_text, rest) = self.texts(&problem, &solution)?;
-        let prompt = tokenizer.with_bos(tokenizer.encode_marked(&prompt_text)?);
-        let mut tokens = tokenizer.with_bos(tokenizer.encode_marked(&(prompt_text + &rest))?);
+        // What prompt and row have in common is encoded once, up to where that makes no difference.
+        let shared = tokenizer.divided_at(&prompt_text);
+        let mut prompt = self.encode_shared(tokenizer, &prompt_text[..shared])?;
+        let mut tokens = prompt.clone();
+        prompt.extend(tokenizer.encode_marked(&prompt_text[shared..])?);
+        tokens.extend(tokenizer.encode_marked(&format!("{}{rest}", &prompt_text[shared..]))?);
+        let [prompt, mut tokens] = [prompt, tokens].map(|tokens| tokenizer.with_bos(tokens));
         if !tokens.starts_with(&prompt) {
             // The answer's first letters merged with the prompt's last; when the model is asked,
             // the prompt stands alone.

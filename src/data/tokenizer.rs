@@ -45,6 +45,53 @@ pub struct TextTokenizer {
     /// Special tokens and their texts, longer ones first.
     special: Arc<Vec<(String, u32)>>,
     special_ids: Arc<HashMap<u32, usize>>,
+    /// Names of special tokens after which a text is encoded as if it began there.
+    dividing: Arc<Vec<String>>,
+}
+
+/// The special tokens after which a text is encoded as if it began there: none of the tokenizer's
+/// parts looks at where in a text it is, and the token takes nothing with it and is part of no other.
+fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
+    /// Parts that treat every piece of a text alike.
+    const ALIKE: [&str; 13] = [
+        "Sequence",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Lowercase",
+        "StripAccents",
+        "ByteLevel",
+        "Split",
+        "Digits",
+        "Punctuation",
+        "Whitespace",
+        "WhitespaceSplit",
+    ];
+    fn alike(part: &serde_json::Value) -> bool {
+        match part {
+            serde_json::Value::Object(fields) => {
+                let kind = fields.get("type").and_then(serde_json::Value::as_str);
+                let parts = ["normalizers", "pretokenizers"].iter().filter_map(|k| fields.get(*k));
+                kind.is_some_and(|kind| ALIKE.contains(&kind)) && parts.into_iter().all(alike)
+            }
+            serde_json::Value::Array(parts) => parts.iter().all(alike),
+            other => other.is_null(),
+        }
+    }
+    let part = |part: Result<serde_json::Value, serde_json::Error>| part.is_ok_and(|p| alike(&p));
+    if !part(serde_json::to_value(tokenizer.get_normalizer()))
+        || !part(serde_json::to_value(tokenizer.get_pre_tokenizer()))
+    {
+        return vec![];
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let divides = |token: &&AddedToken| {
+        let plain = !(token.lstrip || token.rstrip || token.single_word || token.normalized);
+        let others = added.values().filter(|other| other.content.contains(&token.content));
+        token.special && !token.content.is_empty() && plain && others.count() == 1
+    };
+    added.values().filter(divides).map(|token| token.content.clone()).collect()
 }
 
 impl TextTokenizer {
@@ -108,6 +155,7 @@ impl TextTokenizer {
             .collect();
         special.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
         let special_ids = special.iter().enumerate().map(|(at, (_, id))| (*id, at)).collect();
+        let dividing = Arc::new(dividing_tokens(&tokenizer));
         let mut plain = tokenizer.clone();
         // A problem or solution that spells an end token does not end anything.
         plain.set_encode_special_tokens(true);
@@ -119,6 +167,7 @@ impl TextTokenizer {
             bos: vec![],
             special: Arc::new(special),
             special_ids: Arc::new(special_ids),
+            dividing,
         };
         tokenizer.bos = tokenizer.own_prefix()?;
         Ok(tokenizer)
@@ -277,6 +326,13 @@ impl TextTokenizer {
             rest = &rest[at + length..];
         }
         Ok(tokens)
+    }
+
+    /// Bytes of a text that can be encoded by themselves, whatever follows: up to the end of the last
+    /// special token that divides texts. 0 where there is none.
+    pub(super) fn divided_at(&self, text: &str) -> usize {
+        let ends = self.dividing.iter().filter_map(|name| Some(text.rfind(name)? + name.len()));
+        ends.max().unwrap_or(0)
     }
 
     /// A text in which a stand-in takes the place of each special token's name, so that a template

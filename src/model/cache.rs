@@ -5,11 +5,9 @@
 //! row b   P P P P P | A A          next token to the same place
 //! ```
 
-use super::precision::{in_f32, like};
-use crate::ops::AttentionShape;
+use crate::ops::{AttentionShape, cached_attention};
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::softmax;
 
 /// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity doubles when
 /// it is used up, so that a generous length limit costs nothing.
@@ -67,28 +65,10 @@ impl LayerCache {
     /// `mask`: `[rows, 1, new, keys]`, added to the scores; result: like `q`.
     pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
         self.append(k, v);
-        let [rows, _, new, keys] = mask.dims();
-        let seen = |all: &Option<Tensor<4>>| {
-            let all = all.clone().expect("a cache is put back after each use");
-            all.narrow(2, 0, keys)
+        let all = |cached: &Option<Tensor<4>>| {
+            cached.clone().expect("a cache is put back after each use")
         };
-        let (k, v) = (seen(&self.keys), seen(&self.values));
-        let [_, kv_heads, _, dim] = k.dims();
-        let group = self.heads / kv_heads;
-        // The heads of a group share keys, so they are rows of one product.
-        let q = q.reshape([rows, new, kv_heads, group, dim]).permute([0, 2, 3, 1, 4]).reshape([
-            rows,
-            kv_heads,
-            group * new,
-            dim,
-        ]);
-        let scores = in_f32(q.matmul(k.transpose())) * (dim as f64).powf(-0.5);
-        let mask = mask.repeat_dim(2, group);
-        let mixed = like(softmax(scores + mask, 3), &v).matmul(v);
-        mixed
-            .reshape([rows, kv_heads, group, new, dim])
-            .permute([0, 3, 1, 2, 4])
-            .reshape([rows * new, self.heads * dim])
+        cached_attention(q, all(&self.keys), all(&self.values), mask)
     }
 
     /// Keeps the given rows only.

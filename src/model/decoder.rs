@@ -12,7 +12,7 @@ use super::precision::in_f32;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention, rms_norm, rotary, rotary_table, swiglu};
+use crate::ops::{causal_attention, embedding, linear, rms_norm, rotary, rotary_table, swiglu};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
@@ -147,15 +147,23 @@ impl SelfAttention {
         [rotate(q), rotate(k), v]
     }
 
-    fn forward(&self, x: Tensor<2>, placement: &Placement) -> Tensor<2> {
+    /// `residual` with the attention of `x` added.
+    fn forward(&self, x: Tensor<2>, residual: Tensor<2>, placement: &Placement) -> Tensor<2> {
         let dropout = placement.dropout.as_ref();
         let [q, k, v] = self.heads(x, &placement.table, &placement.positions, dropout);
         let starts = placement.segment_starts.clone();
-        self.o_proj.forward(causal_attention(q, k, v, starts, placement.shape), dropout)
+        let mixed = causal_attention(q, k, v, starts, placement.shape);
+        self.o_proj.forward_add(mixed, residual, dropout)
     }
 
     /// Attention of new tokens to the cache, which takes them in.
-    fn forward_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
+    fn forward_cached(
+        &self,
+        x: Tensor<2>,
+        residual: Tensor<2>,
+        step: &CacheStep,
+        cache: &mut LayerCache,
+    ) -> Tensor<2> {
         let [q, k, v] = self.heads(x, &step.table, &step.positions, None);
         let mixed = match &step.seen {
             Seen::Rows(starts) => {
@@ -164,7 +172,7 @@ impl SelfAttention {
             }
             Seen::Mask(mask) => cache.attend([q, k, v], mask.clone()),
         };
-        self.o_proj.forward(mixed, None)
+        self.o_proj.forward_add(mixed, residual, None)
     }
 }
 
@@ -195,10 +203,16 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+    /// `residual` with the output for `x` added.
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        residual: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+    ) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone(), dropout);
         let up = self.up_proj.forward(x, dropout);
-        self.down_proj.forward(swiglu(gate, up), dropout)
+        self.down_proj.forward_add(swiglu(gate, up), residual, dropout)
     }
 }
 
@@ -215,18 +229,18 @@ impl DecoderLayer {
     /// The block on tokens that stand so.
     pub(super) fn forward_placed(&self, x: Tensor<2>, placement: &Placement) -> Tensor<2> {
         let dropout = placement.dropout.as_ref();
-        self.forward(x, dropout, |h| self.self_attn.forward(h, placement))
+        self.forward(x, dropout, |h, x| self.self_attn.forward(h, x, placement))
     }
 
     fn forward(
         &self,
         x: Tensor<2>,
         dropout: Option<&DropoutKeys>,
-        attend: impl FnOnce(Tensor<2>) -> Tensor<2>,
+        attend: impl FnOnce(Tensor<2>, Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
-        let x = x.clone() + attend(self.input_layernorm.forward(x));
+        let x = attend(self.input_layernorm.forward(x.clone()), x);
         let h = self.post_attention_layernorm.forward(x.clone());
-        x + self.mlp.forward(h, dropout)
+        self.mlp.forward(h, x, dropout)
     }
 }
 
@@ -488,7 +502,7 @@ impl DecoderLm {
     pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [rows, length] = ids.dims();
         let placement = Placement::rows(&self.config, rows, length, &ids.device());
-        let logits = in_f32(self.hidden(ids, &placement)).matmul(self.head());
+        let logits = linear(in_f32(self.hidden(ids, &placement)), self.head());
         logits.reshape([rows, length, self.config.vocab_size])
     }
 
@@ -502,8 +516,8 @@ impl DecoderLm {
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [rows, length] = ids.dims();
-        let embedded = self.model.embed_tokens.forward(ids);
-        self.computed(embedded.reshape([rows * length, self.config.hidden_size]))
+        let weight = self.model.embed_tokens.weight.val();
+        self.computed(embedding(weight, ids.reshape([rows * length])))
     }
 
     /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens
@@ -517,10 +531,10 @@ impl DecoderLm {
         let [rows, new] = ids.dims();
         let mut x = self.embed(ids);
         for (layer, cache) in self.model.layers.iter().zip(caches) {
-            x = layer.forward(x, None, |h| layer.self_attn.forward_cached(h, step, cache));
+            x = layer.forward(x, None, |h, x| layer.self_attn.forward_cached(h, x, step, cache));
         }
         let width = self.config.hidden_size;
         let last = x.reshape([rows, new, width]).narrow(1, new - 1, 1).reshape([rows, width]);
-        in_f32(self.model.norm.forward(last)).matmul(self.head())
+        linear(in_f32(self.model.norm.forward(last)), self.head())
     }
 }

@@ -4,6 +4,7 @@
 
 use super::precision::{in_f32, like};
 use crate::error::{Error, Result};
+use crate::ops::{linear, linear_add};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
@@ -135,7 +136,26 @@ impl LoraLinear {
     /// # Shapes
     /// `[tokens, input]` to `[tokens, output]`.
     pub(super) fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
-        let y = x.clone().matmul(like(self.weight.val(), &x));
+        let y = linear(x.clone(), like(self.weight.val(), &x));
+        self.complete(y, x, dropout)
+    }
+
+    /// The output added to `residual`.
+    ///
+    /// # Shapes
+    /// `[tokens, input]` and `[tokens, output]` to `[tokens, output]`.
+    pub(super) fn forward_add(
+        &self,
+        x: Tensor<2>,
+        residual: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+    ) -> Tensor<2> {
+        let y = linear_add(x.clone(), like(self.weight.val(), &x), residual);
+        self.complete(y, x, dropout)
+    }
+
+    /// `y` with what bias and adapter add.
+    fn complete(&self, y: Tensor<2>, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
         let y = match &self.bias {
             Some(bias) => {
                 let bias = like(bias.val(), &y);
@@ -151,7 +171,7 @@ impl LoraLinear {
             _ => x,
         };
         let (a, b) = (like(a.weight.val(), &y), like(b.weight.val(), &y));
-        y + x.matmul(a).matmul(b) * adapter.scale
+        linear_add(linear(x, a) * adapter.scale, b, y)
     }
 
     /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is

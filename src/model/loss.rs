@@ -8,7 +8,7 @@ use super::decoder::{DecoderLayer, DecoderLm, Placement, int_tensor};
 use super::precision::in_f32;
 use super::{CausalLm, Objective, StepOptions, loss_and_gradients};
 use crate::data::Batch;
-use crate::ops::{TeacherTokens, TokenLoss, linear_token_loss};
+use crate::ops::{TeacherTokens, TokenLoss, embedding, linear_token_loss};
 use crate::random::Stream;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
@@ -64,8 +64,7 @@ impl DecoderLm {
     pub(super) fn embed_batch(&self, batch: &Batch, objective: &Objective) -> Tensor<2> {
         let device = self.device();
         let ids = int_tensor(batch.ids.iter().copied(), &device);
-        let embedded = self.model.embed_tokens.forward(ids.reshape([batch.rows, batch.length]));
-        let embedded = embedded.reshape([batch.rows * batch.length, self.config.hidden_size]);
+        let embedded = embedding(self.model.embed_tokens.weight.val(), ids);
         self.computed(match objective.neftune_alpha {
             0.0 => embedded,
             _ => {

@@ -22,6 +22,8 @@ pub(crate) struct Factors {
     epsilon: f64,
     /// `1 - lr * weight_decay`
     decay: f64,
+    /// What the gradient is multiplied by before all else.
+    grad_scale: f64,
 }
 
 /// Parameter, first moment and second moment, before or after an update.
@@ -53,6 +55,7 @@ fn portable_update<B: Backend>(
     let (dtype, wide) = (param.dtype(), FloatDType::from(moment_1.dtype()));
     let (param, grad) = (cast::<B>(param, wide), cast::<B>(grad, wide));
     let scale = |x, factor: f64| B::float_mul_scalar(x, factor.into());
+    let grad = if factors.grad_scale == 1.0 { grad } else { scale(grad, factors.grad_scale) };
     let squared = B::float_mul(grad.clone(), grad.clone());
     let m = B::float_add(scale(moment_1, factors.beta_1), scale(grad, 1.0 - factors.beta_1));
     let v = B::float_add(scale(moment_2, factors.beta_2), scale(squared, 1.0 - factors.beta_2));
@@ -121,7 +124,7 @@ impl AdamW {
         self.into()
     }
 
-    fn factors(&self, lr: f64, time: usize) -> Factors {
+    fn factors(&self, lr: f64, time: usize, grad_scale: f64) -> Factors {
         let correction = |beta: f64| 1.0 - beta.powi(time as i32);
         Factors {
             beta_1: self.beta_1,
@@ -130,25 +133,23 @@ impl AdamW {
             root_correction: correction(self.beta_2).sqrt().recip(),
             epsilon: self.epsilon,
             decay: 1.0 - lr * self.weight_decay,
+            grad_scale,
         }
     }
-}
 
-impl Optimizer for AdamW {
-    type State<const D: usize> = AdaptiveMomentumState<D>;
-
-    /// One update; parameter and gradient are off the autodiff graph, as [`ModuleOptimizer`]
-    /// passes them.
+    /// One update with the gradient times `grad_scale`, as clipping wants it; parameter and gradient
+    /// are off the autodiff graph.
     ///
     /// # Panics
     /// If the shapes of the parameter, the gradient and the state's moments differ.
-    fn step<const D: usize>(
+    pub fn update<const D: usize>(
         &self,
         lr: LearningRate,
         tensor: Tensor<D>,
         grad: Tensor<D>,
-        state: Option<Self::State<D>>,
-    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        grad_scale: f64,
+        state: Option<AdaptiveMomentumState<D>>,
+    ) -> (Tensor<D>, AdaptiveMomentumState<D>) {
         let mut state = state.unwrap_or_else(|| {
             let zeros = || grad.zeros_like().cast(wide(grad.dtype()));
             AdaptiveMomentumState::new(0, zeros(), zeros())
@@ -166,11 +167,30 @@ impl Optimizer for AdamW {
             grad.into_dispatch(),
             state.moment_1.into_dispatch(),
             state.moment_2.into_dispatch(),
-            self.factors(lr, state.time),
+            self.factors(lr, state.time, grad_scale),
         );
         state.moment_1 = Tensor::from_dispatch(moment_1);
         state.moment_2 = Tensor::from_dispatch(moment_2);
-        (Tensor::from_dispatch(param), Some(state))
+        (Tensor::from_dispatch(param), state)
+    }
+}
+
+impl Optimizer for AdamW {
+    type State<const D: usize> = AdaptiveMomentumState<D>;
+
+    /// As [`AdamW::update`] with the gradient as it is.
+    ///
+    /// # Panics
+    /// As there.
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let (tensor, state) = self.update(lr, tensor, grad, 1.0, state);
+        (tensor, Some(state))
     }
 
     fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
@@ -225,7 +245,9 @@ mod flex {
             let [beta_2, rest_2] = [factors.beta_2 as f32, (1.0 - factors.beta_2) as f32];
             let [decay, step_size] = [factors.decay as f32, factors.step_size as f32];
             let [correction, epsilon] = [factors.root_correction as f32, factors.epsilon as f32];
+            let grad_scale = factors.grad_scale as f32;
             for (((param, grad), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
+                let grad = grad * grad_scale;
                 *m = *m * beta_1 + grad * rest_1;
                 *v = *v * beta_2 + grad * grad * rest_2;
                 *param = *param * decay - step_size * *m / (v.sqrt() * correction + epsilon);

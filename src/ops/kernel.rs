@@ -1,23 +1,32 @@
 //! Helpers shared by the flex kernels: buffers, row-parallel loops, matrix products and an `exp`
 //! that vectorises.
 //!
+//! [`buffer`] has memory that is used again, [`matrix`] products of any size, [`few_rows`] those of
+//! a few rows with a large matrix, as in generation.
+//!
 //! Every reduction here has a fixed order (lane sums, then row blocks in order), so a result does
 //! not depend on the number of threads and is the same, bit for bit, from run to run.
 
-use burn::tensor::{Bytes, DType, Shape};
-use burn_flex::{FlexTensor, Layout};
+use burn::tensor::{DType, Shape};
+use burn_flex::FlexTensor;
 use rayon::prelude::*;
-use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ops::Range;
+
+mod buffer;
+mod few_rows;
+mod matrix;
+
+pub(crate) use buffer::{Buffer, SharedMut};
+pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads};
 
 /// Rows in one parallel task. A constant, so that partial sums do not depend on the thread count.
 pub(crate) const ROW_BLOCK: usize = 32;
 
-/// Defines a function whose body is compiled twice, with and without AVX2, and chosen at run time.
+/// Defines a function whose body is compiled for AVX-512, for AVX2 and for neither, and chosen at run
+/// time.
 ///
 /// Only multiplications and additions are used (no fused multiply-add: without the hardware's own
-/// it is a slow library call), so both give the same bits.
+/// it is a slow library call), so all give the same bits.
 macro_rules! simd_fn {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -30,6 +39,14 @@ macro_rules! simd_fn {
                 #[target_feature(enable = "avx2")]
                 fn body_avx2($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx2")]
+                fn body_avx512($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the feature was detected on this machine; with it comes AVX2.
+                    return unsafe { body_avx512($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the feature was detected on this machine.
@@ -140,9 +157,10 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     view
 }
 
-/// Wraps a buffer as a row-major `f32` tensor.
+/// Wraps numbers as a row-major `f32` tensor.
 pub(crate) fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(data), Layout::contiguous(shape.into()), DType::F32)
+    let layout = burn_flex::Layout::contiguous(shape.into());
+    FlexTensor::new(burn::tensor::Bytes::from_elems(data), layout, DType::F32)
 }
 
 /// The values of an integer tensor, each of which must lie in `0..bound`.
@@ -185,211 +203,4 @@ pub(crate) fn sum_rows(partials: &[f32], width: usize) -> Vec<f32> {
         }
     }
     sum
-}
-
-/// Output buffer whose elements tasks write once: memory that is not cleared first.
-pub(crate) struct Output(Vec<f32>);
-
-impl Output {
-    pub(crate) fn new(len: usize) -> Self {
-        Self(Vec::with_capacity(len))
-    }
-
-    pub(crate) fn shared(&mut self) -> SharedMut<'_> {
-        let len = self.0.capacity();
-        SharedMut { data: self.0.as_mut_ptr(), len, buffer: PhantomData }
-    }
-
-    /// # Safety
-    /// Every one of the shape's elements has been written.
-    ///
-    /// # Panics
-    /// If the shape has more elements than the buffer.
-    pub(crate) unsafe fn into_tensor(mut self, shape: impl Into<Shape>) -> FlexTensor {
-        let shape = shape.into();
-        let len = shape.num_elements();
-        assert!(len <= self.0.capacity(), "the shape has more elements than the buffer");
-        // SAFETY: the capacity suffices, and the caller vouches for the contents.
-        unsafe { self.0.set_len(len) };
-        from_vec(self.0, shape)
-    }
-}
-
-/// A buffer that several tasks write, each its own elements.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedMut<'a> {
-    data: *mut f32,
-    len: usize,
-    buffer: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: the only ways to the elements are the unsafe methods below, whose callers promise that no
-// two tasks reach the same element.
-unsafe impl Send for SharedMut<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for SharedMut<'_> {}
-
-impl<'a> SharedMut<'a> {
-    pub(crate) fn new(buffer: &'a mut [f32]) -> Self {
-        Self { data: buffer.as_mut_ptr(), len: buffer.len(), buffer: PhantomData }
-    }
-
-    /// # Safety
-    /// The elements have been written before, and nothing else uses them while the slice lives.
-    pub(crate) unsafe fn slice(self, range: Range<usize>) -> &'a mut [f32] {
-        assert!(range.start <= range.end && range.end <= self.len, "slice outside of the buffer");
-        // SAFETY: the range lies in the buffer; the caller vouches for the rest.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
-    }
-
-    /// # Safety
-    /// Nothing else uses the elements while the slice lives.
-    pub(crate) unsafe fn unwritten(self, range: Range<usize>) -> &'a mut [MaybeUninit<f32>] {
-        assert!(range.start <= range.end && range.end <= self.len, "slice outside of the buffer");
-        let data = self.data.cast::<MaybeUninit<f32>>();
-        // SAFETY: the range lies in the buffer; the caller vouches for the rest.
-        unsafe { std::slice::from_raw_parts_mut(data.add(range.start), range.len()) }
-    }
-
-    /// Row-major matrix that starts at `offset` and whose rows are `row_stride` apart.
-    ///
-    /// # Safety
-    /// Nothing else uses the elements while the matrix lives, and if a product is added to it, they
-    /// have been written before.
-    pub(crate) unsafe fn matrix(
-        self,
-        offset: usize,
-        size: [usize; 2],
-        row_stride: usize,
-    ) -> MatrixMut<'a> {
-        let strides = [row_stride, 1];
-        assert!(offset <= self.len, "matrix outside of the buffer");
-        check_reach(self.len - offset, size, strides);
-        // SAFETY: the offset lies in the buffer.
-        let data = unsafe { self.data.add(offset) };
-        MatrixMut { data, size, strides, buffer: PhantomData }
-    }
-}
-
-/// Asserts that a matrix of the size and strides lies within `len` elements.
-fn check_reach(len: usize, [rows, cols]: [usize; 2], [row_stride, col_stride]: [usize; 2]) {
-    if rows > 0 && cols > 0 {
-        let last = (rows - 1) * row_stride + (cols - 1) * col_stride;
-        assert!(last < len, "matrix outside of the buffer");
-    }
-}
-
-/// A matrix to read.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    data: &'a [f32],
-    size: [usize; 2],
-    strides: [usize; 2],
-}
-
-impl<'a> Matrix<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbours are `strides` apart in `data`.
-    pub(crate) fn new(data: &'a [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
-        check_reach(data.len(), size, strides);
-        Self { data, size, strides }
-    }
-
-    /// Row-major matrix without gaps.
-    pub(crate) fn dense(data: &'a [f32], size: [usize; 2]) -> Self {
-        Self::new(data, size, [size[1], 1])
-    }
-
-    pub(crate) fn transposed(self) -> Self {
-        let ([rows, cols], [row_stride, col_stride]) = (self.size, self.strides);
-        Self { size: [cols, rows], strides: [col_stride, row_stride], ..self }
-    }
-}
-
-/// Who computes a matrix product.
-#[derive(Clone, Copy)]
-pub(crate) enum Threads {
-    /// The calling task alone.
-    One,
-    /// The thread pool.
-    All,
-}
-
-/// A matrix to write.
-pub(crate) struct MatrixMut<'a> {
-    data: *mut f32,
-    size: [usize; 2],
-    strides: [usize; 2],
-    buffer: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> MatrixMut<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbours are `strides` apart in `data`.
-    pub(crate) fn new(data: &'a mut [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
-        let ([rows, cols], [row_stride, col_stride]) = (size, strides);
-        // Each element needs a place of its own, or threads would write the same one.
-        assert!(
-            (col_stride > 0 && row_stride >= cols * col_stride)
-                || (row_stride > 0 && col_stride >= rows * row_stride),
-            "the elements of the matrix overlap"
-        );
-        check_reach(data.len(), size, strides);
-        Self { data: data.as_mut_ptr(), size, strides, buffer: PhantomData }
-    }
-
-    /// Row-major matrix without gaps.
-    pub(crate) fn dense(data: &'a mut [f32], size: [usize; 2]) -> Self {
-        Self::new(data, size, [size[1], 1])
-    }
-
-    /// `self = alpha * a @ b`
-    pub(crate) fn set_product(self, alpha: f32, a: Matrix, b: Matrix, threads: Threads) {
-        self.gemm(false, alpha, a, b, threads);
-    }
-
-    /// `self += a @ b`
-    pub(crate) fn add_product(self, a: Matrix, b: Matrix, threads: Threads) {
-        self.gemm(true, 1.0, a, b, threads);
-    }
-
-    fn gemm(self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix, threads: Threads) {
-        let [rows, cols] = self.size;
-        let inner = a.size[1];
-        assert!(
-            a.size == [rows, inner] && b.size == [inner, cols],
-            "matrix sizes do not match: {:?} = {:?} @ {:?}",
-            self.size,
-            a.size,
-            b.size
-        );
-        let parallelism = match threads {
-            Threads::One => gemm::Parallelism::None,
-            Threads::All => gemm::Parallelism::Rayon(0),
-        };
-        let stride = |stride: usize| stride as isize;
-        // SAFETY: the sizes match, each matrix was checked to lie in its buffer, and `self` has its
-        // elements for itself. Without `accumulate` they are not read.
-        unsafe {
-            gemm::gemm(
-                rows,
-                cols,
-                inner,
-                self.data,
-                stride(self.strides[1]),
-                stride(self.strides[0]),
-                accumulate,
-                a.data.as_ptr(),
-                stride(a.strides[1]),
-                stride(a.strides[0]),
-                b.data.as_ptr(),
-                stride(b.strides[1]),
-                stride(b.strides[0]),
-                1.0,
-                alpha,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
-    }
 }

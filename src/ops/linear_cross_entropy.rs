@@ -361,12 +361,11 @@ pub fn linear_token_loss(
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Matrix, MatrixMut, Threads};
+    use super::super::kernel::{self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads};
     use super::super::token_loss::flex::{Taught, loss_and_logit_grads};
     use super::*;
     use burn::backend::Flex;
-    use burn::tensor::{Bytes, DType, FloatDType};
-    use burn_flex::{FlexTensor, Layout};
+    use burn::tensor::FloatDType;
     use rayon::prelude::*;
 
     impl LinearCrossEntropyKernel for Flex {
@@ -407,11 +406,16 @@ mod flex {
 
             let used: Vec<usize> = (0..tokens).filter(|&i| token_weights[i] != 0.0).collect();
             let block = tokens_per_block(vocabulary).min(used.len().max(1));
-            let mut logits = vec![0.0; block * vocabulary];
+            let mut logits = Buffer::any(block * vocabulary);
             let mut inputs = Vec::with_capacity(block * width);
-            let mut grad_inputs = vec![0.0; if wants_hidden { block * width } else { 0 }];
-            let mut grad_hidden = vec![0.0; if wants_hidden { tokens * width } else { 0 }];
-            let mut grad_weight = vec![0.0; if wants_weight { width * vocabulary } else { 0 }];
+            let mut grad_inputs = Buffer::any(if wants_hidden { block * width } else { 0 });
+            let mut grad_hidden = Buffer::zeros(if wants_hidden { tokens * width } else { 0 });
+            let mut grad_weight = match (wants_weight, used.is_empty()) {
+                (false, _) => Buffer::any(0),
+                // The first block sets it.
+                (true, false) => Buffer::any(width * vocabulary),
+                (true, true) => Buffer::zeros(width * vocabulary),
+            };
             let mut loss = 0.0;
 
             for (index, used) in used.chunks(block).enumerate() {
@@ -462,7 +466,7 @@ mod flex {
             }
             LossAndGrads {
                 loss: kernel::from_vec(vec![loss as f32], [1]),
-                grad_hidden: wants_hidden.then(|| kernel::from_vec(grad_hidden, [tokens, width])),
+                grad_hidden: wants_hidden.then(|| grad_hidden.into_tensor([tokens, width])),
                 grad_weight: wants_weight.then(|| weight.like(grad_weight)),
             }
         }
@@ -484,39 +488,6 @@ mod flex {
                     .for_each(|chunk| chunk.iter_mut().for_each(|x| *x *= factor));
             }
             tensor
-        }
-    }
-
-    /// Dense matrix in row-major or column-major order (a tied embedding arrives transposed).
-    struct DenseMatrix {
-        /// Row-major; the transpose of the matrix if that is column-major.
-        data: FlexTensor,
-        column_major: bool,
-        size: [usize; 2],
-    }
-
-    impl DenseMatrix {
-        fn new(matrix: FlexTensor) -> Self {
-            let size @ [rows, _] = matrix.shape().dims();
-            let column_major = matrix.layout().strides() == [1, rows as isize];
-            let matrix = if column_major { matrix.transpose(0, 1) } else { matrix };
-            Self { data: kernel::contiguous(matrix), column_major, size }
-        }
-
-        fn strides(&self) -> [usize; 2] {
-            let [rows, cols] = self.size;
-            if self.column_major { [1, rows] } else { [cols, 1] }
-        }
-
-        fn view(&self) -> Matrix<'_> {
-            Matrix::new(self.data.storage::<f32>(), self.size, self.strides())
-        }
-
-        /// Tensor of the same shape and order that takes over `data`.
-        fn like(&self, data: Vec<f32>) -> FlexTensor {
-            let layout = Layout::contiguous(self.data.shape());
-            let layout = if self.column_major { layout.transpose(0, 1) } else { layout };
-            FlexTensor::new(Bytes::from_elems(data), layout, DType::F32)
         }
     }
 }

@@ -20,18 +20,26 @@
 pub mod adamw;
 pub mod attention;
 mod backends;
+pub mod cached_attention;
+pub mod embedding;
 #[cfg(feature = "flex")]
 mod kernel;
+pub mod linear;
 pub mod linear_cross_entropy;
 pub mod rms_norm;
 pub mod rotary;
+pub mod sum_of_squares;
 pub mod swiglu;
 pub mod token_loss;
 
 pub use adamw::AdamW;
 pub use attention::{AttentionShape, causal_attention};
+pub use cached_attention::cached_attention;
+pub use embedding::embedding;
+pub use linear::{linear, linear_add};
 pub use linear_cross_entropy::{linear_cross_entropy, linear_token_loss};
 pub use rms_norm::rms_norm;
 pub use rotary::{rotary, rotary_frequencies, rotary_table};
+pub use sum_of_squares::sum_of_squares;
 pub use swiglu::swiglu;
 pub use token_loss::{Distillation, Divergence, TeacherTokens, TokenLoss};

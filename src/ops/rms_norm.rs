@@ -140,10 +140,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Output, ROW_BLOCK, SharedMut, simd_fn};
+    use super::super::kernel::{self, Buffer, ROW_BLOCK, SharedMut, simd_fn};
     use super::*;
     use burn::backend::Flex;
-    use std::mem::MaybeUninit;
 
     impl RmsNormKernel for Flex {
         fn rms_norm_forward(
@@ -157,17 +156,15 @@ mod flex {
             let [rows, width] = x.shape().dims();
             let (x, weight) = (kernel::contiguous(x), kernel::contiguous(weight));
             let (xs, ws) = (x.storage::<f32>(), weight.storage::<f32>());
-            let (mut y, mut rstd) = (Output::new(rows * width), Output::new(rows));
+            let (mut y, mut rstd) = (Buffer::any(rows * width), Buffer::any(rows));
             let (y_all, rstd_all) = (y.shared(), rstd.shared());
             kernel::par_row_blocks(rows, |block| {
                 let range = block.start * width..block.end * width;
                 // SAFETY: the blocks of rows are disjoint.
-                let (y, rstd) =
-                    unsafe { (y_all.unwritten(range.clone()), rstd_all.unwritten(block)) };
+                let (y, rstd) = unsafe { (y_all.slice(range.clone()), rstd_all.slice(block)) };
                 forward_rows(&xs[range], ws, eps, y, rstd);
             });
-            // SAFETY: the blocks cover all rows, and `forward_rows` writes every element of them.
-            unsafe { (y.into_tensor([rows, width]), rstd.into_tensor([rows, 1])) }
+            (y.into_tensor([rows, width]), rstd.into_tensor([rows, 1]))
         }
 
         fn rms_norm_backward(
@@ -187,8 +184,8 @@ mod flex {
             let mut grad = kernel::contiguous(grad);
             // In place if nothing else holds the incoming gradient, on a copy otherwise.
             let grad_all = SharedMut::new(grad.storage_mut::<f32>());
-            let mut partials = vec![0.0; rows.div_ceil(ROW_BLOCK) * width];
-            let partials_all = SharedMut::new(&mut partials);
+            let mut partials = Buffer::zeros(rows.div_ceil(ROW_BLOCK) * width);
+            let partials_all = partials.shared();
             kernel::par_row_blocks(rows, |block| {
                 let range = block.start * width..block.end * width;
                 let partial = block.start / ROW_BLOCK * width;
@@ -203,21 +200,20 @@ mod flex {
     }
 
     simd_fn! {
-        /// Writes every element of `ys` and `rstds`.
         fn forward_rows(
             xs: &[f32],
             weight: &[f32],
             eps: f32,
-            ys: &mut [MaybeUninit<f32>],
-            rstds: &mut [MaybeUninit<f32>],
+            ys: &mut [f32],
+            rstds: &mut [f32],
         ) {
             let width = weight.len();
             let rows = xs.chunks_exact(width).zip(ys.chunks_exact_mut(width));
             for ((x, y), rstd) in rows.zip(rstds) {
                 let scale = 1.0 / (kernel::dot(x, x) / width as f32 + eps).sqrt();
-                rstd.write(scale);
+                *rstd = scale;
                 for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    y.write(x * scale * w);
+                    *y = x * scale * w;
                 }
             }
         }

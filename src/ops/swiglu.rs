@@ -124,10 +124,9 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Output, SharedMut, simd_fn};
+    use super::super::kernel::{self, Buffer, SharedMut, simd_fn};
     use super::*;
     use burn::backend::Flex;
-    use std::mem::MaybeUninit;
 
     /// Elements in one parallel task.
     const BLOCK: usize = 16 * 1024;
@@ -140,15 +139,14 @@ mod flex {
             let shape = gate.shape();
             let (gate, up) = (kernel::contiguous(gate), kernel::contiguous(up));
             let (gate, up) = (gate.storage::<f32>(), up.storage::<f32>());
-            let mut out = Output::new(gate.len());
+            let mut out = Buffer::any(gate.len());
             let out_all = out.shared();
             kernel::par_blocks(gate.len(), BLOCK, |block| {
                 // SAFETY: the blocks are disjoint.
-                let out = unsafe { out_all.unwritten(block.clone()) };
+                let out = unsafe { out_all.slice(block.clone()) };
                 forward_block(&gate[block.clone()], &up[block], out);
             });
-            // SAFETY: the blocks cover all elements, and `forward_block` writes every one of them.
-            unsafe { out.into_tensor(shape) }
+            out.into_tensor(shape)
         }
 
         /// Writes the two gradients over `gate` and `up` where nothing else holds those.
@@ -176,10 +174,9 @@ mod flex {
     }
 
     simd_fn! {
-        /// Writes every element of `out`.
-        fn forward_block(gate: &[f32], up: &[f32], out: &mut [MaybeUninit<f32>]) {
+        fn forward_block(gate: &[f32], up: &[f32], out: &mut [f32]) {
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                out.write(gate / (1.0 + kernel::exp(-gate)) * up);
+                *out = gate / (1.0 + kernel::exp(-gate)) * up;
             }
         }
     }

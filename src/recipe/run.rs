@@ -298,7 +298,7 @@ pub(super) fn run_prepared(
         evaluations,
         outcome,
         samples,
-        peak_memory_mib: peak_memory_mib(),
+        peak_memory_mib: crate::device::peak_memory_mib(),
         seconds: start.elapsed().as_secs_f64(),
         config: config.clone(),
     };
@@ -313,14 +313,6 @@ pub(super) fn run_prepared(
 /// How far a learner has come.
 fn reached(learner: &Learner<DecoderLm>) -> Reached {
     Reached { step: learner.step(), evaluation_due: learner.evaluation_due() }
-}
-
-/// The largest resident set of this process so far.
-fn peak_memory_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 /// The student before training.

@@ -8,7 +8,7 @@ use super::checkpoint::CheckpointStore;
 use super::config::{OnNotFinite, TrainConfig};
 use super::losses::{StepGradients, held_out_losses, step_gradients_with};
 use super::observer::{EvaluationReport, Event, Grader, Observer, Outcome, StepReport};
-use super::optimizer::{ModuleAdamW, global_norm, scaled};
+use super::optimizer::{ModuleAdamW, global_norm};
 use super::selection::Selection;
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
@@ -185,7 +185,7 @@ impl<M: CausalLm> Learner<M> {
             hint: "The model is as it was before the step; try a smaller learning rate".into(),
         };
         let options = self.config.step_options();
-        let StepGradients { loss, trained, mut gradients } =
+        let StepGradients { loss, trained, gradients } =
             step_gradients_with(self.model(), &batches, &options, &mut |done| {
                 observer.observe(&Event::MicroBatch { step, done, of: batches.len() })
             })?;
@@ -197,13 +197,11 @@ impl<M: CausalLm> Learner<M> {
             return Err(not_finite("gradient norm"));
         }
         let limit = self.config.max_grad_norm;
-        if limit > 0.0 && norm > limit {
-            gradients = scaled(self.model(), gradients, limit / norm);
-        }
+        let scale = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
         let rate = self.config.learning_rate_at(step, total_steps);
         if trained > 0 {
             let model = self.model.take().expect("the model is put back after each step");
-            self.model = Some(self.optimizer.step(rate, model, gradients));
+            self.model = Some(self.optimizer.scaled_step(rate, scale, model, gradients));
         }
         self.step = step;
         Ok(StepReport {

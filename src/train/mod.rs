@@ -25,7 +25,7 @@ pub use observer::{
     EvaluationReport, Event, GradedReport, Grader, Observer, Outcome, Sample, SourceLoss,
     StepReport,
 };
-pub use optimizer::{ModuleAdamW, global_norm, named_gradients, scaled};
+pub use optimizer::{ModuleAdamW, global_norm, named_gradients};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use progress::{Progress, ProgressObserver};
 pub use selection::Best;

@@ -4,9 +4,9 @@
 use super::config::{ParameterGroup, TrainConfig};
 use crate::error::{Error, Result};
 use crate::model::tensors::{HostTensor, NamedTensor, PathStack, host};
-use crate::ops::adamw::AdamW;
+use crate::ops::{AdamW, sum_of_squares};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{AdaptiveMomentumState, GradientsParams, Optimizer};
+use burn::optim::{AdaptiveMomentumState, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use std::collections::BTreeMap;
@@ -63,11 +63,23 @@ impl ModuleAdamW {
     /// Updates every parameter that has a gradient. Matrices decay, norms and biases do not, unless
     /// a group says otherwise.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
+        self.scaled_step(rate, 1.0, module, gradients)
+    }
+
+    /// As [`ModuleAdamW::step`], with all gradients times `scale`.
+    pub(super) fn scaled_step<M: Module>(
+        &mut self,
+        rate: f64,
+        scale: f64,
+        module: M,
+        gradients: GradientsParams,
+    ) -> M {
         struct Mapper<'a> {
             path: PathStack,
             optimizer: &'a mut ModuleAdamW,
             gradients: GradientsParams,
             rate: f64,
+            scale: f64,
         }
         impl ModuleMapper for Mapper<'_> {
             fn enter_module(&mut self, name: &str, container_type: &str) {
@@ -83,19 +95,20 @@ impl ModuleAdamW {
                 let name = self.path.name();
                 let moments = self.optimizer.moments.remove(&name);
                 let (adamw, factor) = self.optimizer.of(&name, D);
-                let rate = self.rate * factor;
+                let (rate, scale) = (self.rate * factor, self.scale);
                 let mut new_moments = None;
                 let param = param.map(|old| {
                     let trains = old.is_require_grad();
                     let dims = old.dims();
                     let count = old.shape().num_elements();
-                    let (new, moments) = adamw.step(
+                    let (new, moments) = adamw.update(
                         rate,
                         old.inner().reshape([count]),
                         gradient.reshape([count]),
+                        scale,
                         moments,
                     );
-                    new_moments = moments;
+                    new_moments = Some(moments);
                     let new = Tensor::from_inner(new.reshape(dims));
                     if trains { new.require_grad() } else { new }
                 });
@@ -105,7 +118,8 @@ impl ModuleAdamW {
                 param
             }
         }
-        module.map(&mut Mapper { path: PathStack::default(), optimizer: self, gradients, rate })
+        let path = PathStack::default();
+        module.map(&mut Mapper { path, optimizer: self, gradients, rate, scale })
     }
 
     /// The moments as tensors `NAME.exp_avg` and `NAME.exp_avg_sq`, and the updates made.
@@ -155,7 +169,7 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result
     impl ModuleVisitor for Visitor<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.squares.push(gradient.square().sum());
+                self.squares.push(sum_of_squares(gradient));
             }
         }
     }
@@ -167,25 +181,6 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result
     // One transfer; the few numbers are summed in f64.
     let squares = host(Tensor::cat(visitor.squares, 0))?.values;
     Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
-}
-
-/// All gradients of a module times a factor.
-pub fn scaled<M: Module>(module: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
-    struct Visitor {
-        old: GradientsParams,
-        new: GradientsParams,
-        factor: f64,
-    }
-    impl ModuleVisitor for Visitor {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.old.remove::<D>(param.id) {
-                self.new.register(param.id, gradient * self.factor);
-            }
-        }
-    }
-    let mut visitor = Visitor { old: gradients, new: GradientsParams::new(), factor };
-    module.visit(&mut visitor);
-    visitor.new
 }
 
 /// The gradients of a module on the host, by parameter name, in the module's own layout.

@@ -24,6 +24,15 @@ pub fn devices() -> Vec<Device> {
     .to_vec()
 }
 
+/// Every backend of this build, by name; with a backend for GPUs the machine must have one, or a
+/// driver that computes on the CPU.
+pub fn backends() -> Vec<(&'static str, Device)> {
+    mixdistill::device::compiled()
+        .into_iter()
+        .map(|name| (name, mixdistill::device::by_name(name).expect("the backend starts")))
+        .collect()
+}
+
 /// Two layers, four query heads on two key-value heads.
 pub fn tiny(architecture: Architecture) -> DecoderConfig {
     DecoderConfig {

@@ -9,7 +9,7 @@ use mixdistill::ops::{
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Fails unless `f` panics with a message that contains `expected`.
-fn assert_panics(expected: &str, f: impl FnOnce()) {
+pub fn assert_panics(expected: &str, f: impl FnOnce()) {
     let panic = catch_unwind(AssertUnwindSafe(f)).expect_err(expected);
     let message = match panic.downcast_ref::<String>() {
         Some(message) => message.as_str(),

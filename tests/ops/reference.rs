@@ -96,3 +96,16 @@ pub fn adamw(params: &[f64], grads: &[Vec<f64>], lr: f64, weight_decay: f64) -> 
     }
     params
 }
+
+/// The mean of values, weighted by the softmax of their scores.
+pub fn softmax_mean(items: impl Iterator<Item = (f64, Vec<f64>)>) -> Vec<f64> {
+    let items: Vec<_> = items.collect();
+    let max = items.iter().fold(f64::NEG_INFINITY, |max, (score, _)| max.max(*score));
+    let sum: f64 = items.iter().map(|(score, _)| (score - max).exp()).sum();
+    let mut mean = vec![0.0; items[0].1.len()];
+    for (score, values) in items {
+        let weight = (score - max).exp() / sum;
+        mean.iter_mut().zip(values).for_each(|(mean, x)| *mean += weight * x);
+    }
+    mean
+}

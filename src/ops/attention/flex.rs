@@ -1,7 +1,7 @@
 //! The kernel for flex. A task handles one head of one batch row in blocks of queries; the scores
 //! of a block see only the keys from the start of the block's first segment to its last query.
 
-use super::super::kernel::{self, Matrix, MatrixMut, Output, SharedMut, Threads, simd_fn};
+use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads, simd_fn};
 use super::{AttentionKernel, AttentionShape, Saved, portable};
 use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -27,20 +27,19 @@ impl AttentionKernel for Flex {
         }
         let [q, k, v] = [q, k, v].map(kernel::contiguous);
         let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.storage::<f32>());
-        let mut out = Output::new(shape.tokens() * shape.width());
+        let mut out = Buffer::any(shape.tokens() * shape.width());
         let mut log_sum_exp = vec![0.0; shape.tokens() * shape.heads];
         let out_all = out.shared();
         // One run of `seq` per batch row and head.
         log_sum_exp.par_chunks_exact_mut(shape.seq).enumerate().for_each_init(
-            || vec![0.0; QUERY_BLOCK * shape.seq],
+            || Buffer::any(QUERY_BLOCK * shape.seq),
             |scores, (task, log_sum_exp)| {
                 let (row, head) = (task / shape.heads, task % shape.heads);
                 let task = Task { shape, starts: &starts[row * shape.seq..], row, head };
                 task.forward([q, k, v], scores, out_all, log_sum_exp);
             },
         );
-        // SAFETY: the tasks' blocks cover all queries and heads, and `forward` writes each of them.
-        let out = unsafe { out.into_tensor([shape.tokens(), shape.width()]) };
+        let out = out.into_tensor([shape.tokens(), shape.width()]);
         (out, kernel::from_vec(log_sum_exp, [shape.batch, shape.heads, shape.seq]))
     }
 
@@ -56,13 +55,13 @@ impl AttentionKernel for Flex {
         let starts = segments(segment_starts, shape);
         let inputs = [q, k, v, out, grad, log_sum_exp].map(kernel::contiguous);
         let inputs = inputs.each_ref().map(|tensor| tensor.storage::<f32>());
-        let mut grad_q = Output::new(shape.tokens() * shape.width());
-        let mut grad_k = vec![0.0; shape.tokens() * shape.kv_width()];
-        let mut grad_v = vec![0.0; shape.tokens() * shape.kv_width()];
-        let outputs = [grad_q.shared(), SharedMut::new(&mut grad_k), SharedMut::new(&mut grad_v)];
+        let mut grad_q = Buffer::any(shape.tokens() * shape.width());
+        let mut grad_k = Buffer::zeros(shape.tokens() * shape.kv_width());
+        let mut grad_v = Buffer::zeros(shape.tokens() * shape.kv_width());
+        let outputs = [grad_q.shared(), grad_k.shared(), grad_v.shared()];
         // A task owns a key-value head, so that its gradients are summed in one order.
         (0..shape.batch * shape.kv_heads).into_par_iter().for_each_init(
-            || [0, 1].map(|_| vec![0.0; QUERY_BLOCK * shape.seq]),
+            || [0, 1].map(|_| Buffer::any(QUERY_BLOCK * shape.seq)),
             |scratch, task| {
                 let (row, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
                 for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
@@ -71,10 +70,9 @@ impl AttentionKernel for Flex {
                 }
             },
         );
-        // SAFETY: the tasks' blocks cover all queries and heads, and `backward` writes each of them.
-        let grad_q = unsafe { grad_q.into_tensor([shape.tokens(), shape.width()]) };
+        let grad_q = grad_q.into_tensor([shape.tokens(), shape.width()]);
         let kv_size = [shape.tokens(), shape.kv_width()];
-        [grad_q, kernel::from_vec(grad_k, kv_size), kernel::from_vec(grad_v, kv_size)]
+        [grad_q, grad_k.into_tensor(kv_size), grad_v.into_tensor(kv_size)]
     }
 }
 
@@ -202,7 +200,7 @@ impl Task<'_> {
     fn backward(
         &self,
         [q, k, v, out, grad, log_sum_exp]: [&[f32]; 6],
-        [probs, slopes]: &mut [Vec<f32>; 2],
+        [probs, slopes]: &mut [Buffer; 2],
         [grad_q, grad_k, grad_v]: [SharedMut; 3],
     ) {
         let shape = self.shape;

@@ -1,0 +1,157 @@
+//! Rows of a table by index, whose gradient is summed row by row in a fixed order, in parallel.
+
+use super::backends::{dispatched, for_each_portable_backend};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{Int, Tensor};
+
+/// Forward and backward on plain backend tensors; `weight` is `[vocabulary, width]`, `ids` is
+/// `[tokens]`.
+pub(crate) trait EmbeddingKernel: Backend {
+    /// `[tokens, width]`.
+    fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(weight, 0, ids)
+    }
+
+    /// The gradient of `weight`, `[vocabulary, width]`.
+    fn embedding_grad(
+        grad: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable_grad::<Self>(grad, ids, weight)
+    }
+}
+
+for_each_portable_backend! { EmbeddingKernel {} }
+
+fn portable_grad<B: Backend>(
+    grad: FloatTensor<B>,
+    ids: IntTensor<B>,
+    weight: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [tokens] = ids.shape().dims();
+    B::embedding_backward(weight, grad, B::int_reshape(ids, [1, tokens].into()))
+}
+
+dispatched! {
+    [Autodiff]
+    trait EmbeddingOps {
+        fn embedding_lookup(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+            <Self as EmbeddingKernel>::embedding_rows(weight, ids)
+        }
+    }
+}
+
+impl<B: EmbeddingKernel, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
+    fn embedding_lookup(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let (weight, node) = weight.into_parts();
+        let out = B::embedding_rows(weight.clone(), ids.clone());
+        match EmbeddingBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((ids, weight), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct EmbeddingBackward;
+
+impl<B: EmbeddingKernel> Backward<B, 1> for EmbeddingBackward {
+    type State = (IntTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (ids, weight) = ops.state;
+        let [node] = ops.parents;
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::embedding_grad(grad, ids, weight));
+        }
+    }
+}
+
+/// The rows of `weight` that `ids` name.
+///
+/// # Shapes
+/// - `weight`: `[vocabulary, width]`
+/// - `ids`: `[tokens]`, each in `0..vocabulary`
+/// - result: `[tokens, width]`
+///
+/// # Panics
+/// If there is no token. On flex also if an id is outside of the vocabulary; other backends leave
+/// that check to their own indexing, since values on a GPU cannot be looked at without waiting for
+/// it.
+pub fn embedding(weight: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    assert!(ids.dims()[0] > 0, "embedding: no tokens");
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::embedding_lookup(
+        weight.into_dispatch(),
+        ids.into_dispatch(),
+    ))
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use super::super::kernel::{self, Buffer};
+    use super::*;
+    use burn::backend::Flex;
+    use burn::backend::ops::FloatTensorOps;
+    use rayon::prelude::*;
+
+    impl EmbeddingKernel for Flex {
+        fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+            let [vocabulary, width] = weight.shape().dims();
+            let indices = kernel::indices(ids.clone(), vocabulary, "embedding: token");
+            if !kernel::all_f32([&weight]) {
+                return Self::float_select(weight, 0, ids);
+            }
+            let weight = kernel::contiguous(weight);
+            let weight = weight.storage::<f32>();
+            let mut out = Buffer::any(indices.len() * width);
+            let all = out.shared();
+            kernel::par_row_blocks(indices.len(), |block| {
+                for token in block {
+                    // SAFETY: the tokens' rows are disjoint.
+                    let row = unsafe { all.slice(token * width..(token + 1) * width) };
+                    row.copy_from_slice(&weight[indices[token] * width..][..width]);
+                }
+            });
+            out.into_tensor([indices.len(), width])
+        }
+
+        fn embedding_grad(
+            grad: FloatTensor<Self>,
+            ids: IntTensor<Self>,
+            weight: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            if !kernel::all_f32([&grad, &weight]) {
+                return portable_grad::<Self>(grad, ids, weight);
+            }
+            let [vocabulary, width] = weight.shape().dims();
+            let indices = kernel::indices(ids, vocabulary, "embedding: token");
+            let grad = kernel::contiguous(grad);
+            let grad = grad.storage::<f32>();
+            let mut out = Buffer::zeros(vocabulary * width);
+            let all = out.shared();
+            // The places of each id, in their order.
+            let mut places: Vec<usize> = (0..indices.len()).collect();
+            places.sort_by_key(|place| indices[*place]);
+            let of_one_id: Vec<&[usize]> =
+                places.chunk_by(|a, b| indices[*a] == indices[*b]).collect();
+            of_one_id.par_iter().with_min_len(8).for_each(|places| {
+                let id = indices[places[0]];
+                // SAFETY: each id has its own row, and one task.
+                let row = unsafe { all.slice(id * width..(id + 1) * width) };
+                for place in *places {
+                    let grad = &grad[place * width..][..width];
+                    row.iter_mut().zip(grad).for_each(|(sum, x)| *sum += x);
+                }
+            });
+            out.into_tensor([vocabulary, width])
+        }
+    }
+}

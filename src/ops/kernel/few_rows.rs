@@ -1,0 +1,433 @@
+//! Products of a few rows with a large matrix, `y = x w`, as they are made for each token in
+//! generation. They are bound by how fast the matrix is read, once, from memory.
+//!
+//! ```text
+//! w row-major: 32 rows at a time, from left to     w transposed: rows in order, each a dot
+//! right, so that each row is read as a stream      product with every row of x
+//!
+//!      | > > > > > > > > |                             | > > > > > |
+//!      | > > > > > > > > |  the next 32 after it       | > > > > > |
+//! ```
+//!
+//! The sums of an element have one order, whatever the number of rows and threads: the answer to a
+//! prompt does not depend on what is generated beside it.
+
+use super::SharedMut;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Most rows for which this pays; with more, a product is bound by arithmetic.
+pub(super) const MOST_ROWS: usize = 32;
+/// Fewest elements of the matrix for which this pays.
+pub(super) const LEAST_ELEMENTS: usize = 16 * 1024;
+
+/// Rows of `w` that are taken together where it is row-major.
+const DEPTH: usize = 32;
+/// Columns in a tile.
+const COLUMNS: usize = 32;
+/// Rows of a transposed `w` in a tile.
+const LINES: usize = 4;
+
+/// A matrix `[inner, columns]`.
+#[derive(Clone, Copy)]
+pub(super) struct Weights<'a> {
+    pub data: &'a [f32],
+    /// From one row to the next, or to the next column where it is transposed.
+    pub stride: usize,
+    /// `[columns, inner]` in memory.
+    pub transposed: bool,
+}
+
+/// Vector instructions that the loops below are written for.
+#[derive(Clone, Copy)]
+pub(super) enum Vectors {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Vectors {
+    /// The widest that this processor has; without any, products of few rows are made like others.
+    pub(super) fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            match (has!("avx512f"), has!("avx2") && has!("fma")) {
+                (true, true) => Some(Self::Avx512),
+                (false, true) => Some(Self::Avx2),
+                _ => None,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+}
+
+/// `y = x w`, with `x` `[rows, inner]` and `y` `[rows, columns]`, both without gaps.
+pub(super) fn product(
+    vectors: Vectors,
+    y: SharedMut,
+    x: &[f32],
+    w: Weights,
+    sizes @ [_, _, columns]: [usize; 3],
+) {
+    // A few tasks for each thread, so that a late one is not waited for long.
+    let tasks = 4 * rayon::current_num_threads();
+    let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
+    (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
+        let range = index * block..((index + 1) * block).min(columns);
+        match w.transposed {
+            true => dot_products(vectors, y, x, w, sizes, range),
+            false => sums_of_lines(vectors, y, x, w, sizes, range),
+        }
+    });
+}
+
+/// Columns `range` of the product with a row-major matrix.
+fn sums_of_lines(
+    vectors: Vectors,
+    y: SharedMut,
+    x: &[f32],
+    w: Weights,
+    [rows, inner, columns]: [usize; 3],
+    range: Range<usize>,
+) {
+    for first in (0..inner).step_by(DEPTH) {
+        let depth = DEPTH.min(inner - first);
+        // The part of `x` of this depth: for each row of `w`, its factors.
+        let mut part = [[0.0; MOST_ROWS]; DEPTH];
+        for row in 0..rows {
+            for (factors, value) in part.iter_mut().zip(&x[row * inner + first..][..depth]) {
+                factors[row] = *value;
+            }
+        }
+        let part = &part[..depth];
+        for column in range.clone().step_by(COLUMNS) {
+            let width = COLUMNS.min(range.end - column);
+            let lines = &w.data[first * w.stride + column..];
+            // SAFETY: the tasks' columns are disjoint.
+            let out = |row: usize| unsafe {
+                y.slice(row * columns + column..row * columns + column + width)
+            };
+            if width == COLUMNS {
+                let mut row = 0;
+                while row < rows {
+                    row += add_tile(vectors, &out, rows, row, part, lines, w.stride, first == 0);
+                }
+            } else {
+                for row in 0..rows {
+                    let out = out(row);
+                    if first == 0 {
+                        out.fill(0.0);
+                    }
+                    for (k, factors) in part.iter().enumerate() {
+                        let line = &lines[k * w.stride..][..width];
+                        for (sum, w) in out.iter_mut().zip(line) {
+                            *sum = factors[row].mul_add(*w, *sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds to a tile of as many rows as the vectors suit; returns how many.
+#[allow(clippy::too_many_arguments, reason = "the innermost loops, which share no state")]
+fn add_tile<'a>(
+    vectors: Vectors,
+    out: &impl Fn(usize) -> &'a mut [f32],
+    rows: usize,
+    row: usize,
+    part: &[[f32; MOST_ROWS]],
+    lines: &[f32],
+    stride: usize,
+    set: bool,
+) -> usize {
+    /// Calls the loop for so many rows.
+    macro_rules! call {
+        ($module:ident, $count:literal) => {{
+            let out: [&mut [f32]; $count] = std::array::from_fn(|i| out(row + i));
+            // SAFETY: `Vectors::detect` has found these instructions.
+            unsafe { $module::add_lines::<$count>(out, part, row, lines, stride, set) };
+            $count
+        }};
+    }
+    match (vectors, rows - row) {
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx512, 8..) => call!(avx512, 8),
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx512, 4..) => call!(avx512, 4),
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx512, 2..) => call!(avx512, 2),
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx512, _) => call!(avx512, 1),
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx2, 2..) => call!(avx2, 2),
+        #[cfg(target_arch = "x86_64")]
+        (Vectors::Avx2, _) => call!(avx2, 1),
+    }
+}
+
+/// Lines of a transposed matrix that will be read soon; only prefetched, which may point anywhere.
+struct Ahead {
+    next: *const f32,
+    stride: usize,
+    lines: Range<usize>,
+}
+
+/// Columns `range` of the product with a transposed matrix.
+fn dot_products(
+    vectors: Vectors,
+    y: SharedMut,
+    x: &[f32],
+    w: Weights,
+    [rows, inner, columns]: [usize; 3],
+    range: Range<usize>,
+) {
+    for column in range.clone().step_by(LINES) {
+        let width = LINES.min(range.end - column);
+        // Past the end the last one again, whose sums are not used.
+        let line = |i: usize| &w.data[(column + i).min(range.end - 1) * w.stride..][..inner];
+        let lines: [&[f32]; LINES] = std::array::from_fn(line);
+        // While these are multiplied, the next ones come from memory: each group of rows asks for
+        // its part of them.
+        let next = w.data.as_ptr().wrapping_add((column + LINES) * w.stride);
+        let groups = rows.div_ceil(4);
+        for (group, row) in (0..rows).step_by(4).enumerate() {
+            let part = group * LINES / groups..(group + 1) * LINES / groups;
+            let ahead = Ahead { next, stride: w.stride, lines: part };
+            let count = (rows - row).min(4);
+            let input = |i: usize| &x[(row + i.min(count - 1)) * inner..][..inner];
+            let mut sums = [[0.0; LINES]; 4];
+            /// Calls the loop for so many rows.
+            macro_rules! call {
+                ($module:ident, $count:literal) => {{
+                    let x: [&[f32]; $count] = std::array::from_fn(input);
+                    // SAFETY: `Vectors::detect` has found these instructions.
+                    unsafe { $module::dots::<$count>(&mut sums, x, lines, &ahead) }
+                }};
+            }
+            match (vectors, count) {
+                #[cfg(target_arch = "x86_64")]
+                (Vectors::Avx512, 1) => call!(avx512, 1),
+                #[cfg(target_arch = "x86_64")]
+                (Vectors::Avx512, _) => call!(avx512, 4),
+                #[cfg(target_arch = "x86_64")]
+                (Vectors::Avx2, 1) => call!(avx2, 1),
+                #[cfg(target_arch = "x86_64")]
+                (Vectors::Avx2, _) => {
+                    // Sixteen sums do not fit sixteen registers.
+                    for half in [0, 2] {
+                        let mut two = [[0.0; LINES]; 4];
+                        let x: [&[f32]; 2] = std::array::from_fn(|i| input(half + i));
+                        // SAFETY: as above.
+                        unsafe { avx2::dots::<2>(&mut two, x, lines, &ahead) };
+                        sums[half..half + 2].copy_from_slice(&two[..2]);
+                    }
+                }
+            }
+            for (i, sums) in sums[..count].iter().enumerate() {
+                let start = (row + i) * columns + column;
+                // SAFETY: the tasks' columns are disjoint.
+                unsafe { y.slice(start..start + width) }.copy_from_slice(&sums[..width]);
+            }
+        }
+    }
+}
+
+/// The innermost loops for one kind of vectors.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    (
+        $module:ident, $features:literal, $vector:ident,
+        $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $halve:ident
+    ) => {
+        mod $module {
+            use super::*;
+            use std::arch::x86_64::*;
+
+            /// Values in a vector.
+            const LANES: usize = size_of::<$vector>() / size_of::<f32>();
+
+            /// `out[r] += factors[k][row + r] * lines[k]` for all `k` in order; with `set`, from 0.
+            #[target_feature(enable = $features)]
+            pub(super) fn add_lines<const R: usize>(
+                out: [&mut [f32]; R],
+                part: &[[f32; MOST_ROWS]],
+                row: usize,
+                lines: &[f32],
+                stride: usize,
+                set: bool,
+            ) {
+                const V: usize = COLUMNS / LANES;
+                assert!(out.iter().all(|out| out.len() == COLUMNS) && row + R <= MOST_ROWS);
+                assert!(part.is_empty() || (part.len() - 1) * stride + COLUMNS <= lines.len());
+                let mut sums = [[$zero(); V]; R];
+                if !set {
+                    for r in 0..R {
+                        for v in 0..V {
+                            // SAFETY: the slice has `COLUMNS` values.
+                            sums[r][v] = unsafe { $load(out[r].as_ptr().add(v * LANES)) };
+                        }
+                    }
+                }
+                for (k, factors) in part.iter().enumerate() {
+                    let line = lines[k * stride..].as_ptr();
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(8 * COLUMNS).cast());
+                    let mut w = [$zero(); V];
+                    for v in 0..V {
+                        // SAFETY: asserted above: a line has `COLUMNS` values.
+                        w[v] = unsafe { $load(line.add(v * LANES)) };
+                    }
+                    for r in 0..R {
+                        let factor = $splat(factors[row + r]);
+                        for v in 0..V {
+                            sums[r][v] = $fma(factor, w[v], sums[r][v]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for v in 0..V {
+                        // SAFETY: the slice has `COLUMNS` values.
+                        unsafe { $store(out[r].as_mut_ptr().add(v * LANES), sums[r][v]) };
+                    }
+                }
+            }
+
+            /// The dot products of rows of `x` and lines of a transposed matrix.
+            #[target_feature(enable = $features)]
+            pub(super) fn dots<const R: usize>(
+                sums: &mut [[f32; LINES]; 4],
+                x: [&[f32]; R],
+                lines: [&[f32]; LINES],
+                ahead: &Ahead,
+            ) {
+                let inner = lines[0].len();
+                assert!(x.iter().chain(&lines).all(|values| values.len() == inner));
+                let whole = inner - inner % LANES;
+                let mut lanes = [[$zero(); LINES]; R];
+                for k in (0..whole).step_by(LANES) {
+                    for line in ahead.lines.clone() {
+                        let place = ahead.next.wrapping_add(line * ahead.stride + k);
+                        _mm_prefetch::<_MM_HINT_T1>(place.cast());
+                    }
+                    let mut w = [$zero(); LINES];
+                    for c in 0..LINES {
+                        // SAFETY: `k + LANES` is at most the length of all.
+                        w[c] = unsafe { $load(lines[c].as_ptr().add(k)) };
+                    }
+                    for r in 0..R {
+                        // SAFETY: as above.
+                        let x = unsafe { $load(x[r].as_ptr().add(k)) };
+                        for c in 0..LINES {
+                            lanes[r][c] = $fma(x, w[c], lanes[r][c]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let [a, b, c, d] = lanes[r];
+                    let [a, b, c, d] = [$halve(a), $halve(b), $halve(c), $halve(d)];
+                    let sums_of_halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+                    let (low, high) = (
+                        _mm256_castps256_ps128(sums_of_halves),
+                        _mm256_extractf128_ps::<1>(sums_of_halves),
+                    );
+                    // SAFETY: a row of sums has four values.
+                    unsafe { _mm_storeu_ps(sums[r].as_mut_ptr(), _mm_add_ps(low, high)) };
+                    for c in 0..LINES {
+                        let tail = x[r][whole..].iter().zip(&lines[c][whole..]);
+                        sums[r][c] += tail.map(|(x, w)| x * w).sum::<f32>();
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// The lower and the upper half added.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn sum_of_halves(vector: std::arch::x86_64::__m512) -> std::arch::x86_64::__m256 {
+    use std::arch::x86_64::*;
+    let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(vector));
+    _mm256_add_ps(_mm512_castps512_ps256(vector), _mm256_castpd_ps(upper))
+}
+
+/// A vector that has no halves to add.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn itself(vector: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
+    vector
+}
+
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512,
+    "avx512f,avx2,fma",
+    __m512,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    sum_of_halves
+);
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx2,
+    "avx2,fma",
+    __m256,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    itself
+);
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Matrix, MatrixMut, Threads};
+    use super::*;
+
+    /// Small integers, whose products and sums are exact.
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 31) % 17) as f32 - 8.0).collect()
+    }
+
+    #[test]
+    fn products_of_few_rows_are_exact() {
+        let mut kinds: Vec<Vectors> = Vectors::detect().into_iter().collect();
+        #[cfg(target_arch = "x86_64")]
+        if !kinds.is_empty() {
+            kinds.push(Vectors::Avx2);
+        }
+        for (inner, columns) in [(33, 70), (64, 160), (100, 33), (1, 5), (40, 1)] {
+            let (w, all_x) = (values(inner * columns, 1), values(MOST_ROWS * inner, 2));
+            let turned: Vec<f32> =
+                (0..inner * columns).map(|i| w[i % inner * columns + i / inner]).collect();
+            for rows in [1, 2, 3, 5, 8, 15, MOST_ROWS] {
+                let x = &all_x[..rows * inner];
+                let mut expected = vec![0.0; rows * columns];
+                MatrixMut::dense(&mut expected, [rows, columns]).set_product(
+                    1.0,
+                    Matrix::dense(x, [rows, inner]),
+                    Matrix::dense(&w, [inner, columns]),
+                    Threads::One,
+                );
+                let straight = Weights { data: &w, stride: columns, transposed: false };
+                let turned = Weights { data: &turned, stride: inner, transposed: true };
+                for (vectors, weights) in
+                    kinds.iter().flat_map(|kind| [(*kind, straight), (*kind, turned)])
+                {
+                    let mut y = vec![f32::NAN; rows * columns];
+                    let sizes = [rows, inner, columns];
+                    product(vectors, SharedMut::new(&mut y), x, weights, sizes);
+                    assert!(y == expected, "{rows} x {inner} x {columns}, {}", weights.transposed);
+                }
+            }
+        }
+    }
+}

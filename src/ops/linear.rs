@@ -1,0 +1,275 @@
+//! Matrix products of the linear layers, `y = x W`, alone or added to the residual stream.
+//!
+//! Beside Burn's own product this has: results in memory that is used again, the residual sum
+//! within the product, products of a few rows as fast as memory is read, and nothing kept for a
+//! gradient that nobody asks for (with a frozen `W` its input goes at once).
+
+use super::backends::{dispatched, for_each_portable_backend};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::tensor::Tensor;
+
+/// Forward and backward on plain backend tensors; `x` is `[tokens, input]`, `weight` is
+/// `[input, output]`.
+pub(crate) trait LinearKernel: Backend {
+    /// `x W`.
+    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(x, weight)
+    }
+
+    /// `residual + x W`.
+    fn linear_add_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(residual, Self::float_matmul(x, weight))
+    }
+
+    /// The gradient of `x`.
+    fn linear_grad_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(grad, Self::float_transpose(weight))
+    }
+
+    /// The gradient of `weight`.
+    fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(x), grad)
+    }
+}
+
+for_each_portable_backend! { LinearKernel {} }
+
+dispatched! {
+    [Autodiff]
+    trait LinearOps {
+        fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+            <Self as LinearKernel>::linear_forward(x, weight)
+        }
+    }
+}
+
+dispatched! {
+    [Autodiff]
+    trait LinearAddOps {
+        fn linear_add(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            residual: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            <Self as LinearKernel>::linear_add_forward(x, weight, residual)
+        }
+    }
+}
+
+impl<B: LinearKernel, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        match LinearBackward.prepare::<C>([x_node, weight_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let out = B::linear_forward(x.clone(), weight.clone());
+                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight)), out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::linear_forward(x, weight)),
+        }
+    }
+}
+
+impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
+    fn linear_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let (residual, residual_node) = residual.into_parts();
+        let nodes = [x_node, weight_node, residual_node];
+        match LinearAddBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let out = B::linear_add_forward(x.clone(), weight.clone(), residual);
+                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight)), out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::linear_add_forward(x, weight, residual)),
+        }
+    }
+}
+
+/// The input, where the weight's gradient is asked for, and the weight, where the input's is.
+type Saved<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl<B: LinearKernel> Backward<B, 2> for LinearBackward {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let (x, weight) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, B::linear_grad_input(grad.clone(), weight));
+        }
+        if let (Some(node), Some(x)) = (weight_node, x) {
+            grads.register::<B>(node.id, B::linear_grad_weight(grad, x));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearAddBackward;
+
+impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node, residual_node] = ops.parents;
+        let (x, weight) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, B::linear_grad_input(grad.clone(), weight));
+        }
+        if let (Some(node), Some(x)) = (weight_node, x) {
+            grads.register::<B>(node.id, B::linear_grad_weight(grad.clone(), x));
+        }
+        if let Some(node) = residual_node {
+            grads.register::<B>(node.id, grad);
+        }
+    }
+}
+
+/// `x @ weight`.
+///
+/// # Shapes
+/// - `x`: `[tokens, input]`
+/// - `weight`: `[input, output]`
+/// - result: `[tokens, output]`
+///
+/// # Panics
+/// If the shapes do not fit together or the element types differ.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    check(&x, &weight);
+    let out = <Dispatch as LinearOps>::linear(x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(out)
+}
+
+/// `residual + x @ weight`.
+///
+/// # Shapes
+/// As [`linear`]; `residual` is like the result.
+///
+/// # Panics
+/// As [`linear`], and if `residual` is not like the result.
+pub fn linear_add(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+    check(&x, &weight);
+    let like_result = [x.dims()[0], weight.dims()[1]];
+    assert_eq!(residual.dims(), like_result, "linear_add: the residual is not like the result");
+    assert_eq!(x.dtype(), residual.dtype(), "linear_add: the element types differ");
+    let out = <Dispatch as LinearAddOps>::linear_add(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        residual.into_dispatch(),
+    );
+    Tensor::from_dispatch(out)
+}
+
+fn check(x: &Tensor<2>, weight: &Tensor<2>) {
+    let ([_, width], [rows, _]) = (x.dims(), weight.dims());
+    assert_eq!(width, rows, "linear: the width of x differs from the rows of weight");
+    assert_eq!(x.dtype(), weight.dtype(), "linear: the element types of x and weight differ");
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use super::super::kernel::{self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads};
+    use super::*;
+    use burn::backend::ops::FloatTensorOps;
+    use burn::backend::{Flex, TensorMetadata};
+
+    impl LinearKernel for Flex {
+        fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+            if !kernel::all_f32([&x, &weight]) {
+                return Self::float_matmul(x, weight);
+            }
+            let [tokens, input] = x.shape().dims();
+            let (x, weight) = (kernel::contiguous(x), DenseMatrix::new(weight));
+            let size = [tokens, weight.size()[1]];
+            let mut out = Buffer::any(size[0] * size[1]);
+            MatrixMut::dense(&mut out, size).set_product(
+                1.0,
+                Matrix::dense(x.storage::<f32>(), [tokens, input]),
+                weight.view(),
+                Threads::All,
+            );
+            out.into_tensor(size)
+        }
+
+        fn linear_add_forward(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            residual: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            /// Rows up to which a product of its own is faster than one that adds.
+            const FEW: usize = 32;
+            let [tokens, input] = x.shape().dims();
+            if !kernel::all_f32([&x, &weight, &residual]) || tokens <= FEW {
+                let product = Self::linear_forward(x, weight);
+                return Self::float_add(product, residual);
+            }
+            let (x, weight) = (kernel::contiguous(x), DenseMatrix::new(weight));
+            let residual = kernel::contiguous(residual);
+            let size = [tokens, weight.size()[1]];
+            let mut out = Buffer::copy_of(residual.storage::<f32>());
+            MatrixMut::dense(&mut out, size).add_product(
+                Matrix::dense(x.storage::<f32>(), [tokens, input]),
+                weight.view(),
+                Threads::All,
+            );
+            out.into_tensor(size)
+        }
+
+        fn linear_grad_input(
+            grad: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            if !kernel::all_f32([&grad, &weight]) {
+                return Self::float_matmul(grad, Self::float_transpose(weight));
+            }
+            let [tokens, output] = grad.shape().dims();
+            let (grad, weight) = (kernel::contiguous(grad), DenseMatrix::new(weight));
+            let size = [tokens, weight.size()[0]];
+            let mut out = Buffer::any(size[0] * size[1]);
+            MatrixMut::dense(&mut out, size).set_product(
+                1.0,
+                Matrix::dense(grad.storage::<f32>(), [tokens, output]),
+                weight.view().transposed(),
+                Threads::All,
+            );
+            out.into_tensor(size)
+        }
+
+        fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+            if !kernel::all_f32([&grad, &x]) {
+                return Self::float_matmul(Self::float_transpose(x), grad);
+            }
+            let ([tokens, output], [_, input]) = (grad.shape().dims(), x.shape().dims::<2>());
+            let (grad, x) = (kernel::contiguous(grad), kernel::contiguous(x));
+            let mut out = Buffer::any(input * output);
+            MatrixMut::dense(&mut out, [input, output]).set_product(
+                1.0,
+                Matrix::dense(x.storage::<f32>(), [tokens, input]).transposed(),
+                Matrix::dense(grad.storage::<f32>(), [tokens, output]),
+                Threads::All,
+            );
+            out.into_tensor([input, output])
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The sum of the squares of a tensor's elements, in one pass.
+
+use super::backends::{dispatched, for_each_portable_backend, widen};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch};
+use burn::tensor::Tensor;
+
+/// On plain backend tensors.
+pub(crate) trait SumOfSquaresKernel: Backend {
+    /// `[1]`, in f32 (f64 for f64).
+    fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::<Self>(x)
+    }
+}
+
+for_each_portable_backend! { SumOfSquaresKernel {} }
+
+fn portable<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let x = widen::<B>(x);
+    B::float_sum(B::float_mul(x.clone(), x))
+}
+
+// Of gradients, which are off the autodiff graph.
+dispatched! {
+    []
+    trait SumOfSquaresOps {
+        fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            <Self as SumOfSquaresKernel>::squares(x)
+        }
+    }
+}
+
+/// The sum of the squares of all elements, in f32 (f64 for f64); flex sums in f64.
+///
+/// # Shapes
+/// `x`: any, off the autodiff graph; result: `[1]`.
+pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as SumOfSquaresOps>::sum_of_squares(x.into_dispatch()))
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use super::super::kernel::{self, simd_fn};
+    use super::*;
+    use burn::backend::Flex;
+    use rayon::prelude::*;
+
+    /// Elements in one parallel task.
+    const BLOCK: usize = 32 * 1024;
+
+    impl SumOfSquaresKernel for Flex {
+        fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            if !kernel::all_f32([&x]) {
+                return portable::<Self>(x);
+            }
+            let x = kernel::contiguous(x);
+            let sums: Vec<f64> = x.storage::<f32>().par_chunks(BLOCK).map(block_sum).collect();
+            kernel::from_vec(vec![sums.iter().sum::<f64>() as f32], [1])
+        }
+    }
+
+    simd_fn! {
+        fn block_sum(values: &[f32]) -> f64 {
+            /// Short enough that f32 lanes lose nothing that matters.
+            const SHORT: usize = 1024;
+            values.chunks(SHORT).map(|x| f64::from(kernel::dot(x, x))).sum()
+        }
+    }
+}

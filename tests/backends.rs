@@ -1,0 +1,168 @@
+//! Promise: the same training on every backend. Losses and gradients agree with flex on padded and
+//! on packed rows, a training of 20 steps has the same course, generation gives the same tokens.
+//!
+//! With the default features there is flex alone; `.ci/run` builds this with `ndarray` and `wgpu`,
+//! with and without fusion. Before a GPU is trusted, run it there: see the README.
+#![cfg(feature = "flex")]
+
+mod common;
+
+use common::{backends, tiny};
+use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
+use mixdistill::model::{
+    Architecture, DecoderConfig, Endings, GenerateConfig, LoraConfig, Objective, StepOptions,
+};
+use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Largest difference of a gradient, in units of the largest magnitude in its tensor. f32 rounds at
+/// 6e-8; sums of some hundred terms through two blocks stay two orders above it.
+const GRADIENT: f64 = 2e-5;
+/// Largest difference of a loss.
+const LOSS: f64 = 2e-6;
+/// Largest difference of the losses of 20 steps, in which Adam makes the most of small differences.
+const COURSE: f64 = 2e-4;
+/// CUDA and ROCm may compute products of f32 matrices in TF32, which rounds at 5e-4.
+const TF32: f64 = 200.0;
+
+/// What the tolerances are multiplied by on a backend.
+fn slack(name: &str) -> f64 {
+    if ["cuda", "rocm"].contains(&name) { TF32 } else { 1.0 }
+}
+
+/// Two layers at a size at which GPUs work in more than one block.
+fn model() -> DecoderConfig {
+    DecoderConfig {
+        vocab_size: 67,
+        hidden_size: 64,
+        intermediate_size: 96,
+        head_dim: Some(16),
+        initializer_range: 0.1,
+        ..tiny(Architecture::Qwen3)
+    }
+}
+
+/// Rows that have something to learn: each counts up in steps of its own.
+fn rows(first: u64, count: u64) -> Vec<Row> {
+    (first..first + count)
+        .map(|number| {
+            let (step, length) = (1 + number % 3, 12 + number as usize * 7 % 30);
+            Row {
+                tokens: (0..length as u64).map(|i| ((number + i * step) % 67) as u32).collect(),
+                prompt: 3,
+                label: format!("row {number}"),
+                number,
+                teacher: None,
+            }
+        })
+        .collect()
+}
+
+fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |largest, x| f64::from(x.abs()).max(largest))
+}
+
+/// Loss and gradients of a batch on a backend.
+fn gradients(
+    device: &burn::tensor::Device,
+    batch: &Batch,
+    options: &StepOptions,
+    lora: bool,
+) -> (f64, BTreeMap<String, Vec<f32>>) {
+    let mut decoder = model().init(5, &device.clone().autodiff()).unwrap();
+    if lora {
+        let config = LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() };
+        decoder = decoder.with_lora(&config, 1).unwrap();
+    }
+    let batches = std::slice::from_ref(batch);
+    let step = step_gradients_with(&decoder, batches, options, &mut |_| Ok(())).unwrap();
+    let named = named_gradients(&decoder, &step.gradients).unwrap();
+    (step.loss, named.into_iter().map(|(name, tensor)| (name, tensor.values)).collect())
+}
+
+#[test]
+fn losses_and_gradients_are_those_of_flex() {
+    let rows = rows(0, 5);
+    let examples = || rows.iter().map(Row::example).collect::<Vec<Example>>();
+    let objective = Objective { label_smoothing: 0.1, z_loss: 1e-2, ..Objective::default() };
+    let recomputed = StepOptions { activation_checkpointing: true, objective };
+    for (layout, batch) in
+        [("padded", Batch::new(examples(), 8)), ("packed", Batch::packed(examples(), 8))]
+    {
+        for (what, options, lora) in [
+            ("cross-entropy", StepOptions::default(), false),
+            ("recomputed", recomputed.clone(), false),
+            ("adapters", StepOptions::default(), true),
+        ] {
+            let (loss, expected) = gradients(&burn::tensor::Device::flex(), &batch, &options, lora);
+            for (name, device) in backends() {
+                let (found_loss, found) = gradients(&device, &batch, &options, lora);
+                let off = (found_loss - loss).abs() / loss;
+                assert!(off <= LOSS * slack(name), "{name} {layout} {what}: loss off by {off:e}");
+                assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
+                let mut worst: f64 = 0.0;
+                for (parameter, expected) in &expected {
+                    let difference: Vec<f32> =
+                        found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
+                    let off = largest(&difference) / largest(expected).max(1e-30);
+                    // B starts at 0, so that A has no gradient at all.
+                    let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
+                    worst = worst.max(off);
+                    assert!(
+                        off <= GRADIENT * slack(name),
+                        "{name} {layout} {what}: gradient of {parameter} off by {off:e}"
+                    );
+                }
+                println!("{name} {layout} {what}: loss {off:.1e}, gradients {worst:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn twenty_steps_have_the_course_they_have_on_flex() {
+    let course = |device: &burn::tensor::Device| -> Vec<f64> {
+        let config = TrainConfig {
+            batch_size: 2,
+            accumulate: 2,
+            learning_rate: 3e-3,
+            warmup_steps: 2,
+            bucket_lengths: true,
+            ..TrainConfig::default()
+        };
+        let model = model().init(5, &device.clone().autodiff()).unwrap();
+        let mut learner = Learner::new(model, config).unwrap();
+        let step = |i: u64| learner.train_step(&rows(4 * i, 4), 20).unwrap().loss;
+        (0..20u64).map(step).collect()
+    };
+    let expected = course(&burn::tensor::Device::flex());
+    assert!(expected[19] < 0.7 * expected[0], "nothing was learned: {expected:?}");
+    for (name, device) in backends() {
+        let found = course(&device);
+        let off = found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / b);
+        let worst = off.fold(0.0, f64::max);
+        println!("{name}: losses of 20 steps off by at most {worst:.1e}");
+        assert!(worst <= COURSE * slack(name), "{name}: off by {worst:e}: {found:?}");
+    }
+}
+
+#[test]
+fn generation_gives_the_tokens_of_flex() {
+    let words = arith::vocabulary();
+    let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
+    let prompts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6, 5], vec![35]];
+    let config = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
+    let answers = |device: &burn::tensor::Device| -> Vec<Vec<u32>> {
+        let model = model().init(5, device).unwrap();
+        let endings = Endings { tokens: &[], tokenizer: &tokenizer };
+        let all =
+            model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        all.into_iter().map(|answer| answer.tokens).collect()
+    };
+    let expected = answers(&burn::tensor::Device::flex());
+    assert!(expected.iter().all(|tokens| tokens.len() == 12));
+    for (name, device) in backends() {
+        assert_eq!(answers(&device), expected, "{name}");
+    }
+}
