@@ -287,8 +287,6 @@ fn the_gradient_is_clipped_by_its_global_norm() {
     let expected = squares.sum::<f64>().sqrt();
     let norm = global_norm(&model, &step.gradients).unwrap();
     assert!((norm / expected - 1.0).abs() < 1e-6, "{norm} {expected}");
-    let clipped = mixdistill::train::scaled(&model, step.gradients, 0.1 / norm);
-    assert!((global_norm(&model, &clipped).unwrap() - 0.1).abs() < 1e-6);
 
     // AdamW does not see a common factor but for epsilon; with a large one it does.
     let update = |max_grad_norm| {
@@ -304,7 +302,8 @@ fn the_gradient_is_clipped_by_its_global_norm() {
         };
         before.keys().map(change).sum::<f64>()
     };
-    assert!(update(0.01 * norm) < 0.05 * update(0.0));
+    let share = update(0.01 * norm) / update(0.0);
+    assert!((0.009..0.02).contains(&share), "{share}");
 }
 
 #[test]

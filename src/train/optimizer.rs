@@ -67,7 +67,7 @@ impl ModuleAdamW {
     }
 
     /// As [`ModuleAdamW::step`], with all gradients times `scale`.
-    pub(super) fn scaled_step<M: Module>(
+    pub fn scaled_step<M: Module>(
         &mut self,
         rate: f64,
         scale: f64,
