@@ -12,7 +12,7 @@ use super::precision::in_f32;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention, embedding, linear, rms_norm, rotary, rotary_table, swiglu};
+use crate::ops::{causal_attention, embedding, linear, rms_norm, rotary, rotary_table};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
@@ -212,7 +212,7 @@ impl Mlp {
     ) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone(), dropout);
         let up = self.up_proj.forward(x, dropout);
-        self.down_proj.forward_add(swiglu(gate, up), residual, dropout)
+        self.down_proj.forward_gated_add(gate, up, residual, dropout)
     }
 }
 

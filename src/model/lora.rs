@@ -4,7 +4,7 @@
 
 use super::precision::{in_f32, like};
 use crate::error::{Error, Result};
-use crate::ops::{linear, linear_add};
+use crate::ops::{linear, linear_add, swiglu, swiglu_linear_add};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
@@ -152,6 +152,24 @@ impl LoraLinear {
     ) -> Tensor<2> {
         let y = linear_add(x.clone(), like(self.weight.val(), &x), residual);
         self.complete(y, x, dropout)
+    }
+
+    /// The output for `swiglu(gate, up)` added to `residual`.
+    ///
+    /// # Shapes
+    /// `[tokens, input]` twice and `[tokens, output]` to `[tokens, output]`.
+    pub(super) fn forward_gated_add(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        residual: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+    ) -> Tensor<2> {
+        if self.bias.is_some() || self.adapter.is_some() {
+            return self.forward_add(swiglu(gate, up), residual, dropout);
+        }
+        let weight = like(self.weight.val(), &gate);
+        swiglu_linear_add(gate, up, weight, residual)
     }
 
     /// `y` with what bias and adapter add.

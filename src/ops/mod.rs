@@ -30,6 +30,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod sum_of_squares;
 pub mod swiglu;
+pub mod swiglu_linear;
 pub mod token_loss;
 
 pub use adamw::AdamW;
@@ -42,4 +43,5 @@ pub use rms_norm::rms_norm;
 pub use rotary::{rotary, rotary_frequencies, rotary_table};
 pub use sum_of_squares::sum_of_squares;
 pub use swiglu::swiglu;
+pub use swiglu_linear::swiglu_linear_add;
 pub use token_loss::{Distillation, Divergence, TeacherTokens, TokenLoss};

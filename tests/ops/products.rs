@@ -5,7 +5,9 @@ use super::support::{Case, cases, check_composition, check_reference, numbers, v
 use super::{input, reference};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use mixdistill::ops::{cached_attention, embedding, linear, linear_add, sum_of_squares};
+use mixdistill::ops::{
+    cached_attention, embedding, linear, linear_add, sum_of_squares, swiglu, swiglu_linear_add,
+};
 
 /// `x w` for `x` `[tokens, inner]` in f64.
 fn product(x: &[f64], w: &[f64], inner: usize) -> Vec<f64> {
@@ -33,6 +35,31 @@ fn linear_is_the_product_and_has_its_gradients() {
             &case,
             |[x, w, residual]| linear_add(x, w, residual),
             |[x, w, residual]| product(x, w, 5).iter().zip(residual).map(|(y, r)| y + r).collect(),
+        );
+    }
+}
+
+#[test]
+fn swiglu_and_linear_together_are_both_in_turn() {
+    for case in cases() {
+        check_reference(
+            "swiglu_linear_add",
+            [[4, 5], [4, 5], [5, 7], [4, 7]].map(|shape| input(shape[1] as u64, shape, 1.0)),
+            &case,
+            |[gate, up, w, residual]| swiglu_linear_add(gate, up, w, residual),
+            |[gate, up, w, residual]| {
+                let gated: Vec<f64> =
+                    gate.iter().zip(up).map(|(g, u)| reference::silu(*g) * u).collect();
+                product(&gated, w, 5).iter().zip(residual).map(|(y, r)| y + r).collect()
+            },
+        );
+        // One tensor in several places: nothing may be overwritten.
+        check_composition(
+            "swiglu_linear_add, shared",
+            [input(1, [64, 64], 1.0)],
+            &case,
+            |[x]| swiglu_linear_add(x.clone(), x.clone(), x.clone(), x),
+            |[x]| linear_add(swiglu(x.clone(), x.clone()), x.clone(), x),
         );
     }
 }

@@ -1,15 +1,16 @@
 //! Memory for tensors and scratch that is used again.
 //!
-//! A training step frees and asks for the same sizes over and over. The system would take large
-//! blocks back each time and clear their pages again: a seventh of a step of SmolLM2-135M. Here a
-//! freed buffer waits for the next request of its size. What waits is never more than what was in
-//! use before: a request that finds no buffer first gives as much of what waits back to the system.
+//! A training step frees and asks for gigabytes. The system would take large blocks back each time
+//! and clear their pages again: a seventh of a step of SmolLM2-135M. Here they come from slabs that
+//! are kept: what one phase of a step frees the next one takes, in pieces of any size, so that the
+//! slabs hold little more than what is in use at the worst moment.
 //!
-//! Rows of buffers begin at cache lines where their width allows it, which vector loads like.
+//! Buffers begin at cache lines, which vector loads like.
 
 use burn::tensor::{DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
+use rlsf::Tlsf;
 use std::alloc::Layout as Memory;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -17,20 +18,21 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-/// Smallest buffer that is kept, in elements (64 KiB); smaller ones the system hands out quickly.
-const LEAST_KEPT: usize = 16 * 1024;
+/// Smallest buffer that comes from a slab, in elements (64 KiB); smaller ones the system hands out
+/// quickly.
+const LEAST_SHARED: usize = 16 * 1024;
 
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
+/// Bytes in a slab, unless one buffer needs more. Pages that are never touched cost nothing.
+const SLAB: usize = 16 << 20;
+
 /// `f32` values that begin at a cache line. Always initialised: fresh memory is zeros, memory that
 /// is used again holds what was there.
 pub(crate) struct Buffer {
-    /// The first value.
     data: NonNull<f32>,
     len: usize,
-    /// Taken out when the buffer goes.
-    memory: Option<Block>,
 }
 
 // SAFETY: a buffer owns its memory alone.
@@ -38,90 +40,63 @@ unsafe impl Send for Buffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Buffer {}
 
-/// Memory from the system.
-struct Block {
-    start: NonNull<u8>,
-    /// Values that fit, wherever in the first line they begin.
-    capacity: usize,
+/// The layout of a buffer's memory.
+fn layout(len: usize) -> Memory {
+    // The system is never asked for nothing.
+    let bytes = len.max(1).checked_mul(size_of::<f32>());
+    let layout = bytes.and_then(|bytes| Memory::from_size_align(bytes, LINE).ok());
+    layout.unwrap_or_else(|| panic!("a tensor of {len} values is beyond all memory"))
 }
 
-// SAFETY: a block owns its memory alone.
-unsafe impl Send for Block {}
+/// Memory that is kept, and what of it is free. An allocator of constant time that joins free
+/// neighbours: TLSF.
+struct Slabs(Mutex<Tlsf<'static, u32, u32, 32, 32>>);
 
-impl Block {
-    fn layout(capacity: usize) -> Memory {
-        let bytes = capacity.checked_mul(size_of::<f32>()).and_then(|n| n.checked_add(LINE));
-        // The alignment that zeroed pages come with at no cost.
-        let layout = bytes.and_then(|bytes| Memory::from_size_align(bytes, 16).ok());
-        layout.unwrap_or_else(|| panic!("a tensor of {capacity} values is beyond all memory"))
-    }
+static SLABS: Slabs = Slabs(Mutex::new(Tlsf::new()));
 
-    fn new(capacity: usize) -> Self {
-        let layout = Self::layout(capacity);
+impl Slabs {
+    /// Initialised memory.
+    fn allocate(&self, layout: Memory) -> NonNull<u8> {
+        /// Room for the allocator's own notes in a slab.
+        const NOTES: usize = 4096;
+        let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = slabs.allocate(layout) {
+            return start;
+        }
+        // Rounded up, since a search takes blocks of the next size class.
+        let size = layout.size() + layout.size() / 16 + NOTES;
+        let slab = Memory::from_size_align(size.max(SLAB), 16);
+        let slab = slab.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"));
         // SAFETY: the layout is not empty.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
-        Self { start, capacity }
+        let start = unsafe { std::alloc::alloc_zeroed(slab) };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(slab) };
+        let block = NonNull::slice_from_raw_parts(start, slab.size());
+        // SAFETY: the block is fresh and belongs to the allocator for ever.
+        unsafe { slabs.insert_free_block_ptr(block) };
+        slabs.allocate(layout).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
     }
 
-    /// The first cache line in it.
-    fn aligned(&self) -> NonNull<f32> {
-        let padding = self.start.align_offset(LINE);
-        // SAFETY: the block has room for a line beside its capacity.
-        unsafe { self.start.add(padding) }.cast()
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
-    }
-}
-
-/// Blocks that wait to be used again, the longest waiting first.
-struct Waiting(Mutex<Vec<Block>>);
-
-static WAITING: Waiting = Waiting(Mutex::new(vec![]));
-
-impl Waiting {
-    fn put(&self, block: Block) {
-        if block.capacity >= LEAST_KEPT {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
-        }
-    }
-
-    /// A block for so many values, of which at most an eighth more than that.
-    fn take(&self, len: usize) -> Block {
-        if len < LEAST_KEPT {
-            return Block::new(len);
-        }
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |block: &Block| block.capacity >= len && block.capacity - len <= len / 8;
-        let fitting = (0..waiting.len()).rev().filter(|i| fits(&waiting[*i]));
-        if let Some(best) = fitting.min_by_key(|i| waiting[*i].capacity) {
-            return waiting.remove(best);
-        }
-        // As much goes back to the system as will be asked of it.
-        let mut given = 0;
-        let count = waiting.iter().take_while(|block| {
-            let more = given < len;
-            given += block.capacity;
-            more
-        });
-        let count = count.count();
-        let given: Vec<Block> = waiting.drain(..count).collect();
-        drop(waiting);
-        drop(given);
-        Block::new(len)
+    /// # Safety
+    /// Allocated here with this layout, and not used any more.
+    unsafe fn deallocate(&self, start: NonNull<u8>, layout: Memory) {
+        let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller vouches for it.
+        unsafe { slabs.deallocate(start, layout.align()) };
     }
 }
 
 impl Buffer {
     /// A buffer whose values are any numbers.
     pub(crate) fn any(len: usize) -> Self {
-        let memory = WAITING.take(len);
-        Self { data: memory.aligned(), len, memory: Some(memory) }
+        let layout = layout(len);
+        let start = if len >= LEAST_SHARED {
+            SLABS.allocate(layout)
+        } else {
+            // SAFETY: the layout is not empty.
+            let start = unsafe { std::alloc::alloc_zeroed(layout) };
+            NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
+        };
+        Self { data: start.cast(), len }
     }
 
     /// A buffer of zeros.
@@ -174,7 +149,14 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.memory.take().into_iter().for_each(|block| WAITING.put(block));
+        let (start, layout) = (self.data.cast(), layout(self.len));
+        if self.len >= LEAST_SHARED {
+            // SAFETY: allocated there with this layout.
+            unsafe { SLABS.deallocate(start, layout) };
+        } else {
+            // SAFETY: allocated by the system with this layout.
+            unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+        }
     }
 }
 
@@ -275,25 +257,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again_and_what_waits_is_bounded() {
-        let waiting = Waiting(Mutex::new(vec![]));
-        let count = || waiting.0.lock().unwrap().len();
-        let first = waiting.take(100_000);
-        let place = first.start;
-        waiting.put(first);
-        // A little smaller: the same block.
-        let again = waiting.take(99_000);
-        assert_eq!((again.start, again.capacity, count()), (place, 100_000, 0));
-        waiting.put(again);
-        waiting.put(Block::new(50_000));
-        waiting.put(Block::new(60_000));
-        // No block is of the size: the one that waited longest goes, and it is enough.
-        assert_eq!((waiting.take(80_000).capacity, count()), (80_000, 2));
-        // Too small for the size and too large for another.
-        assert_eq!((waiting.take(40_000).capacity, count()), (40_000, 1));
-        // Small blocks do not wait.
-        waiting.put(Block::new(LEAST_KEPT - 1));
-        assert_eq!(count(), 1);
+    fn memory_is_used_again_in_pieces_of_any_size() {
+        let slabs = Slabs(Mutex::new(Tlsf::new()));
+        let large = layout(1 << 20);
+        let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(large)).collect();
+        for start in &taken {
+            assert_eq!(start.as_ptr().align_offset(LINE), 0);
+            // SAFETY: the memory is this test's, and initialised.
+            assert_eq!(unsafe { start.cast::<f32>().read() }, 0.0);
+        }
+        let bounds = |taken: &[NonNull<u8>]| {
+            let all = taken.iter().map(|start| start.as_ptr() as usize);
+            (all.clone().min(), all.max())
+        };
+        let used = bounds(&taken);
+        for start in taken {
+            // SAFETY: allocated above.
+            unsafe { slabs.deallocate(start, large) };
+        }
+        // The same memory in halves, and as a whole.
+        let small = layout(1 << 19);
+        let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(small)).collect();
+        assert!(bounds(&taken).0 >= used.0 && bounds(&taken).1 <= used.1);
+        for start in taken {
+            // SAFETY: as above.
+            unsafe { slabs.deallocate(start, small) };
+        }
+        let whole = slabs.allocate(layout(20 << 20)).as_ptr() as usize;
+        assert!((used.0..=used.1).contains(&Some(whole)), "free neighbours were not joined");
+        // More than a slab.
+        let huge = layout(SLAB / 2);
+        let start = slabs.allocate(huge);
+        // SAFETY: as above.
+        unsafe { start.cast::<f32>().add(SLAB / 2 - 1).write(1.0) };
+        unsafe { slabs.deallocate(start, huge) };
     }
 
     #[test]

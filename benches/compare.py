@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Runs this library and its peers in turn, A B A B, and prints a table of ratios of medians.
+
+usage: compare.py [--rounds N] [--only small|smollm2|masked|generate16|generate1|data] [--torch FILE]
+                  [--model DIR] [--rows N] [--out FILE.md]
+needs: the examples bench_step, bench_generate and bench_data, built (cargo build --examples); a Python
+with torch, transformers and datasets, which runs this script; the folder of SmolLM2-135M-Instruct for
+generation and data; pairs of answers for the data, made here from GSM8K.
+"""
+import argparse, json, os, statistics, subprocess, sys, tempfile
+from pathlib import Path
+
+here = Path(__file__).resolve().parent
+ap = argparse.ArgumentParser()
+ap.add_argument("--rounds", type=int, default=3)
+ap.add_argument("--only", nargs="*")
+ap.add_argument("--torch", default=here / "../../shared/bench/torch_train_step.py", type=Path)
+ap.add_argument("--gsm8k", default=here / "../../shared/data/gsm8k", type=Path)
+ap.add_argument("--model", default=os.environ.get("MIXDISTILL_SMOLLM2"))
+ap.add_argument("--rows", type=int, default=100_000, help="answers to encode")
+ap.add_argument("--threads", type=int, default=os.cpu_count())
+ap.add_argument("--out", type=Path)
+a = ap.parse_args()
+target = Path(os.environ.get("CARGO_TARGET_DIR", here.parent / "target"))
+examples = target / "debug/examples"
+environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+               "OMP_NUM_THREADS": str(a.threads)}
+threads = ["--threads", str(a.threads)]
+
+
+def ours(example, *flags):
+    return [str(examples / example), *threads, *map(str, flags)]
+
+
+def peer(script, *flags):
+    return [sys.executable, str(script), *map(str, flags)]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def gsm8k_pairs(folder, count):
+    """Long (sub-questions) and short answers to as many problems, numbered so that all differ."""
+    read = lambda name: [json.loads(line) for line in open(a.gsm8k / name)]
+    long, short = read("test_socratic.jsonl"), read("test.jsonl")
+    for name, rows in (("long", long), ("short", short)):
+        with open(Path(folder) / f"{name}.jsonl", "w") as file:
+            for i in range(count):
+                problem = f"{short[i % len(short)]['question']} (Case {i // len(rows)})"
+                record = {"id": f"p{i}", "problem": problem, "solution": rows[i % len(rows)]["answer"]}
+                file.write(json.dumps(record) + "\n")
+
+
+small = ["--shape", 256, 6, 8, 4, 704, 4096, 256, 8, "--steps", 10]
+smollm2 = ["--shape", 576, 30, 9, 3, 1536, 49152, 256, 2, "--steps", 4]
+masked = [*smollm2, "--trained-share", 0.5]
+folder = tempfile.TemporaryDirectory()
+files = ["--long", f"{folder.name}/long.jsonl", "--short", f"{folder.name}/short.jsonl", "--model", a.model]
+# Name, figure, our command, the peers' commands.
+cases = {
+    "small": ("training step, 6.5M parameters, tokens/s", "tokens_per_s", ours("bench_step", *small), {
+        "PyTorch eager": peer(a.torch, *small, *threads), "torch.compile": peer(a.torch, *small, *threads, "--compile")}),
+    "smollm2": ("training step, SmolLM2-135M shape, tokens/s", "tokens_per_s", ours("bench_step", *smollm2), {
+        "PyTorch eager": peer(a.torch, *smollm2, *threads)}),
+    "masked": ("the same, half of the tokens trained, tokens/s", "tokens_per_s", ours("bench_step", *masked), {
+        "PyTorch eager": peer(a.torch, *masked, *threads)}),
+    "generate16": ("greedy generation, SmolLM2-135M, batch 16, tokens/s", "tokens_per_s",
+                   ours("bench_generate", "--model", a.model, "--batch", 16), {
+        "transformers": peer(here / "peers/generate.py", "--model", a.model, "--batch", 16, *threads)}),
+    "generate1": ("greedy generation, SmolLM2-135M, batch 1, tokens/s", "tokens_per_s",
+                  ours("bench_generate", "--model", a.model, "--batch", 1), {
+        "transformers": peer(here / "peers/generate.py", "--model", a.model, "--batch", 1, *threads)}),
+    "data": ("encode, mix and pack, answers/s", "rows_per_s", ours("bench_data", *files), {
+        "datasets.map": peer(here / "peers/data.py", *files, "--processes", a.threads)}),
+}
+lines = ["| what | mixdistill | peer | ratio | peak memory, MiB |", "| --- | --- | --- | --- | --- |"]
+for key, (what, figure, our_command, peers) in cases.items():
+    if a.only and key not in a.only:
+        continue
+    if "--model" in our_command and not a.model:
+        print(f"{key} is left out: no --model and no MIXDISTILL_SMOLLM2", file=sys.stderr)
+        continue
+    if key == "data":
+        gsm8k_pairs(folder.name, a.rows // 2)
+    results = {name: [] for name in ("mixdistill", *peers)}
+    for round in range(a.rounds):
+        for name, command in (("mixdistill", our_command), *peers.items()):
+            print(f"{key}: round {round + 1} of {a.rounds}, {name}", file=sys.stderr)
+            results[name].append(run(command))
+    median = lambda name, key: statistics.median(result[key] for result in results[name])
+    for name in peers:
+        speed, memory = (
+            [median(side, key) for side in ("mixdistill", name)] for key in (figure, "peak_rss_mib"))
+        lines.append(f"| {what} | {speed[0]:,.0f} | {name}: {speed[1]:,.0f} | **{speed[0] / speed[1]:.2f}** | "
+                     f"{memory[0]:,.0f} / {memory[1]:,.0f} = {memory[0] / memory[1]:.2f} |")
+        print(lines[-1], file=sys.stderr)
+print("\n".join(lines))
+if a.out:
+    a.out.write_text("\n".join(lines) + "\n")
