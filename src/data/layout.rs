@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 pub enum Packing {
     /// Each in a row of its own, padded to the longest.
     Off,
-    /// One after the other in one row. Saves time on the CPU; on other backends attention then
-    /// costs the square of the packed length.
+    /// One after the other in one row, which saves the time that padding takes.
     On,
     /// Where the step would otherwise be padding by more than a tenth.
     #[default]

@@ -12,7 +12,9 @@ use super::precision::in_f32;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention, embedding, linear, rms_norm, rotary, rotary_table};
+use crate::ops::{
+    causal_attention, causal_attention_within, embedding, linear, rms_norm, rotary, rotary_table,
+};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
@@ -46,6 +48,8 @@ impl RmsNorm {
 #[derive(Clone, Debug)]
 pub struct Placement {
     shape: AttentionShape,
+    /// Tokens of the longest example.
+    longest: usize,
     /// Cosine and sine, `[positions, head_dim / 2]`.
     table: [Tensor<2>; 2],
     /// Position of each token in its example, `[tokens]`.
@@ -61,6 +65,7 @@ impl Placement {
     pub fn rows(config: &DecoderConfig, rows: usize, length: usize, device: &Device) -> Self {
         Self {
             shape: attention_shape(config, rows, length),
+            longest: length,
             table: rotary_table(length, &config.rope_frequencies(), device),
             positions: Tensor::<1, Int>::arange(0..length as i64, device).repeat_dim(0, rows),
             segment_starts: Tensor::zeros([rows * length], device),
@@ -73,6 +78,8 @@ impl Placement {
         let positions = batch.positions.iter().max().map_or(1, |last| *last as usize + 1);
         Self {
             shape: attention_shape(config, batch.rows, batch.length),
+            // Few different numbers, since some backends prepare each shape anew.
+            longest: positions.next_multiple_of(64),
             table: rotary_table(positions, &config.rope_frequencies(), device),
             positions: int_tensor(batch.positions.iter().copied(), device),
             segment_starts: int_tensor(batch.starts.iter().copied(), device),
@@ -152,7 +159,7 @@ impl SelfAttention {
         let dropout = placement.dropout.as_ref();
         let [q, k, v] = self.heads(x, &placement.table, &placement.positions, dropout);
         let starts = placement.segment_starts.clone();
-        let mixed = causal_attention(q, k, v, starts, placement.shape);
+        let mixed = causal_attention_within(q, k, v, starts, placement.shape, placement.longest);
         self.o_proj.forward_add(mixed, residual, dropout)
     }
 

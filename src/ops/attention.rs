@@ -73,6 +73,14 @@ impl AttentionShape {
     }
 }
 
+/// Sizes of a call, and how far a query looks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    shape: AttentionShape,
+    /// Tokens of the longest segment; `shape.seq` where it is not known.
+    longest: usize,
+}
+
 /// What an implementation's backward pass needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved<B: Backend> {
@@ -93,18 +101,18 @@ pub(crate) trait AttentionKernel: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         segment_starts: IntTensor<Self>,
-        shape: AttentionShape,
+        extent: Extent,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::forward::<Self>(q, k, v, segment_starts, shape, portable::query_block(shape))
+        portable::forward::<Self>(q, k, v, segment_starts, extent)
     }
 
     /// The gradients of `q`, `k` and `v`.
     fn attention_backward(
         grad: FloatTensor<Self>,
         saved: Saved<Self>,
-        shape: AttentionShape,
+        extent: Extent,
     ) -> [FloatTensor<Self>; 3] {
-        portable::backward::<Self>(grad, saved, shape, portable::query_block(shape))
+        portable::backward::<Self>(grad, saved, extent)
     }
 }
 
@@ -118,9 +126,9 @@ dispatched! {
             k: FloatTensor<Self>,
             v: FloatTensor<Self>,
             segment_starts: IntTensor<Self>,
-            shape: AttentionShape,
+            extent: Extent,
         ) -> FloatTensor<Self> {
-            <Self as AttentionKernel>::attention_forward(q, k, v, segment_starts, shape).0
+            <Self as AttentionKernel>::attention_forward(q, k, v, segment_starts, extent).0
         }
     }
 }
@@ -131,18 +139,18 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> 
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         segment_starts: IntTensor<Self>,
-        shape: AttentionShape,
+        extent: Extent,
     ) -> FloatTensor<Self> {
         let (q, q_node) = q.into_parts();
         let (k, k_node) = k.into_parts();
         let (v, v_node) = v.into_parts();
         let (out, log_sum_exp) =
-            B::attention_forward(q.clone(), k.clone(), v.clone(), segment_starts.clone(), shape);
+            B::attention_forward(q.clone(), k.clone(), v.clone(), segment_starts.clone(), extent);
         let nodes = [q_node, k_node, v_node];
         match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = Saved { q, k, v, segment_starts, out: out.clone(), log_sum_exp };
-                prep.finish((saved, shape), out)
+                prep.finish((saved, extent), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
@@ -153,12 +161,12 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> 
 struct AttentionBackward;
 
 impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
-    type State = (Saved<B>, AttentionShape);
+    type State = (Saved<B>, Extent);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (saved, shape) = ops.state;
-        let values = B::attention_backward(grad, saved, shape);
+        let (saved, extent) = ops.state;
+        let values = B::attention_backward(grad, saved, extent);
         for (node, value) in ops.parents.into_iter().zip(values) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, value);
@@ -194,9 +202,29 @@ pub fn causal_attention(
     segment_starts: Tensor<1, Int>,
     shape: AttentionShape,
 ) -> Tensor<2> {
+    causal_attention_within(q, k, v, segment_starts, shape, shape.seq)
+}
+
+/// As [`causal_attention`], where it is known that no segment has more than `longest` tokens: for
+/// short examples in a long row, time and memory then grow with the row and not with its square.
+///
+/// # Shapes
+/// As there.
+///
+/// # Panics
+/// As there, and if `longest` is 0. Where a segment is longer, flex gives the result for the whole
+/// segment; other backends may leave out its first keys.
+pub fn causal_attention_within(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    segment_starts: Tensor<1, Int>,
+    shape: AttentionShape,
+    longest: usize,
+) -> Tensor<2> {
     let AttentionShape { batch, seq, heads, kv_heads, head_dim } = shape;
     assert!(
-        [batch, seq, heads, kv_heads, head_dim].iter().all(|&size| size > 0),
+        [batch, seq, heads, kv_heads, head_dim, longest].iter().all(|&size| size > 0),
         "causal_attention: a size is 0 in {shape:?}"
     );
     assert!(
@@ -225,6 +253,6 @@ pub fn causal_attention(
         k.into_dispatch(),
         v.into_dispatch(),
         segment_starts.into_dispatch(),
-        shape,
+        Extent { shape, longest: longest.min(seq) },
     ))
 }

@@ -34,7 +34,7 @@ pub mod swiglu_linear;
 pub mod token_loss;
 
 pub use adamw::AdamW;
-pub use attention::{AttentionShape, causal_attention};
+pub use attention::{AttentionShape, causal_attention, causal_attention_within};
 pub use cached_attention::cached_attention;
 pub use embedding::embedding;
 pub use linear::{linear, linear_add};

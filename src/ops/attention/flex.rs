@@ -2,7 +2,7 @@
 //! of a block see only the keys from the start of the block's first segment to its last query.
 
 use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads, simd_fn};
-use super::{AttentionKernel, AttentionShape, Saved, portable};
+use super::{AttentionKernel, AttentionShape, Extent, Saved, portable};
 use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use rayon::prelude::*;
@@ -18,12 +18,12 @@ impl AttentionKernel for Flex {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         segment_starts: IntTensor<Self>,
-        shape: AttentionShape,
+        extent: Extent,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = extent.shape;
         let starts = segments(segment_starts.clone(), shape);
         if !kernel::all_f32([&q, &k, &v]) {
-            let block = portable::query_block(shape);
-            return portable::forward::<Self>(q, k, v, segment_starts, shape, block);
+            return portable::forward::<Self>(q, k, v, segment_starts, extent);
         }
         let [q, k, v] = [q, k, v].map(kernel::contiguous);
         let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.storage::<f32>());
@@ -46,11 +46,12 @@ impl AttentionKernel for Flex {
     fn attention_backward(
         grad: FloatTensor<Self>,
         saved: Saved<Self>,
-        shape: AttentionShape,
+        extent: Extent,
     ) -> [FloatTensor<Self>; 3] {
         if !kernel::all_f32([&grad, &saved.q, &saved.k, &saved.v]) {
-            return portable::backward::<Self>(grad, saved, shape, portable::query_block(shape));
+            return portable::backward::<Self>(grad, saved, extent);
         }
+        let shape = extent.shape;
         let Saved { q, k, v, segment_starts, out, log_sum_exp } = saved;
         let starts = segments(segment_starts, shape);
         let inputs = [q, k, v, out, grad, log_sum_exp].map(kernel::contiguous);

@@ -3,11 +3,12 @@
 //! The query heads of a group are laid one below the other as rows of one matrix,
 //! `[batch, kv_heads, group * queries, head_dim]`, so that one product with the keys
 //! `[batch, kv_heads, keys, head_dim]` serves the group, and its transpose sums the group's
-//! gradients. The matrix products are in the type of the inputs; scores, softmax and the sums of
+//! gradients. A block of queries meets the keys from the earliest that its first query may see to
+//! its own end. The matrix products are in the type of the inputs; scores, softmax and the sums of
 //! gradients over blocks are in f32 (f64 for f64).
 
 use super::super::backends::{cast, wide, widen};
-use super::{AttentionShape, Saved};
+use super::{AttentionShape, Extent, Saved};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{FloatDType, IntDType, Slice};
@@ -21,10 +22,13 @@ const LEAST_QUERIES: usize = 32;
 /// `exp` of the difference to any score of a visible key is 0.
 const HIDDEN: f32 = -1e30;
 
-/// Queries that are taken at once.
-pub(super) fn query_block(shape: AttentionShape) -> usize {
-    let scores_per_query = shape.batch * shape.heads * shape.seq;
-    (SCORES_PER_BLOCK / scores_per_query).max(LEAST_QUERIES).min(shape.seq)
+/// Queries that are taken at once: as many as the memory allows, and no more than the longest
+/// segment has tokens, since a block also meets the keys of a segment before it.
+pub(super) fn query_block(Extent { shape, longest }: Extent) -> usize {
+    let keys = if longest < shape.seq { (2 * longest).min(shape.seq) } else { shape.seq };
+    let scores_per_query = shape.batch * shape.heads * keys;
+    let block = (SCORES_PER_BLOCK / scores_per_query).max(LEAST_QUERIES);
+    block.min(longest.max(LEAST_QUERIES)).min(shape.seq)
 }
 
 fn blocks(seq: usize, block: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
@@ -37,16 +41,27 @@ pub(super) fn forward<B: Backend>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     segment_starts: IntTensor<B>,
-    shape: AttentionShape,
+    extent: Extent,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    forward_in_blocks::<B>(q, k, v, segment_starts, extent, query_block(extent))
+}
+
+fn forward_in_blocks<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    segment_starts: IntTensor<B>,
+    extent: Extent,
     block: usize,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let call = Call::<B>::new(shape, segment_starts, q.dtype().into());
+    let shape = extent.shape;
+    let call = Call::<B>::new(extent, segment_starts, q.dtype().into());
     let (q, k, v) = (call.split_queries(q), call.split_keys(k), call.split_keys(v));
     let (mut outs, mut log_sum_exps) = (vec![], vec![]);
     for queries in blocks(shape.seq, block) {
         let rows = queries.len();
-        // A query sees no key after it, so the block does without those after its end.
-        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), queries.end);
+        let seen = call.keys_of(&queries);
+        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), &seen);
         let scores = call.scores(&q, keys(&k), &queries);
         let max = B::float_max_dim(scores.clone(), 4);
         let exps = B::float_exp(B::float_sub(scores, max.clone()));
@@ -63,11 +78,20 @@ pub(super) fn forward<B: Backend>(
 pub(super) fn backward<B: Backend>(
     grad: FloatTensor<B>,
     saved: Saved<B>,
-    shape: AttentionShape,
+    extent: Extent,
+) -> [FloatTensor<B>; 3] {
+    backward_in_blocks::<B>(grad, saved, extent, query_block(extent))
+}
+
+fn backward_in_blocks<B: Backend>(
+    grad: FloatTensor<B>,
+    saved: Saved<B>,
+    extent: Extent,
     block: usize,
 ) -> [FloatTensor<B>; 3] {
+    let shape = extent.shape;
     let Saved { q, k, v, segment_starts, out, log_sum_exp } = saved;
-    let call = Call::<B>::new(shape, segment_starts, q.dtype().into());
+    let call = Call::<B>::new(extent, segment_starts, q.dtype().into());
     let grad = call.split_queries(grad);
     // The sum over a query's keys of each probability times its gradient.
     let product = B::float_mul(widen::<B>(grad.clone()), widen::<B>(call.split_queries(out)));
@@ -75,10 +99,10 @@ pub(super) fn backward<B: Backend>(
     let (q, k, v) = (call.split_queries(q), call.split_keys(k), call.split_keys(v));
     let mut grad_q = vec![];
     let (mut grad_k, mut grad_v) = (None, None);
-    // From the last block, which sees all keys: the sums have their full size from the start.
+    // From the last block: where it sees all keys, the sums have their full size from the start.
     for queries in blocks(shape.seq, block).rev() {
-        let (rows, end) = (queries.len(), queries.end);
-        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), end);
+        let (rows, seen) = (queries.len(), call.keys_of(&queries));
+        let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), &seen);
         let of_block = |x: &FloatTensor<B>| call.slice_queries(x.clone(), &queries);
         let scores = call.scores(&q, keys(&k), &queries);
         let probs = B::float_exp(B::float_sub(scores, of_block(&log_sum_exp)));
@@ -88,10 +112,10 @@ pub(super) fn backward<B: Backend>(
         let slopes = B::float_mul(probs.clone(), slopes);
         let slopes = B::float_mul_scalar(slopes, shape.scale().into());
         let (probs, slopes) = (call.join_group(probs), call.join_group(slopes));
-        call.add_keys(&mut grad_v, B::float_matmul(B::float_transpose(probs), grad_out), end);
+        call.add_keys(&mut grad_v, B::float_matmul(B::float_transpose(probs), grad_out), &seen);
         let queries = call.join_group(of_block(&q));
         let slopes_transposed = B::float_transpose(slopes.clone());
-        call.add_keys(&mut grad_k, B::float_matmul(slopes_transposed, queries), end);
+        call.add_keys(&mut grad_k, B::float_matmul(slopes_transposed, queries), &seen);
         grad_q.push(call.split_group(B::float_matmul(slopes, keys(&k)), rows));
     }
     grad_q.reverse();
@@ -104,6 +128,8 @@ pub(super) fn backward<B: Backend>(
 /// One call's sizes and constants, and the ways its tensors are laid out.
 struct Call<B: Backend> {
     shape: AttentionShape,
+    /// See [`Extent`].
+    longest: usize,
     /// `[batch, seq, 1]`
     segment_starts: IntTensor<B>,
     /// Type of the inputs and of the matrix products.
@@ -111,9 +137,13 @@ struct Call<B: Backend> {
 }
 
 impl<B: Backend> Call<B> {
-    fn new(shape: AttentionShape, segment_starts: IntTensor<B>, dtype: FloatDType) -> Self {
+    fn new(
+        Extent { shape, longest }: Extent,
+        segment_starts: IntTensor<B>,
+        dtype: FloatDType,
+    ) -> Self {
         let segment_starts = B::int_reshape(segment_starts, [shape.batch, shape.seq, 1].into());
-        Self { shape, segment_starts, dtype }
+        Self { shape, longest, segment_starts, dtype }
     }
 
     /// `[tokens, heads * dim]` as `[batch, kv_heads, group, seq, dim]`.
@@ -147,24 +177,40 @@ impl<B: Backend> Call<B> {
         B::float_slice(x, &slices.map(Slice::from))
     }
 
-    /// The first keys of `[batch, kv_heads, seq, dim]`.
-    fn slice_keys(&self, x: FloatTensor<B>, end: usize) -> FloatTensor<B> {
-        B::float_slice(x, &self.first_keys(end))
+    /// The keys that queries may see: none after the last, none before the longest segment that ends
+    /// with the first.
+    fn keys_of(&self, queries: &Range<usize>) -> Range<usize> {
+        (queries.start + 1).saturating_sub(self.longest)..queries.end
     }
 
-    fn first_keys(&self, end: usize) -> [Slice; 4] {
+    /// Some keys of `[batch, kv_heads, seq, dim]`.
+    fn slice_keys(&self, x: FloatTensor<B>, keys: &Range<usize>) -> FloatTensor<B> {
+        B::float_slice(x, &self.key_slices(keys))
+    }
+
+    fn key_slices(&self, keys: &Range<usize>) -> [Slice; 4] {
         let AttentionShape { batch, kv_heads, head_dim, .. } = self.shape;
-        [0..batch, 0..kv_heads, 0..end, 0..head_dim].map(Slice::from)
+        [0..batch, 0..kv_heads, keys.clone(), 0..head_dim].map(Slice::from)
     }
 
-    /// Adds the gradients of the first keys; the first call of a sum brings those of all keys.
-    fn add_keys(&self, sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>, end: usize) {
+    /// Adds the gradients of some keys to those of all.
+    fn add_keys(
+        &self,
+        sum: &mut Option<FloatTensor<B>>,
+        part: FloatTensor<B>,
+        keys: &Range<usize>,
+    ) {
         let part = widen::<B>(part);
         *sum = Some(match sum.take() {
-            None => part,
-            Some(sum) => {
-                let part = B::float_add(self.slice_keys(sum.clone(), end), part);
-                B::float_slice_assign(sum, &self.first_keys(end), part)
+            None if *keys == (0..self.shape.seq) => part,
+            earlier => {
+                let AttentionShape { batch, seq, kv_heads, head_dim, .. } = self.shape;
+                let sum = earlier.unwrap_or_else(|| {
+                    let size = [batch, kv_heads, seq, head_dim].into();
+                    B::float_zeros(size, &self.segment_starts.device(), wide(self.dtype.into()))
+                });
+                let part = B::float_add(self.slice_keys(sum.clone(), keys), part);
+                B::float_slice_assign(sum, &self.key_slices(keys), part)
             }
         });
     }
@@ -182,7 +228,8 @@ impl<B: Backend> Call<B> {
         B::float_reshape(x, [all[0], all[1], self.shape.group(), queries, all[3]].into())
     }
 
-    /// Scores `[batch, kv_heads, group, queries, keys]` of some queries and the first keys.
+    /// Scores `[batch, kv_heads, group, queries, keys]` of some queries and the keys of
+    /// [`Call::keys_of`].
     fn scores(
         &self,
         q: &FloatTensor<B>,
@@ -199,7 +246,8 @@ impl<B: Backend> Call<B> {
     /// `[batch, 1, 1, queries, keys]`. An addition broadcasts it over the heads, so that no mask of
     /// the scores' size is made.
     fn mask(&self, queries: &Range<usize>) -> FloatTensor<B> {
-        let (batch, rows, cols) = (self.shape.batch, queries.len(), queries.end);
+        let seen = self.keys_of(queries);
+        let (batch, rows, cols) = (self.shape.batch, queries.len(), seen.len());
         let device = self.segment_starts.device();
         let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
         let indices = |range: Range<usize>, size: [usize; 3]| {
@@ -207,7 +255,7 @@ impl<B: Backend> Call<B> {
             let dtype = IntDType::from(self.segment_starts.dtype());
             B::int_reshape(B::int_arange(range, &device, dtype), size.into())
         };
-        let keys = indices(0..cols, [1, 1, cols]);
+        let keys = indices(seen, [1, 1, cols]);
         let queries_slice = [0..batch, queries.clone(), 0..1].map(Slice::from);
         let starts = B::int_slice(self.segment_starts.clone(), &queries_slice);
         let own = indices(queries.clone(), [1, rows, 1]);
@@ -235,26 +283,29 @@ mod tests {
         FlexTensor::from_data(TensorData::new(values, [22, width]))
     }
 
-    fn results(block: usize) -> Vec<Vec<f64>> {
+    fn results(block: usize, longest: usize) -> Vec<Vec<f64>> {
+        let extent = Extent { shape: SHAPE, longest };
         let starts: Vec<i64> = [0, 0, 0, 0, 4, 4, 4, 7, 7, 9, 9].repeat(2);
         let segment_starts = FlexTensor::from_data(TensorData::new(starts, [22]));
         let (q, k, v) = (tensor(1, 12), tensor(2, 6), tensor(3, 6));
         let starts = segment_starts.clone();
         let (out, log_sum_exp) =
-            forward::<Flex>(q.clone(), k.clone(), v.clone(), starts, SHAPE, block);
+            forward_in_blocks::<Flex>(q.clone(), k.clone(), v.clone(), starts, extent, block);
         let saved = Saved { q, k, v, segment_starts, out: out.clone(), log_sum_exp };
-        let [grad_q, grad_k, grad_v] = backward::<Flex>(tensor(4, 12), saved, SHAPE, block);
+        let grad = tensor(4, 12);
+        let [grad_q, grad_k, grad_v] = backward_in_blocks::<Flex>(grad, saved, extent, block);
         [out, grad_q, grad_k, grad_v].map(|t| t.into_data().iter().collect()).to_vec()
     }
 
     #[test]
     fn blocks_of_queries_do_not_change_the_result() {
-        let expected = results(SHAPE.seq);
-        for block in [1, 4, 10] {
-            for (found, expected) in results(block).iter().zip(&expected) {
+        let expected = results(SHAPE.seq, SHAPE.seq);
+        // The longest segment has four tokens.
+        for (block, longest) in [(1, 11), (4, 11), (10, 11), (1, 4), (3, 4), (4, 5), (11, 4)] {
+            for (found, expected) in results(block, longest).iter().zip(&expected) {
                 for (found, expected) in found.iter().zip(expected) {
                     // In f64, whose sums only differ in their order.
-                    assert!((found - expected).abs() < 1e-12, "block {block}");
+                    assert!((found - expected).abs() < 1e-12, "block {block}, {longest}");
                 }
             }
         }
@@ -263,8 +314,12 @@ mod tests {
     #[test]
     fn blocks_of_queries_stay_below_the_limit() {
         let shape = AttentionShape { batch: 8, seq: 2048, heads: 16, ..SHAPE };
-        assert_eq!(query_block(shape), 128);
-        assert_eq!(query_block(AttentionShape { batch: 999, ..shape }), LEAST_QUERIES);
-        assert_eq!(query_block(SHAPE), SHAPE.seq);
+        let whole = |shape: AttentionShape| query_block(Extent { shape, longest: shape.seq });
+        assert_eq!(whole(shape), 128);
+        assert_eq!(whole(AttentionShape { batch: 999, ..shape }), LEAST_QUERIES);
+        assert_eq!(whole(SHAPE), SHAPE.seq);
+        // Short segments: blocks as long as one.
+        assert_eq!(query_block(Extent { shape, longest: 100 }), 100);
+        assert_eq!(query_block(Extent { shape, longest: 3 }), LEAST_QUERIES);
     }
 }

@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn memory_is_used_again_in_pieces_of_any_size() {
         let slabs = Slabs(Mutex::new(Tlsf::new()));
-        let large = layout(1 << 20);
+        // All in one slab.
+        let large = layout(SLAB / 128);
         let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(large)).collect();
         for start in &taken {
             assert_eq!(start.as_ptr().align_offset(LINE), 0);
@@ -276,14 +277,14 @@ mod tests {
             unsafe { slabs.deallocate(start, large) };
         }
         // The same memory in halves, and as a whole.
-        let small = layout(1 << 19);
+        let small = layout(SLAB / 256);
         let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(small)).collect();
         assert!(bounds(&taken).0 >= used.0 && bounds(&taken).1 <= used.1);
         for start in taken {
             // SAFETY: as above.
             unsafe { slabs.deallocate(start, small) };
         }
-        let whole = slabs.allocate(layout(20 << 20)).as_ptr() as usize;
+        let whole = slabs.allocate(layout(20 * SLAB / 128)).as_ptr() as usize;
         assert!((used.0..=used.1).contains(&Some(whole)), "free neighbours were not joined");
         // More than a slab.
         let huge = layout(SLAB / 2);
