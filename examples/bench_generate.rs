@@ -10,6 +10,7 @@ use mixdistill::Result;
 use mixdistill::data::TextTokenizer;
 use mixdistill::device::{self, peak_memory_mib};
 use mixdistill::model::{DecoderLm, Endings, GenerateConfig, ModelFolder, model_folder};
+use mixdistill::train::Progress;
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -92,14 +93,13 @@ fn generate(
         ..GenerateConfig::default()
     };
     let endings = Endings { tokens: &[], tokenizer };
+    let mut progress = Progress::new("tokens", (new * prompts.len()) as u64);
     let mut made = 0;
     let answers = model.generate(prompts, endings, &config, &mut |_| {
         made += 1;
-        if made % prompts.len() == 0 {
-            eprint!("\rtoken {} of {new} ", made / prompts.len());
-        }
+        progress.update(made, String::new);
         ControlFlow::Continue(())
     })?;
-    eprintln!();
+    progress.finish();
     Ok(answers.into_iter().map(|answer| answer.tokens).collect())
 }

@@ -13,7 +13,7 @@ use clap::Parser;
 use mixdistill::data::Row;
 use mixdistill::device::{self, peak_memory_mib};
 use mixdistill::model::{DecoderConfig, Precision};
-use mixdistill::train::{Learner, TrainConfig};
+use mixdistill::train::{Learner, Progress, TrainConfig};
 use mixdistill::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -110,8 +110,8 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     let mut seconds = vec![];
     let mut loss = f64::NAN;
     let total = WARM_UP + flags.steps;
+    let mut progress = Progress::new("steps", total as u64);
     for step in 0..total {
-        eprint!("\rstep {} of {total}", step + 1);
         let rows: Vec<Row> = (0..rows as u64)
             .map(|number| Row {
                 // One token more than positions: the last is a target only.
@@ -130,8 +130,9 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         if step >= WARM_UP {
             seconds.push(start.elapsed().as_secs_f64());
         }
+        progress.update(step as u64 + 1, || format!("loss {loss:.3}"));
     }
-    eprintln!();
+    progress.finish();
     seconds.sort_by(f64::total_cmp);
     let middle = seconds.len() / 2;
     let median = match seconds.len() % 2 {

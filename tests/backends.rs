@@ -43,11 +43,11 @@ fn model() -> DecoderConfig {
     }
 }
 
-/// Rows that have something to learn: each counts up in steps of its own.
-fn rows(first: u64, count: u64) -> Vec<Row> {
+/// Rows that have something to learn, of a length for each number: each counts up in steps of its own.
+fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
     (first..first + count)
         .map(|number| {
-            let (step, length) = (1 + number % 3, 12 + number as usize * 7 % 30);
+            let (step, length) = (1 + number % 3, length(number));
             Row {
                 tokens: (0..length as u64).map(|i| ((number + i * step) % 67) as u32).collect(),
                 prompt: 3,
@@ -83,39 +83,38 @@ fn gradients(
 
 #[test]
 fn losses_and_gradients_are_those_of_flex() {
-    let rows = rows(0, 5);
+    let rows = rows(0, 5, |number| 12 + number as usize * 7 % 30);
     let examples = || rows.iter().map(Row::example).collect::<Vec<Example>>();
     let objective = Objective { label_smoothing: 0.1, z_loss: 1e-2, ..Objective::default() };
     let recomputed = StepOptions { activation_checkpointing: true, objective };
-    for (layout, batch) in
-        [("padded", Batch::new(examples(), 8)), ("packed", Batch::packed(examples(), 8))]
-    {
-        for (what, options, lora) in [
-            ("cross-entropy", StepOptions::default(), false),
-            ("recomputed", recomputed.clone(), false),
-            ("adapters", StepOptions::default(), true),
-        ] {
-            let (loss, expected) = gradients(&burn::tensor::Device::flex(), &batch, &options, lora);
-            for (name, device) in backends() {
-                let (found_loss, found) = gradients(&device, &batch, &options, lora);
-                let off = (found_loss - loss).abs() / loss;
-                assert!(off <= LOSS * slack(name), "{name} {layout} {what}: loss off by {off:e}");
-                assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
-                let mut worst: f64 = 0.0;
-                for (parameter, expected) in &expected {
-                    let difference: Vec<f32> =
-                        found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
-                    let off = largest(&difference) / largest(expected).max(1e-30);
-                    // B starts at 0, so that A has no gradient at all.
-                    let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
-                    worst = worst.max(off);
-                    assert!(
-                        off <= GRADIENT * slack(name),
-                        "{name} {layout} {what}: gradient of {parameter} off by {off:e}"
-                    );
-                }
-                println!("{name} {layout} {what}: loss {off:.1e}, gradients {worst:.1e}");
+    // GPU backends compile their kernels for each: as few as show what there is to show.
+    let padded = ("padded", Batch::new(examples(), 8));
+    let packed = ("packed", Batch::packed(examples(), 8));
+    for ((layout, batch), what, options, lora) in [
+        (&padded, "cross-entropy", StepOptions::default(), false),
+        (&packed, "recomputed, smoothed", recomputed, false),
+        (&packed, "adapters", StepOptions::default(), true),
+    ] {
+        let (loss, expected) = gradients(&burn::tensor::Device::flex(), batch, &options, lora);
+        for (name, device) in backends() {
+            let (found_loss, found) = gradients(&device, batch, &options, lora);
+            let off = (found_loss - loss).abs() / loss;
+            assert!(off <= LOSS * slack(name), "{name} {layout} {what}: loss off by {off:e}");
+            assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
+            let mut worst: f64 = 0.0;
+            for (parameter, expected) in &expected {
+                let difference: Vec<f32> =
+                    found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
+                let off = largest(&difference) / largest(expected).max(1e-30);
+                // B starts at 0, so that A has no gradient at all.
+                let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
+                worst = worst.max(off);
+                assert!(
+                    off <= GRADIENT * slack(name),
+                    "{name} {layout} {what}: gradient of {parameter} off by {off:e}"
+                );
             }
+            println!("{name} {layout} {what}: loss {off:.1e}, gradients {worst:.1e}");
         }
     }
 }
@@ -128,12 +127,11 @@ fn twenty_steps_have_the_course_they_have_on_flex() {
             accumulate: 2,
             learning_rate: 3e-3,
             warmup_steps: 2,
-            bucket_lengths: true,
             ..TrainConfig::default()
         };
         let model = model().init(5, &device.clone().autodiff()).unwrap();
         let mut learner = Learner::new(model, config).unwrap();
-        let step = |i: u64| learner.train_step(&rows(4 * i, 4), 20).unwrap().loss;
+        let step = |i: u64| learner.train_step(&rows(4 * i, 4, |_| 25), 20).unwrap().loss;
         (0..20u64).map(step).collect()
     };
     let expected = course(&burn::tensor::Device::flex());

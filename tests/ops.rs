@@ -20,8 +20,9 @@ use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, TensorData};
 use mixdistill::ops::{
-    AdamW, AttentionShape, causal_attention, embedding, linear, linear_add, linear_cross_entropy,
-    rms_norm, rotary, rotary_frequencies, rotary_table, sum_of_squares, swiglu,
+    AdamW, AttentionShape, causal_attention, causal_attention_within, embedding, linear,
+    linear_add, linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table,
+    sum_of_squares, swiglu,
 };
 use support::{Case, cases, check_composition, check_reference, error, numbers, run, values};
 
@@ -198,6 +199,24 @@ fn attention_agrees_with_repeated_heads_and_a_full_mask() {
                 &case,
                 |[q, k, v]| causal_attention(q, k, v, case.ints(&starts.repeat(2)), shape),
                 |inputs| plain_attention(inputs, &starts, shape),
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_that_knows_the_longest_segment_is_the_same() {
+    for case in cases() {
+        let shape = AttentionShape { batch: 2, seq: 150, heads: 4, kv_heads: 2, head_dim: 8 };
+        let starts = segment_starts(150, &[0, 40, 70, 75, 118]).repeat(2);
+        let inputs = [input(1, [300, 32], 2.0), input(2, [300, 16], 2.0), input(3, [300, 16], 1.0)];
+        for longest in [43, 64, 1000] {
+            check_composition(
+                "attention within the longest segment",
+                inputs.clone(),
+                &case,
+                |[q, k, v]| causal_attention_within(q, k, v, case.ints(&starts), shape, longest),
+                |[q, k, v]| causal_attention(q, k, v, case.ints(&starts), shape),
             );
         }
     }
