@@ -91,6 +91,9 @@ for key, (what, figure, our_command, peers) in cases.items():
         for name, command in (("mixdistill", our_command), *peers.items()):
             print(f"{key}: round {round + 1} of {a.rounds}, {name}", file=sys.stderr)
             results[name].append(run(command))
+    answers = {name: result[0].get("first") for name, result in results.items()}
+    if len({str(answer) for answer in answers.values()}) > 1 and key.startswith("generate"):
+        sys.exit(f"the two sides generated different tokens: {answers}")
     median = lambda name, key: statistics.median(result[key] for result in results[name])
     for name in peers:
         speed, memory = (

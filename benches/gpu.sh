@@ -2,17 +2,18 @@
 # Everything that is to be known of a GPU, in one call: gradients against flex, then tokens/s and
 # memory beside PyTorch, in f32 and bf16.
 #
-# usage: benches/gpu.sh BACKEND OUT [BATCH]     BACKEND: cuda, wgpu or vulkan (compiled in)
+# usage: benches/gpu.sh BACKEND OUT [BATCH]     BACKEND: cuda, wgpu or vulkan; OUT: a new folder
 #
 # Runs what is built already, if BIN names a folder with the programs `backends`, `ops` (tests) and
 # `bench_step`, as for a machine without Rust; else it builds them. `benches/gpu.sh build BACKEND
-# FOLDER` makes that folder. PYTHON: one with torch (default python3; without torch its side is left
+# FOLDER` makes that folder. FEATURES: what to build with, if more than BACKEND, as `cuda,fusion`. PYTHON: one with torch (default python3; without torch its side is left
 # out). TORCH: the script torch_train_step.py.
+# Of memory, ours is what the pool holds at the end, PyTorch's the most that was allocated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build() {
-  local backend="$1" folder="$2" target="${CARGO_TARGET_DIR:-target}"
+  local backend="${FEATURES:-$1}" folder="$2" target="${CARGO_TARGET_DIR:-target}"
   mkdir -p "$folder"
   cargo build --features "$backend" --example bench_step
   cp "$target/debug/examples/bench_step" "$folder/"
@@ -34,7 +35,7 @@ fi
 backend="$1"
 out="$2"
 batch="${3:-8}"
-mkdir -p "$out"
+mkdir "$out"
 bin="${BIN:-}"
 if [ -z "$bin" ]; then
   bin="$out/bin"
@@ -44,9 +45,14 @@ python="${PYTHON:-python3}"
 torch="${TORCH:-../shared/bench/torch_train_step.py}"
 nvidia-smi 2>/dev/null | tee "$out/device.txt" || true
 
+failed=0
 for program in ops backends; do
   echo "== $program against flex on $backend"
-  "$bin/$program" --nocapture --test-threads 1 2>&1 | tee "$out/$program.txt" | grep -E "^test |result|off" || true
+  if ! "$bin/$program" --nocapture --test-threads 1 >"$out/$program.txt" 2>&1; then
+    echo "FAILED: $program"
+    failed=1
+  fi
+  grep -E "^test |result|panicked| off by" "$out/$program.txt" || true
 done
 
 device=cpu
@@ -74,3 +80,4 @@ if command -v nsys >/dev/null; then
   nsys profile --stats=true -o "$out/profile" "$bin/bench_step" --backend "$backend" \
     --shape 576 30 9 3 1536 49152 1024 "$batch" --steps 3 2>&1 | tee "$out/profile.txt" | tail -40
 fi
+exit "$failed"

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The model is the library's own, and so is the step: [`Learner::train_step`], with loss,
-//! gradients, their norm, clipping and AdamW. Tokens are random.
+//! gradients, their norm, clipping and AdamW. Tokens are random. `peak_device_mib` is what the
+//! device's memory pool has reserved at the end, free room in it included.
 
 use burn::module::Module;
 use clap::Parser;

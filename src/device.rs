@@ -93,13 +93,19 @@ fn create(name: &str) -> Option<Device> {
 ///
 /// Without this call the threads are there too, but the calling thread hands each operation over to
 /// them and waits, which costs more than a small operation itself: generating a token with
-/// SmolLM2-135M on two cores took a third longer.
+/// SmolLM2-135M on two cores took a third longer. Work from other threads of the program has one
+/// thread fewer to serve it; where there is one thread in all, the calling thread stays outside.
 ///
 /// # Errors
 /// [`Error::Config`] where the threads were set before, or cannot be started.
 pub fn use_threads(count: Option<usize>) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().use_current_thread();
-    let pool = pool.num_threads(count.unwrap_or(0));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count.unwrap_or(0));
+    // The calling thread serves nobody while it waits for something else; alone in the pool, it
+    // would leave the work of other threads undone for ever.
+    let default = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = count.or(default).filter(|n| *n > 0).unwrap_or_else(cores);
+    let pool = if threads > 1 { pool.use_current_thread() } else { pool };
     pool.build_global().map_err(|error| {
         Error::config("threads", error.to_string(), "Set them once, before anything else")
     })

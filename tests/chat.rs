@@ -201,6 +201,55 @@ fn where_answer_and_prompt_would_merge_the_prompt_is_as_when_the_model_is_asked(
     assert_eq!(row.tokens.last(), Some(&tokenizer.end_token()));
 }
 
+/// Prompts are encoded up to their last special token by themselves, and their common beginning once.
+#[test]
+fn rows_have_the_tokens_of_their_whole_text() {
+    let Some(folder) = shared("tokenizers/qwen3") else { return };
+    let tokenizer = TextTokenizer::from_folder(&folder, None).unwrap();
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let template = ChatTemplate::new("test", template).unwrap();
+    let pieces =
+        ["12", " a", "\n", "\n\n", "  ", "\u{301}e", "<|im", "_end|>", "Ω", "'s", "...", "<"];
+    let text = |seed: usize| -> String {
+        (0..seed % 9 + 1)
+            .map(|i| pieces[(seed * 31 + i * i * 7 + i * seed) % pieces.len()])
+            .collect()
+    };
+    let mut merged = 0;
+    for system in [None, Some("Be brief.")] {
+        let format =
+            ChatFormat::new(template.clone(), &tokenizer, system.map(str::to_owned)).unwrap();
+        for seed in 0..300 {
+            let (problem, solution) = (format!("x{}", text(seed)), format!("y{}", text(seed + 7)));
+            if [&problem, &solution].iter().any(|text| text.contains("<|im_end|>")) {
+                continue;
+            }
+            let messages: Vec<Message> = system
+                .iter()
+                .map(|text| Message::new("system", *text))
+                .chain([Message::new("user", problem.trim())])
+                .chain([Message::new("assistant", solution.trim())])
+                .collect();
+            let encode = |messages: &[Message], prompt: bool| {
+                tokenizer.encode_marked(&template.render(messages, prompt).unwrap()).unwrap()
+            };
+            let prompt = encode(&messages[..messages.len() - 1], true);
+            let whole = encode(&messages, false);
+            let row = format.row(&tokenizer, &problem, &solution).unwrap();
+            assert_eq!(row.tokens[..row.prompt], prompt, "{problem:?} {solution:?}");
+            assert_eq!(format.prompt(&tokenizer, &problem).unwrap(), prompt);
+            if whole.starts_with(&prompt) {
+                // Without the line break after the end of the turn.
+                assert_eq!(row.tokens, whole[..whole.len() - 1], "{problem:?} {solution:?}");
+            } else {
+                merged += 1;
+            }
+        }
+    }
+    assert!(merged < 60, "{merged} rows show nothing");
+}
+
 #[test]
 fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
     let folder = Folder::new(false, settings(PLAIN));

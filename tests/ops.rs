@@ -20,8 +20,8 @@ use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, TensorData};
 use mixdistill::ops::{
-    AdamW, AttentionShape, causal_attention, causal_attention_within, embedding, linear,
-    linear_add, linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table,
+    AdamW, AttentionShape, cached_attention, causal_attention, causal_attention_within, embedding,
+    linear, linear_add, linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table,
     sum_of_squares, swiglu,
 };
 use support::{Case, cases, check_composition, check_reference, error, numbers, run, values};
@@ -474,7 +474,26 @@ fn results_are_the_same_to_the_bit_with_one_and_two_threads() {
         let table = case.autodiff().tensor(&numbers(10, 90 * 40), [90, 40]).require_grad();
         let grads = embedding(table.clone(), ids).square().sum().backward();
         let table = values(table.grad(&grads).expect("tracked"));
-        [values(few_rows), values(turned), table, values(sum_of_squares(x))]
+        // Products with many rows, and with a transposed matrix of many.
+        let long = case.tensor(&numbers(11, 40 * 5000), [40, 5000]);
+        let many =
+            linear(long.clone(), case.tensor(&numbers(12, 20 * 5000), [20, 5000]).transpose());
+        let added = linear_add(
+            long.clone().transpose(),
+            many.clone(),
+            long.clone().transpose().narrow(1, 0, 20),
+        );
+        let cached = cached_attention(
+            case.tensor(&numbers(13, 4 * 48), [4, 48]),
+            case.tensor(&numbers(14, 4 * 2 * 70 * 8), [4, 2, 70, 8]),
+            case.tensor(&numbers(15, 4 * 2 * 70 * 8), [4, 2, 70, 8]),
+            case.tensor(&[0.0; 4 * 60], [4, 1, 1, 60]),
+        );
+        [few_rows, turned, many, added, cached]
+            .map(values)
+            .into_iter()
+            .chain([table, values(sum_of_squares(x))])
+            .collect::<Vec<_>>()
     };
     let with_threads = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The data path with Hugging Face datasets: encode both answers of each problem with the model's
-chat template, choose one for each problem, pack. Prints one line of JSON like examples/bench_data.rs.
+chat template, choose one for each problem, pack. Memory is that of the largest process. Prints one line of JSON like examples/bench_data.rs.
 
 usage: data.py --long L.jsonl --short S.jsonl --model DIR [--processes N]
 needs: transformers, datasets
@@ -67,5 +67,5 @@ print(json.dumps({
     "who": f"datasets {__version__}", "rows": 2 * problems, "seconds": round(seconds, 3),
     "rows_per_s": round(2 * problems / seconds, 1), "encode_s": round(encoded - start, 3), "packed_rows": len(packed),
     "tokens": sum(map(len, packed["input_ids"])),
-    "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    "peak_rss_mib": max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024,
 }))

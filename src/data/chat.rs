@@ -23,7 +23,7 @@ use std::time::Duration;
 /// memory as well as time.
 const FUEL: u64 = 200_000;
 
-/// Time that one compilation or rendering may take. Templates in use take milliseconds; what takes
+/// Time that a compilation, or the texts of a row, may take. Templates in use take milliseconds; what takes
 /// so long is work that the engine does not count, such as comparing lists within lists.
 const LONGEST_TIME: Duration = Duration::from_secs(10);
 
@@ -267,8 +267,10 @@ fn aside<T: Send + 'static>(
     let result = receiver.recv_timeout(LONGEST_TIME);
     match result {
         Ok(result) => {
-            // For the next work. After anything else the thread is left to itself.
-            RENDERER.set(Some(renderer));
+            // For the next work. After anything but success the thread ends, and with it its stack.
+            if result.is_ok() {
+                RENDERER.set(Some(renderer));
+            }
             result
         }
         Err(mpsc::RecvTimeoutError::Timeout) => Err("it does not end".into()),

@@ -27,8 +27,8 @@ pub struct ChatFormat {
     ending: Vec<u32>,
     /// A token that ends answers in place of those.
     end: Option<u32>,
-    /// The text that all prompts begin with, up to where texts divide, and its tokens.
-    beginning: Arc<(String, Vec<u32>)>,
+    /// The text that all prompts begin with, up to where texts divide, and its tokens in a tokenizer.
+    beginning: Arc<(Option<TextTokenizer>, String, Vec<u32>)>,
 }
 
 impl ChatFormat {
@@ -58,7 +58,7 @@ impl ChatFormat {
         let common: usize = common.map(|(c, _)| c.len_utf8()).sum();
         let beginning = &first[..tokenizer.divided_at(&first[..common])];
         let tokens = tokenizer.encode_marked(beginning)?;
-        format.beginning = Arc::new((beginning.to_owned(), tokens));
+        format.beginning = Arc::new((Some(tokenizer.clone()), beginning.to_owned(), tokens));
         Ok(format)
     }
 
@@ -82,14 +82,14 @@ impl ChatFormat {
     /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
     /// is there already.
     fn encode_shared(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>> {
-        let (beginning, tokens) = &*self.beginning;
+        let (of, beginning, tokens) = &*self.beginning;
         match text.strip_prefix(beginning.as_str()) {
-            Some(rest) => {
+            Some(rest) if of.as_ref().is_some_and(|of| of.is_same(tokenizer)) => {
                 let mut tokens = tokens.clone();
                 tokens.extend(tokenizer.encode_marked(rest)?);
                 Ok(tokens)
             }
-            None => tokenizer.encode_marked(text),
+            _ => tokenizer.encode_marked(text),
         }
     }
 
@@ -116,10 +116,15 @@ impl ChatFormat {
                 "Give a template that adds the answer and nothing else",
             ));
         };
-        let squeezed = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-        let (all, before) = (squeezed(&whole), squeezed(&prompt).len());
-        let answer = squeezed(solution);
-        if all.rfind(&answer).is_none_or(|at| at + answer.len() < before) {
+        // Where the answer does not stand as it is, it may be there with other spaces.
+        let is_there = rest.contains(solution) || {
+            let squeezed =
+                |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            let (all, before) = (squeezed(&whole), squeezed(&prompt).len());
+            let answer = squeezed(solution);
+            all.rfind(&answer).is_some_and(|at| at + answer.len() >= before)
+        };
+        if !is_there {
             return Err(failed(
                 format!(
                     "it leaves out or changes part of the answer. The answer: \"{}\". What the \

@@ -68,6 +68,8 @@ fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
         "Whitespace",
         "WhitespaceSplit",
     ];
+    /// Pairs of special and added tokens that are looked at; more make loading slow.
+    const MOST_PAIRS: usize = 1 << 20;
     fn alike(part: &serde_json::Value) -> bool {
         match part {
             serde_json::Value::Object(fields) => {
@@ -86,10 +88,24 @@ fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
         return vec![];
     }
     let added = tokenizer.get_added_tokens_decoder();
+    let special = added.values().filter(|token| token.special).count();
+    if special * added.len() > MOST_PAIRS {
+        return vec![];
+    }
+    // Where one token can hide the beginning of another, only the whole text tells which is there.
+    let overlaps = |other: &AddedToken, name: &str| {
+        let ends = other.content.char_indices().skip(1).map(|(at, _)| &other.content[at..]);
+        ends.into_iter().any(|end| name.starts_with(end))
+    };
     let divides = |token: &&AddedToken| {
+        let name = &token.content;
         let plain = !(token.lstrip || token.rstrip || token.single_word || token.normalized);
-        let others = added.values().filter(|other| other.content.contains(&token.content));
-        token.special && !token.content.is_empty() && plain && others.count() == 1
+        let others = added.values().filter(|other| other.content.contains(name.as_str())).count();
+        token.special
+            && !name.is_empty()
+            && plain
+            && others == 1
+            && !added.values().any(|other| overlaps(other, name))
     };
     added.values().filter(divides).map(|token| token.content.clone()).collect()
 }
@@ -328,9 +344,18 @@ impl TextTokenizer {
         Ok(tokens)
     }
 
+    /// Whether this is a copy of another tokenizer, or that one itself.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.marked, &other.marked)
+    }
+
     /// Bytes of a text that can be encoded by themselves, whatever follows: up to the end of the last
     /// special token that divides texts. 0 where there is none.
     pub(super) fn divided_at(&self, text: &str) -> usize {
+        // Those are encoded piece by piece anyway.
+        if text.chars().any(|c| self.hidden(c).is_some()) {
+            return 0;
+        }
         let ends = self.dividing.iter().filter_map(|name| Some(text.rfind(name)? + name.len()));
         ends.max().unwrap_or(0)
     }

@@ -92,7 +92,7 @@ dispatched! {
 /// - result: like `q`
 ///
 /// # Panics
-/// If the shapes do not fit together, or a size is 0.
+/// If the shapes do not fit together, a size is 0, or a tensor is on an autodiff device.
 pub fn cached_attention(q: Tensor<2>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4>) -> Tensor<2> {
     let ([tokens, width], [rows, kv_heads, capacity, dim]) = (q.dims(), k.dims());
     let [mask_rows, one, new, keys] = mask.dims();

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 mod buffer;
+#[cfg(target_arch = "x86_64")]
 mod few_rows;
 mod matrix;
 

@@ -34,6 +34,9 @@ dispatched! {
 ///
 /// # Shapes
 /// `x`: any, off the autodiff graph; result: `[1]`.
+///
+/// # Panics
+/// If `x` is on an autodiff device.
 pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as SumOfSquaresOps>::sum_of_squares(x.into_dispatch()))
 }

@@ -75,7 +75,7 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(1e-12f64, |m, x| m.max(f64::from(x.abs())));
     let worst = a.iter().zip(b).fold(0.0f64, |m, (x, y)| m.max(f64::from((x - y).abs())));
-    worst / scale
+    if a.iter().chain(b).all(|x| x.is_finite()) { worst / scale } else { f64::INFINITY }
 }
 
 /// A model whose norms and biases are not at their trivial initial values.

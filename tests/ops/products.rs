@@ -93,6 +93,16 @@ fn linear_agrees_with_matmul_for_all_layouts_and_numbers_of_rows() {
 }
 
 #[test]
+fn a_product_without_rows_is_empty() {
+    for case in cases().iter().filter(|case| case.name == "flex f32") {
+        for inner in [3, 5000] {
+            let weight = case.tensor(&vec![1.0; inner * 4], [4, inner]).transpose();
+            assert_eq!(linear(case.tensor(&[], [0, inner]), weight).dims(), [0, 4]);
+        }
+    }
+}
+
+#[test]
 fn a_frozen_weight_leaves_the_gradient_of_the_input_as_it_was() {
     for case in cases() {
         let case = case.autodiff();

@@ -23,7 +23,8 @@ impl AttentionKernel for Flex {
         let shape = extent.shape;
         let starts = segments(segment_starts.clone(), shape);
         if !kernel::all_f32([&q, &k, &v]) {
-            return portable::forward::<Self>(q, k, v, segment_starts, extent);
+            let whole = Extent { shape, longest: shape.seq };
+            return portable::forward::<Self>(q, k, v, segment_starts, whole);
         }
         let [q, k, v] = [q, k, v].map(kernel::contiguous);
         let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.storage::<f32>());
@@ -49,7 +50,8 @@ impl AttentionKernel for Flex {
         extent: Extent,
     ) -> [FloatTensor<Self>; 3] {
         if !kernel::all_f32([&grad, &saved.q, &saved.k, &saved.v]) {
-            return portable::backward::<Self>(grad, saved, extent);
+            let whole = Extent { longest: extent.shape.seq, ..extent };
+            return portable::backward::<Self>(grad, saved, whole);
         }
         let shape = extent.shape;
         let Saved { q, k, v, segment_starts, out, log_sum_exp } = saved;

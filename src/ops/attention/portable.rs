@@ -16,19 +16,22 @@ use std::ops::Range;
 
 /// Size of one block of scores, in elements (128 MiB in f32).
 const SCORES_PER_BLOCK: usize = 32 * 1024 * 1024;
+/// Queries in a block where segments are short.
+const SHORT_BLOCK: usize = 256;
 /// Fewer queries waste the matrix products.
 const LEAST_QUERIES: usize = 32;
 /// Added to the scores of hidden keys. Finite, since WGSL has no infinity, and large enough that
 /// `exp` of the difference to any score of a visible key is 0.
 const HIDDEN: f32 = -1e30;
 
-/// Queries that are taken at once: as many as the memory allows, and no more than the longest
-/// segment has tokens, since a block also meets the keys of a segment before it.
+/// Queries that are taken at once: as many as the memory allows, and where segments are short no more
+/// than a few of them, since most scores of a block are those of other segments. Much smaller blocks
+/// would be bound by how fast operations are started.
 pub(super) fn query_block(Extent { shape, longest }: Extent) -> usize {
-    let keys = if longest < shape.seq { (2 * longest).min(shape.seq) } else { shape.seq };
+    let most = if longest < shape.seq { longest.max(SHORT_BLOCK) } else { shape.seq };
+    let keys = (most + longest).min(shape.seq);
     let scores_per_query = shape.batch * shape.heads * keys;
-    let block = (SCORES_PER_BLOCK / scores_per_query).max(LEAST_QUERIES);
-    block.min(longest.max(LEAST_QUERIES)).min(shape.seq)
+    (SCORES_PER_BLOCK / scores_per_query).max(LEAST_QUERIES).min(most).min(shape.seq)
 }
 
 fn blocks(seq: usize, block: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
@@ -318,8 +321,12 @@ mod tests {
         assert_eq!(whole(shape), 128);
         assert_eq!(whole(AttentionShape { batch: 999, ..shape }), LEAST_QUERIES);
         assert_eq!(whole(SHAPE), SHAPE.seq);
-        // Short segments: blocks as long as one.
-        assert_eq!(query_block(Extent { shape, longest: 100 }), 100);
-        assert_eq!(query_block(Extent { shape, longest: 3 }), LEAST_QUERIES);
+        // Short segments: smaller blocks, which see fewer keys.
+        let within = |batch, longest| {
+            query_block(Extent { shape: AttentionShape { batch, ..shape }, longest })
+        };
+        assert_eq!(within(1, 100), SHORT_BLOCK);
+        assert_eq!(within(1, 500), 500);
+        assert_eq!(within(999, 100), LEAST_QUERIES);
     }
 }

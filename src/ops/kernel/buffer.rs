@@ -59,18 +59,32 @@ impl Slabs {
     fn allocate(&self, layout: Memory) -> NonNull<u8> {
         /// Room for the allocator's own notes in a slab.
         const NOTES: usize = 4096;
+        /// What the allocator adds to a piece of a slab that begins at a cache line.
+        const HEAD: usize = LINE;
+        // The allocator sorts free pieces into classes, 32 to a power of two, and searches from the
+        // class that certainly suffices. Sizes at the bounds of classes find a piece of their own
+        // size again.
+        let whole = layout.size() + HEAD;
+        let class = (whole.next_power_of_two() / 64).max(LINE);
+        let size = whole.next_multiple_of(class) - HEAD;
+        let layout = Memory::from_size_align(size, LINE);
+        let layout = layout.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"));
         let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(start) = slabs.allocate(layout) {
             return start;
         }
-        // Rounded up, since a search takes blocks of the next size class.
-        let size = layout.size() + layout.size() / 16 + NOTES;
-        let slab = Memory::from_size_align(size.max(SLAB), 16);
-        let slab = slab.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"));
+        // Powers of two, so that sizes that rise slowly do not leave a slab behind with each.
+        let least = size.checked_add(size / 16 + NOTES).and_then(usize::checked_next_power_of_two);
+        let slab = least.and_then(|least| Memory::from_size_align(least.max(SLAB), 16).ok());
+        let slab = slab.unwrap_or_else(|| panic!("{size} bytes are beyond all memory"));
         // SAFETY: the layout is not empty.
         let start = unsafe { std::alloc::alloc_zeroed(slab) };
         let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(slab) };
-        let block = NonNull::slice_from_raw_parts(start, slab.size());
+        // From its first cache line on.
+        let padding = start.align_offset(LINE);
+        // SAFETY: a slab is larger than that.
+        let first = unsafe { start.add(padding) };
+        let block = NonNull::slice_from_raw_parts(first, slab.size() - padding);
         // SAFETY: the block is fresh and belongs to the allocator for ever.
         unsafe { slabs.insert_free_block_ptr(block) };
         slabs.allocate(layout).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
@@ -178,7 +192,8 @@ impl DerefMut for Buffer {
 
 impl AllocationController for Buffer {
     fn alloc_align(&self) -> usize {
-        LINE
+        // The most that `Bytes` knows of; the memory is better aligned than that.
+        align_of::<u128>()
     }
 
     fn property(&self) -> AllocationProperty {
@@ -286,6 +301,12 @@ mod tests {
         }
         let whole = slabs.allocate(layout(20 * SLAB / 128)).as_ptr() as usize;
         assert!((used.0..=used.1).contains(&Some(whole)), "free neighbours were not joined");
+        // Between two others, a piece is used again for its own size.
+        let piece = layout(LEAST_SHARED);
+        let [_before, between, _after] = [0; 3].map(|_| slabs.allocate(piece));
+        // SAFETY: as above.
+        unsafe { slabs.deallocate(between, piece) };
+        assert_eq!(slabs.allocate(piece), between);
         // More than a slab.
         let huge = layout(SLAB / 2);
         let start = slabs.allocate(huge);

@@ -9,8 +9,8 @@
 //!      | > > > > > > > > |  the next 32 after it       | > > > > > |
 //! ```
 //!
-//! The sums of an element have one order, whatever the number of rows and threads: the answer to a
-//! prompt does not depend on what is generated beside it.
+//! The sums of an element have one order, whatever the number of rows and threads. Written for x86-64
+//! with AVX2 or AVX-512; elsewhere these are products like others.
 
 use super::SharedMut;
 use rayon::prelude::*;
@@ -18,13 +18,13 @@ use std::ops::Range;
 
 /// Most rows for which this pays; with more, a product is bound by arithmetic.
 pub(super) const MOST_ROWS: usize = 32;
-/// Fewest elements of the matrix for which this pays.
+/// Fewest elements of the matrix for which this pays; it has at least [`COLUMNS`] columns.
 pub(super) const LEAST_ELEMENTS: usize = 16 * 1024;
 
 /// Rows of `w` that are taken together where it is row-major.
 const DEPTH: usize = 32;
 /// Columns in a tile.
-const COLUMNS: usize = 32;
+pub(super) const COLUMNS: usize = 32;
 /// Rows of a transposed `w` in a tile.
 const LINES: usize = 4;
 
@@ -41,26 +41,19 @@ pub(super) struct Weights<'a> {
 /// Vector instructions that the loops below are written for.
 #[derive(Clone, Copy)]
 pub(super) enum Vectors {
-    #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_arch = "x86_64")]
     Avx2,
 }
 
 impl Vectors {
     /// The widest that this processor has; without any, products of few rows are made like others.
     pub(super) fn detect() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            match (has!("avx512f"), has!("avx2") && has!("fma")) {
-                (true, true) => Some(Self::Avx512),
-                (false, true) => Some(Self::Avx2),
-                _ => None,
-            }
+        use std::arch::is_x86_feature_detected as has;
+        match (has!("avx512f"), has!("avx2") && has!("fma")) {
+            (true, true) => Some(Self::Avx512),
+            (false, true) => Some(Self::Avx2),
+            _ => None,
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        None
     }
 }
 
@@ -155,17 +148,11 @@ fn add_tile<'a>(
         }};
     }
     match (vectors, rows - row) {
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx512, 8..) => call!(avx512, 8),
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx512, 4..) => call!(avx512, 4),
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx512, 2..) => call!(avx512, 2),
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx512, _) => call!(avx512, 1),
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx2, 2..) => call!(avx2, 2),
-        #[cfg(target_arch = "x86_64")]
         (Vectors::Avx2, _) => call!(avx2, 1),
     }
 }
@@ -210,13 +197,9 @@ fn dot_products(
                 }};
             }
             match (vectors, count) {
-                #[cfg(target_arch = "x86_64")]
                 (Vectors::Avx512, 1) => call!(avx512, 1),
-                #[cfg(target_arch = "x86_64")]
                 (Vectors::Avx512, _) => call!(avx512, 4),
-                #[cfg(target_arch = "x86_64")]
                 (Vectors::Avx2, 1) => call!(avx2, 1),
-                #[cfg(target_arch = "x86_64")]
                 (Vectors::Avx2, _) => {
                     // Sixteen sums do not fit sixteen registers.
                     for half in [0, 2] {
@@ -238,7 +221,6 @@ fn dot_products(
 }
 
 /// The innermost loops for one kind of vectors.
-#[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     (
         $module:ident, $features:literal, $vector:ident,
@@ -347,7 +329,6 @@ macro_rules! kernels {
 }
 
 /// The lower and the upper half added.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 fn sum_of_halves(vector: std::arch::x86_64::__m512) -> std::arch::x86_64::__m256 {
     use std::arch::x86_64::*;
@@ -356,13 +337,11 @@ fn sum_of_halves(vector: std::arch::x86_64::__m512) -> std::arch::x86_64::__m256
 }
 
 /// A vector that has no halves to add.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn itself(vector: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
     vector
 }
 
-#[cfg(target_arch = "x86_64")]
 kernels!(
     avx512,
     "avx512f,avx2,fma",
@@ -374,7 +353,6 @@ kernels!(
     _mm512_fmadd_ps,
     sum_of_halves
 );
-#[cfg(target_arch = "x86_64")]
 kernels!(
     avx2,
     "avx2,fma",
@@ -400,7 +378,6 @@ mod tests {
     #[test]
     fn products_of_few_rows_are_exact() {
         let mut kinds: Vec<Vectors> = Vectors::detect().into_iter().collect();
-        #[cfg(target_arch = "x86_64")]
         if !kinds.is_empty() {
             kinds.push(Vectors::Avx2);
         }

@@ -1,6 +1,8 @@
 //! Matrices in buffers, and their products.
 
-use super::{Buffer, SharedMut, few_rows, simd_fn};
+use super::{Buffer, simd_fn};
+#[cfg(target_arch = "x86_64")]
+use super::{SharedMut, few_rows};
 use burn::backend::TensorMetadata;
 use burn_flex::{FlexTensor, Layout};
 use rayon::prelude::*;
@@ -90,7 +92,7 @@ impl DenseMatrix {
 }
 
 /// Rows from which a transposed matrix is laid out anew for a product.
-const LEAST_TURNED: usize = 4096;
+const LEAST_TURNED: usize = 1024;
 
 simd_fn! {
     /// `out[row][col] = data[col * stride + row]` for all rows that fit in `out`.
@@ -183,6 +185,7 @@ impl<'a> MatrixMut<'a> {
         self.gemm(true, 1.0, a, b, threads);
     }
 
+    #[cfg(target_arch = "x86_64")]
     /// How to make a product into this matrix, if it is one of a few rows with a large matrix.
     fn few_rows(&self, a: &Matrix, b: &Matrix, threads: Threads) -> Option<few_rows::Vectors> {
         let [rows, cols] = self.size;
@@ -191,6 +194,7 @@ impl<'a> MatrixMut<'a> {
         let takes = matches!(threads, Threads::All)
             && (1..=few_rows::MOST_ROWS).contains(&rows)
             && inner * cols >= few_rows::LEAST_ELEMENTS
+            && cols >= few_rows::COLUMNS
             && row_major(self.strides, cols)
             && row_major(a.strides, inner)
             && b.strides.contains(&1);
@@ -207,6 +211,7 @@ impl<'a> MatrixMut<'a> {
             a.size,
             b.size
         );
+        #[cfg(target_arch = "x86_64")]
         if !accumulate
             && alpha == 1.0
             && let Some(vectors) = self.few_rows(&a, &b, threads)
@@ -219,7 +224,9 @@ impl<'a> MatrixMut<'a> {
             few_rows::product(vectors, SharedMut::new(y), a.data, weights, [rows, inner, cols]);
             return;
         }
-        if matches!(threads, Threads::All) && b.strides[0] == 1 && inner >= LEAST_TURNED {
+        let is_empty = rows == 0 || cols == 0;
+        let turns = matches!(threads, Threads::All) && b.strides[0] == 1 && inner >= LEAST_TURNED;
+        if turns && !is_empty {
             self.turned_product(accumulate, alpha, a, b);
         } else {
             self.multiply(accumulate, alpha, a, b, threads);
@@ -230,14 +237,16 @@ impl<'a> MatrixMut<'a> {
     /// block, before it is multiplied: its elements, in as many pages as it has columns, would
     /// otherwise be gathered one by one.
     fn turned_product(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
-        /// Rows of `b` that are laid out together.
+        /// Most rows of `b`, and most of its elements, that are laid out together.
         const BLOCK: usize = 2048;
+        const ELEMENTS: usize = 4 << 20;
         /// Rows of `b` in one parallel task.
         const ROWS: usize = 64;
         let ([inner, cols], stride) = (b.size, b.strides[1]);
-        let mut turned = Buffer::any(BLOCK.min(inner) * cols);
-        for first in (0..inner).step_by(BLOCK) {
-            let rows = BLOCK.min(inner - first);
+        let block = (ELEMENTS / cols).clamp(ROWS, BLOCK).min(inner);
+        let mut turned = Buffer::any(block * cols);
+        for first in (0..inner).step_by(block) {
+            let rows = block.min(inner - first);
             let turned = &mut turned[..rows * cols];
             turned.par_chunks_mut(ROWS * cols).enumerate().for_each(|(index, out)| {
                 turn(&b.data[first + index * ROWS..], stride, cols, out);
