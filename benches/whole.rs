@@ -71,8 +71,9 @@ fn generation(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(32 * batch as u64));
         group.bench_function(BenchmarkId::new("batch", batch), |bencher| {
             let endings = Endings { tokens: &[], tokenizer: &tokenizer };
-            let mut go_on = |_: &_| ControlFlow::Continue(());
-            bencher.iter(|| model.generate(&prompts, endings, &config, &mut go_on));
+            bencher.iter(|| {
+                model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(()))
+            });
         });
     }
     group.finish();

@@ -25,14 +25,19 @@ const LEAST_SHARED: usize = 16 * 1024;
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-/// Bytes in a slab, unless one buffer needs more. Pages that are never touched cost nothing.
+/// Bytes in a slab. Pages that are never touched cost nothing.
 const SLAB: usize = 16 << 20;
+
+/// Bytes from which a buffer has memory of its own, which small ones cannot divide.
+const LARGE: usize = SLAB / 2;
 
 /// `f32` values that begin at a cache line. Always initialised: fresh memory is zeros, memory that
 /// is used again holds what was there.
 pub(crate) struct Buffer {
     data: NonNull<f32>,
     len: usize,
+    /// The block and its bytes, if it is a large one.
+    large: Option<(NonNull<u8>, usize)>,
 }
 
 // SAFETY: a buffer owns its memory alone.
@@ -73,10 +78,8 @@ impl Slabs {
         if let Some(start) = slabs.allocate(layout) {
             return start;
         }
-        // Powers of two, so that sizes that rise slowly do not leave a slab behind with each.
-        let least = size.checked_add(size / 16 + NOTES).and_then(usize::checked_next_power_of_two);
-        let slab = least.and_then(|least| Memory::from_size_align(least.max(SLAB), 16).ok());
-        let slab = slab.unwrap_or_else(|| panic!("{size} bytes are beyond all memory"));
+        let slab = Memory::from_size_align(SLAB + NOTES, 16);
+        let slab = slab.unwrap_or_else(|_| unreachable!("a constant that is in range"));
         // SAFETY: the layout is not empty.
         let start = unsafe { std::alloc::alloc_zeroed(slab) };
         let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(slab) };
@@ -99,10 +102,60 @@ impl Slabs {
     }
 }
 
+/// Large blocks that wait to be used again, the longest waiting first.
+struct Large(Mutex<Vec<(NonNull<u8>, usize)>>);
+
+// SAFETY: the blocks belong to whoever takes them out.
+unsafe impl Sync for Large {}
+
+static WAITING: Large = Large(Mutex::new(vec![]));
+
+impl Large {
+    /// Initialised memory, and how many bytes it has: a block that waits, if it is at most a quarter
+    /// larger. Where none is, as much as is asked for first goes back to the system.
+    fn take(&self, size: usize) -> (NonNull<u8>, usize) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |has: usize| has >= size && has - size <= size / 4;
+        let fitting = (0..waiting.len()).filter(|i| fits(waiting[*i].1));
+        if let Some(best) = fitting.min_by_key(|i| waiting[*i].1) {
+            return waiting.remove(best);
+        }
+        let mut given = 0;
+        while given < size && !waiting.is_empty() {
+            let (start, has) = waiting.remove(0);
+            given += has;
+            // SAFETY: allocated below with this layout.
+            unsafe { std::alloc::dealloc(start.as_ptr(), Self::layout(has)) };
+        }
+        let layout = Self::layout(size);
+        // SAFETY: the layout is not empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        (start, size)
+    }
+
+    fn put(&self, block: (NonNull<u8>, usize)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+    }
+
+    /// The alignment that zeroed pages come with at no cost.
+    fn layout(size: usize) -> Memory {
+        let layout = Memory::from_size_align(size, 16);
+        layout.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"))
+    }
+}
+
 impl Buffer {
     /// A buffer whose values are any numbers.
     pub(crate) fn any(len: usize) -> Self {
         let layout = layout(len);
+        if layout.size() >= LARGE {
+            let block = WAITING.take(layout.size() + LINE);
+            let padding = block.0.align_offset(LINE);
+            // SAFETY: the block has room for a line beside the values.
+            let data = unsafe { block.0.add(padding) }.cast();
+            return Self { data, len, large: Some(block) };
+        }
         let start = if len >= LEAST_SHARED {
             SLABS.allocate(layout)
         } else {
@@ -110,7 +163,7 @@ impl Buffer {
             let start = unsafe { std::alloc::alloc_zeroed(layout) };
             NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
         };
-        Self { data: start.cast(), len }
+        Self { data: start.cast(), len, large: None }
     }
 
     /// A buffer of zeros.
@@ -164,7 +217,9 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let (start, layout) = (self.data.cast(), layout(self.len));
-        if self.len >= LEAST_SHARED {
+        if let Some(block) = self.large.take() {
+            WAITING.put(block);
+        } else if self.len >= LEAST_SHARED {
             // SAFETY: allocated there with this layout.
             unsafe { SLABS.deallocate(start, layout) };
         } else {
@@ -307,17 +362,29 @@ mod tests {
         // SAFETY: as above.
         unsafe { slabs.deallocate(between, piece) };
         assert_eq!(slabs.allocate(piece), between);
-        // More than a slab.
-        let huge = layout(SLAB / 2);
-        let start = slabs.allocate(huge);
-        // SAFETY: as above.
-        unsafe { start.cast::<f32>().add(SLAB / 2 - 1).write(1.0) };
-        unsafe { slabs.deallocate(start, huge) };
+    }
+
+    #[test]
+    fn large_blocks_wait_and_what_waits_is_bounded() {
+        let large = Large(Mutex::new(vec![]));
+        let count = || large.0.lock().unwrap().len();
+        let first = large.take(100_000);
+        large.put(first);
+        // A little smaller: the same block.
+        assert_eq!(large.take(90_000), first);
+        assert_eq!(count(), 0);
+        large.put(first);
+        let second = large.take(50_000);
+        // It was too large for that, and went.
+        assert_eq!((second.1, count()), (50_000, 0));
+        large.put(second);
+        assert_eq!(large.take(200_000).1, 200_000);
+        assert_eq!(count(), 0);
     }
 
     #[test]
     fn buffers_are_initialised_aligned_and_become_tensors() {
-        for len in [0, 1, 17, 100_003] {
+        for len in [0, 1, 17, 100_003, 3_000_001] {
             let mut buffer = Buffer::zeros(len);
             assert_eq!(buffer.as_ptr().align_offset(LINE), 0);
             assert!(buffer.iter().all(|x| *x == 0.0));
