@@ -136,7 +136,7 @@ fn synthetic(problems: usize) -> Result<Value> {
         let record = |id: usize| CotRecord {
             id: None,
             problem: id.to_string(),
-            solution: String::new(),
+            solution: "0".into(),
             answer: None,
         };
         Source::new(name, (0..problems).map(record).collect())
