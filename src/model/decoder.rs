@@ -13,7 +13,8 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::attention::AttentionShape;
 use crate::ops::{
-    causal_attention, causal_attention_within, embedding, linear, rms_norm, rotary, rotary_table,
+    causal_attention, causal_attention_within, embedding, linear, resident, rms_norm, rotary,
+    rotary_table,
 };
 use crate::random::Stream;
 use burn::module::Param;
@@ -315,7 +316,7 @@ impl WeightSource for RandomWeights<'_> {
             values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
         }
         values.truncate(count);
-        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+        Ok(resident(values, shape, self.device))
     }
 
     fn linear(&mut self, name: &str, sizes: [usize; 2], deviation: f64) -> Result<Tensor<2>> {

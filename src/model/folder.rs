@@ -16,7 +16,8 @@ use crate::data::tokenizer::read_if_there;
 use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::files::{flush_folder, remove_folder};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::ops::resident;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -255,7 +256,7 @@ impl WeightSource for FileWeights<'_> {
         let host = self.files.read(name)?;
         self.done += 1;
         (self.progress)(self.done, self.of);
-        Ok(Tensor::from_data(TensorData::new(host.values, host.shape), self.device))
+        Ok(resident(host.values, host.shape, self.device))
     }
 
     fn linear(&mut self, name: &str, [input, output]: [usize; 2], _: f64) -> Result<Tensor<2>> {

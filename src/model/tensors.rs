@@ -4,9 +4,9 @@
 //! `[input, output]`, files hold `[output, input]` as PyTorch does; the change happens here.
 
 use crate::error::{Error, Result};
+use crate::ops::resident;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -194,8 +194,7 @@ pub fn with_named_tensors<M: Module>(
                 let device = old.device();
                 let trains = old.is_require_grad();
                 let host = if transposed { host.transposed() } else { host };
-                let data = TensorData::new(host.values, host.shape);
-                let new = Tensor::<D>::from_data(data, &device);
+                let new: Tensor<D> = resident(host.values, host.shape, &device);
                 if trains { new.detach().require_grad() } else { new }
             })
         }

@@ -122,7 +122,7 @@ pub fn cached_attention(q: Tensor<2>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Buffer, simd_fn};
+    use super::super::kernel::{self, Buffer, Matrix, MatrixMut, Threads, simd_fn};
     use super::*;
     use burn::backend::Flex;
     use rayon::prelude::*;
@@ -165,37 +165,37 @@ mod flex {
         }
     }
 
+    /// The heads of a group for one token; `scores` has room for each head and key.
+    fn attend_group(
+        q: &[f32],
+        cached: [&[f32]; 2],
+        mask: &[f32],
+        scale: f32,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let keys = mask.len();
+        let (group, dim) = (scores.len() / keys, cached[0].len() / keys);
+        let [k, v] = cached.map(|all| Matrix::dense(all, [keys, dim]));
+        let q = Matrix::dense(q, [group, dim]);
+        let all = MatrixMut::dense(scores, [group, keys]);
+        all.set_product(1.0, q, k.transposed(), Threads::OneFewRows);
+        for scores in scores.chunks_exact_mut(keys) {
+            softmax(scores, mask, scale);
+        }
+        let probs = Matrix::dense(scores, [group, keys]);
+        MatrixMut::dense(out, [group, dim]).set_product(1.0, probs, v, Threads::OneFewRows);
+    }
+
     simd_fn! {
-        /// The heads of a group for one token; `scores` has room for each head and key.
-        fn attend_group(
-            q: &[f32],
-            cached: [&[f32]; 2],
-            mask: &[f32],
-            scale: f32,
-            scores: &mut [f32],
-            out: &mut [f32],
-        ) {
-            let [k, v] = cached;
-            let keys = mask.len();
-            let (dim, group) = (k.len() / keys, scores.len() / keys);
-            for (key, k) in k.chunks_exact(dim).enumerate() {
-                for (head, q) in q.chunks_exact(dim).enumerate() {
-                    scores[head * keys + key] = kernel::dot(q, k) * scale + mask[key];
-                }
+        /// `softmax(scores * scale + mask)`
+        fn softmax(scores: &mut [f32], mask: &[f32], scale: f32) {
+            for (score, mask) in scores.iter_mut().zip(mask) {
+                *score = *score * scale + mask;
             }
-            for scores in scores.chunks_exact_mut(keys) {
-                let max = kernel::max(scores);
-                let factor = 1.0 / kernel::exp_sum(scores, max);
-                scores.iter_mut().for_each(|x| *x *= factor);
-            }
-            out.fill(0.0);
-            for (key, v) in v.chunks_exact(dim).enumerate() {
-                for head in 0..group {
-                    let prob = scores[head * keys + key];
-                    let out = &mut out[head * dim..(head + 1) * dim];
-                    out.iter_mut().zip(v).for_each(|(out, v)| *out += prob * v);
-                }
-            }
+            let max = kernel::max(scores);
+            let factor = 1.0 / kernel::exp_sum(scores, max);
+            scores.iter_mut().for_each(|x| *x *= factor);
         }
     }
 }

@@ -7,9 +7,10 @@
 //!
 //! Buffers begin at cache lines, which vector loads like.
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{FlexTensor, Layout};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
+use memmap2::MmapMut;
 use rlsf::Tlsf;
 use std::alloc::Layout as Memory;
 use std::marker::PhantomData;
@@ -36,8 +37,8 @@ const LARGE: usize = SLAB / 2;
 pub(crate) struct Buffer {
     data: NonNull<f32>,
     len: usize,
-    /// The block and its bytes, if it is a large one.
-    large: Option<(NonNull<u8>, usize)>,
+    /// The block that holds them, if it is a large one.
+    large: Option<MmapMut>,
 }
 
 // SAFETY: a buffer owns its memory alone.
@@ -62,8 +63,6 @@ static SLABS: Slabs = Slabs(Mutex::new(Tlsf::new()));
 impl Slabs {
     /// Initialised memory.
     fn allocate(&self, layout: Memory) -> NonNull<u8> {
-        /// Room for the allocator's own notes in a slab.
-        const NOTES: usize = 4096;
         /// What the allocator adds to a piece of a slab that begins at a cache line.
         const HEAD: usize = LINE;
         // The allocator sorts free pieces into classes, 32 to a power of two, and searches from the
@@ -78,16 +77,8 @@ impl Slabs {
         if let Some(start) = slabs.allocate(layout) {
             return start;
         }
-        let slab = Memory::from_size_align(SLAB + NOTES, 16);
-        let slab = slab.unwrap_or_else(|_| unreachable!("a constant that is in range"));
-        // SAFETY: the layout is not empty.
-        let start = unsafe { std::alloc::alloc_zeroed(slab) };
-        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(slab) };
-        // From its first cache line on.
-        let padding = start.align_offset(LINE);
-        // SAFETY: a slab is larger than that.
-        let first = unsafe { start.add(padding) };
-        let block = NonNull::slice_from_raw_parts(first, slab.size() - padding);
+        let slab = Box::leak(Box::new(pages(SLAB)));
+        let block = NonNull::from(&mut slab[..]);
         // SAFETY: the block is fresh and belongs to the allocator for ever.
         unsafe { slabs.insert_free_block_ptr(block) };
         slabs.allocate(layout).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
@@ -102,58 +93,64 @@ impl Slabs {
     }
 }
 
-/// Large blocks that wait to be used again, the longest waiting first.
-struct Large(Mutex<Vec<(NonNull<u8>, usize)>>);
+/// Fresh pages, all zeros; large ones where the system has them, which make a step a twentieth
+/// faster.
+fn pages(bytes: usize) -> MmapMut {
+    let map = MmapMut::map_anon(bytes);
+    let map = map.unwrap_or_else(|e| panic!("the system has no {bytes} bytes of memory: {e}"));
+    // A wish; nothing depends on it.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    map
+}
 
-// SAFETY: the blocks belong to whoever takes them out.
-unsafe impl Sync for Large {}
+/// Large blocks that wait to be used again, the longest waiting first.
+struct Large(Mutex<Vec<MmapMut>>);
 
 static WAITING: Large = Large(Mutex::new(vec![]));
 
 impl Large {
-    /// Initialised memory, and how many bytes it has: a block that waits, if it is at most a quarter
-    /// larger. Where none is, as much as is asked for first goes back to the system.
-    fn take(&self, size: usize) -> (NonNull<u8>, usize) {
+    /// Initialised memory: a block that waits, if it is at most so many bytes larger. Where none is,
+    /// as much as is asked for first goes back to the system.
+    fn take(&self, size: usize, most_over: usize) -> MmapMut {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |has: usize| has >= size && has - size <= size / 4;
-        let fitting = (0..waiting.len()).filter(|i| fits(waiting[*i].1));
-        if let Some(best) = fitting.min_by_key(|i| waiting[*i].1) {
+        let fits = |has: usize| has >= size && has - size <= most_over;
+        let fitting = (0..waiting.len()).filter(|i| fits(waiting[*i].len()));
+        if let Some(best) = fitting.min_by_key(|i| waiting[*i].len()) {
             return waiting.remove(best);
         }
         let mut given = 0;
         while given < size && !waiting.is_empty() {
-            let (start, has) = waiting.remove(0);
-            given += has;
-            // SAFETY: allocated below with this layout.
-            unsafe { std::alloc::dealloc(start.as_ptr(), Self::layout(has)) };
+            given += waiting.remove(0).len();
         }
-        let layout = Self::layout(size);
-        // SAFETY: the layout is not empty.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        (start, size)
+        drop(waiting);
+        pages(size)
     }
 
-    fn put(&self, block: (NonNull<u8>, usize)) {
+    fn put(&self, block: MmapMut) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
-    }
-
-    /// The alignment that zeroed pages come with at no cost.
-    fn layout(size: usize) -> Memory {
-        let layout = Memory::from_size_align(size, 16);
-        layout.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"))
     }
 }
 
 impl Buffer {
     /// A buffer whose values are any numbers.
     pub(crate) fn any(len: usize) -> Self {
+        // What lives long should not hold much more memory than it needs: a quarter.
+        Self::with_most_over(len, len * size_of::<f32>() / 4)
+    }
+
+    /// As [`Buffer::any`] for what is freed again soon, which may have any memory that waits.
+    pub(crate) fn scratch(len: usize) -> Self {
+        Self::with_most_over(len, usize::MAX)
+    }
+
+    /// If it is a large one, in a block of at most so many bytes more.
+    fn with_most_over(len: usize, most_over: usize) -> Self {
         let layout = layout(len);
         if layout.size() >= LARGE {
-            let block = WAITING.take(layout.size() + LINE);
-            let padding = block.0.align_offset(LINE);
-            // SAFETY: the block has room for a line beside the values.
-            let data = unsafe { block.0.add(padding) }.cast();
+            let mut block = WAITING.take(layout.size(), most_over);
+            // Pages begin at cache lines, and stay where they are when the block's owner moves.
+            let data = NonNull::from(&mut block[..]).cast();
             return Self { data, len, large: Some(block) };
         }
         let start = if len >= LEAST_SHARED {
@@ -207,10 +204,21 @@ impl Buffer {
     /// If the layout has not as many elements.
     pub(crate) fn laid_out(self, layout: Layout) -> FlexTensor {
         assert_eq!(layout.shape().num_elements(), self.len, "the shape does not fit the buffer");
+        FlexTensor::new(self.into_bytes(), layout, DType::F32)
+    }
+
+    /// These values for a tensor on flex, which takes them as they are.
+    ///
+    /// # Panics
+    /// If the shape has not as many elements.
+    pub(crate) fn into_data(self, shape: Shape) -> TensorData {
+        TensorData::from_bytes(self.into_bytes(), shape, DType::F32)
+    }
+
+    fn into_bytes(self) -> Bytes {
         let bytes = self.len * size_of::<f32>();
         // SAFETY: the controller's memory is `bytes` long and initialised.
-        let bytes = unsafe { Bytes::from_controller(Box::new(self), bytes) };
-        FlexTensor::new(bytes, layout, DType::F32)
+        unsafe { Bytes::from_controller(Box::new(self), bytes) }
     }
 }
 
@@ -368,17 +376,22 @@ mod tests {
     fn large_blocks_wait_and_what_waits_is_bounded() {
         let large = Large(Mutex::new(vec![]));
         let count = || large.0.lock().unwrap().len();
-        let first = large.take(100_000);
+        let place = |block: &MmapMut| block.as_ptr() as usize;
+        let first = large.take(100_000, 25_000);
+        let first_place = place(&first);
         large.put(first);
-        // A little smaller: the same block.
-        assert_eq!(large.take(90_000), first);
-        assert_eq!(count(), 0);
-        large.put(first);
-        let second = large.take(50_000);
+        // A little smaller: the same block, as for anything that is freed soon.
+        let again = large.take(90_000, 25_000);
+        assert_eq!((place(&again), count()), (first_place, 0));
+        large.put(again);
+        let again = large.take(10, usize::MAX);
+        assert_eq!((place(&again), count()), (first_place, 0));
+        large.put(again);
+        let second = large.take(50_000, 12_500);
         // It was too large for that, and went.
-        assert_eq!((second.1, count()), (50_000, 0));
+        assert_eq!((second.len(), count()), (50_000, 0));
         large.put(second);
-        assert_eq!(large.take(200_000).1, 200_000);
+        assert_eq!(large.take(200_000, 50_000).len(), 200_000);
         assert_eq!(count(), 0);
     }
 

@@ -70,11 +70,23 @@ pub(super) fn product(
     let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
     (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
         let range = index * block..((index + 1) * block).min(columns);
-        match w.transposed {
-            true => dot_products(vectors, y, x, w, sizes, range),
-            false => sums_of_lines(vectors, y, x, w, sizes, range),
-        }
+        product_of_columns(vectors, y, x, w, sizes, range);
     });
+}
+
+/// Columns `range` of the product, which nothing else uses meanwhile.
+pub(super) fn product_of_columns(
+    vectors: Vectors,
+    y: SharedMut,
+    x: &[f32],
+    w: Weights,
+    sizes: [usize; 3],
+    range: Range<usize>,
+) {
+    match w.transposed {
+        true => dot_products(vectors, y, x, w, sizes, range),
+        false => sums_of_lines(vectors, y, x, w, sizes, range),
+    }
 }
 
 /// Columns `range` of the product with a row-major matrix.
@@ -150,7 +162,8 @@ fn add_tile<'a>(
     match (vectors, rows - row) {
         (Vectors::Avx512, 8..) => call!(avx512, 8),
         (Vectors::Avx512, 4..) => call!(avx512, 4),
-        (Vectors::Avx512, 2..) => call!(avx512, 2),
+        (Vectors::Avx512, 3) => call!(avx512, 3),
+        (Vectors::Avx512, 2) => call!(avx512, 2),
         (Vectors::Avx512, _) => call!(avx512, 1),
         (Vectors::Avx2, 2..) => call!(avx2, 2),
         (Vectors::Avx2, _) => call!(avx2, 1),
@@ -198,6 +211,7 @@ fn dot_products(
             }
             match (vectors, count) {
                 (Vectors::Avx512, 1) => call!(avx512, 1),
+                (Vectors::Avx512, 3) => call!(avx512, 3),
                 (Vectors::Avx512, _) => call!(avx512, 4),
                 (Vectors::Avx2, 1) => call!(avx2, 1),
                 (Vectors::Avx2, _) => {

@@ -130,6 +130,8 @@ simd_fn! {
 pub(crate) enum Threads {
     /// The calling task alone.
     One,
+    /// The same for few rows, where the product is too small for the others' preparations.
+    OneFewRows,
     /// The thread pool.
     All,
 }
@@ -191,10 +193,13 @@ impl<'a> MatrixMut<'a> {
         let [rows, cols] = self.size;
         let inner = a.size[1];
         let row_major = |strides: [usize; 2], width: usize| strides == [width, 1];
-        let takes = matches!(threads, Threads::All)
+        let pays = match threads {
+            Threads::All => inner * cols >= few_rows::LEAST_ELEMENTS && cols >= few_rows::COLUMNS,
+            Threads::OneFewRows => true,
+            Threads::One => false,
+        };
+        let takes = pays
             && (1..=few_rows::MOST_ROWS).contains(&rows)
-            && inner * cols >= few_rows::LEAST_ELEMENTS
-            && cols >= few_rows::COLUMNS
             && row_major(self.strides, cols)
             && row_major(a.strides, inner)
             && b.strides.contains(&1);
@@ -221,7 +226,11 @@ impl<'a> MatrixMut<'a> {
             let weights = few_rows::Weights { data: b.data, stride, transposed };
             // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
             let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
-            few_rows::product(vectors, SharedMut::new(y), a.data, weights, [rows, inner, cols]);
+            let (y, sizes) = (SharedMut::new(y), [rows, inner, cols]);
+            match threads {
+                Threads::All => few_rows::product(vectors, y, a.data, weights, sizes),
+                _ => few_rows::product_of_columns(vectors, y, a.data, weights, sizes, 0..cols),
+            }
             return;
         }
         let is_empty = rows == 0 || cols == 0;
@@ -244,7 +253,7 @@ impl<'a> MatrixMut<'a> {
         const ROWS: usize = 64;
         let ([inner, cols], stride) = (b.size, b.strides[1]);
         let block = (ELEMENTS / cols).clamp(ROWS, BLOCK).min(inner);
-        let mut turned = Buffer::any(block * cols);
+        let mut turned = Buffer::scratch(block * cols);
         for first in (0..inner).step_by(block) {
             let rows = block.min(inner - first);
             let turned = &mut turned[..rows * cols];
@@ -261,7 +270,7 @@ impl<'a> MatrixMut<'a> {
         let [rows, cols] = self.size;
         let inner = a.size[1];
         let parallelism = match threads {
-            Threads::One => gemm::Parallelism::None,
+            Threads::One | Threads::OneFewRows => gemm::Parallelism::None,
             Threads::All => gemm::Parallelism::Rayon(0),
         };
         let stride = |stride: usize| stride as isize;
