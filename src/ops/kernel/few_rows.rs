@@ -27,6 +27,8 @@ const DEPTH: usize = 32;
 pub(super) const COLUMNS: usize = 32;
 /// Rows of a transposed `w` in a tile.
 const LINES: usize = 4;
+/// Most rows of `x` in a tile with a transposed `w`.
+const MOST_TILE_ROWS: usize = 6;
 
 /// A matrix `[inner, columns]`.
 #[derive(Clone, Copy)]
@@ -46,6 +48,14 @@ pub(super) enum Vectors {
 }
 
 impl Vectors {
+    /// Rows of `x` in a tile with a transposed `w`, whose sums fill most of the registers.
+    fn rows(self) -> usize {
+        match self {
+            Self::Avx512 => MOST_TILE_ROWS,
+            Self::Avx2 => 2,
+        }
+    }
+
     /// The widest that this processor has; without any, products of few rows are made like others.
     pub(super) fn detect() -> Option<Self> {
         use std::arch::is_x86_feature_detected as has;
@@ -194,36 +204,31 @@ fn dot_products(
         // While these are multiplied, the next ones come from memory: each group of rows asks for
         // its part of them.
         let next = w.data.as_ptr().wrapping_add((column + LINES) * w.stride);
-        let groups = rows.div_ceil(4);
-        for (group, row) in (0..rows).step_by(4).enumerate() {
+        let groups = rows.div_ceil(vectors.rows());
+        for group in 0..groups {
+            let row = group * rows / groups;
+            let count = (group + 1) * rows / groups - row;
             let part = group * LINES / groups..(group + 1) * LINES / groups;
             let ahead = Ahead { next, stride: w.stride, lines: part };
-            let count = (rows - row).min(4);
-            let input = |i: usize| &x[(row + i.min(count - 1)) * inner..][..inner];
-            let mut sums = [[0.0; LINES]; 4];
+            let mut sums = [[0.0; LINES]; MOST_TILE_ROWS];
             /// Calls the loop for so many rows.
             macro_rules! call {
                 ($module:ident, $count:literal) => {{
-                    let x: [&[f32]; $count] = std::array::from_fn(input);
+                    let x: [&[f32]; $count] =
+                        std::array::from_fn(|i| &x[(row + i) * inner..][..inner]);
                     // SAFETY: `Vectors::detect` has found these instructions.
                     unsafe { $module::dots::<$count>(&mut sums, x, lines, &ahead) }
                 }};
             }
             match (vectors, count) {
                 (Vectors::Avx512, 1) => call!(avx512, 1),
+                (Vectors::Avx512, 2) => call!(avx512, 2),
                 (Vectors::Avx512, 3) => call!(avx512, 3),
-                (Vectors::Avx512, _) => call!(avx512, 4),
+                (Vectors::Avx512, 4) => call!(avx512, 4),
+                (Vectors::Avx512, 5) => call!(avx512, 5),
+                (Vectors::Avx512, _) => call!(avx512, 6),
                 (Vectors::Avx2, 1) => call!(avx2, 1),
-                (Vectors::Avx2, _) => {
-                    // Sixteen sums do not fit sixteen registers.
-                    for half in [0, 2] {
-                        let mut two = [[0.0; LINES]; 4];
-                        let x: [&[f32]; 2] = std::array::from_fn(|i| input(half + i));
-                        // SAFETY: as above.
-                        unsafe { avx2::dots::<2>(&mut two, x, lines, &ahead) };
-                        sums[half..half + 2].copy_from_slice(&two[..2]);
-                    }
-                }
+                (Vectors::Avx2, _) => call!(avx2, 2),
             }
             for (i, sums) in sums[..count].iter().enumerate() {
                 let start = (row + i) * columns + column;
@@ -238,7 +243,7 @@ fn dot_products(
 macro_rules! kernels {
     (
         $module:ident, $features:literal, $vector:ident,
-        $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $halve:ident
+        $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $sums:ident
     ) => {
         mod $module {
             use super::*;
@@ -295,7 +300,7 @@ macro_rules! kernels {
             /// The dot products of rows of `x` and lines of a transposed matrix.
             #[target_feature(enable = $features)]
             pub(super) fn dots<const R: usize>(
-                sums: &mut [[f32; LINES]; 4],
+                sums: &mut [[f32; LINES]; MOST_TILE_ROWS],
                 x: [&[f32]; R],
                 lines: [&[f32]; LINES],
                 ahead: &Ahead,
@@ -323,15 +328,9 @@ macro_rules! kernels {
                     }
                 }
                 for r in 0..R {
-                    let [a, b, c, d] = lanes[r];
-                    let [a, b, c, d] = [$halve(a), $halve(b), $halve(c), $halve(d)];
-                    let sums_of_halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-                    let (low, high) = (
-                        _mm256_castps256_ps128(sums_of_halves),
-                        _mm256_extractf128_ps::<1>(sums_of_halves),
-                    );
+                    let four = $sums(lanes[r]);
                     // SAFETY: a row of sums has four values.
-                    unsafe { _mm_storeu_ps(sums[r].as_mut_ptr(), _mm_add_ps(low, high)) };
+                    unsafe { _mm_storeu_ps(sums[r].as_mut_ptr(), four) };
                     for c in 0..LINES {
                         let tail = x[r][whole..].iter().zip(&lines[c][whole..]);
                         sums[r][c] += tail.map(|(x, w)| x * w).sum::<f32>();
@@ -342,18 +341,29 @@ macro_rules! kernels {
     };
 }
 
-/// The lower and the upper half added.
+/// The sums of four vectors.
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn sum_of_halves(vector: std::arch::x86_64::__m512) -> std::arch::x86_64::__m256 {
+fn sums_of_16([a, b, c, d]: [std::arch::x86_64::__m512; 4]) -> std::arch::x86_64::__m128 {
     use std::arch::x86_64::*;
-    let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(vector));
-    _mm256_add_ps(_mm512_castps512_ps256(vector), _mm256_castpd_ps(upper))
+    let pairs = |a, b| {
+        let (low, high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        _mm512_castps_pd(_mm512_add_ps(low, high))
+    };
+    let (ab, cd) = (pairs(a, b), pairs(c, d));
+    let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+    // Each quarter has a part of the sums of a, b, c and d.
+    let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(quarters));
+    let halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm256_castpd_ps(upper));
+    _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
 }
 
-/// A vector that has no halves to add.
+/// The sums of four vectors.
 #[target_feature(enable = "avx2,fma")]
-fn itself(vector: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
-    vector
+fn sums_of_8([a, b, c, d]: [std::arch::x86_64::__m256; 4]) -> std::arch::x86_64::__m128 {
+    use std::arch::x86_64::*;
+    let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
 }
 
 kernels!(
@@ -365,7 +375,7 @@ kernels!(
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_fmadd_ps,
-    sum_of_halves
+    sums_of_16
 );
 kernels!(
     avx2,
@@ -376,7 +386,7 @@ kernels!(
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_fmadd_ps,
-    itself
+    sums_of_8
 );
 
 #[cfg(test)]
