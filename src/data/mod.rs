@@ -18,6 +18,7 @@ mod layout;
 mod ledger;
 mod messages;
 mod mixture;
+mod near_duplicates;
 mod overlap;
 mod pairs;
 #[cfg(feature = "parquet")]
@@ -27,6 +28,8 @@ mod read;
 mod record;
 mod report;
 mod template;
+#[cfg(all(feature = "parquet", feature = "teacher"))]
+mod text_table;
 pub(crate) mod tokenizer;
 mod top_tokens;
 
@@ -38,12 +41,15 @@ pub use encode::{Encoded, Example, Length, Lengths, TooLong};
 pub use layout::{Layout, Packing};
 pub use ledger::{Ledger, SourceLedger};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, Schedule, Share};
+pub use near_duplicates::{NearDuplicate, near_duplicates};
 pub use overlap::{Overlap, OverlapKind, overlaps};
 pub use pairs::{Join, Pairs, Source, normalized};
 pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};
 pub use report::{MixtureReport, SourceShare};
 pub use template::{PlainTemplate, PromptTemplate, RowTokens};
+#[cfg(all(feature = "parquet", feature = "teacher"))]
+pub(crate) use text_table::TextTable;
 pub use tokenizer::TextTokenizer;
 pub use top_tokens::TopTokens;
 pub(crate) use top_tokens::row_key;

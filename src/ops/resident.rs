@@ -43,8 +43,8 @@ mod tests {
                 assert_eq!(tensor.device(), device);
                 // Written in place, and as a view.
                 let turned = tensor.clone().swap_dims(0, 1).slice([3..4, 10..12]);
-                assert_eq!(turned.into_data().to_vec::<f32>().unwrap(), [2003.0, 2203.0]);
-                assert_eq!((tensor + 0.0).into_data().to_vec::<f32>().unwrap(), values);
+                assert_eq!(turned.into_data().try_to_vec::<f32>().unwrap(), [2003.0, 2203.0]);
+                assert_eq!((tensor + 0.0).into_data().try_to_vec::<f32>().unwrap(), values);
             }
         }
     }

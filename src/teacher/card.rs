@@ -1,0 +1,74 @@
+//! The card of a set of pairs: who answered, with which settings, and what was kept.
+
+use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
+use super::report::PairsReport;
+
+/// The card in Markdown, with the front matter of a data set on the hub.
+pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
+    let data_file = |name: &str| format!("- config_name: {name}\n  data_files: {name}.jsonl\n");
+    let files: String = ["pairs", "long", "short"].map(data_file).concat();
+    let name = |path: &std::path::Path| {
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    let picked = match config.pick {
+        Pick::First => "the first correct one",
+        Pick::Shortest => "the shortest correct one",
+        Pick::Longest => "the longest correct one",
+    };
+    let kept = match config.keep {
+        Keep::Both => "Only problems that both teachers answered correctly are kept",
+        Keep::Either => "Problems that at least one teacher answered correctly are kept",
+    };
+    let benchmarks: Vec<String> = config.benchmarks.iter().map(|path| name(path)).collect();
+    let apart = match benchmarks.is_empty() {
+        true => "No benchmark was compared with the problems.".to_owned(),
+        false => format!(
+            "Problems were left out that have the text of one in a benchmark, or thirteen words in a \
+             row with it: {}.",
+            benchmarks.join(", ")
+        ),
+    };
+    format!(
+        "---\nconfigs:\n{files}---\n\n# Long and short answers\n\n{} problems of `{}`, each with a \
+         long answer by {} and a short one by {}. Of up to {} answers of each teacher to a problem \
+         {picked} is here; an answer that the length limit cut off never is. {kept}. {apart}\n\n\
+         - `long.jsonl`, `short.jsonl`: rows with `id`, `problem`, `solution`, `answer`\n\
+         - `pairs.jsonl`: rows with `id`, `problem`, `answer`, `long`, `short`\n\n\
+         Answers are graded by rule: the final answer that they state is compared with the known \
+         one. Made by mixdistill {}.\n\n## Counts\n\n{}\n## Teachers\n\n{}{}",
+        report.pairs,
+        name(&config.problems),
+        report.long.model,
+        report.short.model,
+        config.samples,
+        env!("CARGO_PKG_VERSION"),
+        report.to_markdown(),
+        teacher("long", &report.long.model, &config.long),
+        teacher("short", &report.short.model, &config.short),
+    )
+}
+
+/// A teacher's settings, without the address, which may be private.
+fn teacher(role: &str, model: &str, config: &TeacherConfig) -> String {
+    let (mut system, mut limits) = (String::new(), String::new());
+    let drawn = |temperature: f64, top_p: f64, max_tokens: usize| {
+        format!("temperature {temperature}, top-p {top_p}, at most {max_tokens} tokens")
+    };
+    if let Some(server) = &config.server {
+        system.clone_from(&server.system);
+        limits = drawn(server.temperature, server.top_p, server.max_tokens);
+        if !server.extra.is_empty() {
+            limits.push_str(&format!(", {}", serde_json::Value::Object(server.extra.clone())));
+        }
+    }
+    if let Some(local) = &config.local {
+        system.clone_from(&local.system);
+        limits = drawn(local.temperature, local.top_p, local.max_tokens);
+    }
+    let system = match system.is_empty() {
+        true => "none".to_owned(),
+        false => format!("{system:?}"),
+    };
+    let reasoning = format!("{:?}", config.reasoning).to_lowercase();
+    format!("- {role}: {model}; {limits}; system message: {system}; reasoning: {reasoning}\n")
+}

@@ -1,0 +1,199 @@
+//! Settings of making pairs.
+
+use super::{ChatConfig, LocalConfig, ReasoningForm};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Which of several correct answers is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pick {
+    /// The first; the teacher is not asked for more.
+    #[default]
+    First,
+    /// The one with the fewest characters.
+    Shortest,
+    /// The one with the most.
+    Longest,
+}
+
+/// Which problems are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Those that both teachers answered correctly, as in the paper.
+    #[default]
+    Both,
+    /// Those that at least one did.
+    Either,
+}
+
+/// A teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TeacherConfig {
+    /// Requests to a server at the same time.
+    pub concurrency: usize,
+    /// Answers that a server is asked for in one request; not every server gives more than one.
+    pub n: usize,
+    /// How its reasoning becomes part of the text that is trained on.
+    pub reasoning: ReasoningForm,
+    /// What a million tokens of questions cost, and of answers.
+    pub price: [f64; 2],
+    /// The server that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ChatConfig>,
+    /// Or the model in a folder that does, run here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalConfig>,
+}
+
+impl Default for TeacherConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 8,
+            n: 1,
+            reasoning: ReasoningForm::default(),
+            price: [0.0; 2],
+            server: None,
+            local: None,
+        }
+    }
+}
+
+impl TeacherConfig {
+    fn validate(&self, samples: usize) -> Result<()> {
+        let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
+        /// Threads, each with a connection.
+        const MOST: usize = 1024;
+        if !(1..=MOST).contains(&self.concurrency) {
+            let what = format!("it is {}", self.concurrency);
+            return refuse("concurrency", what, "Give a number from 1 to 1024");
+        }
+        if self.n == 0 {
+            return refuse("n", "it is 0".into(), "Give at least 1");
+        }
+        if self.price.iter().any(|price| !(0.0..1e9).contains(price)) {
+            let what = format!("it is {:?}", self.price);
+            return refuse("price", what, "Give the prices of a million tokens asked and answered");
+        }
+        let temperature = match (&self.server, &self.local) {
+            (Some(server), None) => {
+                server.validate()?;
+                server.temperature
+            }
+            (None, Some(local)) => {
+                local.validate()?;
+                local.temperature
+            }
+            (None, None) => {
+                let what = "nobody is named".into();
+                return refuse("server", what, "Give the address of a server, or a model's folder");
+            }
+            (Some(_), Some(_)) => {
+                let what = "a server is named, and a folder too".into();
+                return refuse("server", what, "Name one of them");
+            }
+        };
+        if samples > 1 && temperature == 0.0 {
+            let what = format!("it is 0, so that {samples} answers to a problem are all the same");
+            return refuse("temperature", what, "Set one above 0, or samples to 1");
+        }
+        Ok(())
+    }
+}
+
+/// How pairs are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MakePairsConfig {
+    /// JSONL file of problems with answers, in any shape that [`Benchmark`](crate::eval::Benchmark)
+    /// reads.
+    pub problems: PathBuf,
+    /// Problems that are taken, from the first on; without it all.
+    pub limit: Option<usize>,
+    /// JSONL files of problems with answers that must not be among them.
+    pub benchmarks: Vec<PathBuf>,
+    /// Similarity from which two problems with the same answer count as one, above 0 to 1; see
+    /// [`near_duplicates`](crate::data::near_duplicates).
+    pub near_duplicates: f64,
+    /// Whether problems are followed by the instruction to reason and to box the answer.
+    pub instruct: bool,
+    /// Answers that each teacher is asked for to a problem, at most.
+    pub samples: usize,
+    /// Which of several correct ones is kept.
+    pub pick: Pick,
+    /// Which problems are kept.
+    pub keep: Keep,
+    /// Seed of the draws; a problem's first answer has this one, the second the next.
+    pub seed: u64,
+    /// Who answers at length.
+    pub long: TeacherConfig,
+    /// Who answers briefly.
+    pub short: TeacherConfig,
+}
+
+impl Default for MakePairsConfig {
+    fn default() -> Self {
+        Self {
+            problems: PathBuf::new(),
+            limit: None,
+            benchmarks: vec![],
+            near_duplicates: 0.8,
+            instruct: true,
+            samples: 1,
+            pick: Pick::default(),
+            keep: Keep::default(),
+            seed: 0,
+            long: TeacherConfig::default(),
+            short: TeacherConfig::default(),
+        }
+    }
+}
+
+impl MakePairsConfig {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] with the line for what is no setting.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+            let place = crate::error::Place { path: path.to_owned(), line, column: None };
+            let hint = "See `MakePairsConfig` for the settings";
+            Error::data(place, error.message().to_owned(), hint)
+        })
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first that cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        if self.problems.as_os_str().is_empty() {
+            let hint = "Name a JSONL file of problems with answers";
+            return Err(Error::config("problems", "it is missing", hint));
+        }
+        if !(self.near_duplicates > 0.0 && self.near_duplicates <= 1.0) {
+            let what = format!("it is {}", self.near_duplicates);
+            return Err(Error::config("near_duplicates", what, "Give a number above 0, at most 1"));
+        }
+        /// Far above any use.
+        const MOST_SAMPLES: usize = 1 << 16;
+        if !(1..=MOST_SAMPLES).contains(&self.samples) {
+            let what = format!("it is {}", self.samples);
+            return Err(Error::config("samples", what, "Give a number from 1 to 65536"));
+        }
+        for (role, teacher) in [("long", &self.long), ("short", &self.short)] {
+            teacher.validate(self.samples).map_err(|error| match error {
+                Error::Config { key, what, hint } => {
+                    Error::Config { key: format!("{role}.{key}"), what, hint }
+                }
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+}

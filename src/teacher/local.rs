@@ -1,0 +1,185 @@
+//! A model in a folder as a teacher.
+
+use super::{Failure, Question, Response, Sample, Teacher};
+use crate::data::{ChatFormat, PlainTemplate, PromptTemplate, TextTokenizer};
+use crate::device;
+use crate::error::Result;
+use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, ModelFolder, model_folder};
+use crate::train::StopFlag;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+
+/// How a model in a folder answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalConfig {
+    /// The folder, in Hugging Face's format (with the feature hub also owner/name).
+    pub model: String,
+    /// Message of the system; none where it is empty.
+    pub system: String,
+    /// The device, by the name of its backend.
+    pub backend: String,
+    /// Length limit of an answer in tokens.
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Tokens are drawn among the likeliest whose probabilities sum to this.
+    pub top_p: f64,
+    /// Answers generated at the same time.
+    pub batch_size: usize,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            system: String::new(),
+            backend: "auto".into(),
+            max_tokens: 512,
+            temperature: 0.0,
+            top_p: 1.0,
+            batch_size: 16,
+        }
+    }
+}
+
+impl LocalConfig {
+    fn generate(&self) -> GenerateConfig {
+        GenerateConfig {
+            max_new_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            batch_size: self.batch_size,
+            ..GenerateConfig::default()
+        }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) with the first that cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        self.generate().validate()
+    }
+}
+
+/// A model with all that it takes to ask it. The answer to a question is the same whatever it is
+/// batched with.
+pub struct LocalTeacher {
+    config: LocalConfig,
+    model: Mutex<DecoderLm>,
+    fingerprint: String,
+    /// Positions that it is made for.
+    longest: usize,
+    tokenizer: TextTokenizer,
+    template: Box<dyn PromptTemplate + Send + Sync>,
+    end_tokens: Vec<u32>,
+}
+
+impl LocalTeacher {
+    /// Loads the model; `progress` is called with tensors read, and all.
+    ///
+    /// # Errors
+    /// As [`LocalConfig::validate`], and what folders and devices give.
+    pub fn load(config: LocalConfig, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+        config.validate()?;
+        let folder = ModelFolder::open(&model_folder(&config.model)?)?;
+        let tokenizer = folder.tokenizer(None)?;
+        let system = Some(config.system.clone()).filter(|system| !system.is_empty());
+        let template: Box<dyn PromptTemplate + Send + Sync> = match folder.chat_template()? {
+            Some(template) => Box::new(ChatFormat::new(template, &tokenizer, system)?),
+            None => Box::new(PlainTemplate::default()),
+        };
+        let end_tokens = folder.answer_ends(&tokenizer, template.as_ref());
+        let model = folder.load_with(&device::by_name(&config.backend)?, progress)?;
+        let fingerprint = model.fingerprint()?;
+        let longest = model.config().max_position_embeddings;
+        let model = Mutex::new(model);
+        Ok(Self { config, model, fingerprint, longest, tokenizer, template, end_tokens })
+    }
+
+    /// The number of a question, which its random draws depend on.
+    fn number(question: &Question) -> u64 {
+        let mut hash = Sha256::new();
+        hash.update(question.seed.to_le_bytes());
+        hash.update(question.prompt.as_bytes());
+        let hash: [u8; 32] = hash.finalize().into();
+        hash[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    fn answers(&self, questions: &[Question], stop: &StopFlag) -> Result<Option<Vec<Response>>> {
+        // A problem that leaves no room for an answer has none.
+        let longest = self.longest;
+        let mut responses = vec![Response::default(); questions.len()];
+        let (mut places, mut prompts, mut numbers) = (vec![], vec![], vec![]);
+        for (place, question) in questions.iter().enumerate() {
+            let prompt = self.template.prompt(&self.tokenizer, &question.prompt)?;
+            if prompt.len() < longest {
+                places.push(place);
+                prompts.push(prompt);
+                numbers.push(Self::number(question));
+            }
+        }
+        let endings = Endings { tokens: &self.end_tokens, tokenizer: &self.tokenizer };
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = self.config.generate();
+        let generated =
+            model.generate_as(&prompts, &numbers, endings, &config, &mut |_| match stop
+                .is_requested()
+            {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })?;
+        if generated.iter().any(|answer| answer.end == EndReason::Interrupted) {
+            return Ok(None);
+        }
+        for ((generation, prompt), place) in generated.iter().zip(&prompts).zip(places) {
+            let reason = if generation.hit_limit() { "length" } else { "stop" };
+            let text = generation.text(&self.tokenizer)?;
+            responses[place] = Response {
+                samples: vec![Sample::of_text(&text, Some(reason.to_owned()))],
+                prompt_tokens: Some(prompt.len() as u64),
+                completion_tokens: Some(generation.tokens.len() as u64),
+            };
+        }
+        Ok(Some(responses))
+    }
+}
+
+impl Teacher for LocalTeacher {
+    fn name(&self) -> String {
+        let name = self.config.model.trim_end_matches(['/', '\\']);
+        name.rsplit(['/', '\\']).next().unwrap_or(name).to_owned()
+    }
+
+    fn place(&self) -> String {
+        self.config.model.clone()
+    }
+
+    fn request(&self, question: &Question) -> Value {
+        json!({
+            "model": self.fingerprint,
+            "system": self.config.system,
+            "max_tokens": self.config.max_tokens,
+            "temperature": self.config.temperature,
+            "top_p": self.config.top_p,
+            "prompt": question.prompt,
+            "seed": question.seed,
+        })
+    }
+
+    fn batch(&self) -> usize {
+        self.config.batch_size
+    }
+
+    fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
+        match self.answers(questions, stop) {
+            Ok(Some(responses)) => Ok(responses),
+            Ok(None) => Err(Failure::Stopped),
+            Err(error) => Err(Failure::All(error)),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! From problems to pairs, in a directory that any run may take up again.
+//!
+//! ```text
+//! pairs/
+//!   responses.jsonl   every response, with the hash of its request; only ever appended to
+//!   long.jsonl        rows for training: id, problem, solution, answer
+//!   short.jsonl
+//!   pairs.jsonl       both answers to a problem in a row (with the feature parquet also as .parquet)
+//!   left-out.jsonl    problems that were not asked, and why
+//!   report.json       every count          README.md   the card
+//!   config.toml       the settings of the last run
+//! ```
+
+use super::card::card;
+use super::collect::{Chosen, Collected, Role, collect};
+use super::config::{Keep, MakePairsConfig, TeacherConfig};
+use super::report::{LengthStatistics, PairsProgress, PairsReport};
+use super::server::ServerTeacher;
+use super::sieve::sieve;
+use super::store::Store;
+use super::{LocalTeacher, Teacher};
+use crate::error::{Error, Result};
+use crate::eval::{Benchmark, BenchmarkProblem};
+use crate::files::FolderLock;
+use crate::train::StopFlag;
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+const RESPONSES: &str = "responses.jsonl";
+const CONFIG: &str = "config.toml";
+
+/// A directory of pairs, which this process alone works on.
+#[derive(Debug)]
+pub struct PairsDirectory {
+    path: PathBuf,
+    _lock: FolderLock,
+}
+
+impl PairsDirectory {
+    /// Takes a directory of pairs, or makes one.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`]: it holds other files, or another process works on it; [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let refuse = |what: &str, hint: &str| Error::RunDirectory {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            hint: hint.to_owned(),
+        };
+        if path.exists() && !path.is_dir() {
+            return Err(refuse("it is not a directory", "Choose another path"));
+        }
+        fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+        if !path.join(RESPONSES).is_file() {
+            for entry in fs::read_dir(path).map_err(|e| Error::io("read", path, e))? {
+                let name = entry.map_err(|e| Error::io("read", path, e))?.file_name();
+                if name != crate::files::LOCK {
+                    return Err(refuse("it holds other files", "Choose an empty directory"));
+                }
+            }
+        }
+        Ok(Self { path: path.to_owned(), _lock: FolderLock::take(path)? })
+    }
+
+    /// Writes a file, whole or not at all.
+    fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+    ) -> Result<()> {
+        let (path, beside) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        let failed = |e| Error::io("write", &beside, e);
+        let file = File::create(&beside).map_err(failed)?;
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        file.flush().map_err(failed)?;
+        file.get_ref().sync_all().map_err(failed)?;
+        fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
+    }
+
+    /// Writes a row to a file that is being written.
+    fn row(&self, name: &str, file: &mut impl Write, row: &impl Serialize) -> Result<()> {
+        let failed = |e| Error::io("write", self.path.join(name), e);
+        let text = serde_json::to_string(row).map_err(|e| failed(std::io::Error::other(e)))?;
+        writeln!(file, "{text}").map_err(failed)
+    }
+}
+
+/// What an observer of [`make_pairs`] sees.
+#[derive(Clone, Copy, Debug)]
+pub enum PairsEvent<'a> {
+    /// Something that a user should know.
+    Notice(&'a str),
+    /// Bytes of earlier responses that are read, and all.
+    Reading(u64, u64),
+    /// Tensors of a teacher's model that are read, and all.
+    Loading(usize, usize),
+    /// How far the asking is.
+    Asking(&'a PairsProgress),
+}
+
+/// Asks two teachers problems with known answers, and keeps what is correct.
+///
+/// Every response is stored as it comes: the same call goes on where a process ended, and asks for
+/// nothing twice. With other settings, only requests that these change are made anew. Without `asks`
+/// nobody is asked, and pairs are made of the responses that there are. The files beside the responses
+/// are written anew by each call that comes to its end. `None` after a stop.
+///
+/// # Errors
+/// [`Error::Config`]; [`Error::Io`]; [`Error::Data`] for problems or responses that cannot be read;
+/// [`Error::Server`] where a teacher answers no more: everything up to there is stored.
+pub fn make_pairs(
+    config: &MakePairsConfig,
+    out: &PairsDirectory,
+    asks: bool,
+    stop: &StopFlag,
+    observe: &mut dyn FnMut(PairsEvent<'_>),
+) -> Result<Option<PairsReport>> {
+    let mut config = config.clone();
+    config.validate()?;
+    if !asks {
+        let path = out.path.join(CONFIG);
+        let earlier = path.is_file().then(|| MakePairsConfig::read(&path)).transpose()?;
+        if let Some(earlier) = earlier {
+            name_models(&mut config, &earlier);
+        }
+    }
+    let problems = Problems::read(&config)?;
+    let long = teacher(&mut config.long, observe)?;
+    let short = teacher(&mut config.short, observe)?;
+    problems.ask(&config, [long.as_ref(), short.as_ref()], out, asks, stop, observe)
+}
+
+/// As [`make_pairs`], with teachers of the caller's own in place of those that the settings name.
+///
+/// # Errors
+/// As [`make_pairs`].
+pub fn make_pairs_with(
+    config: &MakePairsConfig,
+    teachers: [&dyn Teacher; 2],
+    out: &PairsDirectory,
+    stop: &StopFlag,
+    observe: &mut dyn FnMut(PairsEvent<'_>),
+) -> Result<Option<PairsReport>> {
+    config.validate()?;
+    Problems::read(config)?.ask(config, teachers, out, true, stop, observe)
+}
+
+/// Where settings name no model, the one that was asked before.
+fn name_models(config: &mut MakePairsConfig, earlier: &MakePairsConfig) {
+    for (now, before) in [(&mut config.long, &earlier.long), (&mut config.short, &earlier.short)] {
+        if let (Some(now), Some(before)) = (&mut now.server, &before.server)
+            && now.model.is_empty()
+        {
+            now.model.clone_from(&before.model);
+        }
+    }
+}
+
+/// The teacher of these settings, which then name its model.
+fn teacher(
+    config: &mut TeacherConfig,
+    observe: &mut dyn FnMut(PairsEvent<'_>),
+) -> Result<Box<dyn Teacher>> {
+    if let Some(server) = &mut config.server {
+        let teacher = ServerTeacher::new(server.clone(), config.concurrency)?;
+        server.clone_from(teacher.config());
+        return Ok(Box::new(teacher));
+    }
+    let local = config.local.clone().unwrap_or_default();
+    let teacher = LocalTeacher::load(local, &mut |done, of| {
+        observe(PairsEvent::Loading(done, of));
+    })?;
+    Ok(Box::new(teacher))
+}
+
+/// What is asked, and what is not.
+struct Problems {
+    benchmark: Benchmark,
+    against: Vec<Benchmark>,
+}
+
+impl Problems {
+    fn read(config: &MakePairsConfig) -> Result<Self> {
+        let benchmark = Benchmark::read(&config.problems)?.first(config.limit);
+        let against = config.benchmarks.iter().map(|path| Benchmark::read(path));
+        Ok(Self { benchmark, against: against.collect::<Result<_>>()? })
+    }
+
+    fn ask(
+        self,
+        config: &MakePairsConfig,
+        [long, short]: [&dyn Teacher; 2],
+        out: &PairsDirectory,
+        asks: bool,
+        stop: &StopFlag,
+        observe: &mut dyn FnMut(PairsEvent<'_>),
+    ) -> Result<Option<PairsReport>> {
+        let without_answer = self.benchmark.without_answer.len();
+        let (problems, left_out, mut counts) =
+            sieve(self.benchmark.problems, &self.against, config.near_duplicates);
+        counts.without_answer = without_answer;
+        if problems.is_empty() {
+            let what = format!("none of its {} problems is left to ask", counts.read);
+            let hint = "All are in the benchmarks; give other problems";
+            return Err(Error::data(crate::Place::file(&config.problems), what, hint));
+        }
+        let store = Store::open(&out.path.join(RESPONSES), &mut |done, of| {
+            observe(PairsEvent::Reading(done, of));
+        })?;
+        if store.torn > 0 {
+            observe(PairsEvent::Notice(&format!(
+                "the last response of an earlier run was cut off ({} bytes); it is removed, and \
+                 asked for again",
+                store.torn
+            )));
+        }
+        if store.len() > 0 {
+            let what = format!("{} responses of earlier runs are there", store.len());
+            observe(PairsEvent::Notice(&what));
+        }
+        let text = toml::to_string(config)
+            .map_err(|e| Error::io("write", out.path.join(CONFIG), std::io::Error::other(e)))?;
+        out.write(CONFIG, |file| {
+            let failed = |e| Error::io("write", out.path.join(CONFIG), e);
+            file.write_all(text.as_bytes()).map_err(failed)
+        })?;
+        let roles = [
+            Role { name: "long", teacher: long, config: &config.long },
+            Role { name: "short", teacher: short, config: &config.short },
+        ];
+        let collected = collect(&problems, config, roles, &store, asks, stop, &mut |progress| {
+            observe(PairsEvent::Asking(progress));
+        })
+        .map_err(|error| kept_so_far(error, &store, &out.path))?;
+        let Some(collected) = collected else { return Ok(None) };
+        let mut files = Files { config, out, store: &store, problems: &problems, rows: vec![] };
+        let report = files.write(counts, collected)?;
+        out.write("left-out.jsonl", |file| {
+            left_out.iter().try_for_each(|left| out.row("left-out.jsonl", file, left))
+        })?;
+        out.write("report.json", |file| out.row("report.json", file, &report))?;
+        out.write("README.md", |file| {
+            let failed = |e| Error::io("write", out.path.join("README.md"), e);
+            file.write_all(card(config, &report).as_bytes()).map_err(failed)
+        })?;
+        Ok(Some(report))
+    }
+}
+
+/// The same error, which says what is safe.
+fn kept_so_far(error: Error, store: &Store, out: &Path) -> Error {
+    match error {
+        Error::Server { url, what, hint } => Error::Server {
+            url,
+            what,
+            hint: format!(
+                "{hint}. {} responses are kept in {}; the same command goes on from there",
+                store.len(),
+                out.display()
+            ),
+        },
+        other => other,
+    }
+}
+
+/// A row for training.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: &'a str,
+    problem: &'a str,
+    solution: &'a str,
+    answer: &'a str,
+}
+
+/// Both answers to a problem.
+#[derive(Serialize)]
+struct Pair<'a> {
+    id: &'a str,
+    problem: &'a str,
+    answer: &'a str,
+    long: &'a str,
+    short: &'a str,
+}
+
+/// The files of rows.
+struct Files<'a> {
+    config: &'a MakePairsConfig,
+    out: &'a PairsDirectory,
+    store: &'a Store,
+    problems: &'a [BenchmarkProblem],
+    /// Numbers of the problems of which both answers are correct.
+    rows: Vec<usize>,
+}
+
+impl Files<'_> {
+    /// The text that is trained on.
+    fn text(&self, chosen: &Chosen, role: &TeacherConfig) -> Result<String> {
+        let line = self.store.get(&chosen.request)?;
+        let sample = line.as_ref().and_then(|line| line.response.samples.get(chosen.sample));
+        sample.map(|sample| sample.joined(role.reasoning)).ok_or_else(|| {
+            let what = "a response that was there before is gone";
+            Error::data(crate::Place::file(self.out.path.join(RESPONSES)), what, "Start again")
+        })
+    }
+
+    fn write(
+        &mut self,
+        problems: super::report::ProblemCounts,
+        [long, short]: [Collected; 2],
+    ) -> Result<PairsReport> {
+        let both =
+            |number: &usize| long.chosen[*number].is_some() && short.chosen[*number].is_some();
+        self.rows = (0..self.problems.len()).filter(both).collect();
+        let long_lengths = self.role("long.jsonl", &long.chosen, &self.config.long)?;
+        let short_lengths = self.role("short.jsonl", &short.chosen, &self.config.short)?;
+        self.out.write("pairs.jsonl", |file| {
+            self.each_pair(&long, &short, &mut |pair| self.out.row("pairs.jsonl", file, pair))
+        })?;
+        #[cfg(feature = "parquet")]
+        self.out.write("pairs.parquet", |file| {
+            let path = self.out.path.join("pairs.parquet");
+            let names = ["id", "problem", "answer", "long", "short"];
+            let mut table = crate::data::TextTable::new(file, names, &path)?;
+            self.each_pair(&long, &short, &mut |pair| {
+                table.row([pair.id, pair.problem, pair.answer, pair.long, pair.short])
+            })?;
+            table.finish()
+        })?;
+        Ok(PairsReport {
+            problems,
+            pairs: self.rows.len(),
+            rows: [long_lengths.len(), short_lengths.len()],
+            lengths: [long_lengths, short_lengths].map(LengthStatistics::of),
+            long: long.counts,
+            short: short.counts,
+        })
+    }
+
+    fn each_pair(
+        &self,
+        long: &Collected,
+        short: &Collected,
+        write: &mut dyn FnMut(&Pair<'_>) -> Result<()>,
+    ) -> Result<()> {
+        for number in &self.rows {
+            if let (Some(long), Some(short)) = (&long.chosen[*number], &short.chosen[*number]) {
+                let problem = &self.problems[*number];
+                write(&Pair {
+                    id: &problem.id,
+                    problem: &problem.problem,
+                    answer: &problem.reference,
+                    long: &self.text(long, &self.config.long)?,
+                    short: &self.text(short, &self.config.short)?,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One teacher's rows; returns their lengths.
+    fn role(
+        &self,
+        name: &str,
+        chosen: &[Option<Chosen>],
+        config: &TeacherConfig,
+    ) -> Result<Vec<usize>> {
+        let mut lengths = vec![];
+        let mut kept: Vec<usize> = match self.config.keep {
+            Keep::Both => self.rows.clone(),
+            Keep::Either => (0..self.problems.len()).collect(),
+        };
+        kept.retain(|number| chosen[*number].is_some());
+        self.out.write(name, |file| {
+            for number in kept {
+                let Some(chosen) = &chosen[number] else { continue };
+                let (problem, solution) = (&self.problems[number], self.text(chosen, config)?);
+                lengths.push(solution.chars().count());
+                let row = Row {
+                    id: &problem.id,
+                    problem: &problem.problem,
+                    solution: &solution,
+                    answer: &problem.reference,
+                };
+                self.out.row(name, file, &row)?;
+            }
+            Ok(())
+        })?;
+        Ok(lengths)
+    }
+}

@@ -1,0 +1,211 @@
+//! What a server answers, and the forms in which reasoning models give their reasoning.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One answer of a teacher, its reasoning kept apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// What it thought first, where it is a reasoning model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Its answer.
+    pub content: String,
+    /// Why it ended, such as `stop` or `length`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+}
+
+/// How reasoning and answer make up the text that is trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningForm {
+    /// `<think>` and `</think>` around the reasoning, then the answer.
+    #[default]
+    Think,
+    /// The reasoning, an empty line, the answer.
+    Plain,
+    /// The answer alone.
+    Omit,
+}
+
+const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+
+impl Sample {
+    /// Divides a text that may hold its reasoning.
+    ///
+    /// ```
+    /// use mixdistill::teacher::Sample;
+    /// let sample = Sample::of_text("<think>\n2 and 2\n</think>\n\nIt is 4.", Some("stop".into()));
+    /// assert_eq!(sample.reasoning.as_deref(), Some("2 and 2"));
+    /// assert_eq!(sample.content, "It is 4.");
+    /// ```
+    pub fn of_text(text: &str, finish_reason: Option<String>) -> Self {
+        let (reasoning, content) = divided(text);
+        let reasoning = reasoning.filter(|text| !text.is_empty()).map(str::to_owned);
+        Self { reasoning, content: content.to_owned(), finish_reason }
+    }
+
+    /// The text that is trained on.
+    pub fn joined(&self, form: ReasoningForm) -> String {
+        match (&self.reasoning, form) {
+            (Some(reasoning), ReasoningForm::Think) => {
+                format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{}", self.content)
+            }
+            (Some(reasoning), ReasoningForm::Plain) => format!("{reasoning}\n\n{}", self.content),
+            _ => self.content.clone(),
+        }
+    }
+
+    /// Whether the length limit ended it.
+    pub fn is_cut(&self) -> bool {
+        matches!(self.finish_reason.as_deref(), Some("length" | "max_tokens"))
+    }
+}
+
+/// Reasoning and answer of a text. Some templates begin an answer within the reasoning, so that only
+/// its end is marked; without an end all of it is reasoning.
+fn divided(text: &str) -> (Option<&str>, &str) {
+    let text = text.trim();
+    let (opened, rest) = match text.strip_prefix(OPEN) {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    match rest.split_once(CLOSE) {
+        Some((reasoning, content)) => (Some(reasoning.trim()), content.trim()),
+        None if opened => (Some(rest.trim()), ""),
+        None => (None, text),
+    }
+}
+
+/// An answer of chat completions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ChatReply {
+    pub samples: Vec<Sample>,
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
+}
+
+/// The parts of a completion that are used; whatever else a server adds is not looked at.
+#[derive(Deserialize)]
+struct Body {
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    content: Value,
+    #[serde(default)]
+    reasoning_content: Option<String>,
+    #[serde(default)]
+    reasoning: Value,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    #[serde(default)]
+    completion_tokens: Option<u64>,
+}
+
+impl ChatReply {
+    /// An answer's body; in words what is wrong with it.
+    pub(super) fn parse(body: &str) -> Result<Self, String> {
+        let json: Value =
+            serde_json::from_str(body).map_err(|_| "its answer is not JSON".to_owned())?;
+        let body: Body = serde_json::from_value(json)
+            .map_err(|error| format!("its answer is no chat completion ({error})"))?;
+        if body.choices.is_empty() {
+            return Err("its answer has no message".into());
+        }
+        let samples = body.choices.into_iter().map(Choice::sample).collect::<Option<_>>();
+        let usage = body.usage.unwrap_or(Usage { prompt_tokens: None, completion_tokens: None });
+        Ok(Self {
+            samples: samples.ok_or("its answer has no message")?,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+        })
+    }
+}
+
+impl Choice {
+    /// `None` where it holds neither an answer nor reasoning.
+    fn sample(self) -> Option<Sample> {
+        let Message { content, reasoning_content, reasoning } = self.message;
+        let content = match &content {
+            Value::String(text) => Some(text.clone()),
+            // A list of parts, of which those with text count.
+            Value::Array(parts) => {
+                Some(parts.iter().filter_map(|part| part["text"].as_str()).collect())
+            }
+            _ => None,
+        };
+        let apart = reasoning_content.or_else(|| reasoning.as_str().map(str::to_owned));
+        let apart = apart.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        if content.is_none() && apart.is_none() {
+            return None;
+        }
+        let content = content.unwrap_or_default();
+        Some(match apart {
+            Some(reasoning) => {
+                let content = content.trim().to_owned();
+                Sample { reasoning: Some(reasoning), content, finish_reason: self.finish_reason }
+            }
+            None => Sample::of_text(&content, self.finish_reason),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reasoning_is_found_in_every_form_that_servers_have() {
+        let parse = |message: Value| {
+            let body = json!({ "choices": [{ "message": message, "finish_reason": "stop" }] });
+            ChatReply::parse(&body.to_string()).map(|reply| {
+                let sample = reply.samples.into_iter().next().unwrap();
+                (sample.reasoning.unwrap_or("-".into()), sample.content)
+            })
+        };
+        let is = |message: Value, reasoning: &str, content: &str| {
+            assert_eq!(parse(message), Ok((reasoning.to_owned(), content.to_owned())));
+        };
+        is(json!({ "content": "4", "reasoning_content": " 2+2 " }), "2+2", "4");
+        is(json!({ "content": "4", "reasoning": "2+2" }), "2+2", "4");
+        is(json!({ "content": "4", "reasoning": null, "reasoning_content": null }), "-", "4");
+        is(json!({ "content": "<think>2+2</think>4" }), "2+2", "4");
+        is(json!({ "content": "2+2\n</think>\n4" }), "2+2", "4");
+        is(json!({ "content": "<think>2+2" }), "2+2", "");
+        is(json!({ "content": "<think>\n\n</think>\n\n4" }), "-", "4");
+        is(json!({ "content": "I think <think> is a tag" }), "-", "I think <think> is a tag");
+        is(json!({ "content": null, "reasoning_content": "2+2" }), "2+2", "");
+        is(json!({ "content": [{ "type": "text", "text": "4" }] }), "-", "4");
+        assert!(parse(json!({ "content": null })).is_err());
+        assert!(parse(json!({ "tool_calls": [] })).is_err());
+        assert!(ChatReply::parse("{\"choices\": 3}").unwrap_err().contains("no chat completion"));
+    }
+
+    #[test]
+    fn what_is_divided_can_be_joined_again() {
+        let sample = Sample::of_text("<think>\na\nb\n</think>\n\nc", None);
+        assert_eq!(sample.joined(ReasoningForm::Think), "<think>\na\nb\n</think>\n\nc");
+        assert_eq!(sample.joined(ReasoningForm::Plain), "a\nb\n\nc");
+        assert_eq!(sample.joined(ReasoningForm::Omit), "c");
+        assert_eq!(Sample::of_text("c", None).joined(ReasoningForm::Think), "c");
+    }
+}

@@ -1,0 +1,233 @@
+//! What became of problems and answers, in numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// What became of the problems before they were asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemCounts {
+    /// Problems with an answer.
+    pub read: usize,
+    /// Rows of the file without an answer.
+    pub without_answer: usize,
+    /// Left out: the text of an earlier one.
+    pub duplicates: usize,
+    /// Of these, with another answer than the earlier one.
+    pub contradictions: usize,
+    /// Left out: nearly the text of an earlier one, and the same answer.
+    pub near_duplicates: usize,
+    /// Kept: nearly the text of an earlier one, but another answer.
+    pub variants: usize,
+    /// Left out: in a benchmark too.
+    pub in_benchmarks: usize,
+    /// Asked: `read` without what was left out.
+    pub asked: usize,
+}
+
+/// What became of one teacher's problems and answers.
+///
+/// Each problem asked is in one of `with_correct`, `without_correct`, `refused`, `not_answered` and
+/// `skipped`; each answer is in one of `correct`, `wrong`, `unstated`, `cut` and `empty`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerCounts {
+    /// The model.
+    pub model: String,
+    /// Problems with a correct answer.
+    pub with_correct: usize,
+    /// Problems whose answers are all in, and none is correct.
+    pub without_correct: usize,
+    /// Problems that it refuses to answer, such as those that are too long.
+    pub refused: usize,
+    /// Problems that it did not answer now: a next run asks again.
+    pub not_answered: usize,
+    /// Problems that it was not asked to the end, since the other teacher has no correct answer.
+    pub skipped: usize,
+    /// Requests that were answered in earlier runs.
+    pub requests_known: usize,
+    /// Requests that were answered in this run.
+    pub requests_new: usize,
+    /// Answers, those of earlier runs included.
+    pub answers: usize,
+    /// Answers that are correct.
+    pub correct: usize,
+    /// Answers that state another final answer.
+    pub wrong: usize,
+    /// Answers that state none.
+    pub unstated: usize,
+    /// Answers that the length limit ended; they are never kept.
+    pub cut: usize,
+    /// Answers without a text, or ended by a filter.
+    pub empty: usize,
+    /// Tokens of questions and of answers, where they were told; of all runs.
+    pub tokens: [u64; 2],
+    /// What they cost.
+    pub cost: f64,
+    /// The last reason for `refused` or `not_answered`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl AnswerCounts {
+    /// Problems whose fate is known.
+    pub(super) fn done(&self) -> usize {
+        self.with_correct + self.without_correct + self.refused + self.not_answered + self.skipped
+    }
+}
+
+/// Lengths of kept texts, in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LengthStatistics {
+    /// Texts.
+    pub count: usize,
+    /// Their mean length.
+    pub mean: f64,
+    /// The shortest, the quartiles, nine in ten, and the longest.
+    pub quantiles: [usize; 6],
+}
+
+impl LengthStatistics {
+    /// Of these lengths.
+    pub fn of(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        let Some(last) = lengths.len().checked_sub(1) else { return Self::default() };
+        // The nearest rank.
+        let at = |share: f64| lengths[(share * last as f64).round() as usize];
+        Self {
+            count: lengths.len(),
+            mean: lengths.iter().sum::<usize>() as f64 / lengths.len() as f64,
+            quantiles: [0.0, 0.25, 0.5, 0.75, 0.9, 1.0].map(at),
+        }
+    }
+}
+
+/// What was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PairsReport {
+    /// The problems.
+    pub problems: ProblemCounts,
+    /// The teacher who answers at length.
+    pub long: AnswerCounts,
+    /// The teacher who answers briefly.
+    pub short: AnswerCounts,
+    /// Problems that both answered correctly.
+    pub pairs: usize,
+    /// Rows in the files: long and short.
+    pub rows: [usize; 2],
+    /// Lengths of the rows' texts: long and short.
+    pub lengths: [LengthStatistics; 2],
+}
+
+impl PairsReport {
+    /// The report for people, in Markdown.
+    pub fn to_markdown(&self) -> String {
+        let ProblemCounts {
+            read,
+            without_answer,
+            duplicates,
+            contradictions,
+            near_duplicates,
+            variants,
+            in_benchmarks,
+            asked,
+        } = self.problems;
+        let mut out = String::from("| problems | |\n| --- | ---: |\n");
+        let mut line = |what: &str, count: usize| {
+            out.push_str(&format!("| {what} | {count} |\n"));
+        };
+        line("read", read);
+        line("rows without an answer", without_answer);
+        line("left out: the same text again", duplicates);
+        line("of these with another answer", contradictions);
+        line("left out: nearly the same text and the same answer", near_duplicates);
+        line("kept: nearly the same text, another answer", variants);
+        line("left out: in a benchmark", in_benchmarks);
+        line("asked", asked);
+        let teachers = [&self.long, &self.short];
+        out.push_str(&format!(
+            "\n| | long: {} | short: {} |\n| --- | ---: | ---: |\n",
+            self.long.model, self.short.model
+        ));
+        let mut line = |what: &str, count: fn(&AnswerCounts) -> String| {
+            let [long, short] = teachers.map(count);
+            out.push_str(&format!("| {what} | {long} | {short} |\n"));
+        };
+        line("problems with a correct answer", |t| t.with_correct.to_string());
+        line("problems without one", |t| t.without_correct.to_string());
+        line("problems refused", |t| t.refused.to_string());
+        line("problems not answered yet", |t| t.not_answered.to_string());
+        line("problems left, the other teacher having no correct answer", |t| {
+            t.skipped.to_string()
+        });
+        line("answers", |t| t.answers.to_string());
+        line("correct", |t| t.correct.to_string());
+        line("wrong", |t| t.wrong.to_string());
+        line("without a final answer", |t| t.unstated.to_string());
+        line("cut by the length limit", |t| t.cut.to_string());
+        line("empty or filtered", |t| t.empty.to_string());
+        line("tokens asked", |t| t.tokens[0].to_string());
+        line("tokens answered", |t| t.tokens[1].to_string());
+        if teachers.iter().any(|teacher| teacher.cost > 0.0) {
+            line("cost", |t| format!("{:.2}", t.cost));
+        }
+        out.push_str(
+            "\n| kept | rows | mean length | least | 25 % | 50 % | 75 % | 90 % | most |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        );
+        for (name, LengthStatistics { count, mean, quantiles }) in
+            ["long", "short"].iter().zip(self.lengths)
+        {
+            let quantiles = quantiles.map(|quantile| quantile.to_string()).join(" | ");
+            out.push_str(&format!("| {name} | {count} | {mean:.0} | {quantiles} |\n"));
+        }
+        out.push_str("\nLengths are in characters.\n");
+        out
+    }
+}
+
+/// How far the asking is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairsProgress {
+    /// Problems whose fate is known, each once for each teacher.
+    pub done: usize,
+    /// All of them.
+    pub of: usize,
+    /// Problems with a correct answer so far: of the long and of the short teacher.
+    pub correct: [usize; 2],
+    /// Tokens answered in this run, by both.
+    pub new_tokens: u64,
+    /// Tokens asked and answered in this run, by both.
+    pub tokens: [u64; 2],
+    /// What this run's tokens cost.
+    pub cost: f64,
+    /// Seconds that the asking has taken.
+    pub seconds: f64,
+}
+
+impl PairsProgress {
+    /// In words.
+    pub fn message(&self) -> String {
+        let [long, short] = self.correct;
+        let speed = self.new_tokens as f64 / self.seconds.max(1e-3);
+        let [asked, answered] = self.tokens;
+        let mut text = format!(
+            "correct {long} + {short}, {speed:.0} tokens/s, {asked} tokens asked, {answered} answered"
+        );
+        if self.cost > 0.0 {
+            text.push_str(&format!(", cost {:.2}", self.cost));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_counted() {
+        let lengths = LengthStatistics::of((0..=100).rev().collect());
+        assert_eq!(lengths.quantiles, [0, 25, 50, 75, 90, 100]);
+        assert_eq!((lengths.count, lengths.mean), (101, 50.0));
+        assert_eq!(LengthStatistics::of(vec![]), LengthStatistics::default());
+        assert_eq!(LengthStatistics::of(vec![7]).quantiles, [7; 6]);
+    }
+}

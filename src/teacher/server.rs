@@ -1,0 +1,62 @@
+//! A server as a teacher.
+
+use super::{Ask, ChatClient, ChatConfig, Failure, Question, Response, Teacher};
+use crate::error::Result;
+use crate::train::StopFlag;
+use serde_json::Value;
+
+/// A server with the threads that ask it.
+#[derive(Clone, Debug)]
+pub struct ServerTeacher {
+    client: ChatClient,
+    concurrency: usize,
+}
+
+impl ServerTeacher {
+    /// A server that is asked by so many threads; where its settings name no model, it is asked for
+    /// the one that it has.
+    ///
+    /// # Errors
+    /// As [`ChatConfig::validate`]; [`Error::Server`](crate::Error::Server) where it has not exactly
+    /// one model.
+    pub fn new(config: ChatConfig, concurrency: usize) -> Result<Self> {
+        Ok(Self { client: ChatClient::new(config)?.with_served_model()?, concurrency })
+    }
+
+    /// How it is asked, the model's name included.
+    pub fn config(&self) -> &ChatConfig {
+        self.client.config()
+    }
+}
+
+impl Teacher for ServerTeacher {
+    fn name(&self) -> String {
+        self.config().model.clone()
+    }
+
+    fn place(&self) -> String {
+        self.config().url.clone()
+    }
+
+    fn request(&self, question: &Question) -> Value {
+        // Without draws a seed means nothing, and some servers do not take one.
+        let seed = Some(question.seed).filter(|_| self.config().temperature > 0.0);
+        self.client.request(&[("user", &question.prompt)], Ask { n: question.n, seed })
+    }
+
+    fn threads(&self) -> usize {
+        self.concurrency
+    }
+
+    fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
+        let ask = |question| {
+            let reply = self.client.send(&self.request(question), stop)?;
+            Ok(Response {
+                samples: reply.samples,
+                prompt_tokens: reply.prompt_tokens,
+                completion_tokens: reply.completion_tokens,
+            })
+        };
+        questions.iter().map(ask).collect()
+    }
+}

@@ -1,0 +1,81 @@
+//! Problems that are worth asking: each once, and none that a benchmark has.
+
+use super::report::ProblemCounts;
+use crate::data::{OverlapKind, near_duplicates, normalized, overlaps};
+use crate::eval::{Benchmark, BenchmarkProblem, same_answer};
+use std::collections::HashMap;
+
+/// A problem that is left out, and why; written to `left-out.jsonl`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(super) struct LeftOut {
+    id: String,
+    problem: String,
+    because: &'static str,
+    /// The problem that it is like.
+    like: String,
+}
+
+/// The problems to ask, in their order.
+pub(super) fn sieve(
+    problems: Vec<BenchmarkProblem>,
+    benchmarks: &[Benchmark],
+    threshold: f64,
+) -> (Vec<BenchmarkProblem>, Vec<LeftOut>, ProblemCounts) {
+    let mut counts = ProblemCounts { read: problems.len(), ..ProblemCounts::default() };
+    let mut left_out = vec![];
+    let mut out = |problem: &BenchmarkProblem, because, like: String| {
+        let (id, text) = (problem.id.clone(), problem.problem.clone());
+        left_out.push(LeftOut { id, problem: text, because, like });
+    };
+
+    let mut first_of: HashMap<String, usize> = HashMap::new();
+    let mut kept: Vec<BenchmarkProblem> = vec![];
+    for problem in problems {
+        match first_of.get(&normalized(&problem.problem).to_lowercase()) {
+            Some(first) => {
+                let first = &kept[*first];
+                counts.duplicates += 1;
+                let same = same_answer(&first.reference, &problem.reference);
+                counts.contradictions += usize::from(!same);
+                out(&problem, "same text", first.id.clone());
+            }
+            None => {
+                first_of.insert(normalized(&problem.problem).to_lowercase(), kept.len());
+                kept.push(problem);
+            }
+        }
+    }
+
+    let mut drop = vec![false; kept.len()];
+    for found in near_duplicates(kept.iter().map(|problem| problem.problem.as_str()), threshold) {
+        let (problem, earlier) = (&kept[found.text], &kept[found.earlier]);
+        // With another answer it is another problem, made from the same template.
+        if same_answer(&earlier.reference, &problem.reference) {
+            counts.near_duplicates += 1;
+            drop[found.text] = true;
+            out(problem, "nearly the same text and the same answer", earlier.id.clone());
+        } else {
+            counts.variants += 1;
+        }
+    }
+    for benchmark in benchmarks {
+        let texts = benchmark.problems.iter().map(|problem| problem.problem.as_str());
+        let asked = kept.iter().map(|problem| problem.problem.as_str());
+        for overlap in overlaps(texts, asked) {
+            if std::mem::replace(&mut drop[overlap.test], true) {
+                continue;
+            }
+            let because = match overlap.kind {
+                OverlapKind::SameText => "same text as in a benchmark",
+                OverlapKind::SharedWords => "thirteen words in a row as in a benchmark",
+            };
+            counts.in_benchmarks += 1;
+            let like = &benchmark.problems[overlap.training];
+            out(&kept[overlap.test], because, format!("{} {}", benchmark.name, like.id));
+        }
+    }
+    let mut keep = drop.iter().map(|drop| !drop);
+    kept.retain(|_| keep.next().unwrap_or(true));
+    counts.asked = kept.len();
+    (kept, left_out, counts)
+}

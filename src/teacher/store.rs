@@ -1,0 +1,285 @@
+//! Every response, one on a line, with the hash of its request: appended as it comes and never
+//! changed, so that a process which is killed loses nothing and the next one asks for nothing twice.
+//! In memory are only the hashes and where the lines are.
+
+use super::Response;
+use crate::error::{Error, Place, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Longest line that is read: the largest answer, each byte of it escaped.
+const MOST_BYTES: u64 = 128 << 20;
+
+/// What names a request: the SHA-256 of the teacher's role and of all that its answer depends on.
+pub(super) type RequestHash = [u8; 32];
+
+/// A line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Line {
+    /// Hash of the request, in hexadecimal.
+    pub request: String,
+    /// The teacher's role, `long` or `short`.
+    pub teacher: String,
+    /// The model that answered.
+    pub model: String,
+    /// Where it is.
+    pub place: String,
+    /// The problem's id in its file.
+    pub id: String,
+    /// What was asked.
+    pub prompt: String,
+    /// Wall time of the answer.
+    pub seconds: f64,
+    /// What was answered.
+    #[serde(flatten)]
+    pub response: Response,
+}
+
+/// The file of responses.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    inner: Mutex<Inner>,
+    /// Bytes of a line that an earlier process did not finish.
+    pub torn: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    /// Where the file ends.
+    end: u64,
+    places: HashMap<RequestHash, u64>,
+}
+
+/// The hash of a request.
+pub(super) fn request_hash(role: &str, request: &serde_json::Value) -> RequestHash {
+    // Objects are in the order of their keys or of their making; both are the same each time, and
+    // canonical here.
+    let mut hash = Sha256::new();
+    hash.update(role.as_bytes());
+    hash.update([0]);
+    hash.update(canonical(request).as_bytes());
+    hash.finalize().into()
+}
+
+/// JSON with all keys in order.
+fn canonical(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort();
+            let fields: Vec<String> = keys
+                .iter()
+                .map(|key| format!("{}:{}", Value::String((*key).clone()), canonical(&map[*key])))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(list) => {
+            format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn to_hex(hash: &RequestHash) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<RequestHash> {
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
+impl Store {
+    /// Opens a store, or begins it. A last line that is not whole is cut off; `progress` is called
+    /// with bytes read, and all.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] for a line that is no response, and the file stays as it is.
+    pub(super) fn open(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path);
+        let file = file.map_err(|e| Error::io("open", path, e))?;
+        let read = |e| Error::io("read", path, e);
+        let of = file.metadata().map_err(read)?.len();
+        let mut reader = BufReader::with_capacity(1 << 16, &file);
+        let (mut places, mut end, mut number) = (HashMap::new(), 0, 0);
+        let mut line = vec![];
+        /// What of a line is needed to find it again; all of it is checked to be JSON.
+        #[derive(Deserialize)]
+        struct Known {
+            request: String,
+        }
+        loop {
+            line.clear();
+            let bytes = reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line);
+            let bytes = bytes.map_err(read)? as u64;
+            number += 1;
+            let failed = |what: String| {
+                let hint = "Mend or remove the line; its question is then asked again";
+                Error::data(Place::line(path, number), what, hint)
+            };
+            if line.last() != Some(&b'\n') {
+                if bytes == MOST_BYTES {
+                    return Err(failed("it is longer than any response".into()));
+                }
+                break;
+            }
+            if !line.trim_ascii().is_empty() {
+                let known: Known = serde_json::from_slice(&line)
+                    .map_err(|error| failed(format!("it is no response: {error}")))?;
+                let hash = from_hex(&known.request)
+                    .ok_or_else(|| failed("its `request` is no SHA-256".into()))?;
+                places.entry(hash).or_insert(end);
+            }
+            end += bytes;
+            progress(end, of);
+        }
+        drop(reader);
+        let torn = of - end;
+        if torn > 0 {
+            file.set_len(end).map_err(|e| Error::io("write", path, e))?;
+        }
+        let inner = Mutex::new(Inner { file, end, places });
+        Ok(Self { path: path.to_owned(), inner, torn })
+    }
+
+    /// Responses in it.
+    pub(super) fn len(&self) -> usize {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).places.len()
+    }
+
+    /// The response to a request, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] where the file was changed meanwhile.
+    pub(super) fn get(&self, request: &RequestHash) -> Result<Option<Line>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = inner.places.get(request).copied() else { return Ok(None) };
+        let read = |e| Error::io("read", &self.path, e);
+        inner.file.seek(SeekFrom::Start(place)).map_err(read)?;
+        let mut line = vec![];
+        let mut reader = BufReader::with_capacity(1 << 16, &inner.file);
+        reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line).map_err(read)?;
+        let line: Line = serde_json::from_slice(&line).map_err(|error| {
+            let hint = "Mend or remove the line; its question is then asked again";
+            let what = format!("the line at byte {place} is no response: {error}");
+            Error::data(Place::file(&self.path), what, hint)
+        })?;
+        if from_hex(&line.request).as_ref() != Some(request) {
+            let what = format!("the line at byte {place} is not the one that was there before");
+            return Err(Error::data(Place::file(&self.path), what, "Start again"));
+        }
+        Ok(Some(line))
+    }
+
+    /// Appends a response.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was written of the line is taken back.
+    pub(super) fn put(&self, request: &RequestHash, mut line: Line) -> Result<()> {
+        line.request = to_hex(request);
+        let failed = |e| Error::io("write", &self.path, e);
+        let mut text = serde_json::to_vec(&line).map_err(|e| failed(std::io::Error::other(e)))?;
+        text.push(b'\n');
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = inner.file.write_all(&text) {
+            let end = inner.end;
+            // On a full disk this frees the little that went in; it is repaired on opening anyway.
+            let _ = inner.file.set_len(end);
+            return Err(failed(error));
+        }
+        let end = inner.end;
+        inner.places.insert(*request, end);
+        inner.end += text.len() as u64;
+        Ok(())
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn flush(&self) -> Result<()> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.file.sync_data().map_err(|e| Error::io("flush", &self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::teacher::Sample;
+    use serde_json::json;
+
+    fn line(content: &str) -> Line {
+        let samples = vec![Sample { content: content.into(), ..Sample::default() }];
+        Line {
+            request: String::new(),
+            teacher: "long".into(),
+            model: "m".into(),
+            place: "p".into(),
+            id: "1".into(),
+            prompt: "?".into(),
+            seconds: 0.5,
+            response: Response { samples, prompt_tokens: Some(3), completion_tokens: None },
+        }
+    }
+
+    #[test]
+    fn responses_are_found_again_and_a_torn_line_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("responses.jsonl");
+        let open = || Store::open(&path, &mut |_, _| {});
+        let hashes: Vec<RequestHash> =
+            (0..3).map(|i| request_hash("long", &json!({ "seed": i }))).collect();
+        let store = open().unwrap();
+        for (i, hash) in hashes.iter().enumerate() {
+            assert!(store.get(hash).unwrap().is_none());
+            store.put(hash, line(&format!("answer\n{i}"))).unwrap();
+        }
+        let found = |store: &Store, i: usize| {
+            store.get(&hashes[i]).unwrap().map(|line| line.response.samples[0].content.clone())
+        };
+        assert_eq!(found(&store, 1).as_deref(), Some("answer\n1"));
+        let text = std::fs::read(&path).unwrap();
+        let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for end in second..text.len() {
+            std::fs::write(&path, &text[..end]).unwrap();
+            let store = open().unwrap();
+            let whole = text[..end].iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(store.len(), whole);
+            assert_eq!(store.torn == 0, text[..end].last() == Some(&b'\n'));
+            // Appended at the right place.
+            store.put(&hashes[2], line("new")).unwrap();
+            assert_eq!(found(&open().unwrap(), 2).as_deref(), Some("new"));
+        }
+        std::fs::write(&path, "{\"request\": \"00\"}\n").unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains(":1") && error.contains("SHA-256"), "{error}");
+        std::fs::write(&path, "nonsense\nmore\n").unwrap();
+        assert!(open().is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nonsense\nmore\n");
+    }
+
+    #[test]
+    fn a_hash_is_of_role_and_content() {
+        let hash = |role, value| request_hash(role, &value);
+        let one = hash("long", json!({ "a": 1, "b": { "c": 2, "d": [3] } }));
+        assert_eq!(one, hash("long", json!({ "b": { "d": [3], "c": 2 }, "a": 1 })));
+        assert_ne!(one, hash("short", json!({ "a": 1, "b": { "c": 2, "d": [3] } })));
+        assert_ne!(one, hash("long", json!({ "a": 1, "b": { "c": 2, "d": [4] } })));
+        assert_eq!(from_hex(&to_hex(&one)), Some(one));
+    }
+}

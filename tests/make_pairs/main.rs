@@ -1,0 +1,332 @@
+//! Promise: answers of two teachers are asked for, graded and kept whatever the servers do; what was
+//! answered once is not asked for again; what is written can be trained on.
+#![cfg(feature = "teacher")]
+
+mod real;
+mod server;
+mod trouble;
+
+use mixdistill::data::{ColumnMap, Join, Pairs, Source};
+use mixdistill::teacher::{
+    ChatConfig, Keep, MakePairsConfig, PairsDirectory, PairsEvent, PairsReport, Pick,
+    ReasoningForm, TeacherConfig, make_pairs,
+};
+use mixdistill::train::StopFlag;
+use serde_json::{Value, json};
+use server::{Manner, Server, long_answer, numbers, says, short_answer};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Writes sums with their answers, and settings that ask these servers for them.
+fn sums(folder: &Path, count: usize, servers: [&Server; 2]) -> MakePairsConfig {
+    let row = |i: usize| {
+        let (a, b) = (i + 1, 7 * i + 2);
+        json!({ "id": format!("s{i}"), "problem": format!("What is {a} + {b}?"), "answer": a + b })
+            .to_string()
+            + "\n"
+    };
+    let problems = folder.join("problems.jsonl");
+    std::fs::write(&problems, (0..count).map(row).collect::<String>()).unwrap();
+    let [long, short] = servers.map(|server| TeacherConfig {
+        concurrency: 4,
+        server: Some(ChatConfig {
+            url: server.url.clone(),
+            key_variable: "MIXDISTILL_TEST_NO_KEY".into(),
+            timeout: 5,
+            retries: 2,
+            ..ChatConfig::default()
+        }),
+        ..TeacherConfig::default()
+    });
+    MakePairsConfig { problems, long, short, ..MakePairsConfig::default() }
+}
+
+fn set(config: &mut MakePairsConfig, set: impl Fn(&mut ChatConfig)) {
+    for teacher in [&mut config.long, &mut config.short] {
+        set(teacher.server.as_mut().unwrap());
+    }
+}
+
+fn run(config: &MakePairsConfig, out: &Path) -> mixdistill::Result<Option<PairsReport>> {
+    run_saying(config, out, true).0
+}
+
+/// Also what was said meanwhile.
+fn run_saying(
+    config: &MakePairsConfig,
+    out: &Path,
+    asks: bool,
+) -> (mixdistill::Result<Option<PairsReport>>, Vec<String>) {
+    let mut said = vec![];
+    let directory = PairsDirectory::open(out).unwrap();
+    let result = make_pairs(config, &directory, asks, &StopFlag::default(), &mut |event| {
+        if let PairsEvent::Notice(text) = event {
+            said.push(text.to_owned());
+        }
+    });
+    (result, said)
+}
+
+fn rows(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn ids(path: &Path) -> BTreeSet<String> {
+    rows(path).iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The number of the problem that is asked.
+fn number(prompt: &str) -> u64 {
+    numbers(prompt).0 - 1
+}
+
+#[test]
+fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("pairs");
+    // Twelve problems. The long teacher: 0 is wrong, 1 states nothing, 2 is cut although it is right,
+    // 3 is empty, 4 is refused. The short teacher: 5 is wrong.
+    let long = Server::start(|request| match number(&request.prompt) {
+        0 => Manner::Says("<think>no</think>\\boxed{1}".into()),
+        1 => Manner::Says("I do not know.".into()),
+        2 => Manner::Json(says(&long_answer(&request.prompt), "length")),
+        3 => Manner::Json(says("<think>never ends", "stop")),
+        4 => Manner::Status(400, String::new(), "the prompt is too long".into()),
+        _ => Manner::Says(long_answer(&request.prompt)),
+    });
+    let short = Server::start(|request| match number(&request.prompt) {
+        5 => Manner::Says("\\boxed{0}".into()),
+        _ => Manner::Says(short_answer(&request.prompt)),
+    });
+    let mut config = sums(folder.path(), 12, [&long, &short]);
+    config.short.server.as_mut().unwrap().system = "Be brief.".into();
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!((report.pairs, report.rows), (6, [6, 6]));
+    let counts = &report.long;
+    assert_eq!(counts.model, "the-model");
+    let found = [counts.correct, counts.wrong, counts.unstated, counts.cut, counts.empty];
+    // The sixth may be skipped, since the short teacher has it wrong.
+    let skipped = counts.skipped;
+    assert!(skipped <= 1, "{counts:?}");
+    assert_eq!(found, [7 - skipped, 1, 1, 1, 1]);
+    assert_eq!((counts.with_correct, counts.without_correct), (7 - skipped, 4));
+    assert_eq!((counts.refused, counts.not_answered), (1, 0));
+    assert!(counts.reason.as_ref().unwrap().contains("the prompt is too long"), "{counts:?}");
+    let all = [&report.long, &report.short].map(|c| {
+        assert_eq!(c.answers, c.correct + c.wrong + c.unstated + c.cut + c.empty);
+        c.with_correct + c.without_correct + c.refused + c.not_answered + c.skipped
+    });
+    assert_eq!(all, [12, 12]);
+
+    let expected: BTreeSet<String> = (6..12).map(|i| format!("s{i}")).collect();
+    assert_eq!(ids(&out.join("pairs.jsonl")), expected);
+    let pair = &rows(&out.join("pairs.jsonl"))[0];
+    let (a, b) = (7, 44);
+    assert_eq!(pair["answer"], "51");
+    assert_eq!(
+        pair["long"],
+        format!("<think>\n{a} and {b}, let me see.\n</think>\n\nThe sum is \\boxed{{51}}.")
+    );
+    assert_eq!(pair["short"], "\\boxed{51}");
+    // What is asked: the problem with the instruction, and the system's message where there is one.
+    let requests = short.requests();
+    let messages = &requests[0].body["messages"];
+    assert_eq!(messages[0], json!({ "role": "system", "content": "Be brief." }));
+    assert!(messages[1]["content"].as_str().unwrap().contains("?\nPlease reason step by step"));
+    assert!(requests.iter().all(|request| !request.head.contains("authorization")));
+
+    // The files are what training reads.
+    let read = |name: &str| {
+        Source::read(name, &out.join(format!("{name}.jsonl")), &ColumnMap::default()).unwrap()
+    };
+    let (pairs, _) = Pairs::join(vec![read("long"), read("short")], Join::Inner).unwrap();
+    assert_eq!(pairs.len(), 6);
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    for part in ["6 problems", "the-model", "temperature 0", "\"Be brief.\"", "| wrong |"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(!card.contains("127.0.0.1"), "{card}");
+
+    // Again: nothing is asked but what was refused, and the files are the same.
+    let before = std::fs::read(out.join("pairs.jsonl")).unwrap();
+    long.requests();
+    let (again, said) = run_saying(&config, &out, true);
+    let again = again.unwrap().unwrap();
+    let asked: Vec<u64> = long.requests().iter().map(|r| number(&r.prompt)).collect();
+    assert!(asked.iter().all(|i| *i == 4), "{asked:?}");
+    assert_eq!(short.requests().len(), 0);
+    assert_eq!((again.pairs, again.long.requests_new), (6, 0));
+    assert!(said.iter().any(|text| text.contains("responses of earlier runs")), "{said:?}");
+    assert_eq!(std::fs::read(out.join("pairs.jsonl")).unwrap(), before);
+
+    // Without servers, the model's name being known: the same.
+    drop((long, short));
+    let (offline, _) = run_saying(&config, &out, false);
+    let offline = offline.unwrap().unwrap();
+    assert_eq!((offline.pairs, offline.long.not_answered), (6, 1));
+    // Other forms of the same answers need no server either.
+    config.long.reasoning = ReasoningForm::Plain;
+    run_saying(&config, &out, false).0.unwrap().unwrap();
+    let pair = &rows(&out.join("pairs.jsonl"))[0];
+    assert_eq!(pair["long"], "7 and 44, let me see.\n\nThe sum is \\boxed{51}.");
+}
+
+#[test]
+fn samples_are_asked_until_one_is_correct() {
+    let folder = tempfile::tempdir().unwrap();
+    // Problem i is right from sample i % 4 on, of at most three; each sample has a seed of its own.
+    let tries = |request: &server::Request| {
+        let sample = request.body["seed"].as_u64().unwrap() - 100;
+        match sample >= number(&request.prompt) % 4 {
+            true => Manner::Says(long_answer(&request.prompt)),
+            false => Manner::Says("\\boxed{0}".into()),
+        }
+    };
+    let long = Server::start(tries);
+    let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let mut config = sums(folder.path(), 16, [&long, &short]);
+    (config.samples, config.seed) = (3, 100);
+    let error = run(&config, &folder.path().join("refused")).unwrap_err().to_string();
+    assert!(error.contains("long.temperature"), "{error}");
+    set(&mut config, |server| server.temperature = 0.7);
+    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    assert_eq!((report.pairs, report.long.without_correct), (12, 4));
+    // 1 + 2 + 3 + 3 samples for each four problems.
+    assert_eq!(long.requests().len(), 36);
+    assert_eq!((report.long.correct, report.long.wrong), (12, 24));
+    assert!(short.requests().len() <= 16);
+}
+
+#[test]
+fn the_shortest_or_the_longest_of_all_samples_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        // Of several choices at once the third is the shortest right one, the second the longest.
+        Server::start(|request| {
+            let right = short_answer(&request.prompt);
+            assert_eq!(request.body["n"], 4);
+            let texts =
+                [format!("Sure: {right}"), format!("Certainly: {right}"), right, "7".to_owned()];
+            let choices: Vec<Value> =
+                texts.iter().map(|text| says(text, "stop")["choices"][0].clone()).collect();
+            Manner::Json(json!({ "choices": choices, "usage": { "completion_tokens": 40 } }))
+        })
+    };
+    let (long, short) = (start(), start());
+    let mut config = sums(folder.path(), 3, [&long, &short]);
+    (config.samples, config.pick) = (4, Pick::Shortest);
+    (config.long.n, config.short.n) = (4, 8);
+    config.long.price = [0.0, 1000.0];
+    set(&mut config, |server| server.temperature = 1.0);
+    let out = folder.path().join("pairs");
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!((report.long.answers, report.long.correct, report.long.unstated), (12, 9, 3));
+    assert_eq!((report.long.tokens, report.short.requests_new), ([0, 120], 3));
+    assert!((report.long.cost - 0.12).abs() < 1e-12);
+    assert_eq!(rows(&out.join("pairs.jsonl"))[0]["long"], "\\boxed{3}");
+    config.pick = Pick::Longest;
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!((report.long.requests_new, report.long.requests_known), (0, 3));
+    assert_eq!(rows(&out.join("pairs.jsonl"))[0]["long"], "Certainly: \\boxed{3}");
+}
+
+#[test]
+fn either_teachers_problems_are_kept_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let unless = |bad: u64| {
+        Server::start(move |request| match number(&request.prompt) % 3 == bad {
+            true => Manner::Says("\\boxed{0}".into()),
+            false => Manner::Says(short_answer(&request.prompt)),
+        })
+    };
+    let (long, short) = (unless(0), unless(1));
+    let mut config = sums(folder.path(), 9, [&long, &short]);
+    config.keep = Keep::Either;
+    let out = folder.path().join("pairs");
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!((report.pairs, report.rows), (3, [6, 6]));
+    // Nothing is skipped, since each answer counts by itself.
+    assert_eq!((long.requests().len(), short.requests().len()), (9, 9));
+    let all: BTreeSet<String> = (0..9).map(|i| format!("s{i}")).collect();
+    let (long, short) = (ids(&out.join("long.jsonl")), ids(&out.join("short.jsonl")));
+    assert_eq!(&long | &short, all);
+    assert_eq!(&long & &short, ids(&out.join("pairs.jsonl")));
+}
+
+#[test]
+fn each_problem_is_asked_once_and_none_that_a_benchmark_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| Manner::Says(long_answer(&request.prompt)));
+    let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let mut config = sums(folder.path(), 0, [&long, &short]);
+    let story = |a: u64, b: u64, end: &str| {
+        let text = format!(
+            "In the old town by the river there are {a} green boats, and at noon {b} more of them \
+             arrive from the sea. How many boats are there in the old town then{end}"
+        );
+        json!({ "problem": text, "answer": a + b }).to_string() + "\n"
+    };
+    let rows = [
+        story(3, 4, "?"),
+        // The same but for white space and case; nearly the same; with other numbers.
+        story(3, 4, "?").replace("In the", "IN  the"),
+        story(3, 4, "?").replace("\"answer\":7", "\"answer\":8"),
+        story(3, 4, ", altogether?"),
+        story(5, 6, "?"),
+        json!({ "problem": "What is 1 + 1?", "answer": "2" }).to_string() + "\n",
+        json!({ "problem": "What is 2 + 2?" }).to_string() + "\n",
+    ];
+    std::fs::write(&config.problems, rows.concat()).unwrap();
+    let benchmark = folder.path().join("benchmark.jsonl");
+    std::fs::write(&benchmark, json!({ "problem": "what is  1 + 1?", "answer": 2 }).to_string())
+        .unwrap();
+    config.benchmarks = vec![benchmark];
+    config.near_duplicates = 0.6;
+    let out = folder.path().join("pairs");
+    let report = run(&config, &out).unwrap().unwrap();
+    let counts = &report.problems;
+    assert_eq!((counts.read, counts.without_answer, counts.asked), (6, 1, 2), "{counts:?}");
+    assert_eq!((counts.duplicates, counts.contradictions), (2, 1), "{counts:?}");
+    assert_eq!((counts.near_duplicates, counts.variants), (1, 1), "{counts:?}");
+    assert_eq!((counts.in_benchmarks, report.pairs), (1, 2), "{counts:?}");
+    assert_eq!(rows_of(&out, "left-out.jsonl"), 4);
+    assert_eq!(long.requests().len(), 2);
+}
+
+fn rows_of(out: &Path, name: &str) -> usize {
+    rows(&out.join(name)).len()
+}
+
+#[test]
+fn a_directory_with_other_files_or_another_process_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.tex"), "").unwrap();
+    let error = PairsDirectory::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("other files"), "{error}");
+    let out = folder.path().join("pairs");
+    let _held = PairsDirectory::open(&out).unwrap();
+    let error = PairsDirectory::open(&out).unwrap_err().to_string();
+    assert!(error.contains("another process"), "{error}");
+    let error = PairsDirectory::open(&folder.path().join("thesis.tex")).unwrap_err().to_string();
+    assert!(error.contains("not a directory"), "{error}");
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn pairs_are_written_as_parquet_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| Manner::Says(long_answer(&request.prompt)));
+    let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let config = sums(folder.path(), 5, [&long, &short]);
+    let out = folder.path().join("pairs");
+    run(&config, &out).unwrap().unwrap();
+    for (role, solution) in [("long", "The sum is"), ("short", "boxed")] {
+        let columns = ColumnMap { solution: Some(role.into()), ..ColumnMap::default() };
+        let read = mixdistill::data::read_records(out.join("pairs.parquet"), &columns).unwrap();
+        let jsonl = mixdistill::data::read_records(out.join("pairs.jsonl"), &columns).unwrap();
+        assert_eq!(read.records, jsonl.records);
+        assert_eq!(read.records.len(), 5);
+        assert!(read.records.iter().all(|record| record.solution.contains(solution)));
+    }
+}

@@ -1,0 +1,287 @@
+//! Servers that are busy, break off, lie, or die, and processes that are killed.
+
+use crate::server::{Manner, Server, long_answer, says, short_answer};
+use crate::{number, rows, run, run_saying, set, sums};
+use mixdistill::teacher::{MakePairsConfig, PairsDirectory, PairsEvent, make_pairs};
+use mixdistill::train::StopFlag;
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+fn right() -> Server {
+    Server::start(|request| Manner::Says(short_answer(&request.prompt)))
+}
+
+/// All bytes in a directory.
+fn all_bytes(out: &Path) -> Vec<u8> {
+    let files = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file()).flat_map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+#[test]
+fn whatever_passes_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| {
+        let busy = |status, headers: &str| Manner::Status(status, headers.into(), String::new());
+        match (number(&request.prompt), request.before) {
+            (0, 0) => busy(429, "Retry-After: 1\r\n"),
+            (1, 0) => busy(500, ""),
+            (1, 1) => busy(503, "Retry-After: 0\r\n"),
+            (2, 0) => Manner::Cut,
+            (3, 0) => Manner::Silent(Duration::from_secs(4)),
+            (4, 0) => Manner::Body("{\"choices\": [{\"mess".into()),
+            (5, 0) => Manner::Body("{\"error\": {\"message\": \"overloaded\"}}".into()),
+            // An answer of 10 MB is an answer.
+            (6, _) => Manner::Says(format!(
+                "<think>{}</think>{}",
+                "so ".repeat(3_500_000),
+                short_answer(&request.prompt)
+            )),
+            (7, 0) => Manner::Body("x".repeat(17 << 20)),
+            _ => Manner::Says(long_answer(&request.prompt)),
+        }
+    });
+    let short = right();
+    let mut config = sums(folder.path(), 10, [&long, &short]);
+    set(&mut config, |server| server.timeout = 2);
+    let out = folder.path().join("pairs");
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!(report.pairs, 10);
+    let requests = long.requests();
+    assert_eq!(requests.len(), 10 + 8);
+    // Nobody asks before the busy server wishes.
+    let at = |index: u64, before: usize| {
+        let found = requests.iter().find(|r| number(&r.prompt) == index && r.before == before);
+        found.unwrap().at
+    };
+    assert!(at(0, 1) - at(0, 0) >= Duration::from_secs(1));
+    let held_back = at(0, 0) + Duration::from_millis(100)..at(0, 0) + Duration::from_secs(1);
+    assert!(requests.iter().all(|request| !held_back.contains(&request.at)));
+    assert!(report.lengths[0].quantiles[5] > 10_000_000);
+}
+
+#[test]
+fn a_server_that_dies_ends_the_run_and_the_next_one_asks_for_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    let long = Server::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+        20 => Manner::Dies,
+        _ => Manner::Says(long_answer(&request.prompt)),
+    });
+    let short = right();
+    let mut config = sums(folder.path(), 60, [&long, &short]);
+    set(&mut config, |server| server.retries = 1);
+    let out = folder.path().join("pairs");
+    let error = run(&config, &out).unwrap_err().to_string();
+    assert!(error.contains("cannot be asked") || error.contains("broke off"), "{error}");
+    let stored = rows(&out.join("responses.jsonl"));
+    assert!(error.contains(&format!("{} responses are kept", stored.len())), "{error}");
+    let long_stored = stored.iter().filter(|line| line["teacher"] == "long").count();
+    assert!((17..=20).contains(&long_stored), "{long_stored}");
+    assert!(!out.join("pairs.jsonl").exists());
+    let asked_of_short = short.requests().len();
+
+    // Elsewhere, and well.
+    let long = Server::start(|request| Manner::Says(long_answer(&request.prompt)));
+    config.long.server.as_mut().unwrap().url.clone_from(&long.url);
+    let report = run(&config, &out).unwrap().unwrap();
+    assert_eq!((report.pairs, report.long.requests_known), (60, long_stored));
+    assert_eq!(long.requests().len(), 60 - long_stored);
+    assert_eq!(asked_of_short + short.requests().len(), 60);
+    assert_eq!(rows(&out.join("responses.jsonl")).len(), 120);
+}
+
+#[test]
+fn one_question_without_an_answer_does_not_end_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| match number(&request.prompt) {
+        3 => Manner::Status(500, "Retry-After: 0\r\n".into(), "boom".into()),
+        _ => Manner::Says(long_answer(&request.prompt)),
+    });
+    let short = right();
+    let config = sums(folder.path(), 12, [&long, &short]);
+    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    assert_eq!((report.pairs, report.long.not_answered), (11, 1));
+    assert!(report.long.reason.unwrap().contains("status 500, 3 times"));
+}
+
+#[test]
+fn a_wrong_key_ends_the_run_at_once_and_stands_nowhere() {
+    const KEY: &str = "sk-this-is-the-secret-key";
+    let folder = tempfile::tempdir().unwrap();
+    let refusing = || {
+        Server::start(|request| {
+            assert!(request.head.contains(&format!("authorization: bearer {KEY}")));
+            Manner::Status(401, String::new(), format!("Incorrect API key provided: {KEY}"))
+        })
+    };
+    let (long, short) = (refusing(), refusing());
+    let mut config = sums(folder.path(), 50, [&long, &short]);
+    set(&mut config, |server| server.key_variable = "MIXDISTILL_TEST_SECRET".into());
+    let out = folder.path().join("pairs");
+    // Variables of a process that has threads must not be set, so another process is asked.
+    let done = child(&config, &out, Some(("MIXDISTILL_TEST_SECRET", KEY))).output().unwrap();
+    let said =
+        String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success());
+    assert!(said.contains("refuses access") && said.contains("MIXDISTILL_TEST_SECRET"), "{said}");
+    assert!(!said.contains(KEY), "{said}");
+    assert!(long.requests().len() + short.requests().len() <= 8);
+
+    // A server that quotes the key, and one that takes it.
+    let quoting = Server::start(|_| Manner::Status(404, String::new(), format!("no {KEY} here")));
+    config.long.server.as_mut().unwrap().url.clone_from(&quoting.url);
+    let done = child(&config, &out, Some(("MIXDISTILL_TEST_SECRET", KEY))).output().unwrap();
+    assert!(!String::from_utf8_lossy(&done.stderr).contains(KEY));
+    let (long, short) = (right(), right());
+    let urls = [&long.url, &short.url];
+    for (teacher, url) in [&mut config.long, &mut config.short].into_iter().zip(urls) {
+        teacher.server.as_mut().unwrap().url.clone_from(url);
+    }
+    let done = child(&config, &out, Some(("MIXDISTILL_TEST_SECRET", KEY))).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    assert!(long.requests()[0].head.contains(KEY));
+    let bytes = all_bytes(&out);
+    assert!(bytes.len() > 1000);
+    assert!(!bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes()));
+}
+
+#[test]
+fn requests_are_begun_no_faster_than_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (long, short) = (right(), right());
+    let mut config = sums(folder.path(), 21, [&long, &short]);
+    // One in 50 ms, although four threads ask.
+    set(&mut config, |server| server.requests_per_minute = 1200.0);
+    run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    let times: Vec<Instant> = long.requests().iter().map(|request| request.at).collect();
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert_eq!(times.len(), 21);
+    // A request may be on its way for a moment.
+    assert!(*last - *first >= Duration::from_millis(20 * 50 - 100), "{:?}", *last - *first);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_busy_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let busy =
+        || Server::start(|_| Manner::Status(429, "Retry-After: 300\r\n".into(), String::new()));
+    let (long, short) = (busy(), busy());
+    let config = sums(folder.path(), 5, [&long, &short]);
+    let out = PairsDirectory::open(&folder.path().join("pairs")).unwrap();
+    let stop = StopFlag::default();
+    let asked = stop.clone();
+    let timer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        asked.request();
+        Instant::now()
+    });
+    let mut shown = 0;
+    let report = make_pairs(&config, &out, true, &stop, &mut |event| {
+        shown += usize::from(matches!(event, PairsEvent::Asking(_)));
+    });
+    assert!(report.unwrap().is_none());
+    assert!(timer.join().unwrap().elapsed() < Duration::from_secs(30));
+    // Something moves meanwhile.
+    assert!(shown > 2, "{shown}");
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_moment_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = |answer: fn(&str) -> String| {
+        Server::start(move |request| {
+            std::thread::sleep(Duration::from_millis(10));
+            Manner::Json(says(&answer(&request.prompt), "stop"))
+        })
+    };
+    let (long, short) = (slow(long_answer), slow(short_answer));
+    let config = sums(folder.path(), 150, [&long, &short]);
+    let out = folder.path().join("pairs");
+    let store = out.join("responses.jsonl");
+    let (mut kills, mut known) = (0, HashSet::new());
+    let mut asked = 0;
+    loop {
+        let mut process = child(&config, &out, None);
+        let mut process = process.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // At a moment that depends on what was reached, up to where it ends by itself.
+        let until = known.len() + 37;
+        let whole = |path: &Path| {
+            std::fs::read(path).unwrap_or_default().iter().filter(|b| **b == b'\n').count()
+        };
+        let ended = loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                break Some(status);
+            }
+            if whole(&store) > until {
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        if ended.is_none() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            kills += 1;
+        }
+        // What the process asked for was not known before it began.
+        for request in long.requests().into_iter().chain(short.requests()) {
+            asked += 1;
+            let host = request.head.lines().find_map(|line| line.strip_prefix("host:")).unwrap();
+            let key = (request.prompt.clone(), host.trim().to_owned());
+            assert!(!known.contains(&key), "asked again: {}", request.prompt);
+        }
+        if kills == 3 && ended.is_none() {
+            // As if the machine had gone down within a line.
+            let end = std::fs::metadata(&store).unwrap().len();
+            let file = std::fs::File::options().write(true).open(&store).unwrap();
+            file.set_len(end - 5).unwrap();
+        }
+        let text = String::from_utf8(std::fs::read(&store).unwrap()).unwrap();
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        known = lines
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| {
+                let server = if line["teacher"] == "long" { &long } else { &short };
+                let host = server.url.trim_start_matches("http://").trim_end_matches("/v1");
+                (line["prompt"].as_str().unwrap().to_owned(), host.to_owned())
+            })
+            .collect::<HashSet<_>>();
+        if let Some(status) = ended {
+            assert!(status.success());
+            break;
+        }
+    }
+    assert!(kills >= 5, "{kills}");
+    // Each is asked once, but for those on their way when a process was killed, and the torn line.
+    assert!(asked >= 300 && asked <= 300 + kills * 8 + 1, "{asked} requests, {kills} kills");
+    let (report, _) = run_saying(&config, &out, false);
+    assert_eq!(report.unwrap().unwrap().pairs, 150);
+}
+
+/// A process that makes pairs: this test program again, with the settings in a file.
+fn child(config: &MakePairsConfig, out: &Path, variable: Option<(&str, &str)>) -> Command {
+    let file = out.with_extension("toml");
+    std::fs::write(&file, toml::to_string(config).unwrap()).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "trouble::as_a_process", "--ignored", "--nocapture"]);
+    command.env("MIXDISTILL_TEST_CONFIG", file).env("MIXDISTILL_TEST_OUT", out);
+    command.envs(variable);
+    command
+}
+
+#[test]
+#[ignore = "the process that other tests start"]
+fn as_a_process() {
+    let (Ok(config), Ok(out)) =
+        (std::env::var("MIXDISTILL_TEST_CONFIG"), std::env::var("MIXDISTILL_TEST_OUT"))
+    else {
+        return;
+    };
+    let config = MakePairsConfig::read(Path::new(&config)).unwrap();
+    if let Err(error) = run(&config, Path::new(&out)) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
