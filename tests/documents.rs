@@ -7,7 +7,20 @@ use std::path::Path;
 #[test]
 fn the_settings_that_the_readme_shows_are_settings() {
     let readme = include_str!("../README.md");
-    let block = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let blocks = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let [pairs, block] = blocks.collect::<Vec<_>>()[..] else { panic!("two blocks of settings") };
+    #[cfg(feature = "teacher")]
+    {
+        use mixdistill::teacher::MakePairsConfig;
+        let config = MakePairsConfig::from_toml(pairs).unwrap();
+        config.validate().unwrap();
+        let server = config.long.server.as_ref().unwrap();
+        assert_eq!(server.extra["chat_template_kwargs"]["enable_thinking"], true);
+        assert_eq!(config.short.local.as_ref().unwrap().temperature, 0.7);
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(MakePairsConfig::from_toml(&text).unwrap(), config);
+    }
+    assert!(pairs.contains("[long.server]"));
     let config = RunConfig::from_toml(block).unwrap();
     config.validate().unwrap();
     let part = config.train.objective.distillation.unwrap();

@@ -159,10 +159,22 @@ impl MakePairsConfig {
     /// [`Error::Io`]; [`Error::Data`] with the line for what is no setting.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        toml::from_str(&text).map_err(|error| {
+        Self::parse(&text, path)
+    }
+
+    /// The settings of a text in TOML.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the line for what is no setting.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        Self::parse(text, Path::new("settings"))
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let place = crate::error::Place { path: path.to_owned(), line, column: None };
-            let hint = "See `MakePairsConfig` for the settings";
+            let hint = "The README's \"Pairs from teachers\" shows the settings";
             Error::data(place, error.message().to_owned(), hint)
         })
     }

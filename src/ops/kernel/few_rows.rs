@@ -29,6 +29,8 @@ pub(super) const COLUMNS: usize = 32;
 const LINES: usize = 4;
 /// Most rows of `x` in a tile with a transposed `w`.
 const MOST_TILE_ROWS: usize = 6;
+/// The sums of a tile with a transposed `w`.
+type TileSums = [[f32; LINES]; MOST_TILE_ROWS];
 
 /// A matrix `[inner, columns]`.
 #[derive(Clone, Copy)]
@@ -210,26 +212,23 @@ fn dot_products(
             let count = (group + 1) * rows / groups - row;
             let part = group * LINES / groups..(group + 1) * LINES / groups;
             let ahead = Ahead { next, stride: w.stride, lines: part };
-            let mut sums = [[0.0; LINES]; MOST_TILE_ROWS];
-            /// Calls the loop for so many rows.
-            macro_rules! call {
-                ($module:ident, $count:literal) => {{
-                    let x: [&[f32]; $count] =
-                        std::array::from_fn(|i| &x[(row + i) * inner..][..inner]);
-                    // SAFETY: `Vectors::detect` has found these instructions.
-                    unsafe { $module::dots::<$count>(&mut sums, x, lines, &ahead) }
-                }};
+            let mut sums = TileSums::default();
+            let mut tile: [&[f32]; MOST_TILE_ROWS] = [&[]; MOST_TILE_ROWS];
+            for (i, tile) in tile[..count].iter_mut().enumerate() {
+                *tile = &x[(row + i) * inner..][..inner];
             }
-            match (vectors, count) {
-                (Vectors::Avx512, 1) => call!(avx512, 1),
-                (Vectors::Avx512, 2) => call!(avx512, 2),
-                (Vectors::Avx512, 3) => call!(avx512, 3),
-                (Vectors::Avx512, 4) => call!(avx512, 4),
-                (Vectors::Avx512, 5) => call!(avx512, 5),
-                (Vectors::Avx512, _) => call!(avx512, 6),
-                (Vectors::Avx2, 1) => call!(avx2, 1),
-                (Vectors::Avx2, _) => call!(avx2, 2),
-            }
+            let dots = match (vectors, count) {
+                (Vectors::Avx512, 1) => dots_1_avx512,
+                (Vectors::Avx512, 2) => dots_2_avx512,
+                (Vectors::Avx512, 3) => dots_3_avx512,
+                (Vectors::Avx512, 4) => dots_4_avx512,
+                (Vectors::Avx512, 5) => dots_5_avx512,
+                (Vectors::Avx512, _) => dots_6_avx512,
+                (Vectors::Avx2, 1) => dots_1_avx2,
+                (Vectors::Avx2, _) => dots_2_avx2,
+            };
+            // SAFETY: `Vectors::detect` has found these instructions.
+            unsafe { dots(&mut sums, &tile[..count], lines, &ahead) };
             for (i, sums) in sums[..count].iter().enumerate() {
                 let start = (row + i) * columns + column;
                 // SAFETY: the tasks' columns are disjoint.
@@ -243,7 +242,7 @@ fn dot_products(
 macro_rules! kernels {
     (
         $module:ident, $features:literal, $vector:ident,
-        $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $sums:ident
+        $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident
     ) => {
         mod $module {
             use super::*;
@@ -296,49 +295,81 @@ macro_rules! kernels {
                     }
                 }
             }
-
-            /// The dot products of rows of `x` and lines of a transposed matrix.
-            #[target_feature(enable = $features)]
-            pub(super) fn dots<const R: usize>(
-                sums: &mut [[f32; LINES]; MOST_TILE_ROWS],
-                x: [&[f32]; R],
-                lines: [&[f32]; LINES],
-                ahead: &Ahead,
-            ) {
-                let inner = lines[0].len();
-                assert!(x.iter().chain(&lines).all(|values| values.len() == inner));
-                let whole = inner - inner % LANES;
-                let mut lanes = [[$zero(); LINES]; R];
-                for k in (0..whole).step_by(LANES) {
-                    for line in ahead.lines.clone() {
-                        let place = ahead.next.wrapping_add(line * ahead.stride + k);
-                        _mm_prefetch::<_MM_HINT_T1>(place.cast());
-                    }
-                    let mut w = [$zero(); LINES];
-                    for c in 0..LINES {
-                        // SAFETY: `k + LANES` is at most the length of all.
-                        w[c] = unsafe { $load(lines[c].as_ptr().add(k)) };
-                    }
-                    for r in 0..R {
-                        // SAFETY: as above.
-                        let x = unsafe { $load(x[r].as_ptr().add(k)) };
-                        for c in 0..LINES {
-                            lanes[r][c] = $fma(x, w[c], lanes[r][c]);
-                        }
-                    }
-                }
-                for r in 0..R {
-                    let four = $sums(lanes[r]);
-                    // SAFETY: a row of sums has four values.
-                    unsafe { _mm_storeu_ps(sums[r].as_mut_ptr(), four) };
-                    for c in 0..LINES {
-                        let tail = x[r][whole..].iter().zip(&lines[c][whole..]);
-                        sums[r][c] += tail.map(|(x, w)| x * w).sum::<f32>();
-                    }
-                }
-            }
         }
     };
+}
+
+/// The dot products of so many rows of `x` and four lines of a transposed matrix. The rows' sums have
+/// names, so that they are in registers from the first to the last.
+macro_rules! dot_products_of {
+    (
+        $name:ident, $features:literal, $vector:ident,
+        $zero:ident, $load:ident, $fma:ident, $sums:ident, $($row:ident $index:literal)*
+    ) => {
+        #[target_feature(enable = $features)]
+        fn $name(sums: &mut TileSums, x: &[&[f32]], lines: [&[f32]; LINES], ahead: &Ahead) {
+            use std::arch::x86_64::*;
+            /// Values in a vector.
+            const LANES: usize = size_of::<$vector>() / size_of::<f32>();
+            let inner = lines[0].len();
+            assert!(x.iter().chain(&lines).all(|values| values.len() == inner));
+            let whole = inner - inner % LANES;
+            $(let mut $row = [$zero(); LINES];)*
+            for k in (0..whole).step_by(LANES) {
+                for line in ahead.lines.clone() {
+                    let place = ahead.next.wrapping_add(line * ahead.stride + k);
+                    _mm_prefetch::<_MM_HINT_T1>(place.cast());
+                }
+                // SAFETY: `k + LANES` is at most the length of all lines.
+                let w = lines.map(|line| unsafe { $load(line.as_ptr().add(k)) });
+                $(
+                    // SAFETY: and of all rows.
+                    let value = unsafe { $load(x[$index].as_ptr().add(k)) };
+                    $row[0] = $fma(value, w[0], $row[0]);
+                    $row[1] = $fma(value, w[1], $row[1]);
+                    $row[2] = $fma(value, w[2], $row[2]);
+                    $row[3] = $fma(value, w[3], $row[3]);
+                )*
+            }
+            $(
+                // SAFETY: a row of sums has four values.
+                unsafe { _mm_storeu_ps(sums[$index].as_mut_ptr(), $sums($row)) };
+                for (sum, line) in sums[$index].iter_mut().zip(&lines) {
+                    let tail = x[$index][whole..].iter().zip(&line[whole..]);
+                    *sum += tail.map(|(x, w)| x * w).sum::<f32>();
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! avx512_dots {
+    ($($name:ident: $($row:ident $index:literal)*;)*) => {
+        $(dot_products_of! {
+            $name, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
+            sums_of_16, $($row $index)*
+        })*
+    };
+}
+avx512_dots! {
+    dots_1_avx512: a 0;
+    dots_2_avx512: a 0 b 1;
+    dots_3_avx512: a 0 b 1 c 2;
+    dots_4_avx512: a 0 b 1 c 2 d 3;
+    dots_5_avx512: a 0 b 1 c 2 d 3 e 4;
+    dots_6_avx512: a 0 b 1 c 2 d 3 e 4 f 5;
+}
+macro_rules! avx2_dots {
+    ($($name:ident: $($row:ident $index:literal)*;)*) => {
+        $(dot_products_of! {
+            $name, "avx2,fma", __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps,
+            sums_of_8, $($row $index)*
+        })*
+    };
+}
+avx2_dots! {
+    dots_1_avx2: a 0;
+    dots_2_avx2: a 0 b 1;
 }
 
 /// The sums of four vectors.
@@ -374,8 +405,7 @@ kernels!(
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,
-    _mm512_fmadd_ps,
-    sums_of_16
+    _mm512_fmadd_ps
 );
 kernels!(
     avx2,
@@ -385,8 +415,7 @@ kernels!(
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
-    _mm256_fmadd_ps,
-    sums_of_8
+    _mm256_fmadd_ps
 );
 
 #[cfg(test)]
