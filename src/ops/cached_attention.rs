@@ -168,15 +168,22 @@ mod flex {
     /// The heads of a group for one token; `scores` has room for each head and key.
     fn attend_group(
         q: &[f32],
-        cached: [&[f32]; 2],
+        [k, v]: [&[f32]; 2],
         mask: &[f32],
         scale: f32,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
+        let (dim, group) = (k.len() / mask.len(), scores.len() / mask.len());
+        // Padding in front is left out: it costs nothing, and moves no sum to another place.
+        let hidden = mask.iter().position(|mask| *mask == 0.0).unwrap_or(0);
+        let ([k, v], mask) = ([k, v].map(|all| &all[hidden * dim..]), &mask[hidden..]);
         let keys = mask.len();
-        let (group, dim) = (scores.len() / keys, cached[0].len() / keys);
-        let [k, v] = cached.map(|all| Matrix::dense(all, [keys, dim]));
+        let scores = &mut scores[..group * keys];
+        if !kernel::has_few_rows(group) {
+            return attend_plainly(q, [k, v], mask, scale, scores, out);
+        }
+        let [k, v] = [k, v].map(|all| Matrix::dense(all, [keys, dim]));
         let q = Matrix::dense(q, [group, dim]);
         let all = MatrixMut::dense(scores, [group, keys]);
         all.set_product(1.0, q, k.transposed(), Threads::OneFewRows);
@@ -196,6 +203,91 @@ mod flex {
             let max = kernel::max(scores);
             let factor = 1.0 / kernel::exp_sum(scores, max);
             scores.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    simd_fn! {
+        /// The same, for processors without products of few rows, and for larger groups.
+        fn attend_plainly(
+            q: &[f32],
+            cached: [&[f32]; 2],
+            mask: &[f32],
+            scale: f32,
+            scores: &mut [f32],
+            out: &mut [f32],
+        ) {
+            let [k, v] = cached;
+            let keys = mask.len();
+            let (dim, group) = (k.len() / keys, scores.len() / keys);
+            for (key, k) in k.chunks_exact(dim).enumerate() {
+                for (head, q) in q.chunks_exact(dim).enumerate() {
+                    scores[head * keys + key] = kernel::dot(q, k);
+                }
+            }
+            for scores in scores.chunks_exact_mut(keys) {
+                softmax(scores, mask, scale);
+            }
+            out.fill(0.0);
+            for (key, v) in v.chunks_exact(dim).enumerate() {
+                for head in 0..group {
+                    let prob = scores[head * keys + key];
+                    let out = &mut out[head * dim..(head + 1) * dim];
+                    out.iter_mut().zip(v).for_each(|(out, v)| *out += prob * v);
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn both_ways_attend_as_sums_in_f64_do_and_padding_changes_no_bit() {
+            let values = |count: usize, seed: usize| -> Vec<f32> {
+                (0..count).map(|i| ((i * 7919 + seed * 31) % 1000) as f32 / 500.0 - 1.0).collect()
+            };
+            for (dim, keys, group) in
+                [(64, 100, 3), (32, 1, 7), (48, 33, 1), (16, 70, 5), (100, 31, 33), (6, 9, 2)]
+            {
+                let scale = (dim as f32).powf(-0.5);
+                let (q, k) = (values(group * dim, 1), values(keys * dim, 2));
+                let (v, mask) = (values(keys * dim, 3), vec![0.0; keys]);
+                let mut expected = vec![0.0; group * dim];
+                for head in 0..group {
+                    let dot = |key: usize| {
+                        (0..dim)
+                            .map(|i| f64::from(q[head * dim + i]) * f64::from(k[key * dim + i]))
+                            .sum::<f64>()
+                    };
+                    let exps: Vec<f64> =
+                        (0..keys).map(|key| (dot(key) * f64::from(scale)).exp()).collect();
+                    let sum: f64 = exps.iter().sum();
+                    for i in 0..dim {
+                        expected[head * dim + i] = (0..keys)
+                            .map(|key| exps[key] / sum * f64::from(v[key * dim + i]))
+                            .sum::<f64>();
+                    }
+                }
+                let close = |out: &[f32]| {
+                    let pairs = out.iter().zip(&expected);
+                    pairs.into_iter().all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5)
+                };
+                let mut scores = vec![f32::NAN; group * keys];
+                let mut out = vec![f32::NAN; group * dim];
+                attend_group(&q, [&k, &v], &mask, scale, &mut scores, &mut out);
+                assert!(close(&out), "{dim} {keys} {group}");
+                let mut plain = vec![f32::NAN; group * dim];
+                attend_plainly(&q, [&k, &v], &mask, scale, &mut scores, &mut plain);
+                assert!(close(&plain), "{dim} {keys} {group}");
+                // Seven hidden keys in front.
+                let hide = |all: &[f32]| [&vec![9.0; 7 * dim], all].concat();
+                let mask = [vec![-1e9; 7], mask].concat();
+                let mut scores = vec![f32::NAN; group * (keys + 7)];
+                let mut padded = vec![f32::NAN; group * dim];
+                attend_group(&q, [&hide(&k), &hide(&v)], &mask, scale, &mut scores, &mut padded);
+                assert!(padded == out, "{dim} {keys} {group}");
+            }
         }
     }
 }

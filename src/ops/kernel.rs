@@ -2,7 +2,7 @@
 //! that vectorises.
 //!
 //! [`buffer`] has memory that is used again, [`matrix`] products of any size, [`few_rows`] those of
-//! a few rows with a large matrix, as in generation.
+//! a few rows, as in generation.
 //!
 //! Every reduction here has a fixed order (lane sums, then row blocks in order), so a result does
 //! not depend on the number of threads and is the same, bit for bit, from run to run.
@@ -18,7 +18,7 @@ mod few_rows;
 mod matrix;
 
 pub(crate) use buffer::{Buffer, SharedMut};
-pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads};
+pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads, has_few_rows};
 
 /// Rows in one parallel task. A constant, so that partial sums do not depend on the thread count.
 pub(crate) const ROW_BLOCK: usize = 32;

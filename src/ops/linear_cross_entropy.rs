@@ -406,7 +406,6 @@ mod flex {
 
             let used: Vec<usize> = (0..tokens).filter(|&i| token_weights[i] != 0.0).collect();
             let block = tokens_per_block(vocabulary).min(used.len().max(1));
-            let mut logits = Buffer::scratch(block * vocabulary);
             let mut inputs = Vec::with_capacity(block * width);
             let mut grad_inputs = Buffer::any(if wants_hidden { block * width } else { 0 });
             let mut grad_hidden = Buffer::zeros(if wants_hidden { tokens * width } else { 0 });
@@ -416,6 +415,8 @@ mod flex {
                 (true, false) => Buffer::any(width * vocabulary),
                 (true, true) => Buffer::zeros(width * vocabulary),
             };
+            // After what lives longer, since it takes whatever waits.
+            let mut logits = Buffer::scratch(block * vocabulary);
             let mut loss = 0.0;
 
             for (index, used) in used.chunks(block).enumerate() {

@@ -66,8 +66,8 @@ impl LocalConfig {
     }
 }
 
-/// A model with all that it takes to ask it. The answer to a question is the same whatever it is
-/// batched with.
+/// A model with all that it takes to ask it. A question has the same draws whatever it is batched
+/// with.
 pub struct LocalTeacher {
     config: LocalConfig,
     model: Mutex<DecoderLm>,

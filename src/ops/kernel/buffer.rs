@@ -10,14 +10,14 @@
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{FlexTensor, Layout};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 use rlsf::Tlsf;
 use std::alloc::Layout as Memory;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Smallest buffer that comes from a slab, in elements (64 KiB); smaller ones the system hands out
 /// quickly.
@@ -26,7 +26,7 @@ const LEAST_SHARED: usize = 16 * 1024;
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-/// Bytes in a slab. Pages that are never touched cost nothing.
+/// Bytes in a slab. Large pages that are never touched cost nothing.
 const SLAB: usize = 16 << 20;
 
 /// Bytes from which a buffer has memory of its own, which small ones cannot divide.
@@ -37,11 +37,22 @@ const LARGE: usize = SLAB / 2;
 pub(crate) struct Buffer {
     data: NonNull<f32>,
     len: usize,
-    /// The block that holds them, if it is a large one.
-    large: Option<MmapMut>,
+    memory: Origin,
 }
 
-// SAFETY: a buffer owns its memory alone.
+/// Where a buffer's memory is from.
+enum Origin {
+    System,
+    Slab,
+    /// A block of its own, which waits for the next one when it is freed.
+    Large(MmapMut),
+    /// A part of a chunk, which goes back to the system with the last of its parts.
+    Chunk {
+        _chunk: Arc<MmapRaw>,
+    },
+}
+
+// SAFETY: a buffer owns its memory alone; of a chunk, its part.
 unsafe impl Send for Buffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Buffer {}
@@ -96,7 +107,11 @@ impl Slabs {
 /// Fresh pages, all zeros; large ones where the system has them, which make a step a twentieth
 /// faster.
 fn pages(bytes: usize) -> MmapMut {
-    let map = MmapMut::map_anon(bytes);
+    let map = MmapMut::map_anon(bytes).or_else(|_| {
+        // What only waits may be what is missing.
+        WAITING.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        MmapMut::map_anon(bytes)
+    });
     let map = map.unwrap_or_else(|e| panic!("the system has no {bytes} bytes of memory: {e}"));
     // A wish; nothing depends on it.
     #[cfg(target_os = "linux")]
@@ -151,16 +166,51 @@ impl Buffer {
             let mut block = WAITING.take(layout.size(), most_over);
             // Pages begin at cache lines, and stay where they are when the block's owner moves.
             let data = NonNull::from(&mut block[..]).cast();
-            return Self { data, len, large: Some(block) };
+            return Self { data, len, memory: Origin::Large(block) };
         }
-        let start = if len >= LEAST_SHARED {
-            SLABS.allocate(layout)
+        if len >= LEAST_SHARED {
+            let data = SLABS.allocate(layout).cast();
+            return Self { data, len, memory: Origin::Slab };
+        }
+        // SAFETY: the layout is not empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Self { data: start.cast(), len, memory: Origin::System }
+    }
+
+    /// A copy that stays long, such as a weight: side by side with others like it in large pages,
+    /// which the system gets back when all of them are gone.
+    pub(crate) fn lasting_copy(values: &[f32]) -> Self {
+        /// Bytes in a chunk; what is larger than a quarter has one of its own.
+        const CHUNK: usize = 32 << 20;
+        /// The chunk that is being filled, and up to where.
+        static FILLING: Mutex<Option<(Arc<MmapRaw>, usize)>> = Mutex::new(None);
+        let size = layout(values.len()).size().next_multiple_of(LINE);
+        let (chunk, start) = if size > CHUNK / 4 {
+            (Arc::new(MmapRaw::from(pages(size))), 0)
         } else {
-            // SAFETY: the layout is not empty.
-            let start = unsafe { std::alloc::alloc_zeroed(layout) };
-            NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
+            let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
+            let (chunk, start) = match filling.take() {
+                Some((chunk, start)) if start + size <= CHUNK => (chunk, start),
+                _ => (Arc::new(MmapRaw::from(pages(CHUNK))), 0),
+            };
+            *filling = Some((chunk.clone(), start + size));
+            (chunk, start)
         };
-        Self { data: start.cast(), len, large: None }
+        // SAFETY: the chunk has as many bytes from there on, and nobody else gets this part of it.
+        let data = unsafe { NonNull::new_unchecked(chunk.as_mut_ptr().add(start)) }.cast();
+        let memory = Origin::Chunk { _chunk: chunk };
+        let mut buffer = Self { data, len: values.len(), memory };
+        buffer.fill_with(values);
+        buffer
+    }
+
+    fn fill_with(&mut self, values: &[f32]) {
+        let all = self.shared();
+        super::par_blocks(values.len(), 64 * 1024, |block| {
+            // SAFETY: the blocks are disjoint.
+            unsafe { all.slice(block.clone()) }.copy_from_slice(&values[block]);
+        });
     }
 
     /// A buffer of zeros.
@@ -177,11 +227,7 @@ impl Buffer {
     /// A copy.
     pub(crate) fn copy_of(values: &[f32]) -> Self {
         let mut buffer = Self::any(values.len());
-        let all = buffer.shared();
-        super::par_blocks(values.len(), 64 * 1024, |block| {
-            // SAFETY: the blocks are disjoint.
-            unsafe { all.slice(block.clone()) }.copy_from_slice(&values[block]);
-        });
+        buffer.fill_with(values);
         buffer
     }
 
@@ -225,14 +271,13 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let (start, layout) = (self.data.cast(), layout(self.len));
-        if let Some(block) = self.large.take() {
-            WAITING.put(block);
-        } else if self.len >= LEAST_SHARED {
+        match std::mem::replace(&mut self.memory, Origin::System) {
+            Origin::Large(block) => WAITING.put(block),
             // SAFETY: allocated there with this layout.
-            unsafe { SLABS.deallocate(start, layout) };
-        } else {
+            Origin::Slab => unsafe { SLABS.deallocate(start, layout) },
             // SAFETY: allocated by the system with this layout.
-            unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+            Origin::System => unsafe { std::alloc::dealloc(start.as_ptr(), layout) },
+            Origin::Chunk { .. } => {}
         }
     }
 }
@@ -403,6 +448,12 @@ mod tests {
             assert!(buffer.iter().all(|x| *x == 0.0));
             buffer.fill(7.0);
             drop(Buffer::copy_of(&buffer));
+            let lasting = [(); 3].map(|()| Buffer::lasting_copy(&buffer));
+            for copy in &lasting {
+                assert_eq!(copy.as_ptr().align_offset(LINE), 0);
+                assert!(copy[..] == buffer[..]);
+            }
+            drop(lasting);
             let mut zeros = Buffer::zeros(len);
             assert!(zeros.iter().all(|x| *x == 0.0));
             zeros.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);

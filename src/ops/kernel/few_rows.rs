@@ -1,5 +1,5 @@
-//! Products of a few rows with a large matrix, `y = x w`, as they are made for each token in
-//! generation. They are bound by how fast the matrix is read, once, from memory.
+//! Products of a few rows with a matrix, `y = x w`, as they are made for each token in generation.
+//! With a large matrix they are bound by how fast it is read, once, from memory.
 //!
 //! ```text
 //! w row-major: 32 rows at a time, from left to     w transposed: rows in order, each a dot
@@ -9,7 +9,8 @@
 //!      | > > > > > > > > |  the next 32 after it       | > > > > > |
 //! ```
 //!
-//! The sums of an element have one order, whatever the number of rows and threads. Written for x86-64
+//! The sums of an element have one order, whatever the number of rows (up to [`MOST_ROWS`]) and of
+//! threads. Written for x86-64
 //! with AVX2 or AVX-512; elsewhere these are products like others.
 
 use super::SharedMut;
@@ -18,7 +19,8 @@ use std::ops::Range;
 
 /// Most rows for which this pays; with more, a product is bound by arithmetic.
 pub(super) const MOST_ROWS: usize = 32;
-/// Fewest elements of the matrix for which this pays; it has at least [`COLUMNS`] columns.
+/// Fewest elements of the matrix for which this pays with all threads; it has at least [`COLUMNS`]
+/// columns.
 pub(super) const LEAST_ELEMENTS: usize = 16 * 1024;
 
 /// Rows of `w` that are taken together where it is row-major.
@@ -127,23 +129,33 @@ fn sums_of_lines(
             let out = |row: usize| unsafe {
                 y.slice(row * columns + column..row * columns + column + width)
             };
+            let set = first == 0;
             if width == COLUMNS {
                 let mut row = 0;
                 while row < rows {
-                    row += add_tile(vectors, &out, rows, row, part, lines, w.stride, first == 0);
+                    row += add_tile(vectors, &out, rows, row, part, lines, w.stride, set);
                 }
             } else {
+                // A tile that is narrower is made as wide with zeros.
+                let mut wide = [0.0; DEPTH * COLUMNS];
+                for (k, wide) in wide.chunks_exact_mut(COLUMNS).take(depth).enumerate() {
+                    wide[..width].copy_from_slice(&lines[k * w.stride..][..width]);
+                }
+                let mut sums = [0.0; MOST_ROWS * COLUMNS];
+                for (row, sums) in sums.chunks_exact_mut(COLUMNS).take(rows).enumerate() {
+                    if !set {
+                        sums[..width].copy_from_slice(out(row));
+                    }
+                }
+                let all = SharedMut::new(&mut sums);
+                // SAFETY: nothing else uses the sums, and each row is taken once at a time.
+                let tile = |row: usize| unsafe { all.slice(row * COLUMNS..(row + 1) * COLUMNS) };
+                let mut row = 0;
+                while row < rows {
+                    row += add_tile(vectors, &tile, rows, row, part, &wide, COLUMNS, set);
+                }
                 for row in 0..rows {
-                    let out = out(row);
-                    if first == 0 {
-                        out.fill(0.0);
-                    }
-                    for (k, factors) in part.iter().enumerate() {
-                        let line = &lines[k * w.stride..][..width];
-                        for (sum, w) in out.iter_mut().zip(line) {
-                            *sum = factors[row].mul_add(*w, *sum);
-                        }
-                    }
+                    out(row).copy_from_slice(&tile(row)[..width]);
                 }
             }
         }
@@ -314,17 +326,26 @@ macro_rules! dot_products_of {
             let inner = lines[0].len();
             assert!(x.iter().chain(&lines).all(|values| values.len() == inner));
             let whole = inner - inner % LANES;
+            let inputs = [$(x[$index].as_ptr()),*];
+            let places = lines.map(<[f32]>::as_ptr);
             $(let mut $row = [$zero(); LINES];)*
             for k in (0..whole).step_by(LANES) {
                 for line in ahead.lines.clone() {
-                    let place = ahead.next.wrapping_add(line * ahead.stride + k);
-                    _mm_prefetch::<_MM_HINT_T1>(place.cast());
+                    let place = line.wrapping_mul(ahead.stride).wrapping_add(k);
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(place).cast());
                 }
-                // SAFETY: `k + LANES` is at most the length of all lines.
-                let w = lines.map(|line| unsafe { $load(line.as_ptr().add(k)) });
+                // SAFETY: `k + LANES` is at most the length of all lines and rows.
+                let w = unsafe {
+                    [
+                        $load(places[0].add(k)),
+                        $load(places[1].add(k)),
+                        $load(places[2].add(k)),
+                        $load(places[3].add(k)),
+                    ]
+                };
                 $(
-                    // SAFETY: and of all rows.
-                    let value = unsafe { $load(x[$index].as_ptr().add(k)) };
+                    // SAFETY: as above.
+                    let value = unsafe { $load(inputs[$index].add(k)) };
                     $row[0] = $fma(value, w[0], $row[0]);
                     $row[1] = $fma(value, w[1], $row[1]);
                     $row[2] = $fma(value, w[2], $row[2]);
@@ -456,6 +477,35 @@ mod tests {
                     let sizes = [rows, inner, columns];
                     product(vectors, SharedMut::new(&mut y), x, weights, sizes);
                     assert!(y == expected, "{rows} x {inner} x {columns}, {}", weights.transposed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
+        let mut random = crate::random::Stream::new(1, "few rows", 0);
+        let mut values =
+            |count: usize| -> Vec<f32> { (0..count).map(|_| random.unit() as f32 - 0.5).collect() };
+        for (inner, columns) in [(75, 70), (32, 33), (7, 20)] {
+            let (w, x) = (values(inner * columns), values(MOST_ROWS * inner));
+            for vectors in Vectors::detect().into_iter().flat_map(|kind| [kind, Vectors::Avx2]) {
+                for transposed in [false, true] {
+                    let stride = if transposed { inner } else { columns };
+                    let w = Weights { data: &w, stride, transposed };
+                    let product = |x: &[f32]| {
+                        let rows = x.len() / inner;
+                        let mut y = vec![f32::NAN; rows * columns];
+                        let out = SharedMut::new(&mut y);
+                        let sizes = [rows, inner, columns];
+                        product_of_columns(vectors, out, x, w, sizes, 0..columns);
+                        y
+                    };
+                    let alone: Vec<f32> = x.chunks_exact(inner).flat_map(product).collect();
+                    for rows in 1..=MOST_ROWS {
+                        let together = product(&x[..rows * inner]);
+                        assert!(together == alone[..rows * columns], "{rows}, {transposed}");
+                    }
                 }
             }
         }

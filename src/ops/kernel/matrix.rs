@@ -130,10 +130,22 @@ simd_fn! {
 pub(crate) enum Threads {
     /// The calling task alone.
     One,
-    /// The same for few rows, where the product is too small for the others' preparations.
+    /// The same for few rows, where the product is too small for others' preparations; see
+    /// [`has_few_rows`].
     OneFewRows,
     /// The thread pool.
     All,
+}
+
+/// Whether [`Threads::OneFewRows`] is fast here with so many rows.
+pub(crate) fn has_few_rows(rows: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return rows <= few_rows::MOST_ROWS && few_rows::Vectors::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = rows;
+        false
+    }
 }
 
 /// A matrix to write.
@@ -188,7 +200,7 @@ impl<'a> MatrixMut<'a> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    /// How to make a product into this matrix, if it is one of a few rows with a large matrix.
+    /// How to make a product into this matrix, if it is one of a few rows for which that pays.
     fn few_rows(&self, a: &Matrix, b: &Matrix, threads: Threads) -> Option<few_rows::Vectors> {
         let [rows, cols] = self.size;
         let inner = a.size[1];
@@ -202,7 +214,8 @@ impl<'a> MatrixMut<'a> {
             && (1..=few_rows::MOST_ROWS).contains(&rows)
             && row_major(self.strides, cols)
             && row_major(a.strides, inner)
-            && b.strides.contains(&1);
+            && inner > 0
+            && (b.strides[1] == 1 || (b.strides[0] == 1 && inner > 1));
         if takes { few_rows::Vectors::detect() } else { None }
     }
 
@@ -221,7 +234,7 @@ impl<'a> MatrixMut<'a> {
             && alpha == 1.0
             && let Some(vectors) = self.few_rows(&a, &b, threads)
         {
-            let transposed = b.strides[0] == 1 && inner > 1;
+            let transposed = b.strides[1] != 1;
             let stride = if transposed { b.strides[1] } else { b.strides[0] };
             let weights = few_rows::Weights { data: b.data, stride, transposed };
             // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
