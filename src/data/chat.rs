@@ -159,16 +159,13 @@ impl ChatTemplate {
     /// [`Error::Template`]: the template refuses the conversation, fails, or does not end within
     /// bounds of time and memory.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let [text] = self.render_all([(messages, add_generation_prompt)])?;
-        Ok(text)
+        let mut texts = self.render_all(&[(messages, add_generation_prompt)])?;
+        Ok(texts.pop().unwrap_or_default())
     }
 
     /// As [`ChatTemplate::render`], several texts at once.
-    pub(super) fn render_all<const N: usize>(
-        &self,
-        conversations: [(&[Message], bool); N],
-    ) -> Result<[String; N]> {
-        let contexts = conversations.map(|(messages, add_generation_prompt)| {
+    pub(super) fn render_all(&self, conversations: &[(&[Message], bool)]) -> Result<Vec<String>> {
+        let context = |&(messages, add_generation_prompt): &(&[Message], bool)| {
             let mut context = self.variables.clone();
             context.insert("messages".into(), Value::from(Serde(messages)));
             context.insert("add_generation_prompt".into(), add_generation_prompt.into());
@@ -177,15 +174,15 @@ impl ChatTemplate {
             }
             let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
             (context, FUEL + bytes as u64)
-        });
+        };
+        let contexts: Vec<_> = conversations.iter().map(context).collect();
         let mut environment = self.environment.clone();
         let rendered = aside(move || {
-            let mut texts = [const { String::new() }; N];
-            for (text, (context, fuel)) in texts.iter_mut().zip(contexts) {
+            let render = |(context, fuel)| {
                 environment.set_fuel(Some(fuel));
-                *text = environment.get_template(NAME)?.render(context)?;
-            }
-            Ok(texts)
+                environment.get_template(NAME)?.render(context)
+            };
+            contexts.into_iter().map(render).collect::<std::result::Result<Vec<_>, _>>()
         });
         rendered.map_err(|what| Error::Template {
             name: self.name.clone(),

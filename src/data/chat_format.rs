@@ -93,25 +93,46 @@ impl ChatFormat {
         }
     }
 
+    /// The texts of prompts and of their conversations with the answer, one after the other.
+    fn conversations(&self, answers: &[(String, String)]) -> Result<Vec<String>> {
+        let with_answer = |(problem, solution): &(String, String)| {
+            let mut messages = self.messages(problem);
+            messages.push(Message::new("assistant", solution.as_str()));
+            messages
+        };
+        let all: Vec<Vec<Message>> = answers.iter().map(with_answer).collect();
+        let both = |messages: &Vec<Message>| -> [(usize, bool); 2] {
+            [(messages.len() - 1, true), (messages.len(), false)]
+        };
+        let wanted: Vec<(&[Message], bool)> = all
+            .iter()
+            .flat_map(|messages| both(messages).map(|(end, prompt)| (&messages[..end], prompt)))
+            .collect();
+        self.template.render_all(&wanted)
+    }
+
     /// The text of the prompt, and that of the answer with all that follows it.
     fn texts(&self, problem: &str, solution: &str) -> Result<(String, String)> {
-        let mut messages = self.messages(problem);
-        messages.push(Message::new("assistant", solution));
-        let before = &messages[..messages.len() - 1];
-        let [prompt, whole] = self.template.render_all([(before, true), (&messages, false)])?;
+        let texts = self.conversations(&[(problem.to_owned(), solution.to_owned())])?;
+        let rest = self.rest(&texts[0], &texts[1], solution)?.to_owned();
+        Ok((texts.into_iter().next().unwrap_or_default(), rest))
+    }
+
+    /// The text of the answer with all that follows it.
+    fn rest<'a>(&self, prompt: &str, whole: &'a str, solution: &str) -> Result<&'a str> {
         let failed = |what: String, hint: &str| Error::Template {
             name: self.template.name().to_owned(),
             what,
             hint: hint.into(),
         };
-        let Some(rest) = whole.strip_prefix(&prompt) else {
+        let Some(rest) = whole.strip_prefix(prompt) else {
             return Err(failed(
                 format!(
                     "a conversation with its answer does not begin with the same conversation \
                      without it, so what is to be trained cannot be told. Without the answer: \
                      \"{}\". With the answer: \"{}\"",
-                    shortened(&prompt),
-                    shortened(&whole)
+                    shortened(prompt),
+                    shortened(whole)
                 ),
                 "Give a template that adds the answer and nothing else",
             ));
@@ -120,7 +141,7 @@ impl ChatFormat {
         let is_there = rest.contains(solution) || {
             let squeezed =
                 |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-            let (all, before) = (squeezed(&whole), squeezed(&prompt).len());
+            let (all, before) = (squeezed(whole), squeezed(prompt).len());
             let answer = squeezed(solution);
             all.rfind(&answer).is_some_and(|at| at + answer.len() >= before)
         };
@@ -135,8 +156,40 @@ impl ChatFormat {
                 "Give a template that keeps answers whole, their reasoning included",
             ));
         }
-        let rest = rest.to_owned();
-        Ok((prompt, rest))
+        Ok(rest)
+    }
+
+    /// The row of a prompt's text, and of its conversation with the answer.
+    fn row_of(
+        &self,
+        tokenizer: &TextTokenizer,
+        [prompt_text, whole]: [&str; 2],
+        solution: &str,
+    ) -> Result<RowTokens> {
+        let rest = self.rest(prompt_text, whole, solution)?;
+        // What prompt and row have in common is encoded once, up to where that makes no difference.
+        let shared = tokenizer.divided_at(prompt_text);
+        let mut prompt = self.encode_shared(tokenizer, &prompt_text[..shared])?;
+        let mut tokens = prompt.clone();
+        prompt.extend(tokenizer.encode_marked(&prompt_text[shared..])?);
+        tokens.extend(tokenizer.encode_marked(&format!("{}{rest}", &prompt_text[shared..]))?);
+        let [prompt, mut tokens] = [prompt, tokens].map(|tokens| tokenizer.with_bos(tokens));
+        if !tokens.starts_with(&prompt) {
+            // The answer's first letters merged with the prompt's last; when the model is asked,
+            // the prompt stands alone.
+            tokens = prompt.clone();
+            tokens.extend(tokenizer.encode_marked(rest)?);
+        }
+        if !tokens[prompt.len()..].ends_with(&self.ending) {
+            return Err(Error::Template {
+                name: self.template.name().to_owned(),
+                what: format!("it does not end this answer as others: \"{}\"", shortened(rest)),
+                hint: "Give a template that ends every answer alike".into(),
+            });
+        }
+        tokens.truncate(tokens.len() - self.ending.len());
+        tokens.push(self.end_token(tokenizer));
+        Ok(RowTokens { tokens, prompt: prompt.len() })
     }
 }
 
@@ -149,30 +202,30 @@ impl PromptTemplate for ChatFormat {
 
     fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
         let [problem, solution] = [problem, solution].map(|t| tokenizer.hide_special(t.trim()));
-        let (prompt_text, rest) = self.texts(&problem, &solution)?;
-        // What prompt and row have in common is encoded once, up to where that makes no difference.
-        let shared = tokenizer.divided_at(&prompt_text);
-        let mut prompt = self.encode_shared(tokenizer, &prompt_text[..shared])?;
-        let mut tokens = prompt.clone();
-        prompt.extend(tokenizer.encode_marked(&prompt_text[shared..])?);
-        tokens.extend(tokenizer.encode_marked(&format!("{}{rest}", &prompt_text[shared..]))?);
-        let [prompt, mut tokens] = [prompt, tokens].map(|tokens| tokenizer.with_bos(tokens));
-        if !tokens.starts_with(&prompt) {
-            // The answer's first letters merged with the prompt's last; when the model is asked,
-            // the prompt stands alone.
-            tokens = prompt.clone();
-            tokens.extend(tokenizer.encode_marked(&rest)?);
+        let answer = [(problem.into_owned(), solution.into_owned())];
+        let texts = self.conversations(&answer)?;
+        self.row_of(tokenizer, [&texts[0], &texts[1]], &answer[0].1)
+    }
+
+    /// The template's thread is asked once for all of them.
+    fn rows(&self, tokenizer: &TextTokenizer, answers: &[(&str, &str)]) -> Vec<Result<RowTokens>> {
+        let hidden = |text: &str| tokenizer.hide_special(text.trim()).into_owned();
+        let hidden: Vec<(String, String)> =
+            answers.iter().map(|(problem, solution)| (hidden(problem), hidden(solution))).collect();
+        match self.conversations(&hidden) {
+            Ok(texts) => texts
+                .chunks_exact(2)
+                .zip(&hidden)
+                .map(|(texts, (_, solution))| {
+                    self.row_of(tokenizer, [&texts[0], &texts[1]], solution)
+                })
+                .collect(),
+            // One of them; each for itself, so that it is the right one that fails.
+            Err(_) => answers
+                .iter()
+                .map(|(problem, solution)| self.row(tokenizer, problem, solution))
+                .collect(),
         }
-        if !tokens[prompt.len()..].ends_with(&self.ending) {
-            return Err(Error::Template {
-                name: self.template.name().to_owned(),
-                what: format!("it does not end this answer as others: \"{}\"", shortened(&rest)),
-                hint: "Give a template that ends every answer alike".into(),
-            });
-        }
-        tokens.truncate(tokens.len() - self.ending.len());
-        tokens.push(self.end_token(tokenizer));
-        Ok(RowTokens { tokens, prompt: prompt.len() })
     }
 
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {

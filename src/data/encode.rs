@@ -124,6 +124,8 @@ impl Encoded {
     ) -> Result<Self> {
         /// Records encoded between two reports of progress.
         const CHUNK: usize = 512;
+        /// Records that a task lays out together.
+        const TOGETHER: usize = 16;
         let mut sources = vec![];
         let mut done = 0;
         let mut shortest = usize::MAX;
@@ -140,16 +142,22 @@ impl Encoded {
                 ..Default::default()
             };
             for chunk in wanted.chunks(CHUNK) {
-                let rows: Vec<Result<Row>> = chunk
-                    .par_iter()
-                    .map(|&index| {
-                        let record = &records[index];
-                        let row = template.row(tokenizer, &record.problem, &record.solution);
-                        let row = row.map_err(|error| error.within(&source.label(index)))?;
-                        Ok(within_limit(row, max_length, too_long))
+                let rows: Vec<Vec<Result<Row>>> = chunk
+                    .par_chunks(TOGETHER)
+                    .map(|part| {
+                        let answer = |&index: &usize| {
+                            (records[index].problem.as_str(), records[index].solution.as_str())
+                        };
+                        let answers: Vec<(&str, &str)> = part.iter().map(answer).collect();
+                        let rows = template.rows(tokenizer, &answers).into_iter().zip(part);
+                        rows.map(|(row, &index)| {
+                            let row = row.map_err(|error| error.within(&source.label(index)))?;
+                            Ok(within_limit(row, max_length, too_long))
+                        })
+                        .collect()
                     })
                     .collect();
-                for (&record, row) in chunk.iter().zip(rows) {
+                for (&record, row) in chunk.iter().zip(rows.into_iter().flatten()) {
                     match row? {
                         Row::Fits { tokens, prompt, cut } => {
                             any = true;

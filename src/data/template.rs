@@ -27,6 +27,13 @@ pub trait PromptTemplate: Send + Sync {
     /// Where the problem or the answer cannot be laid out.
     fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens>;
 
+    /// The rows of several problems and answers, in their order: the same as
+    /// [`PromptTemplate::row`] gives for each, where that is faster together.
+    fn rows(&self, tokenizer: &TextTokenizer, answers: &[(&str, &str)]) -> Vec<Result<RowTokens>> {
+        let row = |(problem, solution): &(&str, &str)| self.row(tokenizer, problem, solution);
+        answers.iter().map(row).collect()
+    }
+
     /// The token that ends an answer.
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
         tokenizer.end_token()
