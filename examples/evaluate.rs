@@ -206,7 +206,12 @@ impl Out {
 fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out) -> Result<bool> {
     use mixdistill::teacher::{ChatClient, ChatConfig};
     let (Some(url), Some(model)) = (&flags.judge, &flags.judge_model) else { return Ok(false) };
-    let config = ChatConfig { url: url.clone(), model: model.clone(), ..ChatConfig::default() };
+    let config = ChatConfig {
+        url: url.clone(),
+        model: model.clone(),
+        key_variable: "OPENAI_API_KEY".into(),
+        ..ChatConfig::default()
+    };
     let store = out.path.join(format!("{}.judge.jsonl", benchmark.name));
     let mut progress = Progress::new("judge", 0);
     let mut judge = ChatClient::new(config)?;

@@ -80,9 +80,13 @@ struct Flags {
     /// Length limit of the short teacher's answers in tokens
     #[arg(long)]
     short_max_tokens: Option<usize>,
-    /// Environment variable with the key of both servers; without it OPENAI_API_KEY
+    /// Environment variable with the key of the long teacher's server; without it OPENAI_API_KEY for
+    /// api.openai.com, and none for others
     #[arg(long)]
-    key_variable: Option<String>,
+    long_key_variable: Option<String>,
+    /// The same of the short teacher's
+    #[arg(long)]
+    short_key_variable: Option<String>,
     /// 0 takes the likeliest token; several answers to a problem need more
     #[arg(long)]
     temperature: Option<f64>,
@@ -133,29 +137,31 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         );
     });
     let out = PairsDirectory::open(&flags.out)?;
-    let mut reading = None;
-    let mut loading = None;
-    let mut asking = None;
+    // One bar at a time, of whatever is being done.
+    let mut bar: Option<(&str, Progress)> = None;
+    let mut show = |name: &'static str, done: u64, of: u64, message: String| {
+        if bar.as_ref().is_none_or(|(shown, _)| *shown != name) {
+            // What an earlier run did says nothing of the time that is left.
+            let before = if name == "ask" { done } else { 0 };
+            bar = Some((name, Progress::resumed(name, of, before)));
+        }
+        if let Some((_, bar)) = &mut bar {
+            bar.update_of(done, of, || message);
+        }
+    };
     let report = make_pairs(&config, &out, !flags.ask_nothing, &stop, &mut |event| match event {
         PairsEvent::Notice(text) => {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            let _ = writeln!(std::io::stderr(), "\r{text}");
         }
-        PairsEvent::Reading(done, of) => reading
-            .get_or_insert_with(|| Progress::new("read", of))
-            .update(done, || "bytes of earlier responses".into()),
-        PairsEvent::Loading(done, of) => loading
-            .get_or_insert_with(|| Progress::new("load", of as u64))
-            .update(done as u64, String::new),
+        PairsEvent::Reading(done, of) => show("read", done, of, "bytes".into()),
+        PairsEvent::Loading(done, of) => show("load", done as u64, of as u64, String::new()),
+        PairsEvent::Looking(done, of) => show("look", done as u64, of as u64, String::new()),
+        PairsEvent::Writing(done, of) => show("write", done as u64, of as u64, String::new()),
         PairsEvent::Asking(progress) => {
-            (reading, loading) = (None, None);
-            // What is stored is done at once, and says nothing of the time that is left.
-            let (done, of) = (progress.done as u64, progress.of as u64);
-            asking
-                .get_or_insert_with(|| Progress::resumed("ask", of, done))
-                .update(done, || progress.message());
+            show("ask", progress.done as u64, progress.of as u64, progress.message());
         }
     })?;
-    drop(asking);
+    drop(bar);
     let Some(report) = report else {
         let _ = writeln!(
             std::io::stderr(),
@@ -178,7 +184,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         report.pairs
     ));
     let _ = write!(std::io::stdout(), "{said}");
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.rows == [0, 0] { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The settings of the file, with those of the flags in their place.
@@ -195,17 +201,18 @@ fn settings(flags: &Flags) -> Result<MakePairsConfig> {
     set(&mut config.keep, &named("--keep", &flags.keep)?);
     config.limit = flags.limit.or(config.limit);
     config.instruct &= !flags.no_instruction;
-    let (url, model, folder) = (&flags.long_url, &flags.long_model, &flags.long_folder);
-    teacher(&mut config.long, flags, [url, model, folder], flags.long_max_tokens)?;
-    let (url, model, folder) = (&flags.short_url, &flags.short_model, &flags.short_folder);
-    teacher(&mut config.short, flags, [url, model, folder], flags.short_max_tokens)?;
+    let named = [&flags.long_url, &flags.long_model, &flags.long_folder, &flags.long_key_variable];
+    teacher(&mut config.long, flags, named, flags.long_max_tokens)?;
+    let named =
+        [&flags.short_url, &flags.short_model, &flags.short_folder, &flags.short_key_variable];
+    teacher(&mut config.short, flags, named, flags.short_max_tokens)?;
     Ok(config)
 }
 
 fn teacher(
     config: &mut TeacherConfig,
     flags: &Flags,
-    [url, model, folder]: [&Option<String>; 3],
+    [url, model, folder, key_variable]: [&Option<String>; 4],
     max_tokens: Option<usize>,
 ) -> Result<()> {
     set(&mut config.concurrency, &flags.concurrency);
@@ -220,7 +227,7 @@ fn teacher(
     }
     if let Some(server) = &mut config.server {
         set(&mut server.model, model);
-        set(&mut server.key_variable, &flags.key_variable);
+        set(&mut server.key_variable, key_variable);
         set(&mut server.temperature, &flags.temperature);
         set(&mut server.top_p, &flags.top_p);
         set(&mut server.max_tokens, &max_tokens);

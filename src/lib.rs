@@ -17,7 +17,7 @@
 //! | [`eval`] | final answers extracted, compared and counted |
 //! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
 //! | [`study`] | the learnability-gap experiment: students, mixtures, seeds, a report |
-//! | `teacher` | servers that judge answers (feature `teacher`) |
+//! | `teacher` | teachers behind servers or in folders, and pairs of their answers; a judge (feature `teacher`) |
 //! | `hub` | models from the Hugging Face Hub (feature `hub`) |
 //!
 //! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.

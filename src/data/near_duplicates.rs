@@ -14,19 +14,20 @@ const ROWS: usize = 5;
 /// Earlier texts of a bucket that a text is compared with, at most.
 const MOST_COMPARED: usize = 64;
 
-/// A text that is nearly an earlier one.
+/// Two texts that are nearly the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NearDuplicate {
     /// Number of the text.
     pub text: usize,
-    /// Number of the earlier text that is most like it.
+    /// Number of an earlier text that is like it.
     pub earlier: usize,
     /// The share of the runs of three words that both have, of those that either has, 0 to 1.
     pub similarity: f64,
 }
 
-/// The texts that have a similarity of at least `threshold` with an earlier one; case and
-/// punctuation do not count.
+/// The pairs of texts that have a similarity of at least `threshold`, in their order; case and
+/// punctuation do not count. A pair above 0.7 is missed once in a hundred times, lower ones more often.
+/// Of many texts that are all alike, each is compared with the first 64 of them at least.
 ///
 /// ```
 /// use mixdistill::data::near_duplicates;
@@ -53,7 +54,7 @@ pub fn near_duplicates<'a>(
     let mut found = vec![];
     for (text, content) in texts.into_iter().enumerate() {
         let runs = runs(content);
-        let mut best: Option<NearDuplicate> = None;
+        let mut alike = vec![];
         let mut compared = HashSet::new();
         let keys = band_keys(&runs, &factors);
         for key in keys.iter().copied().enumerate() {
@@ -64,15 +65,16 @@ pub fn near_duplicates<'a>(
                     continue;
                 }
                 let similarity = similarity(&runs, &all_runs[earlier]);
-                if similarity >= threshold && best.is_none_or(|best| similarity > best.similarity) {
-                    best = Some(NearDuplicate { text, earlier, similarity });
+                if similarity >= threshold {
+                    alike.push(NearDuplicate { text, earlier, similarity });
                 }
             }
             if bucket.len() < MOST_COMPARED {
                 bucket.push(text as u32);
             }
         }
-        found.extend(best);
+        alike.sort_by_key(|pair| pair.earlier);
+        found.extend(alike);
         all_runs.push(runs);
     }
     found
@@ -149,7 +151,9 @@ mod tests {
     fn many_equal_texts_cost_no_more_than_their_number() {
         let texts = vec!["the same text again and again and again"; 20_000];
         let found = near_duplicates(texts, 0.9);
-        assert_eq!(found.len(), 19_999);
+        assert!(found.len() <= 20_000 * MOST_COMPARED);
         assert!(found.iter().all(|f| f.similarity == 1.0));
+        let firsts = found.iter().filter(|pair| pair.earlier == 0).count();
+        assert_eq!(firsts, 19_999);
     }
 }

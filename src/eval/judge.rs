@@ -89,7 +89,9 @@ pub fn judge_misses(
         .map_err(|e| Error::io("open", store, e))?;
     if whole < text.len() {
         // Cut off by a kill; it is asked again.
-        file.set_len(whole as u64).map_err(|e| Error::io("write", store, e))?;
+        let cut = OpenOptions::new().write(true).open(store);
+        cut.and_then(|file| file.set_len(whole as u64))
+            .map_err(|e| Error::io("write", store, e))?;
     }
     let of = answers.iter().filter(|a| !a.correct && a.stated.is_some()).count();
     let (mut done, mut unclear) = (0, 0);

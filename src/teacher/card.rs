@@ -2,6 +2,7 @@
 
 use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 use super::report::PairsReport;
+use crate::eval::INSTRUCTION;
 
 /// The card in Markdown, with the front matter of a data set on the hub.
 pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
@@ -28,24 +29,40 @@ pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
             benchmarks.join(", ")
         ),
     };
+    let asked = match config.instruct {
+        true => format!("Problems were asked with the instruction *{INSTRUCTION}*"),
+        false => "Problems were asked alone".to_owned(),
+    };
+    let [long, short] = [&report.long.model, &report.short.model].map(|model| in_table(model));
     format!(
-        "---\nconfigs:\n{files}---\n\n# Long and short answers\n\n{} problems of `{}`, each with a \
-         long answer by {} and a short one by {}. Of up to {} answers of each teacher to a problem \
-         {picked} is here; an answer that the length limit cut off never is. {kept}. {apart}\n\n\
+        "---\nconfigs:\n{files}---\n\n# Long and short answers\n\n{} problems of `{}` with a long \
+         answer by {long} and a short one by {short}; {} rows long, {} short. {asked}. Of up to {} \
+         answers of each teacher to a problem {picked} is here (seeds from {} on); an answer that \
+         the length limit cut off never is. {kept}. {apart} Problems with the same answer whose \
+         words agree to {} count as one.\n\n\
          - `long.jsonl`, `short.jsonl`: rows with `id`, `problem`, `solution`, `answer`\n\
          - `pairs.jsonl`: rows with `id`, `problem`, `answer`, `long`, `short`\n\n\
          Answers are graded by rule: the final answer that they state is compared with the known \
          one. Made by mixdistill {}.\n\n## Counts\n\n{}\n## Teachers\n\n{}{}",
         report.pairs,
         name(&config.problems),
-        report.long.model,
-        report.short.model,
+        report.rows[0],
+        report.rows[1],
         config.samples,
+        config.seed,
+        config.near_duplicates,
         env!("CARGO_PKG_VERSION"),
         report.to_markdown(),
-        teacher("long", &report.long.model, &config.long),
-        teacher("short", &report.short.model, &config.short),
+        teacher("long", &long, &config.long),
+        teacher("short", &short, &config.short),
     )
+}
+
+/// A name as it can stand in a table.
+pub(super) fn in_table(name: &str) -> String {
+    const SHOWN: usize = 100;
+    let name = name.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c });
+    name.take(SHOWN).collect()
 }
 
 /// A teacher's settings, without the address, which may be private.
@@ -57,6 +74,7 @@ fn teacher(role: &str, model: &str, config: &TeacherConfig) -> String {
     if let Some(server) = &config.server {
         system.clone_from(&server.system);
         limits = drawn(server.temperature, server.top_p, server.max_tokens);
+        limits.push_str(&format!(", {} a request", config.n));
         if !server.extra.is_empty() {
             limits.push_str(&format!(", {}", serde_json::Value::Object(server.extra.clone())));
         }

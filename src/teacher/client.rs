@@ -2,8 +2,8 @@
 //!
 //! Special here: every answer is bounded in size and time; what may pass by itself (a busy server, a
 //! connection that breaks, an answer that is no JSON) is tried again after a pause that grows, is
-//! spread by chance, and is at least what the server asks for; a busy server is left alone by all
-//! threads at once; the key is read from an environment variable and stands in no message.
+//! spread by chance, and is at least what the server asks for; while a server asks for a pause, all
+//! threads leave it alone; the key is read from an environment variable and stands in no message.
 
 use super::pace::Pace;
 use super::reply::{ChatReply, Sample};
@@ -14,17 +14,22 @@ use crate::random::Stream;
 use crate::train::StopFlag;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use ureq::RequestBuilder;
 
 /// Largest answer that is read, in bytes.
 const MOST_BYTES: u64 = 16 << 20;
 /// First pause before another try, and the longest without a server's wish.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest pause that a server gets by asking for it.
+/// How long a question waits in all because a server asks for pauses.
 const LONGEST_WISH: Duration = Duration::from_secs(600);
+/// How long a server has to name its models.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Whose key OPENAI_API_KEY is.
+const OPENAI: &str = "https://api.openai.com/";
 
 /// How a server is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +39,8 @@ pub struct ChatConfig {
     pub url: String,
     /// The model's name there; where it is empty, the one that the server has.
     pub model: String,
-    /// The environment variable that holds the key; without such a variable none is sent.
+    /// The environment variable that holds the key; where it is empty, OPENAI_API_KEY for
+    /// api.openai.com, and no key for others.
     pub key_variable: String,
     /// Message of the system; none where it is empty.
     pub system: String,
@@ -50,7 +56,7 @@ pub struct ChatConfig {
     pub retries: usize,
     /// Requests that are begun in a minute, at most; 0 sets no limit.
     pub requests_per_minute: f64,
-    /// What else the request holds, such as `chat_template_kwargs`.
+    /// What else the request holds, such as `chat_template_kwargs`; it is written to files as it is.
     pub extra: Map<String, Value>,
 }
 
@@ -59,13 +65,13 @@ impl Default for ChatConfig {
         Self {
             url: "http://localhost:8000/v1".into(),
             model: String::new(),
-            key_variable: "OPENAI_API_KEY".into(),
+            key_variable: String::new(),
             system: String::new(),
             max_tokens: 8192,
             temperature: 0.0,
             top_p: 1.0,
             timeout: 600,
-            retries: 4,
+            retries: 6,
             requests_per_minute: 0.0,
             extra: Map::new(),
         }
@@ -80,14 +86,13 @@ impl ChatConfig {
     pub fn validate(&self) -> Result<()> {
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
         let host = ["http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
-        let Some(host) = host else {
-            let what = format!("it is \"{}\"", self.url);
-            return refuse("url", what, "Give http://HOST/v1 or https://HOST/v1");
-        };
         // Whatever stands in an address is written to files and messages.
-        if host.contains(['@', '?', '#']) {
-            let what = "it holds more than a host and a path".into();
-            return refuse("url", what, "Put the key into the environment variable");
+        let hint = "Give http://HOST/v1 or https://HOST/v1, the key in an environment variable";
+        if self.url.contains(['@', '?', '#']) {
+            return refuse("url", "it holds more than a host and a path".into(), hint);
+        }
+        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
+            return refuse("url", format!("it is \"{}\"", self.url), hint);
         }
         if !(0.0..=100.0).contains(&self.temperature) {
             let what = format!("it is {}", self.temperature);
@@ -143,6 +148,8 @@ pub struct ChatClient {
     pace: Arc<Pace>,
     /// Pauses made, which the next one's length depends on.
     pauses: Arc<AtomicU64>,
+    /// What it waits for, until someone looks.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// What became of one try.
@@ -150,6 +157,8 @@ enum Attempt {
     Answer(ChatReply),
     /// It may go well later; the pause is the server's wish.
     Again(String, Option<Duration>),
+    /// It asks for fewer requests.
+    Slower(String, Duration),
     Failed(Failure),
 }
 
@@ -161,12 +170,23 @@ impl ChatClient {
     pub fn new(config: ChatConfig) -> Result<Self> {
         config.validate()?;
         let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(config.timeout.max(1))))
+            .timeout_global(Some(Duration::from_secs(config.timeout)))
             .http_status_as_error(false)
             .build()
             .new_agent();
         let pace = Arc::new(Pace::new(config.requests_per_minute));
-        Ok(Self { config, agent, pace, pauses: Arc::default() })
+        Ok(Self { config, agent, pace, pauses: Arc::default(), trouble: Arc::default() })
+    }
+
+    /// The client with the pace of another one, which asks the same server.
+    pub(super) fn with_pace_of(mut self, other: &Self) -> Self {
+        self.pace = other.pace.clone();
+        self
+    }
+
+    /// What it waits for, if it does and this was not said yet.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How it asks.
@@ -191,7 +211,7 @@ impl ChatClient {
         request.insert("messages".into(), messages.into());
         request.insert("temperature".into(), self.config.temperature.into());
         // Settings that change nothing are not sent: not every server knows them.
-        if self.config.max_tokens > 0 {
+        if self.config.max_tokens > 0 && !request.contains_key("max_completion_tokens") {
             request.insert("max_tokens".into(), self.config.max_tokens.into());
         }
         if self.config.top_p < 1.0 {
@@ -226,59 +246,110 @@ impl ChatClient {
     pub(super) fn send(&self, request: &Value, stop: &StopFlag) -> Result<ChatReply, Failure> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
+        let mut waited = Duration::ZERO;
         loop {
             self.pace.wait(stop)?;
-            match self.attempt(request) {
+            // By chance, so that threads which failed together do not come back together.
+            let number = self.pauses.fetch_add(1, Ordering::Relaxed);
+            let spread = pause.mul_f64(0.5 + Stream::new(0, "pause", number).unit());
+            let (what, wait) = match self.attempt(request) {
                 Attempt::Answer(reply) => return Ok(reply),
                 Attempt::Failed(failure) => return Err(failure),
-                Attempt::Again(what, Some(wish)) if wish > LONGEST_WISH => {
-                    let what = format!("{what}, and asks to wait {} s", wish.as_secs());
-                    return Err(Failure::All(self.failed(what, "Go on later")));
+                Attempt::Slower(what, wish) => {
+                    // This is no failure, as long as it does not go on for ever.
+                    waited += wish.max(spread);
+                    if waited > LONGEST_WISH {
+                        let what = format!("{what}, and asks to wait {} s", wish.as_secs());
+                        return Err(Failure::Busy(self.failed(what, "Go on later")));
+                    }
+                    self.pace.hold_back(wish);
+                    (what, wish + spread)
                 }
                 Attempt::Again(what, _) if tries >= self.config.retries => {
                     let what = format!("{what}, {} times", tries + 1);
                     let hint = "Check that the server runs and is not overloaded";
                     return Err(Failure::Busy(self.failed(what, hint)));
                 }
-                Attempt::Again(_, wish) => {
-                    // By chance, so that threads which failed together do not come back together.
-                    let number = self.pauses.fetch_add(1, Ordering::Relaxed);
-                    let share = 0.5 + Stream::new(0, "pause", number).unit();
-                    let spread = pause.mul_f64(share);
-                    match wish {
-                        // The wish is for all threads.
-                        Some(wish) => self.pace.hold_back(wish + spread.mul_f64(0.1)),
-                        None => super::pace::sleep(spread, stop)?,
-                    }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                Attempt::Again(what, wish) => {
                     tries += 1;
+                    (what, wish.unwrap_or_default().min(LONGEST_WISH).max(spread))
                 }
-            }
+            };
+            let what = format!("{}: {what}; again in {:.0} s", self.config.url, wait.as_secs_f64());
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+            super::pace::sleep(wait, stop)?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// The key, if there is one.
-    fn key(&self) -> Option<String> {
-        std::env::var(&self.config.key_variable).ok().filter(|key| !key.trim().is_empty())
+    /// The variable of the key, and the key, if there is one.
+    fn key(&self) -> Option<(&str, String)> {
+        let variable = match self.config.key_variable.as_str() {
+            "" if self.config.url.starts_with(OPENAI) => "OPENAI_API_KEY",
+            variable => variable,
+        };
+        // The system knows no variable without a name.
+        let key = if variable.is_empty() { None } else { std::env::var(variable).ok() };
+        Some((variable, key?.trim().to_owned())).filter(|(_, key)| !key.is_empty())
+    }
+
+    /// Whether a key goes over the network for all to read.
+    pub(super) fn shows_key(&self) -> bool {
+        let host = self.config.url.strip_prefix("http://");
+        let is_here =
+            |host: &str| ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name));
+        self.key().is_some() && host.is_some_and(|host| !is_here(host))
+    }
+
+    /// The request with its key.
+    fn with_key<B>(&self, request: RequestBuilder<B>) -> Result<RequestBuilder<B>, Failure> {
+        match self.key() {
+            None => Ok(request),
+            Some((_, key)) if key.chars().all(|c| c.is_ascii_graphic()) => {
+                Ok(request.header("Authorization", &format!("Bearer {key}")))
+            }
+            Some((variable, _)) => Err(Failure::All(self.failed(
+                format!("the key in {variable} holds a character that no key has"),
+                "Set it again, without quotes and line ends",
+            ))),
+        }
     }
 
     /// What the server said, shortened and without the key.
     fn quoted(&self, body: &str) -> String {
         const SHOWN: usize = 200;
-        let said: String = body.chars().take(4 * SHOWN).collect();
         let said = match self.key() {
-            Some(key) => said.replace(key.trim(), "***"),
-            None => said,
+            Some((_, key)) => body.replace(&key, "***"),
+            None => body.to_owned(),
         };
-        said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect()
+        let said: String = said.chars().take(8 * SHOWN).collect();
+        let words = said.split(|c: char| c.is_whitespace() || c.is_control());
+        let said = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        said.chars().take(SHOWN).collect()
+    }
+
+    /// What a status says, with the server's own words.
+    fn status(&self, status: u16, body: &Result<String, ureq::Error>) -> String {
+        let said = body.as_ref().map(|body| self.quoted(body)).unwrap_or_default();
+        let colon = if said.is_empty() { "" } else { ": " };
+        format!("it answered with status {status}{colon}{said}")
+    }
+
+    fn refuses_access(&self, status: u16) -> Failure {
+        let hint = match (self.key(), self.config.key_variable.as_str()) {
+            (Some((variable, _)), _) => format!("Put the right key into {variable}"),
+            (None, "") => "Name the environment variable that holds its key".to_owned(),
+            (None, variable) => format!("Put its key into {variable}, which is not set"),
+        };
+        Failure::All(self.failed(format!("it refuses access (status {status})"), &hint))
     }
 
     fn attempt(&self, request: &Value) -> Attempt {
         let url = format!("{}/chat/completions", self.config.url.trim_end_matches('/'));
-        let mut post = self.agent.post(&url);
-        if let Some(key) = self.key() {
-            post = post.header("Authorization", &format!("Bearer {}", key.trim()));
-        }
+        let post = match self.with_key(self.agent.post(&url)) {
+            Ok(post) => post,
+            Err(failure) => return Attempt::Failed(failure),
+        };
         let mut response = match post.send_json(request) {
             Ok(response) => response,
             Err(error) => {
@@ -292,32 +363,33 @@ impl ChatClient {
         let wish = response.headers().get("retry-after").and_then(|wish| wish.to_str().ok());
         let wish = wish.and_then(wished_pause);
         let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_string();
-        let refused = |body: Result<String, ureq::Error>| {
-            let said = self.quoted(&body.unwrap_or_default());
-            format!("it answered with status {status}: {said}")
-        };
         match (status, body) {
             (200..=299, Ok(body)) => match ChatReply::parse(&body) {
                 Ok(reply) => Attempt::Answer(reply),
                 Err(what) => Attempt::Again(format!("{what}: {}", self.quoted(&body)), wish),
             },
+            (200..=299, Err(ureq::Error::BodyExceedsLimit(_))) => {
+                let what = format!("its answer is larger than {} MiB", MOST_BYTES >> 20);
+                let hint = "Set a length limit (max_tokens)";
+                Attempt::Failed(Failure::One(self.failed(what, hint)))
+            }
             (200..=299, Err(error)) => {
-                Attempt::Again(format!("its answer broke off: {error}"), wish)
+                let said = self.quoted(&error.to_string());
+                Attempt::Again(format!("its answer broke off: {said}"), wish)
             }
-            (401 | 403, _) => Attempt::Failed(Failure::All(self.failed(
-                format!("it refuses access (status {status})"),
-                &format!("Put the right key into {}", self.config.key_variable),
-            ))),
-            (408 | 425 | 429 | 500..=599, _) => {
-                Attempt::Again(format!("it answered with status {status}"), wish)
-            }
+            (401 | 403, _) => Attempt::Failed(self.refuses_access(status)),
+            (429, body) => match wish {
+                Some(wish) => Attempt::Slower(self.status(status, &body), wish),
+                None => Attempt::Again(self.status(status, &body), None),
+            },
+            (408 | 425 | 500..=599, body) => Attempt::Again(self.status(status, &body), wish),
             // A prompt that is too long, say.
             (400 | 413 | 422, body) => Attempt::Failed(Failure::One(
-                self.failed(refused(body), "Check the settings and the problem"),
+                self.failed(self.status(status, &body), "Check the settings and the problem"),
             )),
-            (_, body) => {
-                Attempt::Failed(Failure::All(self.failed(refused(body), "Check address and model")))
-            }
+            (_, body) => Attempt::Failed(Failure::All(
+                self.failed(self.status(status, &body), "Check address and model"),
+            )),
         }
     }
 
@@ -326,39 +398,58 @@ impl ChatClient {
     /// # Errors
     /// [`Error::Server`] where it cannot be asked, or has not exactly one model.
     pub fn with_served_model(mut self) -> Result<Self> {
-        if !self.config.model.is_empty() {
-            return Ok(self);
-        }
-        let hint = "Check that the server runs, and name its model";
-        let url = format!("{}/models", self.config.url.trim_end_matches('/'));
-        let mut get = self.agent.get(&url);
-        if let Some(key) = self.key() {
-            get = get.header("Authorization", &format!("Bearer {}", key.trim()));
-        }
-        let mut response = get.call().map_err(|error| {
-            let said = self.quoted(&error.to_string());
-            self.failed(format!("its models cannot be listed: {said}"), hint)
-        })?;
-        let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_string();
-        let json: Value =
-            body.ok().and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
-        let models: Vec<&str> = match json["data"].as_array() {
-            Some(models) => models.iter().filter_map(|model| model["id"].as_str()).collect(),
-            None => {
-                let what = format!("it does not list its models (status {status})");
-                return Err(self.failed(what, hint));
-            }
-        };
-        match models[..] {
-            [model] => self.config.model = model.to_owned(),
-            _ => {
-                let named: Vec<&str> = models.iter().copied().take(8).collect();
-                let what = format!("it has {} models ({})", models.len(), named.join(", "));
-                return Err(self.failed(what, "Name the one to ask"));
-            }
+        if self.config.model.is_empty() {
+            self.config.model = self.served_model().map_err(|failure| {
+                failure.into_error().unwrap_or_else(|| self.failed("it was not asked", "Ask again"))
+            })?;
         }
         Ok(self)
+    }
+
+    fn served_model(&self) -> Result<String, Failure> {
+        const TRIES: usize = 3;
+        let hint = "Check that the server runs, or name its model";
+        let url = format!("{}/models", self.config.url.trim_end_matches('/'));
+        let mut tries = 0;
+        let (status, body) = loop {
+            tries += 1;
+            let get = self.with_key(self.agent.get(&url))?;
+            let get = get.config().timeout_global(Some(MODELS_TIMEOUT)).build();
+            match get.call() {
+                Err(error) if tries >= TRIES => {
+                    let said = self.quoted(&error.to_string());
+                    let what = format!("its models cannot be listed: {said}");
+                    return Err(Failure::All(self.failed(what, hint)));
+                }
+                Ok(mut response)
+                    if tries >= TRIES || !matches!(response.status().as_u16(), 429 | 500..=599) =>
+                {
+                    let status = response.status().as_u16();
+                    let body = response.body_mut().with_config().limit(MOST_BYTES);
+                    break (status, body.read_to_string());
+                }
+                _ => std::thread::sleep(2 * FIRST_PAUSE),
+            }
+        };
+        if matches!(status, 401 | 403) {
+            return Err(self.refuses_access(status));
+        }
+        let json: Value =
+            body.as_ref().ok().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+        let models = json["data"].as_array().filter(|_| (200..300).contains(&status));
+        let Some(models) = models else {
+            let what = format!("it does not list its models; {}", self.status(status, &body));
+            return Err(Failure::All(self.failed(what, hint)));
+        };
+        let models: Vec<&str> = models.iter().filter_map(|model| model["id"].as_str()).collect();
+        match models[..] {
+            [model] => Ok(model.to_owned()),
+            _ => {
+                let named = self.quoted(&models.join(", "));
+                let what = format!("it has {} models ({named})", models.len());
+                Err(Failure::All(self.failed(what, "Name the one to ask")))
+            }
+        }
     }
 }
 
@@ -399,7 +490,8 @@ mod tests {
     fn addresses_hold_no_secrets() {
         let with = |url: &str| ChatConfig { url: url.into(), ..ChatConfig::default() }.validate();
         assert!(with("https://api.example.com/v1").is_ok());
-        for bad in ["http://me:secret@host/v1", "http://host/v1?key=secret", "ftp://host", "host"] {
+        let bad = ["http://me:secret@host/v1", "http://host/v1?key=secret", "me:secret@host/v1"];
+        for bad in bad.into_iter().chain(["ftp://host", "host", "http://", "http://a b"]) {
             let error = with(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

@@ -1,19 +1,23 @@
 //! The asking: threads take problems, ask for sample after sample until one is correct, and store
 //! every response before they look at it.
 //!
-//! What is kept depends on the responses alone, and not on which thread came first: a problem's
-//! samples are asked in order, and those that an earlier run has asked are taken from the store.
+//! First all that earlier runs have stored is looked at, then what is missing is asked for. Which rows
+//! are kept depends on the responses alone, and not on which thread came first: a problem's samples
+//! are asked in order. Only which problems are spared, when the other teacher has failed, is a matter
+//! of time.
 
 use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 use super::report::{AnswerCounts, PairsProgress};
 use super::store::{Line, RequestHash, Store, request_hash};
-use super::{Failure, Question, Response, Sample, Teacher};
+use super::{Failure, PairsEvent, Question, Response, Sample, Teacher, server_error};
 use crate::error::{Error, Result};
 use crate::eval::{AnswerKind, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION, same_answer};
 use crate::train::StopFlag;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An answer that is kept: where its response is, and which of its samples it is.
@@ -87,20 +91,38 @@ struct Shared<'a> {
     problems: &'a [BenchmarkProblem],
     config: &'a MakePairsConfig,
     store: &'a Store,
-    /// Whether teachers are asked at all, or only what is stored is looked at.
-    asks: bool,
     /// Ends all threads.
     ended: StopFlag,
     error: Mutex<Option<Error>>,
-    /// The next problem of each role.
-    next: [AtomicUsize; 2],
     /// Problems that are not kept, since one of the teachers has no correct answer.
     lost: Vec<AtomicBool>,
-    /// Questions that went unanswered since the last answer, of each role.
+    /// Questions of each role that went unanswered since the last answer.
     failures: [AtomicUsize; 2],
+    /// Questions of each role that were refused while none was answered, in this run or before.
+    refusals: [AtomicUsize; 2],
+    answered: [AtomicBool; 2],
 }
 
-/// Asks both teachers all problems. `None` after a stop.
+impl Shared<'_> {
+    /// Ends the asking with an error, the first of several.
+    fn fail(&self, error: Error) {
+        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        self.ended.request();
+    }
+}
+
+/// Ends all threads when the one that watches them does, whatever the reason.
+struct EndThreads<'a>(&'a StopFlag);
+
+impl Drop for EndThreads<'_> {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
+
+/// Asks both teachers all problems; without `asks`, only what is stored is looked at. `None` after a
+/// stop.
 ///
 /// # Errors
 /// What ends the asking as a whole; all responses up to there are stored.
@@ -111,120 +133,178 @@ pub(super) fn collect(
     store: &Store,
     asks: bool,
     stop: &StopFlag,
-    progress: &mut dyn FnMut(&PairsProgress),
+    observe: &mut dyn FnMut(PairsEvent<'_>),
 ) -> Result<Option<[Collected; 2]>> {
     let shared = Shared {
         problems,
         config,
         store,
-        asks,
         ended: StopFlag::default(),
         error: Mutex::new(None),
-        next: Default::default(),
         lost: problems.iter().map(|_| AtomicBool::new(false)).collect(),
         failures: Default::default(),
+        refusals: Default::default(),
+        answered: Default::default(),
     };
-    let mut collected = [0, 1].map(|role: usize| Collected {
-        chosen: vec![None; problems.len()],
-        counts: AnswerCounts { model: roles[role].teacher.name(), ..AnswerCounts::default() },
-    });
+    let mut tally = Tally {
+        collected: [0, 1].map(|role: usize| Collected {
+            chosen: vec![None; problems.len()],
+            counts: AnswerCounts { model: roles[role].teacher.name(), ..AnswerCounts::default() },
+        }),
+        so_far: PairsProgress { of: 2 * problems.len(), ..PairsProgress::default() },
+        prices: [roles[0].config.price, roles[1].config.price],
+    };
+    let mut open = [vec![], vec![]];
+    for (role, part) in roles.iter().enumerate() {
+        for problem in 0..problems.len() {
+            if stop.is_requested() {
+                return Ok(None);
+            }
+            let mut events = vec![];
+            let left = Round { shared: &shared, role, part, tell: &RefCell::new(&mut events) }
+                .known(Open { problem, asked: 0, best: None })?;
+            open[role].extend(left);
+            events.into_iter().for_each(|event| tally.add(event));
+            observe(PairsEvent::Looking(role * problems.len() + problem + 1, 2 * problems.len()));
+        }
+    }
+    for (role, part) in roles.iter().enumerate().filter(|_| !asks) {
+        let mut events = vec![];
+        let round = Round { shared: &shared, role, part, tell: &RefCell::new(&mut events) };
+        std::mem::take(&mut open[role]).iter().for_each(|open| round.unanswered(open, false));
+        events.into_iter().for_each(|event| tally.add(event));
+    }
+    observe(PairsEvent::Asking(&tally.so_far));
     let started = Instant::now();
-    let mut so_far = PairsProgress { of: 2 * problems.len(), ..PairsProgress::default() };
     std::thread::scope(|scope| {
+        let _end = EndThreads(&shared.ended);
         let (sender, receiver) = channel();
+        let queues = open.map(|open| Mutex::new(VecDeque::from(open)));
+        let queues = Arc::new(queues);
         for (role, part) in roles.iter().enumerate() {
-            for _ in 0..part.teacher.threads().clamp(1, problems.len().max(1)) {
-                let (sender, shared) = (sender.clone(), &shared);
-                scope.spawn(move || work(shared, role, part, &sender));
+            let waiting = queues[role].lock().unwrap_or_else(PoisonError::into_inner).len();
+            for _ in 0..part.teacher.threads().max(1).min(waiting) {
+                let (sender, shared, queues) = (sender.clone(), &shared, queues.clone());
+                let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
+                    work(shared, role, part, &queues[role], &sender);
+                });
+                if let Err(error) = thread {
+                    shared.fail(Error::config(
+                        format!("{}.concurrency", part.name),
+                        format!("the system refuses so many threads: {error}"),
+                        "Give a lower number",
+                    ));
+                }
             }
         }
         drop(sender);
         let mut shown = Instant::now();
+        let mut said: [Option<Instant>; 2] = [None; 2];
+        let mut waits = false;
         loop {
-            let event = match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
+            match receiver.recv_timeout(Duration::from_millis(200)) {
+                Ok(event) => tally.add(event),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
-            };
+            }
             if stop.is_requested() {
                 shared.ended.request();
             }
-            if let Some(event) = event {
-                count(&mut collected, &roles, &mut so_far, event);
-            }
+            let so_far = &mut tally.so_far;
             // More often than anyone can see would only cost time.
             if shown.elapsed() < Duration::from_millis(100) && so_far.done < so_far.of {
                 continue;
             }
             shown = Instant::now();
             so_far.seconds = started.elapsed().as_secs_f64();
-            progress(&so_far);
+            observe(PairsEvent::Asking(so_far));
+            for (part, said) in roles.iter().zip(&mut said) {
+                if said.is_none_or(|at| at.elapsed() > TROUBLE_EVERY)
+                    && let Some(trouble) = part.teacher.trouble()
+                {
+                    *said = Some(Instant::now());
+                    observe(PairsEvent::Notice(&format!("{}: {trouble}", part.name)));
+                }
+            }
+            let error = shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(error) = error.as_ref().filter(|_| !waits) {
+                waits = true;
+                let what = format!("{error}. Answers that are on their way are waited for");
+                observe(PairsEvent::Notice(&what));
+            }
         }
     });
     store.flush()?;
     if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let whole = collected.iter().all(|part| part.counts.done() == problems.len());
-    Ok(whole.then_some(collected))
+    let whole = tally.collected.iter().all(|part| part.counts.done() == problems.len());
+    Ok(whole.then_some(tally.collected))
 }
 
-/// Adds an event to the numbers.
-fn count(
-    collected: &mut [Collected; 2],
-    roles: &[Role<'_>; 2],
-    so_far: &mut PairsProgress,
-    event: Event,
-) {
-    match event {
-        Event::Response { role, tokens, known } => {
-            let counts = &mut collected[role].counts;
-            let price = roles[role].config.price;
-            let cost = (0..2).map(|i| price[i] * tokens[i] as f64 / 1e6).sum::<f64>();
-            counts.cost += cost;
-            for i in 0..2 {
-                counts.tokens[i] += tokens[i];
-            }
-            if known {
-                counts.requests_known += 1;
-            } else {
-                counts.requests_new += 1;
-                so_far.cost += cost;
-                so_far.new_tokens += tokens[1];
+/// Time between two notices of a teacher's trouble.
+const TROUBLE_EVERY: Duration = Duration::from_secs(10);
+
+/// All numbers.
+struct Tally {
+    collected: [Collected; 2],
+    so_far: PairsProgress,
+    prices: [[f64; 2]; 2],
+}
+
+impl Tally {
+    /// Adds an event to the numbers.
+    fn add(&mut self, event: Event) {
+        match event {
+            Event::Response { role, tokens, known } => {
+                let counts = &mut self.collected[role].counts;
+                let price = self.prices[role];
+                let cost = (0..2).map(|i| price[i] * tokens[i] as f64 / 1e6).sum::<f64>();
+                counts.cost += cost;
                 for i in 0..2 {
-                    so_far.tokens[i] += tokens[i];
+                    counts.tokens[i] += tokens[i];
+                }
+                if known {
+                    counts.requests_known += 1;
+                } else {
+                    counts.requests_new += 1;
+                    self.so_far.cost += cost;
+                    self.so_far.new_tokens += tokens[1];
+                    for i in 0..2 {
+                        self.so_far.tokens[i] += tokens[i];
+                    }
                 }
             }
-        }
-        Event::Verdicts { role, verdicts } => {
-            let counts = &mut collected[role].counts;
-            for verdict in verdicts {
-                counts.answers += 1;
-                *match verdict {
-                    Verdict::Correct => &mut counts.correct,
-                    Verdict::Wrong => &mut counts.wrong,
-                    Verdict::Unstated => &mut counts.unstated,
-                    Verdict::Cut => &mut counts.cut,
-                    Verdict::Empty => &mut counts.empty,
-                } += 1;
-            }
-        }
-        Event::Fate { role, problem, fate } => {
-            let Collected { chosen, counts } = &mut collected[role];
-            so_far.done += 1;
-            match fate {
-                Fate::Correct(answer) => {
-                    counts.with_correct += 1;
-                    so_far.correct[role] += 1;
-                    chosen[problem] = Some(answer);
+            Event::Verdicts { role, verdicts } => {
+                let counts = &mut self.collected[role].counts;
+                for verdict in verdicts {
+                    counts.answers += 1;
+                    *match verdict {
+                        Verdict::Correct => &mut counts.correct,
+                        Verdict::Wrong => &mut counts.wrong,
+                        Verdict::Unstated => &mut counts.unstated,
+                        Verdict::Cut => &mut counts.cut,
+                        Verdict::Empty => &mut counts.empty,
+                    } += 1;
                 }
-                Fate::Without => counts.without_correct += 1,
-                Fate::Refused => counts.refused += 1,
-                Fate::NotAnswered => counts.not_answered += 1,
-                Fate::Skipped => counts.skipped += 1,
             }
+            Event::Fate { role, problem, fate } => {
+                let Collected { chosen, counts } = &mut self.collected[role];
+                self.so_far.done += 1;
+                match fate {
+                    Fate::Correct(answer) => {
+                        counts.with_correct += 1;
+                        self.so_far.correct[role] += 1;
+                        chosen[problem] = Some(answer);
+                    }
+                    Fate::Without => counts.without_correct += 1,
+                    Fate::Refused => counts.refused += 1,
+                    Fate::NotAnswered => counts.not_answered += 1,
+                    Fate::Skipped => counts.skipped += 1,
+                }
+            }
+            Event::Reason { role, reason } => self.collected[role].counts.reason = Some(reason),
         }
-        Event::Reason { role, reason } => collected[role].counts.reason = Some(reason),
     }
 }
 
@@ -238,34 +318,38 @@ struct Open {
 }
 
 /// One thread of a teacher, until no problem is left or the asking ends.
-fn work(shared: &Shared<'_>, role: usize, part: &Role<'_>, sender: &Sender<Event>) {
+fn work(
+    shared: &Shared<'_>,
+    role: usize,
+    part: &Role<'_>,
+    queue: &Mutex<VecDeque<Open>>,
+    sender: &Sender<Event>,
+) {
     let batch = part.teacher.batch().max(1);
-    let tell = |event| {
-        // The receiver outlives the threads.
-        let _ = sender.send(event);
-    };
     loop {
-        let first = shared.next[role].fetch_add(batch, Ordering::SeqCst);
-        let last = (first + batch).min(shared.problems.len());
-        if first >= last {
+        let mut open: Vec<Open> = {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = batch.min(queue.len());
+            queue.drain(..count).collect()
+        };
+        if open.is_empty() {
             return;
         }
-        let mut open: Vec<Open> =
-            (first..last).map(|problem| Open { problem, asked: 0, best: None }).collect();
         while !open.is_empty() {
             if shared.ended.is_requested() {
                 return;
             }
-            let round = Round { shared, role, part, tell: &tell };
-            match round.ask(open) {
+            let mut events = vec![];
+            let round = Round { shared, role, part, tell: &RefCell::new(&mut events) };
+            let left = round.ask(open);
+            // The receiver outlives the threads.
+            events.into_iter().for_each(|event| drop(sender.send(event)));
+            match left {
                 Ok(left) => open = left,
-                Err(Failure::Stopped) => return,
                 Err(failure) => {
-                    let mut error = shared.error.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(first) = failure.into_error().filter(|_| error.is_none()) {
-                        *error = Some(first);
+                    if let Some(error) = failure.into_error() {
+                        shared.fail(error);
                     }
-                    shared.ended.request();
                     return;
                 }
             }
@@ -278,49 +362,60 @@ struct Round<'a> {
     shared: &'a Shared<'a>,
     role: usize,
     part: &'a Role<'a>,
-    tell: &'a dyn Fn(Event),
+    tell: &'a RefCell<&'a mut Vec<Event>>,
 }
 
 impl Round<'_> {
+    fn tell(&self, event: Event) {
+        self.tell.borrow_mut().push(event);
+    }
+
+    /// The next question about a problem.
+    fn question(&self, open: &Open) -> (Question, RequestHash) {
+        let problem = &self.shared.problems[open.problem];
+        question(problem, self.shared.config, self.part, open.asked)
+    }
+
+    /// Looks at all that is stored of a problem; returns it if it needs more.
+    fn known(&self, open: Open) -> Result<Option<Open>> {
+        let mut left = Some(open);
+        while let Some(open) = left {
+            let (question, hash) = self.question(&open);
+            match self.shared.store.get(&hash)? {
+                None => return Ok(Some(open)),
+                Some(line) => left = self.look(open, question.n, hash, &line.response, true),
+            }
+        }
+        Ok(None)
+    }
+
     /// Asks each problem for its next samples; returns those that need more.
     fn ask(&self, open: Vec<Open>) -> Result<Vec<Open>, Failure> {
-        let config = self.shared.config;
-        let mut left = vec![];
         let mut unknown = vec![];
         for open in open {
-            let n = self.part.config.n.min(config.samples - open.asked);
-            let question = Question {
-                prompt: prompt(&self.shared.problems[open.problem], config.instruct),
-                seed: config.seed.wrapping_add(open.asked as u64),
-                n,
-            };
-            let hash = request_hash(self.part.name, &self.part.teacher.request(&question));
-            match self.shared.store.get(&hash).map_err(Failure::All)? {
-                Some(line) => left.extend(self.look(open, n, hash, &line.response, true)),
-                None if config.keep == Keep::Both
-                    && self.shared.lost[open.problem].load(Ordering::SeqCst) =>
-                {
-                    self.fate(&open, Fate::Skipped);
-                }
-                None => unknown.push((open, question, hash)),
+            let lost = self.shared.lost[open.problem].load(Ordering::SeqCst);
+            if lost && self.shared.config.keep == Keep::Both {
+                self.fate(&open, Fate::Skipped);
+                continue;
+            }
+            // Of the next samples some may be stored.
+            if let Some(open) = self.known(open).map_err(Failure::All)? {
+                let (question, hash) = self.question(&open);
+                unknown.push((open, question, hash));
             }
         }
         if unknown.is_empty() {
-            return Ok(left);
-        }
-        if !self.shared.asks {
-            for (open, ..) in unknown {
-                self.fate_without_answer(&open, false);
-            }
-            return Ok(left);
+            return Ok(vec![]);
         }
         let questions: Vec<Question> = unknown.iter().map(|(_, q, _)| q.clone()).collect();
         let started = Instant::now();
         let failures = &self.shared.failures[self.role];
+        let threads = self.part.teacher.threads();
         match self.part.teacher.ask(&questions, &self.shared.ended) {
-            Ok(responses) => {
+            Ok(responses) if responses.len() == questions.len() => {
                 failures.store(0, Ordering::SeqCst);
                 let seconds = started.elapsed().as_secs_f64() / questions.len() as f64;
+                let mut left = vec![];
                 for ((open, question, hash), response) in unknown.into_iter().zip(responses) {
                     let line = Line {
                         request: String::new(),
@@ -337,24 +432,32 @@ impl Round<'_> {
                 }
                 Ok(left)
             }
+            Ok(responses) => {
+                let (asked, got) = (questions.len(), responses.len());
+                let what = format!("it answered {got} of {asked} questions");
+                let place = self.part.teacher.place();
+                Err(Failure::All(server_error(&place, what, "A teacher answers all or none")))
+            }
             Err(Failure::One(error)) => {
-                (self.tell)(Event::Reason { role: self.role, reason: error.to_string() });
-                for (open, ..) in unknown {
-                    self.fate_without_answer(&open, true);
+                // Where nothing is ever answered, it is not the questions that it refuses.
+                let refused = self.shared.refusals[self.role].fetch_add(1, Ordering::SeqCst) + 1;
+                let answered = self.shared.answered[self.role].load(Ordering::SeqCst);
+                if !answered && refused >= threads.max(8) {
+                    return Err(Failure::All(error));
                 }
-                Ok(left)
+                self.tell(Event::Reason { role: self.role, reason: error.to_string() });
+                unknown.iter().for_each(|(open, ..)| self.unanswered(open, true));
+                Ok(vec![])
             }
             Err(Failure::Busy(error)) => {
                 // One question may be unlucky; if none is answered any more, the teacher is gone.
                 let row = failures.fetch_add(1, Ordering::SeqCst) + 1;
-                if row >= self.part.teacher.threads().max(4) {
+                if row >= threads.max(4) {
                     return Err(Failure::All(error));
                 }
-                (self.tell)(Event::Reason { role: self.role, reason: error.to_string() });
-                for (open, ..) in unknown {
-                    self.fate_without_answer(&open, false);
-                }
-                Ok(left)
+                self.tell(Event::Reason { role: self.role, reason: error.to_string() });
+                unknown.iter().for_each(|(open, ..)| self.unanswered(open, false));
+                Ok(vec![])
             }
             Err(failure) => Err(failure),
         }
@@ -371,7 +474,8 @@ impl Round<'_> {
     ) -> Option<Open> {
         let tokens =
             [response.prompt_tokens, response.completion_tokens].map(Option::unwrap_or_default);
-        (self.tell)(Event::Response { role: self.role, tokens, known });
+        self.shared.answered[self.role].store(true, Ordering::SeqCst);
+        self.tell(Event::Response { role: self.role, tokens, known });
         let problem = &self.shared.problems[open.problem];
         let verdicts: Vec<Verdict> =
             response.samples.iter().map(|sample| verdict(problem, sample)).collect();
@@ -389,8 +493,13 @@ impl Round<'_> {
                 open.best = Some((Chosen { request, sample }, length));
             }
         }
-        (self.tell)(Event::Verdicts { role: self.role, verdicts });
-        open.asked += n;
+        self.tell(Event::Verdicts { role: self.role, verdicts });
+        // A server may give fewer than were asked for; without any it refuses the problem.
+        if response.samples.is_empty() {
+            self.unanswered(&open, true);
+            return None;
+        }
+        open.asked += response.samples.len().min(n);
         let settled = config.pick == Pick::First && open.best.is_some();
         if open.asked < config.samples && !settled {
             return Some(open);
@@ -406,21 +515,52 @@ impl Round<'_> {
     }
 
     /// The fate of a problem to which no more answers come in this run.
-    fn fate_without_answer(&self, open: &Open, refused: bool) {
+    fn unanswered(&self, open: &Open, refused: bool) {
+        let lost = &self.shared.lost[open.problem];
         let fate = match (open.best, refused) {
             (Some((chosen, _)), _) => Fate::Correct(chosen),
-            (None, true) => Fate::Refused,
+            (None, true) => {
+                lost.store(true, Ordering::SeqCst);
+                Fate::Refused
+            }
+            (None, false)
+                if lost.load(Ordering::SeqCst) && self.shared.config.keep == Keep::Both =>
+            {
+                Fate::Skipped
+            }
             (None, false) => Fate::NotAnswered,
         };
-        if refused && open.best.is_none() {
-            self.shared.lost[open.problem].store(true, Ordering::SeqCst);
-        }
         self.fate(open, fate);
     }
 
     fn fate(&self, open: &Open, fate: Fate) {
-        (self.tell)(Event::Fate { role: self.role, problem: open.problem, fate });
+        self.tell(Event::Fate { role: self.role, problem: open.problem, fate });
     }
+}
+
+/// The question about a problem after so many samples, and what names it.
+fn question(
+    problem: &BenchmarkProblem,
+    config: &MakePairsConfig,
+    part: &Role<'_>,
+    asked: usize,
+) -> (Question, RequestHash) {
+    let question = Question {
+        prompt: prompt(problem, config.instruct),
+        seed: config.seed.wrapping_add(asked as u64),
+        n: part.config.n.min(config.samples - asked),
+    };
+    let hash = request_hash(part.name, &part.teacher.request(&question));
+    (question, hash)
+}
+
+/// What names the first question about a problem.
+pub(super) fn first_request(
+    problem: &BenchmarkProblem,
+    config: &MakePairsConfig,
+    part: &Role<'_>,
+) -> RequestHash {
+    question(problem, config, part, 0).1
 }
 
 /// What a teacher is asked.

@@ -35,7 +35,7 @@ pub enum Keep {
 pub struct TeacherConfig {
     /// Requests to a server at the same time.
     pub concurrency: usize,
-    /// Answers that a server is asked for in one request; not every server gives more than one.
+    /// Answers that a server is asked for in one request; where it gives fewer, it is asked again.
     pub n: usize,
     /// How its reasoning becomes part of the text that is trained on.
     pub reasoning: ReasoningForm,
@@ -80,12 +80,16 @@ impl TeacherConfig {
         }
         let temperature = match (&self.server, &self.local) {
             (Some(server), None) => {
-                server.validate()?;
-                server.temperature
+                server.validate().map_err(|error| within("server", error))?;
+                ("server.temperature", server.temperature)
             }
             (None, Some(local)) => {
-                local.validate()?;
-                local.temperature
+                local.validate().map_err(|error| within("local", error))?;
+                if self.n > 1 {
+                    let what = "a model that runs here answers a question once".to_owned();
+                    return refuse("n", what, "Leave it out; samples says how often it is asked");
+                }
+                ("local.temperature", local.temperature)
             }
             (None, None) => {
                 let what = "nobody is named".into();
@@ -96,11 +100,21 @@ impl TeacherConfig {
                 return refuse("server", what, "Name one of them");
             }
         };
-        if samples > 1 && temperature == 0.0 {
+        if samples > 1 && temperature.1 == 0.0 {
             let what = format!("it is 0, so that {samples} answers to a problem are all the same");
-            return refuse("temperature", what, "Set one above 0, or samples to 1");
+            return refuse(temperature.0, what, "Set one above 0, or samples to 1");
         }
         Ok(())
+    }
+}
+
+/// The error of a setting that is in a table.
+fn within(table: &str, error: Error) -> Error {
+    match error {
+        Error::Config { key, what, hint } => {
+            Error::Config { key: format!("{table}.{key}"), what, hint }
+        }
+        other => other,
     }
 }
 
@@ -115,7 +129,7 @@ pub struct MakePairsConfig {
     pub limit: Option<usize>,
     /// JSONL files of problems with answers that must not be among them.
     pub benchmarks: Vec<PathBuf>,
-    /// Similarity from which two problems with the same answer count as one, above 0 to 1; see
+    /// Similarity from which two problems with the same answer count as one, 0.6 to 1; see
     /// [`near_duplicates`](crate::data::near_duplicates).
     pub near_duplicates: f64,
     /// Whether problems are followed by the instruction to reason and to box the answer.
@@ -184,27 +198,33 @@ impl MakePairsConfig {
     /// # Errors
     /// [`Error::Config`] with the first that cannot be used.
     pub fn validate(&self) -> Result<()> {
+        self.validate_problems()?;
+        for (role, teacher) in [("long", &self.long), ("short", &self.short)] {
+            teacher.validate(self.samples).map_err(|error| within(role, error))?;
+        }
+        Ok(())
+    }
+
+    /// The same, but for who the teachers are.
+    pub(super) fn validate_problems(&self) -> Result<()> {
+        let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
         if self.problems.as_os_str().is_empty() {
             let hint = "Name a JSONL file of problems with answers";
-            return Err(Error::config("problems", "it is missing", hint));
+            return refuse("problems", "it is missing".into(), hint);
         }
-        if !(self.near_duplicates > 0.0 && self.near_duplicates <= 1.0) {
+        if self.limit == Some(0) {
+            return refuse("limit", "it is 0".into(), "Give at least 1, or leave it out");
+        }
+        // Lower ones are found too seldom.
+        if !(0.6..=1.0).contains(&self.near_duplicates) {
             let what = format!("it is {}", self.near_duplicates);
-            return Err(Error::config("near_duplicates", what, "Give a number above 0, at most 1"));
+            return refuse("near_duplicates", what, "Give a number from 0.6 to 1");
         }
         /// Far above any use.
         const MOST_SAMPLES: usize = 1 << 16;
         if !(1..=MOST_SAMPLES).contains(&self.samples) {
             let what = format!("it is {}", self.samples);
-            return Err(Error::config("samples", what, "Give a number from 1 to 65536"));
-        }
-        for (role, teacher) in [("long", &self.long), ("short", &self.short)] {
-            teacher.validate(self.samples).map_err(|error| match error {
-                Error::Config { key, what, hint } => {
-                    Error::Config { key: format!("{role}.{key}"), what, hint }
-                }
-                other => other,
-            })?;
+            return refuse("samples", what, "Give a number from 1 to 65536");
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::{Failure, Question, Response, Sample, Teacher};
 use crate::data::{ChatFormat, PlainTemplate, PromptTemplate, TextTokenizer};
 use crate::device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, ModelFolder, model_folder};
 use crate::train::StopFlag;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,16 @@ impl LocalConfig {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) with the first that cannot be used.
     pub fn validate(&self) -> Result<()> {
-        self.generate().validate()
+        self.generate().validate().map_err(|error| match error {
+            Error::Config { key, what, hint } => {
+                let key = match key.trim_start_matches("generate.") {
+                    "max_new_tokens" => "max_tokens",
+                    key => key,
+                };
+                Error::config(key, what, hint)
+            }
+            other => other,
+        })
     }
 }
 
@@ -90,8 +99,12 @@ impl LocalTeacher {
         let tokenizer = folder.tokenizer(None)?;
         let system = Some(config.system.clone()).filter(|system| !system.is_empty());
         let template: Box<dyn PromptTemplate + Send + Sync> = match folder.chat_template()? {
-            Some(template) => Box::new(ChatFormat::new(template, &tokenizer, system)?),
-            None => Box::new(PlainTemplate::default()),
+            Some(template) => Box::new(ChatFormat::new(template, &tokenizer, system.clone())?),
+            None if system.is_none() => Box::new(PlainTemplate::default()),
+            None => {
+                let what = "the model has no chat template, in which it would have a place";
+                return Err(Error::config("system", what, "Leave it out"));
+            }
         };
         let end_tokens = folder.answer_ends(&tokenizer, template.as_ref());
         let model = folder.load_with(&device::by_name(&config.backend)?, progress)?;
@@ -160,13 +173,19 @@ impl Teacher for LocalTeacher {
     }
 
     fn request(&self, question: &Question) -> Value {
+        // The tokens say what template and tokenizer make of it.
+        let mut tokens = Sha256::new();
+        for token in self.template.prompt(&self.tokenizer, &question.prompt).unwrap_or_default() {
+            tokens.update(token.to_le_bytes());
+        }
+        let tokens: String = tokens.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         json!({
             "model": self.fingerprint,
-            "system": self.config.system,
             "max_tokens": self.config.max_tokens,
             "temperature": self.config.temperature,
             "top_p": self.config.top_p,
             "prompt": question.prompt,
+            "tokens": tokens,
             "seed": question.seed,
         })
     }

@@ -8,11 +8,11 @@
 //!   pairs.jsonl       both answers to a problem in a row (with the feature parquet also as .parquet)
 //!   left-out.jsonl    problems that were not asked, and why
 //!   report.json       every count          README.md   the card
-//!   config.toml       the settings of the last run
+//!   config.toml       the settings of the last run, the servers' addresses among them
 //! ```
 
 use super::card::card;
-use super::collect::{Chosen, Collected, Role, collect};
+use super::collect::{Chosen, Collected, Role, collect, first_request};
 use super::config::{Keep, MakePairsConfig, TeacherConfig};
 use super::report::{LengthStatistics, PairsProgress, PairsReport};
 use super::server::ServerTeacher;
@@ -97,8 +97,12 @@ pub enum PairsEvent<'a> {
     Reading(u64, u64),
     /// Tensors of a teacher's model that are read, and all.
     Loading(usize, usize),
+    /// Problems of which the earlier responses were looked at, each once for each teacher, and all.
+    Looking(usize, usize),
     /// How far the asking is.
     Asking(&'a PairsProgress),
+    /// Rows that are written, and all, of all files together.
+    Writing(usize, usize),
 }
 
 /// Asks two teachers problems with known answers, and keeps what is correct.
@@ -128,12 +132,14 @@ pub fn make_pairs(
         }
     }
     let problems = Problems::read(&config)?;
-    let long = teacher(&mut config.long, observe)?;
-    let short = teacher(&mut config.short, observe)?;
-    problems.ask(&config, [long.as_ref(), short.as_ref()], out, asks, stop, observe)
+    let long = Made::new("long", &mut config.long, asks, None, observe)?;
+    let other = if let Made::Server(server) = &long { Some(server) } else { None };
+    let short = Made::new("short", &mut config.short, asks, other, observe)?;
+    problems.ask(&config, [long.teacher(), short.teacher()], out, asks, stop, observe)
 }
 
-/// As [`make_pairs`], with teachers of the caller's own in place of those that the settings name.
+/// As [`make_pairs`], with teachers of the caller's own in place of those that the settings name; of
+/// the settings of teachers only `n`, `reasoning` and `price` are used.
 ///
 /// # Errors
 /// As [`make_pairs`].
@@ -144,7 +150,7 @@ pub fn make_pairs_with(
     stop: &StopFlag,
     observe: &mut dyn FnMut(PairsEvent<'_>),
 ) -> Result<Option<PairsReport>> {
-    config.validate()?;
+    config.validate_problems()?;
     Problems::read(config)?.ask(config, teachers, out, true, stop, observe)
 }
 
@@ -159,21 +165,60 @@ fn name_models(config: &mut MakePairsConfig, earlier: &MakePairsConfig) {
     }
 }
 
-/// The teacher of these settings, which then name its model.
-fn teacher(
-    config: &mut TeacherConfig,
-    observe: &mut dyn FnMut(PairsEvent<'_>),
-) -> Result<Box<dyn Teacher>> {
-    if let Some(server) = &mut config.server {
-        let teacher = ServerTeacher::new(server.clone(), config.concurrency)?;
-        server.clone_from(teacher.config());
-        return Ok(Box::new(teacher));
+/// The teacher of some settings.
+enum Made {
+    Server(ServerTeacher),
+    Local(Box<LocalTeacher>),
+}
+
+impl Made {
+    /// The settings then name its model. `other` is the other teacher; at the same address both have
+    /// one pace.
+    fn new(
+        role: &str,
+        config: &mut TeacherConfig,
+        asks: bool,
+        other: Option<&ServerTeacher>,
+        observe: &mut dyn FnMut(PairsEvent<'_>),
+    ) -> Result<Self> {
+        let Some(settings) = &mut config.server else {
+            let local = config.local.clone().unwrap_or_default();
+            let teacher = LocalTeacher::load(local, &mut |done, of| {
+                observe(PairsEvent::Loading(done, of));
+            })?;
+            return Ok(Self::Local(Box::new(teacher)));
+        };
+        if settings.model.is_empty() {
+            if !asks {
+                let key = format!("{role}.server.model");
+                let what = "it is empty, and nobody is asked for it";
+                return Err(Error::config(key, what, "Name the model whose answers are stored"));
+            }
+            observe(PairsEvent::Notice(&format!(
+                "{role}: {} is asked for its model",
+                settings.url
+            )));
+        }
+        let mut teacher = ServerTeacher::new(settings.clone(), config.concurrency)?;
+        if let Some(other) = other.filter(|other| other.config().url == settings.url) {
+            teacher = teacher.with_pace_of(other);
+        }
+        if asks && teacher.shows_key() {
+            observe(PairsEvent::Notice(&format!(
+                "{role}: the key goes to {} without encryption; use https where it matters",
+                settings.url
+            )));
+        }
+        settings.clone_from(teacher.config());
+        Ok(Self::Server(teacher))
     }
-    let local = config.local.clone().unwrap_or_default();
-    let teacher = LocalTeacher::load(local, &mut |done, of| {
-        observe(PairsEvent::Loading(done, of));
-    })?;
-    Ok(Box::new(teacher))
+
+    fn teacher(&self) -> &dyn Teacher {
+        match self {
+            Self::Server(teacher) => teacher,
+            Self::Local(teacher) => teacher.as_ref(),
+        }
+    }
 }
 
 /// What is asked, and what is not.
@@ -223,21 +268,29 @@ impl Problems {
         }
         let text = toml::to_string(config)
             .map_err(|e| Error::io("write", out.path.join(CONFIG), std::io::Error::other(e)))?;
-        out.write(CONFIG, |file| {
-            let failed = |e| Error::io("write", out.path.join(CONFIG), e);
-            file.write_all(text.as_bytes()).map_err(failed)
-        })?;
+        let earlier = MakePairsConfig::read(&out.path.join(CONFIG)).ok();
+        let is_other = earlier.is_some_and(|earlier| earlier.problems != config.problems);
         let roles = [
             Role { name: "long", teacher: long, config: &config.long },
             Role { name: "short", teacher: short, config: &config.short },
         ];
-        let collected = collect(&problems, config, roles, &store, asks, stop, &mut |progress| {
-            observe(PairsEvent::Asking(progress));
-        })
-        .map_err(|error| kept_so_far(error, &store, &out.path))?;
+        // Pairs of other problems are not written over.
+        if is_other && store.len() > 0 && !knows_any(&problems, config, &roles, &store) {
+            return Err(Error::RunDirectory {
+                path: out.path.clone(),
+                what: "it holds pairs of other problems".into(),
+                hint: "Choose another directory".into(),
+            });
+        }
+        out.write(CONFIG, |file| {
+            let failed = |e| Error::io("write", out.path.join(CONFIG), e);
+            file.write_all(text.as_bytes()).map_err(failed)
+        })?;
+        let collected = collect(&problems, config, roles, &store, asks, stop, observe)
+            .map_err(|error| kept_so_far(error, &store, &out.path))?;
         let Some(collected) = collected else { return Ok(None) };
         let mut files = Files { config, out, store: &store, problems: &problems, rows: vec![] };
-        let report = files.write(counts, collected)?;
+        let report = files.write(counts, collected, observe)?;
         out.write("left-out.jsonl", |file| {
             left_out.iter().try_for_each(|left| out.row("left-out.jsonl", file, left))
         })?;
@@ -246,8 +299,21 @@ impl Problems {
             let failed = |e| Error::io("write", out.path.join("README.md"), e);
             file.write_all(card(config, &report).as_bytes()).map_err(failed)
         })?;
+        crate::files::flush_folder(&out.path)?;
         Ok(Some(report))
     }
+}
+
+/// Whether a response to any of these problems is stored.
+fn knows_any(
+    problems: &[BenchmarkProblem],
+    config: &MakePairsConfig,
+    roles: &[Role<'_>; 2],
+    store: &Store,
+) -> bool {
+    let knows =
+        |problem| roles.iter().any(|role| store.holds(&first_request(problem, config, role)));
+    problems.iter().any(knows)
 }
 
 /// The same error, which says what is safe.
@@ -310,21 +376,41 @@ impl Files<'_> {
         &mut self,
         problems: super::report::ProblemCounts,
         [long, short]: [Collected; 2],
+        observe: &mut dyn FnMut(PairsEvent<'_>),
     ) -> Result<PairsReport> {
         let both =
             |number: &usize| long.chosen[*number].is_some() && short.chosen[*number].is_some();
         self.rows = (0..self.problems.len()).filter(both).collect();
-        let long_lengths = self.role("long.jsonl", &long.chosen, &self.config.long)?;
-        let short_lengths = self.role("short.jsonl", &short.chosen, &self.config.short)?;
+        let files = 3 + usize::from(cfg!(feature = "parquet"));
+        let (mut done, of) = (0, files * self.rows.len());
+        let mut wrote = || {
+            done += 1;
+            observe(PairsEvent::Writing(done.min(of), of));
+        };
+        let long_lengths = self.role("long.jsonl", &long.chosen, &self.config.long, &mut wrote)?;
+        let short_lengths =
+            self.role("short.jsonl", &short.chosen, &self.config.short, &mut wrote)?;
         self.out.write("pairs.jsonl", |file| {
-            self.each_pair(&long, &short, &mut |pair| self.out.row("pairs.jsonl", file, pair))
+            self.each_pair(&long, &short, &mut |pair| {
+                wrote();
+                self.out.row("pairs.jsonl", file, pair)
+            })
         })?;
+        // One of an earlier run must not stay beside other rows.
+        #[cfg(not(feature = "parquet"))]
+        match fs::remove_file(self.out.path.join("pairs.parquet")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", self.out.path.join("pairs.parquet"), e));
+            }
+            _ => {}
+        }
         #[cfg(feature = "parquet")]
         self.out.write("pairs.parquet", |file| {
             let path = self.out.path.join("pairs.parquet");
             let names = ["id", "problem", "answer", "long", "short"];
             let mut table = crate::data::TextTable::new(file, names, &path)?;
             self.each_pair(&long, &short, &mut |pair| {
+                wrote();
                 table.row([pair.id, pair.problem, pair.answer, pair.long, pair.short])
             })?;
             table.finish()
@@ -366,6 +452,7 @@ impl Files<'_> {
         name: &str,
         chosen: &[Option<Chosen>],
         config: &TeacherConfig,
+        wrote: &mut dyn FnMut(),
     ) -> Result<Vec<usize>> {
         let mut lengths = vec![];
         let mut kept: Vec<usize> = match self.config.keep {
@@ -385,6 +472,7 @@ impl Files<'_> {
                     answer: &problem.reference,
                 };
                 self.out.row(name, file, &row)?;
+                wrote();
             }
             Ok(())
         })?;

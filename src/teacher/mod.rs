@@ -80,6 +80,11 @@ pub trait Teacher: Send + Sync {
         1
     }
 
+    /// What it waits for, in words for a user, if it does and this was not said yet.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Answers to questions, in their order.
     ///
     /// # Errors

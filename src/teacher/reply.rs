@@ -58,9 +58,16 @@ impl Sample {
         }
     }
 
-    /// Whether the length limit ended it.
+    /// Whether the length limit ended it; servers have several words for that.
     pub fn is_cut(&self) -> bool {
-        matches!(self.finish_reason.as_deref(), Some("length" | "max_tokens"))
+        let reason = self.finish_reason.as_deref().unwrap_or_default().to_lowercase();
+        reason.contains("length") || reason.contains("max_tok")
+    }
+
+    /// Whether it ended by itself, as far as is known: neither a filter nor anything else ended it.
+    pub fn is_whole(&self) -> bool {
+        let reason = self.finish_reason.as_deref().unwrap_or("stop").to_lowercase();
+        ["stop", "eos", "eos_token", "end_turn", "stop_sequence"].contains(&reason.as_str())
     }
 }
 
@@ -99,7 +106,7 @@ struct Body {
 struct Choice {
     message: Message,
     #[serde(default)]
-    finish_reason: Option<String>,
+    finish_reason: Value,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +114,7 @@ struct Message {
     #[serde(default)]
     content: Value,
     #[serde(default)]
-    reasoning_content: Option<String>,
+    reasoning_content: Value,
     #[serde(default)]
     reasoning: Value,
 }
@@ -115,9 +122,15 @@ struct Message {
 #[derive(Deserialize)]
 struct Usage {
     #[serde(default)]
-    prompt_tokens: Option<u64>,
+    prompt_tokens: Value,
     #[serde(default)]
-    completion_tokens: Option<u64>,
+    completion_tokens: Value,
+}
+
+/// A count of tokens; what is none is not known.
+fn count(value: &Value) -> Option<u64> {
+    let count = value.as_f64().filter(|count| (0.0..1e15).contains(count));
+    count.map(|count| count as u64)
 }
 
 impl ChatReply {
@@ -130,41 +143,34 @@ impl ChatReply {
         if body.choices.is_empty() {
             return Err("its answer has no message".into());
         }
-        let samples = body.choices.into_iter().map(Choice::sample).collect::<Option<_>>();
-        let usage = body.usage.unwrap_or(Usage { prompt_tokens: None, completion_tokens: None });
+        let usage = body.usage.as_ref();
         Ok(Self {
-            samples: samples.ok_or("its answer has no message")?,
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
+            samples: body.choices.into_iter().map(Choice::sample).collect(),
+            prompt_tokens: usage.and_then(|usage| count(&usage.prompt_tokens)),
+            completion_tokens: usage.and_then(|usage| count(&usage.completion_tokens)),
         })
     }
 }
 
 impl Choice {
-    /// `None` where it holds neither an answer nor reasoning.
-    fn sample(self) -> Option<Sample> {
+    /// Without content, as where thinking used up the limit or the model refuses, it is empty.
+    fn sample(self) -> Sample {
         let Message { content, reasoning_content, reasoning } = self.message;
         let content = match &content {
-            Value::String(text) => Some(text.clone()),
+            Value::String(text) => text.clone(),
             // A list of parts, of which those with text count.
-            Value::Array(parts) => {
-                Some(parts.iter().filter_map(|part| part["text"].as_str()).collect())
-            }
-            _ => None,
+            Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+            _ => String::new(),
         };
-        let apart = reasoning_content.or_else(|| reasoning.as_str().map(str::to_owned));
-        let apart = apart.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        if content.is_none() && apart.is_none() {
-            return None;
-        }
-        let content = content.unwrap_or_default();
-        Some(match apart {
+        let finish_reason = self.finish_reason.as_str().map(str::to_owned);
+        let apart = reasoning_content.as_str().or(reasoning.as_str()).map(str::trim);
+        match apart.filter(|text| !text.is_empty()) {
             Some(reasoning) => {
-                let content = content.trim().to_owned();
-                Sample { reasoning: Some(reasoning), content, finish_reason: self.finish_reason }
+                let (reasoning, content) = (Some(reasoning.to_owned()), content.trim().to_owned());
+                Sample { reasoning, content, finish_reason }
             }
-            None => Sample::of_text(&content, self.finish_reason),
-        })
+            None => Sample::of_text(&content, finish_reason),
+        }
     }
 }
 
@@ -195,8 +201,17 @@ mod tests {
         is(json!({ "content": "I think <think> is a tag" }), "-", "I think <think> is a tag");
         is(json!({ "content": null, "reasoning_content": "2+2" }), "2+2", "");
         is(json!({ "content": [{ "type": "text", "text": "4" }] }), "-", "4");
-        assert!(parse(json!({ "content": null })).is_err());
-        assert!(parse(json!({ "tool_calls": [] })).is_err());
+        is(json!({ "content": null, "refusal": "no" }), "-", "");
+        is(json!({ "role": "assistant" }), "-", "");
+        let odd = r#"{"choices": [{"message": {"content": "4"}, "finish_reason": 7}],
+                      "usage": {"prompt_tokens": 3.0, "completion_tokens": -1}}"#;
+        let reply = ChatReply::parse(odd).unwrap();
+        assert_eq!((reply.prompt_tokens, reply.completion_tokens), (Some(3), None));
+        assert!(reply.samples[0].is_whole());
+        for (reason, cut) in [("length", true), ("MAX_TOKENS", true), ("model_length", true)] {
+            let sample = Sample { finish_reason: Some(reason.into()), ..Sample::default() };
+            assert_eq!((sample.is_cut(), sample.is_whole()), (cut, false));
+        }
         assert!(ChatReply::parse("{\"choices\": 3}").unwrap_err().contains("no chat completion"));
     }
 

@@ -1,5 +1,6 @@
 //! What became of problems and answers, in numbers.
 
+use super::card::in_table;
 use serde::{Deserialize, Serialize};
 
 /// What became of the problems before they were asked.
@@ -35,7 +36,8 @@ pub struct AnswerCounts {
     pub with_correct: usize,
     /// Problems whose answers are all in, and none is correct.
     pub without_correct: usize,
-    /// Problems that it refuses to answer, such as those that are too long.
+    /// Problems that it refuses to answer, such as those that are too long; servers are asked again
+    /// by a next run.
     pub refused: usize,
     /// Problems that it did not answer now: a next run asks again.
     pub not_answered: usize,
@@ -144,7 +146,8 @@ impl PairsReport {
         let teachers = [&self.long, &self.short];
         out.push_str(&format!(
             "\n| | long: {} | short: {} |\n| --- | ---: | ---: |\n",
-            self.long.model, self.short.model
+            in_table(&self.long.model),
+            in_table(&self.short.model)
         ));
         let mut line = |what: &str, count: fn(&AnswerCounts) -> String| {
             let [long, short] = teachers.map(count);

@@ -23,6 +23,17 @@ impl ServerTeacher {
         Ok(Self { client: ChatClient::new(config)?.with_served_model()?, concurrency })
     }
 
+    /// The server with the pace of another one that is asked at the same address.
+    pub(super) fn with_pace_of(mut self, other: &Self) -> Self {
+        self.client = self.client.with_pace_of(&other.client);
+        self
+    }
+
+    /// Whether a key goes over the network for all to read.
+    pub(super) fn shows_key(&self) -> bool {
+        self.client.shows_key()
+    }
+
     /// How it is asked, the model's name included.
     pub fn config(&self) -> &ChatConfig {
         self.client.config()
@@ -46,6 +57,10 @@ impl Teacher for ServerTeacher {
 
     fn threads(&self) -> usize {
         self.concurrency
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.client.trouble()
     }
 
     fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {

@@ -47,15 +47,22 @@ pub(super) fn sieve(
     }
 
     let mut drop = vec![false; kept.len()];
-    for found in near_duplicates(kept.iter().map(|problem| problem.problem.as_str()), threshold) {
-        let (problem, earlier) = (&kept[found.text], &kept[found.earlier]);
+    let pairs = near_duplicates(kept.iter().map(|problem| problem.problem.as_str()), threshold);
+    for alike in pairs.chunk_by(|a, b| a.text == b.text) {
+        let problem = &kept[alike[0].text];
         // With another answer it is another problem, made from the same template.
-        if same_answer(&earlier.reference, &problem.reference) {
-            counts.near_duplicates += 1;
-            drop[found.text] = true;
-            out(problem, "nearly the same text and the same answer", earlier.id.clone());
-        } else {
-            counts.variants += 1;
+        let same = alike.iter().find(|pair| {
+            !drop[pair.earlier] && same_answer(&kept[pair.earlier].reference, &problem.reference)
+        });
+        match same {
+            Some(pair) => {
+                counts.near_duplicates += 1;
+                drop[pair.text] = true;
+                let like = kept[pair.earlier].id.clone();
+                out(problem, "nearly the same text and the same answer", like);
+            }
+            None if alike.iter().any(|pair| !drop[pair.earlier]) => counts.variants += 1,
+            None => {}
         }
     }
     for benchmark in benchmarks {

@@ -11,9 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Longest line that is read: the largest answer, each byte of it escaped.
 const MOST_BYTES: u64 = 128 << 20;
+
+/// How much time's responses the machine may lose when it goes down.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// What names a request: the SHA-256 of the teacher's role and of all that its answer depends on.
 pub(super) type RequestHash = [u8; 32];
@@ -55,6 +59,9 @@ struct Inner {
     /// Where the file ends.
     end: u64,
     places: HashMap<RequestHash, u64>,
+    /// Set where what is left of a line could not be taken back.
+    broken: bool,
+    synced: Instant,
 }
 
 /// The hash of a request.
@@ -110,7 +117,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] for a line that is no response, and the file stays as it is.
     pub(super) fn open(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
-        let file = OpenOptions::new().create(true).read(true).append(true).open(path);
+        // Not opened for appending: then some systems do not let it be cut.
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
         let file = file.map_err(|e| Error::io("open", path, e))?;
         let read = |e| Error::io("read", path, e);
         let of = file.metadata().map_err(read)?.len();
@@ -152,13 +161,20 @@ impl Store {
         if torn > 0 {
             file.set_len(end).map_err(|e| Error::io("write", path, e))?;
         }
-        let inner = Mutex::new(Inner { file, end, places });
+        let inner = Inner { file, end, places, broken: false, synced: Instant::now() };
+        let inner = Mutex::new(inner);
         Ok(Self { path: path.to_owned(), inner, torn })
     }
 
     /// Responses in it.
     pub(super) fn len(&self) -> usize {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).places.len()
+    }
+
+    /// Whether there is a response to a request.
+    pub(super) fn holds(&self, request: &RequestHash) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.places.contains_key(request)
     }
 
     /// The response to a request, if there is one.
@@ -195,13 +211,20 @@ impl Store {
         let mut text = serde_json::to_vec(&line).map_err(|e| failed(std::io::Error::other(e)))?;
         text.push(b'\n');
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = inner.file.write_all(&text) {
-            let end = inner.end;
-            // On a full disk this frees the little that went in; it is repaired on opening anyway.
-            let _ = inner.file.set_len(end);
-            return Err(failed(error));
+        if inner.broken {
+            return Err(failed(std::io::Error::other("an earlier line could not be written")));
         }
         let end = inner.end;
+        let written = inner.file.seek(SeekFrom::Start(end));
+        if let Err(error) = written.and_then(|_| inner.file.write_all(&text)) {
+            // On a full disk this frees the little that went in.
+            inner.broken = inner.file.set_len(end).is_err();
+            return Err(failed(error));
+        }
+        if inner.synced.elapsed() > SYNC_EVERY {
+            inner.file.sync_data().map_err(failed)?;
+            inner.synced = Instant::now();
+        }
         inner.places.insert(*request, end);
         inner.end += text.len() as u64;
         Ok(())

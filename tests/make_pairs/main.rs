@@ -8,8 +8,8 @@ mod trouble;
 
 use mixdistill::data::{ColumnMap, Join, Pairs, Source};
 use mixdistill::teacher::{
-    ChatConfig, Keep, MakePairsConfig, PairsDirectory, PairsEvent, PairsReport, Pick,
-    ReasoningForm, TeacherConfig, make_pairs,
+    ChatConfig, Failure, Keep, MakePairsConfig, PairsDirectory, PairsEvent, PairsReport, Pick,
+    Question, ReasoningForm, Response, Sample, Teacher, TeacherConfig, make_pairs, make_pairs_with,
 };
 use mixdistill::train::StopFlag;
 use serde_json::{Value, json};
@@ -188,7 +188,7 @@ fn samples_are_asked_until_one_is_correct() {
     let mut config = sums(folder.path(), 16, [&long, &short]);
     (config.samples, config.seed) = (3, 100);
     let error = run(&config, &folder.path().join("refused")).unwrap_err().to_string();
-    assert!(error.contains("long.temperature"), "{error}");
+    assert!(error.contains("long.server.temperature"), "{error}");
     set(&mut config, |server| server.temperature = 0.7);
     let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
     assert_eq!((report.pairs, report.long.without_correct), (12, 4));
@@ -310,6 +310,90 @@ fn a_directory_with_other_files_or_another_process_is_refused() {
     assert!(error.contains("another process"), "{error}");
     let error = PairsDirectory::open(&folder.path().join("thesis.tex")).unwrap_err().to_string();
     assert!(error.contains("not a directory"), "{error}");
+}
+
+#[test]
+fn a_server_that_gives_fewer_answers_than_asked_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    // Right only with the fifth seed, and one answer whatever n is.
+    let long = Server::start(|request| match request.body["seed"].as_u64().unwrap() {
+        4 => Manner::Says(long_answer(&request.prompt)),
+        _ => Manner::Says("\\boxed{0}".into()),
+    });
+    let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let mut config = sums(folder.path(), 2, [&long, &short]);
+    (config.samples, config.long.n) = (6, 4);
+    set(&mut config, |server| server.temperature = 1.0);
+    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    assert_eq!((report.pairs, report.long.answers), (2, 10));
+    let asked: Vec<u64> =
+        long.requests().iter().map(|r| r.body["n"].as_u64().unwrap_or(1)).collect();
+    assert_eq!(asked.len(), 10);
+    // Never for more than are missing.
+    assert_eq!(asked.iter().sum::<u64>(), 2 * (4 + 4 + 4 + 3 + 2));
+}
+
+#[test]
+fn teachers_of_the_callers_own_are_asked_and_must_answer_all() {
+    struct Own(usize);
+    impl Teacher for Own {
+        fn name(&self) -> String {
+            "own|\n".into()
+        }
+        fn place(&self) -> String {
+            "here".into()
+        }
+        fn request(&self, question: &Question) -> Value {
+            json!({ "prompt": question.prompt, "seed": question.seed })
+        }
+        fn batch(&self) -> usize {
+            3
+        }
+        fn ask(&self, questions: &[Question], _: &StopFlag) -> Result<Vec<Response>, Failure> {
+            let answer = |question: &Question| Response {
+                samples: vec![Sample::of_text(&short_answer(&question.prompt), None)],
+                ..Response::default()
+            };
+            Ok(questions.iter().take(self.0).map(answer).collect())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = Server::start(|_| Manner::Dies);
+    let mut config = sums(folder.path(), 7, [&nobody, &nobody]);
+    (config.long.server, config.short.server) = (None, None);
+    let make = |teachers: [&dyn Teacher; 2], name: &str| {
+        let out = PairsDirectory::open(&folder.path().join(name)).unwrap();
+        make_pairs_with(&config, teachers, &out, &StopFlag::default(), &mut |_| {})
+    };
+    assert_eq!(make([&Own(3), &Own(3)], "pairs").unwrap().unwrap().pairs, 7);
+    let card = std::fs::read_to_string(folder.path().join("pairs/README.md")).unwrap();
+    assert!(card.contains("| long: own   |"), "{card}");
+    let error = make([&Own(3), &Own(2)], "fewer").unwrap_err().to_string();
+    assert!(error.contains("2 of 3 questions"), "{error}");
+}
+
+#[test]
+fn pairs_of_other_problems_are_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| Manner::Says(long_answer(&request.prompt)));
+    let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let mut config = sums(folder.path(), 3, [&long, &short]);
+    let out = folder.path().join("pairs");
+    run(&config, &out).unwrap().unwrap();
+    let row = |a: u64| json!({ "problem": format!("Add {a} and 1."), "answer": a + 1 }).to_string();
+    let others = folder.path().join("others.jsonl");
+    std::fs::write(&others, row(50) + "\n" + &row(60)).unwrap();
+    let before = std::fs::read(out.join("pairs.jsonl")).unwrap();
+    let first = std::mem::replace(&mut config.problems, others.clone());
+    let error = run(&config, &out).unwrap_err().to_string();
+    assert!(error.contains("other problems"), "{error}");
+    assert_eq!(std::fs::read(out.join("pairs.jsonl")).unwrap(), before);
+    // More problems beside the old ones are no others.
+    let more = std::fs::read_to_string(&first).unwrap() + &row(70);
+    std::fs::write(&others, more).unwrap();
+    assert_eq!(run(&config, &out).unwrap().unwrap().pairs, 4);
+    config.limit = Some(0);
+    assert!(run(&config, &out).unwrap_err().to_string().contains("limit"));
 }
 
 #[cfg(feature = "parquet")]

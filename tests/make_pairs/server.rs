@@ -58,6 +58,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(answer: impl Fn(&Request) -> Manner + Send + Sync + 'static) -> Self {
+        Self::naming_models(200, answer)
+    }
+
+    /// A server that answers with this status when it is asked for its models.
+    pub fn naming_models(
+        status: u16,
+        answer: impl Fn(&Request) -> Manner + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let (requests, ended) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::default());
@@ -69,7 +77,9 @@ impl Server {
                     return;
                 }
                 let (requests, ended, answer) = (requests.clone(), ended.clone(), answer.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), &requests, &ended, &*answer));
+                std::thread::spawn(move || {
+                    serve(stream.unwrap(), status, &requests, &ended, &*answer)
+                });
             }
         });
         server
@@ -89,7 +99,13 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>, ended: &AtomicBool, answer: &Answer) {
+fn serve(
+    stream: TcpStream,
+    models: u16,
+    requests: &Mutex<Vec<Request>>,
+    ended: &AtomicBool,
+    answer: &Answer,
+) {
     let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -115,7 +131,7 @@ fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>, ended: &AtomicBool, 
     };
     if head.starts_with("get /v1/models") {
         let body = json!({ "data": [{ "id": "the-model" }] }).to_string();
-        return send(200, "", &body, body.len());
+        return send(models, "", &body, body.len());
     }
     let mut body = vec![0; length];
     if reader.read_exact(&mut body).is_err() || ended.load(Ordering::SeqCst) {

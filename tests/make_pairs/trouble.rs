@@ -39,7 +39,8 @@ fn whatever_passes_is_tried_again() {
                 "so ".repeat(3_500_000),
                 short_answer(&request.prompt)
             )),
-            (7, 0) => Manner::Body("x".repeat(17 << 20)),
+            // One above all bounds is none.
+            (7, _) => Manner::Body("x".repeat(17 << 20)),
             _ => Manner::Says(long_answer(&request.prompt)),
         }
     });
@@ -48,9 +49,10 @@ fn whatever_passes_is_tried_again() {
     set(&mut config, |server| server.timeout = 2);
     let out = folder.path().join("pairs");
     let report = run(&config, &out).unwrap().unwrap();
-    assert_eq!(report.pairs, 10);
+    assert_eq!((report.pairs, report.long.refused), (9, 1));
+    assert!(report.long.reason.as_ref().unwrap().contains("larger than 16 MiB"));
     let requests = long.requests();
-    assert_eq!(requests.len(), 10 + 8);
+    assert_eq!(requests.len(), 10 + 7);
     // Nobody asks before the busy server wishes.
     let at = |index: u64, before: usize| {
         let found = requests.iter().find(|r| number(&r.prompt) == index && r.before == before);
@@ -104,7 +106,7 @@ fn one_question_without_an_answer_does_not_end_the_run() {
     let config = sums(folder.path(), 12, [&long, &short]);
     let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
     assert_eq!((report.pairs, report.long.not_answered), (11, 1));
-    assert!(report.long.reason.unwrap().contains("status 500, 3 times"));
+    assert!(report.long.reason.unwrap().contains("status 500: boom, 3 times"));
 }
 
 #[test]
@@ -146,6 +148,55 @@ fn a_wrong_key_ends_the_run_at_once_and_stands_nowhere() {
     let bytes = all_bytes(&out);
     assert!(bytes.len() > 1000);
     assert!(!bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes()));
+}
+
+#[test]
+fn a_server_that_refuses_everything_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|_| {
+        Manner::Status(400, String::new(), "use max_completion_tokens instead".into())
+    });
+    let short = right();
+    let config = sums(folder.path(), 200, [&long, &short]);
+    let error = run(&config, &folder.path().join("pairs")).unwrap_err().to_string();
+    assert!(error.contains("use max_completion_tokens instead"), "{error}");
+    assert!(long.requests().len() <= 12);
+}
+
+#[test]
+fn a_server_that_cannot_name_its_model_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for (status, expected) in [(401, "refuses access"), (503, "status 503"), (404, "status 404")] {
+        let long = Server::naming_models(status, |_| Manner::Says("no".into()));
+        let config = sums(folder.path(), 2, [&long, &long]);
+        let error = run(&config, &folder.path().join("pairs")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // Where nobody is asked, nobody is asked for the model either.
+    let long = right();
+    let config = sums(folder.path(), 2, [&long, &long]);
+    let error = run_saying(&config, &folder.path().join("new"), false).0.unwrap_err().to_string();
+    assert!(error.contains("long.server.model"), "{error}");
+}
+
+#[test]
+fn a_busy_server_is_left_alone_as_long_as_it_asks_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    // More refusals than tries; each is a wish, not a failure.
+    let long = Server::start(|request| match request.before {
+        0..4 => Manner::Status(429, "Retry-After: 0\r\n".into(), "slow down".into()),
+        _ => Manner::Says(long_answer(&request.prompt)),
+    });
+    let short = right();
+    let mut config = sums(folder.path(), 2, [&long, &short]);
+    set(&mut config, |server| server.retries = 1);
+    let (report, said) = run_saying(&config, &folder.path().join("pairs"), true);
+    assert_eq!(report.unwrap().unwrap().pairs, 2);
+    assert!(said.iter().any(|text| text.contains("slow down")), "{said:?}");
+    let times: Vec<Instant> = long.requests().iter().map(|request| request.at).collect();
+    // The pauses grow although the server asks for none: 0.25, 0.5, 1 and 2 seconds at least.
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*last - *first > Duration::from_millis(3500), "{:?}", *last - *first);
 }
 
 #[test]
