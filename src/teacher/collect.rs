@@ -260,19 +260,18 @@ impl Tally {
                 let counts = &mut self.collected[role].counts;
                 let price = self.prices[role];
                 let cost = (0..2).map(|i| price[i] * tokens[i] as f64 / 1e6).sum::<f64>();
+                let add = |all: &mut [u64; 2]| {
+                    all.iter_mut().zip(tokens).for_each(|(all, tokens)| *all += tokens);
+                };
                 counts.cost += cost;
-                for i in 0..2 {
-                    counts.tokens[i] += tokens[i];
-                }
+                add(&mut counts.tokens);
                 if known {
                     counts.requests_known += 1;
                 } else {
                     counts.requests_new += 1;
                     self.so_far.cost += cost;
                     self.so_far.new_tokens += tokens[1];
-                    for i in 0..2 {
-                        self.so_far.tokens[i] += tokens[i];
-                    }
+                    add(&mut self.so_far.tokens);
                 }
             }
             Event::Verdicts { role, verdicts } => {

@@ -133,7 +133,7 @@ pub fn make_pairs(
     }
     let problems = Problems::read(&config)?;
     let long = Made::new("long", &mut config.long, asks, None, observe)?;
-    let other = if let Made::Server(server) = &long { Some(server) } else { None };
+    let other = if let Made::Server(server) = &long { Some(server.as_ref()) } else { None };
     let short = Made::new("short", &mut config.short, asks, other, observe)?;
     problems.ask(&config, [long.teacher(), short.teacher()], out, asks, stop, observe)
 }
@@ -167,7 +167,7 @@ fn name_models(config: &mut MakePairsConfig, earlier: &MakePairsConfig) {
 
 /// The teacher of some settings.
 enum Made {
-    Server(ServerTeacher),
+    Server(Box<ServerTeacher>),
     Local(Box<LocalTeacher>),
 }
 
@@ -210,12 +210,12 @@ impl Made {
             )));
         }
         settings.clone_from(teacher.config());
-        Ok(Self::Server(teacher))
+        Ok(Self::Server(Box::new(teacher)))
     }
 
     fn teacher(&self) -> &dyn Teacher {
         match self {
-            Self::Server(teacher) => teacher,
+            Self::Server(teacher) => teacher.as_ref(),
             Self::Local(teacher) => teacher.as_ref(),
         }
     }
