@@ -1,5 +1,6 @@
 //! Problems that are nearly the same: by MinHash (Broder 1997), with every find checked exactly.
 
+use super::overlap::{hashed_runs, words};
 use crate::random::Stream;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -82,20 +83,11 @@ pub fn near_duplicates<'a>(
 
 /// Hashes of all runs of words; of a shorter text the one of all of it.
 fn runs(text: &str) -> HashSet<u64> {
-    let words: Vec<String> = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-        .collect();
-    let hash = |run: &[String]| {
-        let mut hasher = DefaultHasher::new();
-        run.hash(&mut hasher);
-        hasher.finish()
-    };
-    match words.len() {
-        0..=WORDS => HashSet::from([hash(&words)]),
-        _ => words.windows(WORDS).map(hash).collect(),
-    }
+    let mut words = words(text);
+    // A text without words is one empty word.
+    words.resize(words.len().max(1), String::new());
+    let length = WORDS.min(words.len());
+    hashed_runs(&words, length).into_iter().collect()
 }
 
 /// One number for each band of the signature.

@@ -64,19 +64,27 @@ pub fn overlaps<'a>(
     test.into_iter().enumerate().filter_map(of_test).collect()
 }
 
-/// Hashes of all runs of thirteen words, letters and digits only.
+/// Hashes of all runs of thirteen words.
 fn word_runs(text: &str) -> Vec<u64> {
-    let words: Vec<String> = text
-        .split(|c: char| !c.is_alphanumeric())
+    hashed_runs(&words(text), WORDS)
+}
+
+/// The words of a text: letters and digits only, in lower case.
+pub(super) fn words(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
-        .collect();
+        .collect()
+}
+
+/// Hashes of all runs of so many words.
+pub(super) fn hashed_runs(words: &[String], length: usize) -> Vec<u64> {
     let hash = |run: &[String]| {
         let mut hasher = DefaultHasher::new();
         run.hash(&mut hasher);
         hasher.finish()
     };
-    words.windows(WORDS).map(hash).collect()
+    words.windows(length).map(hash).collect()
 }
 
 #[cfg(test)]
