@@ -64,3 +64,37 @@ pub(super) fn sleep(pause: Duration, stop: &StopFlag) -> Result<(), Failure> {
         std::thread::sleep(left.min(LOOK_EVERY));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_share_the_pace_and_a_pause_is_for_all() {
+        let stop = StopFlag::default();
+        // One in 20 ms.
+        let pace = Pace::new(3000.0);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5).for_each(|_| pace.wait(&stop).unwrap()));
+            }
+        });
+        assert!(start.elapsed() >= Duration::from_millis(19 * 20), "{:?}", start.elapsed());
+        let pace = Pace::new(0.0);
+        pace.wait(&stop).unwrap();
+        let start = Instant::now();
+        pace.hold_back(Duration::from_millis(200));
+        pace.hold_back(Duration::from_millis(10));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    pace.wait(&stop).unwrap();
+                    assert!(start.elapsed() >= Duration::from_millis(200));
+                });
+            }
+        });
+        stop.request();
+        assert!(matches!(pace.wait(&stop), Err(Failure::Stopped)));
+    }
+}

@@ -155,7 +155,8 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
     let again = again.unwrap().unwrap();
     let asked: Vec<u64> = long.requests().iter().map(|r| number(&r.prompt)).collect();
     assert!(asked.iter().all(|i| *i == 4), "{asked:?}");
-    assert_eq!(short.requests().len(), 0);
+    // What the long teacher refused, the short one may have been spared before.
+    assert!(short.requests().iter().all(|request| number(&request.prompt) == 4));
     assert_eq!((again.pairs, again.long.requests_new), (6, 0));
     assert!(said.iter().any(|text| text.contains("responses of earlier runs")), "{said:?}");
     assert_eq!(std::fs::read(out.join("pairs.jsonl")).unwrap(), before);
