@@ -2,8 +2,8 @@
 
 use super::backends::{dispatched, for_each_portable_backend, widen};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch};
-use burn::tensor::Tensor;
+use burn::backend::{Backend, Dispatch, TensorMetadata};
+use burn::tensor::{Slice, Tensor};
 
 /// On plain backend tensors.
 pub(crate) trait SumOfSquaresKernel: Backend {
@@ -15,9 +15,31 @@ pub(crate) trait SumOfSquaresKernel: Backend {
 
 for_each_portable_backend! { SumOfSquaresKernel {} }
 
+/// Elements that may be summed in one chain.
+///
+/// A backend may sum all elements of a tensor in one loop of one unit, which in f32 loses digits with
+/// every element; Mesa's software driver for Vulkan ends such a loop after 65,536 rounds, whatever
+/// is left.
+const CHAIN: usize = 4096;
+
 fn portable<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let x = widen::<B>(x);
-    B::float_sum(B::float_mul(x.clone(), x))
+    sum::<B>(B::float_mul(x.clone(), x))
+}
+
+/// The sums of chains of elements, then of those sums.
+fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let len = x.shape().num_elements();
+    if len <= CHAIN {
+        return B::float_sum(x);
+    }
+    let whole = len - len % CHAIN;
+    let x = B::float_reshape(x, [len].into());
+    let part = |from: usize, to: usize| B::float_slice(x.clone(), &[Slice::from(from..to)]);
+    let chains = if whole == len { x.clone() } else { part(0, whole) };
+    let chains = B::float_reshape(chains, [whole / CHAIN, CHAIN].into());
+    let sums = sum::<B>(B::float_sum_dim(chains, 1));
+    if whole == len { sums } else { B::float_add(sums, B::float_sum(part(whole, len))) }
 }
 
 // Of gradients, which are off the autodiff graph.

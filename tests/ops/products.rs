@@ -143,7 +143,8 @@ fn embedding_takes_rows_and_sums_their_gradients() {
 #[test]
 fn sum_of_squares_is_exact_for_many_elements() {
     for case in cases() {
-        for len in [1, 1000, 100_003] {
+        // The last is more than one chain of sums of chains.
+        for len in [1, 1000, 8192, 100_003, 20_000_000] {
             let x = numbers(len as u64, len);
             let expected: f64 = x.iter().map(|x| x * x).sum();
             let found = values(sum_of_squares(case.tensor(&x, [len])))[0];
