@@ -177,14 +177,19 @@ fn work(flags: &Flags) -> Result<ExitCode> {
             said.push_str(&format!("\n{} did not answer all: {reason}\n", teacher.model));
         }
     }
+    let kept = report.rows != [0, 0];
     let folder = flags.out.display();
-    said.push_str(&format!(
-        "\n{} pairs are in {folder}. Train on them with\n\n  cargo run --example train_mix -- --long \
-         {folder}/long.jsonl --short {folder}/short.jsonl\n",
-        report.pairs
-    ));
+    said.push_str(&if kept {
+        format!(
+            "\n{} pairs are in {folder}. Train on them with\n\n  cargo run --example train_mix -- \
+             --long {folder}/long.jsonl --short {folder}/short.jsonl\n",
+            report.pairs
+        )
+    } else {
+        format!("\nno answer is kept; every response is in {folder}/responses.jsonl\n")
+    });
     let _ = write!(std::io::stdout(), "{said}");
-    Ok(if report.rows == [0, 0] { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The settings of the file, with those of the flags in their place.

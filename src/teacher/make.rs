@@ -30,6 +30,8 @@ use std::path::{Path, PathBuf};
 
 const RESPONSES: &str = "responses.jsonl";
 const CONFIG: &str = "config.toml";
+const LONG: &str = "long.jsonl";
+const SHORT: &str = "short.jsonl";
 
 /// A directory of pairs, which this process alone works on.
 #[derive(Debug)]
@@ -80,6 +82,13 @@ impl PairsDirectory {
         fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
     }
 
+    /// Whether rows of an earlier run are there.
+    fn has_rows(&self) -> bool {
+        [LONG, SHORT]
+            .iter()
+            .any(|name| fs::metadata(self.path.join(name)).is_ok_and(|file| file.len() > 0))
+    }
+
     /// Writes a row to a file that is being written.
     fn row(&self, name: &str, file: &mut impl Write, row: &impl Serialize) -> Result<()> {
         let failed = |e| Error::io("write", self.path.join(name), e);
@@ -110,7 +119,8 @@ pub enum PairsEvent<'a> {
 /// Every response is stored as it comes: the same call goes on where a process ended, and asks for
 /// nothing twice. With other settings, only requests that these change are made anew. Without `asks`
 /// nobody is asked, and pairs are made of the responses that there are. The files beside the responses
-/// are written anew by each call that comes to its end. `None` after a stop.
+/// are written anew by each call that comes to its end, but never over those of an earlier one if no
+/// answer is kept. `None` after a stop.
 ///
 /// # Errors
 /// [`Error::Config`]; [`Error::Io`]; [`Error::Data`] for problems or responses that cannot be read;
@@ -289,8 +299,15 @@ impl Problems {
         let collected = collect(&problems, config, roles, &store, asks, stop, observe)
             .map_err(|error| kept_so_far(error, &store, &out.path))?;
         let Some(collected) = collected else { return Ok(None) };
-        let mut files = Files { config, out, store: &store, problems: &problems, rows: vec![] };
-        let report = files.write(counts, collected, observe)?;
+        let files = Files::new(config, out, &store, &problems, collected);
+        if files.kept.iter().all(Vec::is_empty) && out.has_rows() {
+            observe(PairsEvent::Notice(
+                "no answer is kept; rows, card and report of an earlier run stay as they are",
+            ));
+            return Ok(Some(files.report(counts, [vec![], vec![]])));
+        }
+        let lengths = files.write(observe)?;
+        let report = files.report(counts, lengths);
         out.write("left-out.jsonl", |file| {
             left_out.iter().try_for_each(|left| out.row("left-out.jsonl", file, left))
         })?;
@@ -357,11 +374,49 @@ struct Files<'a> {
     out: &'a PairsDirectory,
     store: &'a Store,
     problems: &'a [BenchmarkProblem],
+    /// Of the long and of the short teacher.
+    collected: [Collected; 2],
     /// Numbers of the problems of which both answers are correct.
-    rows: Vec<usize>,
+    pairs: Vec<usize>,
+    /// Numbers of the problems that become rows, long and short.
+    kept: [Vec<usize>; 2],
 }
 
-impl Files<'_> {
+impl<'a> Files<'a> {
+    fn new(
+        config: &'a MakePairsConfig,
+        out: &'a PairsDirectory,
+        store: &'a Store,
+        problems: &'a [BenchmarkProblem],
+        collected: [Collected; 2],
+    ) -> Self {
+        let has = |number: usize, teacher: &Collected| teacher.chosen[number].is_some();
+        let both = |number: &usize| collected.iter().all(|teacher| has(*number, teacher));
+        let pairs: Vec<usize> = (0..problems.len()).filter(both).collect();
+        let kept = collected.each_ref().map(|teacher| match config.keep {
+            Keep::Both => pairs.clone(),
+            Keep::Either => (0..problems.len()).filter(|number| has(*number, teacher)).collect(),
+        });
+        Self { config, out, store, problems, collected, pairs, kept }
+    }
+
+    /// What was made, where the rows' texts have these lengths.
+    fn report(
+        &self,
+        problems: super::report::ProblemCounts,
+        lengths: [Vec<usize>; 2],
+    ) -> PairsReport {
+        let [long, short] = self.collected.each_ref().map(|teacher| teacher.counts.clone());
+        PairsReport {
+            problems,
+            pairs: self.pairs.len(),
+            rows: lengths.each_ref().map(Vec::len),
+            lengths: lengths.map(LengthStatistics::of),
+            long,
+            short,
+        }
+    }
+
     /// The text that is trained on.
     fn text(&self, chosen: &Chosen, role: &TeacherConfig) -> Result<String> {
         let line = self.store.get(&chosen.request)?;
@@ -372,26 +427,19 @@ impl Files<'_> {
         })
     }
 
-    fn write(
-        &mut self,
-        problems: super::report::ProblemCounts,
-        [long, short]: [Collected; 2],
-        observe: &mut dyn FnMut(PairsEvent<'_>),
-    ) -> Result<PairsReport> {
-        let both =
-            |number: &usize| long.chosen[*number].is_some() && short.chosen[*number].is_some();
-        self.rows = (0..self.problems.len()).filter(both).collect();
-        let files = 3 + usize::from(cfg!(feature = "parquet"));
-        let (mut done, of) = (0, files * self.rows.len());
+    /// Writes the rows; returns their lengths.
+    fn write(&self, observe: &mut dyn FnMut(PairsEvent<'_>)) -> Result<[Vec<usize>; 2]> {
+        let [long, short] = self.kept.each_ref().map(Vec::len);
+        let files_of_pairs = 1 + usize::from(cfg!(feature = "parquet"));
+        let (mut done, of) = (0, long + short + files_of_pairs * self.pairs.len());
         let mut wrote = || {
             done += 1;
-            observe(PairsEvent::Writing(done.min(of), of));
+            observe(PairsEvent::Writing(done, of));
         };
-        let long_lengths = self.role("long.jsonl", &long.chosen, &self.config.long, &mut wrote)?;
-        let short_lengths =
-            self.role("short.jsonl", &short.chosen, &self.config.short, &mut wrote)?;
+        let long = self.role(0, LONG, &self.config.long, &mut wrote)?;
+        let short = self.role(1, SHORT, &self.config.short, &mut wrote)?;
         self.out.write("pairs.jsonl", |file| {
-            self.each_pair(&long, &short, &mut |pair| {
+            self.each_pair(&mut |pair| {
                 wrote();
                 self.out.row("pairs.jsonl", file, pair)
             })
@@ -409,29 +457,18 @@ impl Files<'_> {
             let path = self.out.path.join("pairs.parquet");
             let names = ["id", "problem", "answer", "long", "short"];
             let mut table = crate::data::TextTable::new(file, names, &path)?;
-            self.each_pair(&long, &short, &mut |pair| {
+            self.each_pair(&mut |pair| {
                 wrote();
                 table.row([pair.id, pair.problem, pair.answer, pair.long, pair.short])
             })?;
             table.finish()
         })?;
-        Ok(PairsReport {
-            problems,
-            pairs: self.rows.len(),
-            rows: [long_lengths.len(), short_lengths.len()],
-            lengths: [long_lengths, short_lengths].map(LengthStatistics::of),
-            long: long.counts,
-            short: short.counts,
-        })
+        Ok([long, short])
     }
 
-    fn each_pair(
-        &self,
-        long: &Collected,
-        short: &Collected,
-        write: &mut dyn FnMut(&Pair<'_>) -> Result<()>,
-    ) -> Result<()> {
-        for number in &self.rows {
+    fn each_pair(&self, write: &mut dyn FnMut(&Pair<'_>) -> Result<()>) -> Result<()> {
+        let [long, short] = &self.collected;
+        for number in &self.pairs {
             if let (Some(long), Some(short)) = (&long.chosen[*number], &short.chosen[*number]) {
                 let problem = &self.problems[*number];
                 write(&Pair {
@@ -449,21 +486,16 @@ impl Files<'_> {
     /// One teacher's rows; returns their lengths.
     fn role(
         &self,
+        role: usize,
         name: &str,
-        chosen: &[Option<Chosen>],
         config: &TeacherConfig,
         wrote: &mut dyn FnMut(),
     ) -> Result<Vec<usize>> {
         let mut lengths = vec![];
-        let mut kept: Vec<usize> = match self.config.keep {
-            Keep::Both => self.rows.clone(),
-            Keep::Either => (0..self.problems.len()).collect(),
-        };
-        kept.retain(|number| chosen[*number].is_some());
         self.out.write(name, |file| {
-            for number in kept {
-                let Some(chosen) = &chosen[number] else { continue };
-                let (problem, solution) = (&self.problems[number], self.text(chosen, config)?);
+            for number in &self.kept[role] {
+                let Some(chosen) = &self.collected[role].chosen[*number] else { continue };
+                let (problem, solution) = (&self.problems[*number], self.text(chosen, config)?);
                 lengths.push(solution.chars().count());
                 let row = Row {
                     id: &problem.id,

@@ -1,60 +1,22 @@
-//! Promise: a judge behind a server is asked about the misses only, and whatever the server does ends
-//! in a verdict or in an error that says what to do.
-#![cfg(feature = "teacher")]
+//! A judge is asked about the misses only, and whatever the server does ends in a verdict or in an
+//! error that says what to do.
 
+use super::server::{Manner, Server, says};
 use mixdistill::eval::{Benchmark, BenchmarkProblem, Judged, Scores, judge_misses};
 use mixdistill::teacher::{ChatClient, ChatConfig};
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-/// What was asked: headers and bodies.
-type Asked = Arc<Mutex<Vec<(String, Value)>>>;
-
-/// A server that gives these answers (status, headers, body), one after the other, and keeps what it
-/// was asked: headers and body.
-fn server(answers: Vec<(u16, &'static str, String)>) -> (String, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let asked = Asked::default();
-    let seen = asked.clone();
-    std::thread::spawn(move || {
-        for (status, headers, body) in answers {
-            let Ok((stream, _)) = listener.accept() else { return };
-            let mut reader = BufReader::new(stream);
-            let (mut head, mut length) = (String::new(), 0);
-            loop {
-                let mut line = String::new();
-                if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
-                    break;
-                }
-                let lower = line.to_lowercase();
-                if let Some(value) = lower.strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                head.push_str(&line);
-            }
-            let mut request = vec![0; length];
-            reader.read_exact(&mut request).unwrap();
-            seen.lock().unwrap().push((head, serde_json::from_slice(&request).unwrap()));
-            let mut stream = reader.into_inner();
-            let answer = format!(
-                "HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(answer.as_bytes());
-        }
-    });
-    (url, asked)
+/// A server that gives these answers (status, headers, body), one after the other, and then dies.
+fn server(answers: Vec<(u16, &'static str, String)>) -> Server {
+    let answers = Mutex::new(answers.into_iter());
+    Server::start(move |_| match answers.lock().unwrap().next() {
+        Some((status, headers, body)) => Manner::Status(status, headers.into(), body),
+        None => Manner::Dies,
+    })
 }
 
-fn says(text: &str) -> String {
-    json!({
-        "choices": [{ "message": { "content": text }, "finish_reason": "stop" }],
-        "usage": { "completion_tokens": 1 },
-    })
-    .to_string()
+fn verdict(text: &str) -> (u16, &'static str, String) {
+    (200, "", says(text, "stop").to_string())
 }
 
 fn client(url: &str) -> ChatClient {
@@ -95,11 +57,11 @@ fn only_misses_that_state_something_are_judged() {
         .zip(texts)
         .map(|(problem, text)| Judged::of(problem, 0, text.into()))
         .collect();
-    let (url, asked) = server(vec![(200, "", says("Yes.")), (200, "", says("No, it is not."))]);
+    let judge = server(vec![verdict("Yes."), verdict("No, it is not.")]);
     let mut seen = vec![];
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("verdicts.jsonl");
-    let unclear = judge_misses(&mut answers, &mut client(&url), &store, &mut |done, of| {
+    let unclear = judge_misses(&mut answers, &mut client(&judge.url), &store, &mut |done, of| {
         seen.push((done, of));
     })
     .unwrap();
@@ -110,34 +72,33 @@ fn only_misses_that_state_something_are_judged() {
     let again = |answers: &mut [Judged], url: &str| {
         judge_misses(answers, &mut client(url), &store, &mut |_, _| {})
     };
-    again(&mut answers, &url).unwrap();
+    again(&mut answers, &judge.url).unwrap();
     let text = std::fs::read_to_string(&store).unwrap();
     std::fs::write(&store, &text[..text.len() - 9]).unwrap();
-    let (third, _) = server(vec![(200, "", says("I cannot tell."))]);
+    let third = server(vec![verdict("I cannot tell.")]);
     let mut unsure = answers.clone();
-    assert_eq!(again(&mut unsure, &third).unwrap(), 1);
+    assert_eq!(again(&mut unsure, &third.url).unwrap(), 1);
     assert_eq!(unsure[2].by_judge, None);
     let verdicts: Vec<Option<bool>> = answers.iter().map(|answer| answer.by_judge).collect();
     assert_eq!(verdicts, [None, Some(true), Some(false), None]);
     let scores = Scores::of(&benchmark, &answers);
     assert_eq!((scores.accuracy, scores.with_judge), (0.25, Some(0.5)));
-    let asked = asked.lock().unwrap();
-    let (head, request) = &asked[0];
-    assert!(head.starts_with("POST /v1/chat/completions") && !head.contains("authorization"));
-    assert_eq!(request["model"], "judge");
-    let prompt = request["messages"][0]["content"].as_str().unwrap();
+    let asked = judge.requests();
+    assert_eq!(asked.len(), 2);
+    let (head, prompt) = (&asked[0].head, &asked[0].prompt);
+    assert!(head.starts_with("post /v1/chat/completions") && !head.contains("authorization"));
+    assert_eq!(asked[0].body["model"], "judge");
     assert!(prompt.contains("Problem 2?") && prompt.contains(r"\text{seven}"), "{prompt}");
 }
 
 #[test]
 fn a_busy_server_is_asked_again_and_others_are_named() {
-    let (url, asked) =
-        server(vec![(429, "Retry-After: 0\r\n", String::new()), (200, "", says("yes"))]);
-    assert_eq!(client(&url).complete(&[("user", "?")]).unwrap().text, "yes");
-    assert_eq!(asked.lock().unwrap().len(), 2);
+    let busy = server(vec![(429, "Retry-After: 0\r\n", String::new()), verdict("yes")]);
+    assert_eq!(client(&busy.url).complete(&[("user", "?")]).unwrap().text, "yes");
+    assert_eq!(busy.requests().len(), 2);
     let fails = |answers: Vec<(u16, &'static str, String)>| {
-        let (url, _) = server(answers);
-        client(&url).complete(&[("user", "?")]).unwrap_err().to_string()
+        let server = server(answers);
+        client(&server.url).complete(&[("user", "?")]).unwrap_err().to_string()
     };
     let twice = |status, body: &str| {
         vec![(status, "Retry-After: 0\r\n", body.to_owned()), (status, "", body.to_owned())]

@@ -1,7 +1,9 @@
 //! Promise: answers of two teachers are asked for, graded and kept whatever the servers do; what was
-//! answered once is not asked for again; what is written can be trained on.
+//! answered once is not asked for again; what is written can be trained on. A judge gives verdicts in
+//! the same manner.
 #![cfg(feature = "teacher")]
 
+mod judge;
 mod real;
 mod server;
 mod trouble;
@@ -171,6 +173,32 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
     run_saying(&config, &out, false).0.unwrap().unwrap();
     let pair = &rows(&out.join("pairs.jsonl"))[0];
     assert_eq!(pair["long"], "7 and 44, let me see.\n\nThe sum is \\boxed{51}.");
+}
+
+#[test]
+fn a_run_that_keeps_nothing_leaves_the_rows_of_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("pairs");
+    let right = |request: &server::Request| Manner::Says(short_answer(&request.prompt));
+    let (long, short) = (Server::start(right), Server::start(right));
+    let mut config = sums(folder.path(), 3, [&long, &short]);
+    assert_eq!(run(&config, &out).unwrap().unwrap().rows, [3, 3]);
+    let files = || {
+        ["long.jsonl", "short.jsonl", "pairs.jsonl", "report.json", "README.md"]
+            .map(|name| std::fs::read(out.join(name)).unwrap())
+    };
+    let before = files();
+    // With another prompt all requests are others, and nobody is asked.
+    set(&mut config, |server| server.system = "Be brief.".into());
+    let (report, said) = run_saying(&config, &out, false);
+    let report = report.unwrap().unwrap();
+    assert_eq!((report.pairs, report.rows), (0, [0, 0]));
+    assert!(said.iter().any(|text| text.contains("stay as they are")), "{said:?}");
+    assert!(files() == before);
+    // One answer is enough to write them anew.
+    config.limit = Some(1);
+    assert_eq!(run(&config, &out).unwrap().unwrap().rows, [1, 1]);
+    assert_eq!(rows(&out.join("long.jsonl")).len(), 1);
 }
 
 #[test]
