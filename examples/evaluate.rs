@@ -5,15 +5,16 @@
 //! cargo run --example evaluate -- --bench math500.jsonl --answers vllm.jsonl
 //! ```
 //!
-//! Every answer is stored as it comes; the same command goes on where a process ended.
+//! Every answer is stored once its batch or a stop has come; the same command goes on where a process
+//! ended.
 
 use clap::Parser;
-use mixdistill::data::{ChatFormat, PlainTemplate, PromptTemplate};
+use mixdistill::data::{ChatFormat, ChatTemplate, PlainTemplate, PromptTemplate};
 use mixdistill::eval::{
     Answering, Benchmark, EvaluateConfig, Judged, Scores, ScoresTable, evaluate, grade_answers,
 };
 use mixdistill::model::{GenerateConfig, ModelFolder, model_folder};
-use mixdistill::train::Progress;
+use mixdistill::train::{Progress, StopFlag};
 use mixdistill::{Error, Result, device};
 use std::fs::File;
 use std::io::Write;
@@ -63,14 +64,21 @@ struct Flags {
     /// Message of the system
     #[arg(long)]
     system: Option<String>,
+    /// Chat template in a file; without it the adapter's, else the model's own
+    #[arg(long)]
+    chat_template: Option<PathBuf>,
     /// Ask a judge about the misses: the address of a server with OpenAI's chat completions
     #[cfg(feature = "teacher")]
     #[arg(long, requires = "judge_model")]
     judge: Option<String>,
-    /// The judge's name there; its key is read from OPENAI_API_KEY
+    /// The judge's name there
     #[cfg(feature = "teacher")]
     #[arg(long, requires = "judge")]
     judge_model: Option<String>,
+    /// Variable of the environment with the judge's key (OPENAI_API_KEY for api.openai.com)
+    #[cfg(feature = "teacher")]
+    #[arg(long, requires = "judge", default_value = "")]
+    judge_key_variable: String,
     /// Directory of answers and scores
     #[arg(long, default_value = "scores")]
     out: PathBuf,
@@ -79,10 +87,13 @@ struct Flags {
     backend: String,
 }
 
+/// Exit status after Ctrl-C: stopped in order, every answer is stored.
+const STOPPED: u8 = 75;
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match device::use_threads(None).and_then(|()| work(&flags)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
@@ -94,7 +105,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-fn work(flags: &Flags) -> Result<()> {
+fn work(flags: &Flags) -> Result<ExitCode> {
     // Whatever is wrong with the files shows before the weights are read.
     let mut benchmarks = vec![];
     for path in &flags.bench {
@@ -125,11 +136,25 @@ fn work(flags: &Flags) -> Result<()> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
-            let answers = grade_answers(benchmark, path)?;
+            // Never over the scores of other answers; those that are stored here may be graded anew.
+            let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
+            let place = find(path)?;
+            if place.parent() != Some(&*find(&out.path)?) {
+                same_settings(&out, &serde_json::json!({ "answers": place }))?;
+            }
+            let mut answers = grade_answers(benchmark, path)?;
+            let asked = benchmark.first(flags.limit);
+            answers.retain(|answer| asked.problems.iter().any(|p| p.id == answer.id));
             out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;
             vec![answers]
         }
-        (None, Some(model)) => ask(flags, model, &benchmarks, &out)?,
+        (None, Some(model)) => match ask(flags, model, &benchmarks, &out)? {
+            Some(answers) => answers,
+            None => {
+                say("stopped: answers that had ended are stored; the same command goes on");
+                return Ok(ExitCode::from(STOPPED));
+            }
+        },
         (None, None) => unreachable!("one of the two flags is required"),
     };
     let table = |tested: &[Vec<Judged>]| ScoresTable {
@@ -150,7 +175,7 @@ fn work(flags: &Flags) -> Result<()> {
         say(&table(&tested).to_string());
         out.write_table(&table(&tested))?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The directory of answers and scores, held by this process.
@@ -209,7 +234,7 @@ fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out
     let config = ChatConfig {
         url: url.clone(),
         model: model.clone(),
-        key_variable: "OPENAI_API_KEY".into(),
+        key_variable: flags.judge_key_variable.clone(),
         ..ChatConfig::default()
     };
     let store = out.path.join(format!("{}.judge.jsonl", benchmark.name));
@@ -230,8 +255,13 @@ fn judge(_: &Flags, _: &Benchmark, _: &mut [Judged], _: &Out) -> Result<bool> {
     Ok(false)
 }
 
-/// The answers of a model to each benchmark.
-fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark], out: &Out) -> Result<Vec<Vec<Judged>>> {
+/// The answers of a model to each benchmark; none after a stop.
+fn ask(
+    flags: &Flags,
+    name: &str,
+    benchmarks: &[Benchmark],
+    out: &Out,
+) -> Result<Option<Vec<Vec<Judged>>>> {
     let config = EvaluateConfig {
         samples: flags.samples,
         limit: flags.limit,
@@ -248,7 +278,7 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark], out: &Out) -> Result
     config.validate()?;
     let folder = ModelFolder::open(&model_folder(name)?)?;
     let tokenizer = folder.tokenizer(None)?;
-    let chat = folder.chat_template()?;
+    let chat = chat_template(flags, &folder)?;
     let source = chat.as_ref().map(|chat| chat.source().to_owned());
     let template: Box<dyn PromptTemplate> = match chat {
         Some(chat) => Box::new(ChatFormat::new(chat, &tokenizer, flags.system.clone())?),
@@ -278,6 +308,13 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark], out: &Out) -> Result
         "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
     });
     same_settings(out, &settings)?;
+    let stop = StopFlag::default();
+    let asked = stop.clone();
+    let _ = ctrlc::set_handler(move || {
+        if asked.request() {
+            std::process::exit(130);
+        }
+    });
     let answering = Answering { tokenizer: &tokenizer, template: &*template, end_tokens: &ends };
     let mut tested = vec![];
     for benchmark in benchmarks {
@@ -286,11 +323,26 @@ fn ask(flags: &Flags, name: &str, benchmarks: &[Benchmark], out: &Out) -> Result
         let store = out.path.join(format!("{}.jsonl", benchmark.name));
         let answers = evaluate(&model, &answering, benchmark, &config, &store, &mut |done| {
             progress.update(done as u64, String::new);
-            ControlFlow::Continue(())
+            match stop.is_requested() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
-        tested.push(answers.unwrap_or_default());
+        let Some(answers) = answers else { return Ok(None) };
+        tested.push(answers);
     }
-    Ok(tested)
+    // From here on Ctrl-C ends at once: a judge's verdicts are stored one by one.
+    if stop.request() { Ok(None) } else { Ok(Some(tested)) }
+}
+
+/// The chat template that the flags name, else the adapter's, else the model's.
+fn chat_template(flags: &Flags, folder: &ModelFolder) -> Result<Option<ChatTemplate>> {
+    let adapters = flags.adapter.as_ref().map(|adapter| adapter.join("chat_template.jinja"));
+    let adapters = adapters.filter(|file| file.is_file());
+    match flags.chat_template.clone().or(adapters) {
+        Some(file) => ChatTemplate::from_file(&file, folder.path()).map(Some),
+        None => folder.chat_template(),
+    }
 }
 
 /// A number that tells one file from another.

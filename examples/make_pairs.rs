@@ -4,7 +4,8 @@
 //! ```text
 //! cargo run --example make_pairs --features teacher -- --problems problems.jsonl \
 //!     --long-url http://localhost:8000/v1 --short-url http://localhost:8001/v1 --out pairs
-//! cargo run --example train_mix -- --long pairs/long.jsonl --short pairs/short.jsonl
+//! cargo run --example train_mix -- --model STUDENT --lora-rank 8 \
+//!     --long pairs/long.jsonl --short pairs/short.jsonl
 //! ```
 //!
 //! Every response is stored as it comes; the same command goes on where a process ended.
@@ -20,12 +21,18 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Exit status after Ctrl-C: stopped in order, as in the other programs.
+const STOPPED: u8 = 75;
+
 /// Makes pairs of long and short answers.
 #[derive(Parser)]
 struct Flags {
     /// Settings as TOML; the flags below take their place
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Print all settings as TOML and stop
+    #[arg(long)]
+    print_config: bool,
     /// Problems with known answers, as JSONL (GSM8K, MATH and others as they are)
     #[arg(long)]
     problems: Option<PathBuf>,
@@ -122,7 +129,21 @@ fn main() -> ExitCode {
 }
 
 fn work(flags: &Flags) -> Result<ExitCode> {
-    let config = settings(flags)?;
+    let mut config = settings(flags)?;
+    if flags.print_config {
+        for teacher in [&mut config.long, &mut config.short] {
+            if teacher.local.is_none() {
+                teacher.server.get_or_insert_default();
+            }
+        }
+        let text = toml::to_string(&config).map_err(|e| Error::Config {
+            key: "config".into(),
+            what: e.to_string(),
+            hint: "This is a defect; please report it".into(),
+        })?;
+        let _ = write!(std::io::stdout(), "{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
     config.validate()?;
     let stop = StopFlag::default();
     let asked = stop.clone();
@@ -169,7 +190,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
              --ask-nothing makes pairs of what is there",
             flags.out.display()
         );
-        return Ok(ExitCode::from(130));
+        return Ok(ExitCode::from(STOPPED));
     };
     let mut said = report.to_markdown();
     for teacher in [&report.long, &report.short] {
@@ -182,7 +203,8 @@ fn work(flags: &Flags) -> Result<ExitCode> {
     said.push_str(&if kept {
         format!(
             "\n{} pairs are in {folder}. Train on them with\n\n  cargo run --example train_mix -- \
-             --long {folder}/long.jsonl --short {folder}/short.jsonl\n",
+             --model STUDENT --lora-rank 8 --long {folder}/long.jsonl --short \
+             {folder}/short.jsonl\n",
             report.pairs
         )
     } else {

@@ -44,7 +44,7 @@ struct Flags {
     /// Print all settings as TOML and stop
     #[arg(long)]
     print_config: bool,
-    /// Run directory
+    /// Run directory; without it run
     #[arg(long)]
     out: Option<PathBuf>,
     /// Go on with the run in the run directory, with the settings that it was started with
@@ -65,7 +65,8 @@ struct Flags {
     /// Short answers
     #[arg(long, requires = "long")]
     short: Option<PathBuf>,
-    /// Columns of the long file, where they are not recognised: problem=NAME,solution=NAME
+    /// Columns of the long file, where they are not recognised: problem=NAME,solution=NAME, also
+    /// answer (the reference that answers are graded by), id, messages and correct
     #[arg(long, requires = "long")]
     long_columns: Option<String>,
     /// Columns of the short file
@@ -89,7 +90,7 @@ struct Flags {
     /// Train low-rank adapters of this rank and leave the model's weights as they are
     #[arg(long)]
     lora_rank: Option<usize>,
-    /// Adapters are scaled by alpha / rank; without it twice the rank
+    /// Adapters are scaled by alpha / rank; without it twice the rank, or as in the settings
     #[arg(long, requires = "lora_rank")]
     lora_alpha: Option<f64>,
     /// Share of an adapter's inputs set to 0 in training
@@ -125,7 +126,7 @@ struct Flags {
     /// Token that ends an answer, where the tokenizer's files do not say
     #[arg(long)]
     end_token: Option<String>,
-    /// Length limit of a row in tokens
+    /// Length limit of a row in tokens; without it 2048 with --model, else 512
     #[arg(long)]
     max_length: Option<usize>,
     /// Longer rows: drop, error or cut
@@ -140,7 +141,7 @@ struct Flags {
     /// Optimizer steps; takes the place of --epochs
     #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
-    /// Passes over the data
+    /// Passes over the data; without it 2 with --model, else 1
     #[arg(long)]
     epochs: Option<f64>,
     /// Rows in a micro-batch
@@ -149,13 +150,14 @@ struct Flags {
     /// Micro-batches in an optimizer step
     #[arg(long)]
     accumulate: Option<usize>,
-    /// Peak learning rate
+    /// Peak learning rate; without it 1e-5 with --model, 1e-4 with adapters, else 2e-3
     #[arg(long)]
     learning_rate: Option<f64>,
     /// Length limit of an answer to a held-out problem, in tokens
     #[arg(long)]
     max_new_tokens: Option<usize>,
-    /// Held-out problems that are answered before and after training
+    /// Held-out problems that are answered before and after training; without it none with --model,
+    /// else 200
     #[arg(long)]
     questions: Option<usize>,
     /// Of these, how many are answered at each evaluation during training too
@@ -213,12 +215,33 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         let compare = if flags.compare { " --compare" } else { "" };
         say!(
             "stopped; a checkpoint is saved. Go on with: \
-             cargo run --example train_mix -- --resume{compare} --out {}",
+             {} --example train_mix -- --resume{compare} --out {}",
+            cargo_run(),
             config.out.display()
         );
         return Ok(ExitCode::from(STOPPED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that builds what this program was built with.
+fn cargo_run() -> String {
+    let features = [
+        (cfg!(feature = "cuda"), "cuda"),
+        (cfg!(feature = "vulkan"), "vulkan"),
+        (cfg!(feature = "wgpu"), "wgpu"),
+        (cfg!(feature = "metal"), "metal"),
+        (cfg!(feature = "rocm"), "rocm"),
+        (cfg!(feature = "ndarray"), "ndarray"),
+        (cfg!(feature = "fusion"), "fusion"),
+        (cfg!(feature = "parquet"), "parquet"),
+        (cfg!(feature = "hub"), "hub"),
+    ];
+    let features: Vec<&str> = features.iter().filter(|f| f.0).map(|f| f.1).collect();
+    match features.is_empty() {
+        true => "cargo run".into(),
+        false => format!("cargo run --features {}", features.join(",")),
+    }
 }
 
 /// The settings: defaults, then the file (or the resumed run's), then the flags.
@@ -298,7 +321,8 @@ fn settings(flags: &Flags) -> Result<RunConfig> {
 fn lora(flags: &Flags, file: Option<&LoraConfig>) -> Option<LoraConfig> {
     let rank = flags.lora_rank?;
     let mut lora = file.cloned().unwrap_or_default();
-    (lora.rank, lora.alpha) = (rank, flags.lora_alpha.unwrap_or(2.0 * rank as f64));
+    let scale = lora.alpha / lora.rank.max(1) as f64;
+    (lora.rank, lora.alpha) = (rank, flags.lora_alpha.unwrap_or(scale * rank as f64));
     set(&mut lora.dropout, &flags.lora_dropout);
     set(&mut lora.target_modules, &flags.lora_targets);
     lora.rslora |= flags.rslora;
@@ -396,7 +420,7 @@ fn conclude(config: &RunConfig, summary: &Summary) {
     let folder = if config.lora.is_some() { "adapter" } else { "model" };
     say!("everything is in {out}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/");
     say!("\nnext:");
-    let run = if cfg!(feature = "hub") { "cargo run --features hub" } else { "cargo run" };
+    let run = cargo_run();
     let system = config.data.system_prompt.as_ref().map(|text| format!(" --system {text:?}"));
     let system = system.unwrap_or_default();
     if let (Some(base), Some(_)) = (&config.base_model, &config.lora) {
@@ -407,9 +431,9 @@ fn conclude(config: &RunConfig, summary: &Summary) {
         say!("  {run} --example generate -- --model {out}/model --chat{system}");
     }
     if config.data.sources.is_empty() {
-        say!("  cargo run --example train_mix -- --compare --out compare1");
-        say!("  cargo run --example train_mix -- --share 0.5 --out half");
-        say!("  cargo run --example train_mix -- --help        your own files, and all options");
+        say!("  {run} --example train_mix -- --compare --out compare1");
+        say!("  {run} --example train_mix -- --share 0.5 --out half");
+        say!("  {run} --example train_mix -- --help        your own files, and all options");
     } else {
         say!("  --compare trains long only and short only beside the mixture");
         say!("  --share-of tokens makes the share one of trained tokens");

@@ -2,7 +2,31 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
+use std::io::{BufWriter, Write};
 use std::path::Path;
+
+/// Writes a file, whole or not at all, even where power is lost: beside its place first.
+pub(crate) fn write_whole(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    let failed = |e| Error::io("write", &beside, e);
+    let mut file = BufWriter::new(File::create(&beside).map_err(failed)?);
+    fill(&mut file)?;
+    file.flush().map_err(failed)?;
+    file.get_ref().sync_all().map_err(failed)?;
+    fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))?;
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), flush_folder)
+}
+
+/// As [`write_whole`], of a text.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_whole(path, |file| {
+        file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))
+    })
+}
 
 /// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
 pub(crate) fn flush_folder(path: &Path) -> Result<()> {

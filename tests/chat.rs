@@ -4,7 +4,9 @@ mod common;
 
 use common::{shared, smollm2};
 use mixdistill::Error;
-use mixdistill::data::{ChatFormat, ChatTemplate, Message, PromptTemplate, TextTokenizer};
+use mixdistill::data::{
+    ChatFormat, ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -170,6 +172,21 @@ fn there_is_exactly_one_bos() {
     assert_eq!(count(false, explicit.clone()), 1, "the settings ask for it");
     explicit["add_bos_token"] = json!(false);
     assert_eq!(count(true, explicit), 0, "the settings forbid it");
+}
+
+#[test]
+fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
+    for adds_bos in [true, false] {
+        let folder = Folder::new(adds_bos, settings(PLAIN));
+        let tokenizer = folder.tokenizer();
+        let layout = PlainTemplate::default();
+        let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer)).unwrap();
+        let text = template.render(&[Message::new("user", "1+1?")], true).unwrap();
+        // What other tools do with it: names of special tokens are those tokens, nothing is added.
+        let prompt = layout.prompt(&tokenizer, "1+1?").unwrap();
+        assert_eq!(tokenizer.encode_marked(&text).unwrap(), prompt, "{text}");
+        assert_eq!(prompt.contains(&256), adds_bos);
+    }
 }
 
 #[test]

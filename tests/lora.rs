@@ -7,6 +7,7 @@ use common::{adapter_of, devices, relative_error, rows, shaken, tiny};
 use mixdistill::Error;
 use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, LoraConfig, PROJECTIONS, named_tensors};
+use mixdistill::recipe::RunConfig;
 use mixdistill::train::{
     CheckpointStore, Learner, StopFlag, Surroundings, TrainConfig, named_gradients, step_gradients,
 };
@@ -361,4 +362,15 @@ fn settings_out_of_range_are_refused() {
     refused(LoraConfig { target_modules: vec![], ..lora(3) }, "target_modules");
     refused(LoraConfig { target_modules: vec!["lm_head".into()], ..lora(3) }, "target_modules");
     assert_eq!(LoraConfig::default().target_modules, PROJECTIONS);
+}
+
+#[test]
+fn settings_without_alpha_scale_by_two() {
+    let read = |text: &str| RunConfig::from_toml(text).unwrap().lora.unwrap();
+    let base = "base_model = \"m\"\n[lora]\n";
+    assert_eq!(read(&format!("{base}rank = 8")).alpha, 16.0);
+    assert_eq!(read(base).alpha, 32.0);
+    let given = read(&format!("{base}rank = 8\nalpha = 8\ntarget_modules = [\"q_proj\"]"));
+    assert_eq!((given.alpha, given.scale(), given.target_modules.len()), (8.0, 1.0, 1));
+    assert!(RunConfig::from_toml(&format!("{base}ranks = 8")).is_err());
 }

@@ -261,6 +261,19 @@ fn counts_stay_exact_where_some_problems_lack_an_answer() {
 }
 
 #[test]
+fn counts_stay_exact_where_thousands_of_problems_must_exchange_their_answers() {
+    // `s1` answers all problems, `s0` and `s2` a part each. At first `s1` gives too much of its
+    // share to problems that `s0` could serve, and some 20,000 others are left with nothing.
+    let pairs = pairs(200_000, 3, |p, s| s == 1 || (s == 0) == (p % 10 < 3));
+    let config = MixtureConfig { redraw: true, ..config(&[0.30, 0.65, 0.05], Share::Exact, 1) };
+    let mixture = MixDistillation::new(pairs, config, None).unwrap();
+    for mixture in [mixture.at_epoch(1), mixture] {
+        assert_eq!(rows(&mixture), [60_000, 130_000, 10_000]);
+        assert!(mixture.report().shortfalls.is_empty());
+    }
+}
+
+#[test]
 fn the_report_adds_up() {
     let pairs = pairs(97, 2, |_, _| true);
     let mixture =

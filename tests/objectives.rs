@@ -17,6 +17,7 @@ use mixdistill::train::{
 use mixdistill::{Error, Result};
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 const TEMPERATURE: f64 = 1.5;
 
@@ -392,6 +393,54 @@ fn thousands_of_rows_in_a_part_are_read_without_looking_through_it() {
     }
     println!("4000 rows of one part read in {:.0?}", start.elapsed());
 }
+
+#[test]
+fn a_folder_of_many_parts_is_read_with_few_of_them_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Row> = (0..100u32)
+        .map(|n| Row { tokens: vec![1, n % 23, n / 23], prompt: 2, ..Row::default() })
+        .collect();
+    // Each row's is another, so that what is read from another part shows.
+    let top = |row: &Row| {
+        let likely = 0.1 + row.tokens[1] as f32 / 40.0;
+        let log_probs = vec![likely.ln(), (1.0 - likely).ln()];
+        TopTokens { k: 1, tokens: vec![row.tokens[2]], log_probs }
+    };
+    let header = TeacherHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
+    let mut writer = TeacherLogitsWriter::open(folder.path(), header).unwrap();
+    for row in &rows {
+        writer.write(&[(row.clone(), top(row))]).unwrap();
+    }
+    drop(writer);
+    let mut logits = TeacherLogits::open(folder.path()).unwrap();
+    // Linux lists the files that a process has open; elsewhere none are found.
+    let few_are_open = || {
+        let files = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let files = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        files.filter(|path| path.starts_with(folder.path())).count() < 32
+    };
+    assert!(logits.len() == 100 && few_are_open());
+    let leaps = (0..100).map(|n| n * 77 % 100);
+    for n in (0..100).chain((0..100).rev()).chain(leaps) {
+        assert!(logits.read(&rows[n]).unwrap() == top(&rows[n]), "row {n}");
+        assert!(logits.read(&rows[n]).unwrap() == top(&rows[n]), "row {n} again");
+    }
+    assert!(few_are_open());
+
+    // What became of a part while it was not open is found: removed, cut short, or another.
+    let part = |n: usize| folder.path().join(format!("part-{n:06}.safetensors"));
+    let open = |n: usize| std::fs::OpenOptions::new().write(true).open(part(n)).unwrap();
+    std::fs::remove_file(part(0)).unwrap();
+    open(1).set_len(100).unwrap();
+    std::fs::copy(part(3), part(2)).unwrap();
+    // Later by more than a file system's clock may be coarse.
+    open(2).set_modified(SystemTime::now() + Duration::from_secs(9)).unwrap();
+    for (n, what) in [(0, "cannot read"), (1, "it has changed"), (2, "it has changed")] {
+        let error = logits.read(&rows[n]).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains(&format!("part-00000{n}")), "{error}");
+    }
+}
+
 #[test]
 fn what_does_not_go_together_is_refused_before_a_step() {
     let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();

@@ -6,7 +6,8 @@
 //! [`MixDistillation`]: super::mixture::MixDistillation
 
 use crate::random::Stream;
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
 
 /// What [`following`] keeps in proportion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,97 +47,143 @@ pub(super) fn exact(
     weights: &[f64],
     available: impl Fn(u32, usize) -> bool,
 ) -> Vec<u16> {
-    let mut left = largest_remainder(order.len(), weights);
+    let counts = largest_remainder(order.len(), weights);
     let options = |problem: u32| (0..weights.len()).filter(|s| available(problem, *s)).count();
     let complete = order.iter().all(|p| options(*p) == weights.len());
     let mut assignment = vec![0u16; order.len()];
     if complete {
-        let sources = left.iter().enumerate().flat_map(|(s, n)| std::iter::repeat_n(s, *n));
+        let sources = counts.iter().enumerate().flat_map(|(s, n)| std::iter::repeat_n(s, *n));
         for (problem, source) in order.iter().zip(sources) {
             assignment[*problem as usize] = source as u16;
         }
         return assignment;
     }
-    let mut by_options = order.to_vec();
-    by_options.sort_by_key(|p| options(*p));
-    let mut owner = vec![None; order.len()];
+    let mut places: Vec<u32> = (0..order.len() as u32).collect();
+    places.sort_by_key(|place| options(order[*place as usize]));
+    let mut owners = Owners::new(order, counts, &available);
     let mut unmet = vec![];
-    for &problem in &by_options {
+    for place in places {
+        let (problem, left) = (order[place as usize], &mut owners.left);
         let choice = (0..weights.len())
             .filter(|s| available(problem, *s) && left[*s] > 0)
             .max_by(|a, b| left[*a].cmp(&left[*b]).then(b.cmp(a)));
         match choice {
             Some(source) => {
                 left[source] -= 1;
-                owner[problem as usize] = Some(source);
+                owners.give(place, source);
             }
-            None => unmet.push(problem),
+            None => unmet.push(place),
         }
     }
     // Problems with the same sources as one for which no exchange was found need no search.
     let mut hopeless = HashSet::new();
-    for problem in unmet {
+    for place in unmet {
+        let problem = order[place as usize];
         let answers: Vec<bool> = (0..weights.len()).map(|s| available(problem, s)).collect();
         let exchanged = match hopeless.contains(&answers) {
             true => None,
-            false => exchange(problem, &mut owner, &mut left, order, &available),
+            false => owners.exchange(&answers),
         };
         // More than was asked of some source: of the one with the largest weight.
         let any = (0..weights.len())
             .filter(|s| answers[*s])
             .max_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(b.cmp(a)));
-        owner[problem as usize] = exchanged.or(any);
+        if let Some(source) = exchanged.or(any) {
+            owners.give(place, source);
+        }
         if exchanged.is_none() {
             hopeless.insert(answers);
         }
     }
-    owner.into_iter().map(|source| source.unwrap_or_default() as u16).collect()
+    for (problem, source) in order.iter().zip(owners.sources) {
+        assignment[*problem as usize] = source.unwrap_or_default() as u16;
+    }
+    assignment
 }
 
-/// Source for a problem whose sources have all given their count, if other problems can hand theirs
-/// over: the first takes a source from the second, the second from the third, and the last one
-/// takes a source that still has answers to give (an augmenting path, the shortest one).
-fn exchange(
-    problem: u32,
-    owner: &mut [Option<usize>],
-    left: &mut [usize],
-    order: &[u32],
-    available: &impl Fn(u32, usize) -> bool,
-) -> Option<usize> {
-    /// How the search came to a source: from which, by which problem moving here.
-    type Step = Option<(usize, u32)>;
-    let sources = left.len();
-    let mut reached: Vec<Option<Step>> =
-        (0..sources).map(|s| available(problem, s).then_some(None)).collect();
-    let mut queue: Vec<usize> = (0..sources).filter(|s| reached[*s].is_some()).collect();
-    let mut next = 0;
-    while next < queue.len() {
-        // With every source reached and none left to give, there is nothing to find.
-        if queue.len() == sources && left.iter().all(|left| *left == 0) {
-            return None;
-        }
-        let source = queue[next];
-        next += 1;
-        if left[source] > 0 {
-            left[source] -= 1;
-            // Back along the path: each problem moves on to the source that it led to.
-            let mut at = source;
-            while let Some(Some((from, mover))) = reached[at] {
-                owner[mover as usize] = Some(at);
-                at = from;
-            }
-            return Some(at);
-        }
-        for &other in order.iter().filter(|other| owner[**other as usize] == Some(source)) {
-            for to in (0..sources).filter(|to| available(other, *to)) {
-                if reached[to].is_none() {
-                    reached[to] = Some(Some((source, other)));
-                    queue.push(to);
-                }
+/// Who has which source, while [`exact`] gives them away. Problems go by their places in the order.
+struct Owners<'a, A> {
+    order: &'a [u32],
+    available: &'a A,
+    /// The source of each place.
+    sources: Vec<Option<usize>>,
+    /// Rows that each source has still to give.
+    left: Vec<usize>,
+    /// At `from * sources + to`: places that had `from` when they came here and could have `to`,
+    /// the first one on top. Looking through the whole order instead takes quadratic time where
+    /// many exchanges are needed.
+    movers: Vec<BinaryHeap<Reverse<u32>>>,
+}
+
+impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
+    fn new(order: &'a [u32], left: Vec<usize>, available: &'a A) -> Self {
+        let movers = vec![BinaryHeap::new(); left.len() * left.len()];
+        Self { order, available, sources: vec![None; order.len()], left, movers }
+    }
+
+    fn give(&mut self, place: u32, source: usize) {
+        let (available, problem) = (self.available, self.order[place as usize]);
+        self.sources[place as usize] = Some(source);
+        for to in 0..self.left.len() {
+            if to != source && available(problem, to) {
+                self.movers[source * self.left.len() + to].push(Reverse(place));
             }
         }
     }
-    None
+
+    /// The first place that has the source `from` and could have `to`.
+    fn first(&mut self, from: usize, to: usize) -> Option<u32> {
+        let movers = &mut self.movers[from * self.left.len() + to];
+        while let Some(&Reverse(place)) = movers.peek() {
+            if self.sources[place as usize] == Some(from) {
+                return Some(place);
+            }
+            // It has moved on since; `give` brings it back if it returns.
+            movers.pop();
+        }
+        None
+    }
+
+    /// Source for a problem whose sources have all given their count, if other problems can hand
+    /// theirs over: the first takes a source from the second, the second from the third, and the
+    /// last one takes a source that still has answers to give (an augmenting path, the shortest
+    /// one). `answers` says which sources answer the problem.
+    fn exchange(&mut self, answers: &[bool]) -> Option<usize> {
+        /// How the search came to a source: from which, by which place moving here.
+        type Step = Option<(usize, u32)>;
+        let sources = answers.len();
+        let mut reached: Vec<Option<Step>> = answers.iter().map(|a| a.then_some(None)).collect();
+        let mut queue: Vec<usize> = (0..sources).filter(|s| answers[*s]).collect();
+        let mut next = 0;
+        while next < queue.len() {
+            // With every source reached and none left to give, there is nothing to find.
+            if queue.len() == sources && self.left.iter().all(|left| *left == 0) {
+                return None;
+            }
+            let source = queue[next];
+            next += 1;
+            if self.left[source] > 0 {
+                self.left[source] -= 1;
+                // Back along the path: each problem moves on to the source that it led to.
+                let mut at = source;
+                while let Some(Some((from, mover))) = reached[at] {
+                    self.give(mover, at);
+                    at = from;
+                }
+                return Some(at);
+            }
+            let unreached = (0..sources).filter(|to| reached[*to].is_none());
+            let mut found: Vec<(u32, usize)> =
+                unreached.filter_map(|to| Some((self.first(source, to)?, to))).collect();
+            // The order decides which of two paths of the same length is taken.
+            found.sort_unstable();
+            for (mover, to) in found {
+                reached[to] = Some(Some((source, mover)));
+                queue.push(to);
+            }
+        }
+        None
+    }
 }
 
 /// One draw for each problem, among the sources that answer it.
@@ -327,6 +374,84 @@ mod tests {
             let mut sources = exact(&order, &[0.25; 4], available);
             sources.sort_unstable();
             assert_eq!(sources, [0, 1, 2, 3], "order {order:?}");
+        }
+    }
+
+    /// [`exact`] as it can be read at once: each exchange looks through the whole order.
+    fn exact_by_looking_through_all(
+        order: &[u32],
+        weights: &[f64],
+        available: impl Fn(u32, usize) -> bool,
+    ) -> Vec<u16> {
+        let sources = weights.len();
+        let mut left = largest_remainder(order.len(), weights);
+        let answers = |p: u32| (0..sources).filter(|s| available(p, *s)).collect::<Vec<_>>();
+        let mut problems = order.to_vec();
+        problems.sort_by_key(|p| answers(*p).len());
+        let mut owner = vec![None; order.len()];
+        for &problem in &problems {
+            let free = answers(problem).into_iter().filter(|s| left[*s] > 0);
+            if let Some(source) = free.max_by(|a, b| left[*a].cmp(&left[*b]).then(b.cmp(a))) {
+                left[source] -= 1;
+                owner[problem as usize] = Some(source);
+            }
+        }
+        for problem in problems {
+            if owner[problem as usize].is_some() {
+                continue;
+            }
+            // Sources as they are reached, each with the step of the queue and the problem that
+            // led to it.
+            let mut queue: Vec<(usize, Option<(usize, u32)>)> =
+                answers(problem).into_iter().map(|s| (s, None)).collect();
+            let mut next = 0;
+            while next < queue.len() && left[queue[next].0] == 0 {
+                let from = Some(queue[next].0);
+                for &other in order.iter().filter(|other| owner[**other as usize] == from) {
+                    for to in answers(other) {
+                        if queue.iter().all(|(source, _)| *source != to) {
+                            queue.push((to, Some((next, other))));
+                        }
+                    }
+                }
+                next += 1;
+            }
+            let Some(&(mut source, mut step)) = queue.get(next) else {
+                let any = answers(problem).into_iter();
+                owner[problem as usize] =
+                    any.max_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(b.cmp(a)));
+                continue;
+            };
+            left[source] -= 1;
+            while let Some((from, mover)) = step {
+                owner[mover as usize] = Some(source);
+                (source, step) = queue[from];
+            }
+            owner[problem as usize] = Some(source);
+        }
+        owner.into_iter().map(|source| source.unwrap() as u16).collect()
+    }
+
+    #[test]
+    fn exchanges_are_those_that_a_look_through_all_problems_finds() {
+        let mut random = Stream::new(0, "exchanges", 0);
+        for case in 0..3000 {
+            let (problems, sources) = (1 + random.below(40) as usize, 2 + random.below(5) as usize);
+            let weights: Vec<f64> = (0..sources).map(|_| random.unit().powi(3)).collect();
+            let sum: f64 = weights.iter().sum();
+            let weights: Vec<f64> = weights.iter().map(|w| w / sum).collect();
+            // One or two sources for each problem: the greedy pass then often fails.
+            let mut source = || 1u64 << random.below(sources as u64);
+            let has: Vec<u64> = (0..problems).map(|_| source() | source()).collect();
+            // Where all have all sources the order alone decides.
+            if has.iter().all(|has| has.count_ones() as usize == sources) {
+                continue;
+            }
+            let order = random.permutation(problems);
+            let available =
+                |problem: u32, source: usize| has[problem as usize] & (1 << source) != 0;
+            let expected = exact_by_looking_through_all(&order, &weights, available);
+            assert_eq!(exact(&order, &weights, available), expected, "case {case}");
         }
     }
 }

@@ -47,9 +47,9 @@ const PARQUET_MAGIC: &[u8] = b"PAR1";
 ///
 /// # Panics
 ///
-/// Not on any input. The `parquet` crate itself panics on some damaged files; that is caught and
+/// Not on any text. The `parquet` crate itself panics on some damaged files; that is caught and
 /// returned as an error, after the process's panic hook has run, and cannot be caught in a build
-/// with `panic = "abort"`.
+/// with `panic = "abort"`, nor where such a file has it ask for more memory than there is.
 pub fn read_records(path: impl AsRef<Path>, columns: &ColumnMap) -> Result<Records> {
     let path = path.as_ref();
     columns.check()?;

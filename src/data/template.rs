@@ -69,13 +69,19 @@ impl PlainTemplate {
         format!("{}{}{}", self.before, problem.trim(), self.between)
     }
 
-    /// The layout as a chat template, for tools that read the model's folder. The system's messages
-    /// have no place in it.
-    pub fn to_jinja(&self) -> String {
+    /// The layout as a chat template, for tools that read the model's folder; such tools put no BOS
+    /// token before what a template gives, so it stands in there where the tokenizer has one. The
+    /// system's messages have no place in it.
+    pub fn to_jinja(&self, tokenizer: &TextTokenizer) -> String {
         // A JSON text is a text in Jinja too.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let begin = tokenizer.bos_text();
+        let begin = match begin.is_empty() {
+            true => begin,
+            false => format!("{{{{- {} }}}}\n", quoted(&begin)),
+        };
         format!(
-            "{{%- for message in messages %}}\n\
+            "{begin}{{%- for message in messages %}}\n\
              {{%- if message.role == 'user' %}}{{{{ {} + message.content | trim + {} }}}}\n\
              {{%- elif message.role == 'assistant' %}}{{{{ message.content | trim + eos_token }}}}\n\
              {{%- endif %}}\n\

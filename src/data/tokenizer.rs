@@ -301,6 +301,11 @@ impl TextTokenizer {
         tokens
     }
 
+    /// The text of what [`with_bos`](Self::with_bos) puts before prompts; empty if nothing.
+    pub fn bos_text(&self) -> String {
+        self.bos.iter().filter_map(|token| self.plain.id_to_token(*token)).collect()
+    }
+
     /// The tokens of a text, without any that the tokenizer would add around it. The names of
     /// special tokens are text like any other.
     ///

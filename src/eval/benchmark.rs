@@ -9,9 +9,11 @@
 //! | OlympiadBench | `context`, `question` | `final_answer`, a list |
 //! | Minerva | `problem` | the box in `solution` |
 //! | SAT, other multiple choice | `question`, `options` | `Answer`, a letter |
+//! | MMLU | `question`, `choices`, a list | `answer`, a place in it, counted from 0 |
+//! | MedQA | `question`, `options`, an object of letters | `answer`, the text of an option |
 
 use super::grade::Question;
-use super::math::{Extractor, extract, final_answer};
+use super::math::{Extractor, extract, final_answer, same_answer};
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -47,9 +49,11 @@ impl AnswerKind {
             Self::LastNumber => stated.or_else(|| extract(text, &[Extractor::LastNumber])),
             Self::Choice => {
                 let letters = || Extractor::Choice(('A'..='J').collect());
-                // "(B) 7" is the letter B.
                 let letter = |text: &str| extract(text, &[letters()]);
-                stated.map(|stated| letter(&stated).unwrap_or(stated)).or_else(|| letter(text))
+                // "(B) 7" is the letter B, and so is "A as shown" A: behind a phrase it is no article.
+                let of_stated =
+                    |stated: String| letter(&format!("answer: {stated}")).unwrap_or(stated);
+                stated.map(of_stated).or_else(|| letter(text))
             }
         }
     }
@@ -91,8 +95,8 @@ impl Benchmark {
     /// Reads a JSONL file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] with the line for a row without a problem, or a file in which
-    /// no row has an answer.
+    /// [`Error::Io`]; [`Error::Data`] with the line for a row without a problem, or whose answer is
+    /// none of its options; or a file in which no row has an answer.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let (mut problems, mut without_answer) = (vec![], vec![]);
@@ -102,7 +106,8 @@ impl Benchmark {
         for (row_number, (index, line)) in lines.enumerate() {
             let failed = |what: String| {
                 let hint = "A row has a problem (problem, question, input) and an answer (answer, \
-                            target, final_answer, solution)";
+                            target, final_answer, solution); of a list of options it is a letter, \
+                            the text of one option, or its place counted from 0";
                 Error::data(Place::line(path, index + 1), what, hint)
             };
             let row: Map<String, Value> = serde_json::from_str(line)
@@ -178,6 +183,73 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// The options that a row has one by one, with their letters: a list's in its order, an object's by
+/// its keys. Those that are null are not there: some writers fill an object's missing keys so.
+fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
+    let mut lettered: Vec<(char, &Value)> = match options {
+        Some(Value::Array(options)) => ('A'..='Z').zip(options).collect(),
+        Some(Value::Object(options)) => {
+            let letter = |key: &str| match key.trim_matches([' ', '(', ')', '.', ':']).as_bytes() {
+                [byte] if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
+                _ => Err(format!("the key `{key}` of its options is no letter")),
+            };
+            let options = options.iter().map(|(key, option)| Ok((letter(key)?, option)));
+            options.collect::<Result<_, String>>()?
+        }
+        _ => vec![],
+    };
+    lettered.retain(|(_, option)| !option.is_null());
+    lettered.sort_by_key(|(letter, _)| *letter);
+    match lettered.iter().find(|(_, option)| text(option).is_none()) {
+        Some((letter, _)) => Err(format!("its option {letter} is no text")),
+        None => Ok(lettered),
+    }
+}
+
+/// The letter of the option that an answer names: by its letter, its text or its place, counted from
+/// 0. A number in JSON is a place before it is a text, for MMLU has places beside texts that are
+/// numbers; where options are numbers in JSON too, it is one of them first.
+fn chosen(
+    answer: Option<&Value>,
+    reference: &str,
+    options: &[(char, &Value)],
+) -> Result<String, String> {
+    let letters = || options.iter().map(|(letter, _)| *letter);
+    let alike = options.iter().filter(|(_, option)| text(option).as_deref() == Some(reference));
+    let alike: Vec<char> = alike.map(|(letter, _)| *letter).collect();
+    // A number in the box of a solution is a value and no place.
+    let digits = answer.is_some() && reference.bytes().all(|byte| byte.is_ascii_digit());
+    let place = || {
+        let place = reference.parse::<usize>().ok().filter(|_| digits)?;
+        let letter = ('A'..='Z').nth(place)?;
+        letters().find(|other| *other == letter)
+    };
+    let place_first = answer.is_some_and(Value::is_number)
+        && !options.iter().any(|(_, option)| option.is_number());
+    // "b", "(B)" and "(B) twelve".
+    let named = |letter: &char| {
+        let letter = letter.to_string();
+        reference.eq_ignore_ascii_case(&letter) || same_answer(&letter, reference)
+    };
+    letters()
+        .find(|letter| reference.chars().eq([*letter]))
+        .or_else(|| place().filter(|_| place_first))
+        .or_else(|| match alike[..] {
+            [letter] => Some(letter),
+            [] => place().or_else(|| letters().find(named)),
+            _ => None,
+        })
+        .map(String::from)
+        .ok_or_else(|| {
+            let shown: String = reference.chars().take(60).collect();
+            let letters: String = letters().collect();
+            match alike.len() {
+                0 => format!("its answer `{shown}` is none of its options {letters}"),
+                _ => format!("its answer `{shown}` is the text of several of its options"),
+            }
+        })
+}
+
 /// The problem of a row and whether its id is the row's own; `None` where it has no answer.
 fn problem(
     row: &Map<String, Value>,
@@ -191,21 +263,23 @@ fn problem(
         let end = if body.ends_with(['.', '?', '!', ':']) { "" } else { "." };
         problem = format!("{body}{end} {problem}");
     }
-    let options = match field(row, &["options", "choices"]) {
-        Some(Value::Array(options)) => {
-            let letters = ('A'..='Z').zip(options);
-            let texts = letters.filter_map(|(letter, option)| {
+    let written = field(row, &["options", "choices"]);
+    let options = lettered(written)?;
+    let shown = match options.is_empty() {
+        true => written.and_then(text),
+        false => {
+            let texts = options.iter().filter_map(|(letter, option)| {
                 text(option).map(|option| format!("{letter}) {option}"))
             });
             Some(texts.collect::<Vec<_>>().join("\n"))
         }
-        other => other.and_then(text),
     };
-    if let Some(options) = &options {
-        problem = format!("{problem}\n{options}");
+    if let Some(shown) = &shown {
+        problem = format!("{problem}\n{shown}");
     }
     let given = ["answer", "Answer", "target", "final_answer", "ground_truth"];
-    let reference = match field(row, &given) {
+    let answer = field(row, &given);
+    let reference = match answer {
         Some(Value::Array(answers)) => {
             Some(answers.iter().filter_map(text).collect::<Vec<_>>().join(", "))
         }
@@ -220,10 +294,14 @@ fn problem(
         true => final_answer(&reference).unwrap_or(reference),
         false => reference,
     };
+    let reference = match options.is_empty() {
+        true => reference,
+        false => chosen(answer, &reference, &options)?,
+    };
     let id = get(&["unique_id", "id", "ID", "idx"]);
     let named = id.is_some();
     let id = id.unwrap_or_else(|| line.to_string());
-    let kind = match options {
+    let kind = match shown {
         Some(_) => AnswerKind::Choice,
         None if is_word_problem => AnswerKind::LastNumber,
         None => AnswerKind::Stated,

@@ -5,7 +5,8 @@ use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTI
 use super::math::same_answer;
 use crate::data::{PromptTemplate, TextTokenizer};
 use crate::error::{Error, Place, Result};
-use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig};
+use crate::files::write_whole;
+use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, Generation};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::OpenOptions;
@@ -108,7 +109,8 @@ impl Judged {
 
 /// Lets a model answer a benchmark; answers are appended to `store` as they come, and those that it
 /// holds already are not asked again. The result is in the order of problems and samples; `None`
-/// where `progress`, which is called with the answers there are so far, broke it off.
+/// where `progress`, which is called with the answers there are so far, broke it off. A problem that
+/// leaves the model no position for an answer has an empty one, at the length limit.
 ///
 /// # Errors
 /// [`Error::Config`] for several samples without a temperature; [`Error::Io`]; [`Error::Data`] where
@@ -123,7 +125,7 @@ pub fn evaluate(
 ) -> Result<Option<Vec<Judged>>> {
     config.validate()?;
     let mut answers = stored(store, benchmark, config)?;
-    let mut missing = vec![];
+    let (mut missing, mut too_long) = (vec![], vec![]);
     for (index, sample) in not_answered(benchmark, config, &answers) {
         let problem = &benchmark.problems[index];
         let asked = match (config.instruct, problem.kind) {
@@ -131,18 +133,33 @@ pub fn evaluate(
             (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
             (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
-        missing.push((index, sample, answering.template.prompt(answering.tokenizer, &asked)?));
+        let prompt = answering.template.prompt(answering.tokenizer, &asked)?;
+        if prompt.len() < model.config().max_position_embeddings {
+            missing.push((index, sample, prompt));
+        } else {
+            let empty = Judged::of(problem, sample, String::new());
+            too_long.push(Judged { hit_limit: true, ..empty });
+        }
     }
     // The longest first: a batch then pads little, and what takes most memory comes first.
     missing
         .sort_by_key(|(index, sample, prompt)| (std::cmp::Reverse(prompt.len()), *index, *sample));
-    let mut file = match missing.is_empty() {
-        true => None,
-        false => {
-            let file = OpenOptions::new().append(true).create(true).open(store);
-            Some(file.map_err(|e| Error::io("open", store, e))?)
+    let mut file = None;
+    let mut append = |new: &[Judged]| -> Result<()> {
+        let failed = |e| Error::io("write", store, e);
+        let mut lines = vec![];
+        for answer in new {
+            serde_json::to_writer(&mut lines, answer).map_err(|e| failed(e.into()))?;
+            lines.push(b'\n');
         }
+        if file.is_none() && !lines.is_empty() {
+            let opened = OpenOptions::new().append(true).create(true).open(store);
+            file = Some(opened.map_err(|e| Error::io("open", store, e))?);
+        }
+        file.as_mut().map_or(Ok(()), |file| file.write_all(&lines).map_err(failed))
     };
+    append(&too_long)?;
+    answers.append(&mut too_long);
     let mut flow = progress(answers.len());
     for batch in missing.chunks(config.generate.batch_size.max(1)) {
         if flow.is_break() {
@@ -161,25 +178,25 @@ pub fn evaluate(
                 flow = progress(before + token.finished);
                 flow
             })?;
-        if flow.is_break() && generated.iter().any(|g| g.end == EndReason::Interrupted) {
-            return Ok(None);
-        }
         let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
-        let mut lines = String::new();
-        for ((index, sample, _), generation) in batch.iter().zip(generated) {
+        let mut new = vec![];
+        // What had ended before a stop is kept; the rest is asked again.
+        let broken = generated.iter().any(|g| g.end == EndReason::Interrupted);
+        let whole = |g: &Generation| g.end != EndReason::Interrupted;
+        for ((index, sample, _), generation) in
+            batch.iter().zip(generated).filter(|(_, generation)| whole(generation))
+        {
             let text = generation.text(answering.tokenizer)?;
             let mut answer = Judged::of(&benchmark.problems[*index], *sample, text);
             answer.tokens = generation.tokens.len();
             answer.hit_limit = generation.hit_limit();
             answer.seconds = seconds;
-            let line = serde_json::to_string(&answer)
-                .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
-            lines.push_str(&line);
-            lines.push('\n');
-            answers.push(answer);
+            new.push(answer);
         }
-        if let Some(file) = &mut file {
-            file.write_all(lines.as_bytes()).map_err(|e| Error::io("write", store, e))?;
+        append(&new)?;
+        answers.append(&mut new);
+        if broken {
+            return Ok(None);
         }
     }
     Ok(Some(in_order(answers, benchmark)))
@@ -266,9 +283,9 @@ fn stored(store: &Path, benchmark: &Benchmark, config: &EvaluateConfig) -> Resul
             let hint = "If it is of an evaluation that was killed at its beginning, remove it";
             return Err(Error::data(Place::file(store), "it holds no whole line", hint));
         }
-        let beside = store.with_extension("jsonl.new");
-        std::fs::write(&beside, &bytes[..whole]).map_err(|e| Error::io("write", &beside, e))?;
-        std::fs::rename(&beside, store).map_err(|e| Error::io("rename", &beside, e))?;
+        write_whole(store, |file| {
+            file.write_all(&bytes[..whole]).map_err(|e| Error::io("write", store, e))
+        })?;
     }
     Ok(answers)
 }

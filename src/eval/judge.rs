@@ -13,6 +13,9 @@ use std::path::Path;
 
 /// Says whether an answer is the reference answer.
 pub trait Judge {
+    /// Who it is: verdicts of others are not taken for its own.
+    fn name(&self) -> &str;
+
     /// Whether `stated` answers `problem` as `reference` does; `None` where the judge does not say.
     ///
     /// # Errors
@@ -48,6 +51,7 @@ pub fn judge_verdict(reply: &str) -> Option<bool> {
 /// A verdict as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Verdict {
+    judge: String,
     problem: String,
     reference: String,
     stated: String,
@@ -56,13 +60,13 @@ struct Verdict {
 }
 
 /// Asks a judge about the answers that state something and are wrong by the rules, and sets
-/// [`Judged::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already is
-/// not asked again. `progress` is called with the answers judged so far, and all. Returns how many
+/// [`Judged::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already of
+/// this judge is not asked again. `progress` is called with the answers judged so far, and all. Returns how many
 /// the judge said nothing clear of.
 ///
 /// # Errors
 /// As [`Judge::agrees`]; verdicts up to there stay. [`Error::Io`]; [`Error::Data`] where `store` holds
-/// something else.
+/// something else, which is then left as it is.
 pub fn judge_misses(
     answers: &mut [Judged],
     judge: &mut dyn Judge,
@@ -70,24 +74,32 @@ pub fn judge_misses(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<usize> {
     let mut known = HashMap::new();
-    let text = match std::fs::read_to_string(store) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+    let bytes = match std::fs::read(store) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
         Err(e) => return Err(Error::io("read", store, e)),
     };
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    for (index, line) in text[..whole].lines().enumerate() {
-        let verdict: Verdict = serde_json::from_str(line).map_err(|e| {
-            Error::data(Place::line(store, index + 1), e.to_string(), "Name another directory")
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    if whole == 0 && !bytes.is_empty() {
+        let hint = "If it is of an evaluation that was killed at its beginning, remove it";
+        return Err(Error::data(Place::file(store), "it holds no whole line", hint));
+    }
+    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate();
+    for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
+        let verdict: Verdict = serde_json::from_slice(line).map_err(|e| {
+            let hint = "Name another directory, or remove this file to ask again";
+            Error::data(Place::line(store, index + 1), format!("it is no verdict: {e}"), hint)
         })?;
-        known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
+        if verdict.judge == judge.name() {
+            known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
+        }
     }
     let mut file = OpenOptions::new()
         .append(true)
         .create(true)
         .open(store)
         .map_err(|e| Error::io("open", store, e))?;
-    if whole < text.len() {
+    if whole < bytes.len() {
         // Cut off by a kill; it is asked again.
         let cut = OpenOptions::new().write(true).open(store);
         cut.and_then(|file| file.set_len(whole as u64))
@@ -103,7 +115,8 @@ pub fn judge_misses(
             None => {
                 let agrees = judge.agrees(&key.0, &key.1, &key.2)?;
                 let (problem, reference, stated) = key.clone();
-                let verdict = Verdict { problem, reference, stated, agrees };
+                let judge = judge.name().to_owned();
+                let verdict = Verdict { judge, problem, reference, stated, agrees };
                 let line = serde_json::to_string(&verdict)
                     .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
                 file.write_all((line + "\n").as_bytes())

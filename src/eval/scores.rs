@@ -10,7 +10,7 @@ use crate::data::normalized;
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -57,10 +57,13 @@ fn pass_at(n: usize, c: usize, k: usize) -> f64 {
 }
 
 impl Scores {
-    /// The score of answers to a benchmark's problems.
+    /// The score of answers to a benchmark's problems; answers to others do not count.
     pub fn of(benchmark: &Benchmark, answers: &[Judged]) -> Self {
+        let known: HashSet<&str> = benchmark.problems.iter().map(|p| p.id.as_str()).collect();
+        let answers = answers.iter().filter(|answer| known.contains(answer.id.as_str()));
+        let answers: Vec<&Judged> = answers.collect();
         let mut by_problem: HashMap<&str, Vec<&Judged>> = HashMap::new();
-        for answer in answers {
+        for answer in &answers {
             by_problem.entry(&answer.id).or_default().push(answer);
         }
         let problems: Vec<&Vec<&Judged>> =
@@ -136,8 +139,8 @@ fn majority(answers: &[&Judged]) -> bool {
 
 /// Grades answers that another program has made: JSONL with the answer as `text`, `output`,
 /// `response`, `completion`, `generation` or `prediction`, and the problem by its text (`problem`,
-/// `question`, `prompt`) or by the benchmark's `id`, where it has ids; where both are given, they must
-/// agree. Rows with neither are taken in the order of the benchmark's rows. Several rows of a problem
+/// `question`, `prompt`) or by the benchmark's `id`, where it has ids; where an id and a problem are
+/// given, they must agree. Rows with neither are taken in the order of the benchmark's rows. Several rows of a problem
 /// are several answers to it.
 ///
 /// # Errors
@@ -172,7 +175,8 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
         let fields = ["text", "output", "response", "completion", "generation", "prediction"];
         let answer = get(&fields).ok_or_else(|| failed("it has no answer".into()))?;
         let id = get(&["id", "unique_id", "ID", "idx"]).filter(|_| benchmark.has_ids);
-        let problem = get(&["problem", "question", "prompt"]);
+        let own = get(&["problem", "question"]);
+        let problem = own.clone().or_else(|| get(&["prompt"]));
         let named = |name: &str| -> String { name.chars().take(60).collect() };
         let of_id = id.as_ref().map(|id| by_id.get(id));
         let of_text = problem.as_ref().map(|problem| by_text.get(&normalized(problem)));
@@ -180,6 +184,18 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
             (Some(Some(a)), Some(Some(b))) if a != b => {
                 let id = id.unwrap_or_default();
                 return Err(failed(format!("its id `{}` is of another problem", named(&id))));
+            }
+            // A prompt may be anything; a problem may lack the options, or have more around it.
+            (Some(Some(place)), Some(None))
+                if own.as_ref().is_some_and(|own| {
+                    let (own, known) =
+                        (normalized(own), normalized(&benchmark.problems[*place].problem));
+                    !own.contains(&known) && !known.contains(&own)
+                }) =>
+            {
+                let (id, own) = (id.unwrap_or_default(), own.unwrap_or_default());
+                let what = format!("`{}` is not the problem `{}`", named(&own), named(&id));
+                return Err(failed(what));
             }
             (Some(Some(place)), _) | (_, Some(Some(place))) => *place,
             (None, None) => match by_row.get(&(row_number + 1)) {

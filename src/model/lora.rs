@@ -20,11 +20,11 @@ pub const PROJECTIONS: [&str; 7] =
 
 /// Which layers get adapters, and of what kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "GivenLora")]
 pub struct LoraConfig {
     /// Width between A and B.
     pub rank: usize,
-    /// The adapter's output is scaled by `alpha / rank`.
+    /// The adapter's output is scaled by `alpha / rank`; settings without it have twice the rank.
     pub alpha: f64,
     /// Share of the adapter's inputs that are set to 0 in training, 0 to below 1.
     pub dropout: f64,
@@ -32,6 +32,32 @@ pub struct LoraConfig {
     pub rslora: bool,
     /// The layers, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
     pub target_modules: Vec<String>,
+}
+
+/// As settings give it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenLora {
+    rank: usize,
+    alpha: Option<f64>,
+    dropout: f64,
+    rslora: bool,
+    target_modules: Vec<String>,
+}
+
+impl Default for GivenLora {
+    fn default() -> Self {
+        let LoraConfig { rank, alpha: _, dropout, rslora, target_modules } = LoraConfig::default();
+        Self { rank, alpha: None, dropout, rslora, target_modules }
+    }
+}
+
+impl From<GivenLora> for LoraConfig {
+    fn from(given: GivenLora) -> Self {
+        let GivenLora { rank, alpha, dropout, rslora, target_modules } = given;
+        let alpha = alpha.unwrap_or(2.0 * rank as f64);
+        Self { rank, alpha, dropout, rslora, target_modules }
+    }
 }
 
 impl Default for LoraConfig {

@@ -13,7 +13,7 @@
 
 use super::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::files::{FolderLock, LOCK, remove_folder};
+use crate::files::{FolderLock, LOCK, remove_folder, write_text};
 use crate::model::writing_place;
 use serde::Serialize;
 use std::fs;
@@ -146,9 +146,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        let (path, beside) = (self.path(name), self.path(&format!(".{name}.new")));
-        fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
-        fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
+        write_text(&self.path(name), text)
     }
 
     /// Writes a value as JSON.

@@ -285,7 +285,7 @@ fn layout(
             return Err(Error::config("data.system_prompt", what, hint));
         }
         let (template, name) = (Arc::new(data.template.clone()), name.to_owned());
-        Ok(Layout { template, name, source: data.template.to_jinja() })
+        Ok(Layout { template, name, source: data.template.to_jinja(tokenizer) })
     };
     let own = data.chat_template.as_deref();
     let chat = match (own, base) {

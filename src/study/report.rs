@@ -6,8 +6,8 @@ use super::plots::{Chart, Series, exact};
 use super::results::{ComparisonResult, StudentResult, Study, StudyData};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
+use crate::files::write_text;
 use std::fs;
-use std::path::Path;
 
 /// Writes `report.html`, `report.md` with `figures/`, and `study.json`.
 ///
@@ -16,23 +16,18 @@ use std::path::Path;
 pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<()> {
     let document = document(study, data, config)?;
     let out = &config.out;
-    let write = |path: &Path, text: &str| {
-        let beside = path.with_extension("new");
-        fs::write(&beside, text).map_err(|e| Error::io("write", &beside, e))?;
-        fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))
-    };
     let figures = out.join("figures");
     fs::create_dir_all(&figures).map_err(|e| Error::io("create", &figures, e))?;
     for block in &document.blocks {
         if let Block::Figure { name, svg, .. } = block {
-            write(&figures.join(format!("{name}.svg")), svg)?;
+            write_text(&figures.join(format!("{name}.svg")), svg)?;
         }
     }
-    write(&out.join("report.html"), &document.to_html(&study.title))?;
-    write(&out.join("report.md"), &document.to_markdown())?;
+    write_text(&out.join("report.html"), &document.to_html(&study.title))?;
+    write_text(&out.join("report.md"), &document.to_markdown())?;
     let json = serde_json::to_string_pretty(study)
         .map_err(|e| Error::io("write", out.join("study.json"), std::io::Error::other(e)))?;
-    write(&out.join("study.json"), &json)
+    write_text(&out.join("study.json"), &json)
 }
 
 /// The version that Cargo.toml asks for, exactly.

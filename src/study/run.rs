@@ -16,7 +16,7 @@ use crate::data::{OverlapKind, overlaps};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Answer, Benchmark, EvaluateConfig, Judged, Question, evaluate, stored_answers};
-use crate::files::{FolderLock, remove_folder};
+use crate::files::{FolderLock, remove_folder, write_text};
 use crate::model::{DecoderLm, GenerateConfig, ModelFolder};
 use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
 use crate::train::{Progress, StopFlag, differences};
@@ -86,7 +86,6 @@ pub fn study(
         tested.untuned.insert((cell.student, cell.comparison, cell.seed), answers);
     }
     let cells = config.cells();
-    let mut progress = Progress::new("cells", cells.len() as u64);
     for (number, cell) in cells.iter().enumerate() {
         if stop.is_requested() {
             return Ok(None);
@@ -94,12 +93,10 @@ pub fn study(
         say(&format!("\n=== {} ({} of {}) ===", name(config, cell), number + 1, cells.len()));
         let Some((summary, answers)) = work.train(cell, say)? else { return Ok(None) };
         tested.cells.push((cell.clone(), summary, answers));
-        progress.update(number as u64 + 1, String::new);
     }
-    progress.finish();
     let Some(style) = work.style_shifts(say)? else { return Ok(None) };
     warnings.extend(tested.differences(config));
-    write(&out.join("settings.toml"), &toml_of(config)?)?;
+    write_text(&out.join("settings.toml"), &toml_of(config)?)?;
     let study = Study::new(config, command, &tested, warnings, style);
     report::write_all(&study, &tested, config)?;
     Ok(Some(study))
@@ -112,7 +109,7 @@ fn date_of(mark: &Path) -> Result<String> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", mark, e)),
         _ => {
             let today = jiff::ZonedDateTime::now().date().to_string();
-            write(mark, &format!("{today}\n"))?;
+            write_text(mark, &format!("{today}\n"))?;
             Ok(today)
         }
     }
@@ -128,10 +125,6 @@ fn name(config: &StudyConfig, cell: &Cell) -> String {
         comparison.strong,
         cell.seed
     )
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|e| Error::io("write", path, e))
 }
 
 fn toml_of(config: &StudyConfig) -> Result<String> {
@@ -277,7 +270,7 @@ impl Work<'_> {
         let kind = run.evaluation.kind;
         let held_out = Benchmark::of_questions("held-out", &prepared.questions, kind);
         let device = device::by_name(&run.backend)?;
-        let load = || student(&run, &prepared, &device);
+        let load = || student(&run, &prepared, &device)?.with_precision(run.precision);
         let held_out = self.asked(&load, &run, &prepared, &[held_out], false, &folder)?;
         let Some(held_out) = held_out else { return Ok(None) };
         let mut answers = TestedAnswers::of_benchmarks(held_out);
@@ -314,6 +307,7 @@ impl Work<'_> {
                 "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
                 "model": prepared.model,
                 "base_model": run.base_model,
+                "precision": run.precision,
                 "lora": run.lora,
                 "seed": run.seed,
                 "data": prepared.fingerprint,
@@ -429,7 +423,8 @@ impl Work<'_> {
                     let cell = Cell { student: student_index, comparison, alpha, seed };
                     let run = self.run_config(&cell)?;
                     let prepared = self.data(&cell, &run)?;
-                    let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?;
+                    let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?
+                        .with_precision(run.precision)?;
                     let answers = self.held_out_answers(&cell, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers)?;
@@ -452,9 +447,7 @@ fn check_settings(path: &Path, settings: &serde_json::Value) -> Result<()> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let beside = path.with_extension("new");
-            write(&beside, &settings.to_string())?;
-            return fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e));
+            return write_text(path, &settings.to_string());
         }
         Err(e) => return Err(Error::io("read", path, e)),
     };
@@ -470,11 +463,12 @@ fn check_settings(path: &Path, settings: &serde_json::Value) -> Result<()> {
     })
 }
 
-/// The student that a cell's run has written.
+/// The student that a cell's run has written, in the precision in which the run tested it.
 fn trained(run: &RunConfig, prepared: &Prepared) -> Result<DecoderLm> {
     let device: Device = device::by_name(&run.backend)?;
-    match (&run.lora, &prepared.base) {
-        (Some(_), Some(base)) => base.load(&device)?.with_adapter(&run.out.join("adapter")),
-        _ => ModelFolder::open(&run.out.join("model"))?.load(&device),
-    }
+    let student = match (&run.lora, &prepared.base) {
+        (Some(_), Some(base)) => base.load(&device)?.with_adapter(&run.out.join("adapter"))?,
+        _ => ModelFolder::open(&run.out.join("model"))?.load(&device)?,
+    };
+    student.with_precision(run.precision)
 }

@@ -465,6 +465,10 @@ fn wished_pause(text: &str) -> Option<Duration> {
 }
 
 impl Judge for ChatClient {
+    fn name(&self) -> &str {
+        &self.config.model
+    }
+
     fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<Option<bool>> {
         let prompt = judge_prompt(problem, reference, stated);
         let reply = self.complete(&[("user", &prompt)])?;

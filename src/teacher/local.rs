@@ -38,7 +38,7 @@ impl Default for LocalConfig {
             model: String::new(),
             system: String::new(),
             backend: "auto".into(),
-            max_tokens: 512,
+            max_tokens: 2048,
             temperature: 0.0,
             top_p: 1.0,
             batch_size: 16,

@@ -72,14 +72,7 @@ impl PairsDirectory {
         name: &str,
         write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
     ) -> Result<()> {
-        let (path, beside) = (self.path.join(name), self.path.join(format!(".{name}.new")));
-        let failed = |e| Error::io("write", &beside, e);
-        let file = File::create(&beside).map_err(failed)?;
-        let mut file = BufWriter::new(file);
-        write(&mut file)?;
-        file.flush().map_err(failed)?;
-        file.get_ref().sync_all().map_err(failed)?;
-        fs::rename(&beside, &path).map_err(|e| Error::io("rename", &beside, e))
+        crate::files::write_whole(&self.path.join(name), write)
     }
 
     /// Whether rows of an earlier run are there.
@@ -316,7 +309,6 @@ impl Problems {
             let failed = |e| Error::io("write", out.path.join("README.md"), e);
             file.write_all(card(config, &report).as_bytes()).map_err(failed)
         })?;
-        crate::files::flush_folder(&out.path)?;
         Ok(Some(report))
     }
 }

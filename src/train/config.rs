@@ -27,10 +27,10 @@ pub enum OnNotFinite {
     /// Training ends with an error that names the rows of the step.
     #[default]
     Stop,
-    /// The step changes nothing and is counted; ten in a row end the training.
+    /// The step changes nothing and is counted; more than ten in a row end the training.
     Skip,
-    /// Training goes back to the newest checkpoint and leaves the step out when it comes again; ten
-    /// times end the training.
+    /// Training goes back to the newest checkpoint and leaves the step out when it comes again;
+    /// more than ten times end the training.
     RollBack,
 }
 

@@ -297,6 +297,7 @@ impl<M: CausalLm> Learner<M> {
                         Some(skipped) => outcome.skipped.push(skipped),
                         None => {
                             // Steps after the checkpoint come again.
+                            outcome.step = self.step;
                             outcome.skipped.retain(|skipped| *skipped <= self.step);
                             if self.evaluation_due {
                                 outcome.stopped =
@@ -345,10 +346,12 @@ impl<M: CausalLm> Learner<M> {
         let Surroundings { held_out, grader, observer, stop, checkpoints } = surroundings;
         let last = self.step == total_steps;
         let stops = || stop.is_requested() && !last;
-        if stops() || last || regular {
+        // Looked at once: a stop must not come between saving and ending.
+        let stopping = stops();
+        if stopping || last || regular {
             self.save(*checkpoints, *observer)?;
         }
-        if stops() {
+        if stopping {
             return Ok(true);
         }
         if !self.evaluation_due {

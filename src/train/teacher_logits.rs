@@ -17,6 +17,7 @@
 //!
 //! Headers are read once; a row is then read from its place. That leaves the files on disk as a
 //! memory map would, and a file that is cut short meanwhile is an error and not the process's end.
+//! Few parts are open at a time: a folder may have more of them than a process may open files.
 
 use super::checkpoint::differences;
 use super::teacher::Teacher;
@@ -27,8 +28,9 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 const FORMAT: &str = "mixdistill teacher logits";
 const VERSION: u32 = 1;
@@ -117,12 +119,62 @@ struct Place {
     trained: usize,
 }
 
+/// The length of a file, and when it was written where the system says so.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+/// The parts of a folder, all known and few open.
+#[derive(Debug, Default)]
+struct Parts {
+    known: Vec<(PathBuf, Stamp)>,
+    /// Numbers and files of those used last, the last one first.
+    open: Vec<(usize, File)>,
+}
+
+impl Parts {
+    /// Parts that are open at most; systems let a process open 256 files or more.
+    const OPEN: usize = 16;
+
+    fn add(&mut self, path: PathBuf, stamp: Stamp, file: File) {
+        self.keep(self.known.len(), file);
+        self.known.push((path, stamp));
+    }
+
+    fn keep(&mut self, number: usize, file: File) {
+        self.open.truncate(Self::OPEN - 1);
+        self.open.insert(0, (number, file));
+    }
+
+    /// A part for reading.
+    fn get(&mut self, number: usize) -> Result<(&Path, &mut File)> {
+        match self.open.iter().position(|(open, _)| *open == number) {
+            Some(at) => self.open[..=at].rotate_right(1),
+            None => {
+                let (path, known) = &self.known[number];
+                let read = |e| Error::io("read", path, e);
+                let file = File::open(path).map_err(read)?;
+                // A file written anew may hold another row, with its checksum, at the same place.
+                if stamp(&file).map_err(read)? != *known {
+                    let hint = "Resume the run, so that the header is read anew";
+                    return Err(failed(path, "it has changed since its header was read", hint));
+                }
+                self.keep(number, file);
+            }
+        }
+        Ok((&self.known[number].0, &mut self.open[0].1))
+    }
+}
+
 /// A folder of teacher's logits, open for reading.
 #[derive(Debug)]
 pub struct TeacherLogits {
     path: PathBuf,
     header: TeacherHeader,
-    parts: Vec<(PathBuf, File)>,
+    parts: Parts,
     rows: HashMap<String, Place>,
 }
 
@@ -148,7 +200,7 @@ impl TeacherLogits {
         }
         header.validate().map_err(|error| failed(&path, error.to_string(), again))?;
         let (path, rows) = (folder.to_owned(), HashMap::new());
-        let mut logits = Self { path, header, parts: vec![], rows };
+        let mut logits = Self { path, header, parts: Parts::default(), rows };
         for (_, part) in part_paths(folder)? {
             logits.index(part)?;
         }
@@ -160,7 +212,8 @@ impl TeacherLogits {
         let damaged = |what: String| failed(&path, what, DAMAGED);
         let read = |e| Error::io("read", &path, e);
         let mut file = File::open(&path).map_err(read)?;
-        let length = file.metadata().map_err(read)?.len();
+        let stamp = stamp(&file).map_err(read)?;
+        let length = stamp.0;
         let mut size = [0; 8];
         file.read_exact(&mut size).map_err(|_| damaged("it has no header".into()))?;
         let size = u64::from_le_bytes(size);
@@ -195,11 +248,11 @@ impl TeacherLogits {
             if shapes != [&[trained, k][..], &[trained, k + 1], &[1]] {
                 return Err(damaged(format!("{key} has the shapes {shapes:?}, for top_k {k}")));
             }
-            let part = self.parts.len();
+            let part = self.parts.known.len();
             let place = Place { part, tokens, log_probs, checksum, trained };
             self.rows.insert(key.to_owned(), place);
         }
-        self.parts.push((path, file));
+        self.parts.add(path, stamp, file);
         Ok(())
     }
 
@@ -228,8 +281,8 @@ impl TeacherLogits {
     /// What the teacher finds likely at a row's trained tokens.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the row is not there, or what is there is damaged or
-    /// does not fit it.
+    /// [`Error::Io`]; [`Error::Model`] where the row is not there, its part is no longer the one
+    /// whose header was read, or what is there is damaged or does not fit it.
     pub fn read(&mut self, row: &Row) -> Result<TopTokens> {
         let example = row.example();
         let place = self.rows.get(&row_key(&example)).filter(|p| p.trained == example.targets());
@@ -238,11 +291,11 @@ impl TeacherLogits {
             let hint = "Let the example `teacher_logits` go on with the settings of this run";
             return Err(failed(&self.path, what, hint));
         };
-        let (path, file) = &mut self.parts[place.part];
+        let (path, file) = self.parts.get(place.part)?;
         let mut words = |at: u64, count: usize| -> Result<Vec<u8>> {
             let mut bytes = vec![0; 4 * count];
             let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
-            read.map_err(|e| Error::io("read", &*path, e)).map(|()| bytes)
+            read.map_err(|e| Error::io("read", path, e)).map(|()| bytes)
         };
         let k = self.header.top_k;
         let tokens = words(place.tokens, place.trained * k)?;
@@ -398,7 +451,7 @@ impl TeacherLogitsWriter {
         }
         let name = format!("part-{:06}.safetensors", self.next);
         let broken = |e: safetensors::SafeTensorError| {
-            Error::io("write", self.folder.join(&name), std::io::Error::other(e.to_string()))
+            Error::io("write", self.folder.join(&name), io::Error::other(e.to_string()))
         };
         let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
             TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))

@@ -79,6 +79,27 @@ fn only_misses_that_state_something_are_judged() {
     let mut unsure = answers.clone();
     assert_eq!(again(&mut unsure, &third.url).unwrap(), 1);
     assert_eq!(unsure[2].by_judge, None);
+    // Another judge says what it thinks; what is no store of verdicts stays as it is.
+    let other = server(vec![verdict("No."), verdict("No.")]);
+    let config = ChatConfig { model: "other".into(), ..client(&other.url).config().clone() };
+    let mut other = ChatClient::new(config).unwrap();
+    let mut of_other = answers.clone();
+    judge_misses(&mut of_other, &mut other, &store, &mut |_, _| {}).unwrap();
+    assert_eq!(of_other[1].by_judge, Some(false));
+    let foreign = folder.path().join("foreign");
+    std::fs::write(&foreign, "my only line").unwrap();
+    let error = judge_misses(&mut of_other, &mut other, &foreign, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("no whole line"), "{error}");
+    assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "my only line");
+    // One that is cut in the middle of a character is asked again.
+    let text = std::fs::read(&store).unwrap();
+    std::fs::write(
+        &store,
+        [&text[..], "{\"judge\":\"ä".as_bytes().split_last().unwrap().1].concat(),
+    )
+    .unwrap();
+    judge_misses(&mut of_other, &mut other, &store, &mut |_, _| {}).unwrap();
+    assert_eq!(std::fs::read(&store).unwrap(), text);
     let verdicts: Vec<Option<bool>> = answers.iter().map(|answer| answer.by_judge).collect();
     assert_eq!(verdicts, [None, Some(true), Some(false), None]);
     let scores = Scores::of(&benchmark, &answers);
