@@ -136,13 +136,13 @@ fn work(flags: &Flags) -> Result<ExitCode> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
+            let mut answers = grade_answers(benchmark, path)?;
             // Never over the scores of other answers; those that are stored here may be graded anew.
             let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
-            let place = find(path)?;
-            if place.parent() != Some(&*find(&out.path)?) {
-                same_settings(&out, &serde_json::json!({ "answers": place }))?;
+            if find(path)?.parent() != Some(&*find(&out.path)?) {
+                let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+                same_settings(&out, &serde_json::json!({ "answers": checksum(&bytes) }))?;
             }
-            let mut answers = grade_answers(benchmark, path)?;
             let asked = benchmark.first(flags.limit);
             answers.retain(|answer| asked.problems.iter().any(|p| p.id == answer.id));
             out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;

@@ -30,7 +30,7 @@ struct Flags {
     /// Settings as TOML; the flags below take their place
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Print all settings as TOML and stop
+    /// Print the settings as TOML and stop; of teachers that are not named, those of a server
     #[arg(long)]
     print_config: bool,
     /// Problems with known answers, as JSONL (GSM8K, MATH and others as they are)

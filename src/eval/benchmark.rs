@@ -43,17 +43,20 @@ pub enum AnswerKind {
 impl AnswerKind {
     /// The final answer of a text, if there is one.
     pub fn answer(self, text: &str) -> Option<String> {
-        let stated = final_answer(text);
         match self {
-            Self::Stated => stated,
-            Self::LastNumber => stated.or_else(|| extract(text, &[Extractor::LastNumber])),
+            Self::Stated => final_answer(text),
+            Self::LastNumber => {
+                final_answer(text).or_else(|| extract(text, &[Extractor::LastNumber]))
+            }
             Self::Choice => {
                 let letters = || Extractor::Choice(('A'..='J').collect());
                 let letter = |text: &str| extract(text, &[letters()]);
-                // "(B) 7" is the letter B, and so is "A as shown" A: behind a phrase it is no article.
+                // "(B) 7" in a box is the letter B, and "A as shown" is A: there it is no article.
                 let of_stated =
                     |stated: String| letter(&format!("answer: {stated}")).unwrap_or(stated);
-                stated.map(of_stated).or_else(|| letter(text))
+                // "The answer is B) 12" is B: what follows a phrase is looked at for its letter first.
+                let boxed = extract(text, &[Extractor::Boxed, Extractor::Gsm8k]);
+                boxed.map(of_stated).or_else(|| letter(text)).or_else(|| final_answer(text))
             }
         }
     }
@@ -206,8 +209,8 @@ fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     }
 }
 
-/// The letter of the option that an answer names: by its letter, its text or its place, counted from
-/// 0. A number in JSON is a place before it is a text, for MMLU has places beside texts that are
+/// The letter of the option that an answer names: by its letter, its text, what is equal to its text, or
+/// its place, counted from 0. A number in JSON is a place before it is a text, for MMLU has places beside texts that are
 /// numbers; where options are numbers in JSON too, it is one of them first.
 fn chosen(
     answer: Option<&Value>,
@@ -226,6 +229,13 @@ fn chosen(
     };
     let place_first = answer.is_some_and(Value::is_number)
         && !options.iter().any(|(_, option)| option.is_number());
+    // "3" is the option "$3$".
+    let equal = || {
+        let mut equal = options.iter().filter(|(_, option)| {
+            text(option).is_some_and(|option| same_answer(&option, reference))
+        });
+        equal.next().filter(|_| equal.next().is_none()).map(|(letter, _)| *letter)
+    };
     // "b", "(B)" and "(B) twelve".
     let named = |letter: &char| {
         let letter = letter.to_string();
@@ -236,7 +246,7 @@ fn chosen(
         .or_else(|| place().filter(|_| place_first))
         .or_else(|| match alike[..] {
             [letter] => Some(letter),
-            [] => place().or_else(|| letters().find(named)),
+            [] => equal().or_else(place).or_else(|| letters().find(named)),
             _ => None,
         })
         .map(String::from)

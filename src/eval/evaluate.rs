@@ -1,5 +1,5 @@
-//! A model's answers to a benchmark: asked in batches of similar length, stored one by one, and
-//! taken up where a process ended.
+//! A model's answers to a benchmark: asked and stored in batches of similar length, and taken up where a
+//! process ended.
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
 use super::math::same_answer;
@@ -107,7 +107,7 @@ impl Judged {
     }
 }
 
-/// Lets a model answer a benchmark; answers are appended to `store` as they come, and those that it
+/// Lets a model answer a benchmark; answers are appended to `store` batch by batch, and those that it
 /// holds already are not asked again. The result is in the order of problems and samples; `None`
 /// where `progress`, which is called with the answers there are so far, broke it off. A problem that
 /// leaves the model no position for an answer has an empty one, at the length limit.

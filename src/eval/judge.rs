@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Says whether an answer is the reference answer.
 pub trait Judge {
-    /// Who it is: verdicts of others are not taken for its own.
+    /// Who it is, such as its model's name: verdicts of others are not taken for its own.
     fn name(&self) -> &str;
 
     /// Whether `stated` answers `problem` as `reference` does; `None` where the judge does not say.
@@ -51,6 +51,7 @@ pub fn judge_verdict(reply: &str) -> Option<bool> {
 /// A verdict as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Verdict {
+    #[serde(default)]
     judge: String,
     problem: String,
     reference: String,
@@ -74,6 +75,7 @@ pub fn judge_misses(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<usize> {
     let mut known = HashMap::new();
+    let name = judge.name().to_owned();
     let bytes = match std::fs::read(store) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
@@ -90,7 +92,7 @@ pub fn judge_misses(
             let hint = "Name another directory, or remove this file to ask again";
             Error::data(Place::line(store, index + 1), format!("it is no verdict: {e}"), hint)
         })?;
-        if verdict.judge == judge.name() {
+        if verdict.judge == name {
             known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
         }
     }
@@ -115,8 +117,7 @@ pub fn judge_misses(
             None => {
                 let agrees = judge.agrees(&key.0, &key.1, &key.2)?;
                 let (problem, reference, stated) = key.clone();
-                let judge = judge.name().to_owned();
-                let verdict = Verdict { judge, problem, reference, stated, agrees };
+                let verdict = Verdict { judge: name.clone(), problem, reference, stated, agrees };
                 let line = serde_json::to_string(&verdict)
                     .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
                 file.write_all((line + "\n").as_bytes())

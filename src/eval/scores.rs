@@ -175,8 +175,8 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
         let fields = ["text", "output", "response", "completion", "generation", "prediction"];
         let answer = get(&fields).ok_or_else(|| failed("it has no answer".into()))?;
         let id = get(&["id", "unique_id", "ID", "idx"]).filter(|_| benchmark.has_ids);
-        let own = get(&["problem", "question"]);
-        let problem = own.clone().or_else(|| get(&["prompt"]));
+        let own = ["problem", "question"].iter().find_map(|name| row.get(*name)?.as_str());
+        let problem = get(&["problem", "question", "prompt"]);
         let named = |name: &str| -> String { name.chars().take(60).collect() };
         let of_id = id.as_ref().map(|id| by_id.get(id));
         let of_text = problem.as_ref().map(|problem| by_text.get(&normalized(problem)));
@@ -185,16 +185,13 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
                 let id = id.unwrap_or_default();
                 return Err(failed(format!("its id `{}` is of another problem", named(&id))));
             }
-            // A prompt may be anything; a problem may lack the options, or have more around it.
+            // A prompt may be anything. A problem may lack the options, have them in another layout, or
+            // more around it, but it begins alike.
             (Some(Some(place)), Some(None))
-                if own.as_ref().is_some_and(|own| {
-                    let (own, known) =
-                        (normalized(own), normalized(&benchmark.problems[*place].problem));
-                    !own.contains(&known) && !known.contains(&own)
-                }) =>
+                if own.is_some_and(|own| differ(own, &benchmark.problems[*place].problem)) =>
             {
                 let (id, own) = (id.unwrap_or_default(), own.unwrap_or_default());
-                let what = format!("`{}` is not the problem `{}`", named(&own), named(&id));
+                let what = format!("`{}` is not the problem `{}`", named(own), named(&id));
                 return Err(failed(what));
             }
             (Some(Some(place)), _) | (_, Some(Some(place))) => *place,
@@ -217,6 +214,17 @@ pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> 
         samples[place] += 1;
     }
     Ok(answers)
+}
+
+/// Whether two texts are of different problems: neither holds the other, and they begin otherwise.
+fn differ(a: &str, b: &str) -> bool {
+    const BEGINNING: usize = 40;
+    let letters = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let (a, b) = (letters(a), letters(b));
+    let alike = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    alike < BEGINNING && !a.contains(&b) && !b.contains(&a)
 }
 
 /// Columns of the table.

@@ -17,7 +17,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Answer, Benchmark, EvaluateConfig, Judged, Question, evaluate, stored_answers};
 use crate::files::{FolderLock, remove_folder, write_text};
-use crate::model::{DecoderLm, GenerateConfig, ModelFolder};
+use crate::model::{DecoderLm, GenerateConfig, ModelFolder, Precision};
 use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
 use crate::train::{Progress, StopFlag, differences};
 use burn::tensor::Device;
@@ -109,7 +109,8 @@ fn date_of(mark: &Path) -> Result<String> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", mark, e)),
         _ => {
             let today = jiff::ZonedDateTime::now().date().to_string();
-            write_text(mark, &format!("{today}\n"))?;
+            // The first file of all: one beside it would not be known as a study's.
+            fs::write(mark, format!("{today}\n")).map_err(|e| Error::io("write", mark, e))?;
             Ok(today)
         }
     }
@@ -302,12 +303,11 @@ impl Work<'_> {
                 generate: run.generate.clone(),
                 ..EvaluateConfig::default()
             };
-            let settings = serde_json::json!({
+            let mut settings = serde_json::json!({
                 "instruct": instruct,
                 "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
                 "model": prepared.model,
                 "base_model": run.base_model,
-                "precision": run.precision,
                 "lora": run.lora,
                 "seed": run.seed,
                 "data": prepared.fingerprint,
@@ -315,6 +315,9 @@ impl Work<'_> {
                 "system": run.data.system_prompt,
                 "date": run.data.date,
             });
+            if run.precision != Precision::F32 {
+                settings["precision"] = serde_json::json!(run.precision);
+            }
             let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
             check_settings(&store.with_extension("settings.json"), &settings)?;
             if let Some(answers) = stored_answers(benchmark, &config, &store)? {

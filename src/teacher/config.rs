@@ -188,7 +188,7 @@ impl MakePairsConfig {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let place = crate::error::Place { path: path.to_owned(), line, column: None };
-            let hint = "`--print-config` shows every setting";
+            let hint = "`--print-config` shows the settings";
             Error::data(place, error.message().to_owned(), hint)
         })
     }

@@ -269,6 +269,7 @@ impl Problems {
             let what = format!("{} responses of earlier runs are there", store.len());
             observe(PairsEvent::Notice(&what));
         }
+        let earlier_text = fs::read(out.path.join(CONFIG)).ok();
         let text = toml::to_string(config)
             .map_err(|e| Error::io("write", out.path.join(CONFIG), std::io::Error::other(e)))?;
         let earlier = MakePairsConfig::read(&out.path.join(CONFIG)).ok();
@@ -295,8 +296,13 @@ impl Problems {
         let files = Files::new(config, out, &store, &problems, collected);
         if files.kept.iter().all(Vec::is_empty) && out.has_rows() {
             observe(PairsEvent::Notice(
-                "no answer is kept; rows, card and report of an earlier run stay as they are",
+                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
             ));
+            if let Some(text) = earlier_text {
+                out.write(CONFIG, |file| {
+                    file.write_all(&text).map_err(|e| Error::io("write", out.path.join(CONFIG), e))
+                })?;
+            }
             return Ok(Some(files.report(counts, [vec![], vec![]])));
         }
         let lengths = files.write(observe)?;

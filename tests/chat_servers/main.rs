@@ -184,7 +184,7 @@ fn a_run_that_keeps_nothing_leaves_the_rows_of_an_earlier_one() {
     let mut config = sums(folder.path(), 3, [&long, &short]);
     assert_eq!(run(&config, &out).unwrap().unwrap().rows, [3, 3]);
     let files = || {
-        ["long.jsonl", "short.jsonl", "pairs.jsonl", "report.json", "README.md"]
+        ["long.jsonl", "short.jsonl", "pairs.jsonl", "report.json", "README.md", "config.toml"]
             .map(|name| std::fs::read(out.join(name)).unwrap())
     };
     let before = files();

@@ -3,6 +3,7 @@
 //! whether what they found is mathematics, and that a box which never closes ends the search: a
 //! solution that was cut off states no answer.
 
+use super::choice::choice;
 use super::lexer::Reading;
 use super::limits::MAX_BYTES;
 use super::parser::parse;
@@ -374,80 +375,4 @@ fn last_number(text: &str) -> Option<(usize, usize)> {
         at = end;
     }
     found
-}
-
-/// The letter of a choice: behind "answer is", else the last one in brackets, else one that labels a
-/// line (`B.`, `**C**`), else the last one that stands alone and is no word.
-fn choice(text: &str, letters: &[char]) -> Option<char> {
-    let lower = text.to_ascii_lowercase();
-    let phrase = ["answer is", "answer:", "\\boxed{", "\\fbox{", "答案是", "答案："]
-        .iter()
-        .filter_map(|phrase| Some(lower.rfind(phrase)? + phrase.len()))
-        .max();
-    let stated = phrase.and_then(|at| {
-        let (letter, rest) = leading_letter(&text[at..], letters)?;
-        (!is_word(&text[..at], letter, rest)).then_some(letter)
-    });
-    if stated.is_some() {
-        return stated;
-    }
-    let last = |counts: &dyn Fn(&str, char, &str) -> bool| {
-        let mut places = text.char_indices().rev().filter(|(_, letter)| letters.contains(letter));
-        let found = places
-            .find(|(at, letter)| counts(&text[..*at], *letter, &text[at + letter.len_utf8()..]));
-        found.map(|(_, letter)| letter)
-    };
-    // A line may begin with "A train" or "I think": a label has a mark behind it or nothing.
-    let label = |line: &str| {
-        let (letter, rest) = leading_letter(line, letters)?;
-        let rest = rest.trim_start_matches(['*', '}', '$', '"']);
-        // Chinese has neither word and puts no space.
-        let marked = rest.trim().is_empty()
-            || rest.starts_with(|c: char| {
-                ".):]。）：、".contains(c) || ('\u{4e00}'..='\u{9fff}').contains(&c)
-            });
-        marked.then_some(letter)
-    };
-    last(&|before, _, rest| before.ends_with('(') && rest.starts_with(')'))
-        .or_else(|| text.lines().find_map(label))
-        .or_else(|| {
-            last(&|before, letter, rest| {
-                !before.ends_with(|c: char| c.is_ascii_alphanumeric())
-                    && is_whole(rest)
-                    && !is_word(before, letter, rest)
-            })
-        })
-}
-
-/// The letter at the start of a text, behind brackets and wrappers at most, and what follows it.
-fn leading_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
-    let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:({[$\"".contains(c));
-    let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
-        .iter()
-        .fold(rest, |rest, wrapper| rest.strip_prefix(wrapper).unwrap_or(rest))
-        .trim_start_matches(['(', ' ']);
-    let letter = rest.chars().next().filter(|c| letters.contains(c))?;
-    let behind = &rest[letter.len_utf8()..];
-    is_whole(behind).then_some((letter, behind))
-}
-
-/// Whether a letter that this follows is not the first of a word, as in "Bob" and "I'm".
-fn is_whole(rest: &str) -> bool {
-    !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || "'’".contains(c))
-}
-
-/// Whether a letter is an English word: the pronoun, or the article at the start of a sentence.
-/// Neither comes before "is", "because" or "since".
-fn is_word(before: &str, letter: char, rest: &str) -> bool {
-    let starts_sentence = || {
-        let before = before.trim_end_matches([' ', '\t', '*', '_', '#', '>', '-', '"', '“']);
-        before.is_empty() || before.ends_with(['.', '!', '?', '\n'])
-    };
-    let next = rest.trim_start_matches(' ');
-    let word = next.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    // "A train", "A 45-year-old", "A $k$-coloring".
-    let goes_on = next.len() < rest.len()
-        && next.starts_with(|c: char| c.is_lowercase() || c.is_ascii_digit() || "$\\".contains(c))
-        && !["is", "because", "since"].contains(&word);
-    goes_on && (letter == 'I' || letter == 'A' && starts_sentence())
 }

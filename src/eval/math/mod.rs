@@ -12,6 +12,7 @@
 //! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
 
 mod calls;
+mod choice;
 mod complex;
 mod digits;
 mod equal;
