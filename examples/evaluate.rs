@@ -9,7 +9,7 @@
 //! ended.
 
 use clap::Parser;
-use mixdistill::data::{ChatFormat, ChatTemplate, PlainTemplate, PromptTemplate};
+use mixdistill::data::{ChatFormat, PlainTemplate, PromptTemplate};
 use mixdistill::eval::{
     Answering, Benchmark, EvaluateConfig, Judged, Scores, ScoresTable, evaluate, grade_answers,
 };
@@ -278,7 +278,8 @@ fn ask(
     config.validate()?;
     let folder = ModelFolder::open(&model_folder(name)?)?;
     let tokenizer = folder.tokenizer(None)?;
-    let chat = chat_template(flags, &folder)?;
+    let chat =
+        folder.chat_template_with(flags.chat_template.as_deref(), flags.adapter.as_deref())?;
     let source = chat.as_ref().map(|chat| chat.source().to_owned());
     let template: Box<dyn PromptTemplate> = match chat {
         Some(chat) => Box::new(ChatFormat::new(chat, &tokenizer, flags.system.clone())?),
@@ -333,16 +334,6 @@ fn ask(
     }
     // From here on Ctrl-C ends at once: a judge's verdicts are stored one by one.
     if stop.request() { Ok(None) } else { Ok(Some(tested)) }
-}
-
-/// The chat template that the flags name, else the adapter's, else the model's.
-fn chat_template(flags: &Flags, folder: &ModelFolder) -> Result<Option<ChatTemplate>> {
-    let adapters = flags.adapter.as_ref().map(|adapter| adapter.join("chat_template.jinja"));
-    let adapters = adapters.filter(|file| file.is_file());
-    match flags.chat_template.clone().or(adapters) {
-        Some(file) => ChatTemplate::from_file(&file, folder.path()).map(Some),
-        None => folder.chat_template(),
-    }
 }
 
 /// A number that tells one file from another.

@@ -164,7 +164,11 @@ fn work(flags: &Flags) -> Result<()> {
     }
     let folder = ModelFolder::open(&model_folder(&flags.model)?)?;
     let tokenizer = folder.tokenizer(None)?;
-    let template = if flags.raw { None } else { chat_template(flags, &folder)? };
+    let template = if flags.raw {
+        None
+    } else {
+        folder.chat_template_with(flags.chat_template.as_deref(), flags.adapter.as_deref())?
+    };
     if template.is_none() && (flags.chat || flags.system.is_some()) {
         return Err(Error::Template {
             name: flags.model.clone(),
@@ -198,16 +202,6 @@ fn work(flags: &Flags) -> Result<()> {
             speaker.answer_all(&questions, AnswerFile::create(out)?, flags.raw, &stop)
         }
         _ => speaker.chat(&stop),
-    }
-}
-
-/// The chat template that the flags name, else the adapter's, else the model's.
-fn chat_template(flags: &Flags, folder: &ModelFolder) -> Result<Option<ChatTemplate>> {
-    let adapters = flags.adapter.as_ref().map(|adapter| adapter.join("chat_template.jinja"));
-    let adapters = adapters.filter(|file| file.is_file());
-    match flags.chat_template.clone().or(adapters) {
-        Some(file) => ChatTemplate::from_file(&file, folder.path()).map(Some),
-        None => folder.chat_template(),
     }
 }
 

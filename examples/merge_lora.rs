@@ -5,7 +5,7 @@
 //! ```
 
 use clap::{Parser, ValueEnum};
-use mixdistill::data::{ChatFormat, ChatTemplate, PlainTemplate};
+use mixdistill::data::{ChatFormat, PlainTemplate};
 use mixdistill::model::{
     FileType, MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder,
 };
@@ -68,10 +68,7 @@ fn merge(flags: &Flags) -> Result<()> {
     let model = model.merged();
     // The template that the adapter was trained with, and what it ends answers with.
     let file = flags.adapter.join("chat_template.jinja");
-    let template = match file.is_file() {
-        true => Some(ChatTemplate::from_file(&file, base.path())?),
-        false => base.chat_template()?,
-    };
+    let template = base.chat_template_with(None, Some(&flags.adapter))?;
     let source = template.as_ref().filter(|_| file.is_file()).map(|t| t.source().to_owned());
     let format = template.map(|template| ChatFormat::new(template, &tokenizer, None));
     let end_tokens = match format {

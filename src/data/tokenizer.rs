@@ -28,8 +28,8 @@ const KNOWN_END_TOKENS: [&str; 9] = [
 ];
 
 /// First of the characters that stand for the names of special tokens while a template lays out a
-/// text that spells them; from a private plane of Unicode.
-const FIRST_STAND_IN: u32 = 0xF_0000;
+/// text that spells them; from the last private plane of Unicode, behind what icon fonts have there.
+const FIRST_STAND_IN: u32 = 0x10_4000;
 
 /// Text to tokens and back, with the token that ends an answer.
 #[derive(Clone, Debug)]

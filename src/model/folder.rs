@@ -161,6 +161,23 @@ impl ModelFolder {
         ChatTemplate::from_folder(&self.path)
     }
 
+    /// The chat template to talk in: that of `file` where one is named, else the one that an adapter
+    /// was trained with, else the model's own.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_file`] and [`ChatTemplate::from_folder`].
+    pub fn chat_template_with(
+        &self,
+        file: Option<&Path>,
+        adapter: Option<&Path>,
+    ) -> Result<Option<ChatTemplate>> {
+        let adapters = adapter.map(|adapter| adapter.join(CHAT_TEMPLATE));
+        match file.or(adapters.as_deref().filter(|file| file.is_file())) {
+            Some(file) => ChatTemplate::from_file(file, &self.path).map(Some),
+            None => self.chat_template(),
+        }
+    }
+
     /// All tokens that end an answer: those of the folder's configurations, of its tokenizer, and
     /// the one that the layout ends answers with.
     pub fn answer_ends(&self, tokenizer: &TextTokenizer, layout: &dyn PromptTemplate) -> Vec<u32> {
