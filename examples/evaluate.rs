@@ -16,6 +16,7 @@ use mixdistill::eval::{
 use mixdistill::model::{GenerateConfig, ModelFolder, model_folder};
 use mixdistill::train::{Progress, StopFlag};
 use mixdistill::{Error, Result, device};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -144,7 +145,8 @@ fn work(flags: &Flags) -> Result<ExitCode> {
                 same_settings(&out, &serde_json::json!({ "answers": checksum(&bytes) }))?;
             }
             let asked = benchmark.first(flags.limit);
-            answers.retain(|answer| asked.problems.iter().any(|p| p.id == answer.id));
+            let asked: HashSet<&str> = asked.problems.iter().map(|p| p.id.as_str()).collect();
+            answers.retain(|answer| asked.contains(answer.id.as_str()));
             out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;
             vec![answers]
         }

@@ -90,7 +90,7 @@ struct Flags {
     /// Train low-rank adapters of this rank and leave the model's weights as they are
     #[arg(long)]
     lora_rank: Option<usize>,
-    /// Adapters are scaled by alpha / rank; without it twice the rank, or as in the settings
+    /// Adapters are scaled by alpha / rank; without it by as much as in the settings, or by 2
     #[arg(long, requires = "lora_rank")]
     lora_alpha: Option<f64>,
     /// Share of an adapter's inputs set to 0 in training
