@@ -79,8 +79,8 @@ fn files(long: &Path, short: &Path, model: &Path) -> Result<Value> {
     let template = ChatTemplate::from_folder(model)?.ok_or_else(no_template)?;
     let format = ChatFormat::new(template, &tokenizer, None)?;
     let reading = Instant::now();
-    let long = Source::read("long", long, &ColumnMap::default())?;
-    let short = Source::read("short", short, &ColumnMap::default())?;
+    let long = Source::read("long", long, &ColumnMap::default(), 0.0)?;
+    let short = Source::read("short", short, &ColumnMap::default(), 0.0)?;
     let read_s = reading.elapsed().as_secs_f64();
 
     let start = Instant::now();
@@ -134,6 +134,7 @@ fn synthetic(problems: usize) -> Result<Value> {
     let before = peak_memory_mib();
     let source = |name: &str| {
         let record = |id: usize| CotRecord {
+            system: None,
             id: None,
             problem: id.to_string(),
             solution: "0".into(),

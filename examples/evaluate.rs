@@ -9,9 +9,10 @@
 //! ended.
 
 use clap::Parser;
-use mixdistill::data::{ChatFormat, PlainTemplate, PromptTemplate};
+use mixdistill::data::{ChatFormat, ColumnMap, PlainTemplate, PromptTemplate};
 use mixdistill::eval::{
-    Answering, Benchmark, EvaluateConfig, Judged, Scores, ScoresTable, evaluate, grade_answers,
+    AnswerOptions, Answering, Benchmark, EvaluateConfig, Judged, Scores, ScoresTable, evaluate,
+    grade_answers,
 };
 use mixdistill::model::{GenerateConfig, ModelFolder, model_folder};
 use mixdistill::train::{Progress, StopFlag};
@@ -32,12 +33,25 @@ struct Flags {
     /// Adapter in PEFT's format
     #[arg(long, requires = "model")]
     adapter: Option<PathBuf>,
-    /// Benchmarks: JSONL files with problems and answers
+    /// Benchmarks: files with problems and answers (JSONL, a JSON array, or with the feature parquet
+    /// Parquet)
     #[arg(long, required = true, num_args = 1..)]
     bench: Vec<PathBuf>,
-    /// Grade the answers in this JSONL file, of the one benchmark, and ask no model
+    /// Columns of the benchmarks where they are not recognized: problem=NAME,answer=NAME, also
+    /// id=, context=, options=, system= and solution=
+    #[arg(long, value_name = "MAP")]
+    bench_columns: Option<String>,
+    /// Grade the answers in this file, of the one benchmark, and ask no model; also the output of
+    /// generate and the samples that lm-evaluation-harness logs
     #[arg(long, conflicts_with = "model")]
     answers: Option<PathBuf>,
+    /// Columns of the answers where they are not recognized: solution=NAME, also problem= and id=
+    #[arg(long, value_name = "MAP", requires = "answers")]
+    answer_columns: Option<String>,
+    /// The prompts of the answers had opened the reasoning (with <think>), so that every answer begins
+    /// within it
+    #[arg(long, requires = "answers")]
+    reasoning_opened: bool,
     /// Problems of each benchmark that are asked, from the first on
     #[arg(long)]
     limit: Option<usize>,
@@ -109,14 +123,16 @@ fn say(text: &str) {
 fn work(flags: &Flags) -> Result<ExitCode> {
     // Whatever is wrong with the files shows before the weights are read.
     let mut benchmarks = vec![];
+    let columns = columns(flags.bench_columns.as_deref(), "--bench-columns")?;
     for path in &flags.bench {
-        let benchmark = Benchmark::read(path)?;
+        let benchmark = Benchmark::read_with(path, &columns)?;
+        let name = &benchmark.name;
         if !benchmark.without_answer.is_empty() {
             let lines = &benchmark.without_answer;
-            say(&format!(
-                "{}: rows without an answer are left out, lines {lines:?}",
-                benchmark.name
-            ));
+            say(&format!("{name}: rows without an answer are left out, lines {lines:?}"));
+        }
+        if !benchmark.left_out.is_empty() {
+            say(&format!("{name}: unusable and left out: {}", benchmark.left_out));
         }
         if benchmarks.iter().any(|other: &Benchmark| other.name == benchmark.name) {
             return Err(Error::Config {
@@ -137,7 +153,22 @@ fn work(flags: &Flags) -> Result<ExitCode> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
-            let mut answers = grade_answers(benchmark, path)?;
+            let options = AnswerOptions {
+                columns: self::columns(flags.answer_columns.as_deref(), "--answer-columns")?,
+                reasoning_opened: flags.reasoning_opened,
+            };
+            let graded = grade_answers(benchmark, path, &options)?;
+            let name = &benchmark.name;
+            if graded.without_reference > 0 {
+                let count = graded.without_reference;
+                say(&format!(
+                    "{name}: {count} answers to rows without a usable reference are left out"
+                ));
+            }
+            if !graded.left_out.is_empty() {
+                say(&format!("{}: unusable and left out: {}", path.display(), graded.left_out));
+            }
+            let mut answers = graded.answers;
             // Never over the scores of other answers; those that are stored here may be graded anew.
             let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
             if find(path)?.parent() != Some(&*find(&out.path)?) {
@@ -178,6 +209,16 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         out.write_table(&table(&tested))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The columns that a flag names.
+fn columns(text: Option<&str>, flag: &str) -> Result<ColumnMap> {
+    let map = text.map(ColumnMap::parse).transpose();
+    let map = map.map_err(|error| match error {
+        Error::Config { what, hint, .. } => Error::Config { key: flag.into(), what, hint },
+        error => error,
+    });
+    Ok(map?.unwrap_or_default())
 }
 
 /// The directory of answers and scores, held by this process.

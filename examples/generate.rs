@@ -8,13 +8,14 @@
 
 use clap::{ArgGroup, Parser};
 use mixdistill::data::{
-    ChatFormat, ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer,
+    ChatFormat, ChatTemplate, ColumnMap, MAX_LEFT_OUT, Message, PlainTemplate, Prompt, PromptRow,
+    PromptTemplate, TextTokenizer, read_prompts,
 };
 use mixdistill::model::{
     DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, NewToken, model_folder,
 };
 use mixdistill::train::Progress;
-use mixdistill::{Error, Place, Result, device};
+use mixdistill::{Error, Result, device};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
@@ -38,10 +39,14 @@ struct Flags {
     /// One prompt; the answer is shown as it comes
     #[arg(long)]
     prompt: Option<String>,
-    /// Prompts: JSONL with a problem in each line (problem, question, prompt or instruction), or
-    /// any other file with one prompt a line
+    /// Prompts: .jsonl, .json or .parquet with a problem in each row (problem, question, prompt or
+    /// instruction), or any other file with one prompt a line
     #[arg(long, requires = "out")]
     prompts: Option<PathBuf>,
+    /// Columns of the prompts where they are not recognized: problem=NAME, also context=, options=,
+    /// system= and id=
+    #[arg(long, value_name = "MAP", requires = "prompts")]
+    columns: Option<String>,
     /// File for the answers to --prompts, as JSONL; it must not exist
     #[arg(long, requires = "prompts")]
     out: Option<PathBuf>,
@@ -149,7 +154,7 @@ fn work(flags: &Flags) -> Result<()> {
     };
     config.validate()?;
     // Whatever is wrong with the files shows before the weights are read.
-    let questions = flags.prompts.as_deref().map(read_prompts).transpose()?;
+    let questions = flags.prompts.as_deref().map(|path| questions(flags, path)).transpose()?;
     let stop = Arc::new(Stop::default());
     let flag = stop.clone();
     // Ctrl-C ends an answer; between answers, or a second time, the program.
@@ -195,7 +200,7 @@ fn work(flags: &Flags) -> Result<()> {
     let mut speaker = Speaker { model, tokenizer, template, system, ends, config };
     match (&flags.prompt, questions, &flags.out) {
         (Some(prompt), _, _) => {
-            let ids = speaker.prompt(prompt, flags.raw)?;
+            let ids = speaker.prompt(prompt.into(), flags.raw)?;
             speaker.stream(&ids, &stop).map(|_| ())
         }
         (None, Some(questions), Some(out)) => {
@@ -207,13 +212,19 @@ fn work(flags: &Flags) -> Result<()> {
 
 impl Speaker {
     /// The tokens of a prompt.
-    fn prompt(&self, text: &str, raw: bool) -> Result<Vec<u32>> {
+    fn prompt(&self, prompt: Prompt<'_>, raw: bool) -> Result<Vec<u32>> {
         if raw {
-            return Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(text)?));
+            return Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(prompt.problem)?));
         }
         match self.template {
-            Some(_) => self.conversation(&[Message::new("user", text.trim())]),
-            None => PlainTemplate::default().prompt(&self.tokenizer, text),
+            Some(_) => {
+                // The flag's system message replaces one of the row's own.
+                let system = prompt.system.filter(|_| self.system.is_none());
+                let system = system.map(|text| Message::new("system", text.trim()));
+                let user = Message::new("user", prompt.problem.trim());
+                self.conversation(&system.into_iter().chain([user]).collect::<Vec<_>>())
+            }
+            None => PlainTemplate::default().prompt(&self.tokenizer, prompt),
         }
     }
 
@@ -283,12 +294,13 @@ impl Speaker {
     /// Answers all prompts of a file; each answer is written when it is there.
     fn answer_all(
         &mut self,
-        questions: &[String],
+        questions: &[PromptRow],
         mut out: AnswerFile,
         raw: bool,
         stop: &Stop,
     ) -> Result<()> {
-        let prompts = questions.iter().map(|q| self.prompt(q, raw)).collect::<Result<Vec<_>>>()?;
+        let prompts =
+            questions.iter().map(|q| self.prompt(q.prompt(), raw)).collect::<Result<Vec<_>>>()?;
         let (start, mut tokens) = (Instant::now(), 0u64);
         let mut failed = None;
         stop.begin();
@@ -343,6 +355,16 @@ impl Speaker {
     }
 }
 
+/// The prompts of a file; rows without one are left out and told.
+fn questions(flags: &Flags, path: &Path) -> Result<Vec<PromptRow>> {
+    let columns = flags.columns.as_deref().map(ColumnMap::parse).transpose()?.unwrap_or_default();
+    let read = read_prompts(path, &columns, MAX_LEFT_OUT)?;
+    if !read.left_out.is_empty() {
+        eprintln!("{}: unusable and left out: {}", path.display(), read.left_out);
+    }
+    Ok(read.prompts)
+}
+
 /// The file that answers go to: line by line as they come, in the order of the prompts at the end.
 struct AnswerFile {
     path: PathBuf,
@@ -360,17 +382,20 @@ impl AnswerFile {
     fn write(
         &mut self,
         index: usize,
-        question: &str,
+        question: &PromptRow,
         text: &str,
         answer: &Generation,
     ) -> Result<()> {
-        let line = serde_json::json!({
+        let mut line = serde_json::json!({
             "index": index,
-            "problem": question,
+            "problem": question.problem,
             "answer": text,
             "tokens": answer.tokens.len(),
             "ended": why(answer),
         });
+        if let Some(id) = &question.id {
+            line["id"] = id.as_str().into();
+        }
         let line = format!("{line}\n");
         let written = self.file.write_all(line.as_bytes());
         self.lines.insert(index, line);
@@ -405,35 +430,4 @@ fn why(answer: &Generation) -> String {
         EndReason::Limit => "at the length limit".into(),
         EndReason::Interrupted => "interrupted".into(),
     }
-}
-
-/// The prompts of a file.
-fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
-    let prompts: Result<Vec<String>> = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(index, line)| if jsonl { problem_of(path, index, line) } else { Ok(line.into()) })
-        .collect();
-    let prompts = prompts?;
-    if prompts.is_empty() {
-        let hint = "Give a file with at least one prompt";
-        return Err(Error::data(Place::file(path), "it has no prompt", hint));
-    }
-    Ok(prompts)
-}
-
-/// The problem in a line of JSON.
-fn problem_of(path: &Path, index: usize, line: &str) -> Result<String> {
-    const NAMES: [&str; 4] = ["problem", "question", "prompt", "instruction"];
-    let failed = |what: String| {
-        let place = Place::line(path, index + 1);
-        Error::data(place, what, format!("Give a text under one of {}", NAMES.join(", ")))
-    };
-    let value: serde_json::Value =
-        serde_json::from_str(line).map_err(|e| failed(format!("it is not JSON: {e}")))?;
-    let found = NAMES.iter().find_map(|name| value[*name].as_str());
-    found.map(str::to_owned).ok_or_else(|| failed("it has no problem".into()))
 }

@@ -65,8 +65,9 @@ struct Flags {
     /// Short answers
     #[arg(long, requires = "long")]
     short: Option<PathBuf>,
-    /// Columns of the long file, where they are not recognised: problem=NAME,solution=NAME, also
-    /// answer (the reference that answers are graded by), id, messages and correct
+    /// Columns of the long file, where they are not recognized: problem=NAME,solution=NAME, also
+    /// reasoning, answer (the reference that answers are graded by), id, messages, system, context,
+    /// options and correct; NAME is none to leave one out
     #[arg(long, requires = "long")]
     long_columns: Option<String>,
     /// Columns of the short file

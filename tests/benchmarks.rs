@@ -54,6 +54,11 @@ fn every_benchmark_is_read_with_problem_and_answer() {
     assert!(of("sat_math").problems[0].problem.contains("\nA) $f(-6)=0$"));
 }
 
+/// The graded answers of a file.
+fn graded(benchmark: &Benchmark, path: &std::path::Path) -> Vec<Judged> {
+    grade_answers(benchmark, path, &AnswerOptions::default()).unwrap().answers
+}
+
 #[test]
 fn reference_solutions_of_gsm8k_are_all_right() {
     let Some(path) = common::shared("gsm8k/test.jsonl") else { return };
@@ -63,7 +68,7 @@ fn reference_solutions_of_gsm8k_are_all_right() {
     let answers = folder.path().join("answers.jsonl");
     let lines = std::fs::read_to_string(&path).unwrap().replace("\"answer\":", "\"text\":");
     std::fs::write(&answers, lines).unwrap();
-    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    let scores = Scores::of(&benchmark, &graded(&benchmark, &answers));
     assert_eq!((scores.problems, scores.accuracy), (1319, 1.0));
     assert_eq!((scores.without_answer, scores.without_box), (0.0, 1.0));
 }
@@ -173,7 +178,7 @@ fn answers_to_choices_are_letters_whatever_the_file_names_them_by() {
             (AnswerKind::Choice, letter),
             "{row}"
         );
-        let right = Judged::of(&problem, 0, format!("It is so, hence \\boxed{{{letter}}}."));
+        let right = Judged::of(&problem, 0, format!("It is so, hence \\boxed{{{letter}}}."), false);
         assert!(right.correct, "{row}");
     }
     let missing = serde_json::json!({ "A": "red", "B": "green", "E": null });
@@ -380,7 +385,7 @@ fn answers_of_other_programs_are_found_by_id_by_text_and_by_order() {
         let path = folder.path().join("answers.jsonl");
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         std::fs::write(&path, text).unwrap();
-        grade_answers(&benchmark, &path)
+        grade_answers(&benchmark, &path, &AnswerOptions::default()).map(|graded| graded.answers)
     };
     let right = |index: usize| format!("\\boxed{{{}}}", benchmark.problems[index].reference);
     let answers = grade(&[
@@ -491,7 +496,7 @@ fn a_problem_that_leaves_no_room_for_an_answer_is_one_that_the_model_cannot_do()
     let folder = tempfile::tempdir().unwrap();
     let student = Student::new();
     let length = |problem: &BenchmarkProblem| {
-        student.template.prompt(&student.tokenizer, &problem.problem).unwrap().len()
+        student.template.prompt(&student.tokenizer, (&problem.problem).into()).unwrap().len()
     };
     let benchmark = benchmark();
     let longest = benchmark.problems.iter().map(length).max().unwrap();
@@ -537,14 +542,15 @@ fn answers_are_matched_by_text_where_the_benchmark_has_no_ids() {
             serde_json::json!({ "idx": 2, "question": "2+2?", "text": boxed(4) }),
         ],
     );
-    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    let scores = Scores::of(&benchmark, &graded(&benchmark, &answers));
     assert_eq!((scores.problems, scores.accuracy), (2, 1.0));
     // By order they are the file's rows, the one without an answer too.
     let answers = write("o.jsonl", &[2, 0, 4].map(|n| serde_json::json!({ "text": boxed(n) })));
-    let scores = Scores::of(&benchmark, &grade_answers(&benchmark, &answers).unwrap());
+    let scores = Scores::of(&benchmark, &graded(&benchmark, &answers));
     assert_eq!((scores.problems, scores.accuracy), (2, 1.0));
     let answers = write("m.jsonl", &[1, 2, 3, 4].map(|n| serde_json::json!({ "text": boxed(n) })));
-    let error = grade_answers(&benchmark, &answers).unwrap_err().to_string();
+    let options = AnswerOptions::default();
+    let error = grade_answers(&benchmark, &answers, &options).unwrap_err().to_string();
     assert!(error.contains(":7") && error.contains("has 3 rows"), "{error}");
     let twice = write(
         "t.jsonl",

@@ -125,7 +125,7 @@ fn settings(template: &str) -> Value {
 fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
     let folder = Folder::new(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
-    let row = format.row(&tokenizer, " 1+1? ", "\n2\n").unwrap();
+    let row = format.row(&tokenizer, " 1+1? ".into(), "\n2\n").unwrap();
     let [user, bot, end] = [258, 259, 260];
     let text = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
     let expected =
@@ -133,7 +133,7 @@ fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
     // What the template adds after the end of the turn, a line break, is left out.
     assert_eq!(row.tokens, expected);
     assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), end]);
-    assert_eq!(format.prompt(&tokenizer, "1+1?").unwrap(), row.tokens[..row.prompt]);
+    assert_eq!(format.prompt(&tokenizer, "1+1?".into()).unwrap(), row.tokens[..row.prompt]);
     // The tokenizer's own end token is another one; answers end with the turn.
     assert_eq!((format.end_token(&tokenizer), tokenizer.end_token()), (end, 257));
 }
@@ -143,13 +143,13 @@ fn a_problem_or_answer_cannot_spell_special_tokens() {
     let folder = Folder::new(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let (problem, solution) = ("What is <|end|>?", "A token: <|end|><|user|> and </s>.");
-    let row = format.row(&tokenizer, problem, solution).unwrap();
+    let row = format.row(&tokenizer, problem.into(), solution).unwrap();
     let special: Vec<u32> = row.tokens.iter().copied().filter(|token| *token > 255).collect();
     assert_eq!(special, [258, 260, 259, 260], "only those of the template");
     let (prompt, answer) = row.tokens.split_at(row.prompt);
     assert_eq!(tokenizer.decode(prompt).unwrap(), format!("{problem}\n"));
     assert_eq!(tokenizer.decode(answer).unwrap(), solution);
-    assert_eq!(format.prompt(&tokenizer, problem).unwrap(), prompt);
+    assert_eq!(format.prompt(&tokenizer, problem.into()).unwrap(), prompt);
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn there_is_exactly_one_bos() {
     let count = |adds_bos: bool, settings: Value| {
         let folder = Folder::new(adds_bos, settings);
         let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
-        let row = format.row(&tokenizer, "1", "2").unwrap();
-        assert!(row.tokens.starts_with(&format.prompt(&tokenizer, "1").unwrap()));
+        let row = format.row(&tokenizer, "1".into(), "2").unwrap();
+        assert!(row.tokens.starts_with(&format.prompt(&tokenizer, "1".into()).unwrap()));
         assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), 260]);
         row.tokens.iter().filter(|token| **token == 256).count()
     };
@@ -180,10 +180,10 @@ fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
         let folder = Folder::new(adds_bos, settings(PLAIN));
         let tokenizer = folder.tokenizer();
         let layout = PlainTemplate::default();
-        let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer)).unwrap();
+        let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, false)).unwrap();
         let text = template.render(&[Message::new("user", "1+1?")], true).unwrap();
         // What other tools do with it: names of special tokens are those tokens, nothing is added.
-        let prompt = layout.prompt(&tokenizer, "1+1?").unwrap();
+        let prompt = layout.prompt(&tokenizer, "1+1?".into()).unwrap();
         assert_eq!(tokenizer.encode_marked(&text).unwrap(), prompt, "{text}");
         assert_eq!(prompt.contains(&256), adds_bos);
     }
@@ -195,7 +195,7 @@ fn a_template_that_ends_no_answer_gets_the_tokenizers_end() {
                     {% if add_generation_prompt %}assistant: {% endif %}";
     let folder = Folder::new(false, settings(template));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
-    let row = format.row(&tokenizer, "1", "2").unwrap();
+    let row = format.row(&tokenizer, "1".into(), "2").unwrap();
     assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "2\n");
     assert_eq!(row.tokens.last(), Some(&tokenizer.end_token()));
 }
@@ -208,8 +208,8 @@ fn where_answer_and_prompt_would_merge_the_prompt_is_as_when_the_model_is_asked(
                     {% if add_generation_prompt %}assistant: {% endif %}";
     let format = |template: ChatTemplate| ChatFormat::new(template, &tokenizer, None).unwrap();
     let format = format(ChatTemplate::new("test", template).unwrap());
-    let row = format.row(&tokenizer, "1 + 1", "two").unwrap();
-    let prompt = format.prompt(&tokenizer, "1 + 1").unwrap();
+    let row = format.row(&tokenizer, "1 + 1".into(), "two").unwrap();
+    let prompt = format.prompt(&tokenizer, "1 + 1".into()).unwrap();
     // Alone the space is a token; before a word it would be part of it.
     assert_eq!(row.tokens[..row.prompt], prompt);
     assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "two");
@@ -253,9 +253,9 @@ fn rows_have_the_tokens_of_their_whole_text() {
             };
             let prompt = encode(&messages[..messages.len() - 1], true);
             let whole = encode(&messages, false);
-            let row = format.row(&tokenizer, &problem, &solution).unwrap();
+            let row = format.row(&tokenizer, (&problem).into(), &solution).unwrap();
             assert_eq!(row.tokens[..row.prompt], prompt, "{problem:?} {solution:?}");
-            assert_eq!(format.prompt(&tokenizer, &problem).unwrap(), prompt);
+            assert_eq!(format.prompt(&tokenizer, (&problem).into()).unwrap(), prompt);
             if whole.starts_with(&prompt) {
                 // Without the line break after the end of the turn.
                 assert_eq!(row.tokens, whole[..whole.len() - 1], "{problem:?} {solution:?}");
@@ -272,7 +272,7 @@ fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
     let folder = Folder::new(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let format = format.with_end_token(257);
-    let row = format.row(&tokenizer, "1", "2").unwrap();
+    let row = format.row(&tokenizer, "1".into(), "2").unwrap();
     assert_eq!(row.tokens[row.prompt..], [u32::from(b'2'), 257]);
     assert_eq!(format.end_token(&tokenizer), 257);
 }
@@ -281,7 +281,8 @@ fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
 fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts() {
     let error = |template: &str, solution: &str| {
         let folder = Folder::new(false, settings(template));
-        let row = folder.format(None).and_then(|f| f.row(&folder.tokenizer(), "1+1?", solution));
+        let row =
+            folder.format(None).and_then(|f| f.row(&folder.tokenizer(), "1+1?".into(), solution));
         let error = row.unwrap_err();
         assert!(matches!(error, Error::Template { .. }), "{error}");
         error.to_string()
@@ -357,7 +358,7 @@ fn special_tokens_in_templates_are_those_of_transformers() {
         .unwrap();
     let solution = solution.trim_end().trim_end_matches("<|im_end|>");
     let format = ChatFormat::new(template, &tokenizer, None).unwrap();
-    let row = format.row(&tokenizer, problem, solution).unwrap();
+    let row = format.row(&tokenizer, problem.into(), solution).unwrap();
     let ids = tokens(&sft["input_ids"]);
     assert_eq!(row.tokens, ids[..ids.len() - 1]);
     let labels = sft["labels"].as_array().unwrap();

@@ -21,6 +21,7 @@ fn tokenizer() -> TextTokenizer {
 fn pairs(count: usize) -> (Pairs, Ledger) {
     let source = |name: &str, words: fn(usize) -> usize| {
         let record = |i: usize| CotRecord {
+            system: None,
             id: None,
             problem: format!("What is {i} + 1?"),
             solution: format!("{}\\boxed{{{}}}", "step ".repeat(words(i)), i + 1),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 fn record(problem: usize, solution: &str) -> CotRecord {
     CotRecord {
+        system: None,
         id: Some(format!("p{problem}")),
         problem: format!("What is {problem} + {problem}?"),
         solution: solution.into(),

@@ -278,7 +278,7 @@ fn the_built_in_layout_goes_with_the_model_as_a_chat_template() {
     let chat = ChatFormat::new(template, &tokenizer, None).unwrap();
     let plain = &config.data.template;
     let row = |template: &dyn PromptTemplate| {
-        template.row(&tokenizer, " What is 1 + 1? ", "2\n").unwrap()
+        template.row(&tokenizer, " What is 1 + 1? ".into(), "2\n").unwrap()
     };
     assert_eq!(row(&chat), row(plain));
 }

@@ -11,9 +11,10 @@
 //! conversation without it.
 
 use super::chat::{ChatTemplate, Message};
-use super::template::{PromptTemplate, RowTokens};
+use super::template::{Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A chat template with its tokenizer's end of turn and a system prompt.
@@ -44,7 +45,7 @@ impl ChatFormat {
     ) -> Result<Self> {
         let beginning = Arc::default();
         let mut format = Self { template, system, ending: vec![], end: None, beginning };
-        let probe = |answer| format.texts("A problem.", answer).map(|(_, rest)| rest);
+        let probe = |answer| format.texts("A problem.".into(), answer).map(|(_, rest)| rest);
         let (first, second) = (probe("First answer")?, probe("Another one")?);
         // What the two have in common at their end does not depend on the answer.
         let common = first.chars().rev().zip(second.chars().rev()).take_while(|(a, b)| a == b);
@@ -52,7 +53,7 @@ impl ChatFormat {
         let ending = tokenizer.encode_marked(&first[first.len() - length..])?;
         let special = ending.iter().position(|token| tokenizer.is_special(*token));
         format.ending = special.map_or(vec![], |at| ending[at..].to_vec());
-        let prompt = |problem| format.template.render(&format.messages(problem), true);
+        let prompt = |problem: &str| format.template.render(&format.messages(problem.into()), true);
         let (first, second) = (prompt("A problem.")?, prompt("Other words?")?);
         let common = first.chars().zip(second.chars()).take_while(|(a, b)| a == b);
         let common: usize = common.map(|(c, _)| c.len_utf8()).sum();
@@ -73,10 +74,11 @@ impl ChatFormat {
         &self.template
     }
 
-    /// The conversation up to the answer.
-    fn messages(&self, problem: &str) -> Vec<Message> {
-        let system = self.system.iter().map(|text| Message::new("system", text.clone()));
-        system.chain([Message::new("user", problem)]).collect()
+    /// The conversation up to the answer. The run's system prompt replaces one of the row's own.
+    fn messages(&self, prompt: Prompt<'_>) -> Vec<Message> {
+        let system = self.system.as_deref().or(prompt.system);
+        let system = system.into_iter().map(|text| Message::new("system", text));
+        system.chain([Message::new("user", prompt.problem)]).collect()
     }
 
     /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
@@ -94,10 +96,10 @@ impl ChatFormat {
     }
 
     /// The texts of prompts and of their conversations with the answer, one after the other.
-    fn conversations(&self, answers: &[(String, String)]) -> Result<Vec<String>> {
-        let with_answer = |(problem, solution): &(String, String)| {
-            let mut messages = self.messages(problem);
-            messages.push(Message::new("assistant", solution.as_str()));
+    fn conversations(&self, answers: &[(Prompt<'_>, &str)]) -> Result<Vec<String>> {
+        let with_answer = |(prompt, solution): &(Prompt<'_>, &str)| {
+            let mut messages = self.messages(*prompt);
+            messages.push(Message::new("assistant", *solution));
             messages
         };
         let all: Vec<Vec<Message>> = answers.iter().map(with_answer).collect();
@@ -112,8 +114,8 @@ impl ChatFormat {
     }
 
     /// The text of the prompt, and that of the answer with all that follows it.
-    fn texts(&self, problem: &str, solution: &str) -> Result<(String, String)> {
-        let texts = self.conversations(&[(problem.to_owned(), solution.to_owned())])?;
+    fn texts(&self, prompt: Prompt<'_>, solution: &str) -> Result<(String, String)> {
+        let texts = self.conversations(&[(prompt, solution)])?;
         let rest = self.rest(&texts[0], &texts[1], solution)?.to_owned();
         Ok((texts.into_iter().next().unwrap_or_default(), rest))
     }
@@ -139,8 +141,6 @@ impl ChatFormat {
         };
         // Where the answer does not stand as it is, it may be there with other spaces.
         let is_there = rest.contains(solution) || {
-            let squeezed =
-                |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
             let (all, before) = (squeezed(whole), squeezed(prompt).len());
             let answer = squeezed(solution);
             all.rfind(&answer).is_some_and(|at| at + answer.len() >= before)
@@ -157,6 +157,21 @@ impl ChatFormat {
             ));
         }
         Ok(rest)
+    }
+
+    /// Refuses a template that leaves the row's own system text out.
+    fn check_system(&self, prompt_text: &str, prompt: Prompt<'_>) -> Result<()> {
+        let Some(system) = prompt.system.filter(|_| self.system.is_none()) else { return Ok(()) };
+        if prompt_text.contains(system) || squeezed(prompt_text).contains(&squeezed(system)) {
+            return Ok(());
+        }
+        Err(Error::Template {
+            name: self.template.name().to_owned(),
+            what: format!("it leaves out the system text \"{}\"", shortened(system)),
+            hint: "Leave system texts out with the column system=none, replace them with \
+                   data.system_prompt, or give a template that has a place for them"
+                .into(),
+        })
     }
 
     /// The row of a prompt's text, and of its conversation with the answer.
@@ -193,37 +208,72 @@ impl ChatFormat {
     }
 }
 
+/// A row's texts with stand-ins for the names of special tokens.
+struct Hidden<'a> {
+    system: Option<Cow<'a, str>>,
+    problem: Cow<'a, str>,
+    solution: Cow<'a, str>,
+}
+
+impl<'a> Hidden<'a> {
+    fn new(tokenizer: &TextTokenizer, prompt: Prompt<'a>, solution: &'a str) -> Self {
+        Self {
+            system: prompt.system.map(|text| tokenizer.hide_special(text.trim())),
+            problem: tokenizer.hide_special(prompt.problem.trim()),
+            solution: tokenizer.hide_special(solution.trim()),
+        }
+    }
+
+    fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: self.system.as_deref(), problem: &self.problem }
+    }
+}
+
 impl PromptTemplate for ChatFormat {
-    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>> {
-        let problem = tokenizer.hide_special(problem.trim());
-        let text = self.template.render(&self.messages(&problem), true)?;
+    fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>> {
+        let hidden = Hidden::new(tokenizer, prompt, "");
+        let text = self.template.render(&self.messages(hidden.prompt()), true)?;
+        self.check_system(&text, hidden.prompt())?;
         Ok(tokenizer.with_bos(tokenizer.encode_marked(&text)?))
     }
 
-    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
-        let [problem, solution] = [problem, solution].map(|t| tokenizer.hide_special(t.trim()));
-        let answer = [(problem.into_owned(), solution.into_owned())];
-        let texts = self.conversations(&answer)?;
-        self.row_of(tokenizer, [&texts[0], &texts[1]], &answer[0].1)
+    fn row(
+        &self,
+        tokenizer: &TextTokenizer,
+        prompt: Prompt<'_>,
+        solution: &str,
+    ) -> Result<RowTokens> {
+        let hidden = Hidden::new(tokenizer, prompt, solution);
+        let texts = self.conversations(&[(hidden.prompt(), &hidden.solution)])?;
+        self.check_system(&texts[0], hidden.prompt())?;
+        self.row_of(tokenizer, [&texts[0], &texts[1]], &hidden.solution)
     }
 
     /// The template's thread is asked once for all of them.
-    fn rows(&self, tokenizer: &TextTokenizer, answers: &[(&str, &str)]) -> Vec<Result<RowTokens>> {
-        let hidden = |text: &str| tokenizer.hide_special(text.trim()).into_owned();
-        let hidden: Vec<(String, String)> =
-            answers.iter().map(|(problem, solution)| (hidden(problem), hidden(solution))).collect();
-        match self.conversations(&hidden) {
+    fn rows(
+        &self,
+        tokenizer: &TextTokenizer,
+        answers: &[(Prompt<'_>, &str)],
+    ) -> Vec<Result<RowTokens>> {
+        let hidden: Vec<Hidden<'_>> = answers
+            .iter()
+            .map(|(prompt, solution)| Hidden::new(tokenizer, *prompt, solution))
+            .collect();
+        let laid_out: Vec<(Prompt<'_>, &str)> =
+            hidden.iter().map(|row| (row.prompt(), &*row.solution)).collect();
+        match self.conversations(&laid_out) {
             Ok(texts) => texts
                 .chunks_exact(2)
                 .zip(&hidden)
-                .map(|(texts, (_, solution))| {
-                    self.row_of(tokenizer, [&texts[0], &texts[1]], solution)
+                .map(|(texts, row)| {
+                    self.check_system(&texts[0], row.prompt())?;
+                    self.row_of(tokenizer, [&texts[0], &texts[1]], &row.solution)
                 })
                 .collect(),
             // One of them; each for itself, so that it is the right one that fails.
             Err(_) => answers
                 .iter()
-                .map(|(problem, solution)| self.row(tokenizer, problem, solution))
+                .map(|(prompt, solution)| self.row(tokenizer, *prompt, solution))
                 .collect(),
         }
     }
@@ -232,6 +282,11 @@ impl PromptTemplate for ChatFormat {
         let end = self.end.or(self.ending.first().copied());
         end.unwrap_or_else(|| tokenizer.end_token())
     }
+}
+
+/// A text without its white space.
+fn squeezed(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
 /// A text for a message: whole, or its two ends.

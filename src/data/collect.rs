@@ -4,32 +4,22 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::columns::{ColumnMap, Resolved, Taken};
-use super::record::{Columns, CotRecord, Records};
+use super::column_map::ColumnMap;
+use super::columns::{FirstRows, Resolved, Taken, may_read};
+use super::left_out::{Tally, Unusable};
+use super::record::{CotRecord, Records};
+use super::rows::{FileColumn, RowAt, RowSink, RowsRead, Unit, no_records};
+use super::take_row::{NO_ANSWER, NO_PROBLEM, ONLY_REASONING};
 use crate::error::{Error, Place, Result};
 
-/// What a format counts its records by.
-#[derive(Clone, Copy)]
-pub(super) enum Unit {
-    /// JSONL: a record is a line, and [`Place`] says so already.
-    Line,
-    /// JSON array: a record spreads over lines.
-    Item,
-    /// Parquet.
-    #[cfg(feature = "parquet")]
-    Row,
-}
+/// Rows on which the columns are chosen.
+const FIRST_ROWS: usize = 64;
 
 /// Where a record stands, to say so in an error.
 pub(super) struct At<'a> {
-    path: &'a Path,
-    /// Line, item or row, counted from 1.
-    number: usize,
-    unit: Unit,
+    pub(super) row: RowAt<'a>,
     /// The file's columns where a record holds only some of them.
-    columns: Option<&'a [String]>,
-    /// Whether it is the record that the columns are chosen on.
-    pub(super) is_first: bool,
+    pub(super) columns: Option<&'a [FileColumn]>,
 }
 
 impl At<'_> {
@@ -40,24 +30,17 @@ impl At<'_> {
         what: impl Into<String>,
         hint: impl Into<String>,
     ) -> Error {
-        let mut place = Place::line(self.path, self.number);
+        let mut place = Place::line(self.row.path, self.row.number);
         if let Some(column) = column {
             place = place.with_column(shortened(column));
         }
-        let mut what = what.into();
-        match self.unit {
-            Unit::Line => {}
-            Unit::Item => what.push_str(&format!(" (record {} of the list)", self.number)),
-            #[cfg(feature = "parquet")]
-            Unit::Row => what.push_str(&format!(" (row {})", self.number)),
-        }
-        Error::data(place, what, hint)
+        Error::data(place, self.row.what(what), hint)
     }
 
     /// The record's columns as a list for people.
     pub(super) fn columns_of(&self, record: &Map<String, Value>) -> String {
         let mut names: Vec<&str> = match self.columns {
-            Some(columns) => columns.iter().map(String::as_str).collect(),
+            Some(columns) => columns.iter().map(|column| column.name.as_str()).collect(),
             None => record.keys().map(String::as_str).collect(),
         };
         // The map's own order depends on a feature that any crate of the build can turn on.
@@ -70,124 +53,140 @@ impl At<'_> {
 pub(super) struct Collector<'a> {
     path: &'a Path,
     map: &'a ColumnMap,
+    columns: Option<Vec<FileColumn>>,
+    /// The first rows, until the columns are chosen.
+    first: Vec<(usize, Map<String, Value>)>,
     unit: Unit,
-    columns: Option<Vec<String>>,
     resolved: Option<Resolved>,
+    /// Columns with text.
+    texts: Vec<String>,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
-    empty_problems: usize,
-    empty_solutions: usize,
+    tally: Tally,
     wrong: usize,
-    system_turns: usize,
+    without_verdict: usize,
     read: usize,
-    /// Raised by the JSONL reader.
-    pub(super) blank_lines: usize,
 }
 
-impl<'a> Collector<'a> {
-    pub(super) fn new(path: &'a Path, map: &'a ColumnMap, unit: Unit) -> Self {
-        Self {
-            path,
-            map,
-            unit,
-            columns: None,
-            resolved: None,
-            records: Vec::new(),
-            lines: Vec::new(),
-            empty_problems: 0,
-            empty_solutions: 0,
-            wrong: 0,
-            system_turns: 0,
-            read: 0,
-            blank_lines: 0,
-        }
+impl RowSink for Collector<'_> {
+    fn wants(&self, column: &str) -> bool {
+        may_read(self.map, column)
     }
 
-    /// Names the file's columns where the records that follow hold only some of them.
-    #[cfg(feature = "parquet")]
-    pub(super) fn set_columns(&mut self, columns: Vec<String>) {
+    fn columns(&mut self, columns: Vec<FileColumn>) {
         self.columns = Some(columns);
     }
 
-    pub(super) fn path(&self) -> &'a Path {
-        self.path
-    }
-
-    /// Records taken so far.
-    pub(super) fn read(&self) -> usize {
-        self.read
-    }
-
-    /// Takes one record that stands at `number` (line, item or row, counted from 1).
-    pub(super) fn push(&mut self, number: usize, value: &Value) -> Result<()> {
-        let at = At {
-            path: self.path,
-            number,
-            unit: self.unit,
-            columns: self.columns.as_deref(),
-            is_first: self.resolved.is_none(),
-        };
-        let Value::Object(record) = value else {
-            return Err(at.error(
-                None,
-                format!("found {}, expected a record as a JSON object", described(value)),
-                "Write each record as {\"problem\": \"...\", \"solution\": \"...\"}",
-            ));
-        };
-        let Ok(line) = u32::try_from(number) else {
-            return Err(at.error(None, "too many records for one file", "Split the file"));
-        };
-        let resolved = match &mut self.resolved {
-            Some(resolved) => resolved,
-            slot => slot.insert(Resolved::new(self.map, record, &at)?),
-        };
+    fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
         self.read += 1;
-        match resolved.take(record, &at, &mut self.system_turns)? {
-            Taken::Record(record) => {
-                self.records.push(record);
-                self.lines.push(line);
-            }
-            Taken::EmptyProblem => self.empty_problems += 1,
-            Taken::EmptySolution => self.empty_solutions += 1,
-            Taken::Wrong => self.wrong += 1,
+        self.unit = at.unit;
+        if self.resolved.is_none() {
+            self.first.push((at.number, row));
+            return if self.first.len() < FIRST_ROWS { Ok(()) } else { self.choose() };
         }
+        self.take(at.number, &row);
         Ok(())
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.read += 1;
+        self.tally.add(unusable);
+    }
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(path: &'a Path, map: &'a ColumnMap) -> Self {
+        Self {
+            path,
+            map,
+            columns: None,
+            first: vec![],
+            unit: Unit::Line,
+            resolved: None,
+            texts: vec![],
+            records: vec![],
+            lines: vec![],
+            tally: Tally::default(),
+            wrong: 0,
+            without_verdict: 0,
+            read: 0,
+        }
+    }
+
+    /// Chooses the columns on the first rows, and takes these.
+    fn choose(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.first);
+        let first = FirstRows { rows: rows.iter().map(|(_, row)| row).collect() };
+        let number = rows.first().map_or(1, |(number, _)| *number);
+        let at = At {
+            row: RowAt { path: self.path, number, unit: self.unit },
+            columns: self.columns.as_deref(),
+        };
+        self.resolved = Some(Resolved::new(self.map, &first, &at)?);
+        self.texts = match &self.columns {
+            Some(columns) => {
+                let texts = columns.iter().filter(|column| column.is_text);
+                texts.map(|column| column.name.clone()).collect()
+            }
+            None => first.texts(),
+        };
+        rows.iter().for_each(|(number, row)| self.take(*number, row));
+        Ok(())
+    }
+
+    /// Takes one record that stands at `number`.
+    fn take(&mut self, number: usize, row: &Map<String, Value>) {
+        let Some(resolved) = &self.resolved else { return };
+        let at = At {
+            row: RowAt { path: self.path, number, unit: self.unit },
+            columns: self.columns.as_deref(),
+        };
+        match resolved.take(row, &at) {
+            Ok(Taken::Record(record)) => {
+                self.records.push(record);
+                // The reader holds numbers to this.
+                self.lines.push(u32::try_from(number).unwrap_or(u32::MAX));
+            }
+            Ok(Taken::Wrong) => self.wrong += 1,
+            Ok(Taken::WithoutVerdict) => self.without_verdict += 1,
+            Err(unusable) => self.tally.add(unusable),
+        }
     }
 
     /// All that was taken.
     ///
     /// # Errors
     ///
-    /// If there was no record at all.
-    pub(super) fn finish(self) -> Result<Records> {
+    /// If there was no record at all, or too many that cannot be used.
+    pub(super) fn finish(mut self, rows: RowsRead, max_left_out: f64) -> Result<Records> {
+        if self.resolved.is_none() && !self.first.is_empty() {
+            self.choose()?;
+        }
         if self.read == 0 {
             return Err(no_records(self.path));
         }
+        let left_out = self.tally.finish(self.path, self.read, max_left_out)?;
+        let texts = &self.texts;
+        let columns = self.resolved.as_ref().map(|resolved| resolved.columns(texts));
         Ok(Records {
+            with_system: self.records.iter().filter(|record| record.system.is_some()).count(),
             records: self.records,
             lines: self.lines,
-            columns: self.resolved.as_ref().map_or_else(Columns::default, Resolved::columns),
-            blank_lines: self.blank_lines,
-            empty_problems: self.empty_problems,
-            empty_solutions: self.empty_solutions,
+            columns: columns.unwrap_or_default(),
+            blank_lines: rows.blank_lines,
+            empty_problems: left_out.rows_for(NO_PROBLEM),
+            empty_solutions: left_out.rows_for(NO_ANSWER) + left_out.rows_for(ONLY_REASONING),
+            left_out,
             wrong: self.wrong,
-            system_turns: self.system_turns,
+            without_verdict: self.without_verdict,
+            broken_characters: rows.surrogates,
             read: self.read,
         })
     }
 }
 
-/// The error for a file without a single record.
-pub(super) fn no_records(path: &Path) -> Error {
-    Error::data(
-        Place::file(path),
-        "the file holds no records",
-        "Check that it is the right file and that it was written to its end",
-    )
-}
-
 /// What a value is, for people: `the number 12`, `a list of 3`.
-pub(super) fn described(value: &Value) -> String {
+pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => format!("the boolean {value}"),
@@ -203,7 +202,7 @@ pub(super) fn described(value: &Value) -> String {
 }
 
 /// `` `a`, `b` and 3 more ``.
-pub(super) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
+pub(crate) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     const SHOWN: usize = 16;
     let more = names.len().saturating_sub(SHOWN);
     let shown: Vec<_> = names.take(SHOWN).map(|name| format!("`{}`", shortened(name))).collect();

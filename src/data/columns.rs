@@ -1,537 +1,478 @@
-//! Which column of a file is what: named by the user, or recognised by the names that public data
-//! sets use.
+//! The columns of one file: chosen on its first rows, read from each.
 //!
-//! | text | recognised names, the first that the record has |
+//! | text | recognized names, the first that the rows have |
 //! | --- | --- |
-//! | problem | `problem`, `question`, `prompt`, `instruction` (with `input` below it) |
-//! | solution | `solution`, `answer`, `response`, `output`, `completion` |
-//! | both | `messages`, `conversations`, where the record lacks one of the two above |
-//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `answer`, unless it is the solution |
+//! | problem | `problem`, `question`, `prompt`, `instruction` (with `input` below it), `query` |
+//! | solution | `solution`, `answer`, `response`, `output`, `completion`, `generated_solution` |
+//! | both | `messages`, `conversations`, where the rows lack one of the two above |
+//! | reasoning | `reasoning_content`, `reasoning`, `thinking` |
+//! | reasoning and solution | `deepseek_thinking_trajectory` and `deepseek_attempt`, `deepseek_reasoning` and `deepseek_solution`, `thinking_trajectories` and `attempt` |
+//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution |
 //! | id | `id`, `problem_id`, `unique_id`, `uuid` |
+//! | system text | `system`, `system_prompt` |
+//! | before the problem | `context` |
+//! | below the problem | `options`, `choices` |
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::collect::{At, described, quoted};
-use super::messages::{self, Speaker};
+use super::column_map::{Choice, ColumnMap};
+use super::messages::{self, ReasoningKey};
+use super::reasoning::REASONING;
 use super::record::{Columns, CotRecord};
+use super::rows::{list_hint, list_of_records, records_under};
 use crate::error::{Error, Result};
 
-const PROBLEM: &[&str] = &["problem", "question", "prompt", "instruction"];
-const SOLUTION: &[&str] = &["solution", "answer", "response", "output", "completion"];
-const ANSWER: &[&str] = &["gold_answer", "ground_truth", "final_answer", "answer"];
+const PROBLEM: &[&str] = &["problem", "question", "prompt", "instruction", "query"];
+const SOLUTION: &[&str] =
+    &["solution", "answer", "response", "output", "completion", "generated_solution"];
+const ANSWER: &[&str] =
+    &["gold_answer", "ground_truth", "final_answer", "expected_answer", "answer"];
 const ID: &[&str] = &["id", "problem_id", "unique_id", "uuid"];
 const MESSAGES: &[&str] = &["messages", "conversations"];
+const SYSTEM: &[&str] = &["system", "system_prompt"];
+const CONTEXT: &[&str] = &["context"];
+const OPTIONS: &[&str] = &["options", "choices"];
 const INSTRUCTION: &str = "instruction";
 const INPUT: &str = "input";
+/// Columns of reasoning and answer that data sets have beside a bare final answer.
+const PAIRS: &[[&str; 2]] = &[
+    ["deepseek_thinking_trajectory", "deepseek_attempt"],
+    ["deepseek_reasoning", "deepseek_solution"],
+    ["thinking_trajectories.0", "attempt"],
+    ["gemini_thinking_trajectory", "gemini_attempt"],
+];
 
-/// The settings' name in errors, as the command line and the TOML file spell it.
-const SETTING: &str = "columns";
-
-/// Which columns hold the texts; what is not named is recognised by its usual names.
-///
-/// A name is a key of the record, or a dotted path into it with list indices counted from 0
-/// (`generated_responses.0`, `meta.answer`). A key that itself contains the dot wins over the path.
-///
-/// `messages` names a column of conversations, which hold problem and solution both; it excludes
-/// `problem` and `solution`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ColumnMap {
-    /// The problem: text, or a list of messages with one user turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// The solution: text, or a list of messages with one assistant turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub solution: Option<String>,
-    /// The id: text or a number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// The gold answer: text or a number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
-    /// The conversation: a list of `{role, content}` or of `{from, value}`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub messages: Option<String>,
-    /// Whether the solution is right: true or false, or 1 or 0. Wrong ones are left out and counted.
-    /// Only looked at where it is named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub correct: Option<String>,
-}
-
-impl ColumnMap {
-    /// Reads `"problem=question,solution=generated_responses.0"`; white space around names is
-    /// dropped. A column whose name contains a comma can be named in a TOML file only.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] with the key `columns` for a part without `=`, an unknown key, a key given
-    /// twice, an empty name, and for names that exclude each other.
-    pub fn parse(text: &str) -> Result<Self> {
-        let mut map = Self::default();
-        for part in text.split(',') {
-            let Some((key, column)) = part.split_once('=') else {
-                return Err(Error::config(
-                    SETTING,
-                    format!("`{}` has no `=`", part.trim()),
-                    "Write it like problem=question,solution=generated_responses.0",
-                ));
-            };
-            let (key, column) = (key.trim(), column.trim());
-            let slot = match key {
-                "problem" => &mut map.problem,
-                "solution" => &mut map.solution,
-                "id" => &mut map.id,
-                "answer" => &mut map.answer,
-                "messages" => &mut map.messages,
-                "correct" => &mut map.correct,
-                _ => {
-                    return Err(Error::config(
-                        SETTING,
-                        format!("unknown key `{key}`"),
-                        "The keys are problem, solution, answer, id, messages and correct",
-                    ));
-                }
-            };
-            if slot.is_some() {
-                return Err(Error::config(
-                    SETTING,
-                    format!("`{key}` is given twice"),
-                    "Name one column for each key",
-                ));
-            }
-            *slot = Some(column.to_owned());
-        }
-        map.check()?;
-        Ok(map)
-    }
-
-    /// Finds what no file could satisfy; a map from TOML has not been through [`Self::parse`].
-    pub(super) fn check(&self) -> Result<()> {
-        for (key, column) in self.entries() {
-            if column.trim().is_empty() {
-                return Err(Error::config(
-                    SETTING,
-                    format!("`{key}` names no column"),
-                    format!("Write {key}=<column>, or leave `{key}` out to recognise it by name"),
-                ));
-            }
-        }
-        if self.messages.is_some() && (self.problem.is_some() || self.solution.is_some()) {
-            return Err(Error::config(
-                SETTING,
-                "`messages` stands beside `problem` or `solution`",
-                "A conversation holds both texts: name either messages, or problem and solution",
-            ));
-        }
-        if self.problem.is_some() && self.problem == self.solution {
-            return Err(Error::config(
-                SETTING,
-                "problem and solution name the same column",
-                "Name a column for each, or messages=<column> for conversations",
-            ));
-        }
-        Ok(())
-    }
-
-    /// The named columns, each with its key.
-    fn entries(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        [
-            ("problem", &self.problem),
-            ("solution", &self.solution),
-            ("id", &self.id),
-            ("answer", &self.answer),
-            ("messages", &self.messages),
-            ("correct", &self.correct),
-        ]
-        .into_iter()
-        .filter_map(|(key, column)| Some((key, column.as_deref()?)))
-    }
-
-    /// Whether a top-level column can matter: all else need not be decoded.
-    #[cfg(feature = "parquet")]
-    pub(super) fn may_read(&self, column: &str) -> bool {
-        [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, &[INPUT]]
-            .iter()
-            .any(|names| names.contains(&column))
-            || self
-                .entries()
-                .any(|(_, name)| name == column || name.split('.').next() == Some(column))
-    }
+/// Whether a top-level column can matter to a map: all else need not be decoded.
+pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
+    let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
+    [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, SYSTEM, CONTEXT, OPTIONS, &REASONING, &[INPUT]]
+        .iter()
+        .any(|names| names.contains(&column))
+        || pairs.into_iter().any(|name| name == column)
+        || map.names(column)
 }
 
 /// What became of one record.
 pub(super) enum Taken {
     Record(CotRecord),
-    EmptyProblem,
-    EmptySolution,
     Wrong,
+    /// Nobody said whether its solution is right.
+    WithoutVerdict,
 }
 
-/// The columns of one file, settled on its first record.
+/// The columns of one file, settled on its first rows.
 pub(super) struct Resolved {
-    texts: Texts,
-    id: Option<Column>,
-    answer: Option<Column>,
-    correct: Option<Column>,
+    pub(super) texts: Texts,
+    pub(super) id: Option<Column>,
+    pub(super) answer: Option<Column>,
+    pub(super) correct: Option<Column>,
+    pub(super) system: Option<Column>,
+    /// Whether system texts in conversations are kept.
+    pub(super) keeps_system: bool,
+    notes: Vec<String>,
 }
 
-enum Texts {
-    Pair { problem: TextColumn, with_input: bool, solution: TextColumn },
-    Messages(Column),
+pub(super) enum Texts {
+    Pair {
+        problem: Column,
+        with_input: bool,
+        context: Option<Column>,
+        options: Option<Column>,
+        solution: Column,
+        reasoning: Option<Column>,
+        /// Whether reasoning in lists of messages is kept.
+        keeps_reasoning: bool,
+    },
+    Messages {
+        column: Column,
+        reasoning: TurnKey,
+    },
+}
+
+/// Where the turns of a file's conversations have their reasoning.
+pub(super) enum TurnKey {
+    Usual,
+    Named(String),
+    LeftOut,
+}
+
+impl TurnKey {
+    fn of(map: &ColumnMap) -> Self {
+        match Choice::of(&map.reasoning) {
+            Choice::Usual => Self::Usual,
+            Choice::Named(name) => Self::Named(name.to_owned()),
+            Choice::LeftOut => Self::LeftOut,
+        }
+    }
+
+    pub(super) fn key(&self) -> ReasoningKey<'_> {
+        match self {
+            Self::Usual => ReasoningKey::Usual,
+            Self::Named(name) => ReasoningKey::Named(name),
+            Self::LeftOut => ReasoningKey::LeftOut,
+        }
+    }
+}
+
+/// The first rows of a file, by which its columns are chosen.
+pub(super) struct FirstRows<'r> {
+    pub(super) rows: Vec<&'r Map<String, Value>>,
+}
+
+impl FirstRows<'_> {
+    /// In how many rows a column is there.
+    fn with(&self, name: &str) -> usize {
+        let column = Column { name: name.to_owned(), is_path: name.contains('.') };
+        self.rows.iter().filter(|row| column.find(row).is_ok()).count()
+    }
+
+    /// Whether at least half of the rows have a column with a value.
+    fn mostly_have(&self, name: &str) -> bool {
+        let column = Column { name: name.to_owned(), is_path: name.contains('.') };
+        let has = |row: &&&Map<String, Value>| column.find(row).is_ok_and(|value| !value.is_null());
+        2 * self.rows.iter().filter(has).count() >= self.rows.len()
+    }
+
+    /// The first of `names` that at least half of the rows have, else that any row has.
+    fn recognized(&self, names: &[&str], taken: Option<&str>) -> Option<Column> {
+        let free = || names.iter().filter(|name| taken != Some(**name));
+        let name = free()
+            .find(|name| 2 * self.with(name) >= self.rows.len())
+            .or_else(|| free().find(|name| self.with(name) > 0))?;
+        Some(Column { name: (*name).to_owned(), is_path: false })
+    }
+
+    /// Whether a column holds bare final answers and no working.
+    fn is_bare(&self, column: &str) -> bool {
+        const LONGEST: usize = 32;
+        const MOST_WORDS: usize = 3;
+        let mut texts = self.rows.iter().filter_map(|row| match row.get(column)? {
+            Value::String(text) => Some(text.trim().to_owned()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        let bare = |text: &String| {
+            text.chars().count() <= LONGEST && text.split_whitespace().count() <= MOST_WORDS
+        };
+        let mut any = false;
+        texts.all(|text| {
+            any |= !text.is_empty();
+            bare(&text)
+        }) && any
+    }
+
+    /// Top-level columns with text, in the order of their names.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let mut names: Vec<String> = vec![];
+        for row in &self.rows {
+            for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names.sort_unstable();
+        names
+    }
+}
+
+/// Whether there is text in a value.
+fn holds_text(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(list) if depth > 0 => list.iter().any(|value| holds_text(value, depth - 1)),
+        Value::Object(map) if depth > 0 => map.values().any(|value| holds_text(value, depth - 1)),
+        _ => false,
+    }
 }
 
 impl Resolved {
-    /// Chooses the columns by `map` and by what the first record has.
-    pub(super) fn new(map: &ColumnMap, record: &Map<String, Value>, at: &At<'_>) -> Result<Self> {
+    /// Chooses the columns by `map` and by what the first rows have.
+    pub(super) fn new(map: &ColumnMap, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
+        let mut notes = vec![];
         let named = |name: &Option<String>| {
-            name.as_deref().map(|name| Column::named(name, record, at)).transpose()
+            name.as_deref().map(|name| Column::named(name, first, at)).transpose()
         };
+        let optional = |name: &Option<String>, usual: &[&str], taken: Option<&str>| {
+            Ok::<_, Error>(match Choice::of(name) {
+                Choice::LeftOut => None,
+                Choice::Named(name) => Some(Column::named(name, first, at)?),
+                Choice::Usual => first.recognized(usual, taken),
+            })
+        };
+        let mut bare = None;
         let texts = match named(&map.messages)? {
-            Some(column) => Texts::Messages(column),
-            None => {
-                // Looked for only where neither text is named: who names one means that form.
-                let conversation = || match (&map.problem, &map.solution) {
-                    (None, None) => Column::recognised(MESSAGES, record, None),
-                    _ => None,
-                };
-                let problem =
-                    named(&map.problem)?.or_else(|| Column::recognised(PROBLEM, record, None));
-                let taken = problem.as_ref().map(|column| column.name.as_str());
-                let solution =
-                    named(&map.solution)?.or_else(|| Column::recognised(SOLUTION, record, taken));
-                match (problem, solution) {
-                    (Some(problem), Some(solution)) => Texts::Pair {
-                        with_input: map.problem.is_none()
-                            && problem.name == INSTRUCTION
-                            && solution.name != INPUT,
-                        problem: TextColumn::new(problem, "problem", Speaker::User),
-                        solution: TextColumn::new(solution, "solution", Speaker::Assistant),
-                    },
-                    (problem, _) => match conversation() {
-                        Some(column) => Texts::Messages(column),
-                        None if problem.is_none() => {
-                            return Err(unrecognised("problem", PROBLEM, record, at));
-                        }
-                        None => return Err(unrecognised("solution", SOLUTION, record, at)),
-                    },
+            Some(column) => Texts::Messages { column, reasoning: TurnKey::of(map) },
+            None => match text_columns(map, first, at, &mut notes, &mut bare)? {
+                Found::Conversation(column) => {
+                    Texts::Messages { column, reasoning: TurnKey::of(map) }
                 }
-            }
+                Found::Pair { problem, solution, reasoning } => Texts::Pair {
+                    with_input: map.problem.is_none()
+                        && problem.name == INSTRUCTION
+                        && solution.name != INPUT,
+                    context: optional(&map.context, CONTEXT, Some(&solution.name))?,
+                    options: optional(&map.options, OPTIONS, Some(&solution.name))?,
+                    problem,
+                    solution,
+                    reasoning,
+                    keeps_reasoning: Choice::of(&map.reasoning) != Choice::LeftOut,
+                },
+            },
         };
         let solution = match &texts {
-            Texts::Pair { solution, .. } => Some(solution.column.name.as_str()),
-            Texts::Messages(_) => None,
+            Texts::Pair { solution, .. } => Some(solution.name.as_str()),
+            Texts::Messages { .. } => None,
         };
-        let answer = named(&map.answer)?.or_else(|| Column::recognised(ANSWER, record, solution));
-        let id = named(&map.id)?.or_else(|| Column::recognised(ID, record, None));
+        let mut answer = optional(&map.answer, ANSWER, solution)?;
+        if answer.is_none() && map.answer.is_none() {
+            // What looked like solutions and is bare final answers.
+            answer = bare.map(|name| Column { name, is_path: false });
+        }
+        let id = optional(&map.id, ID, None)?;
         let correct = named(&map.correct)?;
-        Ok(Self { texts, id, answer, correct })
+        let system = optional(&map.system, SYSTEM, None)?;
+        let keeps_system = Choice::of(&map.system) != Choice::LeftOut;
+        Ok(Self { texts, id, answer, correct, system, keeps_system, notes })
     }
 
-    /// The chosen columns for display.
-    pub(super) fn columns(&self) -> Columns {
+    /// The chosen columns for display, with the text columns among `texts` that are not used.
+    pub(super) fn columns(&self, texts: &[String]) -> Columns {
         let name = |column: &Option<Column>| column.as_ref().map(|column| column.name.clone());
         let mut columns = Columns {
             id: name(&self.id),
             answer: name(&self.answer),
             correct: name(&self.correct),
+            system: name(&self.system),
+            notes: self.notes.clone(),
             ..Columns::default()
         };
         match &self.texts {
-            Texts::Pair { problem, with_input, solution } => {
-                columns.problem = Some(problem.column.name.clone());
+            Texts::Pair { problem, with_input, context, options, solution, reasoning, .. } => {
+                columns.problem = Some(problem.name.clone());
                 columns.input = with_input.then(|| INPUT.to_owned());
-                columns.solution = Some(solution.column.name.clone());
+                columns.context = name(context);
+                columns.options = name(options);
+                columns.solution = Some(solution.name.clone());
+                columns.reasoning = name(reasoning);
             }
-            Texts::Messages(column) => columns.messages = Some(column.name.clone()),
-        }
-        columns
-    }
-
-    /// Takes one record apart; `system_turns` is raised by those that it holds.
-    ///
-    /// All types are checked before a record is left out as empty, so that a wrong file is not
-    /// taken for an empty one.
-    pub(super) fn take(
-        &mut self,
-        record: &Map<String, Value>,
-        at: &At<'_>,
-        system_turns: &mut usize,
-    ) -> Result<Taken> {
-        let (problem, solution) = match &mut self.texts {
-            Texts::Pair { problem, with_input, solution } => {
-                let mut text = problem.read(record, at, system_turns)?;
-                if let (true, Some(text)) = (*with_input, &mut text) {
-                    add_input(text, record, at)?;
+            Texts::Messages { column, reasoning } => {
+                columns.messages = Some(column.name.clone());
+                if let TurnKey::Named(name) = reasoning {
+                    columns.reasoning = Some(format!("{}.{name}", column.name));
                 }
-                (text, solution.read(record, at, system_turns)?)
             }
-            Texts::Messages(column) => read_conversation(column, record, at, system_turns)?,
-        };
-        let scalar = |column: &Option<Column>, key| match column {
-            Some(column) => read_scalar(column, key, record, at),
-            None => Ok(None),
-        };
-        let id = scalar(&self.id, "id")?;
-        let answer = scalar(&self.answer, "answer")?;
-        let is_wrong = match &self.correct {
-            Some(column) => !read_verdict(column, record, at)?,
-            None => false,
-        };
-        let present = |text: &String| !text.trim().is_empty();
-        let Some(problem) = problem.filter(present) else { return Ok(Taken::EmptyProblem) };
-        let Some(solution) = solution.filter(present) else { return Ok(Taken::EmptySolution) };
-        if is_wrong {
-            return Ok(Taken::Wrong);
         }
-        Ok(Taken::Record(CotRecord { id, problem, solution, answer }))
+        let is_used = |name: &String| {
+            columns.used().any(|used| used == name || used.split('.').next() == Some(name))
+        };
+        columns.unused = texts.iter().filter(|name| !is_used(name)).cloned().collect();
+        columns
     }
 }
 
+/// The columns of the two texts.
+enum Found {
+    Pair { problem: Column, solution: Column, reasoning: Option<Column> },
+    Conversation(Column),
+}
+
+/// Looks for the columns of problem and solution, or of conversations. `bare` becomes the column that
+/// looks like one of solutions and holds bare final answers, where another is taken.
+fn text_columns(
+    map: &ColumnMap,
+    first: &FirstRows<'_>,
+    at: &At<'_>,
+    notes: &mut Vec<String>,
+    bare: &mut Option<String>,
+) -> Result<Found> {
+    let named = |name: &Option<String>| {
+        name.as_deref().map(|name| Column::named(name, first, at)).transpose()
+    };
+    let problem = match named(&map.problem)? {
+        Some(column) => Some(column),
+        None => first.recognized(PROBLEM, map.solution.as_deref()),
+    };
+    let taken = problem.as_ref().map(|column| column.name.clone());
+    let taken = taken.as_deref();
+    let reasoning = || match Choice::of(&map.reasoning) {
+        Choice::LeftOut => Ok(None),
+        Choice::Named(name) => Column::named(name, first, at).map(Some),
+        Choice::Usual => Ok(first.recognized(&REASONING, taken)),
+    };
+    let usual = first.recognized(SOLUTION, taken);
+    if map.solution.is_none() && map.reasoning.is_none() {
+        let is_bare = usual.as_ref().is_none_or(|column| first.is_bare(&column.name));
+        let pair = PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)));
+        if let (true, Some([thinking, solution]), Some(_)) = (is_bare, pair, &problem) {
+            *bare = usual.map(|column| column.name);
+            let column = |name: &str| Column { name: name.to_owned(), is_path: name.contains('.') };
+            return Ok(Found::Pair {
+                problem: column(taken.unwrap_or_default()),
+                solution: column(solution),
+                reasoning: Some(column(thinking)),
+            });
+        }
+    }
+    let solution = match named(&map.solution)? {
+        Some(column) => Some(column),
+        None => usual.map(|usual| not_bare(usual, first, taken, notes, bare)),
+    };
+    match (problem, solution) {
+        (Some(problem), Some(solution)) => {
+            let reasoning = reasoning()?.filter(|column| column.name != solution.name);
+            Ok(Found::Pair { problem, solution, reasoning })
+        }
+        (problem, solution) => {
+            // Looked for only where neither text is named: who names one means that form.
+            let conversation = match (&map.problem, &map.solution) {
+                (None, None) => first.recognized(MESSAGES, None),
+                _ => None,
+            };
+            match conversation {
+                Some(column) => Ok(Found::Conversation(column)),
+                None if problem.is_none() => Err(unrecognized("problem", PROBLEM, first, at)),
+                None => {
+                    debug_assert!(solution.is_none());
+                    Err(unrecognized("solution", SOLUTION, first, at))
+                }
+            }
+        }
+    }
+}
+
+/// The column of solutions that was recognized, or another that may be one where it holds bare final
+/// answers.
+fn not_bare(
+    usual: Column,
+    first: &FirstRows<'_>,
+    taken: Option<&str>,
+    notes: &mut Vec<String>,
+    bare: &mut Option<String>,
+) -> Column {
+    if !first.is_bare(&usual.name) {
+        return usual;
+    }
+    let names: Vec<&str> = SOLUTION.iter().copied().filter(|name| *name != usual.name).collect();
+    let mut others = names
+        .iter()
+        .filter(|name| taken != Some(**name) && first.mostly_have(name) && !first.is_bare(name));
+    if let Some(other) = others.next() {
+        notes.push(format!(
+            "`{}` holds bare final answers, so `{other}` is read as the solution; \
+             solution={} reads the other",
+            usual.name, usual.name
+        ));
+        *bare = Some(usual.name);
+        return Column { name: (*other).to_owned(), is_path: false };
+    }
+    // Where nothing else could be a solution, short answers are what the file is about.
+    let longer =
+        |name: &String| *name != usual.name && taken != Some(name.as_str()) && !first.is_bare(name);
+    if first.texts().iter().any(longer) {
+        notes.push(format!(
+            "warning: the solutions in `{}` are bare final answers, without any working; if another \
+             column holds the answers to train on, name it with solution=<column> (and its \
+             reasoning with reasoning=<column>)",
+            usual.name
+        ));
+    }
+    usual
+}
+
 /// A column by the name it was given: a key of the record or a dotted path.
-struct Column {
-    name: String,
+pub(super) struct Column {
+    pub(super) name: String,
     is_path: bool,
 }
 
 impl Column {
-    /// A column that the user named; the first record must have it.
-    fn named(name: &str, record: &Map<String, Value>, at: &At<'_>) -> Result<Self> {
-        let is_path = !record.contains_key(name) && name.contains('.');
-        let column = Self { name: name.to_owned(), is_path };
-        column.value(record, at)?;
-        Ok(column)
+    /// A column that the user named; one of the first rows must have it.
+    fn named(name: &str, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
+        let is_key = first.rows.iter().any(|row| row.contains_key(name));
+        let column = Self { name: name.to_owned(), is_path: !is_key && name.contains('.') };
+        if first.rows.iter().any(|row| column.find(row).is_ok()) {
+            return Ok(column);
+        }
+        let reason = first.rows.first().and_then(|row| column.find(row).err()).unwrap_or_default();
+        let record = first.rows.first().copied();
+        Err(at.error(
+            Some(&column.name),
+            format!(
+                "the record lacks it{reason}; its columns are {}",
+                record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
+            ),
+            "Check the name's spelling, or leave it out to recognize the column by name",
+        ))
     }
 
-    /// The first of `names` that the record has, `taken` excepted.
-    fn recognised(
-        names: &[&str],
-        record: &Map<String, Value>,
-        taken: Option<&str>,
-    ) -> Option<Self> {
-        let name =
-            names.iter().find(|name| taken != Some(**name) && record.contains_key(**name))?;
-        Some(Self { name: (*name).to_owned(), is_path: false })
-    }
-
-    /// The column's value in one record; a null on the way makes it null.
-    fn value<'r>(&self, record: &'r Map<String, Value>, at: &At<'_>) -> Result<&'r Value> {
-        let missing = |reason: &str| {
-            let also = if at.is_first { "" } else { ", which the first record has" };
-            at.error(
-                Some(&self.name),
-                format!(
-                    "the record lacks it{also}{reason}; its columns are {}",
-                    at.columns_of(record)
-                ),
-                if at.is_first {
-                    "Check the name's spelling, or leave it out to recognise the column by name"
-                } else {
-                    "Give every record the same columns; null is fine where there is no value"
-                },
-            )
-        };
+    /// The column's value in one record; a null on the way makes it null. Where it is not there, why.
+    pub(super) fn find<'r>(
+        &self,
+        record: &'r Map<String, Value>,
+    ) -> Result<Cow<'r, Value>, String> {
         if !self.is_path {
-            return record.get(&self.name).ok_or_else(|| missing(""));
+            return record.get(&self.name).map(Cow::Borrowed).ok_or_else(String::new);
         }
         let mut steps = self.name.split('.');
         let first = steps.next().unwrap_or_default();
         let mut walked = first.len();
-        let mut value = record.get(first).ok_or_else(|| missing(""))?;
+        let mut value = record.get(first).map(Cow::Borrowed).ok_or_else(String::new)?;
         for step in steps {
-            value = match value {
-                Value::Null => return Ok(value),
-                Value::Object(object) => object.get(step),
-                Value::Array(list) => step.parse().ok().and_then(|index: usize| list.get(index)),
-                _ => None,
-            }
-            .ok_or_else(|| {
-                missing(&format!(
-                    ": `{}` is {}, without `{step}`",
-                    &self.name[..walked],
-                    described(value)
-                ))
-            })?;
+            let missing = || {
+                format!(": `{}` is {}, without `{step}`", &self.name[..walked], described(&value))
+            };
+            let next = match &value {
+                Cow::Borrowed(Value::Null) => return Ok(value),
+                Cow::Borrowed(value) => match value {
+                    // Data frames and CSV files hold lists as their text.
+                    Value::String(text) => messages::list_in(text)
+                        .and_then(|list| list.into_iter().nth(step.parse().ok()?))
+                        .map(Cow::Owned),
+                    value => within(value, step).map(Cow::Borrowed),
+                },
+                Cow::Owned(value) => within(value, step).cloned().map(Cow::Owned),
+            };
+            value = next.ok_or_else(missing)?;
             walked += 1 + step.len();
         }
         Ok(value)
     }
 }
 
-/// In which form a text column comes; one file has one form.
-#[derive(Clone, Copy, PartialEq)]
-enum Form {
-    Text,
-    Messages,
+/// The value of a column in one row, by its key or a dotted path.
+pub(crate) fn value_at<'r>(row: &'r Map<String, Value>, name: &str) -> Option<Cow<'r, Value>> {
+    let is_path = !row.contains_key(name) && name.contains('.');
+    Column { name: name.to_owned(), is_path }.find(row).ok()
 }
 
-/// A column of the problem or of the solution.
-struct TextColumn {
-    column: Column,
-    key: &'static str,
-    speaker: Speaker,
-    /// Settled by the first value that is not null.
-    form: Option<Form>,
-}
-
-impl TextColumn {
-    fn new(column: Column, key: &'static str, speaker: Speaker) -> Self {
-        Self { column, key, speaker, form: None }
-    }
-
-    /// The text; `None` for null.
-    fn read(
-        &mut self,
-        record: &Map<String, Value>,
-        at: &At<'_>,
-        system_turns: &mut usize,
-    ) -> Result<Option<String>> {
-        let value = self.column.value(record, at)?;
-        match value {
-            Value::Null => Ok(None),
-            Value::String(text) if self.form != Some(Form::Messages) => {
-                self.form = Some(Form::Text);
-                Ok(Some(text.clone()))
-            }
-            Value::Array(turns)
-                if self.form == Some(Form::Messages)
-                    || (self.form.is_none() && messages::is_conversation(turns)) =>
-            {
-                self.form = Some(Form::Messages);
-                let (text, systems) = messages::lone_turn(turns, self.speaker)
-                    .map_err(|fault| at.error(Some(&self.column.name), fault.what, fault.hint))?;
-                *system_turns += systems;
-                Ok(text)
-            }
-            _ => {
-                let expected = match self.form {
-                    None => "text",
-                    Some(Form::Text) => "text as in the records before",
-                    Some(Form::Messages) => "a list of messages as in the records before",
-                };
-                Err(wrong_type(&self.column, self.key, value, expected, record, at))
-            }
-        }
+/// An element of a list or an object.
+fn within<'v>(value: &'v Value, step: &str) -> Option<&'v Value> {
+    match value {
+        Value::Object(object) => object.get(step),
+        Value::Array(list) => step.parse().ok().and_then(|index: usize| list.get(index)),
+        _ => None,
     }
 }
 
-/// Puts Alpaca's `input` below its instruction. Unlike the other columns it may come and go:
-/// Alpaca files leave it out, or blank, where an instruction needs none.
-fn add_input(problem: &mut String, record: &Map<String, Value>, at: &At<'_>) -> Result<()> {
-    match record.get(INPUT) {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(input)) => {
-            // A blank instruction stays blank: its record is left out as one without a problem.
-            if !input.trim().is_empty() && !problem.trim().is_empty() {
-                problem.push_str("\n\n");
-                problem.push_str(input);
-            }
-            Ok(())
-        }
-        Some(value) => Err(at.error(
-            Some(INPUT),
-            format!(
-                "found {}, expected text; the record's columns are {}",
-                described(value),
-                at.columns_of(record)
-            ),
-            "Write the value as text, or name problem=instruction to read the instruction alone",
-        )),
+/// No column of the first rows bears a usual name.
+fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
+    let record = first.rows.first().copied();
+    let list = record.filter(|_| first.rows.len() == 1).and_then(list_of_records);
+    if let Some((list, count)) = list {
+        return at.error(None, records_under(list, count), list_hint(list));
     }
-}
-
-/// Problem and solution of a conversation; `None` where one is null.
-fn read_conversation(
-    column: &Column,
-    record: &Map<String, Value>,
-    at: &At<'_>,
-    system_turns: &mut usize,
-) -> Result<(Option<String>, Option<String>)> {
-    match column.value(record, at)? {
-        Value::Null => Ok((None, None)),
-        Value::Array(turns) => {
-            let exchange = messages::exchange(turns)
-                .map_err(|fault| at.error(Some(&column.name), fault.what, fault.hint))?;
-            *system_turns += exchange.system_turns;
-            Ok((exchange.problem, exchange.solution))
-        }
-        value => Err(wrong_type(column, "messages", value, "a list of messages", record, at)),
-    }
-}
-
-/// Whether a solution is right.
-fn read_verdict(column: &Column, record: &Map<String, Value>, at: &At<'_>) -> Result<bool> {
-    let value = column.value(record, at)?;
-    match (value, value.as_f64()) {
-        (Value::Bool(verdict), _) => Ok(*verdict),
-        (_, Some(1.0)) => Ok(true),
-        (_, Some(0.0)) => Ok(false),
-        _ => Err(at.error(
-            Some(&column.name),
-            format!("`correct` is {value}"),
-            "Give true or false, or 1 or 0, in every record",
-        )),
-    }
-}
-
-/// An id or a gold answer as text.
-fn read_scalar(
-    column: &Column,
-    key: &'static str,
-    record: &Map<String, Value>,
-    at: &At<'_>,
-) -> Result<Option<String>> {
-    match column.value(record, at)? {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok((!text.trim().is_empty()).then(|| text.clone())),
-        Value::Number(number) => Ok(Some(number.to_string())),
-        value => Err(wrong_type(column, key, value, "text or a number", record, at)),
-    }
-}
-
-/// A column that holds something else than it should.
-fn wrong_type(
-    column: &Column,
-    key: &str,
-    value: &Value,
-    expected: &str,
-    record: &Map<String, Value>,
-    at: &At<'_>,
-) -> Error {
-    let name = &column.name;
-    let hint = match value {
-        Value::Array(list) if !list.is_empty() && key != "messages" => {
-            format!("Name one element of the list, for example {key}={name}.0")
-        }
-        Value::Object(object) if !object.is_empty() => {
-            // A name that would have to be shortened could not be copied.
-            let inner = object.keys().find(|name| name.len() <= 40);
-            let inner = inner.map_or("<field>", String::as_str);
-            format!("Name one field of the object, for example {key}={name}.{inner}")
-        }
-        _ => format!("Write the value as {expected}, or name another column with {key}=<column>"),
-    };
-    at.error(
-        Some(name),
-        format!(
-            "found {}, expected {expected}; the record's columns are {}",
-            described(value),
-            at.columns_of(record)
-        ),
-        hint,
-    )
-}
-
-/// No column of the first record bears a usual name.
-fn unrecognised(key: &str, names: &[&str], record: &Map<String, Value>, at: &At<'_>) -> Error {
     at.error(
         None,
         format!(
-            "no column is recognised as the {key}; the record's columns are {}",
-            at.columns_of(record)
+            "no column is recognized as the {key}; the record's columns are {}",
+            record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
         ),
         format!(
-            "Name it with {key}=<column>; recognised are {}, and conversations in {}",
+            "Name it with {key}=<column>; recognized are {}, and conversations in {}",
             quoted(names.iter().copied()),
             quoted(MESSAGES.iter().copied())
         ),

@@ -7,7 +7,8 @@
 
 use super::ledger::Ledger;
 use super::pairs::Pairs;
-use super::template::{PromptTemplate, RowTokens};
+use super::record::CotRecord;
+use super::template::{Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use super::top_tokens::TopTokens;
 use crate::error::{Error, Result};
@@ -146,9 +147,10 @@ impl Encoded {
                     .par_chunks(TOGETHER)
                     .map(|part| {
                         let answer = |&index: &usize| {
-                            (records[index].problem.as_str(), records[index].solution.as_str())
+                            let CotRecord { system, problem, solution, .. } = &records[index];
+                            (Prompt { system: system.as_deref(), problem }, solution.as_str())
                         };
-                        let answers: Vec<(&str, &str)> = part.iter().map(answer).collect();
+                        let answers: Vec<(Prompt<'_>, &str)> = part.iter().map(answer).collect();
                         let rows = template.rows(tokenizer, &answers).into_iter().zip(part);
                         rows.map(|(row, &index)| {
                             let row = row.map_err(|error| error.within(&source.label(index)))?;

@@ -1,26 +1,45 @@
 //! What became of every record: nothing is dropped, cut or left unpaired without a line here.
 
+use super::left_out::LeftOut;
+use super::record::Columns;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What became of the records of one source.
 ///
-/// Every record read is counted once in `empty_problems`, `empty_solutions`, `wrong`, `duplicates`,
-/// `unmatched`, `too_long` or `usable`; `cut` and `id_conflicts` are remarks on records that are
-/// counted elsewhere.
+/// Every record read is counted once in `left_out`, `wrong`, `without_verdict`, `duplicates`,
+/// `unmatched`, `too_long` or `usable`; the other counts are remarks on records that are counted
+/// there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceLedger {
     /// The source's name.
     pub name: String,
     /// Records in the file.
     pub read: usize,
-    /// Left out: the problem is empty.
+    /// The columns that are used, and those with text that are not; `None` for records that come
+    /// from no file.
+    #[serde(default)]
+    pub columns: Option<Columns>,
+    /// Left out: unusable, by reason.
+    #[serde(default)]
+    pub left_out: LeftOut,
+    /// Of those: the problem is empty.
     pub empty_problems: usize,
-    /// Left out: the solution is empty.
+    /// Of those: the solution is empty.
     pub empty_solutions: usize,
     /// Left out: the solution is marked as wrong.
     #[serde(default)]
     pub wrong: usize,
+    /// Left out: the column that says whether the solution is right says nothing.
+    #[serde(default)]
+    pub without_verdict: usize,
+    /// Records with a system text of their own.
+    #[serde(default)]
+    pub with_system: usize,
+    /// Escapes of half a character, read as U+FFFD.
+    #[serde(default)]
+    pub broken_characters: usize,
     /// Left out: the source already answers this problem (the first answer is kept).
     pub duplicates: usize,
     /// Left out: another source does not answer this problem, and only problems that all answer
@@ -38,12 +57,66 @@ pub struct SourceLedger {
 }
 
 impl SourceLedger {
+    /// Records that cannot be used. Ledgers of earlier versions have counts of empty ones alone.
+    pub fn unusable(&self) -> usize {
+        self.left_out.rows().max(self.empty_problems + self.empty_solutions)
+    }
+
+    /// The lines about it below the table.
+    fn remarks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        if let Some(columns) = &self.columns {
+            writeln!(f, "{name}: columns {columns}")?;
+            if !columns.unused.is_empty() {
+                let unused = columns.unused.join(", ");
+                writeln!(f, "{name}: columns with text that are not used: {unused}")?;
+            }
+            columns.notes.iter().try_for_each(|note| writeln!(f, "{name}: {note}"))?;
+        }
+        if self.with_system > 0 {
+            writeln!(f, "{name}: {} with a system text of their own", self.with_system)?;
+        }
+        if self.broken_characters > 0 {
+            let count = self.broken_characters;
+            writeln!(f, "{name}: {count} halves of characters (lone surrogates) read as U+FFFD")?;
+        }
+        if !self.left_out.is_empty() {
+            writeln!(f, "{name}: unusable and left out: {}", self.left_out)?;
+        }
+        if self.wrong > 0 {
+            writeln!(f, "{name}: {} marked as wrong and left out", self.wrong)?;
+        }
+        if self.without_verdict > 0 {
+            let count = self.without_verdict;
+            writeln!(f, "{name}: {count} without a verdict (null) and left out")?;
+        }
+        if self.id_conflicts > 0 {
+            writeln!(f, "{name}: {} ids that name another problem elsewhere", self.id_conflicts)?;
+        }
+        Ok(())
+    }
+
+    /// Why none of its records is left, in the words of its counts.
+    pub(crate) fn where_they_went(&self) -> String {
+        let counts = [
+            (self.unusable(), "unusable"),
+            (self.wrong, "marked as wrong"),
+            (self.without_verdict, "without a verdict"),
+            (self.duplicates, "duplicate"),
+            (self.unmatched, "of problems that another source does not answer"),
+            (self.too_long, "longer than data.max_length"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+        format!("of its {} records, {}", self.read, counts.join(", "))
+    }
+
     /// Whether every record read is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.read
-            == self.empty_problems
-                + self.empty_solutions
+            == self.unusable()
                 + self.wrong
+                + self.without_verdict
                 + self.duplicates
                 + self.unmatched
                 + self.too_long
@@ -68,6 +141,27 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Refuses sources of which no record is left.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] that says what became of the records of the first one.
+    pub fn check_sources(&self) -> Result<()> {
+        match self.sources.iter().find(|source| source.usable == 0) {
+            None => Ok(()),
+            Some(source) => Err(Error::Pairing {
+                what: format!(
+                    "source `{}` has no row left: {}",
+                    source.name,
+                    source.where_they_went()
+                ),
+                hint:
+                    "Raise data.max_length or choose another data.too_long, give other files, or \
+                       leave the source out"
+                        .into(),
+            }),
+        }
+    }
+
     /// Whether every record and every problem is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.sources.iter().all(SourceLedger::adds_up)
@@ -81,21 +175,18 @@ impl fmt::Display for Ledger {
         writeln!(
             f,
             "{:width$} {:>8} {:>8} {:>10} {:>10} {:>9} {:>8} {:>8}",
-            "source", "read", "empty", "duplicate", "unmatched", "too long", "usable", "(cut)"
+            "source", "read", "left out", "duplicate", "unmatched", "too long", "usable", "(cut)"
         )?;
         for s in &self.sources {
-            let empty = s.empty_problems + s.empty_solutions;
+            let left_out = s.unusable() + s.wrong + s.without_verdict;
             writeln!(
                 f,
                 "{:width$} {:>8} {:>8} {:>10} {:>10} {:>9} {:>8} {:>8}",
-                s.name, s.read, empty, s.duplicates, s.unmatched, s.too_long, s.usable, s.cut
+                s.name, s.read, left_out, s.duplicates, s.unmatched, s.too_long, s.usable, s.cut
             )?;
         }
-        for s in self.sources.iter().filter(|s| s.wrong > 0) {
-            writeln!(f, "{}: {} more are marked as wrong and left out", s.name, s.wrong)?;
-        }
-        for s in self.sources.iter().filter(|s| s.id_conflicts > 0) {
-            writeln!(f, "{}: {} ids that name another problem elsewhere", s.name, s.id_conflicts)?;
+        for s in &self.sources {
+            s.remarks(f)?;
         }
         write!(
             f,

@@ -6,7 +6,7 @@
 //! problem 1   rec 1    -          in their sources and are never copied
 //! ```
 
-use super::columns::ColumnMap;
+use super::column_map::ColumnMap;
 use super::ledger::{Ledger, SourceLedger};
 use super::read::read_records;
 use super::record::CotRecord;
@@ -46,19 +46,30 @@ impl Source {
         Self { name, records, lines: vec![], ledger }
     }
 
-    /// Reads a JSONL, JSON or Parquet file.
+    /// Reads a JSONL, JSON or Parquet file, of whose records a share of `max_left_out` may be
+    /// unusable.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Data`] as [`read_records`] gives them.
-    pub fn read(name: impl Into<String>, path: &Path, columns: &ColumnMap) -> Result<Self> {
-        let read = read_records(path, columns)?;
+    pub fn read(
+        name: impl Into<String>,
+        path: &Path,
+        columns: &ColumnMap,
+        max_left_out: f64,
+    ) -> Result<Self> {
+        let read = read_records(path, columns, max_left_out)?;
         let name = name.into();
         let ledger = SourceLedger {
             name: name.clone(),
             read: read.read,
+            columns: Some(read.columns),
+            left_out: read.left_out,
             empty_problems: read.empty_problems,
             empty_solutions: read.empty_solutions,
             wrong: read.wrong,
+            without_verdict: read.without_verdict,
+            with_system: read.with_system,
+            broken_characters: read.broken_characters,
             ..Default::default()
         };
         Ok(Self { name, records: read.records, lines: read.lines, ledger })
@@ -267,6 +278,16 @@ impl Pairs {
         problem_text(&self.sources, &self.table[problem * width..][..width])
     }
 
+    /// The system text of a problem, where all sources that answer it have the same.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn system(&self, problem: usize) -> Option<&str> {
+        let mut records = (0..self.sources.len()).filter_map(|s| self.record(problem, s));
+        let first = records.next()?.system.as_deref()?;
+        records.all(|record| record.system.as_deref() == Some(first)).then_some(first)
+    }
+
     /// The reference answer of a problem, from the first record that has one.
     ///
     /// # Panics
@@ -354,8 +375,9 @@ fn check_sources(sources: &[Source]) -> Result<()> {
             return pairing(what, "Give each source its own name");
         }
         if source.records.is_empty() {
-            let what = format!("source `{}` has no usable record", source.name);
-            return pairing(what, "Its file has only empty problems or empty solutions, or none");
+            let went = source.ledger.where_they_went();
+            let what = format!("source `{}` has no usable record: {went}", source.name);
+            return pairing(what, "Check that it is the right file and that its columns are right");
         }
         if source.records.len() >= ABSENT as usize {
             let what = format!("source `{}` has more than 4 billion records", source.name);

@@ -6,18 +6,15 @@
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
 
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Type as Physical};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Map, Number, Value};
 
-use super::collect::{Collector, Unit, no_records};
-use super::columns::ColumnMap;
-use super::record::Records;
+use super::rows::{FileColumn, RowAt, RowSink, Unit, no_records};
 use crate::error::{Error, Place, Result};
 
 /// How to write a file that this reader takes.
@@ -25,35 +22,33 @@ const REWRITE: &str = "Fetch or write the file again, for example with pandas: \
      frame.to_parquet(path, compression=\"snappy\")";
 
 /// Reads a file that begins with Parquet's magic.
-pub(super) fn read(file: File, path: &Path, map: &ColumnMap) -> Result<Records> {
+pub(super) fn read(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
     // The crate checks some invariants of the format by `assert!` and `panic!`, which a damaged
-    // file can trip. Nothing of what is unwound here is used again.
-    panic::catch_unwind(AssertUnwindSafe(|| read_rows(file, path, map))).unwrap_or_else(|_| {
+    // file can trip. The caller drops the sink then, with the error.
+    panic::catch_unwind(AssertUnwindSafe(|| read_rows(file, path, sink))).unwrap_or_else(|_| {
         Err(Error::data(Place::file(path), "the Parquet file is damaged", REWRITE))
     })
 }
 
-fn read_rows(file: File, path: &Path, map: &ColumnMap) -> Result<Records> {
+fn read_rows(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
     let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, &error, None))?;
     if reader.metadata().file_metadata().num_rows() == 0 {
         return Err(no_records(path));
     }
     let schema = reader.metadata().file_metadata().schema();
-    let mut collector = Collector::new(path, map, Unit::Row);
-    collector
-        .set_columns(schema.get_fields().iter().map(|field| field.name().to_owned()).collect());
-    let fields: Vec<TypePtr> = schema
+    let columns = schema
         .get_fields()
         .iter()
-        .filter(|field| map.may_read(field.name()))
-        .map(Arc::clone)
-        .collect();
+        .map(|field| FileColumn { name: field.name().to_owned(), is_text: is_text(field) });
+    sink.columns(columns.collect());
+    let fields: Vec<TypePtr> =
+        schema.get_fields().iter().filter(|field| sink.wants(field.name())).cloned().collect();
+    let at = |number: usize| RowAt { path, number, unit: Unit::Row };
     if fields.is_empty() {
-        // The collector words what is missing.
-        collector.push(1, &Value::Object(Map::new()))?;
-        return collector.finish();
+        // The sink words what is missing.
+        return sink.row(at(1), Map::new());
     }
-    check_compression(&reader, path, map)?;
+    check_compression(&reader, path, sink)?;
     let projection = Type::group_type_builder(schema.name())
         .with_fields(fields)
         .build()
@@ -62,21 +57,32 @@ fn read_rows(file: File, path: &Path, map: &ColumnMap) -> Result<Records> {
         RowIter::from_file(Some(projection), &reader).map_err(|e| damaged(path, &e, None))?;
     for (index, row) in rows.enumerate() {
         let row = row.map_err(|error| damaged(path, &error, Some(index + 1)))?;
-        collector.push(index + 1, &object(row.into_columns()))?;
+        if u32::try_from(index + 1).is_err() {
+            return Err(at(index + 1).error("too many records for one file", "Split the file"));
+        }
+        sink.row(at(index + 1), object(row.into_columns()))?;
     }
-    collector.finish()
+    Ok(())
+}
+
+/// Whether a column holds text, itself or within.
+fn is_text(field: &Type) -> bool {
+    match field {
+        Type::PrimitiveType { physical_type, .. } => *physical_type == Physical::BYTE_ARRAY,
+        Type::GroupType { fields, .. } => fields.iter().any(|field| is_text(field)),
+    }
 }
 
 /// Names the codec that this build lacks, and how to do without.
 fn check_compression(
     reader: &SerializedFileReader<File>,
     path: &Path,
-    map: &ColumnMap,
+    sink: &dyn RowSink,
 ) -> Result<()> {
     for group in reader.metadata().row_groups() {
         for column in group.columns() {
             let parts = column.column_path().parts();
-            if !parts.first().is_some_and(|name| map.may_read(name)) {
+            if !parts.first().is_some_and(|name| sink.wants(name)) {
                 continue;
             }
             match column.compression() {
@@ -110,8 +116,8 @@ fn damaged(path: &Path, error: &parquet::errors::ParquetError, row: Option<usize
     Error::data(place, format!("the Parquet file cannot be read: {text}"), REWRITE)
 }
 
-fn object(fields: Vec<(String, Field)>) -> Value {
-    Value::Object(fields.into_iter().map(|(name, field)| (name, value(field))).collect())
+fn object(fields: Vec<(String, Field)>) -> Map<String, Value> {
+    fields.into_iter().map(|(name, field)| (name, value(field))).collect()
 }
 
 /// A field as the JSON value that a record would hold; dates and times come as their display.
@@ -137,7 +143,7 @@ fn value(field: Field) -> Value {
             Ok(text) => text.into(),
             Err(_) => bytes.data().to_vec().into(),
         },
-        Field::Group(row) => object(row.into_columns()),
+        Field::Group(row) => Value::Object(object(row.into_columns())),
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         Field::MapInternal(map) => Value::Object(
             map.entries()

@@ -4,15 +4,21 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::left_out::LeftOut;
+
 /// One problem with one worked solution, the unit that every later stage takes.
 ///
-/// The texts stand as they stood in the file: nothing is trimmed or rewritten.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The texts stand as they stood in the file: nothing is trimmed or rewritten. Reasoning that stands
+/// beside an answer is part of the solution, in `<think>` marks before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
     /// The record's own name in its data set. A number in the file is turned to text; a blank or
     /// null one is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The system's text in its conversation, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The problem as the model is asked it.
     pub problem: String,
     /// The chain of thought with its final answer: the text that is trained on.
@@ -26,7 +32,7 @@ pub struct CotRecord {
 /// What [`read_records`](super::read_records) found in one file.
 ///
 /// Every record of the file is in exactly one place:
-/// `read = records.len() + empty_problems + empty_solutions + wrong`.
+/// `read = records.len() + left_out.rows() + wrong + without_verdict`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
     /// The usable records, in the file's order.
@@ -38,14 +44,20 @@ pub struct Records {
     pub columns: Columns,
     /// Lines of a JSONL file that hold nothing but white space.
     pub blank_lines: usize,
-    /// Records left out because the problem is blank or null.
+    /// Records that cannot be used, by reason.
+    pub left_out: LeftOut,
+    /// Of those, records whose problem is blank or null.
     pub empty_problems: usize,
-    /// Records left out because the solution is blank or null, the problem being there.
+    /// Of those, records whose solution is blank or null, the problem being there.
     pub empty_solutions: usize,
     /// Records left out because their solution is marked as wrong.
     pub wrong: usize,
-    /// System turns in conversations; they are not part of any record.
-    pub system_turns: usize,
+    /// Records left out because the column that says whether their solution is right says nothing.
+    pub without_verdict: usize,
+    /// Records with a system text.
+    pub with_system: usize,
+    /// Escapes of half a character (lone surrogates), read as U+FFFD.
+    pub broken_characters: usize,
     /// Records in the file.
     pub read: usize,
 }
@@ -53,7 +65,7 @@ pub struct Records {
 /// The columns that a file's texts were taken from, named as in the file.
 ///
 /// Displayed as `problem=question, solution=answer`; a pair of columns that are joined as
-/// `problem=instruction+input`.
+/// `problem=instruction+input`. Unused columns and notes are not part of the display.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
     /// The problem's column; `None` where `messages` holds both texts.
@@ -71,13 +83,56 @@ pub struct Columns {
     /// The column that says whether a solution is right, where it was named.
     #[serde(default)]
     pub correct: Option<String>,
+    /// The column of reasoning that comes before the solution; of conversations, where it was named.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// The column of system texts beside the others.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// The column that stands before the problem.
+    #[serde(default)]
+    pub context: Option<String>,
+    /// The column of options, which stand below the problem.
+    #[serde(default)]
+    pub options: Option<String>,
+    /// Columns with text that are not used.
+    #[serde(default)]
+    pub unused: Vec<String>,
+    /// What is worth knowing of the choice.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+impl Columns {
+    /// The names of the columns that are used.
+    pub(super) fn used(&self) -> impl Iterator<Item = &str> {
+        [
+            &self.problem,
+            &self.input,
+            &self.solution,
+            &self.messages,
+            &self.id,
+            &self.answer,
+            &self.correct,
+            &self.reasoning,
+            &self.system,
+            &self.context,
+            &self.options,
+        ]
+        .into_iter()
+        .filter_map(|name| name.as_deref())
+    }
 }
 
 impl fmt::Display for Columns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = [
             ("messages", &self.messages),
+            ("system", &self.system),
+            ("context", &self.context),
             ("problem", &self.problem),
+            ("options", &self.options),
+            ("reasoning", &self.reasoning),
             ("solution", &self.solution),
             ("answer", &self.answer),
             ("id", &self.id),

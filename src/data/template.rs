@@ -13,25 +13,54 @@ pub struct RowTokens {
     pub prompt: usize,
 }
 
+/// What a model is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prompt<'a> {
+    /// The system's text, where the conversation has one of its own.
+    pub system: Option<&'a str>,
+    /// The problem.
+    pub problem: &'a str,
+}
+
+impl<'a> From<&'a str> for Prompt<'a> {
+    fn from(problem: &'a str) -> Self {
+        Self { system: None, problem }
+    }
+}
+
+impl<'a> From<&'a String> for Prompt<'a> {
+    fn from(problem: &'a String) -> Self {
+        problem.as_str().into()
+    }
+}
+
 /// Lays out a prompt and an answer.
 pub trait PromptTemplate: Send + Sync {
     /// The tokens before the answer, as they are when the model is asked.
     ///
     /// # Errors
-    /// Where the problem cannot be laid out.
-    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>>;
+    /// Where the prompt cannot be laid out.
+    fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>>;
 
     /// The tokens of [`PromptTemplate::prompt`], then those of the answer and of its end.
     ///
     /// # Errors
-    /// Where the problem or the answer cannot be laid out.
-    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens>;
+    /// Where the prompt or the answer cannot be laid out.
+    fn row(
+        &self,
+        tokenizer: &TextTokenizer,
+        prompt: Prompt<'_>,
+        solution: &str,
+    ) -> Result<RowTokens>;
 
-    /// The rows of several problems and answers, in their order: the same as
+    /// The rows of several prompts and answers, in their order: the same as
     /// [`PromptTemplate::row`] gives for each, where that is faster together.
-    fn rows(&self, tokenizer: &TextTokenizer, answers: &[(&str, &str)]) -> Vec<Result<RowTokens>> {
-        let row = |(problem, solution): &(&str, &str)| self.row(tokenizer, problem, solution);
-        answers.iter().map(row).collect()
+    fn rows(
+        &self,
+        tokenizer: &TextTokenizer,
+        answers: &[(Prompt<'_>, &str)],
+    ) -> Vec<Result<RowTokens>> {
+        answers.iter().map(|(prompt, solution)| self.row(tokenizer, *prompt, solution)).collect()
     }
 
     /// The token that ends an answer.
@@ -45,7 +74,7 @@ pub trait PromptTemplate: Send + Sync {
 /// ```
 /// use mixdistill::data::PlainTemplate;
 /// let template = PlainTemplate::default();
-/// assert_eq!(template.prompt_text("1 + 1?"), "Problem:\n1 + 1?\n\nSolution:\n");
+/// assert_eq!(template.prompt_text("1 + 1?".into()), "Problem:\n1 + 1?\n\nSolution:\n");
 /// assert_eq!(template.answer_text(" 2\n"), "2");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,14 +94,15 @@ impl Default for PlainTemplate {
 
 impl PlainTemplate {
     /// The text before the answer.
-    pub fn prompt_text(&self, problem: &str) -> String {
-        format!("{}{}{}", self.before, problem.trim(), self.between)
+    pub fn prompt_text(&self, prompt: Prompt<'_>) -> String {
+        let system = prompt.system.map_or(String::new(), |text| format!("{}\n\n", text.trim()));
+        format!("{system}{}{}{}", self.before, prompt.problem.trim(), self.between)
     }
 
     /// The layout as a chat template, for tools that read the model's folder; such tools put no BOS
-    /// token before what a template gives, so it stands in there where the tokenizer has one. The
-    /// system's messages have no place in it.
-    pub fn to_jinja(&self, tokenizer: &TextTokenizer) -> String {
+    /// token before what a template gives, so it stands in there where the tokenizer has one.
+    /// Messages of the system have a place in it with `systems`.
+    pub fn to_jinja(&self, tokenizer: &TextTokenizer, systems: bool) -> String {
         // A JSON text is a text in Jinja too.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let begin = tokenizer.bos_text();
@@ -80,9 +110,16 @@ impl PlainTemplate {
             true => begin,
             false => format!("{{{{- {} }}}}\n", quoted(&begin)),
         };
+        let system = match systems {
+            true => {
+                "{%- if message.role == 'system' %}{{ message.content | trim + '\\n\\n' }}\n\
+                 {%- elif "
+            }
+            false => "{%- if ",
+        };
         format!(
             "{begin}{{%- for message in messages %}}\n\
-             {{%- if message.role == 'user' %}}{{{{ {} + message.content | trim + {} }}}}\n\
+             {system}message.role == 'user' %}}{{{{ {} + message.content | trim + {} }}}}\n\
              {{%- elif message.role == 'assistant' %}}{{{{ message.content | trim + eos_token }}}}\n\
              {{%- endif %}}\n\
              {{%- endfor %}}",
@@ -98,12 +135,17 @@ impl PlainTemplate {
 }
 
 impl PromptTemplate for PlainTemplate {
-    fn prompt(&self, tokenizer: &TextTokenizer, problem: &str) -> Result<Vec<u32>> {
-        Ok(tokenizer.with_bos(tokenizer.encode(&self.prompt_text(problem))?))
+    fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>> {
+        Ok(tokenizer.with_bos(tokenizer.encode(&self.prompt_text(prompt))?))
     }
 
-    fn row(&self, tokenizer: &TextTokenizer, problem: &str, solution: &str) -> Result<RowTokens> {
-        let mut tokens = self.prompt(tokenizer, problem)?;
+    fn row(
+        &self,
+        tokenizer: &TextTokenizer,
+        prompt: Prompt<'_>,
+        solution: &str,
+    ) -> Result<RowTokens> {
+        let mut tokens = self.prompt(tokenizer, prompt)?;
         let prompt = tokens.len();
         tokens.extend(tokenizer.encode(self.answer_text(solution))?);
         tokens.push(tokenizer.end_token());

@@ -400,11 +400,23 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.plain.decode(tokens, true).map_err(|e| Error::Tokenizer {
+        self.decoded(tokens, true)
+    }
+
+    fn decoded(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
+        self.plain.decode(tokens, skip_special).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot decode {} tokens: {e}", tokens.len()),
             hint: "Check that the file belongs to the model".into(),
         })
+    }
+
+    /// The text of tokens, special ones among it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
+    pub fn decode_all(&self, tokens: &[u32]) -> Result<String> {
+        self.decoded(tokens, false)
     }
 
     /// The `tokenizer.json` as text.

@@ -1,8 +1,10 @@
-//! Benchmarks in JSONL, in the shapes that they are met in.
+//! Benchmarks in the shapes that they are published in.
 //!
 //! | benchmark | problem | answer |
 //! | --- | --- | --- |
 //! | MATH-500, AIME24, AMC23, GaoKao | `problem` or `question` | `answer` |
+//! | OpenMathReasoning | `problem` | `expected_answer` |
+//! | DAPO | `prompt`, a list of messages | `reward_model.ground_truth` |
 //! | GSM8K | `question` | `answer`, with its working and `#### n` |
 //! | SVAMP | `Body` and `Question` | `Answer` |
 //! | MAWPS | `input` | `target` |
@@ -12,12 +14,15 @@
 //! | MMLU | `question`, `choices`, a list | `answer`, a place in it, counted from 0 |
 //! | MedQA | `question`, `options`, an object of letters | `answer`, the text of an option |
 
+use super::benchmark_rows::BenchmarkRows;
 use super::grade::Question;
 use super::math::{Extractor, extract, final_answer, same_answer};
-use crate::error::{Error, Place, Result};
+use crate::data::problem_text::plain_text;
+use crate::data::rows::read_rows;
+use crate::data::{ColumnMap, LeftOut};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::collections::HashMap;
+use serde_json::Value;
 use std::path::Path;
 
 /// What a model is asked beside the problem, so that its answer can be found.
@@ -41,6 +46,11 @@ pub enum AnswerKind {
 }
 
 impl AnswerKind {
+    /// SHIM
+    pub fn answer_after(self, text: &str, _opened: bool) -> Option<String> {
+        self.answer(text)
+    }
+
     /// The final answer of a text, if there is one.
     pub fn answer(self, text: &str) -> Option<String> {
         match self {
@@ -63,10 +73,13 @@ impl AnswerKind {
 }
 
 /// One problem.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchmarkProblem {
     /// Its name in the file, or its line.
     pub id: String,
+    /// The system's text, where it comes with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Its text, with context and options where it has them.
     pub problem: String,
     /// The reference answer.
@@ -79,8 +92,19 @@ pub struct BenchmarkProblem {
     pub row: usize,
 }
 
-/// A benchmark.
+/// A row of a benchmark that is left out, so that an answer to it can be told from one to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedRow {
+    /// Its row in the file, counted from 1.
+    pub row: usize,
+    /// Its id, where it has one.
+    pub id: Option<String>,
+    /// Its problem, where it has one.
+    pub problem: Option<String>,
+}
+
+/// A benchmark.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Benchmark {
     /// Its name: that of the file without its ending.
     pub name: String,
@@ -92,55 +116,38 @@ pub struct Benchmark {
     /// Lines of rows that are left out, since they have no answer.
     #[serde(default)]
     pub without_answer: Vec<usize>,
+    /// Rows that are left out since they cannot be used, by reason.
+    #[serde(default)]
+    pub left_out: LeftOut,
+    /// All rows that are left out.
+    #[serde(default)]
+    pub skipped: Vec<SkippedRow>,
 }
 
 impl Benchmark {
-    /// Reads a JSONL file.
+    /// Reads a file of problems: JSONL, a JSON array or (feature `parquet`) Parquet.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] with the line for a row without a problem, or whose answer is
-    /// none of its options; or a file in which no row has an answer.
+    /// As [`Benchmark::read_with`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let (mut problems, mut without_answer) = (vec![], vec![]);
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let mut ids = HashMap::new();
-        let mut has_ids = true;
-        for (row_number, (index, line)) in lines.enumerate() {
-            let failed = |what: String| {
-                let hint = "A row has a problem (problem, question, input) and an answer (answer, \
-                            target, final_answer, solution); of a list of options it is a letter, \
-                            the text of one option, or its place counted from 0";
-                Error::data(Place::line(path, index + 1), what, hint)
-            };
-            let row: Map<String, Value> = serde_json::from_str(line)
-                .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
-            let Some((mut problem, named)) = problem(&row, index + 1).map_err(failed)? else {
-                without_answer.push(index + 1);
-                continue;
-            };
-            problem.row = row_number + 1;
-            has_ids &= named;
-            if let Some(other) = ids.insert(problem.id.clone(), index + 1) {
-                return Err(failed(format!("its id `{}` is that of line {other}", problem.id)));
-            }
-            problems.push(problem);
-        }
-        if problems.is_empty() {
-            let what = match without_answer.first() {
-                Some(line) => format!("no row has an answer; the first is line {line}"),
-                None => "it has no rows".into(),
-            };
-            let hint = "An answer is in answer, target, final_answer, or in a box in solution";
-            return Err(Error::data(Place::file(path), what, hint));
-        }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, problems, has_ids, without_answer })
+        Self::read_with(path, &ColumnMap::default())
     }
 
-    /// Rows of the file, those without an answer included.
+    /// Reads a file of problems whose columns are named: `problem`, `answer`, `id`, `context` and
+    /// `options`; a `solution` is where the answer's box is looked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] where more rows than [`MAX_LEFT_OUT`] allows cannot be used (no
+    /// problem, an answer that is none of the options), two have the same id, or none has an answer.
+    pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
+        let mut rows = BenchmarkRows::new(path, columns)?;
+        read_rows(path, &mut rows)?;
+        rows.finish()
+    }
+
+    /// Rows of the file, those that are left out included.
     pub fn rows(&self) -> usize {
-        self.problems.len() + self.without_answer.len()
+        self.problems.len() + self.skipped.len()
     }
 
     /// The first problems, where a limit is given.
@@ -154,71 +161,28 @@ impl Benchmark {
     pub fn of_questions(name: &str, questions: &[Question], kind: AnswerKind) -> Self {
         let problem = |(index, question): (usize, &Question)| BenchmarkProblem {
             id: (index + 1).to_string(),
+            system: question.system.clone(),
             problem: question.problem.clone(),
             reference: question.reference.clone(),
             kind,
             row: index + 1,
         };
         let problems = questions.iter().enumerate().map(problem).collect();
-        Self { name: name.to_owned(), problems, has_ids: false, without_answer: vec![] }
-    }
-}
-
-/// The first of these that is there and says something.
-fn field<'a>(row: &'a Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
-    names.iter().filter_map(|name| row.get(*name)).find(|value| match value {
-        Value::Null => false,
-        Value::String(text) => !text.trim().is_empty(),
-        _ => true,
-    })
-}
-
-/// A string or a number as text; 27.0 is 27.
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.trim().to_owned()),
-        Value::Number(number) => Some(match number.as_f64() {
-            Some(x) if x.fract() == 0.0 && x.abs() < 1e15 => format!("{x:.0}"),
-            _ => number.to_string(),
-        }),
-        Value::Bool(value) => Some(value.to_string()),
-        _ => None,
-    }
-}
-
-/// The options that a row has one by one, with their letters: a list's in its order, an object's by
-/// its keys. Those that are null are not there: some writers fill an object's missing keys so.
-fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
-    let mut lettered: Vec<(char, &Value)> = match options {
-        Some(Value::Array(options)) => ('A'..='Z').zip(options).collect(),
-        Some(Value::Object(options)) => {
-            let letter = |key: &str| match key.trim_matches([' ', '(', ')', '.', ':']).as_bytes() {
-                [byte] if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
-                _ => Err(format!("the key `{key}` of its options is no letter")),
-            };
-            let options = options.iter().map(|(key, option)| Ok((letter(key)?, option)));
-            options.collect::<Result<_, String>>()?
-        }
-        _ => vec![],
-    };
-    lettered.retain(|(_, option)| !option.is_null());
-    lettered.sort_by_key(|(letter, _)| *letter);
-    match lettered.iter().find(|(_, option)| text(option).is_none()) {
-        Some((letter, _)) => Err(format!("its option {letter} is no text")),
-        None => Ok(lettered),
+        Self { name: name.to_owned(), problems, ..Self::default() }
     }
 }
 
 /// The letter of the option that an answer names: by its letter, its text, what is equal to its text, or
 /// its place, counted from 0. A number in JSON is a place before it is a text, for MMLU has places beside texts that are
 /// numbers; where options are numbers in JSON too, it is one of them first.
-fn chosen(
+pub(super) fn chosen(
     answer: Option<&Value>,
     reference: &str,
     options: &[(char, &Value)],
 ) -> Result<String, String> {
     let letters = || options.iter().map(|(letter, _)| *letter);
-    let alike = options.iter().filter(|(_, option)| text(option).as_deref() == Some(reference));
+    let alike =
+        options.iter().filter(|(_, option)| plain_text(option).as_deref() == Some(reference));
     let alike: Vec<char> = alike.map(|(letter, _)| *letter).collect();
     // A number in the box of a solution is a value and no place.
     let digits = answer.is_some() && reference.bytes().all(|byte| byte.is_ascii_digit());
@@ -232,7 +196,7 @@ fn chosen(
     // "3" is the option "$3$".
     let equal = || {
         let mut equal = options.iter().filter(|(_, option)| {
-            text(option).is_some_and(|option| same_answer(&option, reference))
+            plain_text(option).is_some_and(|option| same_answer(&option, reference))
         });
         equal.next().filter(|_| equal.next().is_none()).map(|(letter, _)| *letter)
     };
@@ -258,63 +222,4 @@ fn chosen(
                 _ => format!("its answer `{shown}` is the text of several of its options"),
             }
         })
-}
-
-/// The problem of a row and whether its id is the row's own; `None` where it has no answer.
-fn problem(
-    row: &Map<String, Value>,
-    line: usize,
-) -> Result<Option<(BenchmarkProblem, bool)>, String> {
-    let get = |names: &[&str]| field(row, names).and_then(text);
-    let mut problem =
-        get(&["problem", "question", "Question", "input", "prompt"]).ok_or("it has no problem")?;
-    if let Some(body) = get(&["context", "Body"]) {
-        // SVAMP's bodies lack the full stop before the question.
-        let end = if body.ends_with(['.', '?', '!', ':']) { "" } else { "." };
-        problem = format!("{body}{end} {problem}");
-    }
-    let written = field(row, &["options", "choices"]);
-    let options = lettered(written)?;
-    let shown = match options.is_empty() {
-        true => written.and_then(text),
-        false => {
-            let texts = options.iter().filter_map(|(letter, option)| {
-                text(option).map(|option| format!("{letter}) {option}"))
-            });
-            Some(texts.collect::<Vec<_>>().join("\n"))
-        }
-    };
-    if let Some(shown) = &shown {
-        problem = format!("{problem}\n{shown}");
-    }
-    let given = ["answer", "Answer", "target", "final_answer", "ground_truth"];
-    let answer = field(row, &given);
-    let reference = match answer {
-        Some(Value::Array(answers)) => {
-            Some(answers.iter().filter_map(text).collect::<Vec<_>>().join(", "))
-        }
-        Some(answer) => text(answer),
-        None => get(&["solution"]).and_then(|solution| final_answer(&solution)),
-    };
-    let Some(reference) = reference.filter(|answer| !answer.is_empty()) else { return Ok(None) };
-    // GSM8K's come with their working; it, SVAMP and MAWPS ask for a number.
-    let is_word_problem =
-        reference.contains("####") || row.contains_key("Body") || row.contains_key("target");
-    let reference = match reference.contains("####") {
-        true => final_answer(&reference).unwrap_or(reference),
-        false => reference,
-    };
-    let reference = match options.is_empty() {
-        true => reference,
-        false => chosen(answer, &reference, &options)?,
-    };
-    let id = get(&["unique_id", "id", "ID", "idx"]);
-    let named = id.is_some();
-    let id = id.unwrap_or_else(|| line.to_string());
-    let kind = match shown {
-        Some(_) => AnswerKind::Choice,
-        None if is_word_problem => AnswerKind::LastNumber,
-        None => AnswerKind::Stated,
-    };
-    Ok(Some((BenchmarkProblem { id, problem, reference, kind, row: 0 }, named)))
 }

@@ -2,8 +2,9 @@
 //! process ended.
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+use super::grade::opens_reasoning;
 use super::math::same_answer;
-use crate::data::{PromptTemplate, TextTokenizer};
+use crate::data::{Prompt, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Place, Result};
 use crate::files::write_whole;
 use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, Generation};
@@ -71,6 +72,9 @@ pub struct Judged {
     pub reference: String,
     /// What the model wrote.
     pub text: String,
+    /// Whether the prompt had opened its reasoning, so that the text begins within it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reasoning_opened: bool,
     /// Its tokens, the end token left out; 0 where that is not known.
     pub tokens: usize,
     /// Whether the length limit ended it.
@@ -87,9 +91,14 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Grades a text.
-    pub fn of(problem: &BenchmarkProblem, sample: usize, text: String) -> Self {
-        let stated = problem.kind.answer(&text);
+    /// Grades a text; `reasoning_opened` says that the prompt had opened its reasoning.
+    pub fn of(
+        problem: &BenchmarkProblem,
+        sample: usize,
+        text: String,
+        reasoning_opened: bool,
+    ) -> Self {
+        let stated = problem.kind.answer_after(&text, reasoning_opened);
         let correct = stated.as_ref().is_some_and(|stated| same_answer(&problem.reference, stated));
         Self {
             id: problem.id.clone(),
@@ -97,6 +106,7 @@ impl Judged {
             sample,
             reference: problem.reference.clone(),
             text,
+            reasoning_opened,
             tokens: 0,
             hit_limit: false,
             stated,
@@ -133,11 +143,12 @@ pub fn evaluate(
             (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
             (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
-        let prompt = answering.template.prompt(answering.tokenizer, &asked)?;
+        let asked = Prompt { system: problem.system.as_deref(), problem: &asked };
+        let prompt = answering.template.prompt(answering.tokenizer, asked)?;
         if prompt.len() < model.config().max_position_embeddings {
             missing.push((index, sample, prompt));
         } else {
-            let empty = Judged::of(problem, sample, String::new());
+            let empty = Judged::of(problem, sample, String::new(), false);
             too_long.push(Judged { hit_limit: true, ..empty });
         }
     }
@@ -183,11 +194,12 @@ pub fn evaluate(
         // What had ended before a stop is kept; the rest is asked again.
         let broken = generated.iter().any(|g| g.end == EndReason::Interrupted);
         let whole = |g: &Generation| g.end != EndReason::Interrupted;
-        for ((index, sample, _), generation) in
+        for ((index, sample, prompt), generation) in
             batch.iter().zip(generated).filter(|(_, generation)| whole(generation))
         {
             let text = generation.text(answering.tokenizer)?;
-            let mut answer = Judged::of(&benchmark.problems[*index], *sample, text);
+            let opened = opens_reasoning(answering.tokenizer, prompt)?;
+            let mut answer = Judged::of(&benchmark.problems[*index], *sample, text, opened);
             answer.tokens = generation.tokens.len();
             answer.hit_limit = generation.hit_limit();
             answer.seconds = seconds;
@@ -274,7 +286,8 @@ fn stored(store: &Path, benchmark: &Benchmark, config: &EvaluateConfig) -> Resul
             return Err(failed(format!("problem {} has answer {} twice", old.id, old.sample)));
         }
         if old.sample < samples && place < limit {
-            let new = Judged::of(&benchmark.problems[place], old.sample, old.text.clone());
+            let problem = &benchmark.problems[place];
+            let new = Judged::of(problem, old.sample, old.text.clone(), old.reasoning_opened);
             answers.push(Judged { stated: new.stated, correct: new.correct, ..old });
         }
     }

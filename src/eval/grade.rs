@@ -4,29 +4,62 @@ use super::benchmark::AnswerKind;
 use super::evaluate::Answering;
 use super::interval::wilson;
 use super::math::same_answer;
+use crate::data::{Prompt, TextTokenizer};
 use crate::error::Result;
 use crate::model::{DecoderLm, Endings, GenerateConfig};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
 /// A problem and its reference answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
+    /// The system's text, where the problem comes with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The problem.
     pub problem: String,
     /// The reference answer, as [`final_answer`](super::final_answer) gives it.
     pub reference: String,
 }
 
+impl Question {
+    /// What a model is asked.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: self.system.as_deref(), problem: &self.problem }
+    }
+}
+
+/// Whether a prompt ends within reasoning that it has opened, so that an answer begins there.
+///
+/// # Errors
+/// What the tokenizer gives.
+pub fn opens_reasoning(tokenizer: &TextTokenizer, prompt: &[u32]) -> Result<bool> {
+    /// More tokens than the mark and the white space behind it have in any tokenizer.
+    const LAST: usize = 24;
+    let text = tokenizer.decode_all(&prompt[prompt.len().saturating_sub(LAST)..])?;
+    Ok(ends_in_reasoning(&text))
+}
+
+// SHIM
+fn ends_in_reasoning(text: &str) -> bool {
+    text.trim_end().ends_with("<think>")
+}
+
 /// A model's answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The system's text, where the problem comes with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The problem.
     pub problem: String,
     /// The reference answer.
     pub reference: String,
     /// What the model wrote.
     pub text: String,
+    /// Whether the prompt had opened its reasoning, so that the text begins within it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reasoning_opened: bool,
     /// Its tokens, the end token left out.
     pub tokens: usize,
     /// Whether the length limit ended it.
@@ -35,6 +68,20 @@ pub struct Answer {
     pub stated: Option<String>,
     /// Whether that is the reference answer.
     pub correct: bool,
+}
+
+impl Answer {
+    /// The prompt that it answers.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: self.system.as_deref(), problem: &self.problem }
+    }
+
+    /// The same answer, graded anew: what an earlier version said of it is forgotten.
+    pub fn graded_anew(mut self, kind: AnswerKind) -> Self {
+        self.stated = kind.answer_after(&self.text, self.reasoning_opened);
+        self.correct = self.stated.as_ref().is_some_and(|s| same_answer(&self.reference, s));
+        self
+    }
 }
 
 /// Right answers, counted.
@@ -93,7 +140,11 @@ pub fn ask(
     let Answering { tokenizer, template, end_tokens } = *answering;
     let prompts = questions
         .iter()
-        .map(|question| template.prompt(tokenizer, &question.problem))
+        .map(|question| template.prompt(tokenizer, question.prompt()))
+        .collect::<Result<Vec<_>>>()?;
+    let opened = prompts
+        .iter()
+        .map(|prompt| opens_reasoning(tokenizer, prompt))
         .collect::<Result<Vec<_>>>()?;
     let endings = Endings { tokens: end_tokens, tokenizer };
     let answers =
@@ -101,19 +152,20 @@ pub fn ask(
     questions
         .iter()
         .zip(answers)
-        .map(|(question, answer)| {
-            let text = answer.text(tokenizer)?;
-            let stated = kind.answer(&text);
-            let correct = stated.as_ref().is_some_and(|s| same_answer(&question.reference, s));
-            Ok(Answer {
+        .zip(opened)
+        .map(|((question, answer), reasoning_opened)| {
+            let answer = Answer {
+                system: question.system.clone(),
                 problem: question.problem.clone(),
                 reference: question.reference.clone(),
-                text,
+                text: answer.text(tokenizer)?,
+                reasoning_opened,
                 tokens: answer.tokens.len(),
                 hit_limit: answer.hit_limit(),
-                stated,
-                correct,
-            })
+                stated: None,
+                correct: false,
+            };
+            Ok(answer.graded_anew(kind))
         })
         .collect()
 }

@@ -1,6 +1,8 @@
 //! Answers extracted, compared and counted; benchmarks asked and scored.
 
+mod answers;
 mod benchmark;
+mod benchmark_rows;
 mod bootstrap;
 mod evaluate;
 mod grade;
@@ -9,10 +11,13 @@ mod judge;
 mod math;
 mod scores;
 
-pub use benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
+pub use answers::{AnswerOptions, GradedAnswers, grade_answers};
+pub use benchmark::{
+    AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION, SkippedRow,
+};
 pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
 pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate, stored_answers};
-pub use grade::{Accuracy, Answer, Question, ask};
+pub use grade::{Accuracy, Answer, Question, ask, opens_reasoning};
 pub use interval::wilson;
 pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};
 pub use math::{
@@ -20,4 +25,4 @@ pub use math::{
     equal_to_decimals, extract, final_answer, grade, hendrycks_equal, hendrycks_normalised,
     same_answer, steps_of_comparison,
 };
-pub use scores::{Scores, ScoresTable, grade_answers};
+pub use scores::{Scores, ScoresTable};

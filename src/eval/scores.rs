@@ -1,18 +1,14 @@
 //! What a model's answers to a benchmark come to: accuracy with its interval, pass@k, majority, and
 //! what the answers are like.
 
-use super::benchmark::{Benchmark, BenchmarkProblem};
+use super::benchmark::Benchmark;
 use super::bootstrap::Bootstrap;
 use super::evaluate::Judged;
 use super::interval::wilson;
 use super::math::{Extractor, extract, same_answer};
-use crate::data::normalized;
-use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
 
 /// The score of one benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,96 +133,6 @@ fn majority(answers: &[&Judged]) -> bool {
     groups.iter().find(|(_, count)| Some(*count) == largest).is_some_and(|(first, _)| first.correct)
 }
 
-/// Grades answers that another program has made: JSONL with the answer as `text`, `output`,
-/// `response`, `completion`, `generation` or `prediction`, and the problem by its text (`problem`,
-/// `question`, `prompt`) or by the benchmark's `id`, where it has ids; where an id and a problem are
-/// given, they must agree. Rows with neither are taken in the order of the benchmark's rows. Several rows of a problem
-/// are several answers to it.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Data`] with the line of a row that is none, or is of another benchmark.
-pub fn grade_answers(benchmark: &Benchmark, path: &Path) -> Result<Vec<Judged>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let places = |key: &dyn Fn(&BenchmarkProblem) -> String| -> HashMap<String, usize> {
-        benchmark.problems.iter().enumerate().map(|(i, p)| (key(p), i)).collect()
-    };
-    let by_id = if benchmark.has_ids { places(&|p| p.id.clone()) } else { HashMap::new() };
-    let by_text = places(&|p| normalized(&p.problem));
-    let by_row: HashMap<usize, usize> =
-        benchmark.problems.iter().enumerate().map(|(i, p)| (p.row, i)).collect();
-    let mut samples = vec![0; benchmark.problems.len()];
-    let mut answers = vec![];
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    for (row_number, (index, line)) in lines.enumerate() {
-        let failed = |what: String| {
-            let hint = "A row has the answer (text, output, response, completion, prediction) and \
-                        the problem's text or id";
-            Error::data(Place::line(path, index + 1), what, hint)
-        };
-        let row: Map<String, Value> = serde_json::from_str(line)
-            .map_err(|e| failed(format!("it is not a JSON object: {e}")))?;
-        let get = |names: &[&str]| {
-            names.iter().find_map(|name| match row.get(*name)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            })
-        };
-        let fields = ["text", "output", "response", "completion", "generation", "prediction"];
-        let answer = get(&fields).ok_or_else(|| failed("it has no answer".into()))?;
-        let id = get(&["id", "unique_id", "ID", "idx"]).filter(|_| benchmark.has_ids);
-        let own = ["problem", "question"].iter().find_map(|name| row.get(*name)?.as_str());
-        let problem = get(&["problem", "question", "prompt"]);
-        let named = |name: &str| -> String { name.chars().take(60).collect() };
-        let of_id = id.as_ref().map(|id| by_id.get(id));
-        let of_text = problem.as_ref().map(|problem| by_text.get(&normalized(problem)));
-        let place = match (of_id, of_text) {
-            (Some(Some(a)), Some(Some(b))) if a != b => {
-                let id = id.unwrap_or_default();
-                return Err(failed(format!("its id `{}` is of another problem", named(&id))));
-            }
-            // A prompt may be anything. A problem may lack the options, have them in another layout, or
-            // more around it, but it begins alike.
-            (Some(Some(place)), Some(None))
-                if own.is_some_and(|own| differ(own, &benchmark.problems[*place].problem)) =>
-            {
-                let (id, own) = (id.unwrap_or_default(), own.unwrap_or_default());
-                let what = format!("`{}` is not the problem `{}`", named(own), named(&id));
-                return Err(failed(what));
-            }
-            (Some(Some(place)), _) | (_, Some(Some(place))) => *place,
-            (None, None) => match by_row.get(&(row_number + 1)) {
-                Some(place) => *place,
-                // A row of the benchmark that has no answer to hold it to.
-                None if row_number < benchmark.rows() => continue,
-                None => {
-                    let rows = benchmark.rows();
-                    return Err(failed(format!("{} has {rows} rows", benchmark.name)));
-                }
-            },
-            _ => {
-                let name = problem.or(id).unwrap_or_default();
-                let what = format!("`{}` is no problem of {}", named(&name), benchmark.name);
-                return Err(failed(what));
-            }
-        };
-        answers.push(Judged::of(&benchmark.problems[place], samples[place], answer));
-        samples[place] += 1;
-    }
-    Ok(answers)
-}
-
-/// Whether two texts are of different problems: neither holds the other, and they begin otherwise.
-fn differ(a: &str, b: &str) -> bool {
-    const BEGINNING: usize = 40;
-    let letters = |text: &str| -> String {
-        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-    };
-    let (a, b) = (letters(a), letters(b));
-    let alike = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
-    alike < BEGINNING && !a.contains(&b) && !b.contains(&a)
-}
-
 /// Columns of the table.
 const COLUMNS: usize = 9;
 
@@ -337,6 +243,7 @@ impl fmt::Display for ScoresTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::BenchmarkProblem;
 
     #[test]
     fn pass_at_k_is_the_chance_of_a_draw_without_replacement() {
@@ -354,20 +261,16 @@ mod tests {
             id: "1".into(),
             problem: "?".into(),
             reference: "0.5".into(),
-            kind: Default::default(),
             row: 1,
+            ..Default::default()
         };
-        let benchmark = Benchmark {
-            has_ids: false,
-            name: "b".into(),
-            problems: vec![problem.clone()],
-            without_answer: vec![],
-        };
+        let benchmark =
+            Benchmark { name: "b".into(), problems: vec![problem.clone()], ..Default::default() };
         let of = |texts: &[&str]| {
             let answers: Vec<Judged> = texts
                 .iter()
                 .enumerate()
-                .map(|(i, text)| Judged::of(&problem, i, format!("\\boxed{{{text}}}")))
+                .map(|(i, text)| Judged::of(&problem, i, format!("\\boxed{{{text}}}"), false))
                 .collect();
             Scores::of(&benchmark, &answers)
         };

@@ -1,7 +1,7 @@
 //! Everything that a run can be told, in one struct; TOML files and flags fill the same one.
 
 use crate::data::arith::ArithConfig;
-use crate::data::{ColumnMap, Join, MixtureConfig, Packing, PlainTemplate, TooLong};
+use crate::data::{ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong};
 use crate::error::{Error, Result};
 use crate::eval::AnswerKind;
 use crate::model::{
@@ -21,7 +21,7 @@ pub struct SourceConfig {
     pub name: String,
     /// JSONL, JSON or Parquet.
     pub path: PathBuf,
-    /// Which columns hold what; without it they are recognised by name.
+    /// Which columns hold what; without it they are recognized by name.
     #[serde(default)]
     pub columns: ColumnMap,
 }
@@ -32,6 +32,9 @@ pub struct SourceConfig {
 pub struct DataConfig {
     /// The teachers' answers; empty means the built-in toy corpus, with sources long and short.
     pub sources: Vec<SourceConfig>,
+    /// Share of a file's rows that may be unusable (no JSON, a wrong type, no problem, no answer), 0
+    /// to 1; they are left out and counted by reason. One row may be in any file, unless it is 0.
+    pub max_left_out: f64,
     /// Which problems are kept when the sources are joined.
     pub join: Join,
     /// Whether only problems are kept that every source answers within the length limit; a
@@ -73,6 +76,7 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             sources: vec![],
+            max_left_out: MAX_LEFT_OUT,
             join: Join::Inner,
             complete: false,
             tokenizer: None,

@@ -4,7 +4,7 @@ use super::config::RunConfig;
 use super::directory::RunDirectory;
 use super::prepare::Prepared;
 use crate::error::{Error, Result};
-use crate::eval::{Answer, Question, ask};
+use crate::eval::{Answer, AnswerKind, Question, ask};
 use crate::model::DecoderLm;
 use crate::train::{GradedReport, Grader, Progress, Sample};
 use std::ops::ControlFlow;
@@ -83,7 +83,12 @@ pub(super) fn graded(
     Ok(answers)
 }
 
-pub(super) fn read_answers(directory: &RunDirectory, name: &str) -> Result<Vec<Answer>> {
+/// The answers that a run has stored, graded anew by the rules of this version.
+pub(super) fn read_answers(
+    directory: &RunDirectory,
+    name: &str,
+    kind: AnswerKind,
+) -> Result<Vec<Answer>> {
     let path = directory.path(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -91,7 +96,8 @@ pub(super) fn read_answers(directory: &RunDirectory, name: &str) -> Result<Vec<A
         Err(e) => return Err(Error::io("read", path, e)),
     };
     let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| {
+        let answer = serde_json::from_str(line).map(|answer: Answer| answer.graded_anew(kind));
+        answer.map_err(|e| {
             let place = crate::error::Place::line(&path, index + 1);
             Error::data(place, e.to_string(), "Remove the file")
         })

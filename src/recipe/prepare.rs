@@ -70,7 +70,7 @@ impl Prepared {
             (None, Some(path)) => TextTokenizer::from_file(path, end_token)?,
             (None, None) => TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))?,
         };
-        let Layout { template, name: template_name, source: chat_template } =
+        let Layout { template, name: template_name, source } =
             layout(config, base.as_ref(), &tokenizer)?;
         let end_tokens = match &base {
             Some(base) => base.answer_ends(&tokenizer, &*template),
@@ -80,6 +80,10 @@ impl Prepared {
             true => toy_sources(config),
             false => (read_sources(config)?, None),
         };
+        // The built-in layout has a place for system texts where the data have any.
+        let systems =
+            || sources.iter().any(|source| source.records().iter().any(|r| r.system.is_some()));
+        let chat_template = source.unwrap_or_else(|| data.template.to_jinja(&tokenizer, systems()));
         let mut model = base.as_ref().map_or(&config.model, ModelFolder::config).clone();
         let needed = tokenizer.vocabulary_size();
         if model.vocab_size == 0 {
@@ -111,6 +115,7 @@ impl Prepared {
         if data.complete {
             pairs = pairs.complete(&mut ledger)?;
         }
+        ledger.check_sources()?;
         let (training, held, held_encoded) = match test {
             Some(test) => {
                 let (test, _) = Pairs::join(test, data.join)?;
@@ -250,7 +255,7 @@ fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
 
 fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
     let read = |source: &super::config::SourceConfig| {
-        Source::read(&source.name, &source.path, &source.columns)
+        Source::read(&source.name, &source.path, &source.columns, config.data.max_left_out)
     };
     if config.data.tokenizer.is_none() && config.base_model.is_none() {
         return Err(Error::config(
@@ -267,8 +272,8 @@ fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
 struct Layout {
     template: Arc<dyn PromptTemplate>,
     name: String,
-    /// The same as the source of a chat template.
-    source: String,
+    /// The same as the source of a chat template; `None` for the built-in layout.
+    source: Option<String>,
 }
 
 /// The chat template that the configuration names, else the base model's, else the built-in layout.
@@ -285,7 +290,7 @@ fn layout(
             return Err(Error::config("data.system_prompt", what, hint));
         }
         let (template, name) = (Arc::new(data.template.clone()), name.to_owned());
-        Ok(Layout { template, name, source: data.template.to_jinja(tokenizer) })
+        Ok(Layout { template, name, source: None })
     };
     let own = data.chat_template.as_deref();
     let chat = match (own, base) {
@@ -307,7 +312,7 @@ fn layout(
     if let Some(date) = data.date.as_ref().and_then(|date| date.parse().ok()) {
         chat.set_date(date);
     }
-    let (name, source) = (chat.name().to_owned(), chat.source().to_owned());
+    let (name, source) = (chat.name().to_owned(), Some(chat.source().to_owned()));
     let mut format = ChatFormat::new(chat, tokenizer, data.system_prompt.clone())?;
     if data.end_token.is_some() {
         format = format.with_end_token(tokenizer.end_token());
@@ -370,6 +375,7 @@ fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
         .filter_map(|problem| {
             let reference = pairs.answer(problem)?;
             Some(Question {
+                system: pairs.system(problem).map(str::to_owned),
                 problem: pairs.problem(problem).to_owned(),
                 // A reference may come with its working, as GSM8K's do.
                 reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),

@@ -215,7 +215,7 @@ pub(super) fn run_prepared(
     ];
     let before = match resumes {
         true => {
-            let answers = read_answers(directory, "before.jsonl")?;
+            let answers = read_answers(directory, "before.jsonl", config.evaluation.kind)?;
             let asked = answers.iter().map(|answer| &answer.problem);
             // Answers to other questions cannot be compared with those after training.
             let same = asked.eq(prepared.questions.iter().map(|question| &question.problem));
@@ -424,7 +424,22 @@ fn finished(
             hint: "Start anew with --overwrite, or bring the old files back".into(),
         });
     }
-    Ok(Some(summary))
+    regraded(summary, directory).map(Some)
+}
+
+/// A summary whose grades are those of this version's rules.
+fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
+    let kind = summary.config.evaluation.kind;
+    for (name, grade) in
+        [("before.jsonl", &mut summary.before), ("after.jsonl", &mut summary.after)]
+    {
+        let answers = read_answers(directory, name, kind)?;
+        if grade.is_some() && !answers.is_empty() {
+            *grade = Some(Accuracy::of(&answers));
+        }
+    }
+    summary.samples = summary.samples.into_iter().map(|a| a.graded_anew(kind)).collect();
+    Ok(summary)
 }
 
 /// Refuses to go on under other settings than before; the directory may have been moved.

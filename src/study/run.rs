@@ -375,7 +375,7 @@ impl Work<'_> {
         if !self.config.keep_checkpoints {
             remove_folder(&run.out.join("checkpoints"))?;
         }
-        let held_out = self.held_out_answers(cell, &prepared)?;
+        let held_out = self.held_out_answers(cell, &run, &prepared)?;
         let mut answers = TestedAnswers::of_questions(&held_out);
         let load = || trained(&run, &prepared);
         let instruct = self.config.instruct;
@@ -386,7 +386,12 @@ impl Work<'_> {
     }
 
     /// The answers of a cell's student to the held-out problems, which must be those of today.
-    fn held_out_answers(&self, cell: &Cell, prepared: &Prepared) -> Result<Vec<Answer>> {
+    fn held_out_answers(
+        &self,
+        cell: &Cell,
+        run: &RunConfig,
+        prepared: &Prepared,
+    ) -> Result<Vec<Answer>> {
         let path = self.config.cell_folder(cell).join("after.jsonl");
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let parse = |(index, line): (usize, &str)| {
@@ -405,7 +410,9 @@ impl Work<'_> {
                 hint: HINT.into(),
             });
         }
-        Ok(answers)
+        // By the rules of this version.
+        let kind = run.evaluation.kind;
+        Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
     }
 
     /// For each student and comparison, what training on one source alone made likelier. `None`
@@ -428,7 +435,7 @@ impl Work<'_> {
                     let prepared = self.data(&cell, &run)?;
                     let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?
                         .with_precision(run.precision)?;
-                    let answers = self.held_out_answers(&cell, &prepared)?;
+                    let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers)?;
                     let source = if alpha == 1.0 { &of.strong } else { &of.weak };

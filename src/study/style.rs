@@ -48,7 +48,7 @@ pub(super) type Ranks = Vec<(String, u32)>;
 pub(super) fn ranks(untuned: &DecoderLm, prepared: &Prepared, answers: &[Answer]) -> Result<Ranks> {
     let mut all = vec![];
     for answer in answers {
-        let mut tokens = prepared.template.prompt(&prepared.tokenizer, &answer.problem)?;
+        let mut tokens = prepared.template.prompt(&prepared.tokenizer, answer.prompt())?;
         let prompt = tokens.len();
         tokens.extend(prepared.tokenizer.encode(&answer.text)?);
         let row = Row { tokens, prompt, ..Row::default() };

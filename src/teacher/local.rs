@@ -129,7 +129,7 @@ impl LocalTeacher {
         let mut responses = vec![Response::default(); questions.len()];
         let (mut places, mut prompts, mut numbers) = (vec![], vec![], vec![]);
         for (place, question) in questions.iter().enumerate() {
-            let prompt = self.template.prompt(&self.tokenizer, &question.prompt)?;
+            let prompt = self.template.prompt(&self.tokenizer, (&question.prompt).into())?;
             if prompt.len() < longest {
                 places.push(place);
                 prompts.push(prompt);
@@ -175,7 +175,8 @@ impl Teacher for LocalTeacher {
     fn request(&self, question: &Question) -> Value {
         // The tokens say what template and tokenizer make of it.
         let mut tokens = Sha256::new();
-        for token in self.template.prompt(&self.tokenizer, &question.prompt).unwrap_or_default() {
+        let prompt = self.template.prompt(&self.tokenizer, (&question.prompt).into());
+        for token in prompt.unwrap_or_default() {
             tokens.update(token.to_le_bytes());
         }
         let tokens: String = tokens.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -140,7 +140,7 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
 
     // The files are what training reads.
     let read = |name: &str| {
-        Source::read(name, &out.join(format!("{name}.jsonl")), &ColumnMap::default()).unwrap()
+        Source::read(name, &out.join(format!("{name}.jsonl")), &ColumnMap::default(), 0.0).unwrap()
     };
     let (pairs, _) = Pairs::join(vec![read("long"), read("short")], Join::Inner).unwrap();
     assert_eq!(pairs.len(), 6);
@@ -436,8 +436,9 @@ fn pairs_are_written_as_parquet_too() {
     run(&config, &out).unwrap().unwrap();
     for (role, solution) in [("long", "The sum is"), ("short", "boxed")] {
         let columns = ColumnMap { solution: Some(role.into()), ..ColumnMap::default() };
-        let read = mixdistill::data::read_records(out.join("pairs.parquet"), &columns).unwrap();
-        let jsonl = mixdistill::data::read_records(out.join("pairs.jsonl"), &columns).unwrap();
+        let read =
+            mixdistill::data::read_records(out.join("pairs.parquet"), &columns, 0.0).unwrap();
+        let jsonl = mixdistill::data::read_records(out.join("pairs.jsonl"), &columns, 0.0).unwrap();
         assert_eq!(read.records, jsonl.records);
         assert_eq!(read.records.len(), 5);
         assert!(read.records.iter().all(|record| record.solution.contains(solution)));

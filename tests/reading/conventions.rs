@@ -1,13 +1,15 @@
-//! Columns that are recognised, and columns that are named.
+//! Columns that are recognized, and columns that are named.
 
-use mixdistill::data::{ColumnMap, Join, Pairs, Source, read_records};
+use mixdistill::data::{ColumnMap, Join, MAX_LEFT_OUT, Pairs, Source, read_records};
 
 use crate::{Sample, assert_adds_up, assert_config_error, error, only, read};
 
 #[test]
-fn every_usual_name_of_problem_and_solution_is_recognised() {
-    for problem in ["problem", "question", "prompt", "instruction"] {
-        for solution in ["solution", "answer", "response", "output", "completion"] {
+fn every_usual_name_of_problem_and_solution_is_recognized() {
+    for problem in ["problem", "question", "prompt", "instruction", "query"] {
+        for solution in
+            ["solution", "answer", "response", "output", "completion", "generated_solution"]
+        {
             let line = format!(r#"{{"{problem}":"p","{solution}":"s","level":3}}"#);
             let records = read("a.jsonl", line, "");
             assert_eq!(only(&records), ("p", "s"));
@@ -38,8 +40,8 @@ fn gsm8k_answers_are_solutions_and_never_also_gold_answers() {
 }
 
 #[test]
-fn every_usual_name_of_gold_answer_and_id_is_recognised() {
-    for answer in ["gold_answer", "ground_truth", "final_answer", "answer"] {
+fn every_usual_name_of_gold_answer_and_id_is_recognized() {
+    for answer in ["gold_answer", "ground_truth", "final_answer", "expected_answer", "answer"] {
         for id in ["id", "problem_id", "unique_id", "uuid"] {
             let line =
                 format!(r#"{{"problem":"p","solution":"s","{answer}":"42","{id}":"aime-1"}}"#);
@@ -98,7 +100,7 @@ fn messages_of_openai_and_sharegpt_are_read() {
         {"role":"user","content":"1+1?"},{"role":"assistant","content":"2"}],"id":1}"#;
     let records = read("a.jsonl", openai.replace('\n', " "), "");
     assert_eq!(only(&records), ("1+1?", "2"));
-    assert_eq!(records.system_turns, 1);
+    assert_eq!(records.with_system, 1);
     assert_eq!(records.columns.to_string(), "messages=messages, id=id");
 
     for (user, assistant) in [("human", "gpt"), ("user", "assistant")] {
@@ -109,7 +111,7 @@ fn messages_of_openai_and_sharegpt_are_read() {
         let records = read("a.jsonl", sharegpt.replace('\n', " "), "");
         assert_eq!(only(&records), ("1+1?", "2"));
         assert_eq!(records.records[0].answer.as_deref(), Some("2"));
-        assert_eq!(records.system_turns, 0);
+        assert_eq!(records.with_system, 0);
         assert_eq!(records.columns.messages.as_deref(), Some("conversations"));
     }
 }
@@ -120,7 +122,7 @@ fn prompt_and_completion_can_be_lists_of_messages() {
                    "completion":[{"role":"assistant","content":"2"}]}"#;
     let records = read("a.jsonl", line.replace('\n', " "), "");
     assert_eq!(only(&records), ("1+1?", "2"));
-    assert_eq!(records.system_turns, 1);
+    assert_eq!(records.with_system, 1);
     assert_eq!(records.columns.to_string(), "problem=prompt, solution=completion");
 }
 
@@ -163,7 +165,7 @@ fn a_null_on_a_dotted_path_is_an_empty_text() {
 }
 
 #[test]
-fn one_named_column_leaves_the_other_to_be_recognised() {
+fn one_named_column_leaves_the_other_to_be_recognized() {
     let line = r#"{"question":"q","answer":"gold","rationale":"r"}"#;
     let records = read("a.jsonl", line, "solution=rationale");
     assert_eq!(only(&records), ("q", "r"));
@@ -195,11 +197,12 @@ fn blank_and_null_texts_are_left_out_and_counted_once() {
 }
 
 #[test]
-fn a_null_message_is_an_empty_text_and_its_system_turn_is_counted() {
+fn a_null_message_is_an_empty_text() {
     let lines = r#"{"messages":[{"role":"system","content":"x"},{"role":"user","content":"u"},{"role":"assistant","content":null}]}
-{"messages":null}"#;
+{"messages":null}
+{"messages":[{"role":"user","content":"u"},{"role":"assistant","content":"a"}]}"#;
     let records = read("a.jsonl", lines, "");
-    assert_eq!((records.empty_solutions, records.empty_problems, records.system_turns), (1, 1, 1));
+    assert_eq!((records.empty_solutions, records.empty_problems), (1, 1));
     assert_adds_up(&records);
 }
 
@@ -251,22 +254,25 @@ fn column_maps_from_settings_files_are_checked_too() {
 
     let sample = Sample::new("a.jsonl", r#"{"problem":"p","solution":"s"}"#);
     let map = ColumnMap { solution: Some(String::new()), ..ColumnMap::default() };
-    assert_config_error(read_records(&sample.path, &map), "`solution` names no column");
+    assert_config_error(
+        read_records(&sample.path, &map, MAX_LEFT_OUT),
+        "`solution` names no column",
+    );
 }
 
 #[test]
-fn a_column_that_is_not_recognised_is_reported_with_the_names_that_are() {
+fn a_column_that_is_not_recognized_is_reported_with_the_names_that_are() {
     assert_eq!(
         error("a.jsonl", r#"{"q":"p","a":"s"}"#, ""),
-        "a.jsonl:1: no column is recognised as the problem; the record's columns are `a`, `q`. \
-         Name it with problem=<column>; recognised are `problem`, `question`, `prompt`, \
-         `instruction`, and conversations in `messages`, `conversations`"
+        "a.jsonl:1: no column is recognized as the problem; the record's columns are `a`, `q`. \
+         Name it with problem=<column>; recognized are `problem`, `question`, `prompt`, \
+         `instruction`, `query`, and conversations in `messages`, `conversations`"
     );
     assert_eq!(
         error("a.jsonl", "\n{\"problem\":\"p\",\"cot\":\"s\"}", ""),
-        "a.jsonl:2: no column is recognised as the solution; the record's columns are `cot`, \
-         `problem`. Name it with solution=<column>; recognised are `solution`, `answer`, \
-         `response`, `output`, `completion`, and conversations in `messages`, `conversations`"
+        "a.jsonl:2: no column is recognized as the solution; the record's columns are `cot`, \
+         `problem`. Name it with solution=<column>; recognized are `solution`, `answer`, \
+         `response`, `output`, `completion`, `generated_solution`, and conversations in `messages`, `conversations`"
     );
 }
 
@@ -280,21 +286,23 @@ fn answers_that_are_marked_as_wrong_are_left_out_and_counted() {
     let text = [line(1, "true"), line(2, "false"), line(3, "1"), line(4, "0")].concat();
     std::fs::write(&path, &text).unwrap();
     let map = ColumnMap::parse("solution=a.text,correct=a.ok").unwrap();
-    let records = read_records(&path, &map).unwrap();
+    let records = read_records(&path, &map, MAX_LEFT_OUT).unwrap();
     let kept: Vec<&str> = records.records.iter().map(|r| r.solution.as_str()).collect();
     assert_eq!((kept, records.wrong, records.read), (vec!["1", "3"], 2, 4));
     assert_eq!(records.lines, [1, 3]);
     assert!(records.columns.to_string().contains("correct=a.ok"));
-    let source = Source::read("teacher", &path, &map).unwrap();
+    let source = Source::read("teacher", &path, &map, MAX_LEFT_OUT).unwrap();
     let (_, ledger) = Pairs::join(vec![source], Join::Inner).unwrap();
     assert_eq!(ledger.sources[0].wrong, 2);
     assert!(ledger.sources[0].adds_up());
-    assert!(ledger.to_string().contains("2 more are marked as wrong"), "{ledger}");
+    assert!(ledger.to_string().contains("2 marked as wrong"), "{ledger}");
     // Without the name nothing is left out; what is no verdict is an error with its place.
     let map = ColumnMap::parse("solution=a.text").unwrap();
-    assert_eq!(read_records(&path, &map).unwrap().records.len(), 4);
+    assert_eq!(read_records(&path, &map, MAX_LEFT_OUT).unwrap().records.len(), 4);
     std::fs::write(&path, text + &line(5, "\"maybe\"")).unwrap();
     let map = ColumnMap::parse("solution=a.text,correct=a.ok").unwrap();
-    let error = read_records(&path, &map).unwrap_err().to_string();
+    let error = read_records(&path, &map, 0.0).unwrap_err().to_string();
     assert!(error.contains(":5") && error.contains("maybe"), "{error}");
+    let records = read_records(&path, &map, MAX_LEFT_OUT).unwrap();
+    assert_eq!((records.left_out.rows(), records.wrong, records.records.len()), (1, 2, 2));
 }

@@ -78,7 +78,7 @@ fn the_last_of_two_equal_keys_is_taken() {
 #[cfg(unix)]
 #[test]
 fn json_may_come_from_a_pipe() {
-    use mixdistill::data::{ColumnMap, read_records};
+    use mixdistill::data::{ColumnMap, MAX_LEFT_OUT, read_records};
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
@@ -90,6 +90,6 @@ fn json_may_come_from_a_pipe() {
         let path = path.clone();
         move || std::fs::write(path, TWO).unwrap()
     });
-    assert_eq!(read_records(&path, &ColumnMap::default()).unwrap().read, 2);
+    assert_eq!(read_records(&path, &ColumnMap::default(), MAX_LEFT_OUT).unwrap().read, 2);
     writer.join().unwrap();
 }

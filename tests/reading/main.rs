@@ -1,12 +1,15 @@
 //! What reading a file of records promises, through the public API.
 
 mod bad_input;
+mod cases;
 mod conventions;
 mod formats;
+mod left_out;
 mod never_panics;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod real_files;
+mod whole_rows;
 
 use std::path::PathBuf;
 
@@ -29,17 +32,22 @@ impl Sample {
     }
 
     fn read(&self, columns: &str) -> Result<Records> {
+        self.read_within(columns, 1.0)
+    }
+
+    /// With a share of rows that may be unusable.
+    fn read_within(&self, columns: &str, max_left_out: f64) -> Result<Records> {
         let map = match columns {
             "" => ColumnMap::default(),
             text => ColumnMap::parse(text).unwrap(),
         };
-        read_records(&self.path, &map)
+        read_records(&self.path, &map, max_left_out)
     }
 
     /// The error's text after the directory, which is another one in every run.
     #[track_caller]
     fn error(&self, columns: &str) -> String {
-        let error = self.read(columns).expect_err("the file should not be readable");
+        let error = self.read_within(columns, 0.0).expect_err("the file should not be readable");
         let directory = self.path.parent().unwrap().display().to_string();
         error.to_string().replace(&format!("{directory}{}", std::path::MAIN_SEPARATOR), "")
     }
@@ -66,7 +74,7 @@ fn only(records: &Records) -> (&str, &str) {
 fn assert_adds_up(records: &Records) {
     assert_eq!(
         records.read,
-        records.records.len() + records.empty_problems + records.empty_solutions + records.wrong
+        records.records.len() + records.left_out.rows() + records.wrong + records.without_verdict
     );
     assert_eq!(records.lines.len(), records.records.len());
     assert!(records.lines.is_sorted());

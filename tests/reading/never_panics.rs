@@ -9,7 +9,7 @@ use crate::{Sample, assert_adds_up};
 /// Reads any file by any map; whether that works does not matter here.
 fn read_any(name: &str, content: &[u8], map: &ColumnMap) {
     let sample = Sample::new(name, content);
-    match read_records(&sample.path, map) {
+    match read_records(&sample.path, map, 0.5) {
         Ok(records) => assert_adds_up(&records),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -90,21 +90,29 @@ fn maps() -> impl Strategy<Value = ColumnMap> {
                 keys(),
                 (keys(), keys()).prop_map(|(outer, inner)| format!("{outer}.{inner}")),
                 (keys(), 0..3_usize).prop_map(|(outer, index)| format!("{outer}.{index}.content")),
-                prop::sample::select(vec!["", ".", "..", "0", ".0", "problem.", "é.ü.0"])
+                prop::sample::select(vec!["", ".", "..", "0", ".0", "none", "problem.", "é.ü.0"])
                     .prop_map(str::to_owned),
             ],
         )
     };
-    (column(), column(), column(), column(), column(), column()).prop_map(
-        |(problem, solution, id, answer, messages, correct)| ColumnMap {
+    let texts = (column(), column(), column(), column(), column());
+    let beside = (column(), column(), column(), column(), column());
+    (texts, beside).prop_map(|(texts, beside)| {
+        let (problem, solution, id, answer, messages) = texts;
+        let (correct, reasoning, system, context, options) = beside;
+        ColumnMap {
             problem,
             solution,
             id,
             answer,
             messages,
             correct,
-        },
-    )
+            reasoning,
+            system,
+            context,
+            options,
+        }
+    })
 }
 
 proptest! {
@@ -176,7 +184,14 @@ proptest! {
             })
             .collect();
         let text = if as_array { format!("[{}]", lines.join(",")) } else { lines.join("\n") };
-        let records = Sample::new("a", text).read("").unwrap();
+        let read = Sample::new("a", text).read("");
+        let blank = |text: &String| text.trim().is_empty();
+        // A file without a single usable record is an error.
+        if texts.iter().all(|(problem, solution, _)| blank(problem) || blank(solution)) {
+            prop_assert!(read.is_err());
+            return Ok(());
+        }
+        let records = read.unwrap();
         assert_adds_up(&records);
         prop_assert_eq!(records.read, texts.len());
         for (record, line) in records.records.iter().zip(&records.lines) {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use mixdistill::data::{ColumnMap, Records, read_records};
+use mixdistill::data::{ColumnMap, MAX_LEFT_OUT, Records, read_records};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
@@ -125,7 +125,7 @@ fn parquet_is_known_by_its_content() {
     let sample = sample(|path| texts(path, Compression::SNAPPY));
     let other = sample.path.with_extension("data");
     std::fs::copy(&sample.path, &other).unwrap();
-    assert_eq!(read_records(&other, &ColumnMap::default()).unwrap().read, 4);
+    assert_eq!(read_records(&other, &ColumnMap::default(), MAX_LEFT_OUT).unwrap().read, 4);
 }
 
 const MESSAGES: &str = "message rows {
@@ -187,7 +187,7 @@ fn conversations_and_dotted_paths_work_as_in_json() {
         sample.error("problem=messages.0.content,solution=runs.1"),
         "a.parquet:1: column `runs.1`: the record lacks it: `runs` is a list of 1, without `1`; its \
          columns are `embedding`, `messages`, `runs` (row 1). Check the name's spelling, or leave \
-         it out to recognise the column by name"
+         it out to recognize the column by name"
     );
 }
 
@@ -211,7 +211,7 @@ fn wrong_columns_are_named_with_all_that_the_file_has() {
         );
     });
     assert!(unknown.error("").starts_with(
-        "a.parquet:1: no column is recognised as the problem; the record's columns are `q` (row 1)."
+        "a.parquet:1: no column is recognized as the problem; the record's columns are `q` (row 1)."
     ));
 }
 

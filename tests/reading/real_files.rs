@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mixdistill::data::{ColumnMap, Records, read_records};
+use mixdistill::data::{ColumnMap, MAX_LEFT_OUT, Records, read_records};
 
 use crate::assert_adds_up;
 
@@ -21,7 +21,8 @@ fn read(file: &str, columns: &str) -> Option<Records> {
         "" => ColumnMap::default(),
         text => ColumnMap::parse(text).unwrap(),
     };
-    let records = read_records(shared(file)?, &map).unwrap_or_else(|error| panic!("{error}"));
+    let records =
+        read_records(shared(file)?, &map, MAX_LEFT_OUT).unwrap_or_else(|error| panic!("{error}"));
     assert_adds_up(&records);
     Some(records)
 }
@@ -93,10 +94,10 @@ fn math_is_read_from_a_json_array_and_from_jsonl() {
 #[test]
 fn a_list_of_solutions_is_refused_with_the_path_to_name() {
     let Some(path) = shared("bench/olympiadbench.jsonl") else { return };
-    let error = read_records(&path, &ColumnMap::default()).unwrap_err().to_string();
+    let error = read_records(&path, &ColumnMap::default(), MAX_LEFT_OUT).unwrap_err().to_string();
     assert!(error.contains("olympiadbench.jsonl:1: column `solution`: found a list of 1"));
     assert!(error.ends_with("Name one element of the list, for example solution=solution.0"));
     let map = ColumnMap::parse("solution=solution.0,answer=final_answer.0").unwrap();
-    let records = read_records(&path, &map).unwrap();
+    let records = read_records(&path, &map, MAX_LEFT_OUT).unwrap();
     assert_eq!(records.records.len(), 675);
 }

@@ -1,0 +1,165 @@
+//! Rows that cannot be used: left out, counted by reason, and too many of them an error.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Default of `data.max_left_out`: the share of a file's rows that may be unusable.
+pub const MAX_LEFT_OUT: f64 = 0.05;
+
+/// One reason why rows of a file are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutReason {
+    /// The reason, such as `not JSON`.
+    pub reason: String,
+    /// Rows that are left out for it.
+    pub rows: usize,
+    /// The first of them, with its place and what was found.
+    pub example: String,
+}
+
+/// Rows of one file that cannot be used, by reason.
+///
+/// Displayed as `3 rows: 2 not JSON (a.jsonl:7: ...), 1 no answer (...)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeftOut {
+    reasons: Vec<LeftOutReason>,
+}
+
+/// Why one row cannot be used.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    /// The kind of fault, by which rows are counted.
+    pub(crate) reason: String,
+    /// What was found, where, and what to do.
+    pub(crate) error: Error,
+}
+
+impl Unusable {
+    pub(crate) fn new(reason: impl Into<String>, error: Error) -> Self {
+        Self { reason: reason.into(), error }
+    }
+}
+
+impl LeftOut {
+    /// Reasons that are told apart; what comes after them is counted together.
+    const MOST_REASONS: usize = 24;
+
+    /// Counts one row.
+    pub(crate) fn add(&mut self, reason: &str, example: impl FnOnce() -> String) {
+        let reason = match self.reasons.iter().any(|known| known.reason == reason) {
+            false if self.reasons.len() >= Self::MOST_REASONS => "other reasons",
+            _ => reason,
+        };
+        match self.reasons.iter_mut().find(|known| known.reason == reason) {
+            Some(known) => known.rows += 1,
+            None => {
+                let (reason, example) = (reason.to_owned(), example());
+                self.reasons.push(LeftOutReason { reason, rows: 1, example });
+            }
+        }
+    }
+
+    /// The reasons, in the order in which they first came up.
+    pub fn reasons(&self) -> &[LeftOutReason] {
+        &self.reasons
+    }
+
+    /// All rows that are left out.
+    pub fn rows(&self) -> usize {
+        self.reasons.iter().map(|reason| reason.rows).sum()
+    }
+
+    /// Rows that are left out for one reason.
+    pub fn rows_for(&self, reason: &str) -> usize {
+        self.reasons.iter().filter(|known| known.reason == reason).map(|known| known.rows).sum()
+    }
+
+    /// Whether no row is left out.
+    pub fn is_empty(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// How many of `read` rows a share allows; one odd row never ends a run, unless the share is 0.
+    pub(crate) fn allowed(read: usize, share: f64) -> usize {
+        match share > 0.0 {
+            true => ((share * read as f64).floor() as usize).max(1),
+            false => 0,
+        }
+    }
+
+    /// The reasons with the counts, for an error about too many of them.
+    pub(crate) fn summary(&self, read: usize) -> String {
+        let reasons: Vec<String> =
+            self.reasons.iter().map(|r| format!("{} x {}", r.rows, r.reason)).collect();
+        format!("{} of {read} rows cannot be used: {}", self.rows(), reasons.join(", "))
+    }
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let s = if self.rows() == 1 { "" } else { "s" };
+        write!(f, "{} row{s}", self.rows())?;
+        for (index, reason) in self.reasons.iter().enumerate() {
+            let before = if index == 0 { ": " } else { "; " };
+            write!(f, "{before}{} x {} ({})", reason.rows, reason.reason, reason.example)?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a share of rows that may be unusable.
+///
+/// # Errors
+/// [`Error::Config`] where it is no share.
+pub(crate) fn check_share(share: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    let what = format!("{share} is not between 0 and 1");
+    Err(Error::config("data.max_left_out", what, "Give a share of a file's rows, such as 0.05"))
+}
+
+/// Counts unusable rows of one file and keeps the first one's error, to be returned if there are
+/// too many.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) left_out: LeftOut,
+    first: Option<Error>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, unusable: Unusable) {
+        self.left_out.add(&unusable.reason, || unusable.error.to_string());
+        self.first.get_or_insert(unusable.error);
+    }
+
+    /// The rows left out of `read`, if a share of `max_left_out` allows them.
+    ///
+    /// # Errors
+    /// The first unusable row's own error; where there are more, it lists the reasons.
+    pub(crate) fn finish(self, path: &Path, read: usize, max_left_out: f64) -> Result<LeftOut> {
+        let rows = self.left_out.rows();
+        if rows <= LeftOut::allowed(read, max_left_out) && (rows < read || rows == 0) {
+            return Ok(self.left_out);
+        }
+        let summary = self.left_out.summary(read);
+        let limit = format!("data.max_left_out allows {max_left_out} of a file's rows");
+        Err(match self.first {
+            Some(Error::Data { place, what, hint }) if rows == 1 => {
+                Error::Data { place, what, hint }
+            }
+            Some(Error::Data { place, what, hint }) => Error::Data {
+                place,
+                what: format!("{what}. {summary}"),
+                hint: match rows == read {
+                    true => hint,
+                    false => format!("{hint}. {limit}"),
+                },
+            },
+            Some(other) => other,
+            None => Error::data(crate::error::Place::file(path), summary, limit),
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! Answers that another program has made, read and graded.
+
+use super::benchmark::{Benchmark, BenchmarkProblem};
+use super::evaluate::Judged;
+use crate::data::left_out::{MAX_LEFT_OUT, Tally, Unusable};
+use crate::data::rows::{FileColumn, RowAt, RowSink, read_rows};
+use crate::data::{ColumnMap, LeftOut, normalized, value_at};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// How a file of answers is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswerOptions {
+    /// Columns that are named: `solution` for the answer, `problem` and `id`.
+    pub columns: ColumnMap,
+    /// Whether the prompts had opened the reasoning, so that every answer begins within it.
+    pub reasoning_opened: bool,
+}
+
+/// The answers of a file, graded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GradedAnswers {
+    /// The answers, in the file's order.
+    pub answers: Vec<Judged>,
+    /// Answers to rows of the benchmark that are left out, since they have no usable reference.
+    pub without_reference: usize,
+    /// Rows that cannot be used, by reason.
+    pub left_out: LeftOut,
+}
+
+const TEXTS: [&str; 7] =
+    ["text", "output", "response", "completion", "generation", "prediction", "answer"];
+const HINT: &str = "A row has the answer (text, output, response, completion, prediction) and the \
+                    problem's text or id; other columns can be named";
+
+/// Grades answers that another program has made: JSONL, a JSON array or Parquet with the answer as
+/// `text`, `output`, `response`, `completion`, `generation`, `prediction` or `answer`, and the problem
+/// by its text (`problem`, `question`, `prompt`) or by the benchmark's `id`, where it has ids; where an
+/// id and a problem are given, they must agree. Rows with neither are taken in the order of the
+/// benchmark's rows. Several rows of a problem are several answers to it.
+///
+/// The samples that lm-evaluation-harness logs are read as they are: answers from `resps`, problems
+/// from `doc` or else by `doc_id`; of the rows that it writes for each filter those of the first one.
+///
+/// Answers to rows of the benchmark that have no usable reference are counted and left out.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Data`] with the line of a row that is of another benchmark, or where more
+/// rows than [`MAX_LEFT_OUT`] allows hold no answer.
+pub fn grade_answers(
+    benchmark: &Benchmark,
+    path: &Path,
+    options: &AnswerOptions,
+) -> Result<GradedAnswers> {
+    options.columns.check()?;
+    let mut rows = AnswerRows::new(benchmark, options);
+    read_rows(path, &mut rows)?;
+    let left_out = rows.tally.finish(path, rows.rows, MAX_LEFT_OUT)?;
+    let AnswerRows { answers, without_reference, .. } = rows;
+    Ok(GradedAnswers { answers, without_reference, left_out })
+}
+
+/// Takes the rows of answers.
+struct AnswerRows<'a> {
+    benchmark: &'a Benchmark,
+    options: &'a AnswerOptions,
+    by_id: HashMap<String, Target>,
+    by_text: HashMap<String, Target>,
+    by_row: HashMap<usize, Target>,
+    /// The filter of lm-evaluation-harness whose rows are taken.
+    filter: Option<String>,
+    samples: Vec<usize>,
+    answers: Vec<Judged>,
+    without_reference: usize,
+    tally: Tally,
+    rows: usize,
+}
+
+/// What an answer is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Problem(usize),
+    /// A row of the benchmark without a usable reference.
+    Skipped,
+}
+
+/// One row of a file of answers.
+struct AnswerRow {
+    texts: Vec<String>,
+    id: Option<String>,
+    problem: Option<String>,
+    /// Whether `problem` is one, and not a prompt, which may be anything.
+    is_problem: bool,
+    /// Its row in the benchmark, counted from 1, where it says so.
+    row: Option<usize>,
+    tokens: usize,
+    hit_limit: bool,
+}
+
+impl RowSink for AnswerRows<'_> {
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+
+    fn columns(&mut self, _: Vec<FileColumn>) {}
+
+    fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
+        self.rows += 1;
+        if let Some(filter) = row.get("filter").and_then(Value::as_str)
+            && row.contains_key("resps")
+            && self.filter.get_or_insert_with(|| filter.to_owned()) != filter
+        {
+            return Ok(());
+        }
+        let Some(row) = self.answer_row(&row) else {
+            self.tally.add(Unusable::new("no answer", at.error("it has no answer", HINT)));
+            return Ok(());
+        };
+        match self.target(&row, at)? {
+            Target::Skipped => self.without_reference += row.texts.len(),
+            Target::Problem(place) => {
+                let problem = &self.benchmark.problems[place];
+                for text in row.texts {
+                    let opened = self.options.reasoning_opened;
+                    let answer = Judged::of(problem, self.samples[place], text, opened);
+                    let (tokens, hit_limit) = (row.tokens, row.hit_limit);
+                    self.answers.push(Judged { tokens, hit_limit, ..answer });
+                    self.samples[place] += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.rows += 1;
+        self.tally.add(unusable);
+    }
+}
+
+impl<'a> AnswerRows<'a> {
+    fn new(benchmark: &'a Benchmark, options: &'a AnswerOptions) -> Self {
+        let mut by_id = HashMap::new();
+        let (mut by_text, mut by_row) = (HashMap::new(), HashMap::new());
+        for row in &benchmark.skipped {
+            by_id.extend(row.id.clone().map(|id| (id, Target::Skipped)));
+            by_text.extend(row.problem.as_ref().map(|text| (normalized(text), Target::Skipped)));
+            by_row.insert(row.row, Target::Skipped);
+        }
+        for (index, problem) in benchmark.problems.iter().enumerate() {
+            let target = Target::Problem(index);
+            by_id.insert(problem.id.clone(), target);
+            by_text.insert(normalized(&problem.problem), target);
+            by_row.insert(problem.row, target);
+        }
+        if !benchmark.has_ids {
+            by_id.clear();
+        }
+        Self {
+            benchmark,
+            options,
+            by_id,
+            by_text,
+            by_row,
+            filter: None,
+            samples: vec![0; benchmark.problems.len()],
+            answers: vec![],
+            without_reference: 0,
+            tally: Tally::default(),
+            rows: 0,
+        }
+    }
+
+    /// The parts of a row; `None` where it holds no answer.
+    fn answer_row(&self, row: &Map<String, Value>) -> Option<AnswerRow> {
+        let columns = &self.options.columns;
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let get = |names: &[&str]| names.iter().find_map(|name| text(row.get(*name)?));
+        let named = |name: &Option<String>, names: &[&str]| match name.as_deref() {
+            Some("none") => None,
+            Some(name) => value_at(row, name).as_deref().and_then(text),
+            None => get(names),
+        };
+        let texts = match (&columns.solution, row.get("resps")) {
+            (None, Some(Value::Array(responses))) => harness_texts(responses),
+            (name, _) => named(name, &TEXTS).into_iter().collect(),
+        };
+        if texts.is_empty() {
+            return None;
+        }
+        let doc = row.get("doc").and_then(Value::as_object);
+        let of_doc = |names: &[&str]| names.iter().find_map(|name| text(doc?.get(*name)?));
+        let problem = named(&columns.problem, &["problem", "question"])
+            .or_else(|| of_doc(&["problem", "question"]));
+        let is_problem = problem.is_some();
+        let problem = match &columns.problem {
+            None => problem.or_else(|| get(&["prompt"])),
+            Some(_) => problem,
+        };
+        let id = named(&columns.id, &["id", "unique_id", "ID", "idx"])
+            .or_else(|| of_doc(&["unique_id", "id", "ID", "idx"]));
+        let ended = row.get("ended").and_then(Value::as_str);
+        let number = |name: &str| row.get(name).and_then(Value::as_u64);
+        Some(AnswerRow {
+            texts,
+            id: id.filter(|_| self.benchmark.has_ids),
+            problem,
+            is_problem,
+            row: number("doc_id").map(|id| id as usize + 1),
+            tokens: number("tokens").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            hit_limit: ended == Some("at the length limit")
+                || row.get("hit_limit").and_then(Value::as_bool) == Some(true)
+                || row.get("finish_reason").and_then(Value::as_str) == Some("length"),
+        })
+    }
+
+    /// What a row's answer is to.
+    fn target(&self, row: &AnswerRow, at: RowAt<'_>) -> Result<Target> {
+        let failed = |what: String| -> Result<Target, Error> { Err(at.error(what, HINT)) };
+        let named = |name: &str| -> String { name.chars().take(60).collect() };
+        let of_id = row.id.as_ref().map(|id| self.by_id.get(id));
+        let of_text = row.problem.as_ref().map(|problem| self.by_text.get(&normalized(problem)));
+        match (of_id, of_text) {
+            (Some(Some(a)), Some(Some(b))) if a != b => {
+                let id = row.id.as_deref().unwrap_or_default();
+                failed(format!("its id `{}` is of another problem", named(id)))
+            }
+            // A prompt may be anything. A problem may lack the options, have them in another layout,
+            // or more around it, but it begins alike.
+            (Some(Some(Target::Problem(place))), Some(None))
+                if row.is_problem && self.differs(row, *place) =>
+            {
+                let (id, own) = (row.id.as_deref(), row.problem.as_deref());
+                let (id, own) = (id.unwrap_or_default(), own.unwrap_or_default());
+                failed(format!("`{}` is not the problem `{}`", named(own), named(id)))
+            }
+            (Some(Some(target)), _) | (_, Some(Some(target))) => Ok(*target),
+            (None, None) => self.by_place(row.row.unwrap_or(self.rows), at),
+            // The harness says where a problem stands, whatever it makes of its text.
+            (None, Some(None)) if row.row.is_some() => {
+                let target = self.by_place(row.row.unwrap_or_default(), at)?;
+                match target {
+                    Target::Problem(place) if row.is_problem && self.differs(row, place) => {
+                        let own = row.problem.as_deref().unwrap_or_default();
+                        let name = &self.benchmark.name;
+                        failed(format!("`{}` is no problem of {name}", named(own)))
+                    }
+                    target => Ok(target),
+                }
+            }
+            _ => {
+                let name = row.problem.as_deref().or(row.id.as_deref()).unwrap_or_default();
+                failed(format!("`{}` is no problem of {}", named(name), self.benchmark.name))
+            }
+        }
+    }
+
+    fn by_place(&self, row: usize, at: RowAt<'_>) -> Result<Target> {
+        self.by_row.get(&row).copied().ok_or_else(|| {
+            let (name, rows) = (&self.benchmark.name, self.benchmark.rows());
+            at.error(format!("{name} has {rows} rows"), HINT)
+        })
+    }
+
+    fn differs(&self, row: &AnswerRow, place: usize) -> bool {
+        let BenchmarkProblem { problem, .. } = &self.benchmark.problems[place];
+        row.problem.as_ref().is_some_and(|own| differ(own, problem))
+    }
+}
+
+/// The texts of lm-evaluation-harness's responses: a list of lists.
+fn harness_texts(responses: &[Value]) -> Vec<String> {
+    let mut texts = vec![];
+    for response in responses {
+        match response {
+            Value::String(text) => texts.push(text.clone()),
+            Value::Array(samples) => {
+                texts.extend(samples.iter().filter_map(Value::as_str).map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    texts
+}
+
+/// Whether two texts are of different problems: neither holds the other, and they begin otherwise.
+fn differ(a: &str, b: &str) -> bool {
+    const BEGINNING: usize = 40;
+    let letters = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let (a, b) = (letters(a), letters(b));
+    let alike = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    alike < BEGINNING && !a.contains(&b) && !b.contains(&a)
+}

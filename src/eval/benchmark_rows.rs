@@ -1,0 +1,164 @@
+//! Rows of a file to the problems of a benchmark.
+
+use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
+use super::math::final_answer;
+use crate::data::ColumnMap;
+use crate::data::asked::{RowFault, RowFields};
+use crate::data::left_out::{MAX_LEFT_OUT, Tally, Unusable};
+use crate::data::problem_text::{Options, plain_text};
+use crate::data::rows::{FileColumn, RowAt, RowSink, Unit};
+use crate::error::{Error, Place, Result};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::path::Path;
+
+const HINT: &str = "A row has a problem (problem, question, input) and an answer (answer, target, \
+                    final_answer, expected_answer, solution); of a list of options it is a letter, \
+                    the text of one option, or its place counted from 0. Other columns can be named";
+
+/// Takes the rows of a benchmark in their order.
+pub(super) struct BenchmarkRows<'a> {
+    path: &'a Path,
+    columns: &'a ColumnMap,
+    benchmark: Benchmark,
+    /// Where each id was.
+    ids: HashMap<String, usize>,
+    tally: Tally,
+    rows: usize,
+}
+
+/// What a row is.
+enum Found {
+    Problem { problem: BenchmarkProblem, has_id: bool },
+    WithoutAnswer,
+}
+
+impl RowSink for BenchmarkRows<'_> {
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+
+    fn columns(&mut self, _: Vec<FileColumn>) {}
+
+    fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
+        self.rows += 1;
+        let fields = RowFields { columns: self.columns, row: &row };
+        match problem(&fields, at.number) {
+            Ok(Found::Problem { mut problem, has_id }) => {
+                problem.row = self.rows;
+                self.benchmark.has_ids &= has_id;
+                if let Some(other) = self.ids.insert(problem.id.clone(), at.number) {
+                    let place = if at.unit == Unit::Line { "line" } else { "row" };
+                    let what = format!("its id `{}` is that of {place} {other}", problem.id);
+                    return Err(at.error(what, HINT));
+                }
+                self.benchmark.problems.push(problem);
+            }
+            Ok(Found::WithoutAnswer) => {
+                self.benchmark.without_answer.push(at.number);
+                self.skip(&fields);
+            }
+            Err((reason, what)) => {
+                self.skip(&fields);
+                self.tally.add(Unusable::new(reason, at.error(what, HINT)));
+            }
+        }
+        Ok(())
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.rows += 1;
+        self.benchmark.skipped.push(SkippedRow { row: self.rows, id: None, problem: None });
+        self.tally.add(unusable);
+    }
+}
+
+impl<'a> BenchmarkRows<'a> {
+    pub(super) fn new(path: &'a Path, columns: &'a ColumnMap) -> Result<Self> {
+        columns.check()?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let benchmark = Benchmark { name, has_ids: true, ..Benchmark::default() };
+        let (ids, tally) = (HashMap::new(), Tally::default());
+        Ok(Self { path, columns, benchmark, ids, tally, rows: 0 })
+    }
+
+    fn skip(&mut self, fields: &RowFields<'_>) {
+        let problem = fields.asked().ok().map(|asked| asked.problem);
+        let row = SkippedRow { row: self.rows, id: fields.id(), problem };
+        self.benchmark.skipped.push(row);
+    }
+
+    pub(super) fn finish(self) -> Result<Benchmark> {
+        let Self { path, mut benchmark, tally, rows, .. } = self;
+        benchmark.left_out = tally.finish(path, rows, MAX_LEFT_OUT)?;
+        if benchmark.problems.is_empty() {
+            let what = match benchmark.without_answer.first() {
+                Some(line) => format!("no row has an answer; the first is line {line}"),
+                None => "it has no rows".into(),
+            };
+            let hint = "An answer is in answer, target, final_answer, expected_answer, or in a box \
+                        in solution; another column can be named";
+            return Err(Error::data(Place::file(path), what, hint));
+        }
+        Ok(benchmark)
+    }
+}
+
+/// The problem of a row.
+fn problem(fields: &RowFields<'_>, line: usize) -> Result<Found, RowFault> {
+    let asked = fields.asked()?;
+    let given = [
+        "answer",
+        "Answer",
+        "target",
+        "final_answer",
+        "expected_answer",
+        "ground_truth",
+        "gold_answer",
+        "reward_model.ground_truth",
+    ];
+    let answer = fields.field(&fields.columns.answer, &given);
+    let reference = match answer.as_deref() {
+        Some(Value::Array(answers)) => {
+            Some(answers.iter().filter_map(plain_text).collect::<Vec<_>>().join(", "))
+        }
+        Some(answer) => plain_text(answer),
+        None => fields
+            .text(&fields.columns.solution, &["solution"])
+            .and_then(|solution| final_answer(&solution)),
+    };
+    let Some(reference) = reference.filter(|answer| !answer.is_empty()) else {
+        return Ok(Found::WithoutAnswer);
+    };
+    // GSM8K's come with their working; it, SVAMP and MAWPS ask for a number.
+    let is_word_problem = reference.contains("####")
+        || fields.row.contains_key("Body")
+        || fields.row.contains_key("target");
+    let reference = match reference.contains("####") {
+        true => final_answer(&reference).unwrap_or(reference),
+        false => reference,
+    };
+    let written = fields.options();
+    let options = Options::of(written.as_deref()).unwrap_or_default();
+    let reference = match options.lettered.is_empty() {
+        true => reference,
+        false => chosen(answer.as_deref(), &reference, &options.lettered)
+            .map_err(|what| ("answer that is none of the options", what))?,
+    };
+    let id = fields.id();
+    let has_id = id.is_some();
+    let kind = match options.text {
+        Some(_) => AnswerKind::Choice,
+        None if is_word_problem => AnswerKind::LastNumber,
+        None => AnswerKind::Stated,
+    };
+    let problem = BenchmarkProblem {
+        id: id.unwrap_or_else(|| line.to_string()),
+        system: asked.system,
+        problem: asked.problem,
+        reference,
+        kind,
+        row: 0,
+    };
+    Ok(Found::Problem { problem, has_id })
+}
