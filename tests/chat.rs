@@ -5,7 +5,7 @@ mod common;
 use common::{shared, smollm2};
 use mixdistill::Error;
 use mixdistill::data::{
-    ChatFormat, ChatTemplate, Message, PlainTemplate, PromptTemplate, TextTokenizer,
+    ChatFormat, ChatTemplate, Message, PlainTemplate, Prompt, PromptTemplate, TextTokenizer,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -136,6 +136,64 @@ fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
     assert_eq!(format.prompt(&tokenizer, "1+1?".into()).unwrap(), row.tokens[..row.prompt]);
     // The tokenizer's own end token is another one; answers end with the turn.
     assert_eq!((format.end_token(&tokenizer), tokenizer.end_token()), (end, 257));
+}
+
+#[test]
+fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
+    let names = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
+                 {{ m.role }}:{{ m.content }}<|end|>\n{% endfor %}\
+                 {% if add_generation_prompt %}<|bot|>assistant:{% endif %}";
+    let folder = Folder::new(false, settings(names));
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let prompt = Prompt { system: Some(" Be <|end|> brief. "), problem: "1+1?" };
+    let row = format.row(&tokenizer, prompt, "2").unwrap();
+    let asked = format.prompt(&tokenizer, prompt).unwrap();
+    assert_eq!(row.tokens[..row.prompt], asked);
+    let text = "system:Be <|end|> brief.\nuser:1+1?\nassistant:";
+    assert_eq!(tokenizer.decode(&asked).unwrap(), text);
+    // Its words are text, whatever they spell.
+    assert_eq!(asked.iter().filter(|token| **token == 260).count(), 2);
+    assert_eq!(format.rows(&tokenizer, &[(prompt, "2"), ("1+1?".into(), "2")])[0].as_ref().unwrap(), &row);
+    // The run's own takes its place.
+    let replaced = folder.format(Some("Think.")).unwrap().prompt(&tokenizer, prompt).unwrap();
+    assert!(tokenizer.decode(&replaced).unwrap().starts_with("system:Think.\nuser"));
+    // A template that has no place for it is refused, and does for rows without one.
+    for template in [
+        "{% for m in messages if m.role != 'system' %}<|user|>{{ m.content }}<|end|>{% endfor %}\
+         {% if add_generation_prompt %}<|user|>{% endif %}",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}\
+         {% endif %}{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}\
+         {% if add_generation_prompt %}<|user|>{% endif %}",
+    ] {
+        let folder = Folder::new(false, settings(template));
+        let format = folder.format(None).unwrap();
+        assert!(format.row(&tokenizer, "1+1?".into(), "2").is_ok());
+        for error in [
+            format.row(&tokenizer, prompt, "2").map(|_| ()).unwrap_err(),
+            format.prompt(&tokenizer, prompt).map(|_| ()).unwrap_err(),
+            format.rows(&tokenizer, &[(prompt, "2")]).remove(0).map(|_| ()).unwrap_err(),
+        ] {
+            let error = error.to_string();
+            let says = error.contains("it leaves out the system text") && error.contains("system=none");
+            assert!(says || error.contains("System role not supported"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
+    let folder = Folder::new(true, settings(PLAIN));
+    let tokenizer = folder.tokenizer();
+    let layout = PlainTemplate::default();
+    let prompt = Prompt { system: Some("Be brief."), problem: "1+1?" };
+    assert_eq!(layout.prompt_text(prompt), "Be brief.\n\nProblem:\n1+1?\n\nSolution:\n");
+    let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, true)).unwrap();
+    let messages = [Message::new("system", " Be brief. "), Message::new("user", "1+1?")];
+    let text = template.render(&messages, true).unwrap();
+    assert_eq!(tokenizer.encode_marked(&text).unwrap(), layout.prompt(&tokenizer, prompt).unwrap());
+    let alone = template.render(&messages[1..], true).unwrap();
+    let prompt = layout.prompt(&tokenizer, "1+1?".into()).unwrap();
+    assert_eq!(tokenizer.encode_marked(&alone).unwrap(), prompt);
 }
 
 #[test]
