@@ -15,6 +15,7 @@ mod collect;
 mod columns;
 mod encode;
 mod layout;
+pub(crate) mod lenient_json;
 mod ledger;
 mod messages;
 mod mixture;
