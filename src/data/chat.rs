@@ -425,6 +425,9 @@ impl TokenizerConfig {
 }
 
 #[cfg(test)]
+mod python_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
