@@ -351,7 +351,13 @@ fn same_settings(out: &Out, settings: &serde_json::Value) -> Result<()> {
     let path = out.path.join("settings.json");
     let text = serde_json::to_string_pretty(settings).unwrap_or_default();
     match std::fs::read_to_string(&path) {
-        Ok(there) if there == text => Ok(()),
+        // Compared as values: the order of their keys is not always the same.
+        Ok(there)
+            if serde_json::from_str(&there)
+                .is_ok_and(|there: serde_json::Value| there == *settings) =>
+        {
+            Ok(())
+        }
         Ok(_) => Err(Error::RunDirectory {
             path,
             what: "the answers here are of another model or other settings".into(),

@@ -2,6 +2,7 @@
 
 use super::chat::TokenizerConfig;
 use crate::error::{Error, Result};
+use crate::files::stands_in;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -124,6 +125,9 @@ impl TextTokenizer {
     pub fn from_file(path: &Path, end_token: Option<&str>) -> Result<Self> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        if let Some((what, hint)) = stands_in(&bytes) {
+            return Err(Error::Tokenizer { name, what: what.into(), hint: hint.into() });
+        }
         let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer {
             name: name.clone(),
             what: format!("it cannot be read: {e}"),
@@ -423,7 +427,8 @@ impl TextTokenizer {
 /// The text of a small file of a model's folder, or `None` where there is none.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is too large to be what its name says.
+/// [`Error::Io`], also for a file that is too large to be what its name says; [`Error::Model`] where
+/// a Git LFS pointer or a web page is in its place.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     const LARGEST: u64 = 64 << 20;
     let length = match std::fs::metadata(path) {
@@ -435,7 +440,13 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
         let what = format!("it has {length} bytes, more than any file of its name should");
         return Err(Error::io("read", path, std::io::Error::other(what)));
     }
-    std::fs::read_to_string(path).map(Some).map_err(|e| Error::io("read", path, e))
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    match stands_in(text.as_bytes()) {
+        None => Ok(Some(text)),
+        Some((what, hint)) => {
+            Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
+        }
+    }
 }
 
 /// Words with the space before them, and single characters of everything else.
