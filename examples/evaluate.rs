@@ -80,6 +80,10 @@ struct Flags {
     #[cfg(feature = "teacher")]
     #[arg(long, requires = "judge", default_value = "")]
     judge_key_variable: String,
+    /// The judge's field for the length limit, such as max_completion_tokens
+    #[cfg(feature = "teacher")]
+    #[arg(long, requires = "judge", default_value = "max_tokens")]
+    judge_max_tokens_field: String,
     /// Directory of answers and scores
     #[arg(long, default_value = "scores")]
     out: PathBuf,
@@ -237,6 +241,7 @@ fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out
         url: url.clone(),
         model: model.clone(),
         key_variable: flags.judge_key_variable.clone(),
+        max_tokens_field: flags.judge_max_tokens_field.clone(),
         ..ChatConfig::default()
     };
     let store = out.path.join(format!("{}.judge.jsonl", benchmark.name));
@@ -246,6 +251,9 @@ fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out
         progress.update_of(done as u64, of as u64, String::new);
     })?;
     drop(progress);
+    if let Some(notice) = judge.notice() {
+        say(&notice);
+    }
     if unclear > 0 {
         say(&format!("{}: the judge says neither yes nor no to {unclear}", benchmark.name));
     }

@@ -399,11 +399,32 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of tokens, special ones left out.
+    /// The text of tokens, special ones left out. A character at its end of which bytes are missing
+    /// is one U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        /// Bytes of a character that is not whole, each of which may be a token.
+        const MOST_MISSING: usize = 3;
+        let text = self.decode_as_is(tokens)?;
+        if !text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(text);
+        }
+        // Where bytes are tokens, one that is left over takes all characters before it with it that
+        // are made of bytes. Without it they are whole.
+        let whole = |text: &str| text.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).count();
+        for missing in 1..=MOST_MISSING.min(tokens.len()) {
+            let before = self.decode_as_is(&tokens[..tokens.len() - missing])?;
+            if !before.ends_with(char::REPLACEMENT_CHARACTER) {
+                let mended = whole(&before) >= whole(&text);
+                return Ok(if mended { before + "\u{FFFD}" } else { text });
+            }
+        }
+        Ok(text)
+    }
+
+    fn decode_as_is(&self, tokens: &[u32]) -> Result<String> {
         self.plain.decode(tokens, true).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot decode {} tokens: {e}", tokens.len()),
@@ -466,4 +487,26 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
         rest = tail;
         Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_that_is_cut_takes_no_other_with_it() {
+        let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+        let text = "a word é😀€";
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        for cut in 0..tokens.len() {
+            let decoded = tokenizer.decode(&tokens[..cut]).unwrap();
+            let whole = decoded.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            assert!(text.starts_with(whole), "{decoded}");
+            assert!(decoded.chars().count() - whole.chars().count() <= 1, "{decoded}");
+            // What was whole at one token is whole at the next.
+            let next = tokenizer.decode(&tokens[..cut + 1]).unwrap();
+            assert!(next.starts_with(whole), "{decoded}, then {next}");
+        }
+    }
 }
