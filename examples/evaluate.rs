@@ -94,6 +94,10 @@ struct Flags {
     #[cfg(feature = "teacher")]
     #[arg(long, requires = "judge", default_value = "")]
     judge_key_variable: String,
+    /// The judge's field for the length limit, such as max_completion_tokens
+    #[cfg(feature = "teacher")]
+    #[arg(long, requires = "judge", default_value = "max_tokens")]
+    judge_max_tokens_field: String,
     /// Directory of answers and scores
     #[arg(long, default_value = "scores")]
     out: PathBuf,
@@ -278,6 +282,7 @@ fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out
         url: url.clone(),
         model: model.clone(),
         key_variable: flags.judge_key_variable.clone(),
+        max_tokens_field: flags.judge_max_tokens_field.clone(),
         ..ChatConfig::default()
     };
     let store = out.path.join(format!("{}.judge.jsonl", benchmark.name));
@@ -287,6 +292,9 @@ fn judge(flags: &Flags, benchmark: &Benchmark, answers: &mut [Judged], out: &Out
         progress.update_of(done as u64, of as u64, String::new);
     })?;
     drop(progress);
+    if let Some(notice) = judge.notice() {
+        say(&notice);
+    }
     if unclear > 0 {
         say(&format!("{}: the judge says neither yes nor no to {unclear}", benchmark.name));
     }
@@ -392,7 +400,13 @@ fn same_settings(out: &Out, settings: &serde_json::Value) -> Result<()> {
     let path = out.path.join("settings.json");
     let text = serde_json::to_string_pretty(settings).unwrap_or_default();
     match std::fs::read_to_string(&path) {
-        Ok(there) if there == text => Ok(()),
+        // Compared as values: the order of their keys is not always the same.
+        Ok(there)
+            if serde_json::from_str(&there)
+                .is_ok_and(|there: serde_json::Value| there == *settings) =>
+        {
+            Ok(())
+        }
         Ok(_) => Err(Error::RunDirectory {
             path,
             what: "the answers here are of another model or other settings".into(),

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 /// Writes a file, whole or not at all, even where power is lost: beside its place first.
@@ -37,6 +37,45 @@ pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
+}
+
+/// Whether a file that begins so is a Git LFS pointer: a clone without Git LFS has these in place of
+/// large files.
+pub(crate) fn is_lfs_pointer(head: &[u8]) -> bool {
+    head.starts_with(b"version https://git-lfs.github.com/spec/v1")
+}
+
+/// Whether a file that begins so is a web page, as where a download got the page of a file.
+pub(crate) fn is_web_page(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins = |tag: &[u8]| head.get(..tag.len()).is_some_and(|h| h.eq_ignore_ascii_case(tag));
+    begins(b"<!doctype") || begins(b"<html")
+}
+
+/// Bytes of a file's beginning that tell what it is.
+pub(crate) const HEAD: usize = 256;
+
+/// What a file is in place of the one that its name says, and what to do, by how it begins; `None`
+/// where nothing speaks against it.
+pub(crate) fn stands_in(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    if is_lfs_pointer(head) {
+        return Some((
+            "it is a Git LFS pointer, not the file itself",
+            "Run `git lfs pull` in its folder, or download it again",
+        ));
+    }
+    is_web_page(head).then_some((
+        "it is a web page (HTML), not the file itself",
+        "Download the file again, by its raw or `resolve` address; a page that asks for a login \
+         may have been saved in its place",
+    ))
+}
+
+/// The beginning of a file.
+pub(crate) fn head_of(path: &Path) -> Result<Vec<u8>> {
+    let mut head = vec![];
+    let read = File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
+    read.map(|_| head).map_err(|e| Error::io("read", path, e))
 }
 
 /// A run's directory is not where it was.
@@ -97,4 +136,21 @@ fn has_no_locks(error: &std::io::Error) -> bool {
     const LINUX_ENOLCK: i32 = 37;
     error.kind() == std::io::ErrorKind::Unsupported
         || (cfg!(target_os = "linux") && error.raw_os_error() == Some(LINUX_ENOLCK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_for_a_file_is_known_by_its_beginning() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        assert!(is_lfs_pointer(pointer) && stands_in(pointer).is_some());
+        for page in ["<!DOCTYPE html>", "\n  <html lang=\"en\">", "\u{feff}<!doctype HTML"] {
+            assert!(is_web_page(page.as_bytes()), "{page}");
+        }
+        for file in ["", "{}", "version 2", "<|im_start|>", "<htm", "{{ '<html>' }}"] {
+            assert_eq!(stands_in(file.as_bytes()), None, "{file}");
+        }
+    }
 }

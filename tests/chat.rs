@@ -49,6 +49,45 @@ fn renderings_equal_those_of_transformers() {
     assert_eq!((equal, refused), (108, 4));
 }
 
+/// As Python's dicts do; sorted, they would make another prompt.
+#[test]
+fn the_keys_of_template_variables_stay_in_their_order() {
+    let toml = "base_model = \"x\"\n[data.template_variables]\nflag = true\n\
+                tool = { name = \"f\", args = { z = 1, a = [{ y = 2, b = 3 }] } }\n\
+                [data.template_variables.table]\nzeta = 1\nalpha = { k = 1, b = 2 }\n";
+    let config = mixdistill::recipe::RunConfig::from_toml(toml).unwrap();
+    // Also after they were written and read, as runs that go on do.
+    let again = mixdistill::recipe::RunConfig::from_toml(&config.to_toml().unwrap()).unwrap();
+    for config in [config, again] {
+        let source = "{{ tool | tojson }} {{ table | tojson(separators=(',', ':')) }} \
+                      {{ table | tojson(sort_keys=true) }} {{ table.items() | map('first') | list }}";
+        let mut template = ChatTemplate::new("test", source).unwrap();
+        for (name, value) in &config.data.template_variables {
+            template.set(name, value);
+        }
+        assert_eq!(
+            template.render(&[], false).unwrap(),
+            "{\"name\": \"f\", \"args\": {\"z\": 1, \"a\": [{\"y\": 2, \"b\": 3}]}} \
+             {\"zeta\":1,\"alpha\":{\"k\":1,\"b\":2}} \
+             {\"alpha\": {\"b\": 2, \"k\": 1}, \"zeta\": 1} ['zeta', 'alpha']"
+        );
+    }
+}
+
+/// What templates in use hold: Python's methods and `%`, in a template of a folder.
+#[test]
+fn templates_written_for_python_are_rendered() {
+    let source = "{%- for m in messages -%}{{ '<|%s|>%d: ' % (m['role'], loop.index) }}\
+                  {{ m.content.removeprefix('> ').partition('=')[2].rjust(4) }}\
+                  {{ '%s' | format(m.content[-1:]) }}{%- endfor -%}";
+    let template = ChatTemplate::new("test", source).unwrap();
+    let messages = [Message::new("user", "> a=b=c"), Message::new("assistant", "x=y")];
+    assert_eq!(template.render(&messages, false).unwrap(), "<|user|>1:  b=cc<|assistant|>2:    yy");
+    let error = ChatTemplate::new("test", "{{ messages % 2 }}").unwrap();
+    let error = error.render(&messages, false).unwrap_err().to_string();
+    assert!(error.contains("`%` is for two numbers or for a text and values"), "{error}");
+}
+
 /// A folder with a byte-level tokenizer that has special tokens, as chat models have them.
 struct Folder(TempDir);
 

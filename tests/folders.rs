@@ -173,7 +173,6 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         ("mlp_bias", json!(true), "`mlp_bias`"),
         ("use_sliding_window", json!(true), "`use_sliding_window`"),
         ("layer_types", json!(["full_attention", "sliding_attention"]), "sliding_attention"),
-        ("attention_dropout", json!(0.1), "`attention_dropout`"),
         ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor`"),
         ("quantization_config", json!({"bits": 4}), "`quantization_config`"),
         ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "RoPE type `linear`"),
@@ -215,11 +214,162 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         config["sliding_window"] = json!(32768);
         config["rope_scaling"] = json!({"rope_type": "default"});
         config["architectures"] = Value::Null;
+        // In training alone, or nowhere.
+        config["attention_dropout"] = json!(0.1);
+        config["hidden_dropout"] = json!(0.1);
+        config["resid_pdrop"] = json!(0.1);
+        config["embd_pdrop"] = json!(0.1);
+        config["initializer_range"] = json!(0.0);
+        config["pretraining_tp"] = json!(1);
+        config["use_cache"] = json!(false);
+        config["output_router_logits"] = json!(true);
     });
     saved.load().unwrap();
+    let folder = ModelFolder::open(&saved.folder).unwrap();
+    let error = folder.for_training().unwrap_err().to_string();
+    assert!(error.contains("`attention_dropout` is 0.1"), "{error}");
+    std::fs::write(saved.path("config.json"), &original).unwrap();
+    ModelFolder::open(&saved.folder).unwrap().for_training().unwrap();
     for text in ["", "[]", "{", "null", "\"text\""] {
         std::fs::write(saved.path("config.json"), text).unwrap();
         saved.error();
+    }
+}
+
+/// Both places of RoPE's settings in a configuration: `rope_theta` and `rope_scaling` of the older
+/// form, and `rope_parameters`.
+#[test]
+fn both_forms_of_rope_are_read_where_they_agree() {
+    let saved = Saved::new(u64::MAX);
+    let original = std::fs::read_to_string(saved.path("config.json")).unwrap();
+    let with = |theta: Value, old: Value, new: Value| {
+        std::fs::write(saved.path("config.json"), &original).unwrap();
+        saved.edit("config.json", |config| {
+            config["rope_theta"] = theta;
+            config["rope_scaling"] = old;
+            config["rope_parameters"] = new;
+        });
+        ModelFolder::open(&saved.folder)
+            .map(|folder| (folder.config().rope_theta, folder.config().rope_scaling.is_some()))
+            .map_err(|error| error.to_string())
+    };
+    let none = || Value::Null;
+    let llama = |factor: Value| {
+        json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
+    };
+    let and = |mut rope: Value, key: &str, value: Value| {
+        rope[key] = value;
+        rope
+    };
+    assert_eq!(with(none(), none(), none()), Ok((10_000.0, false)));
+    assert_eq!(with(json!(5e5), none(), none()), Ok((5e5, false)));
+    assert_eq!(with(none(), none(), json!({"rope_theta": 500_000})), Ok((5e5, false)));
+    assert_eq!(with(json!(5e5), none(), json!({"rope_theta": 500_000})), Ok((5e5, false)));
+    // The same in both, but for how it is written.
+    let new = and(llama(json!(8)), "rope_theta", json!(5e5));
+    let mut old = and(llama(json!(8.0)), "type", json!("llama3"));
+    old.as_object_mut().unwrap().remove("rope_type");
+    assert_eq!(with(json!(500_000), old.clone(), new.clone()), Ok((5e5, true)));
+    assert_eq!(with(none(), old, new.clone()), Ok((5e5, true)));
+    let plain = json!({"rope_type": "default", "rope_theta": 5e5});
+    assert_eq!(with(none(), json!({"type": "default"}), plain.clone()), Ok((5e5, false)));
+    for (theta, old, new, said) in [
+        (none(), llama(json!(8)), llama(json!(4)), vec!["both set and differ", "8", "4"]),
+        (none(), llama(json!(8)), plain.clone(), vec!["both set and differ", "llama3", "default"]),
+        (json!(1e4), none(), plain.clone(), vec!["`rope_theta` is 10000", "500000"]),
+        (none(), json!({"rope_theta": 1e6}), plain, vec!["1000000", "500000"]),
+        (none(), json!({"type": "yarn"}), json!({"rope_type": "yarn"}), vec!["RoPE type `yarn`"]),
+        (none(), json!({"factor": 2.0}), none(), vec!["no `rope_type`"]),
+        (none(), json!({"rope_type": 3}), none(), vec!["`rope_scaling.rope_type` is 3"]),
+    ] {
+        let error = with(theta, old, new).unwrap_err();
+        assert!(said.iter().all(|said| error.contains(said)), "{error}");
+    }
+    for key in ["rope_parameters", "rope_scaling"] {
+        std::fs::write(saved.path("config.json"), &original).unwrap();
+        saved.edit("config.json", |config| {
+            config[key] = json!({"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                                 "sliding_attention": {"rope_theta": 1e4}});
+        });
+        let error = saved.error();
+        assert!(error.contains(&format!("`{key}` holds")), "{error}");
+        assert!(error.contains("full_attention, sliding_attention"), "{error}");
+    }
+}
+
+#[test]
+fn a_hint_is_about_what_is_wrong() {
+    let saved = Saved::new(u64::MAX);
+    let original = std::fs::read_to_string(saved.path("config.json")).unwrap();
+    let family = "Choose a model of the Llama, Qwen2 or Qwen3 family";
+    for (key, value, is_family) in [
+        ("architectures", json!(["GPT2LMHeadModel"]), true),
+        ("mlp_bias", json!(true), false),
+        ("hidden_size", json!("wide"), false),
+        ("rope_scaling", json!({"rope_type": "yarn"}), false),
+        ("quantization_config", json!({"bits": 4}), false),
+        ("num_key_value_heads", json!(3), false),
+    ] {
+        saved.edit("config.json", |config| config[key] = value.clone());
+        let error = saved.error();
+        assert_eq!(error.contains(family), is_family, "{error}");
+        std::fs::write(saved.path("config.json"), &original).unwrap();
+    }
+}
+
+/// Every file of a folder, replaced by what a clone without Git LFS or a failed download has in its
+/// place.
+#[test]
+fn what_stands_in_for_a_file_is_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n";
+    let page = "\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n";
+    for (stand_in, said) in [(pointer, "is a Git LFS pointer"), (page, "is a web page")] {
+        let check = |name: &str, max_shard_bytes: u64, text: &str| {
+            let saved = Saved::new(max_shard_bytes);
+            let name = match name {
+                "shard" => {
+                    let index = saved.path("model.safetensors.index.json");
+                    let index: Value =
+                        serde_json::from_str(&std::fs::read_to_string(index).unwrap()).unwrap();
+                    index["weight_map"]["model.norm.weight"].as_str().unwrap().to_owned()
+                }
+                name => name.to_owned(),
+            };
+            std::fs::write(saved.path(&name), text).unwrap();
+            let load = || -> mixdistill::Result<()> {
+                let folder = ModelFolder::open(&saved.folder)?;
+                folder.tokenizer(None)?;
+                folder.chat_template()?;
+                folder.load(&devices()[0]).map(|_| ())
+            };
+            let error = load().unwrap_err().to_string();
+            assert!(error.contains(said) && error.contains(&name), "{error}");
+        };
+        for name in [
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "model.safetensors",
+        ] {
+            check(name, u64::MAX, stand_in);
+        }
+        check("model.safetensors.index.json", 1000, stand_in);
+        check("shard", 1000, stand_in);
+    }
+}
+
+#[test]
+fn weights_in_other_files_can_be_converted() {
+    for (name, said) in
+        [("pytorch_model.bin", "safe_serialization=True"), ("model.Q4_K_M.gguf", "GGUF")]
+    {
+        let saved = Saved::new(u64::MAX);
+        std::fs::rename(saved.path("model.safetensors"), saved.path(name)).unwrap();
+        let error = saved.error();
+        assert!(error.contains(name) && error.contains(said), "{error}");
     }
 }
 

@@ -342,10 +342,74 @@ fn adapters_that_do_not_fit_are_refused() {
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
     error(&base, &folder);
-    std::fs::remove_file(&weights).unwrap();
-    error(&base, &folder);
+    std::fs::write(&weights, "version https://git-lfs.github.com/spec/v1\noid x\n").unwrap();
+    assert!(error(&base, &folder).contains("is a Git LFS pointer"));
+    std::fs::rename(&weights, folder.join("adapter_model.bin")).unwrap();
+    let message = error(&base, &folder);
+    assert!(message.contains("adapter_model.bin") && message.contains("save_file"), "{message}");
+    std::fs::remove_file(folder.join("adapter_model.bin")).unwrap();
+    assert!(error(&base, &folder).contains("it has no adapter_model.safetensors"));
+    let page = "<html>Not found</html>";
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, page).unwrap();
+    assert!(error(&base, &folder).contains("is a web page"));
+    std::fs::write(&path, text).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert!(error(&base, &folder).contains("it has no adapter_config.json"));
+}
+
+/// What PEFT can and this build cannot: each setting is named with what it holds and what to do.
+#[test]
+fn what_is_not_supported_says_what_to_do() {
+    let model = adapted(&lora(3));
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("adapter");
+    model.save_adapter(&folder, &adapter_of("org/the-base")).unwrap();
+    let base = shaken(&tiny(Architecture::Qwen2), &devices()[0]);
+    let path = folder.join("adapter_config.json");
+    let original = std::fs::read_to_string(&path).unwrap();
+    let one = "model.layers.1.self_attn.q_proj";
+    for (key, value, held) in [
+        ("target_modules", json!(".*q_proj"), ".*q_proj"),
+        ("target_modules", json!([one]), one),
+        ("rank_pattern", json!({"q_proj": 4}), "{\"q_proj\":4}"),
+        ("alpha_pattern", json!({"q_proj": 4}), "{\"q_proj\":4}"),
+        ("layers_to_transform", json!([0, 1]), "[0,1]"),
+        ("modules_to_save", json!(["embed_tokens"]), "[\"embed_tokens\"]"),
+        ("use_dora", json!(true), "DoRA"),
+        ("lora_bias", json!(true), "true"),
+        ("bias", json!("lora_only"), "lora_only"),
+        ("init_lora_weights", json!("olora"), "olora"),
+    ] {
+        let mut config: Value = serde_json::from_str(&original).unwrap();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = base.clone().with_adapter(&folder).unwrap_err().to_string();
+        for said in [key, held, "this build", "merge_and_unload"] {
+            assert!(error.contains(said), "{key}: {error}");
+        }
+    }
+    // Whether this is the model that it names cannot be told: nobody is told to give "that model".
+    let mut config: Value = serde_json::from_str(&original).unwrap();
+    config["revision"] = json!("v2");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let mut deep = tiny(Architecture::Qwen2);
+    deep.num_hidden_layers = 3;
+    let deep = deep.init(1, &devices()[0]).unwrap();
+    let error = deep.with_adapter(&folder).unwrap_err().to_string();
+    assert!(error.contains("names and shapes") && error.contains("(revision v2)"), "{error}");
+    assert!(!error.contains("give that model"), "{error}");
+    std::fs::write(&path, &original).unwrap();
+    // Embeddings that were stored beside the adapters.
+    let weights = folder.join("adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = stored.tensors();
+    let (_, view) = tensors[0].clone();
+    tensors.push(("base_model.model.model.embed_tokens.weight".into(), view));
+    std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let error = base.with_adapter(&folder).unwrap_err().to_string();
+    assert!(error.contains("embed_tokens.weight") && error.contains("merge_and_unload"), "{error}");
 }
 
 #[test]

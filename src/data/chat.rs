@@ -1,15 +1,22 @@
 //! Chat templates: the Jinja program in a model's folder that turns a conversation into text.
 //!
 //! They are written for Python's Jinja as transformers sets it up; what that offers beyond
-//! Jinja itself is rebuilt here: methods of Python's strings, `raise_exception`, `strftime_now`,
-//! `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
+//! Jinja itself is rebuilt here: methods of Python's values, `%` on texts, `raise_exception`,
+//! `strftime_now`, `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
 
+pub(super) mod arguments;
+mod methods;
+mod percent;
+mod printf;
+pub(super) mod text;
+
+use self::text::{bounded, failed, python_str};
 use super::python_json::to_json;
 use super::tokenizer::read_if_there;
 use crate::error::{Error, Result};
 use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, StringInput, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -34,11 +41,11 @@ const STACK: usize = 512 << 20;
 /// Largest source of a template, in bytes; those in use have up to some ten thousand.
 const LONGEST_SOURCE: usize = 1 << 17;
 
-/// Parts that a value may have, its parts' parts counted, where a text is made of it.
-const MOST_PARTS: usize = 1 << 20;
-
 /// Name of the template in its environment.
 const NAME: &str = "chat_template";
+
+/// Name of the template with calls in place of the operator `%`, where it has any.
+const WITH_CALLS: &str = "chat_template_with_calls";
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,6 +92,10 @@ impl ChatTemplate {
         let text = without_generation_blocks(&source);
         let environment = aside(move || {
             let mut environment = environment()?;
+            if let Some(with_calls) = percent::with_calls(&text) {
+                // Where it cannot be compiled, the template itself says why it fails.
+                let _ = environment.add_template_owned(WITH_CALLS, with_calls);
+            }
             environment.add_template_owned(NAME, text)?;
             Ok(environment)
         });
@@ -178,9 +189,19 @@ impl ChatTemplate {
         let contexts: Vec<_> = conversations.iter().map(context).collect();
         let mut environment = self.environment.clone();
         let rendered = aside(move || {
-            let render = |(context, fuel)| {
+            let mut render_as = |name: &str, context: &BTreeMap<String, Value>, fuel| {
                 environment.set_fuel(Some(fuel));
-                environment.get_template(NAME)?.render(context)
+                environment.get_template(name)?.render(context)
+            };
+            let render = |(context, fuel)| match render_as(NAME, &context, fuel) {
+                // Only then, so that templates which do without it stay as they are.
+                Err(error) if is_of_percent(&error) => {
+                    match render_as(WITH_CALLS, &context, fuel) {
+                        Err(other) if other.kind() == ErrorKind::TemplateNotFound => Err(error),
+                        result => result,
+                    }
+                }
+                result => result,
             };
             contexts.into_iter().map(render).collect::<std::result::Result<Vec<_>, _>>()
         });
@@ -197,25 +218,45 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(python_method);
-    environment.set_formatter(|out, state, value| {
-        bounded(value)?;
-        match value {
-            value if value.is_none() => Ok(out.write_str("None")?),
-            value if value.kind() == ValueKind::Bool => {
-                Ok(out.write_str(if value.is_true() { "True" } else { "False" })?)
-            }
-            value => escape_formatter(out, state, value),
-        }
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::String | ValueKind::Undefined => escape_formatter(out, state, value),
+        _ => Ok(out.write_str(&python_str(value)?)?),
     });
     environment.add_filter("tojson", to_json);
-    environment.add_filter("string", |value: &Value| bounded(value).map(|()| value.to_string()));
+    environment.add_filter("string", python_str);
     environment.add_filter("join", bounded_join);
+    environment.add_filter("format", format_filter);
+    environment.add_function(percent::FUNCTION, printf::percent);
     environment.add_function("raise_exception", |message: &Value| -> Result<Value, _> {
-        bounded(message)?;
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_string()))
+        Err(failed(python_str(message)?))
     });
     Ok(environment)
+}
+
+/// Jinja's `format`: `'%s, %s' | format(a, b)`, or values by name.
+fn format_filter(format: &Value, values: Rest<ValueOrKwargs>) -> Result<String, minijinja::Error> {
+    let values = values.into_values();
+    match arguments::divided(&values) {
+        (positional, None) => {
+            let values = Value::from(Tuple::from(positional.to_vec()));
+            printf::formatted(&python_str(format)?, &values)
+        }
+        ([], Some(named)) => printf::formatted(&python_str(format)?, named),
+        _ => Err(failed("format takes values by place or by name, not both")),
+    }
+}
+
+/// Whether an error is that the engine's `%` is for numbers alone.
+fn is_of_percent(error: &minijinja::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("tried to use % operator") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn bounded_join(
@@ -275,31 +316,6 @@ fn aside<T: Send + 'static>(
     }
 }
 
-/// Refuses values of so many parts that a text of them has no bound worth the name.
-pub(super) fn bounded(value: &Value) -> Result<(), minijinja::Error> {
-    let mut left = MOST_PARTS;
-    let mut open = vec![value.clone()];
-    while let Some(value) = open.pop() {
-        if left == 0 {
-            let what = "a value has too many parts";
-            return Err(minijinja::Error::new(ErrorKind::OutOfFuel, what));
-        }
-        left -= 1;
-        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
-            continue;
-        }
-        if let Ok(items) = value.try_iter() {
-            for item in items.take(left) {
-                if value.kind() == ValueKind::Map {
-                    open.extend(value.get_item(&item));
-                }
-                open.push(item);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// An error of the engine with its line and its causes.
 fn describe(error: &minijinja::Error) -> String {
     const LONGEST: usize = 1000;
@@ -312,47 +328,14 @@ fn describe(error: &minijinja::Error) -> String {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();
     }
-    match text.char_indices().nth(LONGEST) {
-        Some((at, _)) => format!("{} [...]", &text[..at]),
-        None => text,
-    }
-}
-
-/// Methods of Python's values; those whose result may be far larger than what goes in are held to a
-/// bound first.
-fn python_method(
-    state: &mut State,
-    value: &Value,
-    method: &str,
-    arguments: &[Value],
-) -> Result<Value, minijinja::Error> {
-    const LARGEST: usize = 1 << 26;
-    bounded(value)?;
-    arguments.iter().try_for_each(bounded)?;
-    let length = |value: &Value| value.as_str().map_or(0, str::len);
-    let size = match (method, arguments) {
-        ("replace", [from, to, ..]) => {
-            let places = match from.as_str() {
-                Some("") | None => length(value) + 1,
-                Some(from) => value.as_str().map_or(0, |text| text.matches(from).count()),
-            };
-            places.saturating_mul(length(to))
-        }
-        ("join", [items]) => items.len().unwrap_or(0).saturating_mul(length(value)),
-        // A width or a precision of more than three digits serves no prompt.
-        ("format", _) if value.as_str().is_some_and(has_long_number) => usize::MAX,
-        _ => 0,
+    let hint = match is_of_percent(error) {
+        true => "; write texts together with `~`, or with the filter `format`",
+        false => "",
     };
-    if size > LARGEST {
-        let what = format!("{method} makes too much text");
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, what));
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{} [...]{hint}", &text[..at]),
+        None => text + hint,
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
-}
-
-/// Whether a text has a number of four digits or more in it.
-fn has_long_number(text: &str) -> bool {
-    text.as_bytes().windows(4).any(|four| four.iter().all(u8::is_ascii_digit))
 }
 
 /// The template with `{% generation %}` blocks, which mark the answer for Python's trainers, made
@@ -440,6 +423,9 @@ impl TokenizerConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod python_tests;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,30 @@ pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thin
 pub(crate) const OPEN: &str = "<think>";
 pub(crate) const CLOSE: &str = "</think>";
 
+/// The marks around reasoning that models use: the usual one first, all in lower case.
+pub(crate) const MARKS: [(&str, &str); 8] = [
+    (OPEN, CLOSE),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("[think]", "[/think]"),
+    ("<seed:think>", "</seed:think>"),
+];
+
+/// Whether a text is one of the marks.
+pub(crate) fn is_reasoning_mark(text: &str) -> bool {
+    let is = |mark: &str| text.trim().eq_ignore_ascii_case(mark);
+    MARKS.iter().any(|(open, close)| is(open) || is(close))
+}
+
+/// Whether a prompt ends with a mark that opens reasoning, so that an answer begins within it.
+pub(crate) fn ends_in_reasoning(prompt: &str) -> bool {
+    let prompt = prompt.trim_end().to_ascii_lowercase();
+    MARKS.iter().any(|(open, _)| prompt.ends_with(open))
+}
+
 /// Reasoning in its marks, then the answer: the text that is trained on.
 pub(crate) fn with_reasoning(reasoning: &str, answer: &str) -> String {
     format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}")

@@ -1,7 +1,9 @@
 //! Tokenizers: any Hugging Face `tokenizer.json`, and a small one for the built-in corpus.
 
 use super::chat::TokenizerConfig;
+use super::reasoning::is_reasoning_mark;
 use crate::error::{Error, Result};
+use crate::files::stands_in;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -124,6 +126,9 @@ impl TextTokenizer {
     pub fn from_file(path: &Path, end_token: Option<&str>) -> Result<Self> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        if let Some((what, hint)) = stands_in(&bytes) {
+            return Err(Error::Tokenizer { name, what: what.into(), hint: hint.into() });
+        }
         let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer {
             name: name.clone(),
             what: format!("it cannot be read: {e}"),
@@ -395,12 +400,42 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of tokens, special ones left out.
+    /// The text of tokens, special ones left out. A character at its end of which bytes are missing
+    /// is one U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.decoded(tokens, true)
+        /// Bytes of a character that is not whole, each of which may be a token.
+        const MOST_MISSING: usize = 3;
+        let text = self.decode_as_is(tokens)?;
+        if !text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(text);
+        }
+        // Where bytes are tokens, one that is left over takes all characters before it with it that
+        // are made of bytes. Without it they are whole.
+        let whole = |text: &str| text.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).count();
+        for missing in 1..=MOST_MISSING.min(tokens.len()) {
+            let before = self.decode_as_is(&tokens[..tokens.len() - missing])?;
+            if !before.ends_with(char::REPLACEMENT_CHARACTER) {
+                let mended = whole(&before) >= whole(&text);
+                return Ok(if mended { before + "\u{FFFD}" } else { text });
+            }
+        }
+        Ok(text)
+    }
+
+    /// The text of tokens without special ones; marks around reasoning stay where they are special,
+    /// for what stands between them is no answer.
+    fn decode_as_is(&self, tokens: &[u32]) -> Result<String> {
+        let name = |token: &u32| Some(self.special.get(*self.special_ids.get(token)?)?.0.as_str());
+        let marks = |token: &u32| name(token).is_some_and(is_reasoning_mark);
+        if !tokens.iter().any(marks) {
+            return self.decoded(tokens, true);
+        }
+        let kept = |token: &&u32| name(token).is_none() || marks(token);
+        let kept: Vec<u32> = tokens.iter().filter(kept).copied().collect();
+        self.decoded(&kept, false)
     }
 
     fn decoded(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
@@ -435,7 +470,8 @@ impl TextTokenizer {
 /// The text of a small file of a model's folder, or `None` where there is none.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is too large to be what its name says.
+/// [`Error::Io`], also for a file that is too large to be what its name says; [`Error::Model`] where
+/// a Git LFS pointer or a web page is in its place.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     const LARGEST: u64 = 64 << 20;
     let length = match std::fs::metadata(path) {
@@ -447,7 +483,13 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
         let what = format!("it has {length} bytes, more than any file of its name should");
         return Err(Error::io("read", path, std::io::Error::other(what)));
     }
-    std::fs::read_to_string(path).map(Some).map_err(|e| Error::io("read", path, e))
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    match stands_in(text.as_bytes()) {
+        None => Ok(Some(text)),
+        Some((what, hint)) => {
+            Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
+        }
+    }
 }
 
 /// Words with the space before them, and single characters of everything else.
@@ -467,4 +509,26 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
         rest = tail;
         Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_that_is_cut_takes_no_other_with_it() {
+        let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+        let text = "a word é😀€";
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        for cut in 0..tokens.len() {
+            let decoded = tokenizer.decode(&tokens[..cut]).unwrap();
+            let whole = decoded.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            assert!(text.starts_with(whole), "{decoded}");
+            assert!(decoded.chars().count() - whole.chars().count() <= 1, "{decoded}");
+            // What was whole at one token is whole at the next.
+            let next = tokenizer.decode(&tokens[..cut + 1]).unwrap();
+            assert!(next.starts_with(whole), "{decoded}, then {next}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use super::benchmark::AnswerKind;
 use super::evaluate::Answering;
 use super::interval::wilson;
 use super::math::same_answer;
+use crate::data::reasoning::ends_in_reasoning;
 use crate::data::{Prompt, TextTokenizer};
 use crate::error::Result;
 use crate::model::{DecoderLm, Endings, GenerateConfig};
@@ -38,11 +39,6 @@ pub fn opens_reasoning(tokenizer: &TextTokenizer, prompt: &[u32]) -> Result<bool
     const LAST: usize = 24;
     let text = tokenizer.decode_all(&prompt[prompt.len().saturating_sub(LAST)..])?;
     Ok(ends_in_reasoning(&text))
-}
-
-// SHIM
-fn ends_in_reasoning(text: &str) -> bool {
-    text.trim_end().ends_with("<think>")
 }
 
 /// A model's answer to a question.

@@ -3,6 +3,7 @@
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
 use super::folder::{CHAT_TEMPLATE, write_folder};
+use super::hf_config::Refusal;
 use super::lora::{LoraConfig, PROJECTIONS};
 use super::tensors::{NamedTensor, PathStack, host, lazy_tensors};
 use super::weights::{FileType, WeightFiles, listed, write_file};
@@ -17,6 +18,8 @@ use std::path::Path;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The weights as older versions of PEFT write them, which holds Python's objects.
+const PICKLED: &str = "adapter_model.bin";
 
 /// What PEFT puts before the paths of a causal language model.
 const PREFIX: &str = "base_model.model.";
@@ -86,11 +89,46 @@ fn write_config(config: &LoraConfig, base: &str) -> Value {
     })
 }
 
+/// What to do about an adapter that asks for more than is done here.
+const MERGE: &str = "Merge it with PEFT (`AutoPeftModelForCausalLM.from_pretrained(ADAPTER)\
+                     .merge_and_unload().save_pretrained(FOLDER)`) and give FOLDER as the model, or \
+                     train an adapter without it";
+
+/// What a setting of PEFT means where it is set, for those that are asked for most.
+fn meaning(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "rank_pattern" => "ranks of their own for some layers",
+        "alpha_pattern" => "scales of their own for some layers",
+        "layers_to_transform" => "adapters on some layers only",
+        "layers_pattern" => "names of layers",
+        "layer_replication" => "layers that are repeated",
+        "exclude_modules" => "layers without adapters",
+        "target_parameters" => "adapters on parameters",
+        "trainable_token_indices" => "trained rows of the embedding",
+        "modules_to_save" => "modules that were trained as a whole, beside the adapters",
+        "use_dora" => "DoRA, which scales the weights' columns too",
+        "lora_bias" => "biases in the adapters",
+        "fan_in_fan_out" => "transposed weights",
+        "use_qalora" => "quantized adapters",
+        _ => return None,
+    })
+}
+
+/// An adapter that asks for more than is done here.
+fn merge(what: String) -> Refusal {
+    Refusal { what, hint: MERGE }
+}
+
+/// Settings that no adapter has.
+fn mend(what: String) -> Refusal {
+    Refusal { what, hint: "Mend the file, or save the adapter again" }
+}
+
 /// The adapter's settings from PEFT's words; what is not done here is refused by name, in words.
-fn read_config(value: &Value) -> std::result::Result<LoraConfig, String> {
-    let settings = value.as_object().ok_or("it is not a JSON object")?;
+fn read_config(value: &Value) -> std::result::Result<LoraConfig, Refusal> {
+    let settings = value.as_object().ok_or_else(|| mend("it is not a JSON object".into()))?;
     if value["peft_type"] != "LORA" {
-        return Err(format!("`peft_type` is {}, not \"LORA\"", value["peft_type"]));
+        return Err(merge(format!("`peft_type` is {}, not \"LORA\"", value["peft_type"])));
     }
     for (key, value) in settings.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
         let unset = match value {
@@ -100,21 +138,32 @@ fn read_config(value: &Value) -> std::result::Result<LoraConfig, String> {
             _ => false,
         };
         if !unset {
-            return Err(format!("`{key}` is {value}, which is not supported"));
+            let means = meaning(key).map_or_else(String::new, |means| format!(" ({means})"));
+            let what = format!("`{key}` is {value}{means}, which this build does not support");
+            return Err(merge(what));
         }
     }
     if !value["alora_invocation_tokens"].is_null() {
-        return Err("`alora_invocation_tokens` is set, which is not supported".into());
+        let what = "`alora_invocation_tokens` is set, which this build does not support";
+        return Err(merge(what.into()));
     }
     match value["bias"].as_str() {
         None | Some("none") => {}
-        Some(other) => return Err(format!("`bias` is \"{other}\", only \"none\" is supported")),
+        Some(other) => {
+            let what = "(trained biases of the model); this build supports \"none\" only";
+            return Err(merge(format!("`bias` is \"{other}\" {what}")));
+        }
     }
     match &value["init_lora_weights"] {
         Value::Null | Value::Bool(_) => {}
         Value::String(name) if name == "gaussian" => {}
         // These change the base model's weights when the adapter is made.
-        other => return Err(format!("`init_lora_weights` is {other}, which is not supported")),
+        other => {
+            return Err(merge(format!(
+                "`init_lora_weights` is {other}, which changes the base model's weights and which \
+                 this build does not support"
+            )));
+        }
     }
     let rank = value["r"].as_u64().and_then(|r| usize::try_from(r).ok());
     let target_modules: BTreeSet<String> = match &value["target_modules"] {
@@ -122,18 +171,26 @@ fn read_config(value: &Value) -> std::result::Result<LoraConfig, String> {
             list.iter().filter_map(|m| Some(m.as_str()?.rsplit('.').next()?.to_owned())).collect()
         }
         Value::String(all) if all == "all-linear" => PROJECTIONS.map(str::to_owned).into(),
-        other => return Err(format!("`target_modules` is {other}, not a list of layers")),
+        Value::String(pattern) => {
+            return Err(merge(format!(
+                "`target_modules` is \"{pattern}\", a regular expression and not a list of layers, \
+                 which this build does not support"
+            )));
+        }
+        other => {
+            return Err(mend(format!("`target_modules` is {other}, not a list of layers")));
+        }
     };
     let config = LoraConfig {
-        rank: rank.ok_or_else(|| format!("`r` is {}, not a size", value["r"]))?,
-        alpha: value["lora_alpha"]
-            .as_f64()
-            .ok_or_else(|| format!("`lora_alpha` is {}, not a number", value["lora_alpha"]))?,
+        rank: rank.ok_or_else(|| mend(format!("`r` is {}, not a size", value["r"])))?,
+        alpha: value["lora_alpha"].as_f64().ok_or_else(|| {
+            mend(format!("`lora_alpha` is {}, not a number", value["lora_alpha"]))
+        })?,
         dropout: value["lora_dropout"].as_f64().unwrap_or(0.0),
         rslora: value["use_rslora"].as_bool().unwrap_or(false),
         target_modules: target_modules.into_iter().collect(),
     };
-    config.validate().map_err(|e| e.to_string())?;
+    config.validate().map_err(|e| mend(e.to_string().trim_end_matches('.').to_owned()))?;
     Ok(config)
 }
 
@@ -151,6 +208,74 @@ fn shapes(config: &DecoderConfig, lora: &LoraConfig) -> BTreeMap<String, Vec<usi
         }
     }
     shapes
+}
+
+/// Layers that `target_modules` names one by one, as in `model.layers.3.self_attn.q_proj`.
+fn single_layers(settings: &Value) -> Vec<&str> {
+    let has_number = |path: &str| path.split('.').any(|part| part.parse::<u32>().is_ok());
+    let names = settings["target_modules"].as_array().into_iter().flatten();
+    names.filter_map(Value::as_str).filter(|path| has_number(path)).collect()
+}
+
+/// What is wrong where an adapter's tensors are not those that its settings and the model call for,
+/// and what to do.
+fn misfit(settings: &Value, extra: &[&str], problems: &[String]) -> (String, String) {
+    let single = single_layers(settings);
+    if !single.is_empty() {
+        let what = "which this build does not support";
+        let listed = listed(&single);
+        return (format!("`target_modules` names single layers ({listed}), {what}"), MERGE.into());
+    }
+    let beside: Vec<&str> = extra.iter().filter(|name| !is_low_rank(name)).copied().collect();
+    if !beside.is_empty() {
+        let what = "(trained embeddings, whole modules, magnitudes or biases), which this build \
+                    does not support";
+        let listed = listed(&beside);
+        return (format!("it holds tensors beside LoRA's matrices, {listed} {what}"), MERGE.into());
+    }
+    let what = format!("its tensors do not fit the model: {}", listed(problems));
+    // Whether this is the model that it names cannot be told from a name.
+    let hint = format!(
+        "These names and shapes are what the file, {CONFIG} and the model differ in; by {CONFIG} it \
+         was made for {}",
+        base_of(settings)
+    );
+    (what, hint)
+}
+
+/// Whether a tensor is one of LoRA's two matrices of a linear layer.
+fn is_low_rank(name: &str) -> bool {
+    [".lora_A.weight", ".lora_B.weight"].iter().any(|end| name.ends_with(end))
+        && !name.contains("embed_tokens")
+        && !name.contains("lm_head")
+}
+
+/// The model that an adapter says it was made for.
+fn base_of(settings: &Value) -> String {
+    match (settings["base_model_name_or_path"].as_str(), settings["revision"].as_str()) {
+        (None | Some(""), _) => "a model that it does not name".into(),
+        (Some(base), None | Some("")) => base.to_owned(),
+        (Some(base), Some(revision)) => format!("{base} (revision {revision})"),
+    }
+}
+
+/// An adapter's folder without safetensors.
+fn no_weights(folder: &Path) -> Error {
+    let failed = |what: String, hint: &str| Error::Model {
+        path: folder.to_owned(),
+        what,
+        hint: hint.into(),
+    };
+    if folder.join(PICKLED).is_file() {
+        return failed(
+            format!("it has {PICKLED} and no {WEIGHTS}; weights are read from safetensors only"),
+            "Convert it in its folder: `import torch; from safetensors.torch import save_file; \
+             save_file({k: v.contiguous() for k, v in torch.load(\"adapter_model.bin\", \
+             map_location=\"cpu\", weights_only=True).items()}, \"adapter_model.safetensors\")`, \
+             or save it with PEFT's `save_pretrained(FOLDER, safe_serialization=True)`",
+        );
+    }
+    failed(format!("it has no {WEIGHTS}"), "Give the folder of an adapter in PEFT's format")
 }
 
 impl DecoderLm {
@@ -260,12 +385,12 @@ impl DecoderLm {
         })?;
         let json: Value = serde_json::from_str(&text)
             .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Mend the file"))?;
-        let config = read_config(&json)
-            .map_err(|what| failed(&path, what, "Only plain LoRA adapters are read"))?;
+        let config =
+            read_config(&json).map_err(|refusal| failed(&path, refusal.what, refusal.hint))?;
         let path = folder.join(WEIGHTS);
-        let base =
-            json["base_model_name_or_path"].as_str().unwrap_or("a model that it does not name");
-        let other = format!("It was made for {base}; give that model");
+        if !path.exists() {
+            return Err(no_weights(folder));
+        }
         let mut files = WeightFiles::open_file(path.clone())?;
         let held: BTreeMap<String, Vec<usize>> =
             files.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
@@ -280,17 +405,23 @@ impl DecoderLm {
                 Some(_) => {}
             }
         }
-        let extra = held.keys().filter(|name| !expected.contains_key(*name));
-        problems.extend(extra.map(|name| format!("{name} is not of this model")));
+        let extra: Vec<&str> =
+            held.keys().filter(|name| !expected.contains_key(*name)).map(String::as_str).collect();
+        problems.extend(extra.iter().map(|name| format!("{name} is not of this model")));
         if !problems.is_empty() {
-            let what = format!("its tensors do not fit the model: {}", listed(&problems));
-            return Err(failed(&path, what, &other));
+            let (what, hint) = misfit(&json, &extra, &problems);
+            return Err(failed(&path, what, &hint));
         }
         if let Some(made_for) = files.metadata(BASE_KEY)?
             && made_for != self.fingerprint()?
         {
             let what = "the weights of its base model are not those of this model".to_owned();
-            return Err(failed(&path, what, &other));
+            let hint = format!(
+                "Whatever its name, the model must have the weights that the adapter was trained \
+                 on; by {CONFIG} it was made for {}",
+                base_of(&json)
+            );
+            return Err(failed(&path, what, &hint));
         }
         let device = self.device();
         let mut model = self.no_grad();

@@ -9,7 +9,7 @@
 
 use super::config::DecoderConfig;
 use super::decoder::{DecoderLm, WeightSource};
-use super::hf_config::{read_config, token_ids, write_config};
+use super::hf_config::{Refusal, read_config, refuse_in_training, token_ids, write_config};
 use super::tensors::lazy_tensors;
 use super::weights::{FileType, WeightFiles, listed, write_model};
 use crate::data::tokenizer::read_if_there;
@@ -80,6 +80,15 @@ pub struct ModelFolder {
     generation: Value,
 }
 
+/// What `config.json` asks for in vain.
+fn refused(path: &Path, refusal: &Refusal) -> Error {
+    Error::Model {
+        path: path.to_owned(),
+        what: format!("config.json: {}", refusal.what),
+        hint: refusal.hint.into(),
+    }
+}
+
 impl ModelFolder {
     /// Reads `config.json` and `generation_config.json`.
     ///
@@ -110,16 +119,22 @@ impl ModelFolder {
             };
             failed("it has no config.json".into(), hint)
         })?;
-        let refused = |what: String| {
-            failed(
-                format!("config.json: {what}"),
-                "Choose a model of the Llama, Qwen2 or Qwen3 family",
-            )
-        };
+        let refused = |refusal: Refusal| refused(path, &refusal);
         let config = read_config(&json).map_err(refused)?;
-        config.validate().map_err(|e| refused(e.to_string()))?;
+        config
+            .validate()
+            .map_err(|e| refused(e.to_string().trim_end_matches('.').to_owned().into()))?;
         let generation = read("generation_config.json")?.unwrap_or(Value::Null);
         Ok(Self { path: path.to_owned(), config, json, generation })
+    }
+
+    /// The folder, to be trained: what its configuration asks for in training alone is looked at.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a dropout, which is not done here. Whoever only asks the model needs none.
+    pub fn for_training(self) -> Result<Self> {
+        refuse_in_training(&self.json).map_err(|refusal| refused(&self.path, &refusal))?;
+        Ok(self)
     }
 
     /// The folder.

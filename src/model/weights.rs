@@ -3,6 +3,7 @@
 
 use super::tensors::{HostTensor, NamedTensor};
 use crate::error::{Error, Result};
+use crate::files::{head_of, stands_in};
 use burn_store::{ModuleStore, SafetensorsStore};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, View};
@@ -63,6 +64,39 @@ fn damaged(path: &Path, what: impl Into<String>) -> Error {
     }
 }
 
+/// A folder without safetensors, with what is to be done about the weights that it has.
+fn no_safetensors(folder: &Path) -> Error {
+    let mut what = format!("it has neither {SINGLE} nor {INDEX}");
+    let is_pickle = |name: &str| {
+        (name.starts_with("pytorch_model") && name.ends_with(".bin")) || name.ends_with(".pth")
+    };
+    let mut others: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flat_map(|entries| entries.flatten())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| is_pickle(name) || name.ends_with(".gguf"))
+        .collect();
+    others.sort();
+    let Some(first) = others.first() else {
+        let hint =
+            "Weights are read from safetensors; other forms can be converted with transformers";
+        return Error::Model { path: folder.to_owned(), what, hint: hint.into() };
+    };
+    what.push_str(&format!(", but {first}; weights are read from safetensors only"));
+    let hint = if first.ends_with(".gguf") {
+        "Take the model's release with safetensors: GGUF files hold quantized weights".to_owned()
+    } else {
+        format!(
+            "Convert them with transformers: `from transformers import AutoModelForCausalLM, \
+             AutoTokenizer; AutoModelForCausalLM.from_pretrained(\"{0}\", torch_dtype=\"auto\")\
+             .save_pretrained(\"NEW\", safe_serialization=True); \
+             AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"NEW\")`, and give NEW",
+            folder.display()
+        )
+    };
+    Error::Model { path: folder.to_owned(), what, hint }
+}
+
 /// One open file.
 struct WeightFile {
     path: PathBuf,
@@ -75,6 +109,11 @@ impl WeightFile {
     fn open(path: PathBuf) -> Result<Self> {
         // The map of a folder or of a missing file would give less clear errors.
         let metadata = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
+        if metadata.is_file()
+            && let Some((what, hint)) = stands_in(&head_of(&path)?)
+        {
+            return Err(Error::Model { path, what: what.into(), hint: hint.into() });
+        }
         if !metadata.is_file() || metadata.len() < 8 {
             return Err(damaged(&path, "it is not a safetensors file"));
         }
@@ -144,13 +183,7 @@ impl WeightFiles {
             return Self::open_file(single);
         }
         let Some(text) = crate::data::tokenizer::read_if_there(&index)? else {
-            return Err(Error::Model {
-                path: folder.to_owned(),
-                what: format!("it has neither {SINGLE} nor {INDEX}"),
-                hint: "Weights are read from safetensors; other forms can be converted with \
-                       transformers"
-                    .into(),
-            });
+            return Err(no_safetensors(folder));
         };
         let json: Value = serde_json::from_str(&text)
             .map_err(|e| damaged(&index, format!("it is not JSON: {e}")))?;

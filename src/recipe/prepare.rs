@@ -61,7 +61,7 @@ impl Prepared {
         config.validate()?;
         let data = &config.data;
         let base = match &config.base_model {
-            Some(name) => Some(ModelFolder::open(&model_folder(name)?)?),
+            Some(name) => Some(ModelFolder::open(&model_folder(name)?)?.for_training()?),
             None => None,
         };
         let end_token = data.end_token.as_deref();

@@ -8,6 +8,7 @@
 use super::pace::Pace;
 use super::reply::{ChatReply, Sample};
 use super::{Failure, server_error};
+use crate::data::lenient_json;
 use crate::error::{Error, Result};
 use crate::eval::{Judge, judge_prompt, judge_verdict};
 use crate::random::Stream;
@@ -31,6 +32,13 @@ const MODELS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Whose key OPENAI_API_KEY is.
 const OPENAI: &str = "https://api.openai.com/";
 
+/// What most servers call the length limit, and what OpenAI's newer models do.
+const MAX_TOKENS: &str = "max_tokens";
+const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
+
+/// Fields of a request that have settings of their own, or none.
+const OWN_FIELDS: [&str; 7] = ["model", "messages", "n", "seed", "stream", "temperature", "top_p"];
+
 /// How a server is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -46,6 +54,8 @@ pub struct ChatConfig {
     pub system: String,
     /// Length limit of an answer in tokens, reasoning included; 0 leaves it to the server.
     pub max_tokens: usize,
+    /// The request's field for `max_tokens`: newer models take it as `max_completion_tokens` only.
+    pub max_tokens_field: String,
     /// 0 takes the likeliest token.
     pub temperature: f64,
     /// Tokens are drawn among the likeliest whose probabilities sum to this.
@@ -68,6 +78,7 @@ impl Default for ChatConfig {
             key_variable: String::new(),
             system: String::new(),
             max_tokens: 8192,
+            max_tokens_field: MAX_TOKENS.into(),
             temperature: 0.0,
             top_p: 1.0,
             timeout: 600,
@@ -110,7 +121,16 @@ impl ChatConfig {
                 "Give a positive number, or 0 for no limit",
             );
         }
-        for key in ["model", "messages", "n", "seed", "stream", "temperature", "top_p"] {
+        let field = self.max_tokens_field.as_str();
+        let is_name = field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name || !(1..=64).contains(&field.len()) || OWN_FIELDS.contains(&field) {
+            let what = format!("it is {field:?}");
+            let hint = "Name the field for the length limit: max_tokens or max_completion_tokens";
+            return refuse("max_tokens_field", what, hint);
+        }
+        // As it is called by default it may be there too; the setting then counts.
+        let limit = Some(field).filter(|field| *field != MAX_TOKENS);
+        for key in OWN_FIELDS.into_iter().chain(limit) {
             if self.extra.contains_key(key) {
                 let what = format!("`{key}` is in it");
                 return refuse("extra", what, "It has a setting of its own, or none");
@@ -150,6 +170,8 @@ pub struct ChatClient {
     pauses: Arc<AtomicU64>,
     /// What it waits for, until someone looks.
     trouble: Arc<Mutex<Option<String>>>,
+    /// Replies with broken characters.
+    broken: Arc<AtomicU64>,
 }
 
 /// What became of one try.
@@ -175,7 +197,8 @@ impl ChatClient {
             .build()
             .new_agent();
         let pace = Arc::new(Pace::new(config.requests_per_minute));
-        Ok(Self { config, agent, pace, pauses: Arc::default(), trouble: Arc::default() })
+        let (pauses, trouble, broken) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { config, agent, pace, pauses, trouble, broken })
     }
 
     /// The client with the pace of another one, which asks the same server.
@@ -187,6 +210,17 @@ impl ChatClient {
     /// What it waits for, if it does and this was not said yet.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What is to be said of its replies as a whole, once all are there.
+    pub fn notice(&self) -> Option<String> {
+        let count = self.broken.load(Ordering::Relaxed);
+        (count > 0).then(|| {
+            format!(
+                "{count} replies of {} held broken Unicode escapes; U+FFFD is in their place",
+                self.config.url
+            )
+        })
     }
 
     /// How it asks.
@@ -211,8 +245,8 @@ impl ChatClient {
         request.insert("messages".into(), messages.into());
         request.insert("temperature".into(), self.config.temperature.into());
         // Settings that change nothing are not sent: not every server knows them.
-        if self.config.max_tokens > 0 && !request.contains_key("max_completion_tokens") {
-            request.insert("max_tokens".into(), self.config.max_tokens.into());
+        if self.config.max_tokens > 0 && !request.contains_key(MAX_COMPLETION_TOKENS) {
+            request.insert(self.config.max_tokens_field.clone(), self.config.max_tokens.into());
         }
         if self.config.top_p < 1.0 {
             request.insert("top_p".into(), self.config.top_p.into());
@@ -329,10 +363,30 @@ impl ChatClient {
     }
 
     /// What a status says, with the server's own words.
-    fn status(&self, status: u16, body: &Result<String, ureq::Error>) -> String {
-        let said = body.as_ref().map(|body| self.quoted(body)).unwrap_or_default();
+    fn status(&self, status: u16, body: &Result<Vec<u8>, ureq::Error>) -> String {
+        let said = body.as_ref().map(|body| self.quoted(&String::from_utf8_lossy(body)));
+        let said = said.unwrap_or_default();
         let colon = if said.is_empty() { "" } else { ": " };
         format!("it answered with status {status}{colon}{said}")
+    }
+
+    /// What to do about a request that is refused.
+    fn hint(&self, body: &Result<Vec<u8>, ureq::Error>, otherwise: &str) -> String {
+        let body = body.as_ref().map(|body| String::from_utf8_lossy(body)).unwrap_or_default();
+        let field = self.config.max_tokens_field.as_str();
+        // Neither name is part of the other.
+        let names = [MAX_COMPLETION_TOKENS, MAX_TOKENS];
+        let mut others = names.into_iter().filter(|name| *name != field);
+        if let Some(wanted) = others.clone().find(|name| body.contains(name)) {
+            return format!("Set max_tokens_field = \"{wanted}\" in the server's settings");
+        }
+        match others.next().filter(|_| body.contains(field)) {
+            None => otherwise.to_owned(),
+            Some(other) => format!(
+                "Check max_tokens, and whether the server wants it under another name \
+                 (max_tokens_field = \"{other}\")"
+            ),
+        }
     }
 
     fn refuses_access(&self, status: u16) -> Failure {
@@ -362,11 +416,19 @@ impl ChatClient {
         let status = response.status().as_u16();
         let wish = response.headers().get("retry-after").and_then(|wish| wish.to_str().ok());
         let wish = wish.and_then(wished_pause);
-        let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_string();
+        // Bytes: a server may cut its answer within a character.
+        let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_vec();
         match (status, body) {
             (200..=299, Ok(body)) => match ChatReply::parse(&body) {
-                Ok(reply) => Attempt::Answer(reply),
-                Err(what) => Attempt::Again(format!("{what}: {}", self.quoted(&body)), wish),
+                Ok(reply) => {
+                    self.broken
+                        .fetch_add(u64::from(reply.had_broken_characters), Ordering::Relaxed);
+                    Attempt::Answer(reply)
+                }
+                Err(what) => {
+                    let said = self.quoted(&String::from_utf8_lossy(&body));
+                    Attempt::Again(format!("{what}: {said}"), wish)
+                }
             },
             (200..=299, Err(ureq::Error::BodyExceedsLimit(_))) => {
                 let what = format!("its answer is larger than {} MiB", MOST_BYTES >> 20);
@@ -384,12 +446,16 @@ impl ChatClient {
             },
             (408 | 425 | 500..=599, body) => Attempt::Again(self.status(status, &body), wish),
             // A prompt that is too long, say.
-            (400 | 413 | 422, body) => Attempt::Failed(Failure::One(
-                self.failed(self.status(status, &body), "Check the settings and the problem"),
-            )),
-            (_, body) => Attempt::Failed(Failure::All(
-                self.failed(self.status(status, &body), "Check address and model"),
-            )),
+            (400 | 413 | 422, body) => Attempt::Failed(Failure::One(self.failed(
+                self.status(status, &body),
+                &self.hint(&body, "Check the settings and the problem"),
+            ))),
+            (_, body) => {
+                Attempt::Failed(Failure::All(self.failed(
+                    self.status(status, &body),
+                    &self.hint(&body, "Check address and model"),
+                )))
+            }
         }
     }
 
@@ -426,7 +492,7 @@ impl ChatClient {
                 {
                     let status = response.status().as_u16();
                     let body = response.body_mut().with_config().limit(MOST_BYTES);
-                    break (status, body.read_to_string());
+                    break (status, body.read_to_vec());
                 }
                 _ => std::thread::sleep(2 * FIRST_PAUSE),
             }
@@ -434,8 +500,8 @@ impl ChatClient {
         if matches!(status, 401 | 403) {
             return Err(self.refuses_access(status));
         }
-        let json: Value =
-            body.as_ref().ok().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+        let json = body.as_ref().ok().and_then(|body| lenient_json::parse(body).ok());
+        let json = json.map(|(json, _)| json).unwrap_or_default();
         let models = json["data"].as_array().filter(|_| (200..300).contains(&status));
         let Some(models) = models else {
             let what = format!("it does not list its models; {}", self.status(status, &body));
@@ -488,6 +554,39 @@ mod tests {
         for bad in ["", "soon", "-1", "NaN", "inf", "1e300"] {
             assert_eq!(wished_pause(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_length_limit_goes_by_the_name_that_is_set() {
+        let request = |config: ChatConfig| {
+            let client = ChatClient::new(config).unwrap();
+            client.request(&[("user", "?")], Ask::default())
+        };
+        let config = ChatConfig { model: "m".into(), max_tokens: 7, ..ChatConfig::default() };
+        // To the letter: its hash finds what earlier builds have stored.
+        let plain = json!({
+            "model": "m",
+            "messages": [{ "role": "user", "content": "?" }],
+            "temperature": 0.0,
+            "max_tokens": 7,
+        });
+        assert_eq!(request(config.clone()), plain);
+        let hash = crate::teacher::store::request_hash("long", &plain);
+        assert_eq!(hash[..4], [0x3b, 0x96, 0xca, 0x0b]);
+        let named = |field: &str| ChatConfig { max_tokens_field: field.into(), ..config.clone() };
+        let other = request(named("max_completion_tokens"));
+        assert_eq!((&other["max_completion_tokens"], other.get("max_tokens")), (&json!(7), None));
+        for bad in ["", "max tokens", "n", "messages", "temperature", &"x".repeat(65), "é"] {
+            let error = named(bad).validate().unwrap_err().to_string();
+            assert!(error.contains("max_tokens_field"), "{error}");
+        }
+        let mut both = named("max_completion_tokens");
+        both.extra.insert("max_completion_tokens".into(), json!(3));
+        assert!(both.validate().is_err());
+        // As before: what is in `extra` takes the setting's place.
+        let mut extra = config.clone();
+        extra.extra.insert("max_completion_tokens".into(), json!(3));
+        assert_eq!(request(extra).get("max_tokens"), None);
     }
 
     #[test]

@@ -101,6 +101,8 @@ struct Shared<'a> {
     /// Questions of each role that were refused while none was answered, in this run or before.
     refusals: [AtomicUsize; 2],
     answered: [AtomicBool; 2],
+    /// The first refusal of each role.
+    refusal: [Mutex<Option<Error>>; 2],
 }
 
 impl Shared<'_> {
@@ -109,6 +111,18 @@ impl Shared<'_> {
         let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         self.ended.request();
+    }
+
+    /// The error of a teacher that refused every problem that it was asked: then it is not the
+    /// problems that it refuses.
+    fn refused_all(&self, collected: &[Collected; 2]) -> Option<Error> {
+        collected.iter().enumerate().find_map(|(role, Collected { counts, .. })| {
+            let is_all = counts.refused > 0 && counts.refused + counts.skipped == counts.done();
+            if !is_all || self.answered[role].load(Ordering::SeqCst) {
+                return None;
+            }
+            self.refusal[role].lock().unwrap_or_else(PoisonError::into_inner).take()
+        })
     }
 }
 
@@ -145,6 +159,7 @@ pub(super) fn collect(
         failures: Default::default(),
         refusals: Default::default(),
         answered: Default::default(),
+        refusal: Default::default(),
     };
     let mut tally = Tally {
         collected: [0, 1].map(|role: usize| Collected {
@@ -235,10 +250,15 @@ pub(super) fn collect(
         }
     });
     store.flush()?;
-    if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
+    for (part, said) in roles.iter().filter_map(|part| Some((part, part.teacher.notice()?))) {
+        observe(PairsEvent::Notice(&format!("{}: {said}", part.name)));
     }
     let whole = tally.collected.iter().all(|part| part.counts.done() == problems.len());
+    let refused = if whole { shared.refused_all(&tally.collected) } else { None };
+    let failed = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = failed.or(refused) {
+        return Err(error);
+    }
     Ok(whole.then_some(tally.collected))
 }
 
@@ -445,6 +465,8 @@ impl Round<'_> {
                     return Err(Failure::All(error));
                 }
                 self.tell(Event::Reason { role: self.role, reason: error.to_string() });
+                let first = self.shared.refusal[self.role].lock();
+                first.unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 unknown.iter().for_each(|(open, ..)| self.unanswered(open, true));
                 Ok(vec![])
             }

@@ -85,6 +85,11 @@ pub trait Teacher: Send + Sync {
         None
     }
 
+    /// What is to be said of its answers as a whole, once all are there.
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
     /// Answers to questions, in their order.
     ///
     /// # Errors

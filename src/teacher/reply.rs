@@ -1,7 +1,9 @@
 //! What a server answers, and the forms in which reasoning models give their reasoning.
 
+use crate::data::lenient_json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// One answer of a teacher, its reasoning kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +94,8 @@ pub(super) struct ChatReply {
     pub samples: Vec<Sample>,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
+    /// Whether characters of it were broken; U+FFFD is in their place.
+    pub had_broken_characters: bool,
 }
 
 /// The parts of a completion that are used; whatever else a server adds is not looked at.
@@ -117,6 +121,8 @@ struct Message {
     reasoning_content: Value,
     #[serde(default)]
     reasoning: Value,
+    #[serde(default)]
+    thinking: Value,
 }
 
 #[derive(Deserialize)]
@@ -134,10 +140,13 @@ fn count(value: &Value) -> Option<u64> {
 }
 
 impl ChatReply {
-    /// An answer's body; in words what is wrong with it.
-    pub(super) fn parse(body: &str) -> Result<Self, String> {
-        let json: Value =
-            serde_json::from_str(body).map_err(|_| "its answer is not JSON".to_owned())?;
+    /// An answer's body; in words what is wrong with it. Halves of characters, which servers send
+    /// where a length limit cut one, and numbers that are not finite are no reason to refuse it.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
+        let text = String::from_utf8_lossy(body);
+        let is_mended = matches!(text, Cow::Owned(_));
+        let (json, repairs) = lenient_json::parse(text.trim_start_matches('\u{feff}').as_bytes())
+            .map_err(|_| "its answer is not JSON".to_owned())?;
         let body: Body = serde_json::from_value(json)
             .map_err(|error| format!("its answer is no chat completion ({error})"))?;
         if body.choices.is_empty() {
@@ -148,6 +157,7 @@ impl ChatReply {
             samples: body.choices.into_iter().map(Choice::sample).collect(),
             prompt_tokens: usage.and_then(|usage| count(&usage.prompt_tokens)),
             completion_tokens: usage.and_then(|usage| count(&usage.completion_tokens)),
+            had_broken_characters: is_mended || repairs.surrogates > 0,
         })
     }
 }
@@ -155,16 +165,22 @@ impl ChatReply {
 impl Choice {
     /// Without content, as where thinking used up the limit or the model refuses, it is empty.
     fn sample(self) -> Sample {
-        let Message { content, reasoning_content, reasoning } = self.message;
+        let Message { content, reasoning_content, reasoning, thinking } = self.message;
+        let mut thought = String::new();
         let content = match &content {
             Value::String(text) => text.clone(),
-            // A list of parts, of which those with text count.
-            Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+            // A list of parts, of which those with text count; those of thinking stand apart.
+            Value::Array(parts) => {
+                thought = parts.iter().map(|part| part_text(&part["thinking"])).collect();
+                parts.iter().filter_map(|part| part["text"].as_str()).collect()
+            }
             _ => String::new(),
         };
         let finish_reason = self.finish_reason.as_str().map(str::to_owned);
-        let apart = reasoning_content.as_str().or(reasoning.as_str()).map(str::trim);
-        match apart.filter(|text| !text.is_empty()) {
+        let apart = [&reasoning_content, &reasoning, &thinking].map(|text| text.as_str());
+        let apart = apart.into_iter().flatten().chain([thought.as_str()]).map(str::trim);
+        let mut apart = apart.filter(|text| !text.is_empty());
+        match apart.next() {
             Some(reasoning) => {
                 let (reasoning, content) = (Some(reasoning.to_owned()), content.trim().to_owned());
                 Sample { reasoning, content, finish_reason }
@@ -174,16 +190,48 @@ impl Choice {
     }
 }
 
+/// The text of a part of a message: it is one, or a list of parts with text.
+fn part_text(part: &Value) -> String {
+    match part {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
+    fn broken_characters_and_numbers_are_no_reason_to_refuse() {
+        let parse = |content: &[u8]| {
+            let parts = [
+                br#"{"logprobs": [NaN, -Infinity], "choices": [{"message": {"content": ""#,
+                content,
+                br#""}}], "id": 123456789012345678901234, "usage": {"prompt_tokens": 3}}"#,
+            ];
+            let reply = ChatReply::parse(&parts.concat()).unwrap();
+            assert_eq!(reply.prompt_tokens, Some(3));
+            (reply.samples[0].content.clone(), reply.had_broken_characters)
+        };
+        assert_eq!(parse(br"4 \ud83d"), ("4 \u{fffd}".into(), true));
+        assert_eq!(parse(br"4 \ud83d\ude00"), ("4 😀".into(), false));
+        // Bytes of half a character.
+        assert_eq!(parse(b"4 \xf0\x9f"), ("4 \u{fffd}".into(), true));
+        assert_eq!(parse("4 \u{fffd}".as_bytes()), ("4 \u{fffd}".into(), false));
+        // A body that ends within a character is no answer.
+        assert!(
+            ChatReply::parse(b"{\"choices\": [{\"message\": {\"content\": \"\xf0\x9f").is_err()
+        );
+    }
+
+    #[test]
     fn reasoning_is_found_in_every_form_that_servers_have() {
         let parse = |message: Value| {
             let body = json!({ "choices": [{ "message": message, "finish_reason": "stop" }] });
-            ChatReply::parse(&body.to_string()).map(|reply| {
+            ChatReply::parse(body.to_string().as_bytes()).map(|reply| {
                 let sample = reply.samples.into_iter().next().unwrap();
                 (sample.reasoning.unwrap_or("-".into()), sample.content)
             })
@@ -193,6 +241,14 @@ mod tests {
         };
         is(json!({ "content": "4", "reasoning_content": " 2+2 " }), "2+2", "4");
         is(json!({ "content": "4", "reasoning": "2+2" }), "2+2", "4");
+        is(json!({ "content": "4", "thinking": "2+2" }), "2+2", "4");
+        is(json!({ "content": "4", "reasoning_content": "", "thinking": "2+2" }), "2+2", "4");
+        is(
+            json!({ "content": [{ "type": "thinking", "thinking": [{ "type": "text", "text": "2+2" }] },
+                                { "type": "text", "text": "4" }] }),
+            "2+2",
+            "4",
+        );
         is(json!({ "content": "4", "reasoning": null, "reasoning_content": null }), "-", "4");
         is(json!({ "content": "<think>2+2</think>4" }), "2+2", "4");
         is(json!({ "content": "2+2\n</think>\n4" }), "2+2", "4");
@@ -205,14 +261,14 @@ mod tests {
         is(json!({ "role": "assistant" }), "-", "");
         let odd = r#"{"choices": [{"message": {"content": "4"}, "finish_reason": 7}],
                       "usage": {"prompt_tokens": 3.0, "completion_tokens": -1}}"#;
-        let reply = ChatReply::parse(odd).unwrap();
+        let reply = ChatReply::parse(odd.as_bytes()).unwrap();
         assert_eq!((reply.prompt_tokens, reply.completion_tokens), (Some(3), None));
         assert!(reply.samples[0].is_whole());
         for (reason, cut) in [("length", true), ("MAX_TOKENS", true), ("model_length", true)] {
             let sample = Sample { finish_reason: Some(reason.into()), ..Sample::default() };
             assert_eq!((sample.is_cut(), sample.is_whole()), (cut, false));
         }
-        assert!(ChatReply::parse("{\"choices\": 3}").unwrap_err().contains("no chat completion"));
+        assert!(ChatReply::parse(b"{\"choices\": 3}").unwrap_err().contains("no chat completion"));
     }
 
     #[test]

@@ -63,6 +63,10 @@ impl Teacher for ServerTeacher {
         self.client.trouble()
     }
 
+    fn notice(&self) -> Option<String> {
+        self.client.notice()
+    }
+
     fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
         let ask = |question| {
             let reply = self.client.send(&self.request(question), stop)?;

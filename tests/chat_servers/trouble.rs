@@ -158,7 +158,81 @@ fn a_server_that_refuses_everything_ends_the_run() {
     let config = sums(folder.path(), 200, [&long, &short]);
     let error = run(&config, &folder.path().join("pairs")).unwrap_err().to_string();
     assert!(error.contains("use max_completion_tokens instead"), "{error}");
+    assert!(error.contains("max_tokens_field = \"max_completion_tokens\""), "{error}");
     assert!(long.requests().len() <= 12);
+}
+
+/// Whether one problem is asked or a few: a refusal of all of them is an error, and no report.
+#[test]
+fn a_server_that_refuses_the_few_problems_that_there_are_is_an_error() {
+    for count in [1, 3, 7] {
+        for (status, body, hint) in [
+            (400, "Unsupported parameter: 'max_tokens'", "max_tokens_field"),
+            (422, "extra fields not permitted: 'temperature'", "Check the settings"),
+            (413, "too large", "Check the settings"),
+            (404, "no such model", "Check address and model"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let refuses =
+                Server::start(move |_| Manner::Status(status, String::new(), body.into()));
+            let answers = right();
+            let out = folder.path().join("pairs");
+            for servers in [[&refuses, &answers], [&answers, &refuses]] {
+                let error =
+                    run(&sums(folder.path(), count, servers), &out).unwrap_err().to_string();
+                assert!(error.contains(body) && error.contains(hint), "{count}: {error}");
+            }
+        }
+    }
+    // Where one is answered, it is the others that are refused.
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| match number(&request.prompt) {
+        0 => Manner::Says(long_answer(&request.prompt)),
+        _ => Manner::Status(400, String::new(), "too long".into()),
+    });
+    let short = right();
+    let report = run(&sums(folder.path(), 3, [&long, &short]), &folder.path().join("pairs"));
+    assert_eq!(report.unwrap().unwrap().long.refused, 2);
+}
+
+#[test]
+fn a_server_is_asked_with_the_name_that_it_has_for_the_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| match request.body.get("max_tokens") {
+        Some(_) => Manner::Status(400, String::new(), "use max_completion_tokens".into()),
+        None => Manner::Says(long_answer(&request.prompt)),
+    });
+    let short = right();
+    let mut config = sums(folder.path(), 3, [&long, &short]);
+    config.long.server.as_mut().unwrap().max_tokens_field = "max_completion_tokens".into();
+    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    assert_eq!(report.pairs, 3);
+    assert!(long.requests().iter().all(|r| r.body["max_completion_tokens"] == 8192));
+    assert!(short.requests().iter().all(|r| r.body["max_tokens"] == 8192));
+}
+
+#[test]
+fn broken_characters_in_replies_are_mended_and_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| {
+        let answer = short_answer(&request.prompt).replace('\\', "\\\\");
+        let broken = if number(&request.prompt) < 2 { "\\ud83d" } else { "" };
+        Manner::Body(format!(
+            "{{\"choices\": [{{\"message\": {{\"content\": \"{broken}{answer}\", \
+             \"thinking\": \"sum\"}}, \"finish_reason\": \"stop\"}}], \"score\": NaN}}"
+        ))
+    });
+    let short = right();
+    let out = folder.path().join("pairs");
+    let config = sums(folder.path(), 4, [&long, &short]);
+    let (report, said) = run_saying(&config, &out, true);
+    assert_eq!(report.unwrap().unwrap().pairs, 4);
+    let about: Vec<&String> = said.iter().filter(|text| text.contains("Unicode")).collect();
+    assert!(about.len() == 1 && about[0].contains("2 replies"), "{said:?}");
+    let rows = rows(&out.join("long.jsonl"));
+    let broken = rows.iter().filter(|row| row["solution"].as_str().unwrap().contains('\u{fffd}'));
+    assert_eq!(broken.count(), 2);
+    assert!(rows.iter().all(|row| row["solution"].as_str().unwrap().contains("<think>\nsum")));
 }
 
 #[test]

@@ -1,0 +1,144 @@
+//! Texts that templates make of values, in Python's words and within a bound.
+
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Error, ErrorKind};
+use std::fmt::{self, Write};
+
+/// Longest text that one function makes, in bytes.
+pub(in crate::data) const LARGEST: usize = 1 << 26;
+
+/// Parts that a value may have, its parts' parts counted, where a text is made of it.
+pub(in crate::data) const MOST_PARTS: usize = 1 << 20;
+
+/// An error of a template.
+pub(in crate::data) fn failed(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// A text that grows to [`LARGEST`] at most.
+#[derive(Default)]
+pub(in crate::data) struct Text(String);
+
+impl Text {
+    /// Adds to it.
+    pub(in crate::data) fn push(&mut self, part: &str) -> Result<(), Error> {
+        if self.0.len() + part.len() > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        self.0.push_str(part);
+        Ok(())
+    }
+
+    /// Adds a character some number of times.
+    pub(in crate::data) fn pad(&mut self, fill: char, count: usize) -> Result<(), Error> {
+        if count > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        let mut buffer = [0; 4];
+        let fill = fill.encode_utf8(&mut buffer);
+        (0..count).try_for_each(|_| self.push(fill))
+    }
+
+    /// The text.
+    pub(in crate::data) fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.push(part).map_err(|_| fmt::Error)
+    }
+}
+
+/// Refuses values of so many parts that a text of them has no bound worth the name.
+pub(in crate::data) fn bounded(value: &Value) -> Result<(), Error> {
+    let mut left = MOST_PARTS;
+    let mut open = vec![value.clone()];
+    while let Some(value) = open.pop() {
+        if left == 0 {
+            return Err(Error::new(ErrorKind::OutOfFuel, "a value has too many parts"));
+        }
+        left -= 1;
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+            continue;
+        }
+        if let Ok(items) = value.try_iter() {
+            for item in items.take(left) {
+                if value.kind() == ValueKind::Map {
+                    open.extend(value.get_item(&item));
+                }
+                open.push(item);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Python's `str` of a value; of an undefined one it is empty, as in Jinja.
+pub(in crate::data) fn python_str(value: &Value) -> Result<String, Error> {
+    if let Some(number) = as_float(value) {
+        return Ok(float_repr(number));
+    }
+    bounded(value)?;
+    let mut text = Text::default();
+    write!(text, "{value}").map_err(|_| failed("it makes too much text"))?;
+    Ok(text.into_string())
+}
+
+/// Python's `repr` of a value.
+pub(in crate::data) fn python_repr(value: &Value) -> Result<String, Error> {
+    if let Some(number) = as_float(value) {
+        return Ok(float_repr(number));
+    }
+    if value.is_undefined() {
+        return Ok("Undefined".into());
+    }
+    bounded(value)?;
+    let mut text = Text::default();
+    write!(text, "{value:?}").map_err(|_| failed("it makes too much text"))?;
+    Ok(text.into_string())
+}
+
+/// A number that is no integer.
+pub(in crate::data) fn as_float(value: &Value) -> Option<f64> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
+}
+
+/// An integer, or a truth value as one.
+pub(in crate::data) fn as_integer(value: &Value) -> Option<i128> {
+    match value.kind() {
+        ValueKind::Bool => Some(i128::from(value.is_true())),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
+        _ => None,
+    }
+}
+
+/// Python's `repr` of a float: the fewest digits that give it back, with an exponent where it is
+/// very large or very small.
+pub(in crate::data) fn float_repr(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".into();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if number == 0.0 || (-4..16).contains(&exponent) {
+        let mut text = number.to_string();
+        if !text.contains('.') {
+            text.push_str(".0");
+        }
+        return text;
+    }
+    with_exponent(digits, exponent)
+}
+
+/// Digits and an exponent as C writes them: with a sign and at least two digits.
+pub(in crate::data) fn with_exponent(digits: &str, exponent: i32) -> String {
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
+}
