@@ -61,6 +61,9 @@ impl Lexer {
     /// Takes what follows the first digits of a number: groups of three, or decimals behind a comma.
     fn more_groups(&mut self, digits: &mut String) {
         if (1..=3).contains(&digits.len()) && *digits != "0" {
+            if self.pointed_groups(digits) {
+                return;
+            }
             // Separators that nobody writes between the items of a list, and thin spaces.
             while let Some(separator) = self.separator() {
                 self.at += separator;
@@ -95,11 +98,43 @@ impl Lexer {
         }
     }
 
+    /// Takes groups of thousands that points part: `1.234.567`, `1.234,5`. One point alone is that of
+    /// the decimals.
+    fn pointed_groups(&mut self, digits: &mut String) -> bool {
+        let group = |at: usize| {
+            self.peek(at) == Some('.')
+                && (1..4).all(|ahead| self.digit(at + ahead))
+                && !self.digit(at + 4)
+        };
+        let length = (0..).map(|count| 4 * count).find(|at| !group(*at)).unwrap_or(0);
+        let decimals = match self.peek(length) {
+            Some(',') if self.reading == Reading::Number && self.brackets == 0 => {
+                (1..).take_while(|ahead| self.digit(length + ahead)).count()
+            }
+            _ => 0,
+        };
+        let behind = length + decimals + usize::from(decimals > 0);
+        let goes_on = matches!(self.peek(behind), Some('.' | ',')) && self.digit(behind + 1);
+        if goes_on || !(length > 4 || length > 0 && decimals > 0) {
+            return false;
+        }
+        let taken = &self.characters[self.at..self.at + behind];
+        digits.extend(taken[..length].iter().filter(|c| **c != '.'));
+        if decimals > 0 {
+            digits.push('.');
+            digits.extend(&taken[length + 1..]);
+        }
+        self.at += behind;
+        true
+    }
+
     /// The length of a separator of thousands other than a plain comma, where one and exactly three
     /// digits follow.
     fn separator(&self) -> Option<usize> {
-        const SEPARATORS: [&str; 9] =
-            ["{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}"];
+        const SEPARATORS: [&str; 16] = [
+            "{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}", "\u{202f}",
+            "\u{2009}", "'", "’", "\\;", "\\:", "~",
+        ];
         let separator = SEPARATORS
             .iter()
             .find(|s| s.chars().enumerate().all(|(at, c)| self.peek(at) == Some(c)))?;

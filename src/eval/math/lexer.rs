@@ -3,6 +3,9 @@
 //! asked for one [`Reading`] at a time and the comparison tries both.
 
 use super::limits::{MAX_BYTES, MAX_TOKENS};
+use super::notes::joiner;
+use super::expression::Joiner;
+use super::scripts::plain_character;
 use super::words::{self, Meaning};
 
 /// How a comma between digits is read outside brackets; within them it always parts items.
@@ -61,7 +64,7 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     if text.len() > MAX_BYTES {
         return None;
     }
-    let characters: Vec<char> = text.chars().collect();
+    let characters: Vec<char> = text.chars().map(plain_character).collect();
     let ends = |c: &char| c.is_whitespace() || "$.。".contains(*c);
     let mut lexer = Lexer {
         ending: characters.iter().rposition(|c| !ends(c)).map_or(0, |last| last + 1),
@@ -228,6 +231,11 @@ impl Lexer {
                 word = connective.into();
             }
         }
+        // In other languages, and not between letters that may be variables.
+        let joins = if word.chars().count() > 1 || !word.is_ascii() { joiner(&word) } else { None };
+        if let Some(joiner) = joins.filter(|_| self.spaced || !word.is_ascii()) {
+            return self.push(Kind::Sign(joining(joiner)));
+        }
         match words::plain_word(&word) {
             Some(Meaning::Currency) => self.spaced = true,
             Some(meaning) => self.push(Kind::Sign(meaning)),
@@ -307,7 +315,7 @@ impl Lexer {
                 if is_formula(&text) {
                     self.tokens.extend(tokens(&text, self.reading)?);
                 } else {
-                    self.push(Kind::Text(text));
+                    self.text(&text)?;
                 }
             }
             Meaning::Font => {
@@ -318,6 +326,7 @@ impl Lexer {
                     self.push(Kind::Word(set.into()));
                 }
             }
+            Meaning::Modulo => self.push(Kind::Word("mod".into())),
             Meaning::Mark => self.push(Kind::Mark(name)),
             Meaning::Begin => {
                 let environment = self.argument()?;
@@ -334,6 +343,34 @@ impl Lexer {
             }
             Meaning::Currency => self.spaced = true,
             meaning => self.sign(meaning),
+        }
+        Some(())
+    }
+
+    /// The words of a `\text{}`. A connective at its beginning or end joins what stands on both
+    /// sides of it: `3 \text{ hours and } 20 \text{ minutes}`.
+    fn text(&mut self, text: &str) -> Option<()> {
+        let inside = text.trim().trim_start_matches('(');
+        if let Some(modulus) = inside.strip_prefix("mod").map(|rest| rest.trim_start_matches("ulo"))
+            && !modulus.starts_with(char::is_alphabetic)
+        {
+            self.push(Kind::Word("mod".into()));
+            self.tokens.extend(tokens(modulus.trim_end().trim_end_matches(')'), self.reading)?);
+            return Some(());
+        }
+        let trimmed = text.trim();
+        let (first, last) = (trimmed.split_once(' '), trimmed.rsplit_once(' '));
+        let part = |text: &str| Kind::Text(format!(" {} ", text.trim()));
+        match (first, last) {
+            (Some((word, rest)), _) if joiner(word).is_some() => {
+                self.push(Kind::Sign(joiner(word).map(joining)?));
+                self.push(part(rest));
+            }
+            (_, Some((rest, word))) if joiner(word).is_some() => {
+                self.push(part(rest));
+                self.push(Kind::Sign(joiner(word).map(joining)?));
+            }
+            _ => self.push(Kind::Text(text.to_owned())),
         }
         Some(())
     }
@@ -365,6 +402,13 @@ impl Lexer {
                 return Some(self.characters[start..self.at - 1].iter().collect());
             }
         }
+    }
+}
+
+fn joining(joiner: Joiner) -> Meaning {
+    match joiner {
+        Joiner::And => Meaning::And,
+        Joiner::Or => Meaning::Or,
     }
 }
 

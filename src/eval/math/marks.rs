@@ -5,8 +5,10 @@
 use super::expression::{Expression, Function};
 use super::lexer::Kind;
 use super::limits::MAX_MARKS;
+use super::notes::{adds_nothing, is_connective};
 use super::number;
 use super::parser::{Parser, negated};
+use super::primary::label;
 use super::words::{self, Meaning};
 
 impl Parser {
@@ -88,6 +90,31 @@ impl Parser {
         Some(Expression::Power(Box::new(base), Box::new(exponent)))
     }
 
+    /// `m/s`: letters that are a unit together.
+    fn is_rate(&self, word: &str) -> bool {
+        let per = |kind: Option<&Kind>| {
+            matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()))
+        };
+        ["m", "L", "l", "g", "J"].contains(&word)
+            && self.peek_ahead(1) == Some(&Kind::Sign(Meaning::Divide))
+            && per(self.peek_ahead(2))
+    }
+
+    /// The modulus behind a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
+    fn modulus(&mut self) -> Option<Option<String>> {
+        let bracketed = self.peek() == Some(&Kind::Sign(Meaning::Open));
+        let word = self.peek_ahead(usize::from(bracketed));
+        if !matches!(word, Some(Kind::Word(word)) if word == "mod") {
+            return Some(None);
+        }
+        self.at += 1 + usize::from(bracketed);
+        let modulus = self.factor()?;
+        if bracketed && !self.take_sign(Meaning::Close) {
+            return None;
+        }
+        Some(Some(format!("mod {}", label(&modulus))))
+    }
+
     /// A unit or another note behind a value, in `\text{}` or in plain words.
     fn unit_behind(&mut self) -> Option<Option<String>> {
         let behind_number = self.at > 0
@@ -98,15 +125,21 @@ impl Parser {
                     | Kind::Sign(Meaning::Close | Meaning::Letter(_))
             );
         let mut names: Vec<String> = vec![];
+        if let Some(modulus) = self.modulus()? {
+            return Some(Some(modulus));
+        }
         loop {
             match self.peek() {
                 Some(Kind::Text(text)) => {
                     let text = text.replace(['~', '\\', ',', '.'], " ");
                     let words = text.trim();
                     let letter = words.chars().count() == 1 && words::unit(words).is_none();
-                    if ["and", "or", "And", "Or", ""].contains(&words) || names.is_empty() && letter
-                    {
+                    if is_connective(words) || words.is_empty() || names.is_empty() && letter {
                         break;
+                    }
+                    // A second value, a negation or a condition is no note.
+                    if !adds_nothing(words) {
+                        return None;
                     }
                     names.push(words.to_owned());
                 }
@@ -118,8 +151,12 @@ impl Parser {
                     let spaced = self.tokens[self.at].spaced;
                     let note = foreign || spaced && word.chars().count() > 3;
                     let per = names.last().is_some_and(|name| name == "/");
-                    if !(known || note || per) || names.is_empty() && !behind_number {
+                    let rate = spaced && self.is_rate(word);
+                    if !(known || note || per || rate) || names.is_empty() && !behind_number {
                         break;
+                    }
+                    if !known && !adds_nothing(word) {
+                        return None;
                     }
                     names.push(word.clone());
                 }
@@ -159,6 +196,9 @@ fn unit_name(names: &[String]) -> String {
         if words.len() == 2 && words[0] == adjective {
             words = vec![words.remove(1), power.into()];
         }
+    }
+    if let [half @ ("a" | "p"), "m"] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return format!("{half}m");
     }
     words.iter_mut().filter(|word| *word == "per").for_each(|word| *word = "/".into());
     words.join(" ")

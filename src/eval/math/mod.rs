@@ -11,30 +11,42 @@
 //! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
 //! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
 
+mod boxes;
 mod calls;
 mod choice;
 mod complex;
+mod dates;
 mod digits;
 mod equal;
 mod evaluate;
 mod expression;
 mod extract;
+mod formulas;
 mod hendrycks;
+mod kind;
 mod lexer;
 mod limits;
 mod marks;
 mod matrix;
 mod names;
+mod notes;
 mod number;
+mod numerals;
 mod parser;
+mod phrases;
 mod primary;
+mod reasoning;
+mod scripts;
 mod sets;
 mod signs;
+mod statement;
 mod text;
 mod tier;
 mod words;
 
 pub use extract::{ANY, Extractor, STATED, extract, final_answer};
+pub use kind::AnswerKind;
 pub use hendrycks::{hendrycks_equal, hendrycks_normalised};
+pub use reasoning::after_reasoning;
 pub use limits::{MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS};
 pub use tier::{Grade, Tier, equal, equal_to_decimals, grade, same_answer, steps_of_comparison};

@@ -5,6 +5,7 @@
 use super::expression::{Expression, Joiner, Relation};
 use super::lexer::{Kind, Reading, Token, tokens};
 use super::limits::{MAX_DEPTH, Steps};
+use super::notes::joiner;
 use super::primary::label;
 use super::words::Meaning;
 
@@ -94,12 +95,15 @@ impl Parser {
                 Some(Kind::Semicolon) => Separator::Semicolon,
                 Some(Kind::Sign(Meaning::And)) => Separator::Joined(Joiner::And),
                 Some(Kind::Sign(Meaning::Or)) => Separator::Joined(Joiner::Or),
-                Some(Kind::Text(text)) => match text.trim().trim_matches(',').trim() {
-                    "and" | "And" | "AND" => Separator::Joined(Joiner::And),
-                    "or" | "Or" | "OR" => Separator::Joined(Joiner::Or),
-                    "" if !text.is_empty() => Separator::Comma,
-                    _ => return found,
-                },
+                Some(Kind::Text(text)) => {
+                    let word = text.trim().trim_matches([',', '/', ';']).trim();
+                    match joiner(word) {
+                        Some(joiner) => Separator::Joined(joiner),
+                        None if word == "and/or" => Separator::Joined(Joiner::Or),
+                        None if word.is_empty() && !text.is_empty() => Separator::Comma,
+                        None => return found,
+                    }
+                }
                 _ => return found,
             };
             self.at += 1;

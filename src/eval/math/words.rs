@@ -53,6 +53,8 @@ pub enum Meaning {
     Colon,
     And,
     Or,
+    /// Comes before a modulus.
+    Modulo,
     Begin,
     End,
 }
@@ -113,6 +115,7 @@ pub fn command(name: &str) -> Option<Meaning> {
         "colon" => M::Colon,
         "land" | "wedge" => M::And,
         "lor" | "vee" => M::Or,
+        "pmod" | "bmod" | "mod" | "pod" => M::Modulo,
         "begin" => M::Begin,
         "end" => M::End,
         "pounds" | "euro" | "yen" => M::Currency,
