@@ -19,7 +19,7 @@ fn verdict(form: &str, gold: &str, text: &str) -> (bool, Option<String>) {
 #[test]
 fn texts() {
     let (mut all, mut agree) = (0, 0);
-    for line in include_str!("fresh.txt").lines() {
+    for line in std::fs::read_to_string(std::env::var("FRESH").unwrap_or("/work/wt-grader/tests/grading/fresh.txt".into())).unwrap().lines() {
         if line.starts_with("# ") { continue; }
         let parts: Vec<&str> = line[2..].split(" ;; ").collect();
         let (v, s) = verdict(parts[0], parts[1], &parts[2].replace('⏎', "\n"));

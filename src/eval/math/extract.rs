@@ -7,7 +7,7 @@ use super::boxes::{Boxes, boxed};
 use super::choice::choice;
 use super::lexer::Reading;
 use super::limits::MAX_BYTES;
-use super::numerals::last_number;
+use super::numerals::{last_number, numeral};
 use super::parser::parse;
 use super::reasoning::after_reasoning;
 use super::scripts::plain;
@@ -91,7 +91,7 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
             Extractor::Formula => last_formula(text).map(|(_, formula)| formula),
             Extractor::Last => last(text),
             Extractor::LastNumber => {
-                last_number(text).map(|(start, end)| text[start..end].to_owned())
+                last_number(text).map(|(start, end)| numeral(&text[start..end]))
             }
             Extractor::Choice(letters) => choice(text, letters).map(String::from),
         };

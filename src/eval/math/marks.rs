@@ -29,7 +29,7 @@ impl Parser {
                 }
                 Some(Kind::Sign(Meaning::Degree)) => {
                     self.at += 1;
-                    value = Expression::Degrees(Box::new(value));
+                    value = self.degrees(value);
                 }
                 Some(Kind::Sign(Meaning::Prime)) => {
                     self.at += 1;
@@ -53,6 +53,23 @@ impl Parser {
         None
     }
 
+    /// Degrees of an angle, or of a scale of temperature.
+    fn degrees(&mut self, value: Expression) -> Expression {
+        let scale = match self.peek() {
+            Some(Kind::Word(scale)) => scale.trim().to_owned(),
+            Some(Kind::Text(scale)) => scale.trim().to_owned(),
+            _ => String::new(),
+        };
+        let value = Box::new(value);
+        match scale.as_str() {
+            "C" | "Celsius" | "F" | "Fahrenheit" => {
+                self.at += 1;
+                Expression::Unit(value, format!("°{}", &scale[..1]))
+            }
+            _ => Expression::Degrees(value),
+        }
+    }
+
     fn power_of(&mut self, base: Expression) -> Option<Expression> {
         let grouped = self.peek() == Some(&Kind::GroupOpen);
         let first = self.peek_ahead(usize::from(grouped)).cloned();
@@ -64,7 +81,7 @@ impl Parser {
                     return None;
                 }
                 return match (meaning, base) {
-                    (Meaning::Degree, base) => Some(Expression::Degrees(Box::new(base))),
+                    (Meaning::Degree, base) => Some(self.degrees(base)),
                     (_, Expression::Variable(name)) => Some(Expression::Variable(name + "'")),
                     _ => None,
                 };

@@ -57,6 +57,22 @@ pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
     None
 }
 
+/// A number of running text. One that has a comma for its decimals gets a point: a single number is
+/// no list.
+pub(super) fn numeral(number: &str) -> String {
+    match number.split_once(',') {
+        Some((whole, decimals))
+            if whole.bytes().any(|b| b.is_ascii_digit())
+                && !whole.contains('.')
+                && decimals.len() != 3
+                && decimals.trim_end_matches('%').bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            format!("{whole}.{decimals}")
+        }
+        _ => number.to_owned(),
+    }
+}
+
 fn digit(text: &str, at: usize) -> bool {
     text.as_bytes().get(at).is_some_and(u8::is_ascii_digit)
 }

@@ -7,6 +7,7 @@ use super::lexer::{Kind, Reading, Token, tokens};
 use super::limits::{MAX_DEPTH, Steps};
 use super::notes::joiner;
 use super::primary::label;
+use super::text::is_unit;
 use super::words::Meaning;
 
 /// Reads a whole answer; `None` where it is not mathematics.
@@ -135,7 +136,12 @@ impl Parser {
         let mut joiner = Joiner::And;
         loop {
             let before = self.at;
-            let Some(separator) = self.separator() else { break };
+            let separator = match self.separator() {
+                Some(separator) => separator,
+                // `3 hours 20 minutes`.
+                None if self.follows_unit(groups.last()?.last()?) => Separator::Joined(Joiner::And),
+                None => break,
+            };
             if self.peek().is_none() && separator == Separator::Comma {
                 break;
             }
@@ -151,6 +157,12 @@ impl Parser {
             groups.last_mut()?.push(item);
         }
         Some((groups, joiner))
+    }
+
+    /// Whether another number stands right behind a value with a unit of measurement.
+    fn follows_unit(&self, item: &Expression) -> bool {
+        matches!(item, Expression::Unit(_, unit) if is_unit(unit) && !unit.starts_with("mod"))
+            && matches!(self.peek(), Some(Kind::Number { .. }))
     }
 
     /// Sides and what relates them.

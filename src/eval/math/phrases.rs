@@ -20,7 +20,7 @@ const FINAL: &[&str] = &["finale", "final", "correcta", "correcte", "corretta", 
 const LINKS: &[&str] = &[
     ":", "：", "=", "is:", "is", "should be", "would be", "must be", "will be", "equals", "est", "ist",
     "lautet", "es", "è", "é", "is", "är", "er", "on", "to", "je", "este", "là", "adalah", "ialah", "ni", "это",
-    "—", "–", "->", "→", "είναι", "היא", "הוא", "هو", "هي", "است", "है", "হল", "হলো", "হচ্ছে", "是", "为",
+    "—", "–", "->", "→", "είναι", "היא", "הוא", "هو", "هي", "است", "है", "হল", "হলো", "হচ্ছে", "是", "选", "選", "为",
     "為", "应为", "应该是", "は", "은", "는", "คือ",
 ];
 
@@ -55,6 +55,10 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
         if !ascii || name.is_ascii() {
             look_for(name, true);
         }
+    }
+    // A tag around the answer says the most.
+    if let Some(at) = lower.rfind("<answer>") {
+        found.push((true, at + "<answer>".len()));
     }
     // GSM8K's `A: 18`, as the lowest.
     let line_start = lower.rmatch_indices("a:").find(|(at, _)| {

@@ -6,7 +6,7 @@ use super::boxes::joins;
 use super::extract::is_answer;
 use super::formulas::formulas;
 use super::notes::{adds_nothing, is_connective};
-use super::numerals::{last_number, leading_number};
+use super::numerals::{last_number, leading_number, numeral};
 use super::phrases::{labelled, statements};
 
 /// Marks of emphasis and quotation around an answer.
@@ -62,6 +62,7 @@ fn stated(rest: &str) -> Option<String> {
         }
     }
     let line = rest.lines().next()?;
+    let line = line.split("</").next().unwrap_or(line);
     let end = line
         .match_indices(['.', '。', '．'])
         .find(|(at, stop)| {
@@ -78,7 +79,8 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if sentence.is_empty() {
         return None;
     }
-    let clause = clause(sentence).trim();
+    let sentence = without_label(without_remark(sentence));
+    let clause = first_clause(clause(sentence)).trim();
     for whole in [sentence, clause] {
         if is_answer(whole) {
             return Some(whole.to_owned());
@@ -95,7 +97,53 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
             });
         }
     }
+    if compares(clause) {
+        return Some(clause.to_owned());
+    }
     Some(last(clause).or_else(|| last(sentence)).unwrap_or_else(|| sentence.to_owned()))
+}
+
+/// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
+fn compares(clause: &str) -> bool {
+    const COMPARISONS: [&str; 12] = [
+        "at least", "at most", "more than", "less than", "fewer than", "greater than",
+        "larger than", "smaller than", "up to", "not", "no more than", "between",
+    ];
+    let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
+        return false;
+    };
+    let before = clause[..at].to_lowercase();
+    let before = before.trim_end_matches(|c: char| !c.is_alphabetic());
+    COMPARISONS.iter().any(|comparison| {
+        before.strip_suffix(comparison).is_some_and(|rest| !rest.ends_with(char::is_alphabetic))
+    })
+}
+
+/// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
+fn without_label(sentence: &str) -> &str {
+    let Some((label, value)) = sentence.split_once(':') else { return sentence };
+    let label = label.trim_matches(WRAPPERS);
+    let words = label.chars().all(|c| c.is_alphabetic() || c == ' ')
+        && label.split(' ').any(|word| word.chars().count() > 2);
+    let value = value.trim_start_matches(|c: char| c.is_whitespace() || WRAPPERS.contains(&c));
+    let begins = || leading_value(value).is_some() || is_answer(value) && is_value(value);
+    if words && begins() { value } else { sentence }
+}
+
+/// A sentence without the words in brackets behind its value: `42 (forty-two)`.
+fn without_remark(sentence: &str) -> &str {
+    let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
+    let inside = remark.trim_end_matches([')', '.', '*']);
+    let word = |word: &str| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
+    let words = inside.len() < remark.len()
+        && !inside.contains(['(', '\\', '$'])
+        && inside.split([' ', '-']).any(word);
+    let value = value.trim_end();
+    if words && is_reason(&remark_of(inside)) && is_answer(value) { value } else { sentence }
+}
+
+fn remark_of(inside: &str) -> String {
+    format!("({inside})")
 }
 
 /// Whether what follows a value goes on calculating with it.
@@ -133,6 +181,20 @@ fn is_reason(behind: &str) -> bool {
     !words.any(|word| DOUBTS.contains(&word))
 }
 
+/// A sentence up to "and", where a clause and no value follows.
+fn first_clause(sentence: &str) -> &str {
+    const SUBJECTS: [&str; 14] = [
+        "that", "this", "it", "he", "she", "they", "we", "the", "so", "i", "there", "his", "her",
+        "thus",
+    ];
+    let ends = sentence.match_indices(" and ").find(|(at, and)| {
+        let next = &sentence[at + and.len()..];
+        let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+        SUBJECTS.contains(&word) && !next.contains(['=', '$', '\\'])
+    });
+    ends.map_or(sentence, |(at, _)| &sentence[..at])
+}
+
 /// A sentence up to a comma, semicolon or dash behind which words go on that join no other value.
 fn clause(sentence: &str) -> &str {
     let ends = sentence.match_indices([',', ';', '，', '；', '、', '–', '—', '-']);
@@ -147,6 +209,11 @@ fn clause(sentence: &str) -> &str {
         let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
         let conditions = ["if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe", "perhaps"];
         let prose = word.chars().count() > 1 || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
+        // "18 marbles, 9 of them red".
+        let number = leading_number(next).map_or(0, |(_, end)| end);
+        if number > 0 && next[number..].starts_with(" of ") {
+            return &sentence[..at];
+        }
         if prose && !is_connective(word) && !conditions.contains(&word) && !next.contains("= ") {
             return &sentence[..at];
         }
@@ -174,8 +241,8 @@ pub(super) fn last(text: &str) -> Option<String> {
         None => ((0, 0), None),
     };
     match (formula, last_number(text)) {
-        (Some(_), Some((start, end))) if start >= place.1 => Some(text[start..end].to_owned()),
-        (None, Some((start, end))) => Some(text[start..end].to_owned()),
+        (Some(_), Some((start, end))) if start >= place.1 => Some(numeral(&text[start..end])),
+        (None, Some((start, end))) => Some(numeral(&text[start..end])),
         (formula, _) => formula,
     }
 }

@@ -273,6 +273,8 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["mol", "mole", "moles"],
         &["Pa"],
         &["kPa"],
+        &["°C"],
+        &["°F"],
         &["square", "sq"],
         &["cubic", "cu"],
     ];
