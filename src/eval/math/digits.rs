@@ -25,15 +25,18 @@ impl Lexer {
             digits.push_str(&self.take_digits());
         }
         let overlined = |lexer: &Self, ahead: usize| {
-            "\\overline{".chars().enumerate().all(|(at, c)| lexer.peek(ahead + at) == Some(c))
+            let mark = ["\\overline{", "\\bar{", "\\dot{"].into_iter().find(|mark| {
+                mark.chars().enumerate().all(|(at, c)| lexer.peek(ahead + at) == Some(c))
+            });
+            mark.map(str::len)
         };
         let point = self.peek(0) == Some('.') && !digits.contains('.');
-        if point && (self.digit(1) || overlined(self, 1)) {
+        if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');
             digits.push_str(&self.take_digits());
-            if overlined(self, 0) {
-                self.at += "\\overline{".len();
+            if let Some(length) = overlined(self, 0) {
+                self.at += length;
                 repeating = self.take_digits();
                 if repeating.is_empty() || self.peek(0) != Some('}') {
                     return None;

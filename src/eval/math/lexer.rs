@@ -5,6 +5,7 @@
 use super::limits::{MAX_BYTES, MAX_TOKENS};
 use super::notes::joiner;
 use super::expression::Joiner;
+use super::numerals::leading_number;
 use super::scripts::plain_character;
 use super::words::{self, Meaning};
 
@@ -84,7 +85,51 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
             return None;
         }
     }
+    turn_brackets(&mut lexer.tokens);
     Some(lexer.tokens)
+}
+
+/// Intervals whose open ends have their brackets turned outwards, as in French: `]1, 2[` is `(1, 2)`.
+fn turn_brackets(tokens: &mut [Token]) {
+    let is_open = |kind: &Kind| {
+        matches!(kind, Kind::SquareOpen | Kind::Sign(Meaning::Open | Meaning::SetOpen))
+    };
+    let is_close = |kind: &Kind| {
+        matches!(kind, Kind::SquareClose | Kind::Sign(Meaning::Close | Meaning::SetClose))
+    };
+    // For each open bracket, whether it could be that of an interval and has two items by now.
+    let mut open: Vec<Option<bool>> = vec![];
+    for at in 0..tokens.len() {
+        let next = tokens.get(at + 1).map(|token| &token.kind);
+        let ends = next.is_none_or(|next| {
+            is_close(next)
+                || matches!(
+                    next,
+                    Kind::Comma
+                        | Kind::Semicolon
+                        | Kind::Text(_)
+                        | Kind::Sign(
+                            Meaning::Union | Meaning::Intersection | Meaning::And | Meaning::Or
+                        )
+                )
+        });
+        let turned_end = tokens[at].kind == Kind::SquareOpen && open.last() == Some(&Some(true));
+        if turned_end && ends {
+            tokens[at].kind = Kind::Sign(Meaning::Close);
+            open.pop();
+        } else if tokens[at].kind == Kind::SquareClose && open.is_empty() && !ends {
+            tokens[at].kind = Kind::Sign(Meaning::Open);
+            open.push(Some(false));
+        } else if is_open(&tokens[at].kind) {
+            open.push((tokens[at].kind == Kind::SquareOpen).then_some(false));
+        } else if is_close(&tokens[at].kind) {
+            open.pop();
+        } else if matches!(tokens[at].kind, Kind::Comma | Kind::Semicolon)
+            && let Some(Some(two)) = open.last_mut()
+        {
+            *two = true;
+        }
+    }
 }
 
 pub(crate) struct Lexer {
@@ -350,6 +395,10 @@ impl Lexer {
     /// The words of a `\text{}`. A connective at its beginning or end joins what stands on both
     /// sides of it: `3 \text{ hours and } 20 \text{ minutes}`.
     fn text(&mut self, text: &str) -> Option<()> {
+        if self.tokens.is_empty() && text.trim().is_empty() {
+            self.spaced = true;
+            return Some(());
+        }
         let inside = text.trim().trim_start_matches('(');
         if let Some(modulus) = inside.strip_prefix("mod").map(|rest| rest.trim_start_matches("ulo"))
             && !modulus.starts_with(char::is_alphabetic)
@@ -359,6 +408,14 @@ impl Lexer {
             return Some(());
         }
         let trimmed = text.trim();
+        // `\text{12 cm}`.
+        if let Some((0, end)) = leading_number(trimmed)
+            && let note = trimmed[end..].trim_start()
+            && note.starts_with(char::is_alphabetic)
+        {
+            self.tokens.extend(tokens(&trimmed[..end], self.reading)?);
+            return self.text(note);
+        }
         let (first, last) = (trimmed.split_once(' '), trimmed.rsplit_once(' '));
         let part = |text: &str| Kind::Text(format!(" {} ", text.trim()));
         match (first, last) {

@@ -103,8 +103,17 @@ impl Parser {
         }
         // Towers are built from the top: the factor takes the powers behind it.
         let exponent = self.factor()?;
-        let exponent = if negative { negated(exponent) } else { exponent };
-        Some(Expression::Power(Box::new(base), Box::new(exponent)))
+        let power = |exponent: Expression| {
+            let exponent = if negative { negated(exponent) } else { exponent };
+            Box::new(Expression::Power(Box::new(base), Box::new(exponent)))
+        };
+        // The unit of `2^{10}\%` is that of the power.
+        Some(match exponent {
+            Expression::Percent(exponent) => Expression::Percent(power(*exponent)),
+            Expression::Degrees(exponent) => Expression::Degrees(power(*exponent)),
+            Expression::Unit(exponent, unit) => Expression::Unit(power(*exponent), unit),
+            exponent => *power(exponent),
+        })
     }
 
     /// `m/s`: letters that are a unit together.
@@ -169,7 +178,8 @@ impl Parser {
                     let note = foreign || spaced && word.chars().count() > 3;
                     let per = names.last().is_some_and(|name| name == "/");
                     let rate = spaced && self.is_rate(word);
-                    if !(known || note || per || rate) || names.is_empty() && !behind_number {
+                    let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word.as_str());
+                    if !(known || note || per || rate || ordinal) || names.is_empty() && !behind_number {
                         break;
                     }
                     if !known && !adds_nothing(word) {

@@ -201,6 +201,9 @@ impl Parser {
     /// Unions, intersections and differences of sets.
     fn sets(&mut self) -> Option<Expression> {
         let mut first = self.sum()?;
+        if self.take_sign(Meaning::Over) {
+            first = Expression::Quotient(Box::new(first), Box::new(self.sum()?));
+        }
         let mut turns = 0;
         loop {
             turns += 1;
@@ -271,8 +274,19 @@ impl Parser {
         let first = self.factor()?;
         let (mut over, mut under, mut unit) = (vec![], vec![], None);
         let mut divide = false;
+        let (mut multiplied, mut percent) = (false, false);
         let mut next = first;
         loop {
+            // The percent sign of `2\sqrt{2}\%` and of `22/7\%` is that of all of it; that of
+            // `200 \cdot 10\%` is not.
+            let whole = !multiplied && (!over.is_empty() || divide);
+            if let Expression::Percent(inner) = &next
+                && whole
+                && !self.peek().is_some_and(|kind| self.goes_on(kind))
+            {
+                next = (**inner).clone();
+                percent = true;
+            }
             if let Expression::Unit(inner, name) = next {
                 next = *inner;
                 unit = Some(name);
@@ -288,6 +302,7 @@ impl Parser {
             divide = match self.peek() {
                 Some(Kind::Sign(Meaning::Times)) => {
                     self.at += 1;
+                    multiplied = true;
                     false
                 }
                 Some(Kind::Sign(Meaning::Divide)) => {
@@ -330,10 +345,18 @@ impl Parser {
         if !under.is_empty() {
             value = Expression::Quotient(Box::new(value), Box::new(product(under)));
         }
+        if percent {
+            value = Expression::Percent(Box::new(value));
+        }
         Some(match unit {
             Some(unit) => Expression::Unit(Box::new(value), unit),
             None => value,
         })
+    }
+
+    /// Whether a product goes on here.
+    fn goes_on(&self, kind: &Kind) -> bool {
+        matches!(kind, Kind::Sign(Meaning::Times | Meaning::Divide)) || self.starts_factor(kind)
     }
 
     /// Whether a variable stands right before a number in brackets.

@@ -3,7 +3,7 @@
 
 /// What the answer is called, in small letters; English first, for most texts are ASCII.
 const NAMES: &[&str] = &[
-    "answer", "the solution", "final result", "réponse", "reponse", "antwort", "endergebnis", "respuesta", "risposta",
+    "answer", "answers", "the solution", "the solutions", "the roots", "final result", "réponse", "reponse", "antwort", "endergebnis", "respuesta", "risposta",
     "resposta", "antwoord", "svaret", "svar", "vastaus", "odpowiedź", "odpowiedzią", "odpověď",
     "odpoveď", "odgovor", "válasz", "răspunsul", "răspuns", "cevap", "cevabı", "yanıt", "jawabannya",
     "jawaban", "jawapan", "jibu", "câu trả lời", "đáp án", "đáp số", "Đáp án", "Đáp số", "ответ", "Ответ",
@@ -18,7 +18,7 @@ const FINAL: &[&str] = &["finale", "final", "correcta", "correcte", "corretta", 
 /// The words and marks that link the name to the answer. Where letters follow directly, it is another word: those
 /// of ASCII letters end with their word.
 const LINKS: &[&str] = &[
-    ":", "：", "=", "is:", "is", "should be", "would be", "must be", "will be", "equals", "est", "ist",
+    ":", "：", "=", "is:", "is", "are:", "are", "sont", "sind", "son", "sono", "should be", "would be", "must be", "will be", "equals", "est", "ist",
     "lautet", "es", "è", "é", "is", "är", "er", "on", "to", "je", "este", "là", "adalah", "ialah", "ni", "это",
     "—", "–", "->", "→", "είναι", "היא", "הוא", "هو", "هي", "است", "है", "হল", "হলো", "হচ্ছে", "是", "选", "選", "为",
     "為", "应为", "应该是", "は", "은", "는", "คือ",

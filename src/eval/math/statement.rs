@@ -54,10 +54,11 @@ fn stated(rest: &str) -> Option<String> {
     {
         let behind = rest[last..].trim_start_matches(['$', '\\', ')', ']']).trim_start();
         let next = behind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-        let goes_on = behind.starts_with([',', '$']) || is_connective(next);
+        let restated = is_connective(next) && restates(&behind[next.len()..]);
+        let goes_on = behind.starts_with([',', '$']) || is_connective(next) && !restated;
         let clause = clause(behind);
         let clause = clause.trim_matches(|c: char| c.is_whitespace() || ".*\"。".contains(c));
-        if !goes_on && (clause.is_empty() || is_reason(clause)) {
+        if !goes_on && (restated || clause.is_empty() || is_reason(clause)) {
             return Some(rest[first..last].trim().to_owned());
         }
     }
@@ -154,6 +155,14 @@ fn calculates(behind: &str) -> bool {
         || ["times", "plus", "minus", "divided", "multiplied", "out of", "of", "x "]
             .iter()
             .any(|word| next.starts_with(word))
+}
+
+/// Whether what follows "or" says the same value in another way.
+fn restates(behind: &str) -> bool {
+    const WAYS: [&str; 7] =
+        ["about", "approximately", "roughly", "equivalently", "simply", "\\approx", "≈"];
+    let behind = behind.trim_start_matches([' ', '$', ',']);
+    WAYS.iter().any(|way| behind.starts_with(way))
 }
 
 /// Whether what follows a value is a reason or a repetition of it in brackets.

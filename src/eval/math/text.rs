@@ -39,6 +39,8 @@ pub fn only_words(answer: &str) -> bool {
     match words.as_slice() {
         [] => false,
         [word] => prose(word) || word.chars().count() > 1 && answer.contains("\\text"),
+        // `x \text{ apples}` is a value and its unit.
+        several if several[0].chars().count() == 1 && value_with_note(answer) => false,
         several => {
             several.iter().any(prose)
                 && several
@@ -47,6 +49,15 @@ pub fn only_words(answer: &str) -> bool {
                 && !answer.contains(',')
         }
     }
+}
+
+/// Whether it begins with a lone letter, not in `\text{}`, and goes on in `\text{}`.
+fn value_with_note(answer: &str) -> bool {
+    let mut characters = answer.trim().trim_start_matches('$').chars();
+    characters.next().is_some_and(char::is_alphabetic)
+        && ["\\text", "\\mbox", "\\mathrm"]
+            .iter()
+            .any(|command| characters.as_str().trim_start().starts_with(command))
 }
 
 /// Whether two answers are the same words.

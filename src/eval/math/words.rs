@@ -53,6 +53,8 @@ pub enum Meaning {
     Colon,
     And,
     Or,
+    /// `{1 \over 2}`.
+    Over,
     /// Comes before a modulus.
     Modulo,
     Begin,
@@ -116,6 +118,7 @@ pub fn command(name: &str) -> Option<Meaning> {
         "land" | "wedge" => M::And,
         "lor" | "vee" => M::Or,
         "pmod" | "bmod" | "mod" | "pod" => M::Modulo,
+        "over" => M::Over,
         "begin" => M::Begin,
         "end" => M::End,
         "pounds" | "euro" | "yen" => M::Currency,
