@@ -171,11 +171,7 @@ fn with_other() -> Vec<&'static str> {
 }
 
 fn of(pattern: &str, value: &str, other: &str) -> String {
-    pattern
-        .split('W')
-        .map(|part| part.replace('V', value))
-        .collect::<Vec<_>>()
-        .join(other)
+    pattern.split('W').map(|part| part.replace('V', value)).collect::<Vec<_>>().join(other)
 }
 
 fn same_both_ways(a: &str, b: &str) -> bool {
@@ -230,11 +226,39 @@ proptest! {
 #[test]
 fn every_pattern() {
     let scalars = [
-        "7", "-3", "0.25", r"\frac{3}{4}", r"\sqrt{2}", r"2\sqrt{2}", r"3\pi", "2^{10}", "22/7",
-        "1,234", r"\frac{\sqrt{3}}{2}", "1e6", r"1\frac{1}{2}", "i", "3+4i", "x", "n+1", "90",
+        "7",
+        "-3",
+        "0.25",
+        r"\frac{3}{4}",
+        r"\sqrt{2}",
+        r"2\sqrt{2}",
+        r"3\pi",
+        "2^{10}",
+        "22/7",
+        "1,234",
+        r"\frac{\sqrt{3}}{2}",
+        "1e6",
+        r"1\frac{1}{2}",
+        "i",
+        "3+4i",
+        "x",
+        "n+1",
+        "90",
     ];
-    let others = ["(1, 3)", "[0, 5)", r"\{1, 2\}", "x = 5", "2x + 3y = 6", r"\text{Tuesday}",
-        r"\text{even}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "x > 3", "3:4", "5, 6", r"\infty"];
+    let others = [
+        "(1, 3)",
+        "[0, 5)",
+        r"\{1, 2\}",
+        "x = 5",
+        "2x + 3y = 6",
+        r"\text{Tuesday}",
+        r"\text{even}",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        "x > 3",
+        "3:4",
+        "5, 6",
+        r"\infty",
+    ];
     let mut wrong = vec![];
     for v in scalars.iter().chain(&others) {
         let number = scalars.contains(v);

@@ -3,6 +3,8 @@
 
 use super::extract::is_answer;
 use super::formulas::formulas;
+use super::notes::is_connective;
+use super::numerals::leading_number;
 
 /// Most boxes looked at from the end; each look may go through the whole text.
 const MAX_BOXES: usize = 64;
@@ -95,7 +97,7 @@ fn content(text: &str, from: usize) -> Content {
             return Content::Closed(start, start + inside.len());
         }
     }
-    match super::numerals::leading_number(line) {
+    match leading_number(line) {
         Some((from, to)) => Content::Closed(start + from, start + to),
         None => Content::Nothing,
     }
@@ -107,14 +109,24 @@ fn is_placeholder(answer: &str) -> bool {
         return false;
     }
     let mut plain = answer.to_ascii_lowercase();
-    for command in ["\\boxed", "\\fbox", "\\text", "\\ldots", "\\dots", "\\cdots", "\\quad", "\\mathrm", "\\_", "\\ "] {
+    for command in [
+        "\\boxed", "\\fbox", "\\text", "\\ldots", "\\dots", "\\cdots", "\\quad", "\\mathrm", "\\_",
+        "\\ ",
+    ] {
         plain = plain.replace(command, " ");
     }
     let words = plain.trim_matches(|c: char| c.is_whitespace() || "{}.…_?<>[]()*$\\~".contains(c));
     matches!(
         words,
-        "" | "answer" | "your answer" | "final answer" | "the answer" | "your final answer"
-            | "the final answer" | "your answer here" | "answer here" | "final_answer"
+        "" | "answer"
+            | "your answer"
+            | "final answer"
+            | "the answer"
+            | "your final answer"
+            | "the final answer"
+            | "your answer here"
+            | "answer here"
+            | "final_answer"
             | "your_answer"
     )
 }
@@ -142,14 +154,14 @@ pub(super) fn joins(between: &str) -> bool {
     if between.len() > 128 {
         return false;
     }
-    let mut words = between.split(|c: char| {
-        c.is_whitespace() || "$,;\\()[]{}.，、；*".contains(c)
-    });
+    let mut words = between.split(|c: char| c.is_whitespace() || "$,;\\()[]{}.，、；*".contains(c));
     let mut connectives = 0;
     words.all(|word| {
-        let connective = super::notes::is_connective(word);
+        let connective = is_connective(word);
         connectives += usize::from(connective);
         connectives <= 1
-            && (connective || matches!(word, "" | "text" | "quad" | "qquad" | "mbox"))
+            && (connective
+                || connectives > 0 && matches!(word, "maybe" | "perhaps" | "possibly" | "also")
+                || matches!(word, "" | "text" | "quad" | "qquad" | "mbox"))
     })
 }

@@ -43,8 +43,22 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         let first = labels.first()?.letter;
         labels.iter().all(|label| label.letter == first).then_some(first)
     };
-    begins
-        .and_then(|line| beginning(line, letters))
+    let correct = |_: &str, _: char, rest: &str| {
+        const VERDICTS: [&str; 8] = [
+            "is correct",
+            "is right",
+            "is the correct",
+            "is the right",
+            "is the answer",
+            "is the best",
+            "must be correct",
+            "是正确",
+        ];
+        let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*$\"".contains(c));
+        VERDICTS.iter().any(|verdict| rest.starts_with(verdict))
+    };
+    last(&|before, letter, rest| alone(before) && correct(before, letter, rest))
+        .or_else(|| begins.and_then(|line| beginning(line, letters)))
         .or_else(|| last(&|before, _, rest| bracketed(before, rest)))
         .or_else(|| labels.iter().rev().find(|label| label.is_all).map(|label| label.letter))
         .or_else(|| only(&labels))
@@ -153,16 +167,34 @@ fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> 
 /// Whether a letter between these is one that the answer rules out.
 fn ruled_out(before: &str, rest: &str) -> bool {
     const NEGATIONS: [&str; 16] = [
-        "not", "cannot", "never", "neither", "nor", "except", "unlike", "eliminate", "exclude",
-        "reject", "nicht", "non", "pas", "не", "isn't", "can't",
+        "not",
+        "cannot",
+        "never",
+        "neither",
+        "nor",
+        "except",
+        "unlike",
+        "eliminate",
+        "exclude",
+        "reject",
+        "nicht",
+        "non",
+        "pas",
+        "не",
+        "isn't",
+        "can't",
     ];
     const PAIRS: [&str; 4] = ["rather than", "instead of", "rule out", "ruled out"];
     const NATIVE: [&str; 6] = ["不是", "不选", "不能", "排除", "而非", "不可能"];
     const LONGEST: usize = 200;
     let ends = [',', '.', ';', '!', '?', '\n', '，', '。', '；', ':', '：'];
-    let clause = before.rsplit(ends).next().unwrap_or_default();
-    let start = clause.char_indices().rev().take(LONGEST).last().map_or(0, |(at, _)| at);
-    let clause = clause[start..].to_lowercase().replace('’', "'");
+    let start = before.char_indices().rev().take(LONGEST).last().map_or(0, |(at, _)| at);
+    let clause = before[start..].rsplit(ends).next().unwrap_or_default();
+    let clause = clause.to_lowercase().replace('’', "'");
+    // "not B but C" rules out B only.
+    let turns = [" but ", " so ", " hence ", " thus ", " leaves ", " leaving "];
+    let turn = turns.iter().filter_map(|turn| Some(clause.rfind(turn)? + turn.len())).max();
+    let clause = &clause[turn.unwrap_or(0)..];
     let mut words = clause.split(|c: char| !(c.is_alphabetic() || c == '\''));
     let negated = words.any(|word| NEGATIONS.contains(&word) || word.ends_with("n't"));
     negated
@@ -173,8 +205,20 @@ fn ruled_out(before: &str, rest: &str) -> bool {
 /// Whether what follows a letter rules it out: "A is wrong", "A cannot be".
 fn ruled_out_behind(rest: &str) -> bool {
     const VERDICTS: [&str; 14] = [
-        "is wrong", "is incorrect", "is false", "is not", "isn't", "is too", "is out", "cannot",
-        "can't", "fails", "does not", "doesn't", "would need", "are wrong",
+        "is wrong",
+        "is incorrect",
+        "is false",
+        "is not",
+        "isn't",
+        "is too",
+        "is out",
+        "cannot",
+        "can't",
+        "fails",
+        "does not",
+        "doesn't",
+        "would need",
+        "are wrong",
     ];
     const NATIVE: [&str; 7] = ["不对", "不正确", "错", "是错", "不是", "不符", "ではありません"];
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*$\".".contains(c));

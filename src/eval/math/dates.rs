@@ -20,7 +20,8 @@ pub fn date(text: &str) -> Option<String> {
         let parts: Vec<&str> = text.split(mark).map(str::trim).collect();
         let [first, second, third] = parts[..] else { continue };
         let (a, b, c) = (number(first)?, number(second)?, number(third)?);
-        let day_and_month = |a: u32, b: u32| (1..=31).contains(&a) && (1..=31).contains(&b) && a.min(b) <= 12;
+        let day_and_month =
+            |a: u32, b: u32| (1..=31).contains(&a) && (1..=31).contains(&b) && a.min(b) <= 12;
         if first.len() == 4 && is_year(a) && (1..=12).contains(&b) && (1..=31).contains(&c) {
             return Some(format!("{a}-{b}-{c}"));
         }
@@ -32,18 +33,30 @@ pub fn date(text: &str) -> Option<String> {
     let words = text.split(|c: char| c.is_whitespace() || ",.".contains(c));
     let words: Vec<&str> = words.filter(|word| !["", "of", "the"].contains(word)).collect();
     let [first, second, third] = words[..] else { return None };
-    let (month, day) = if first.starts_with(char::is_alphabetic) { (first, second) } else { (second, first) };
+    let (month, day) =
+        if first.starts_with(char::is_alphabetic) { (first, second) } else { (second, first) };
     let month = MONTHS.iter().position(|name| {
         month.starts_with(name) && (month.len() == 3 || month.len() > 3 && FULL.contains(&month))
     })?;
-    let day = number(day.trim_end_matches(char::is_alphabetic)).filter(|day| (1..=31).contains(day))?;
+    let day =
+        number(day.trim_end_matches(char::is_alphabetic)).filter(|day| (1..=31).contains(day))?;
     let year = number(third).filter(|year| is_year(*year))?;
     Some(format!("{year}-{}-{day}", month + 1))
 }
 
 const FULL: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september",
-    "october", "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
 
 fn is_year(year: u32) -> bool {

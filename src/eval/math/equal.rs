@@ -2,18 +2,18 @@
 //! `x = 5` answers what `5` answers, a list matches a set in any order, a percentage matches the
 //! number before its sign, and a decimal matches a fraction only if it has enough decimals.
 
+use super::dates::date;
 use super::evaluate::{Point, agree, evaluate, proportion};
 use super::expression::{Bracket, Constant, Expression, Function, Joiner, Relation};
-use super::dates::date;
 use super::lexer::Reading;
 use super::limits::{MAX_BYTES, Steps};
 use super::matrix::folded;
 use super::names::{Assigned, assigned, is_function_name, same_name};
+use super::notes::scale;
 use super::number::{exact, read};
 use super::parser::parse;
 use super::sets::{infinite, is_condition, is_region, same_region};
 use super::signs::expanded;
-use super::notes::scale;
 use super::text::{
     compatible_units, is_time, is_unit, labelled, lone_letter, only_words, same_text, same_words,
 };

@@ -2,9 +2,9 @@
 //! point or parts the items of a list can only be told from the digits around it, so the lexer is
 //! asked for one [`Reading`] at a time and the comparison tries both.
 
+use super::expression::Joiner;
 use super::limits::{MAX_BYTES, MAX_TOKENS};
 use super::notes::joiner;
-use super::expression::Joiner;
 use super::numerals::leading_number;
 use super::scripts::plain_character;
 use super::words::{self, Meaning};
@@ -399,15 +399,22 @@ impl Lexer {
             self.spaced = true;
             return Some(());
         }
+        const LONGEST_MODULUS: usize = 64;
         let inside = text.trim().trim_start_matches('(');
         if let Some(modulus) = inside.strip_prefix("mod").map(|rest| rest.trim_start_matches("ulo"))
             && !modulus.starts_with(char::is_alphabetic)
+            && modulus.len() <= LONGEST_MODULUS
         {
             self.push(Kind::Word("mod".into()));
             self.tokens.extend(tokens(modulus.trim_end().trim_end_matches(')'), self.reading)?);
             return Some(());
         }
         let trimmed = text.trim();
+        // The ratio `3 \text{ to } 5`.
+        if trimmed == "to" {
+            self.push(Kind::Sign(Meaning::Colon));
+            return Some(());
+        }
         // `\text{12 cm}`.
         if let Some((0, end)) = leading_number(trimmed)
             && let note = trimmed[end..].trim_start()

@@ -118,9 +118,7 @@ impl Parser {
 
     /// `m/s`: letters that are a unit together.
     fn is_rate(&self, word: &str) -> bool {
-        let per = |kind: Option<&Kind>| {
-            matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()))
-        };
+        let per = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()));
         ["m", "L", "l", "g", "J"].contains(&word)
             && self.peek_ahead(1) == Some(&Kind::Sign(Meaning::Divide))
             && per(self.peek_ahead(2))
@@ -179,7 +177,9 @@ impl Parser {
                     let per = names.last().is_some_and(|name| name == "/");
                     let rate = spaced && self.is_rate(word);
                     let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word.as_str());
-                    if !(known || note || per || rate || ordinal) || names.is_empty() && !behind_number {
+                    if !(known || note || per || rate || ordinal)
+                        || names.is_empty() && !behind_number
+                    {
                         break;
                     }
                     if !known && !adds_nothing(word) {

@@ -45,8 +45,8 @@ mod tier;
 mod words;
 
 pub use extract::{ANY, Extractor, STATED, extract, final_answer};
-pub use kind::AnswerKind;
 pub use hendrycks::{hendrycks_equal, hendrycks_normalised};
-pub use reasoning::after_reasoning;
+pub use kind::AnswerKind;
 pub use limits::{MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS};
+pub use reasoning::after_reasoning;
 pub use tier::{Grade, Tier, equal, equal_to_decimals, grade, same_answer, steps_of_comparison};

@@ -19,7 +19,9 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     match relations.as_slice() {
         // `x \in [0, 1]` names the set of its values.
         [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
-        [Relation::Approximately | Relation::Congruent] => name.map(|_| Assigned { name, value: &sides[1] }),
+        [Relation::Approximately | Relation::Congruent] => {
+            name.map(|_| Assigned { name, value: &sides[1] })
+        }
         _ => {
             // `x = 1/3 \approx 0.33` says 1/3.
             let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();

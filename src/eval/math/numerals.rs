@@ -143,9 +143,8 @@ fn fraction_end(text: &str, number_end: usize) -> usize {
 /// behind a command they do not, nor where the script puts no spaces between words.
 fn within_word(text: &str, at: usize) -> bool {
     let before = &text[..at];
-    let spaced = |c: char| {
-        c.is_alphabetic() && (c.is_ascii() || ('\u{c0}'..='\u{52f}').contains(&c))
-    };
+    let spaced =
+        |c: char| c.is_alphabetic() && (c.is_ascii() || ('\u{c0}'..='\u{52f}').contains(&c));
     if !before.ends_with(spaced) {
         return false;
     }

@@ -3,29 +3,146 @@
 
 /// What the answer is called, in small letters; English first, for most texts are ASCII.
 const NAMES: &[&str] = &[
-    "answer", "answers", "the solution", "the solutions", "the roots", "final result", "réponse", "reponse", "antwort", "endergebnis", "respuesta", "risposta",
-    "resposta", "antwoord", "svaret", "svar", "vastaus", "odpowiedź", "odpowiedzią", "odpověď",
-    "odpoveď", "odgovor", "válasz", "răspunsul", "răspuns", "cevap", "cevabı", "yanıt", "jawabannya",
-    "jawaban", "jawapan", "jibu", "câu trả lời", "đáp án", "đáp số", "Đáp án", "Đáp số", "ответ", "Ответ",
-    "відповідь", "Відповідь", "отговор", "Отговор", "απάντηση", "Απάντηση", "התשובה", "תשובה", "الجواب",
-    "الإجابة", "الاجابة", "پاسخ", "جواب", "उत्तर", "जवाब", "উত্তর", "பதில்", "సమాధానం", "ജവാബ്",
-    "คำตอบคือ", "คำตอบ", "答案", "答え", "解答", "正解", "答", "정답", "답",
+    "answer",
+    "answers",
+    "the solution",
+    "the solutions",
+    "the roots",
+    "final result",
+    "réponse",
+    "reponse",
+    "antwort",
+    "endergebnis",
+    "respuesta",
+    "risposta",
+    "resposta",
+    "antwoord",
+    "svaret",
+    "svar",
+    "vastaus",
+    "odpowiedź",
+    "odpowiedzią",
+    "odpověď",
+    "odpoveď",
+    "odgovor",
+    "válasz",
+    "răspunsul",
+    "răspuns",
+    "cevap",
+    "cevabı",
+    "yanıt",
+    "jawabannya",
+    "jawaban",
+    "jawapan",
+    "jibu",
+    "câu trả lời",
+    "đáp án",
+    "đáp số",
+    "Đáp án",
+    "Đáp số",
+    "ответ",
+    "Ответ",
+    "відповідь",
+    "Відповідь",
+    "отговор",
+    "Отговор",
+    "απάντηση",
+    "Απάντηση",
+    "התשובה",
+    "תשובה",
+    "الجواب",
+    "الإجابة",
+    "الاجابة",
+    "پاسخ",
+    "جواب",
+    "उत्तर",
+    "जवाब",
+    "উত্তর",
+    "பதில்",
+    "సమాధానం",
+    "ജവാബ്",
+    "คำตอบคือ",
+    "คำตอบ",
+    "答案",
+    "答え",
+    "解答",
+    "正解",
+    "答",
+    "정답",
+    "답",
 ];
 
 /// What may stand between the name and what it links to, in small letters: the rest of the name.
-const FINAL: &[&str] = &["finale", "final", "correcta", "correcte", "corretta", "correta", "finală"];
+const FINAL: &[&str] =
+    &["finale", "final", "correcta", "correcte", "corretta", "correta", "finală"];
 
 /// The words and marks that link the name to the answer. Where letters follow directly, it is another word: those
 /// of ASCII letters end with their word.
 const LINKS: &[&str] = &[
-    ":", "：", "=", "is:", "is", "are:", "are", "sont", "sind", "son", "sono", "should be", "would be", "must be", "will be", "equals", "est", "ist",
-    "lautet", "es", "è", "é", "is", "är", "er", "on", "to", "je", "este", "là", "adalah", "ialah", "ni", "это",
-    "—", "–", "->", "→", "είναι", "היא", "הוא", "هو", "هي", "است", "है", "হল", "হলো", "হচ্ছে", "是", "选", "選", "为",
-    "為", "应为", "应该是", "は", "은", "는", "คือ",
+    ":",
+    "：",
+    "=",
+    "is:",
+    "is",
+    "are:",
+    "are",
+    "sont",
+    "sind",
+    "son",
+    "sono",
+    "should be",
+    "would be",
+    "must be",
+    "will be",
+    "equals",
+    "est",
+    "ist",
+    "lautet",
+    "es",
+    "è",
+    "é",
+    "is",
+    "är",
+    "er",
+    "on",
+    "to",
+    "je",
+    "este",
+    "là",
+    "adalah",
+    "ialah",
+    "ni",
+    "это",
+    "—",
+    "–",
+    "->",
+    "→",
+    "είναι",
+    "היא",
+    "הוא",
+    "هو",
+    "هي",
+    "است",
+    "है",
+    "হল",
+    "হলো",
+    "হচ্ছে",
+    "是",
+    "选",
+    "選",
+    "为",
+    "為",
+    "应为",
+    "应该是",
+    "は",
+    "은",
+    "는",
+    "คือ",
 ];
 
 /// Names that state an answer expressly as the final one.
-const EXPRESS: &[&str] = &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
+const EXPRESS: &[&str] =
+    &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
 
 /// Most places of one name that are looked at.
 const MOST: usize = 64;
@@ -83,7 +200,8 @@ fn linked(lower: &str, name_end: usize) -> Option<usize> {
     if rest.len() > heading.len() && heading.starts_with('\n') && rest.starts_with('*') {
         return Some(lower.len() - heading.len());
     }
-    let link = LINKS.iter().filter(|link| next.starts_with(**link)).max_by_key(|link| link.len())?;
+    let link =
+        LINKS.iter().filter(|link| next.starts_with(**link)).max_by_key(|link| link.len())?;
     let behind = &next[link.len()..];
     let goes_on = link.ends_with(|c: char| c.is_alphabetic() && (c.is_ascii() || c < '\u{530}'))
         && behind.starts_with(char::is_alphanumeric);
@@ -104,7 +222,8 @@ pub(super) fn labelled(line: &str) -> Option<&str> {
     for word in ["final ", "correct ", "最终"] {
         next = next.strip_prefix(word).unwrap_or(next);
     }
-    let names = NAMES.iter().chain(&["solution", "result", "conclusion", "ans", "option", "choice"]);
+    let names =
+        NAMES.iter().chain(&["solution", "result", "conclusion", "ans", "option", "choice"]);
     let name = names.filter(|name| next.starts_with(**name)).max_by_key(|name| name.len())?;
     let end = lower.len() - next.len() + name.len();
     if let Some(end) = linked(&lower, end) {

@@ -2,7 +2,7 @@
 //! model tries answers and drops them again.
 
 /// The markers around a reasoning.
-const MARKERS: [(&str, &str); 8] = [
+const MARKERS: [(&str, &str); 11] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -10,6 +10,9 @@ const MARKERS: [(&str, &str); 8] = [
     ("<reflection>", "</reflection>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
     ("<seed:think>", "</seed:think>"),
 ];
 
@@ -42,7 +45,7 @@ pub fn after_reasoning(text: &str, opened_by_prompt: bool) -> Option<&str> {
     for _ in 0..MOST {
         let Some((place, marker, opens)) = next_marker(&lower, at) else { break };
         at = place + marker.len();
-        let before = &text[start..place];
+        let before = &text[start.min(place)..place];
         let begins_text = before.trim().is_empty();
         let begins_line = begins_text || before.trim_end_matches([' ', '\t']).ends_with('\n');
         let ends_line = text[at..].trim_start_matches([' ', '\t', '\r']).starts_with('\n')
@@ -55,7 +58,7 @@ pub fn after_reasoning(text: &str, opened_by_prompt: bool) -> Option<&str> {
                 let closed = closing(marker).and_then(|close| lower[at..].find(close));
                 match closed {
                     Some(_) if begins_line => inside = true,
-                    Some(length) => at += length + 1,
+                    Some(length) => at += length + closing(marker).map_or(0, str::len),
                     None => {}
                 }
             }
@@ -75,7 +78,7 @@ fn closing(opening: &str) -> Option<&'static str> {
 
 /// The first marker from `from` on: where it is, what it is, whether it opens.
 fn next_marker(lower: &str, from: usize) -> Option<(usize, &'static str, bool)> {
-    let starts = lower[from..].match_indices(['<', '[']).map(|(at, _)| from + at);
+    let starts = lower[from..].match_indices(['<', '[', '◁']).map(|(at, _)| from + at);
     starts.into_iter().find_map(|at| {
         let rest = &lower[at..];
         MARKERS.iter().find_map(|(open, close)| {

@@ -5,7 +5,7 @@
 use super::boxes::joins;
 use super::extract::is_answer;
 use super::formulas::formulas;
-use super::notes::{adds_nothing, is_connective};
+use super::notes::is_connective;
 use super::numerals::{last_number, leading_number, numeral};
 use super::phrases::{labelled, statements};
 
@@ -40,8 +40,18 @@ fn is_value(answer: &str) -> bool {
 }
 
 fn is_comment(words: &str) -> bool {
-    const COMMENTS: [&str; 10] =
-        ["correct", "right", "wrong", "incorrect", "as follows", "below", "above", "clear", "found", "given"];
+    const COMMENTS: [&str; 10] = [
+        "correct",
+        "right",
+        "wrong",
+        "incorrect",
+        "as follows",
+        "below",
+        "above",
+        "clear",
+        "found",
+        "given",
+    ];
     let words = words.trim().to_ascii_lowercase();
     COMMENTS.iter().any(|comment| words.starts_with(comment))
 }
@@ -82,16 +92,17 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     }
     let sentence = without_label(without_remark(sentence));
     let clause = first_clause(clause(sentence)).trim();
-    for whole in [sentence, clause] {
-        if is_answer(whole) {
-            return Some(whole.to_owned());
-        }
+    if is_answer(sentence) {
+        return Some(sentence.to_owned());
+    }
+    if is_answer(clause) && is_value(clause) {
+        return Some(clause.to_owned());
     }
     if let Some((start, end)) = leading_value(clause) {
         let behind = clause[end..].trim_start_matches(['$', '\\', ')', ']']);
         let reason = behind.trim_start_matches(WRAPPERS);
         if !calculates(reason) {
-            return Some(match is_reason(reason) || adds_nothing(reason) {
+            return Some(match is_reason(reason) || !tells(reason) {
                 true => clause[start..end].to_owned(),
                 // A second value, a negation, a condition.
                 false => clause.to_owned(),
@@ -107,8 +118,18 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
 /// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
 fn compares(clause: &str) -> bool {
     const COMPARISONS: [&str; 12] = [
-        "at least", "at most", "more than", "less than", "fewer than", "greater than",
-        "larger than", "smaller than", "up to", "not", "no more than", "between",
+        "at least",
+        "at most",
+        "more than",
+        "less than",
+        "fewer than",
+        "greater than",
+        "larger than",
+        "smaller than",
+        "up to",
+        "not",
+        "no more than",
+        "between",
     ];
     let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
         return false;
@@ -157,6 +178,62 @@ fn calculates(behind: &str) -> bool {
             .any(|word| next.starts_with(word))
 }
 
+/// Words behind "and" and "or" that change the value before these.
+const MORE: &[&str] = &[
+    "more", "less", "fewer", "above", "below", "up", "over", "a", "half", "possibly", "maybe",
+    "perhaps", "even", "also", "one", "two", "three", "four", "five", "six", "seven", "eight",
+    "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
+];
+
+/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose goes on more
+/// freely than a formula does: "18 eggs for breakfast" is 18.
+fn tells(behind: &str) -> bool {
+    const TELLING: &[&str] = &[
+        "if",
+        "unless",
+        "when",
+        "whenever",
+        "except",
+        "but",
+        "maybe",
+        "perhaps",
+        "possibly",
+        "to",
+        "through",
+        "not",
+        "otherwise",
+        "minus",
+        "plus",
+        "remainder",
+        "where",
+        "provided",
+        "wenn",
+        "falls",
+        "si",
+        "если",
+    ];
+    if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±']) {
+        return true;
+    }
+    let mut words = behind
+        .split(|c: char| c.is_whitespace() || ".,;:!?()*\"".contains(c))
+        .filter(|word| !word.is_empty())
+        .peekable();
+    while let Some(word) = words.next() {
+        let next = words.peek().copied().unwrap_or_default();
+        let value = next.starts_with(|c: char| c.is_ascii_digit() || "$\\-−(".contains(c));
+        let variable = next.chars().count() == 1 && next.chars().all(char::is_alphabetic);
+        let joins = is_connective(word) && word.chars().count() > 1;
+        if TELLING.contains(&word)
+            || joins && (value || variable || MORE.contains(&next))
+            || word == "for" && (variable && next != "a" || next.starts_with(['$', '\\']))
+        {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether what follows "or" says the same value in another way.
 fn restates(behind: &str) -> bool {
     const WAYS: [&str; 7] =
@@ -168,17 +245,64 @@ fn restates(behind: &str) -> bool {
 /// Whether what follows a value is a reason or a repetition of it in brackets.
 fn is_reason(behind: &str) -> bool {
     const REASONS: &[&str] = &[
-        "because", "since", "as", "so", "which", "due", "thus", "hence", "therefore", "giving",
-        "car", "puisque", "parce", "denn", "weil", "da", "porque", "pois", "ya", "pues", "perché",
-        "poiché", "want", "omdat", "так", "потому", "поскольку", "bo", "ponieważ", "eftersom",
-        "fordi", "çünkü", "vì", "karena", "kerana", "क्योंकि", "कारण", "কারণ", "لأن", "لان", "зато",
-        "です", "입니다", "이다", "である", "だ", "因为", "因為", "由于",
+        "because",
+        "since",
+        "as",
+        "so",
+        "which",
+        "due",
+        "thus",
+        "hence",
+        "therefore",
+        "giving",
+        "car",
+        "puisque",
+        "parce",
+        "denn",
+        "weil",
+        "da",
+        "porque",
+        "pois",
+        "ya",
+        "pues",
+        "perché",
+        "poiché",
+        "want",
+        "omdat",
+        "так",
+        "потому",
+        "поскольку",
+        "bo",
+        "ponieważ",
+        "eftersom",
+        "fordi",
+        "çünkü",
+        "vì",
+        "karena",
+        "kerana",
+        "क्योंकि",
+        "कारण",
+        "কারণ",
+        "لأن",
+        "لان",
+        "зато",
+        "です",
+        "입니다",
+        "이다",
+        "である",
+        "だ",
+        "因为",
+        "因為",
+        "由于",
     ];
     let next = behind.trim_start();
     if next.is_empty() {
         return true;
     }
-    let word: String = next.chars().take_while(|c| c.is_alphanumeric() || !c.is_ascii() && !c.is_whitespace()).collect();
+    let word: String = next
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || !c.is_ascii() && !c.is_whitespace())
+        .collect();
     if REASONS.iter().any(|r| word == *r || !r.is_ascii() && word.starts_with(r)) {
         return true;
     }
@@ -192,14 +316,11 @@ fn is_reason(behind: &str) -> bool {
 
 /// A sentence up to "and", where a clause and no value follows.
 fn first_clause(sentence: &str) -> &str {
-    const SUBJECTS: [&str; 14] = [
-        "that", "this", "it", "he", "she", "they", "we", "the", "so", "i", "there", "his", "her",
-        "thus",
-    ];
     let ends = sentence.match_indices(" and ").find(|(at, and)| {
         let next = &sentence[at + and.len()..];
         let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-        SUBJECTS.contains(&word) && !next.contains(['=', '$', '\\'])
+        let prose = word.chars().count() > 1 && !MORE.contains(&word);
+        prose && next.starts_with(char::is_alphabetic) && !next.contains(['=', '$', '\\'])
     });
     ends.map_or(sentence, |(at, _)| &sentence[..at])
 }
@@ -216,8 +337,12 @@ fn clause(sentence: &str) -> &str {
         }
         let next = behind.trim_start();
         let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-        let conditions = ["if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe", "perhaps"];
-        let prose = word.chars().count() > 1 || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
+        let conditions = [
+            "if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe",
+            "perhaps",
+        ];
+        let prose =
+            word.chars().count() > 1 || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
         // "18 marbles, 9 of them red".
         let number = leading_number(next).map_or(0, |(_, end)| end);
         if number > 0 && next[number..].starts_with(" of ") {
@@ -266,7 +391,8 @@ pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     let mut before = last.0;
     for formula in from_end {
         let between = &text[formula.1..before];
-        if !(joins(between) && between.contains(char::is_alphabetic) || joined.len() > 1 && joins(between))
+        if !(joins(between) && between.contains(char::is_alphabetic)
+            || joined.len() > 1 && joins(between))
             || !readable(formula)
         {
             break;
@@ -323,7 +449,8 @@ fn of_heading(line: &str, below: &str, is_last: bool) -> Option<String> {
 fn is_numbered(line: &str) -> bool {
     let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let marked = rest.len() < line.len()
-        && (rest.starts_with([')', ':', ' ', '-', '–']) || line[..line.len() - rest.len()].ends_with('.'));
+        && (rest.starts_with([')', ':', ' ', '-', '–'])
+            || line[..line.len() - rest.len()].ends_with('.'));
     let mark = line[..line.len() - rest.len()].ends_with('.') || rest.starts_with([')', ':']);
     let next = rest.trim_start_matches([')', ':', ' ', '-', '–', '*']);
     marked && mark && next.starts_with(char::is_alphabetic)
@@ -332,9 +459,30 @@ fn is_numbered(line: &str) -> bool {
 /// Whether a line is a heading by its first word.
 fn is_heading(line: &str) -> bool {
     const HEADINGS: [&str; 24] = [
-        "step", "part", "case", "section", "method", "approach", "question", "problem", "example",
-        "chapter", "note", "notes", "summary", "explanation", "analysis", "verification", "check",
-        "calculation", "calculations", "stage", "phase", "schritt", "étape", "paso",
+        "step",
+        "part",
+        "case",
+        "section",
+        "method",
+        "approach",
+        "question",
+        "problem",
+        "example",
+        "chapter",
+        "note",
+        "notes",
+        "summary",
+        "explanation",
+        "analysis",
+        "verification",
+        "check",
+        "calculation",
+        "calculations",
+        "stage",
+        "phase",
+        "schritt",
+        "étape",
+        "paso",
     ];
     let word = line.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default().to_lowercase();
     HEADINGS.contains(&word.as_str())

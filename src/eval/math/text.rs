@@ -181,15 +181,22 @@ fn without_note(text: &str) -> &str {
 
 /// A text with the words of `\text{}` and its kin in place of the commands.
 fn without_wrappers(text: &str) -> String {
-    const MOST: usize = 256;
+    const MOST: usize = 64;
     const WRAPPERS: [&str; 8] = [
-        "\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{", "\\textnormal{", "\\mathrm{",
+        "\\text{",
+        "\\mbox{",
+        "\\textbf{",
+        "\\textit{",
+        "\\textrm{",
+        "\\textnormal{",
+        "\\mathrm{",
         "\\hbox{",
     ];
     let mut text = text.to_owned();
     let mut from = 0;
     for _ in 0..MOST {
-        let next = WRAPPERS.iter().filter_map(|w| Some((from + text[from..].find(w)?, w.len()))).min();
+        let next =
+            WRAPPERS.iter().filter_map(|w| Some((from + text[from..].find(w)?, w.len()))).min();
         let Some((at, length)) = next else { break };
         let inside = at + length;
         let mut depth = 1usize;
