@@ -8,7 +8,7 @@ use super::expression::{Bracket, Constant, Expression, Function, Joiner, Relatio
 use super::lexer::Reading;
 use super::limits::{MAX_BYTES, Steps};
 use super::matrix::folded;
-use super::names::{Assigned, assigned, is_function_name, same_name};
+use super::names::{Assigned, assigned, is_function_name, last_of_chain, same_name};
 use super::notes::scale;
 use super::number::{exact, read};
 use super::parser::parse;
@@ -138,6 +138,11 @@ impl Comparison<'_> {
             (None, Some(b)) if !chain_a => return Some(self.same(a, b.value)),
             _ => {}
         }
+        match (last_of_chain(a), last_of_chain(b)) {
+            (Some(last), _) if !chain_b => return Some(self.same(last, b)),
+            (_, Some(last)) if !chain_a => return Some(self.same(a, last)),
+            _ => {}
+        }
         if let (Expression::Chain(sides_a, relations_a), Expression::Chain(sides_b, relations_b)) =
             (a, b)
             && self.same_chain((sides_a, relations_a), (sides_b, relations_b))
@@ -228,7 +233,7 @@ impl Comparison<'_> {
         let items = |answer: &Expression| match answer {
             Expression::List(items, _) | Expression::Set(items) => {
                 // What a parameter runs over is a note: `k \in \mathbb{Z}`.
-                let answers = items.iter().filter(|item| !is_range_of_parameter(item));
+                let answers = items.iter().filter(|item| !is_range_of_parameter(item, items));
                 Some(
                     answers
                         .flat_map(|item| expanded(item).unwrap_or_else(|| vec![item.clone()]))
@@ -416,11 +421,14 @@ fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     }
 }
 
-/// Whether it only says which numbers a variable stands for.
-fn is_range_of_parameter(item: &Expression) -> bool {
+/// Whether it only says which numbers a variable stands for
+/// that another of the items has.
+fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
     let Expression::Chain(sides, relations) = item else { return false };
+    let [Expression::Variable(name), Expression::Variable(set)] = &sides[..] else { return false };
     relations == &[Relation::In]
-        && matches!(&sides[..], [Expression::Variable(_), Expression::Variable(set)] if "ℝℤℕℚℂ".contains(set))
+        && ("ℝℤℕℚℂ".contains(set) || ["Z", "N", "R", "Q"].contains(&set.as_str()))
+        && items.iter().any(|other| other != item && other.variables().contains(name.as_str()))
 }
 
 /// A value times what its unit says, such as a million.

@@ -5,13 +5,15 @@
 
 use super::boxes::{Boxes, boxed};
 use super::choice::choice;
+use super::expression::Expression;
 use super::lexer::Reading;
 use super::limits::MAX_BYTES;
 use super::numerals::{last_number, numeral};
 use super::parser::parse;
 use super::reasoning::after_reasoning;
 use super::scripts::plain;
-use super::statement::{last, last_formula, marker, phrase};
+use super::statement::{last, last_formula, marker, phrase, without_label};
+use super::words::greek;
 
 /// A way of stating the final answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
             },
             Extractor::Gsm8k => marker(text),
             Extractor::FinalAnswerPhrase => phrase(text),
-            Extractor::Whole => is_answer(text).then(|| text.trim().to_owned()),
+            Extractor::Whole => whole(text),
             Extractor::Formula => last_formula(text).map(|(_, formula)| formula),
             Extractor::Last => last(text),
             Extractor::LastNumber => {
@@ -100,6 +102,39 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
         }
     }
     None
+}
+
+/// The whole text, without a label (`Total: 18`) and the mark of a list, where it is an answer and no prose that
+/// happens to read as a product of letters.
+fn whole(text: &str) -> Option<String> {
+    let text = text.trim();
+    let text = ["- ", "* ", "• "].iter().find_map(|mark| text.strip_prefix(mark)).unwrap_or(text);
+    let text = without_label(text);
+    // "So $x = 3$", "It's 5".
+    let word: String =
+        text.chars().take_while(|c| c.is_alphabetic() || "'’".contains(*c)).collect();
+    let behind = text[word.len()..].trim_start();
+    let sentence = word.chars().nth(1).is_some_and(|c| c.is_lowercase() || "'’".contains(c))
+        && word.starts_with(char::is_uppercase)
+        && behind
+            .starts_with(|c: char| c.is_ascii_digit() || c.is_alphabetic() || "$\\-−".contains(c))
+        && text.contains(|c: char| c.is_ascii_digit() || "$\\".contains(c));
+    (!sentence && is_answer(text) && !mixes_words(text)).then(|| text.to_owned())
+}
+
+/// Whether it is read as words multiplied by numbers: "forty-two (42)".
+fn mixes_words(text: &str) -> bool {
+    let Some(expression) = parse(text, Reading::Number) else { return false };
+    let is_word = |part: &Expression| {
+        let Expression::Variable(name) = part else { return false };
+        let letters = name.chars().all(char::is_alphabetic);
+        let long = name.chars().count() > if name.is_ascii() { 3 } else { 1 };
+        letters && long && greek(name).is_none()
+    };
+    let equation = expression.any(&|part| matches!(part, Expression::Chain(..)));
+    !equation
+        && expression.any(&|part| matches!(part, Expression::Number(..)))
+        && expression.any(&is_word)
 }
 
 /// Whether a text can be read as an answer.

@@ -479,5 +479,6 @@ fn joining(joiner: Joiner) -> Meaning {
 /// Whether a `\text{}` holds a formula: it has digits, and no words but "and" and "or".
 fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
-    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| matches!(word, "and" | "or"))
+    let known = ["and", "or", "am", "pm", "AM", "PM"];
+    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| known.contains(&word))
 }

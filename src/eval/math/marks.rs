@@ -9,6 +9,7 @@ use super::notes::{adds_nothing, is_connective};
 use super::number;
 use super::parser::{Parser, negated};
 use super::primary::label;
+use super::text::is_time;
 use super::words::{self, Meaning};
 
 impl Parser {
@@ -161,6 +162,10 @@ impl Parser {
                     if is_connective(words) || words.is_empty() || names.is_empty() && letter {
                         break;
                     }
+                    // `k\pi \text{ for } k \in \mathbb{Z}`.
+                    if self.range_ahead(1) {
+                        break;
+                    }
                     // A second value, a negation or a condition is no note.
                     if !adds_nothing(words) {
                         return None;
@@ -168,7 +173,10 @@ impl Parser {
                     names.push(words.to_owned());
                 }
                 Some(Kind::Word(word)) => {
-                    let known = word.len() > 1 && words::unit(word).is_some();
+                    // `2am` is a product of three.
+                    let parted =
+                        self.tokens[self.at].spaced || !is_time(words::unit(word).unwrap_or(""));
+                    let known = word.len() > 1 && words::unit(word).is_some() && parted;
                     // Longer words that mean nothing else are notes: `5 apples`.
                     // Other scripts write them without a space.
                     let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));

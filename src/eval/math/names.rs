@@ -44,6 +44,15 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     }
 }
 
+/// The last side of a chain of several equations, which is what such a calculation ends in:
+/// `x - p = (2 - p) - p = 2 - 2p`.
+pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
+    let Expression::Chain(sides, relations) = expression else { return None };
+    let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();
+    let exact = relations[equal..].iter().all(|r| *r == Relation::Approximately);
+    (equal > 1 && exact && sides.iter().all(Expression::is_scalar)).then(|| &sides[equal])
+}
+
 /// Whether it only names something.
 pub fn is_name(expression: &Expression) -> bool {
     match expression {

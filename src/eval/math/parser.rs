@@ -138,6 +138,12 @@ impl Parser {
             let before = self.at;
             let separator = match self.separator() {
                 Some(separator) => separator,
+                // `2k\pi \quad (k \in \mathbb{Z})` and `2k\pi \text{ for } k \in \mathbb{Z}`.
+                None if self.range_ahead(0) => Separator::Joined(Joiner::And),
+                None if matches!(self.peek(), Some(Kind::Text(_))) && self.range_ahead(1) => {
+                    self.at += 1;
+                    Separator::Joined(Joiner::And)
+                }
                 // `3 hours 20 minutes`.
                 None if self.follows_unit(groups.last()?.last()?) => Separator::Joined(Joiner::And),
                 None => break,
@@ -157,6 +163,17 @@ impl Parser {
             groups.last_mut()?.push(item);
         }
         Some((groups, joiner))
+    }
+
+    /// Whether it says next which numbers a variable stands for: `k \in \mathbb{Z}`.
+    pub(crate) fn range_ahead(&self, ahead: usize) -> bool {
+        let bracketed = self.peek_ahead(ahead) == Some(&Kind::Sign(Meaning::Open));
+        let first = ahead + usize::from(bracketed);
+        let closed = || self.peek_ahead(first + 3) == Some(&Kind::Sign(Meaning::Close));
+        matches!(self.peek_ahead(first), Some(Kind::Word(_)))
+            && self.peek_ahead(first + 1) == Some(&Kind::Sign(Meaning::Relation(Relation::In)))
+            && matches!(self.peek_ahead(first + 2), Some(Kind::Word(_)))
+            && if bracketed { closed() } else { self.tokens.len() == self.at + first + 3 }
     }
 
     /// Whether another number stands right behind a value with a unit of measurement.
@@ -314,6 +331,8 @@ impl Parser {
                     self.at += 1;
                     false
                 }
+                // The range of a parameter in brackets is no factor.
+                Some(Kind::Sign(Meaning::Open)) if self.range_ahead(0) => break,
                 // A word is no factor: `Answer 9` is prose.
                 Some(kind) if self.starts_factor(kind) && over.last().is_none_or(is_word) => {
                     return None;

@@ -142,7 +142,7 @@ fn compares(clause: &str) -> bool {
 }
 
 /// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
-fn without_label(sentence: &str) -> &str {
+pub(super) fn without_label(sentence: &str) -> &str {
     let Some((label, value)) = sentence.split_once(':') else { return sentence };
     let label = label.trim_matches(WRAPPERS);
     let words = label.chars().all(|c| c.is_alphabetic() || c == ' ')

@@ -278,6 +278,8 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["kPa"],
         &["°C"],
         &["°F"],
+        &["am", "AM"],
+        &["pm", "PM"],
         &["square", "sq"],
         &["cubic", "cu"],
     ];
