@@ -273,7 +273,8 @@ fn every_pattern() {
             }
         }
         for pattern in HARMLESS.iter().filter(|_| number) {
-            // A percent sign behind a sum is that of its last term, a comma in brackets parts items.
+            // A percent sign behind a sum is that of its last term, a comma in brackets parts
+            // items.
             if v.contains('+') && pattern.contains('%') || v.contains(',') && pattern.contains('(')
             {
                 continue;

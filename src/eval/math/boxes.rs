@@ -1,5 +1,6 @@
-//! Answers in `\boxed{}` and its kin. Special here: boxes that belong together are one answer, a box
-//! that never closes states none and ends the search, and a box with nothing in it does not count.
+//! Answers in `\boxed{}` and its kin. Special here: boxes that belong together are one answer, a
+//! box that never closes states none and ends the search, and a box with nothing in it does not
+//! count.
 
 use super::extract::is_answer;
 use super::formulas::formulas;

@@ -3,11 +3,11 @@
 use super::notes::joiner;
 use super::phrases::statements;
 
-/// The letter of a choice, by the first of these that there is: the one behind "answer is"; one that the
-/// answer begins with (`(C) Paris`, `B, because`), unless it writes the options out again; the last one in
-/// brackets; the last one on a line of its own; the only one that labels lines; the last one that stands
-/// alone and is no word. A letter that the answer rules out ("not A", "A is wrong") is none of these, and
-/// an answer that states two letters states none.
+/// The letter of a choice, by the first of these that there is: the one behind "answer is"; one
+/// that the answer begins with (`(C) Paris`, `B, because`), unless it writes the options out again;
+/// the last one in brackets; the last one on a line of its own; the only one that labels lines; the
+/// last one that stands alone and is no word. A letter that the answer rules out ("not A", "A is
+/// wrong") is none of these, and an answer that states two letters states none.
 pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
     match stated(text, letters) {
         Stated::One(letter) => return Some(letter),
@@ -233,8 +233,8 @@ struct Label {
 }
 
 impl Label {
-    /// A line may begin with "A train" or "I think": a label has a mark behind it, or nothing. "I." counts
-    /// sections. Chinese has neither word and puts no space.
+    /// A line may begin with "A train" or "I think": a label has a mark behind it, or nothing. "I."
+    /// counts sections. Chinese has neither word and puts no space.
     fn of(line: &str, letters: &[char]) -> Option<Self> {
         let (letter, rest) = leading_letter(line, letters)?;
         let rest = unwrapped(rest);
@@ -246,8 +246,8 @@ impl Label {
     }
 }
 
-/// The letter that an answer begins with: as a label, or before a reason (`B, because`, `B - Paris`,
-/// `B is correct`).
+/// The letter that an answer begins with: as a label, or before a reason (`B, because`, `B -
+/// Paris`, `B is correct`).
 fn beginning(line: &str, letters: &[char]) -> Option<char> {
     if let Some(label) = Label::of(line, letters) {
         return (!line_rules_out(line, letters)).then_some(label.letter);

@@ -18,9 +18,9 @@ use super::words::greek;
 /// A way of stating the final answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extractor {
-    /// The last `\boxed{}` or `\fbox{}`, with nested braces. Boxes that only "and", "or", commas and
-    /// mathematics delimiters part from it, and boxes in the same formula, are answers too; they are
-    /// joined with commas.
+    /// The last `\boxed{}` or `\fbox{}`, with nested braces. Boxes that only "and", "or", commas
+    /// and mathematics delimiters part from it, and boxes in the same formula, are answers too;
+    /// they are joined with commas.
     Boxed,
     /// The line behind the last `####`.
     Gsm8k,
@@ -104,8 +104,8 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
     None
 }
 
-/// The whole text, without a label (`Total: 18`) and the mark of a list, where it is an answer and no prose that
-/// happens to read as a product of letters.
+/// The whole text, without a label (`Total: 18`) and the mark of a list, where it is an answer and
+/// no prose that happens to read as a product of letters.
 fn whole(text: &str) -> Option<String> {
     let text = text.trim();
     let text = ["- ", "* ", "• "].iter().find_map(|mark| text.strip_prefix(mark)).unwrap_or(text);

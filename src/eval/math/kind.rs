@@ -45,7 +45,8 @@ impl AnswerKind {
                 // "(B) 7" in a box is the letter B, and "A as shown" is A: there it is no article.
                 let of_stated =
                     |stated: String| letter(&format!("answer: {stated}")).unwrap_or(stated);
-                // "The answer is B) 12" is B: what follows a phrase is looked at for its letter first.
+                // "The answer is B) 12" is B: what follows a phrase is looked at for its letter
+                // first.
                 let boxed = extract(text, &[Extractor::Boxed, Extractor::Gsm8k]);
                 boxed.map(of_stated).or_else(|| letter(text)).or_else(stated)
             }

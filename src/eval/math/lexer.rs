@@ -89,7 +89,8 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     Some(lexer.tokens)
 }
 
-/// Intervals whose open ends have their brackets turned outwards, as in French: `]1, 2[` is `(1, 2)`.
+/// Intervals whose open ends have their brackets turned outwards, as in French: `]1, 2[` is `(1,
+/// 2)`.
 fn turn_brackets(tokens: &mut [Token]) {
     let is_open = |kind: &Kind| {
         matches!(kind, Kind::SquareOpen | Kind::Sign(Meaning::Open | Meaning::SetOpen))
@@ -214,18 +215,7 @@ impl Lexer {
                 self.push_digits(digits);
             }
             'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' => self.push(Kind::Word(character.to_string())),
-            '½' | '¼' | '¾' | '⅓' | '⅔' => {
-                let (over, under) = match character {
-                    '½' => ("1", "2"),
-                    '¼' => ("1", "4"),
-                    '¾' => ("3", "4"),
-                    '⅓' => ("1", "3"),
-                    _ => ("2", "3"),
-                };
-                self.push(Kind::Sign(Meaning::Fraction));
-                self.push_digits(over);
-                self.push_digits(under);
-            }
+            '½' | '¼' | '¾' | '⅓' | '⅔' => self.vulgar_fraction(character),
             // A full stop ends the answer; elsewhere a dot means nothing that is known here.
             '.' | '。' if self.at > self.ending => {
                 self.spaced = true;
@@ -243,6 +233,19 @@ impl Lexer {
             },
         }
         Some(())
+    }
+
+    fn vulgar_fraction(&mut self, character: char) {
+        let (over, under) = match character {
+            '½' => ("1", "2"),
+            '¼' => ("1", "4"),
+            '¾' => ("3", "4"),
+            '⅓' => ("1", "3"),
+            _ => ("2", "3"),
+        };
+        self.push(Kind::Sign(Meaning::Fraction));
+        self.push_digits(over);
+        self.push_digits(under);
     }
 
     fn sign(&mut self, meaning: Meaning) {

@@ -1,6 +1,6 @@
-//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are read
-//! in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a formula it
-//! is a variable.
+//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are
+//! read in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a
+//! formula it is a variable.
 
 use super::expression::{Expression, Function};
 use super::lexer::Kind;

@@ -1,12 +1,20 @@
 //! Final answers to problems in mathematics: found in solutions, and compared.
 //!
+//! The rule: lenient about form, never about content. Units, nouns, moduli, percent signs and other
+//! spellings change nothing; a second value, a negation, a condition or a comparison makes another
+//! answer. Where a comparison of texts and the parser disagree, the parser decides; where the parser
+//! cannot read one of two answers, their texts are compared, and no words are cut off that say
+//! something. Only what follows the end of a model's reasoning states an answer, and a marker, such
+//! as a box or `####`, counts where something like an answer follows it.
+//!
 //! | stage | files |
 //! | --- | --- |
-//! | finding | `extract` |
-//! | tiers of equality | `tier`, `hendrycks` (the normalisation of the MATH data set's authors) |
-//! | reading LaTeX and plain text | `lexer`, `digits`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
-//! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±) |
-//! | comparing | `equal`, `names`, `sets`, `text` |
+//! | where to look | `kind` (of benchmark), `reasoning` |
+//! | finding | `extract`; `boxes`, `phrases`, `statement` (sentences), `formulas`, `numerals`, `choice` |
+//! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH data set's authors) |
+//! | reading LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
+//! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±), `dates` |
+//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say) |
 //!
 //! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
 //! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.

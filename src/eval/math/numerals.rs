@@ -139,8 +139,8 @@ fn fraction_end(text: &str, number_end: usize) -> usize {
     }
 }
 
-/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. Behind the name of a currency and
-/// behind a command they do not, nor where the script puts no spaces between words.
+/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. Behind the name of a currency
+/// and behind a command they do not, nor where the script puts no spaces between words.
 fn within_word(text: &str, at: usize) -> bool {
     let before = &text[..at];
     let spaced =

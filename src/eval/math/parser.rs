@@ -294,14 +294,9 @@ impl Parser {
         let (mut multiplied, mut percent) = (false, false);
         let mut next = first;
         loop {
-            // The percent sign of `2\sqrt{2}\%` and of `22/7\%` is that of all of it; that of
-            // `200 \cdot 10\%` is not.
             let whole = !multiplied && (!over.is_empty() || divide);
-            if let Expression::Percent(inner) = &next
-                && whole
-                && !self.peek().is_some_and(|kind| self.goes_on(kind))
-            {
-                next = (**inner).clone();
+            if let Some(inner) = self.percent_of_all(&next, whole) {
+                next = inner;
                 percent = true;
             }
             if let Expression::Unit(inner, name) = next {
@@ -371,6 +366,14 @@ impl Parser {
             Some(unit) => Expression::Unit(Box::new(value), unit),
             None => value,
         })
+    }
+
+    /// The last factor without its percent sign, where that is the sign of the whole product: in
+    /// `2\sqrt{2}\%` and `22/7\%`, but not in `200 \cdot 10\%`.
+    fn percent_of_all(&self, factor: &Expression, whole: bool) -> Option<Expression> {
+        let Expression::Percent(inner) = factor else { return None };
+        let ends = !self.peek().is_some_and(|kind| self.goes_on(kind));
+        (whole && ends).then(|| (**inner).clone())
     }
 
     /// Whether a product goes on here.

@@ -76,8 +76,8 @@ const NAMES: &[&str] = &[
 const FINAL: &[&str] =
     &["finale", "final", "correcta", "correcte", "corretta", "correta", "finală"];
 
-/// The words and marks that link the name to the answer. Where letters follow directly, it is another word: those
-/// of ASCII letters end with their word.
+/// The words and marks that link the name to the answer. Where letters follow directly, it is
+/// another word: those of ASCII letters end with their word.
 const LINKS: &[&str] = &[
     ":",
     "：",
@@ -147,8 +147,8 @@ const EXPRESS: &[&str] =
 /// Most places of one name that are looked at.
 const MOST: usize = 64;
 
-/// The ends of all phrases in a text that state an answer, the weightiest first: those that call it final, then
-/// the last ones.
+/// The ends of all phrases in a text that state an answer, the weightiest first: those that call it
+/// final, then the last ones.
 pub(super) fn statements(text: &str) -> Vec<usize> {
     // Bytes keep their places.
     let lower = text.to_ascii_lowercase();
@@ -210,8 +210,8 @@ fn linked(lower: &str, name_end: usize) -> Option<usize> {
     (!goes_on && parted).then_some(lower.len() - behind.len())
 }
 
-/// What a line says behind a name of the answer that it begins with: `Final Answer: 18`, and nothing
-/// for `Final Answer`. `None` for other lines.
+/// What a line says behind a name of the answer that it begins with: `Final Answer: 18`, and
+/// nothing for `Final Answer`. `None` for other lines.
 pub(super) fn labelled(line: &str) -> Option<&str> {
     const MARKS: [char; 5] = ['*', '_', '#', ' ', '"'];
     let lower = line.to_ascii_lowercase();

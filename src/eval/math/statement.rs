@@ -1,6 +1,6 @@
-//! From a sentence that states an answer to the answer: all of it, the value that it begins with, or
-//! its last formula or number. A reason behind the value is dropped; a second value, a negation or a
-//! condition is not.
+//! From a sentence that states an answer to the answer: all of it, the value that it begins with,
+//! or its last formula or number. A reason behind the value is dropped; a second value, a negation
+//! or a condition is not.
 
 use super::boxes::joins;
 use super::extract::is_answer;
@@ -12,8 +12,8 @@ use super::phrases::{labelled, statements};
 /// Marks of emphasis and quotation around an answer.
 pub(super) const WRAPPERS: [char; 8] = ['*', '_', '"', '`', '“', '”', '「', '」'];
 
-/// What follows the last of the phrases that state an answer and have something like one behind them; else the words
-/// behind the last of them.
+/// What follows the last of the phrases that state an answer and have something like one behind
+/// them; else the words behind the last of them.
 pub(super) fn phrase(text: &str) -> Option<String> {
     const MOST: usize = 16;
     let places = statements(text);
@@ -84,7 +84,8 @@ fn stated(rest: &str) -> Option<String> {
     answer_in(line[..end].trim_end_matches(WRAPPERS))
 }
 
-/// The answer in a sentence: all of it, the value that it begins with, or its last formula or number.
+/// The answer in a sentence: all of it, the value that it begins with, or its last formula or
+/// number.
 pub(super) fn answer_in(sentence: &str) -> Option<String> {
     let sentence = sentence.trim();
     if sentence.is_empty() {
@@ -185,8 +186,8 @@ const MORE: &[&str] = &[
     "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
 ];
 
-/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose goes on more
-/// freely than a formula does: "18 eggs for breakfast" is 18.
+/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose
+/// goes on more freely than a formula does: "18 eggs for breakfast" is 18.
 fn tells(behind: &str) -> bool {
     const TELLING: &[&str] = &[
         "if",
@@ -404,8 +405,9 @@ pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     Some(((before, last.1), texts.collect::<Vec<_>>().join(", ")))
 }
 
-/// What follows the last `####` that has something like an answer behind it. Four of these marks make a heading in
-/// Markdown too: a heading is no answer, unless it names one or says that one follows.
+/// What follows the last `####` that has something like an answer behind it. Four of these marks
+/// make a heading in Markdown too: a heading is no answer, unless it names one or says that one
+/// follows.
 pub(super) fn marker(text: &str) -> Option<String> {
     const MOST: usize = 64;
     for (at, mark) in text.rmatch_indices("####").take(MOST) {
