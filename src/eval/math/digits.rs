@@ -31,6 +31,10 @@ impl Lexer {
             mark.map(str::len)
         };
         let point = self.peek(0) == Some('.') && !digits.contains('.');
+        // `1./3`, as programs write it.
+        if point && matches!(self.peek(1), Some('/' | '*')) {
+            self.at += 1;
+        }
         if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');

@@ -60,7 +60,7 @@ fn is_comment(words: &str) -> bool {
 fn stated(rest: &str) -> Option<String> {
     if let Some((first, last)) = formulas(rest).first().copied()
         && rest[..first].trim_end_matches(['$', '\\', '(', '[']).trim().is_empty()
-        && is_answer(&rest[first..last])
+        && (is_answer(&rest[first..last]) || is_latex(&rest[first..last]))
     {
         let behind = rest[last..].trim_start_matches(['$', '\\', ')', ']']).trim_start();
         let next = behind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
@@ -84,6 +84,13 @@ fn stated(rest: &str) -> Option<String> {
     answer_in(line[..end].trim_end_matches(WRAPPERS))
 }
 
+/// Whether a text between delimiters is mathematics by its look, even if it cannot be read.
+fn is_latex(formula: &str) -> bool {
+    formula.contains(['^', '_', '{'])
+        || formula.contains('\\')
+            && formula.split('\\').skip(1).any(|c| c.starts_with(char::is_alphabetic))
+}
+
 /// The answer in a sentence: all of it, the value that it begins with, or its last formula or
 /// number.
 pub(super) fn answer_in(sentence: &str) -> Option<String> {
@@ -96,10 +103,21 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if is_answer(sentence) {
         return Some(sentence.to_owned());
     }
-    if is_answer(clause) && is_value(clause) {
+    let letters = |clause: &str| {
+        clause.split(|c: char| !c.is_alphabetic()).all(|word| word.chars().count() < 2)
+    };
+    if is_answer(clause) && (is_value(clause) || letters(clause)) {
         return Some(clause.to_owned());
     }
-    if let Some((start, end)) = leading_value(clause) {
+    // In `-1./3` the number is a part of something that cannot be read.
+    let mathematics = |(_, end): &(usize, usize)| {
+        let mut next = clause[*end..].chars();
+        let first = next.next().is_some_and(|c| "./^_(\\{*!".contains(c));
+        first && next.next().is_some_and(|c| c.is_alphanumeric() || "{(\\/".contains(c))
+    };
+    let leading = leading_value(clause)
+        .filter(|place| clause[..place.0].ends_with(['$', '(', '[']) || !mathematics(place));
+    if let Some((start, end)) = leading {
         let behind = clause[end..].trim_start_matches(['$', '\\', ')', ']']);
         let reason = behind.trim_start_matches(WRAPPERS);
         if !calculates(reason) {
@@ -110,7 +128,7 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
             });
         }
     }
-    if compares(clause) {
+    if compares(clause) || !sentence.contains(char::is_whitespace) {
         return Some(clause.to_owned());
     }
     Some(last(clause).or_else(|| last(sentence)).unwrap_or_else(|| sentence.to_owned()))
@@ -375,7 +393,17 @@ pub(super) fn last(text: &str) -> Option<String> {
         Some((place, formula)) => (place, Some(formula)),
         None => ((0, 0), None),
     };
-    match (formula, last_number(text)) {
+    let number = last_number(text);
+    // A number within a formula that cannot be read is a part of it.
+    if let Some((number, _)) = number
+        && number >= place.1
+        && let Some((start, end)) = formulas(text).into_iter().find(|(_, end)| number < *end)
+        && start <= number
+        && is_latex(&text[start..end])
+    {
+        return Some(text[start..end].trim().to_owned());
+    }
+    match (formula, number) {
         (Some(_), Some((start, end))) if start >= place.1 => Some(numeral(&text[start..end])),
         (None, Some((start, end))) => Some(numeral(&text[start..end])),
         (formula, _) => formula,

@@ -126,6 +126,12 @@ fn plain_text(answer: &str) -> String {
     for (from, to) in [
         ("\n", " "),
         ("\\!", ""),
+        ("\\,", " "),
+        ("\\;", " "),
+        ("\\:", " "),
+        ("\\ ", " "),
+        ("\\qquad", " "),
+        ("\\quad", " "),
         ("\\\\", "\\"),
         ("tfrac", "frac"),
         ("dfrac", "frac"),
@@ -148,8 +154,27 @@ fn plain_text(answer: &str) -> String {
     {
         text = value.to_owned();
     }
-    let text = with_braced_fractions(&without_spaces(&with_braced_roots(&text)));
+    let text =
+        with_braced_fractions(&without_spaces(&with_bare_scripts(&with_braced_roots(&text))));
     slash_as_fraction(&text).unwrap_or(text)
+}
+
+/// `x^{2}` as `x^2`.
+fn with_bare_scripts(text: &str) -> String {
+    let mut output = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['^', '_']) {
+        output.push_str(&rest[..at + 1]);
+        rest = &rest[at + 1..];
+        let mut inside = rest.strip_prefix('{').unwrap_or_default().chars();
+        if let (Some(script), Some('}')) = (inside.next(), inside.next())
+            && script != '{'
+        {
+            output.push(script);
+            rest = inside.as_str();
+        }
+    }
+    output + rest
 }
 
 /// A text without its spaces, but for those between two digits or two words: `1 2` is not `12`.
