@@ -16,7 +16,8 @@
 
 use super::benchmark_rows::BenchmarkRows;
 use super::grade::Question;
-use super::math::{Extractor, extract, final_answer, same_answer};
+pub use super::math::AnswerKind;
+use super::math::same_answer;
 use crate::data::problem_text::plain_text;
 use crate::data::rows::read_rows;
 use crate::data::{ColumnMap, LeftOut};
@@ -31,46 +32,6 @@ pub const INSTRUCTION: &str =
 /// The same for multiple choice.
 pub const CHOICE_INSTRUCTION: &str =
     r"Please reason step by step, and put the letter of your choice within \boxed{}.";
-
-/// Where the answer to a problem is looked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnswerKind {
-    /// Where it is stated: in a box, after `####`, after "the final answer is".
-    #[default]
-    Stated,
-    /// There, or else the last number of the text, as is usual for word problems.
-    LastNumber,
-    /// There, or else the letter of an option.
-    Choice,
-}
-
-impl AnswerKind {
-    /// SHIM
-    pub fn answer_after(self, text: &str, _opened: bool) -> Option<String> {
-        self.answer(text)
-    }
-
-    /// The final answer of a text, if there is one.
-    pub fn answer(self, text: &str) -> Option<String> {
-        match self {
-            Self::Stated => final_answer(text),
-            Self::LastNumber => {
-                final_answer(text).or_else(|| extract(text, &[Extractor::LastNumber]))
-            }
-            Self::Choice => {
-                let letters = || Extractor::Choice(('A'..='J').collect());
-                let letter = |text: &str| extract(text, &[letters()]);
-                // "(B) 7" in a box is the letter B, and "A as shown" is A: there it is no article.
-                let of_stated =
-                    |stated: String| letter(&format!("answer: {stated}")).unwrap_or(stated);
-                // "The answer is B) 12" is B: what follows a phrase is looked at for its letter first.
-                let boxed = extract(text, &[Extractor::Boxed, Extractor::Gsm8k]);
-                boxed.map(of_stated).or_else(|| letter(text)).or_else(|| final_answer(text))
-            }
-        }
-    }
-}
 
 /// One problem.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,8 +21,8 @@ pub use grade::{Accuracy, Answer, Question, ask, opens_reasoning};
 pub use interval::wilson;
 pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};
 pub use math::{
-    ANY, Extractor, Grade, MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS, STATED, Tier, equal,
-    equal_to_decimals, extract, final_answer, grade, hendrycks_equal, hendrycks_normalised,
-    same_answer, steps_of_comparison,
+    ANY, Extractor, Grade, MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS, STATED, Tier,
+    after_reasoning, equal, equal_to_decimals, extract, final_answer, grade, hendrycks_equal,
+    hendrycks_normalised, same_answer, steps_of_comparison,
 };
 pub use scores::{Scores, ScoresTable};

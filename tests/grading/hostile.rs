@@ -2,7 +2,8 @@
 //! against its own text, within the counted steps. The test prints the time that each took.
 
 use mixdistill::eval::{
-    ANY, MAX_STEPS, Tier, equal, extract, final_answer, grade, same_answer, steps_of_comparison,
+    ANY, AnswerKind, MAX_STEPS, Tier, equal, extract, final_answer, grade, same_answer,
+    steps_of_comparison,
 };
 use proptest::prelude::*;
 use std::time::Instant;
@@ -58,6 +59,27 @@ fn hostile() -> Vec<(&'static str, String)> {
         ("a megabyte of numbers", "1 ".repeat(1 << 19)),
         ("a megabyte of answers", "answer is ".repeat(100_000)),
         ("a megabyte of ####", "#### ".repeat(200_000)),
+        ("a megabyte of openings", "<think> ".repeat(130_000)),
+        ("a megabyte of closings", "a </think>".repeat(100_000)),
+        ("a megabyte of pairs", "a <think> b </think>".repeat(50_000)),
+        ("a megabyte of amounts", "$5 and ".repeat(150_000)),
+        ("a megabyte of phrases", "答案是 ".repeat(100_000)),
+        ("a megabyte of names", "la réponse est une réponse ".repeat(40_000)),
+        ("a megabyte of headings", "#### Step 1\n".repeat(90_000)),
+        ("a megabyte of ruled out letters", "it is not A ".repeat(90_000)),
+        ("a megabyte of bracketed letters", "(A) ".repeat(250_000)),
+        ("a megabyte of clauses", "the answer is 5, and so on, ".repeat(40_000)),
+        ("a megabyte of empty boxes", r"\boxed{} ".repeat(110_000)),
+        ("a megabyte of tags", "<answer>".repeat(120_000)),
+        ("60 KB of connectives", r"\text{ or }".repeat(5_500)),
+        ("60 KB of commands around words", r"\text{a b}".repeat(5_500)),
+        ("commands around words in commands", r"\text{".repeat(10_000)),
+        ("moduli in moduli", r"\text{mod ".repeat(6_000)),
+        ("60 KB of pointed groups", format!("1{}5", ".234".repeat(15_000))),
+        ("60 KB of turned brackets", "]1,2[,".repeat(10_000)),
+        ("60 KB of hours", "3 hours ".repeat(8_000)),
+        ("60 KB of \\over", r"1\over ".repeat(8_000)),
+        ("60 KB of ranges", r"(k \in Z) ".repeat(6_000)),
         ("10^10^10", "10^10^10".into()),
         ("10^{10^{10}}", "10^{10^{10}}".into()),
         ("9^9^9^9", "9^9^9^9".into()),
@@ -197,6 +219,10 @@ fn ends() {
         extract(&text, &ANY);
         final_answer(&format!("the answer is {text}"));
         extract(&format!("It is ${text}$ and so on"), &ANY);
+        for kind in [AnswerKind::Stated, AnswerKind::LastNumber, AnswerKind::Choice] {
+            kind.answer(&text);
+            kind.answer_after(&text, true);
+        }
         assert!(steps <= MAX_STEPS);
         println!(
             "| {name:30} | {:6} | {steps:7} | {:.1} |",
@@ -310,6 +336,21 @@ fn latex() -> impl Strategy<Value = String> {
         "\\overline{",
         "\\begin{vmatrix}",
         "\\end{vmatrix}",
+        "\\text{ or }",
+        "\\text{ (mod ",
+        "\\text{ hours and ",
+        "\\pmod",
+        "\\over",
+        "####",
+        "<think>",
+        "</think>",
+        "the answer is ",
+        " not ",
+        "১২",
+        "1.234,5",
+        "10:30 am",
+        "2024-5-6",
+        "\\mathbb{Z}",
     ]);
     prop::collection::vec(pieces, 0..40).prop_map(|pieces| pieces.concat())
 }
@@ -318,6 +359,9 @@ fn never_panics(a: &str, b: &str) {
     assert_eq!(same_answer(a, b), same_answer(b, a), "not symmetric: {a:?} and {b:?}");
     assert!(same_answer(a, a));
     let _ = grade(a, b);
+    for kind in [AnswerKind::Stated, AnswerKind::LastNumber, AnswerKind::Choice] {
+        let _ = (kind.answer(a), kind.answer_after(b, true));
+    }
     let _ = extract(a, &[mixdistill::eval::Extractor::Choice(vec!['A', 'é'])]);
     assert!(steps_of_comparison(a, b) <= MAX_STEPS);
 }

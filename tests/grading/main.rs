@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cases;
+mod content;
 mod figures;
 mod hostile;
 mod tiers;

@@ -1,35 +1,37 @@
 //! The letter of an option in an answer to a multiple-choice problem.
 
-/// The letter of a choice, by the first of these that there is: the one behind "answer is"; one that the
-/// answer begins with (`(C) Paris`, `B, because`), unless it writes the options out again; the last one in
-/// brackets; the last one on a line of its own; the only one that labels lines; the last one that stands
-/// alone and is no word.
+use super::notes::joiner;
+use super::phrases::statements;
+
+/// The letter of a choice, by the first of these that there is: the one behind "answer is"; one
+/// that the answer begins with (`(C) Paris`, `B, because`), unless it writes the options out again;
+/// the last one in brackets; the last one on a line of its own; the only one that labels lines; the
+/// last one that stands alone and is no word. A letter that the answer rules out ("not A", "A is
+/// wrong") is none of these, and an answer that states two letters states none.
 pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
-    const PHRASES: [&str; 9] = [
-        "answer is",
-        "answer:",
-        "choice is",
-        "option is",
-        "i choose",
-        "\\boxed{",
-        "\\fbox{",
-        "答案是",
-        "答案：",
-    ];
-    let lower = text.to_ascii_lowercase();
-    let phrase =
-        PHRASES.iter().filter_map(|phrase| Some(lower.rfind(phrase)? + phrase.len())).max();
-    let stated = phrase.and_then(|at| {
-        let (letter, rest) = leading_letter(&text[at..], letters)?;
-        (!is_word(&text[..at], letter, rest)).then_some(letter)
-    });
+    match stated(text, letters) {
+        Stated::One(letter) => return Some(letter),
+        Stated::Several => return None,
+        Stated::None => {}
+    }
+    // Nothing but the letter, and that a small one.
+    const SHORT: usize = 16;
+    if text.len() <= SHORT
+        && let Some((letter, rest)) = small_letter(text, letters)
+        && !rest.contains(char::is_alphanumeric)
+    {
+        return Some(letter);
+    }
     let labels: Vec<Label> = text.lines().filter_map(|line| Label::of(line, letters)).collect();
     let restated = matches!(&labels[..], [a, b, ..] if a.letter == 'A' && b.letter == 'B');
     let begins = text.lines().find(|line| !line.trim().is_empty()).filter(|_| !restated);
     let last = |counts: &dyn Fn(&str, char, &str) -> bool| {
-        let mut places = text.char_indices().rev().filter(|(_, letter)| letters.contains(letter));
-        let found = places
-            .find(|(at, letter)| counts(&text[..*at], *letter, &text[at + letter.len_utf8()..]));
+        const MOST: usize = 256;
+        let places = text.char_indices().rev().filter(|(_, letter)| letters.contains(letter));
+        let found = places.take(MOST).find(|(at, letter)| {
+            let (before, rest) = (&text[..*at], &text[at + letter.len_utf8()..]);
+            counts(before, *letter, rest) && !ruled_out(before, rest)
+        });
         found.map(|(_, letter)| letter)
     };
     let alone = |before: &str| !before.ends_with(|c: char| c.is_ascii_alphanumeric());
@@ -41,7 +43,21 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         let first = labels.first()?.letter;
         labels.iter().all(|label| label.letter == first).then_some(first)
     };
-    stated
+    let correct = |_: &str, _: char, rest: &str| {
+        const VERDICTS: [&str; 8] = [
+            "is correct",
+            "is right",
+            "is the correct",
+            "is the right",
+            "is the answer",
+            "is the best",
+            "must be correct",
+            "是正确",
+        ];
+        let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*$\"".contains(c));
+        VERDICTS.iter().any(|verdict| rest.starts_with(verdict))
+    };
+    last(&|before, letter, rest| alone(before) && correct(before, letter, rest))
         .or_else(|| begins.and_then(|line| beginning(line, letters)))
         .or_else(|| last(&|before, _, rest| bracketed(before, rest)))
         .or_else(|| labels.iter().rev().find(|label| label.is_all).map(|label| label.letter))
@@ -53,6 +69,162 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         })
 }
 
+/// What the phrases of a text state.
+enum Stated {
+    None,
+    One(char),
+    Several,
+}
+
+/// The letter behind the last of the phrases that state one.
+fn stated(text: &str, letters: &[char]) -> Stated {
+    const PHRASES: [&str; 20] = [
+        "choice is",
+        "option is",
+        "letter is",
+        "choice would be",
+        "option would be",
+        "i choose",
+        "i'd choose",
+        "i pick",
+        "i select",
+        "go with",
+        "correct is",
+        "one is",
+        "choice:",
+        "option:",
+        "\\boxed{",
+        "\\fbox{",
+        "选择",
+        "选",
+        "選",
+        "选项",
+    ];
+    const MOST: usize = 32;
+    let lower = text.to_ascii_lowercase();
+    let mut places = statements(text);
+    for phrase in PHRASES {
+        let found = lower.rmatch_indices(phrase).take(MOST).map(|(at, _)| at + phrase.len());
+        places.extend(found);
+    }
+    places.sort_unstable_by(|a, b| b.cmp(a));
+    for at in places {
+        let (before, behind) = text.split_at(at);
+        let found = leading_letter(behind, letters)
+            .filter(|(letter, rest)| !is_word(before, *letter, rest))
+            .or_else(|| small_letter(behind, letters));
+        let Some((letter, rest)) = found.filter(|(_, rest)| !ruled_out_behind(rest)) else {
+            continue;
+        };
+        return match goes_on_with_letter(rest, letters) {
+            true => Stated::Several,
+            false => Stated::One(letter),
+        };
+    }
+    Stated::None
+}
+
+/// Whether another letter follows that is an answer too: "A and C", "A/C".
+fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
+    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*.$\"".contains(c));
+    let word = rest.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+    let behind = if joiner(word).is_some() && word.len() > 1 {
+        &rest[word.len()..]
+    } else if let Some(behind) = rest.strip_prefix(['/', '&', '、']) {
+        behind
+    } else {
+        return false;
+    };
+    leading_letter(behind, letters).is_some_and(|(_, rest)| {
+        let next = rest.trim_start_matches([')', '}', '*', ' ', '.']);
+        !ruled_out_behind(rest) && !next.starts_with(char::is_alphabetic)
+    })
+}
+
+/// A small letter in brackets, or with nothing behind it in its sentence.
+fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
+    let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:{[$\"`".contains(c));
+    let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
+        .iter()
+        .fold(rest, |rest, wrapper| rest.strip_prefix(wrapper).unwrap_or(rest));
+    let (bracketed, rest) = match rest.strip_prefix('(') {
+        Some(inside) => (true, inside),
+        None => (false, rest),
+    };
+    let small = rest.chars().next().filter(|c| c.is_ascii_lowercase())?;
+    let letter = small.to_ascii_uppercase();
+    let behind = &rest[1..];
+    let closed = bracketed && behind.starts_with(')');
+    let after = behind.trim_start_matches(['*', '}', '$', '"', '`', ']', ')']);
+    let ends = after.is_empty()
+        || after.starts_with(['\n', '\r'])
+        || after.starts_with(['.', ',', ';', '!'])
+            && after[1..].chars().next().is_none_or(char::is_whitespace)
+        || behind.starts_with(") ");
+    (letters.contains(&letter) && (closed || ends)).then_some((letter, behind))
+}
+
+/// Whether a letter between these is one that the answer rules out.
+fn ruled_out(before: &str, rest: &str) -> bool {
+    const NEGATIONS: [&str; 16] = [
+        "not",
+        "cannot",
+        "never",
+        "neither",
+        "nor",
+        "except",
+        "unlike",
+        "eliminate",
+        "exclude",
+        "reject",
+        "nicht",
+        "non",
+        "pas",
+        "не",
+        "isn't",
+        "can't",
+    ];
+    const PAIRS: [&str; 4] = ["rather than", "instead of", "rule out", "ruled out"];
+    const NATIVE: [&str; 6] = ["不是", "不选", "不能", "排除", "而非", "不可能"];
+    const LONGEST: usize = 200;
+    let ends = [',', '.', ';', '!', '?', '\n', '，', '。', '；', ':', '：'];
+    let start = before.char_indices().rev().take(LONGEST).last().map_or(0, |(at, _)| at);
+    let clause = before[start..].rsplit(ends).next().unwrap_or_default();
+    let clause = clause.to_lowercase().replace('’', "'");
+    // "not B but C" rules out B only.
+    let turns = [" but ", " so ", " hence ", " thus ", " leaves ", " leaving "];
+    let turn = turns.iter().filter_map(|turn| Some(clause.rfind(turn)? + turn.len())).max();
+    let clause = &clause[turn.unwrap_or(0)..];
+    let mut words = clause.split(|c: char| !(c.is_alphabetic() || c == '\''));
+    let negated = words.any(|word| NEGATIONS.contains(&word) || word.ends_with("n't"));
+    negated
+        || PAIRS.iter().chain(&NATIVE).any(|phrase| clause.contains(phrase))
+        || ruled_out_behind(rest)
+}
+
+/// Whether what follows a letter rules it out: "A is wrong", "A cannot be".
+fn ruled_out_behind(rest: &str) -> bool {
+    const VERDICTS: [&str; 14] = [
+        "is wrong",
+        "is incorrect",
+        "is false",
+        "is not",
+        "isn't",
+        "is too",
+        "is out",
+        "cannot",
+        "can't",
+        "fails",
+        "does not",
+        "doesn't",
+        "would need",
+        "are wrong",
+    ];
+    const NATIVE: [&str; 7] = ["不对", "不正确", "错", "是错", "不是", "不符", "ではありません"];
+    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*$\".".contains(c));
+    VERDICTS.iter().chain(&NATIVE).any(|verdict| rest.starts_with(verdict))
+}
+
 /// A letter that labels a line: `B.`, `(B) twelve`, `**C**`.
 struct Label {
     letter: char,
@@ -61,8 +233,8 @@ struct Label {
 }
 
 impl Label {
-    /// A line may begin with "A train" or "I think": a label has a mark behind it, or nothing. "I." counts
-    /// sections. Chinese has neither word and puts no space.
+    /// A line may begin with "A train" or "I think": a label has a mark behind it, or nothing. "I."
+    /// counts sections. Chinese has neither word and puts no space.
     fn of(line: &str, letters: &[char]) -> Option<Self> {
         let (letter, rest) = leading_letter(line, letters)?;
         let rest = unwrapped(rest);
@@ -74,11 +246,11 @@ impl Label {
     }
 }
 
-/// The letter that an answer begins with: as a label, or before a reason (`B, because`, `B - Paris`,
-/// `B is correct`).
+/// The letter that an answer begins with: as a label, or before a reason (`B, because`, `B -
+/// Paris`, `B is correct`).
 fn beginning(line: &str, letters: &[char]) -> Option<char> {
     if let Some(label) = Label::of(line, letters) {
-        return Some(label.letter);
+        return (!line_rules_out(line, letters)).then_some(label.letter);
     }
     let (letter, rest) = leading_letter(line, letters)?;
     let rest = unwrapped(rest);
@@ -101,6 +273,10 @@ fn beginning(line: &str, letters: &[char]) -> Option<char> {
     ];
     let rest = rest.trim_start();
     (parted || VERDICTS.iter().any(|verdict| rest.starts_with(verdict))).then_some(letter)
+}
+
+fn line_rules_out(line: &str, letters: &[char]) -> bool {
+    leading_letter(line, letters).is_some_and(|(_, rest)| ruled_out_behind(rest))
 }
 
 /// What follows a letter and the wrappers around it.

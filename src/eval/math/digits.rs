@@ -25,15 +25,22 @@ impl Lexer {
             digits.push_str(&self.take_digits());
         }
         let overlined = |lexer: &Self, ahead: usize| {
-            "\\overline{".chars().enumerate().all(|(at, c)| lexer.peek(ahead + at) == Some(c))
+            let mark = ["\\overline{", "\\bar{", "\\dot{"].into_iter().find(|mark| {
+                mark.chars().enumerate().all(|(at, c)| lexer.peek(ahead + at) == Some(c))
+            });
+            mark.map(str::len)
         };
         let point = self.peek(0) == Some('.') && !digits.contains('.');
-        if point && (self.digit(1) || overlined(self, 1)) {
+        // `1./3`, as programs write it.
+        if point && matches!(self.peek(1), Some('/' | '*')) {
+            self.at += 1;
+        }
+        if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');
             digits.push_str(&self.take_digits());
-            if overlined(self, 0) {
-                self.at += "\\overline{".len();
+            if let Some(length) = overlined(self, 0) {
+                self.at += length;
                 repeating = self.take_digits();
                 if repeating.is_empty() || self.peek(0) != Some('}') {
                     return None;
@@ -61,6 +68,9 @@ impl Lexer {
     /// Takes what follows the first digits of a number: groups of three, or decimals behind a comma.
     fn more_groups(&mut self, digits: &mut String) {
         if (1..=3).contains(&digits.len()) && *digits != "0" {
+            if self.pointed_groups(digits) {
+                return;
+            }
             // Separators that nobody writes between the items of a list, and thin spaces.
             while let Some(separator) = self.separator() {
                 self.at += separator;
@@ -95,11 +105,43 @@ impl Lexer {
         }
     }
 
+    /// Takes groups of thousands that points part: `1.234.567`, `1.234,5`. One point alone is that of
+    /// the decimals.
+    fn pointed_groups(&mut self, digits: &mut String) -> bool {
+        let group = |at: usize| {
+            self.peek(at) == Some('.')
+                && (1..4).all(|ahead| self.digit(at + ahead))
+                && !self.digit(at + 4)
+        };
+        let length = (0..).map(|count| 4 * count).find(|at| !group(*at)).unwrap_or(0);
+        let decimals = match self.peek(length) {
+            Some(',') if self.reading == Reading::Number && self.brackets == 0 => {
+                (1..).take_while(|ahead| self.digit(length + ahead)).count()
+            }
+            _ => 0,
+        };
+        let behind = length + decimals + usize::from(decimals > 0);
+        let goes_on = matches!(self.peek(behind), Some('.' | ',')) && self.digit(behind + 1);
+        if goes_on || !(length > 4 || length > 0 && decimals > 0) {
+            return false;
+        }
+        let taken = &self.characters[self.at..self.at + behind];
+        digits.extend(taken[..length].iter().filter(|c| **c != '.'));
+        if decimals > 0 {
+            digits.push('.');
+            digits.extend(&taken[length + 1..]);
+        }
+        self.at += behind;
+        true
+    }
+
     /// The length of a separator of thousands other than a plain comma, where one and exactly three
     /// digits follow.
     fn separator(&self) -> Option<usize> {
-        const SEPARATORS: [&str; 9] =
-            ["{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}"];
+        const SEPARATORS: [&str; 16] = [
+            "{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}", "\u{202f}",
+            "\u{2009}", "'", "’", "\\;", "\\:", "~",
+        ];
         let separator = SEPARATORS
             .iter()
             .find(|s| s.chars().enumerate().all(|(at, c)| self.peek(at) == Some(c)))?;

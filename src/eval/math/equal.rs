@@ -2,18 +2,21 @@
 //! `x = 5` answers what `5` answers, a list matches a set in any order, a percentage matches the
 //! number before its sign, and a decimal matches a fraction only if it has enough decimals.
 
+use super::dates::date;
 use super::evaluate::{Point, agree, evaluate, proportion};
 use super::expression::{Bracket, Constant, Expression, Function, Joiner, Relation};
-use super::hendrycks::hendrycks_equal;
 use super::lexer::Reading;
 use super::limits::{MAX_BYTES, Steps};
 use super::matrix::folded;
-use super::names::{Assigned, assigned, is_function_name, same_name};
+use super::names::{Assigned, assigned, is_function_name, last_of_chain, same_name};
+use super::notes::scale;
 use super::number::{exact, read};
 use super::parser::parse;
 use super::sets::{infinite, is_condition, is_region, same_region};
 use super::signs::expanded;
-use super::text::{compatible_units, is_unit, labelled, lone_letter, only_words, same_words};
+use super::text::{
+    compatible_units, is_time, is_unit, labelled, lone_letter, only_words, same_text, same_words,
+};
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
@@ -22,24 +25,45 @@ pub const DECIMALS: u32 = 6;
 
 /// Compares two answers as mathematics.
 pub(crate) fn mathematically_equal(a: &str, b: &str, decimals: u32) -> bool {
-    same_answers(a, b, decimals, &mut Steps::new())
+    match compared(a, b, decimals, &mut Steps::new()) {
+        Verdict::Same => true,
+        Verdict::Different => false,
+        Verdict::Unread => same_text(a, b),
+    }
 }
 
-pub(crate) fn same_answers(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> bool {
+/// What the parser says of two answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// They are the same.
+    Same,
+    /// It has read both, and they differ.
+    Different,
+    /// It cannot read one of them, or comparing them takes too much work.
+    Unread,
+}
+
+/// Compares two answers as mathematics, words, dates or letters of choices.
+pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Verdict {
+    let verdict = |same: bool| if same { Verdict::Same } else { Verdict::Different };
     if a == b {
-        return true;
+        return Verdict::Same;
     }
     if a.len().max(b.len()) > MAX_BYTES {
-        return false;
+        return Verdict::Different;
+    }
+    let (date_a, date_b) = (date(a), date(b));
+    if date_a.is_some() || date_b.is_some() {
+        return verdict(date_a == date_b);
     }
     // The letter of a choice against a letter with its text: `B` and `(B) twelve`.
     for (letter, choice) in [(a, b), (b, a)] {
         if let (Some(letter), Some(label)) = (lone_letter(letter), labelled(choice)) {
-            return letter == label;
+            return verdict(letter == label);
         }
     }
     if only_words(a) || only_words(b) {
-        return same_words(a, b);
+        return verdict(same_words(a, b));
     }
     let readings = |text: &str| {
         let number = parse(text, Reading::Number);
@@ -48,12 +72,15 @@ pub(crate) fn same_answers(a: &str, b: &str, decimals: u32, steps: &mut Steps) -
         [number, list].into_iter().flatten().map(folded).collect::<Vec<_>>()
     };
     let (readings_a, readings_b) = (readings(a), readings(b));
-    if readings_a.is_empty() && readings_b.is_empty() {
-        // Neither is mathematics that can be read: what is left is the text.
-        return hendrycks_equal(a, b);
+    if readings_a.is_empty() || readings_b.is_empty() {
+        return Verdict::Unread;
     }
     let mut comparison = Comparison { steps, decimals };
-    readings_a.iter().any(|a| readings_b.iter().any(|b| comparison.same(a, b)))
+    if readings_a.iter().any(|a| readings_b.iter().any(|b| comparison.same(a, b))) {
+        return Verdict::Same;
+    }
+    // What took too much work is as good as unread.
+    if steps.take(1).is_none() { Verdict::Unread } else { Verdict::Different }
 }
 
 /// The state of one comparison.
@@ -109,6 +136,11 @@ impl Comparison<'_> {
             }
             (Some(a), None) if !chain_b => return Some(self.same(a.value, b)),
             (None, Some(b)) if !chain_a => return Some(self.same(a, b.value)),
+            _ => {}
+        }
+        match (last_of_chain(a), last_of_chain(b)) {
+            (Some(last), _) if !chain_b => return Some(self.same(last, b)),
+            (_, Some(last)) if !chain_a => return Some(self.same(a, last)),
             _ => {}
         }
         if let (Expression::Chain(sides_a, relations_a), Expression::Chain(sides_b, relations_b)) =
@@ -168,7 +200,17 @@ impl Comparison<'_> {
     fn marked(&mut self, a: &Expression, b: &Expression) -> Option<bool> {
         use Expression::{Degrees, Percent, Unit};
         Some(match (a, b) {
-            (Unit(x, u), Unit(y, v)) => compatible_units(u, v) && self.same(x, y),
+            (Unit(x, u), Unit(y, v)) if scale(u) == scale(v) => {
+                compatible_units(u, v) && self.same(x, y)
+            }
+            // 5 million is 5,000,000, and the answer to "how many million" is 5.
+            (Unit(x, u), Unit(y, v)) => {
+                let one_says = scale(u).is_none() || scale(v).is_none();
+                one_says && self.same(x, y) || self.same(&scaled(x, u), &scaled(y, v))
+            }
+            (Unit(x, u), y) | (y, Unit(x, u)) if scale(u).is_some() => {
+                self.same(x, y) || self.same(&scaled(x, u), y)
+            }
             (Unit(_, unit), Degrees(_) | Percent(_)) | (Degrees(_) | Percent(_), Unit(_, unit))
                 if is_unit(unit) =>
             {
@@ -191,7 +233,7 @@ impl Comparison<'_> {
         let items = |answer: &Expression| match answer {
             Expression::List(items, _) | Expression::Set(items) => {
                 // What a parameter runs over is a note: `k \in \mathbb{Z}`.
-                let answers = items.iter().filter(|item| !is_range_of_parameter(item));
+                let answers = items.iter().filter(|item| !is_range_of_parameter(item, items));
                 Some(
                     answers
                         .flat_map(|item| expanded(item).unwrap_or_else(|| vec![item.clone()]))
@@ -304,9 +346,10 @@ impl Comparison<'_> {
                 let cells: Vec<Expression> = rows.iter().flatten().cloned().collect();
                 line && self.all_same(&cells, items)
             }
+            (X::Ratio(a), X::Ratio(b)) if is_clock(a) || is_clock(b) => self.all_same(a, b),
             (X::Ratio(a), X::Ratio(b)) => a.len() == b.len() && self.same_ratio(a, b),
             (X::Ratio(parts), other) | (other, X::Ratio(parts))
-                if parts.len() == 2 && other.is_scalar() =>
+                if parts.len() == 2 && other.is_scalar() && !is_clock(parts) =>
             {
                 let quotient = X::Quotient(Box::new(parts[0].clone()), Box::new(parts[1].clone()));
                 quotient.is_scalar() && self.scalars(&quotient, other)
@@ -378,11 +421,27 @@ fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     }
 }
 
-/// Whether it only says which numbers a variable stands for.
-fn is_range_of_parameter(item: &Expression) -> bool {
+/// Whether it only says which numbers a variable stands for
+/// that another of the items has.
+fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
     let Expression::Chain(sides, relations) = item else { return false };
+    let [Expression::Variable(name), Expression::Variable(set)] = &sides[..] else { return false };
     relations == &[Relation::In]
-        && matches!(&sides[..], [Expression::Variable(_), Expression::Variable(set)] if "ℝℤℕℚℂ".contains(set))
+        && ("ℝℤℕℚℂ".contains(set) || ["Z", "N", "R", "Q"].contains(&set.as_str()))
+        && items.iter().any(|other| other != item && other.variables().contains(name.as_str()))
+}
+
+/// A value times what its unit says, such as a million.
+fn scaled(value: &Expression, unit: &str) -> Expression {
+    match scale(unit).and_then(|scale| i64::try_from(scale).ok()) {
+        Some(scale) => Expression::Product(vec![value.clone(), Expression::integer(scale)]),
+        None => value.clone(),
+    }
+}
+
+/// Whether it is a time of the day that says which half: `10:30 a.m.`.
+fn is_clock(parts: &[Expression]) -> bool {
+    matches!(parts.last(), Some(Expression::Unit(_, unit)) if is_time(unit))
 }
 
 fn infinite_within(expression: &Expression) -> bool {

@@ -56,7 +56,7 @@ fn without_unit(text: String) -> String {
 }
 
 /// `\sqrt3` as `\sqrt{3}`.
-fn with_braced_roots(text: &str) -> String {
+pub(super) fn with_braced_roots(text: &str) -> String {
     let mut pieces = text.split("\\sqrt");
     let mut output = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -73,7 +73,7 @@ fn with_braced_roots(text: &str) -> String {
 
 /// `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text stays as it is
 /// where a `\frac` has no two arguments.
-fn with_braced_fractions(text: &str) -> String {
+pub(super) fn with_braced_fractions(text: &str) -> String {
     let mut pieces = text.split("\\frac");
     let mut output = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -94,7 +94,7 @@ fn with_braced_fractions(text: &str) -> String {
 }
 
 /// `a/b` as `\frac{a}{b}` where both are integers and nothing else is there.
-fn slash_as_fraction(text: &str) -> Option<String> {
+pub(super) fn slash_as_fraction(text: &str) -> Option<String> {
     let (over, under) = text.split_once('/')?;
     let (over, under) = (over.parse::<i64>().ok()?, under.parse::<i64>().ok()?);
     (text == format!("{over}/{under}")).then(|| format!("\\frac{{{over}}}{{{under}}}"))

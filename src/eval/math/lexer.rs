@@ -2,7 +2,11 @@
 //! point or parts the items of a list can only be told from the digits around it, so the lexer is
 //! asked for one [`Reading`] at a time and the comparison tries both.
 
+use super::expression::Joiner;
 use super::limits::{MAX_BYTES, MAX_TOKENS};
+use super::notes::joiner;
+use super::numerals::leading_number;
+use super::scripts::plain_character;
 use super::words::{self, Meaning};
 
 /// How a comma between digits is read outside brackets; within them it always parts items.
@@ -61,7 +65,7 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     if text.len() > MAX_BYTES {
         return None;
     }
-    let characters: Vec<char> = text.chars().collect();
+    let characters: Vec<char> = text.chars().map(plain_character).collect();
     let ends = |c: &char| c.is_whitespace() || "$.。".contains(*c);
     let mut lexer = Lexer {
         ending: characters.iter().rposition(|c| !ends(c)).map_or(0, |last| last + 1),
@@ -81,7 +85,52 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
             return None;
         }
     }
+    turn_brackets(&mut lexer.tokens);
     Some(lexer.tokens)
+}
+
+/// Intervals whose open ends have their brackets turned outwards, as in French: `]1, 2[` is `(1,
+/// 2)`.
+fn turn_brackets(tokens: &mut [Token]) {
+    let is_open = |kind: &Kind| {
+        matches!(kind, Kind::SquareOpen | Kind::Sign(Meaning::Open | Meaning::SetOpen))
+    };
+    let is_close = |kind: &Kind| {
+        matches!(kind, Kind::SquareClose | Kind::Sign(Meaning::Close | Meaning::SetClose))
+    };
+    // For each open bracket, whether it could be that of an interval and has two items by now.
+    let mut open: Vec<Option<bool>> = vec![];
+    for at in 0..tokens.len() {
+        let next = tokens.get(at + 1).map(|token| &token.kind);
+        let ends = next.is_none_or(|next| {
+            is_close(next)
+                || matches!(
+                    next,
+                    Kind::Comma
+                        | Kind::Semicolon
+                        | Kind::Text(_)
+                        | Kind::Sign(
+                            Meaning::Union | Meaning::Intersection | Meaning::And | Meaning::Or
+                        )
+                )
+        });
+        let turned_end = tokens[at].kind == Kind::SquareOpen && open.last() == Some(&Some(true));
+        if turned_end && ends {
+            tokens[at].kind = Kind::Sign(Meaning::Close);
+            open.pop();
+        } else if tokens[at].kind == Kind::SquareClose && open.is_empty() && !ends {
+            tokens[at].kind = Kind::Sign(Meaning::Open);
+            open.push(Some(false));
+        } else if is_open(&tokens[at].kind) {
+            open.push((tokens[at].kind == Kind::SquareOpen).then_some(false));
+        } else if is_close(&tokens[at].kind) {
+            open.pop();
+        } else if matches!(tokens[at].kind, Kind::Comma | Kind::Semicolon)
+            && let Some(Some(two)) = open.last_mut()
+        {
+            *two = true;
+        }
+    }
 }
 
 pub(crate) struct Lexer {
@@ -166,18 +215,7 @@ impl Lexer {
                 self.push_digits(digits);
             }
             'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' => self.push(Kind::Word(character.to_string())),
-            '½' | '¼' | '¾' | '⅓' | '⅔' => {
-                let (over, under) = match character {
-                    '½' => ("1", "2"),
-                    '¼' => ("1", "4"),
-                    '¾' => ("3", "4"),
-                    '⅓' => ("1", "3"),
-                    _ => ("2", "3"),
-                };
-                self.push(Kind::Sign(Meaning::Fraction));
-                self.push_digits(over);
-                self.push_digits(under);
-            }
+            '½' | '¼' | '¾' | '⅓' | '⅔' => self.vulgar_fraction(character),
             // A full stop ends the answer; elsewhere a dot means nothing that is known here.
             '.' | '。' if self.at > self.ending => {
                 self.spaced = true;
@@ -195,6 +233,19 @@ impl Lexer {
             },
         }
         Some(())
+    }
+
+    fn vulgar_fraction(&mut self, character: char) {
+        let (over, under) = match character {
+            '½' => ("1", "2"),
+            '¼' => ("1", "4"),
+            '¾' => ("3", "4"),
+            '⅓' => ("1", "3"),
+            _ => ("2", "3"),
+        };
+        self.push(Kind::Sign(Meaning::Fraction));
+        self.push_digits(over);
+        self.push_digits(under);
     }
 
     fn sign(&mut self, meaning: Meaning) {
@@ -227,6 +278,11 @@ impl Lexer {
                 self.at = start + connective.len();
                 word = connective.into();
             }
+        }
+        // In other languages, and not between letters that may be variables.
+        let joins = if word.chars().count() > 1 || !word.is_ascii() { joiner(&word) } else { None };
+        if let Some(joiner) = joins.filter(|_| self.spaced || !word.is_ascii()) {
+            return self.push(Kind::Sign(joining(joiner)));
         }
         match words::plain_word(&word) {
             Some(Meaning::Currency) => self.spaced = true,
@@ -307,7 +363,7 @@ impl Lexer {
                 if is_formula(&text) {
                     self.tokens.extend(tokens(&text, self.reading)?);
                 } else {
-                    self.push(Kind::Text(text));
+                    self.text(&text)?;
                 }
             }
             Meaning::Font => {
@@ -318,6 +374,7 @@ impl Lexer {
                     self.push(Kind::Word(set.into()));
                 }
             }
+            Meaning::Modulo => self.push(Kind::Word("mod".into())),
             Meaning::Mark => self.push(Kind::Mark(name)),
             Meaning::Begin => {
                 let environment = self.argument()?;
@@ -334,6 +391,53 @@ impl Lexer {
             }
             Meaning::Currency => self.spaced = true,
             meaning => self.sign(meaning),
+        }
+        Some(())
+    }
+
+    /// The words of a `\text{}`. A connective at its beginning or end joins what stands on both
+    /// sides of it: `3 \text{ hours and } 20 \text{ minutes}`.
+    fn text(&mut self, text: &str) -> Option<()> {
+        if self.tokens.is_empty() && text.trim().is_empty() {
+            self.spaced = true;
+            return Some(());
+        }
+        const LONGEST_MODULUS: usize = 64;
+        let inside = text.trim().trim_start_matches('(');
+        if let Some(modulus) = inside.strip_prefix("mod").map(|rest| rest.trim_start_matches("ulo"))
+            && !modulus.starts_with(char::is_alphabetic)
+            && modulus.len() <= LONGEST_MODULUS
+        {
+            self.push(Kind::Word("mod".into()));
+            self.tokens.extend(tokens(modulus.trim_end().trim_end_matches(')'), self.reading)?);
+            return Some(());
+        }
+        let trimmed = text.trim();
+        // The ratio `3 \text{ to } 5`.
+        if trimmed == "to" {
+            self.push(Kind::Sign(Meaning::Colon));
+            return Some(());
+        }
+        // `\text{12 cm}`.
+        if let Some((0, end)) = leading_number(trimmed)
+            && let note = trimmed[end..].trim_start()
+            && note.starts_with(char::is_alphabetic)
+        {
+            self.tokens.extend(tokens(&trimmed[..end], self.reading)?);
+            return self.text(note);
+        }
+        let (first, last) = (trimmed.split_once(' '), trimmed.rsplit_once(' '));
+        let part = |text: &str| Kind::Text(format!(" {} ", text.trim()));
+        match (first, last) {
+            (Some((word, rest)), _) if joiner(word).is_some() => {
+                self.push(Kind::Sign(joiner(word).map(joining)?));
+                self.push(part(rest));
+            }
+            (_, Some((rest, word))) if joiner(word).is_some() => {
+                self.push(part(rest));
+                self.push(Kind::Sign(joiner(word).map(joining)?));
+            }
+            _ => self.push(Kind::Text(text.to_owned())),
         }
         Some(())
     }
@@ -368,8 +472,16 @@ impl Lexer {
     }
 }
 
+fn joining(joiner: Joiner) -> Meaning {
+    match joiner {
+        Joiner::And => Meaning::And,
+        Joiner::Or => Meaning::Or,
+    }
+}
+
 /// Whether a `\text{}` holds a formula: it has digits, and no words but "and" and "or".
 fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
-    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| matches!(word, "and" | "or"))
+    let known = ["and", "or", "am", "pm", "AM", "PM"];
+    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| known.contains(&word))
 }

@@ -1,12 +1,15 @@
-//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are read
-//! in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a formula it
-//! is a variable.
+//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are
+//! read in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a
+//! formula it is a variable.
 
 use super::expression::{Expression, Function};
 use super::lexer::Kind;
 use super::limits::MAX_MARKS;
+use super::notes::{adds_nothing, is_connective};
 use super::number;
 use super::parser::{Parser, negated};
+use super::primary::label;
+use super::text::is_time;
 use super::words::{self, Meaning};
 
 impl Parser {
@@ -27,7 +30,7 @@ impl Parser {
                 }
                 Some(Kind::Sign(Meaning::Degree)) => {
                     self.at += 1;
-                    value = Expression::Degrees(Box::new(value));
+                    value = self.degrees(value);
                 }
                 Some(Kind::Sign(Meaning::Prime)) => {
                     self.at += 1;
@@ -51,6 +54,23 @@ impl Parser {
         None
     }
 
+    /// Degrees of an angle, or of a scale of temperature.
+    fn degrees(&mut self, value: Expression) -> Expression {
+        let scale = match self.peek() {
+            Some(Kind::Word(scale)) => scale.trim().to_owned(),
+            Some(Kind::Text(scale)) => scale.trim().to_owned(),
+            _ => String::new(),
+        };
+        let value = Box::new(value);
+        match scale.as_str() {
+            "C" | "Celsius" | "F" | "Fahrenheit" => {
+                self.at += 1;
+                Expression::Unit(value, format!("°{}", &scale[..1]))
+            }
+            _ => Expression::Degrees(value),
+        }
+    }
+
     fn power_of(&mut self, base: Expression) -> Option<Expression> {
         let grouped = self.peek() == Some(&Kind::GroupOpen);
         let first = self.peek_ahead(usize::from(grouped)).cloned();
@@ -62,7 +82,7 @@ impl Parser {
                     return None;
                 }
                 return match (meaning, base) {
-                    (Meaning::Degree, base) => Some(Expression::Degrees(Box::new(base))),
+                    (Meaning::Degree, base) => Some(self.degrees(base)),
                     (_, Expression::Variable(name)) => Some(Expression::Variable(name + "'")),
                     _ => None,
                 };
@@ -84,8 +104,40 @@ impl Parser {
         }
         // Towers are built from the top: the factor takes the powers behind it.
         let exponent = self.factor()?;
-        let exponent = if negative { negated(exponent) } else { exponent };
-        Some(Expression::Power(Box::new(base), Box::new(exponent)))
+        let power = |exponent: Expression| {
+            let exponent = if negative { negated(exponent) } else { exponent };
+            Box::new(Expression::Power(Box::new(base), Box::new(exponent)))
+        };
+        // The unit of `2^{10}\%` is that of the power.
+        Some(match exponent {
+            Expression::Percent(exponent) => Expression::Percent(power(*exponent)),
+            Expression::Degrees(exponent) => Expression::Degrees(power(*exponent)),
+            Expression::Unit(exponent, unit) => Expression::Unit(power(*exponent), unit),
+            exponent => *power(exponent),
+        })
+    }
+
+    /// `m/s`: letters that are a unit together.
+    fn is_rate(&self, word: &str) -> bool {
+        let per = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()));
+        ["m", "L", "l", "g", "J"].contains(&word)
+            && self.peek_ahead(1) == Some(&Kind::Sign(Meaning::Divide))
+            && per(self.peek_ahead(2))
+    }
+
+    /// The modulus behind a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
+    fn modulus(&mut self) -> Option<Option<String>> {
+        let bracketed = self.peek() == Some(&Kind::Sign(Meaning::Open));
+        let word = self.peek_ahead(usize::from(bracketed));
+        if !matches!(word, Some(Kind::Word(word)) if word == "mod") {
+            return Some(None);
+        }
+        self.at += 1 + usize::from(bracketed);
+        let modulus = self.factor()?;
+        if bracketed && !self.take_sign(Meaning::Close) {
+            return None;
+        }
+        Some(Some(format!("mod {}", label(&modulus))))
     }
 
     /// A unit or another note behind a value, in `\text{}` or in plain words.
@@ -98,28 +150,48 @@ impl Parser {
                     | Kind::Sign(Meaning::Close | Meaning::Letter(_))
             );
         let mut names: Vec<String> = vec![];
+        if let Some(modulus) = self.modulus()? {
+            return Some(Some(modulus));
+        }
         loop {
             match self.peek() {
                 Some(Kind::Text(text)) => {
                     let text = text.replace(['~', '\\', ',', '.'], " ");
                     let words = text.trim();
                     let letter = words.chars().count() == 1 && words::unit(words).is_none();
-                    if ["and", "or", "And", "Or", ""].contains(&words) || names.is_empty() && letter
-                    {
+                    if is_connective(words) || words.is_empty() || names.is_empty() && letter {
                         break;
+                    }
+                    // `k\pi \text{ for } k \in \mathbb{Z}`.
+                    if self.range_ahead(1) {
+                        break;
+                    }
+                    // A second value, a negation or a condition is no note.
+                    if !adds_nothing(words) {
+                        return None;
                     }
                     names.push(words.to_owned());
                 }
                 Some(Kind::Word(word)) => {
-                    let known = word.len() > 1 && words::unit(word).is_some();
+                    // `2am` is a product of three.
+                    let parted =
+                        self.tokens[self.at].spaced || !is_time(words::unit(word).unwrap_or(""));
+                    let known = word.len() > 1 && words::unit(word).is_some() && parted;
                     // Longer words that mean nothing else are notes: `5 apples`.
                     // Other scripts write them without a space.
                     let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
                     let spaced = self.tokens[self.at].spaced;
                     let note = foreign || spaced && word.chars().count() > 3;
                     let per = names.last().is_some_and(|name| name == "/");
-                    if !(known || note || per) || names.is_empty() && !behind_number {
+                    let rate = spaced && self.is_rate(word);
+                    let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word.as_str());
+                    if !(known || note || per || rate || ordinal)
+                        || names.is_empty() && !behind_number
+                    {
                         break;
+                    }
+                    if !known && !adds_nothing(word) {
+                        return None;
                     }
                     names.push(word.clone());
                 }
@@ -159,6 +231,9 @@ fn unit_name(names: &[String]) -> String {
         if words.len() == 2 && words[0] == adjective {
             words = vec![words.remove(1), power.into()];
         }
+    }
+    if let [half @ ("a" | "p"), "m"] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return format!("{half}m");
     }
     words.iter_mut().filter(|word| *word == "per").for_each(|word| *word = "/".into());
     words.join(" ")

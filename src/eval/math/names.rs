@@ -19,7 +19,9 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     match relations.as_slice() {
         // `x \in [0, 1]` names the set of its values.
         [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
-        [Relation::Approximately] => name.map(|_| Assigned { name, value: &sides[1] }),
+        [Relation::Approximately | Relation::Congruent] => {
+            name.map(|_| Assigned { name, value: &sides[1] })
+        }
         _ => {
             // `x = 1/3 \approx 0.33` says 1/3.
             let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();
@@ -34,9 +36,21 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
             }
             // `35 + 70 = 105`, and `m + n = 35 + 70 = 105` from its last but one side on.
             let calculation = closed(&sides[equal - 1]) && closed(value);
-            (name.is_some() || calculation).then_some(Assigned { name, value })
+            // `1 = z = x = 0` says its last value.
+            let all_named = || sides[..equal].iter().all(|side| is_name(side) || closed(side));
+            let chain = equal > 1 && closed(value) && all_named();
+            (name.is_some() || calculation || chain).then_some(Assigned { name, value })
         }
     }
+}
+
+/// The last side of a chain of several equations, which is what such a calculation ends in:
+/// `x - p = (2 - p) - p = 2 - 2p`.
+pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
+    let Expression::Chain(sides, relations) = expression else { return None };
+    let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();
+    let exact = relations[equal..].iter().all(|r| *r == Relation::Approximately);
+    (equal > 1 && exact && sides.iter().all(Expression::is_scalar)).then(|| &sides[equal])
 }
 
 /// Whether it only names something.

@@ -5,7 +5,9 @@
 use super::expression::{Expression, Joiner, Relation};
 use super::lexer::{Kind, Reading, Token, tokens};
 use super::limits::{MAX_DEPTH, Steps};
+use super::notes::joiner;
 use super::primary::label;
+use super::text::is_unit;
 use super::words::Meaning;
 
 /// Reads a whole answer; `None` where it is not mathematics.
@@ -94,12 +96,15 @@ impl Parser {
                 Some(Kind::Semicolon) => Separator::Semicolon,
                 Some(Kind::Sign(Meaning::And)) => Separator::Joined(Joiner::And),
                 Some(Kind::Sign(Meaning::Or)) => Separator::Joined(Joiner::Or),
-                Some(Kind::Text(text)) => match text.trim().trim_matches(',').trim() {
-                    "and" | "And" | "AND" => Separator::Joined(Joiner::And),
-                    "or" | "Or" | "OR" => Separator::Joined(Joiner::Or),
-                    "" if !text.is_empty() => Separator::Comma,
-                    _ => return found,
-                },
+                Some(Kind::Text(text)) => {
+                    let word = text.trim().trim_matches([',', '/', ';']).trim();
+                    match joiner(word) {
+                        Some(joiner) => Separator::Joined(joiner),
+                        None if word == "and/or" => Separator::Joined(Joiner::Or),
+                        None if word.is_empty() && !text.is_empty() => Separator::Comma,
+                        None => return found,
+                    }
+                }
                 _ => return found,
             };
             self.at += 1;
@@ -131,7 +136,18 @@ impl Parser {
         let mut joiner = Joiner::And;
         loop {
             let before = self.at;
-            let Some(separator) = self.separator() else { break };
+            let separator = match self.separator() {
+                Some(separator) => separator,
+                // `2k\pi \quad (k \in \mathbb{Z})` and `2k\pi \text{ for } k \in \mathbb{Z}`.
+                None if self.range_ahead(0) => Separator::Joined(Joiner::And),
+                None if matches!(self.peek(), Some(Kind::Text(_))) && self.range_ahead(1) => {
+                    self.at += 1;
+                    Separator::Joined(Joiner::And)
+                }
+                // `3 hours 20 minutes`.
+                None if self.follows_unit(groups.last()?.last()?) => Separator::Joined(Joiner::And),
+                None => break,
+            };
             if self.peek().is_none() && separator == Separator::Comma {
                 break;
             }
@@ -147,6 +163,23 @@ impl Parser {
             groups.last_mut()?.push(item);
         }
         Some((groups, joiner))
+    }
+
+    /// Whether it says next which numbers a variable stands for: `k \in \mathbb{Z}`.
+    pub(crate) fn range_ahead(&self, ahead: usize) -> bool {
+        let bracketed = self.peek_ahead(ahead) == Some(&Kind::Sign(Meaning::Open));
+        let first = ahead + usize::from(bracketed);
+        let closed = || self.peek_ahead(first + 3) == Some(&Kind::Sign(Meaning::Close));
+        matches!(self.peek_ahead(first), Some(Kind::Word(_)))
+            && self.peek_ahead(first + 1) == Some(&Kind::Sign(Meaning::Relation(Relation::In)))
+            && matches!(self.peek_ahead(first + 2), Some(Kind::Word(_)))
+            && if bracketed { closed() } else { self.tokens.len() == self.at + first + 3 }
+    }
+
+    /// Whether another number stands right behind a value with a unit of measurement.
+    fn follows_unit(&self, item: &Expression) -> bool {
+        matches!(item, Expression::Unit(_, unit) if is_unit(unit) && !unit.starts_with("mod"))
+            && matches!(self.peek(), Some(Kind::Number { .. }))
     }
 
     /// Sides and what relates them.
@@ -185,6 +218,9 @@ impl Parser {
     /// Unions, intersections and differences of sets.
     fn sets(&mut self) -> Option<Expression> {
         let mut first = self.sum()?;
+        if self.take_sign(Meaning::Over) {
+            first = Expression::Quotient(Box::new(first), Box::new(self.sum()?));
+        }
         let mut turns = 0;
         loop {
             turns += 1;
@@ -255,8 +291,14 @@ impl Parser {
         let first = self.factor()?;
         let (mut over, mut under, mut unit) = (vec![], vec![], None);
         let mut divide = false;
+        let (mut multiplied, mut percent) = (false, false);
         let mut next = first;
         loop {
+            let whole = !multiplied && (!over.is_empty() || divide);
+            if let Some(inner) = self.percent_of_all(&next, whole) {
+                next = inner;
+                percent = true;
+            }
             if let Expression::Unit(inner, name) = next {
                 next = *inner;
                 unit = Some(name);
@@ -272,6 +314,7 @@ impl Parser {
             divide = match self.peek() {
                 Some(Kind::Sign(Meaning::Times)) => {
                     self.at += 1;
+                    multiplied = true;
                     false
                 }
                 Some(Kind::Sign(Meaning::Divide)) => {
@@ -283,6 +326,8 @@ impl Parser {
                     self.at += 1;
                     false
                 }
+                // The range of a parameter in brackets is no factor.
+                Some(Kind::Sign(Meaning::Open)) if self.range_ahead(0) => break,
                 // A word is no factor: `Answer 9` is prose.
                 Some(kind) if self.starts_factor(kind) && over.last().is_none_or(is_word) => {
                     return None;
@@ -314,10 +359,26 @@ impl Parser {
         if !under.is_empty() {
             value = Expression::Quotient(Box::new(value), Box::new(product(under)));
         }
+        if percent {
+            value = Expression::Percent(Box::new(value));
+        }
         Some(match unit {
             Some(unit) => Expression::Unit(Box::new(value), unit),
             None => value,
         })
+    }
+
+    /// The last factor without its percent sign, where that is the sign of the whole product: in
+    /// `2\sqrt{2}\%` and `22/7\%`, but not in `200 \cdot 10\%`.
+    fn percent_of_all(&self, factor: &Expression, whole: bool) -> Option<Expression> {
+        let Expression::Percent(inner) = factor else { return None };
+        let ends = !self.peek().is_some_and(|kind| self.goes_on(kind));
+        (whole && ends).then(|| (**inner).clone())
+    }
+
+    /// Whether a product goes on here.
+    fn goes_on(&self, kind: &Kind) -> bool {
+        matches!(kind, Kind::Sign(Meaning::Times | Meaning::Divide)) || self.starts_factor(kind)
     }
 
     /// Whether a variable stands right before a number in brackets.

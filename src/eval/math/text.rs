@@ -1,5 +1,8 @@
 //! Answers that are words or the letter of a choice, and the units behind values.
 
+use super::hendrycks::{slash_as_fraction, with_braced_fractions, with_braced_roots};
+use super::limits::MAX_BYTES;
+use super::notes::{adds_nothing, is_connective};
 use super::words;
 
 /// The words of an answer without the commands that wrap them; `None` where there is anything else.
@@ -36,6 +39,8 @@ pub fn only_words(answer: &str) -> bool {
     match words.as_slice() {
         [] => false,
         [word] => prose(word) || word.chars().count() > 1 && answer.contains("\\text"),
+        // `x \text{ apples}` is a value and its unit.
+        several if several[0].chars().count() == 1 && value_with_note(answer) => false,
         several => {
             several.iter().any(prose)
                 && several
@@ -44,6 +49,15 @@ pub fn only_words(answer: &str) -> bool {
                 && !answer.contains(',')
         }
     }
+}
+
+/// Whether it begins with a lone letter, not in `\text{}`, and goes on in `\text{}`.
+fn value_with_note(answer: &str) -> bool {
+    let mut characters = answer.trim().trim_start_matches('$').chars();
+    characters.next().is_some_and(char::is_alphabetic)
+        && ["\\text", "\\mbox", "\\mathrm"]
+            .iter()
+            .any(|command| characters.as_str().trim_start().starts_with(command))
 }
 
 /// Whether two answers are the same words.
@@ -66,7 +80,11 @@ pub fn labelled(answer: &str) -> Option<char> {
     let bracketed = rest.starts_with(')') || rest.starts_with(". ") || rest.starts_with(": ");
     let more = rest.trim_matches(|c: char| c.is_whitespace() || ").}$:".contains(c));
     let formula = more.starts_with(|c: char| "+-*/^=<>_!({[".contains(c));
-    (bracketed && !more.is_empty() && !formula).then_some(letter)
+    // "(B) or (C)" is two letters.
+    let first = more.split(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty());
+    let another = more.starts_with([',', ';', '/', '&']) || first.is_some_and(is_connective);
+    let telling = first.is_some_and(|word| word.eq_ignore_ascii_case("not"));
+    (bracketed && !more.is_empty() && !formula && !another && !telling).then_some(letter)
 }
 
 /// A capital from A to J at the start, behind brackets and wrappers at most, and what follows.
@@ -81,10 +99,144 @@ fn leading_letter(answer: &str) -> Option<(char, &str)> {
 
 /// Whether it is a unit of measurement and no mere note.
 pub fn is_unit(unit: &str) -> bool {
+    if is_time(unit) || unit.starts_with("mod ") {
+        return true;
+    }
     unit.split(' ').all(|word| words::unit(word).is_some() || word.starts_with('^') || word == "/")
+}
+
+/// Whether it is the half of the day that a time is in.
+pub fn is_time(unit: &str) -> bool {
+    matches!(unit, "am" | "pm")
 }
 
 /// Whether values with these units may be the same: the units are, or one of them is a mere note.
 pub fn compatible_units(a: &str, b: &str) -> bool {
     a == b || !is_unit(a) || !is_unit(b)
+}
+
+/// Whether two answers that cannot both be read have the same text: the rules of Hendrycks et al.
+/// about form, and of what they cut off only units and nouns.
+pub fn same_text(a: &str, b: &str) -> bool {
+    a.len().max(b.len()) <= MAX_BYTES && (a.trim() == b.trim() || plain_text(a) == plain_text(b))
+}
+
+fn plain_text(answer: &str) -> String {
+    let mut text = without_wrappers(without_note(answer.trim()));
+    for (from, to) in [
+        ("\n", " "),
+        ("\\!", ""),
+        ("\\,", " "),
+        ("\\;", " "),
+        ("\\:", " "),
+        ("\\ ", " "),
+        ("\\qquad", " "),
+        ("\\quad", " "),
+        ("\\\\", "\\"),
+        ("tfrac", "frac"),
+        ("dfrac", "frac"),
+        ("\\left", ""),
+        ("\\right", ""),
+        ("^{\\circ}", ""),
+        ("^\\circ", ""),
+        ("\\$", ""),
+        ("$", ""),
+        ("\\%", ""),
+        ("%", ""),
+    ] {
+        text = text.replace(from, to);
+    }
+    // `k = 5` is `5`.
+    if let Some((name, value)) = text.split_once('=')
+        && !value.contains('=')
+        && name.trim().chars().count() == 1
+        && name.trim().chars().all(char::is_alphabetic)
+    {
+        text = value.to_owned();
+    }
+    let text =
+        with_braced_fractions(&without_spaces(&with_bare_scripts(&with_braced_roots(&text))));
+    slash_as_fraction(&text).unwrap_or(text)
+}
+
+/// `x^{2}` as `x^2`.
+fn with_bare_scripts(text: &str) -> String {
+    let mut output = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['^', '_']) {
+        output.push_str(&rest[..at + 1]);
+        rest = &rest[at + 1..];
+        let mut inside = rest.strip_prefix('{').unwrap_or_default().chars();
+        if let (Some(script), Some('}')) = (inside.next(), inside.next())
+            && script != '{'
+        {
+            output.push(script);
+            rest = inside.as_str();
+        }
+    }
+    output + rest
+}
+
+/// A text without its spaces, but for those between two digits or two words: `1 2` is not `12`.
+fn without_spaces(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut pieces = text.split_whitespace();
+    kept.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let (last, first) = (kept.chars().next_back(), piece.chars().next());
+        let digits = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+        let letters = |c: Option<char>| c.is_some_and(char::is_alphabetic);
+        if digits(last) && digits(first) || letters(last) && letters(first) {
+            kept.push(' ');
+        }
+        kept.push_str(piece);
+    }
+    kept
+}
+
+/// Cuts off a unit or a noun in `\text{}` at the end.
+fn without_note(text: &str) -> &str {
+    let Some((left, right)) = text.rsplit_once("\\text{") else { return text };
+    let note = right.trim_end().strip_suffix('}').filter(|note| !note.contains(['{', '}']));
+    match note {
+        Some(note) if !left.trim().is_empty() && adds_nothing(note) => left.trim_end(),
+        _ => text,
+    }
+}
+
+/// A text with the words of `\text{}` and its kin in place of the commands.
+fn without_wrappers(text: &str) -> String {
+    const MOST: usize = 64;
+    const WRAPPERS: [&str; 8] = [
+        "\\text{",
+        "\\mbox{",
+        "\\textbf{",
+        "\\textit{",
+        "\\textrm{",
+        "\\textnormal{",
+        "\\mathrm{",
+        "\\hbox{",
+    ];
+    let mut text = text.to_owned();
+    let mut from = 0;
+    for _ in 0..MOST {
+        let next =
+            WRAPPERS.iter().filter_map(|w| Some((from + text[from..].find(w)?, w.len()))).min();
+        let Some((at, length)) = next else { break };
+        let inside = at + length;
+        let mut depth = 1usize;
+        let close = text[inside..].char_indices().find(|(_, character)| {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let Some((close, _)) = close else { break };
+        let words = format!(" {} ", &text[inside..inside + close]);
+        text.replace_range(at..inside + close + 1, &words);
+        from = at;
+    }
+    text
 }

@@ -1,16 +1,18 @@
 //! How strictly two answers are compared, and the verdict on a whole solution.
 
-use super::equal::{DECIMALS, mathematically_equal, same_answers};
+use super::equal::{DECIMALS, compared, mathematically_equal};
 use super::extract::{ANY, extract, final_answer};
 use super::hendrycks::hendrycks_equal;
 use super::limits::Steps;
+use super::reasoning::after_reasoning;
 
 /// How strictly two answers are compared, from the strictest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// The same text, but for white space around it.
     Exact,
-    /// The same text after the normalisation of Hendrycks et al.
+    /// The same text after the normalisation of Hendrycks et al. It cuts off what stands behind a
+    /// `\text{ `, so that alone it takes `5 \text{ or } 7` for `5`.
     Hendrycks,
     /// The same mathematics.
     Mathematical,
@@ -50,7 +52,11 @@ pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
     mathematically_equal(gold, answer, decimals)
 }
 
-/// Whether two final answers are equal by any tier.
+/// Whether two final answers are the same: lenient about form, never about content. The parser decides
+/// on what it can read of both; only where it cannot read one of them are their texts compared. The
+/// normalisation of [`Tier::Hendrycks`] is no reason of its own, for it loses content. Units, nouns,
+/// moduli and percent signs may be missing; a second value, a negation, a condition or a comparison
+/// makes another answer.
 ///
 /// ```
 /// use mixdistill::eval::same_answer;
@@ -59,13 +65,23 @@ pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
 /// assert!(!same_answer("7", "70"));
 /// assert!(!same_answer("1,2", "12"));
 /// assert!(!same_answer("9007199254740993", "9007199254740992"));
+/// assert!(same_answer("5", r"5 \text{ apples}"));
+/// assert!(!same_answer("5", r"5 \text{ or } 7"));
+/// assert!(!same_answer("5", r"5 \text{ if } n > 2"));
 /// ```
 pub fn same_answer(gold: &str, answer: &str) -> bool {
     first_tier(gold, answer).is_some()
 }
 
+/// The strictest tier by which two answers are equal, where they are the same answer.
 fn first_tier(gold: &str, answer: &str) -> Option<Tier> {
-    Tier::ALL.into_iter().find(|tier| equal(*tier, gold, answer))
+    if equal(Tier::Exact, gold, answer) {
+        return Some(Tier::Exact);
+    }
+    mathematically_equal(gold, answer, DECIMALS).then(|| match hendrycks_equal(gold, answer) {
+        true => Tier::Hendrycks,
+        false => Tier::Mathematical,
+    })
 }
 
 /// The verdict on a solution.
@@ -81,7 +97,7 @@ pub struct Grade {
 
 /// Grades a solution against a reference; either may be a bare answer or a whole text. Of the
 /// reference the final answer is taken where it states one expressly, of the solution the best that
-/// [`ANY`] finds.
+/// [`ANY`] finds after its reasoning.
 ///
 /// ```
 /// use mixdistill::eval::{Tier, grade};
@@ -90,7 +106,7 @@ pub struct Grade {
 /// ```
 pub fn grade(gold_text: &str, answer_text: &str) -> Grade {
     let gold = final_answer(gold_text).unwrap_or_else(|| gold_text.trim().to_owned());
-    let stated = extract(answer_text, &ANY);
+    let stated = after_reasoning(answer_text, false).and_then(|text| extract(text, &ANY));
     let tier = stated.as_deref().and_then(|stated| first_tier(&gold, stated));
     Grade { stated, correct: tier.is_some(), tier }
 }
@@ -99,6 +115,6 @@ pub fn grade(gold_text: &str, answer_text: &str) -> Grade {
 /// [`MAX_STEPS`](super::MAX_STEPS).
 pub fn steps_of_comparison(gold: &str, answer: &str) -> u64 {
     let mut steps = Steps::new();
-    same_answers(gold, answer, DECIMALS, &mut steps);
+    compared(gold, answer, DECIMALS, &mut steps);
     steps.taken()
 }

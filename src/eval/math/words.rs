@@ -53,6 +53,10 @@ pub enum Meaning {
     Colon,
     And,
     Or,
+    /// `{1 \over 2}`.
+    Over,
+    /// Comes before a modulus.
+    Modulo,
     Begin,
     End,
 }
@@ -113,6 +117,8 @@ pub fn command(name: &str) -> Option<Meaning> {
         "colon" => M::Colon,
         "land" | "wedge" => M::And,
         "lor" | "vee" => M::Or,
+        "pmod" | "bmod" | "mod" | "pod" => M::Modulo,
+        "over" => M::Over,
         "begin" => M::Begin,
         "end" => M::End,
         "pounds" | "euro" | "yen" => M::Currency,
@@ -270,6 +276,10 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["mol", "mole", "moles"],
         &["Pa"],
         &["kPa"],
+        &["°C"],
+        &["°F"],
+        &["am", "AM"],
+        &["pm", "PM"],
         &["square", "sq"],
         &["cubic", "cu"],
     ];

@@ -1,0 +1,203 @@
+//! Numbers in running text. Where a number ends there is less certain than in a formula: groups of
+//! thousands come with commas, points, apostrophes and spaces, and digits within a word or a code
+//! are no number. What is found is read by the lexer like any other answer.
+
+/// What may part groups of thousands in running text. A plain space does so too; see [`end`].
+pub(super) const GROUPS: [&str; 8] =
+    [",", "'", "’", "\u{a0}", "\u{202f}", "\u{2009}", "\\,", "{,}"];
+/// Signs of currencies.
+const CURRENCIES: [char; 6] = ['$', '€', '£', '¥', '₹', '₽'];
+/// Names of currencies that stand right before their amount.
+const CODES: [&str; 10] = ["usd", "eur", "gbp", "inr", "rs", "cad", "aud", "us", "chf", "rmb"];
+
+/// Where the last number is.
+pub(super) fn last_number(text: &str) -> Option<(usize, usize)> {
+    let bytes = text.as_bytes();
+    let mut found = None;
+    let mut at = 0;
+    while at < bytes.len() {
+        if !begins(text, at) {
+            at += 1;
+            continue;
+        }
+        let end = end(text, at);
+        if !within_word(text, at) {
+            let (start, end) = extended(text, at, end);
+            let shown = text[start..end].trim_start_matches(CURRENCIES);
+            found = Some((end - shown.len(), end));
+            at = end;
+        } else {
+            at = end;
+        }
+    }
+    found
+}
+
+/// Where the number is that a text begins with, behind a sign and a currency at most; its sign and
+/// its percent are a part of it.
+pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
+    const MOST: usize = 6;
+    let (mut at, mut sign) = (0, None);
+    for _ in 0..MOST {
+        if begins(text, at) {
+            let mut end = fraction_end(text, end(text, at));
+            end += usize::from(text[end..].starts_with('%'));
+            return Some((sign.unwrap_or(at), end));
+        }
+        let first = text[at..].chars().next()?;
+        match first {
+            '-' | '−' | '+' if sign.is_none() => sign = Some(at),
+            '\\' if !text[at + 1..].starts_with('$') => return None,
+            '\\' | ' ' | '~' => {}
+            _ if CURRENCIES.contains(&first) => {}
+            _ => return None,
+        }
+        at += first.len_utf8();
+    }
+    None
+}
+
+/// A number of running text. One that has a comma for its decimals gets a point: a single number is
+/// no list.
+pub(super) fn numeral(number: &str) -> String {
+    match number.split_once(',') {
+        Some((whole, decimals))
+            if whole.bytes().any(|b| b.is_ascii_digit())
+                && !whole.contains('.')
+                && decimals.len() != 3
+                && decimals.trim_end_matches('%').bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            format!("{whole}.{decimals}")
+        }
+        _ => number.to_owned(),
+    }
+}
+
+fn digit(text: &str, at: usize) -> bool {
+    text.as_bytes().get(at).is_some_and(u8::is_ascii_digit)
+}
+
+/// Whether a number begins at a byte.
+fn begins(text: &str, at: usize) -> bool {
+    digit(text, at) || text.as_bytes().get(at) == Some(&b'.') && digit(text, at + 1)
+}
+
+fn digits_end(text: &str, mut at: usize) -> usize {
+    while digit(text, at) {
+        at += 1;
+    }
+    at
+}
+
+/// Whether exactly three digits stand at a byte.
+fn three(text: &str, at: usize) -> bool {
+    digits_end(text, at) == at + 3
+}
+
+/// Where the number that begins at a byte ends: groups, decimals.
+fn end(text: &str, start: usize) -> usize {
+    let mut end = digits_end(text, start);
+    let few = (1..=3).contains(&(end - start)) && !text[start..end].starts_with('0');
+    if few {
+        let rest = &text[end..];
+        let mut separator = GROUPS.into_iter().find(|s| rest.starts_with(s));
+        // A plain space parts thousands unless the digits before it are the end of a longer text of
+        // numbers: "1 000", but not "2 300 400" items of "1 2 300".
+        let before = text[..start].trim_end_matches(' ');
+        let in_row = before.len() < start && before.ends_with(|c: char| c.is_ascii_digit());
+        if separator.is_none() && rest.starts_with(' ') && !in_row {
+            separator = Some(" ");
+        }
+        // `1.234.567` and `1.234,5`.
+        if rest.starts_with('.') && three(text, end + 1) {
+            let (mut groups, mut last) = (0, end);
+            while text[last..].starts_with('.') && three(text, last + 1) {
+                (groups, last) = (groups + 1, last + 4);
+            }
+            let decimals = text[last..].starts_with(',') && digit(text, last + 1);
+            if groups > 1 && !text[last..].starts_with('.') || decimals {
+                return if decimals { digits_end(text, last + 1) } else { last };
+            }
+        }
+        if let Some(separator) = separator {
+            while text[end..].starts_with(separator) && three(text, end + separator.len()) {
+                end += separator.len() + 3;
+            }
+        }
+    }
+    if text[end..].starts_with(['.', ',']) && digit(text, end + 1) {
+        end = digits_end(text, end + 1);
+    }
+    end
+}
+
+/// Where a number and the denominator behind it end.
+fn fraction_end(text: &str, number_end: usize) -> usize {
+    match text.as_bytes().get(number_end) {
+        Some(b'/') if digit(text, number_end + 1) => end(text, number_end + 1),
+        _ => number_end,
+    }
+}
+
+/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. Behind the name of a currency
+/// and behind a command they do not, nor where the script puts no spaces between words.
+fn within_word(text: &str, at: usize) -> bool {
+    let before = &text[..at];
+    let spaced =
+        |c: char| c.is_alphabetic() && (c.is_ascii() || ('\u{c0}'..='\u{52f}').contains(&c));
+    if !before.ends_with(spaced) {
+        return false;
+    }
+    let outside = before.trim_end_matches(spaced);
+    let word = &before[outside.len()..];
+    let command = outside.ends_with('\\');
+    !(command || CODES.iter().any(|code| word.eq_ignore_ascii_case(code)))
+}
+
+/// A number with its denominator, its `\frac`, its sign and its percent.
+fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
+    let mut finish = fraction_end(text, number_end);
+    // `\frac{2}{5}` outside of any formula.
+    if let Some(command) = text[..start].strip_suffix("frac{") {
+        let command = command
+            .strip_suffix("\\d")
+            .or(command.strip_suffix("\\t"))
+            .or(command.strip_suffix('\\'));
+        let under = finish + 2;
+        if let Some(command) = command
+            && text[finish..].starts_with("}{")
+            && digit(text, under)
+            && text.as_bytes().get(end(text, under)) == Some(&b'}')
+        {
+            start = command.len();
+            finish = end(text, under) + 1;
+        }
+    }
+    if text[finish..].starts_with('%') {
+        finish += 1;
+    }
+    // A sign, but not a minus between two numbers.
+    for _ in 0..2 {
+        let head = &text[..start];
+        let signs = |c: &char| "-+−".contains(*c) || CURRENCIES.contains(c);
+        if let Some(sign) = head.chars().next_back().filter(signs) {
+            let before = head[..head.len() - sign.len_utf8()].trim_end().chars().next_back();
+            let operator = before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
+            // "-5" behind a word and a space has a sign, "3 - 5" and "x-5" have an operator.
+            let parted = head[..head.len() - sign.len_utf8()].ends_with(' ')
+                && !text[start..].starts_with(' ')
+                && before.is_some_and(|c| c.is_alphabetic());
+            if CURRENCIES.contains(&sign) || !operator || parted && signed_word(head) {
+                start -= sign.len_utf8();
+            }
+        }
+    }
+    (start, finish)
+}
+
+/// Whether the word before a sign is one of prose and no variable: "is -5", "x -5".
+fn signed_word(head: &str) -> bool {
+    let before = head.trim_end_matches(|c: char| !c.is_alphanumeric());
+    let letters = before.chars().rev().take_while(|c| c.is_alphabetic()).count();
+    letters > 1
+}

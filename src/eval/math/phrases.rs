@@ -1,0 +1,236 @@
+//! Phrases that state an answer, "the answer is" above all, in the languages that models answer in:
+//! what the answer is called, and the word or mark that follows. A new language is a new line.
+
+/// What the answer is called, in small letters; English first, for most texts are ASCII.
+const NAMES: &[&str] = &[
+    "answer",
+    "answers",
+    "the solution",
+    "the solutions",
+    "the roots",
+    "final result",
+    "réponse",
+    "reponse",
+    "antwort",
+    "endergebnis",
+    "respuesta",
+    "risposta",
+    "resposta",
+    "antwoord",
+    "svaret",
+    "svar",
+    "vastaus",
+    "odpowiedź",
+    "odpowiedzią",
+    "odpověď",
+    "odpoveď",
+    "odgovor",
+    "válasz",
+    "răspunsul",
+    "răspuns",
+    "cevap",
+    "cevabı",
+    "yanıt",
+    "jawabannya",
+    "jawaban",
+    "jawapan",
+    "jibu",
+    "câu trả lời",
+    "đáp án",
+    "đáp số",
+    "Đáp án",
+    "Đáp số",
+    "ответ",
+    "Ответ",
+    "відповідь",
+    "Відповідь",
+    "отговор",
+    "Отговор",
+    "απάντηση",
+    "Απάντηση",
+    "התשובה",
+    "תשובה",
+    "الجواب",
+    "الإجابة",
+    "الاجابة",
+    "پاسخ",
+    "جواب",
+    "उत्तर",
+    "जवाब",
+    "উত্তর",
+    "பதில்",
+    "సమాధానం",
+    "ജവാബ്",
+    "คำตอบคือ",
+    "คำตอบ",
+    "答案",
+    "答え",
+    "解答",
+    "正解",
+    "答",
+    "정답",
+    "답",
+];
+
+/// What may stand between the name and what it links to, in small letters: the rest of the name.
+const FINAL: &[&str] =
+    &["finale", "final", "correcta", "correcte", "corretta", "correta", "finală"];
+
+/// The words and marks that link the name to the answer. Where letters follow directly, it is
+/// another word: those of ASCII letters end with their word.
+const LINKS: &[&str] = &[
+    ":",
+    "：",
+    "=",
+    "is:",
+    "is",
+    "are:",
+    "are",
+    "sont",
+    "sind",
+    "son",
+    "sono",
+    "should be",
+    "would be",
+    "must be",
+    "will be",
+    "equals",
+    "est",
+    "ist",
+    "lautet",
+    "es",
+    "è",
+    "é",
+    "is",
+    "är",
+    "er",
+    "on",
+    "to",
+    "je",
+    "este",
+    "là",
+    "adalah",
+    "ialah",
+    "ni",
+    "это",
+    "—",
+    "–",
+    "->",
+    "→",
+    "είναι",
+    "היא",
+    "הוא",
+    "هو",
+    "هي",
+    "است",
+    "है",
+    "হল",
+    "হলো",
+    "হচ্ছে",
+    "是",
+    "选",
+    "選",
+    "为",
+    "為",
+    "应为",
+    "应该是",
+    "は",
+    "은",
+    "는",
+    "คือ",
+];
+
+/// Names that state an answer expressly as the final one.
+const EXPRESS: &[&str] =
+    &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
+
+/// Most places of one name that are looked at.
+const MOST: usize = 64;
+
+/// The ends of all phrases in a text that state an answer, the weightiest first: those that call it
+/// final, then the last ones.
+pub(super) fn statements(text: &str) -> Vec<usize> {
+    // Bytes keep their places.
+    let lower = text.to_ascii_lowercase();
+    let ascii = lower.is_ascii();
+    let mut found: Vec<(bool, usize)> = vec![];
+    let mut look_for = |name: &str, express: bool| {
+        for (at, _) in lower.rmatch_indices(name).take(MOST) {
+            let inner = lower[..at].ends_with(|c: char| c.is_ascii_alphabetic());
+            let Some(end) = linked(&lower, at + name.len()) else { continue };
+            if !inner {
+                found.push((express, end));
+            }
+        }
+    };
+    for name in NAMES {
+        if !ascii || name.is_ascii() {
+            look_for(name, false);
+        }
+    }
+    for name in EXPRESS {
+        if !ascii || name.is_ascii() {
+            look_for(name, true);
+        }
+    }
+    // A tag around the answer says the most.
+    if let Some(at) = lower.rfind("<answer>") {
+        found.push((true, at + "<answer>".len()));
+    }
+    // GSM8K's `A: 18`, as the lowest.
+    let line_start = lower.rmatch_indices("a:").find(|(at, _)| {
+        lower[..*at].trim_end_matches([' ', '*']).chars().next_back().is_none_or(|c| c == '\n')
+    });
+    found.sort_by(|a, b| b.cmp(a));
+    found.dedup_by_key(|(_, end)| *end);
+    let ends = found.into_iter().map(|(_, end)| end);
+    ends.chain(line_start.map(|(at, phrase)| at + phrase.len())).collect()
+}
+
+/// Where the link ends that follows a name, if one does.
+fn linked(lower: &str, name_end: usize) -> Option<usize> {
+    const WRAPPERS: [char; 8] = ['*', '_', '"', '`', ' ', '\'', '’', '\u{a0}'];
+    let rest = &lower[name_end..];
+    let mut next = rest.trim_start_matches(WRAPPERS);
+    for word in FINAL {
+        next = next.strip_prefix(word).unwrap_or(next).trim_start_matches(WRAPPERS);
+    }
+    // "**Final answer**" as a heading.
+    let heading = rest.trim_start_matches(['*', '_', '#', ' ']);
+    if rest.len() > heading.len() && heading.starts_with('\n') && rest.starts_with('*') {
+        return Some(lower.len() - heading.len());
+    }
+    let link =
+        LINKS.iter().filter(|link| next.starts_with(**link)).max_by_key(|link| link.len())?;
+    let behind = &next[link.len()..];
+    let goes_on = link.ends_with(|c: char| c.is_alphabetic() && (c.is_ascii() || c < '\u{530}'))
+        && behind.starts_with(char::is_alphanumeric);
+    // "Antwortis" and the like are other words.
+    let parted = next.len() < rest.len() || !link.starts_with(|c: char| c.is_ascii_alphabetic());
+    (!goes_on && parted).then_some(lower.len() - behind.len())
+}
+
+/// What a line says behind a name of the answer that it begins with: `Final Answer: 18`, and
+/// nothing for `Final Answer`. `None` for other lines.
+pub(super) fn labelled(line: &str) -> Option<&str> {
+    const MARKS: [char; 5] = ['*', '_', '#', ' ', '"'];
+    let lower = line.to_ascii_lowercase();
+    let mut next = lower.trim_start_matches(MARKS);
+    for word in ["the ", "my ", "our ", "la ", "die ", "a "] {
+        next = next.strip_prefix(word).unwrap_or(next);
+    }
+    for word in ["final ", "correct ", "最终"] {
+        next = next.strip_prefix(word).unwrap_or(next);
+    }
+    let names =
+        NAMES.iter().chain(&["solution", "result", "conclusion", "ans", "option", "choice"]);
+    let name = names.filter(|name| next.starts_with(**name)).max_by_key(|name| name.len())?;
+    let end = lower.len() - next.len() + name.len();
+    if let Some(end) = linked(&lower, end) {
+        return Some(line[end..].trim());
+    }
+    let rest = line[end..].trim_matches(|c: char| MARKS.contains(&c) || c == '.');
+    let value = rest.starts_with(|c: char| c.is_ascii_digit() || "$\\-−([".contains(c));
+    let letter = rest.chars().count() == 1;
+    (rest.is_empty() || (value || letter) && line[end..].starts_with([' ', '*'])).then_some(rest)
+}

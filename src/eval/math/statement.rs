@@ -1,0 +1,519 @@
+//! From a sentence that states an answer to the answer: all of it, the value that it begins with,
+//! or its last formula or number. A reason behind the value is dropped; a second value, a negation
+//! or a condition is not.
+
+use super::boxes::joins;
+use super::extract::is_answer;
+use super::formulas::formulas;
+use super::notes::is_connective;
+use super::numerals::{last_number, leading_number, numeral};
+use super::phrases::{labelled, statements};
+
+/// Marks of emphasis and quotation around an answer.
+pub(super) const WRAPPERS: [char; 8] = ['*', '_', '"', '`', '“', '”', '「', '」'];
+
+/// What follows the last of the phrases that state an answer and have something like one behind
+/// them; else the words behind the last of them.
+pub(super) fn phrase(text: &str) -> Option<String> {
+    const MOST: usize = 16;
+    let places = statements(text);
+    let of = |start: &usize| {
+        let rest = text[*start..].trim_start_matches(|c: char| {
+            c.is_whitespace() || c == ':' || c == '：' || WRAPPERS.contains(&c)
+        });
+        stated(rest)
+    };
+    let mut words = None;
+    for found in places.iter().take(MOST).filter_map(of) {
+        if is_value(&found) {
+            return Some(found);
+        }
+        words = words.or(Some(found));
+    }
+    // "I hope the final answer is correct" states none.
+    words.filter(|words| !is_comment(words))
+}
+
+/// Whether it is more than words.
+fn is_value(answer: &str) -> bool {
+    answer.contains(|c: char| c.is_numeric() || "\\$={(".contains(c)) || answer.chars().count() == 1
+}
+
+fn is_comment(words: &str) -> bool {
+    const COMMENTS: [&str; 10] = [
+        "correct",
+        "right",
+        "wrong",
+        "incorrect",
+        "as follows",
+        "below",
+        "above",
+        "clear",
+        "found",
+        "given",
+    ];
+    let words = words.trim().to_ascii_lowercase();
+    COMMENTS.iter().any(|comment| words.starts_with(comment))
+}
+
+/// The answer that a text begins with: a formula, which may span lines, or its first sentence.
+fn stated(rest: &str) -> Option<String> {
+    if let Some((first, last)) = formulas(rest).first().copied()
+        && rest[..first].trim_end_matches(['$', '\\', '(', '[']).trim().is_empty()
+        && (is_answer(&rest[first..last]) || is_latex(&rest[first..last]))
+    {
+        let behind = rest[last..].trim_start_matches(['$', '\\', ')', ']']).trim_start();
+        let next = behind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let restated = is_connective(next) && restates(&behind[next.len()..]);
+        let goes_on = behind.starts_with([',', '$']) || is_connective(next) && !restated;
+        let clause = clause(behind);
+        let clause = clause.trim_matches(|c: char| c.is_whitespace() || ".*\"。".contains(c));
+        if !goes_on && (restated || clause.is_empty() || is_reason(clause)) {
+            return Some(rest[first..last].trim().to_owned());
+        }
+    }
+    let line = rest.lines().next()?;
+    let line = line.split("</").next().unwrap_or(line);
+    let end = line
+        .match_indices(['.', '。', '．'])
+        .find(|(at, stop)| {
+            let behind = &line[at + stop.len()..];
+            *stop != "." || behind.is_empty() || behind.starts_with([' ', '<', '*'])
+        })
+        .map_or(line.len(), |(at, _)| at);
+    answer_in(line[..end].trim_end_matches(WRAPPERS))
+}
+
+/// Whether a text between delimiters is mathematics by its look, even if it cannot be read.
+fn is_latex(formula: &str) -> bool {
+    formula.contains(['^', '_', '{'])
+        || formula.contains('\\')
+            && formula.split('\\').skip(1).any(|c| c.starts_with(char::is_alphabetic))
+}
+
+/// The answer in a sentence: all of it, the value that it begins with, or its last formula or
+/// number.
+pub(super) fn answer_in(sentence: &str) -> Option<String> {
+    let sentence = sentence.trim();
+    if sentence.is_empty() {
+        return None;
+    }
+    let sentence = without_label(without_remark(sentence));
+    let clause = first_clause(clause(sentence)).trim();
+    if is_answer(sentence) {
+        return Some(sentence.to_owned());
+    }
+    let letters = |clause: &str| {
+        clause.split(|c: char| !c.is_alphabetic()).all(|word| word.chars().count() < 2)
+    };
+    if is_answer(clause) && (is_value(clause) || letters(clause)) {
+        return Some(clause.to_owned());
+    }
+    // In `-1./3` the number is a part of something that cannot be read.
+    let mathematics = |(_, end): &(usize, usize)| {
+        let mut next = clause[*end..].chars();
+        let first = next.next().is_some_and(|c| "./^_(\\{*!".contains(c));
+        first && next.next().is_some_and(|c| c.is_alphanumeric() || "{(\\/".contains(c))
+    };
+    let leading = leading_value(clause)
+        .filter(|place| clause[..place.0].ends_with(['$', '(', '[']) || !mathematics(place));
+    if let Some((start, end)) = leading {
+        let behind = clause[end..].trim_start_matches(['$', '\\', ')', ']']);
+        let reason = behind.trim_start_matches(WRAPPERS);
+        if !calculates(reason) {
+            return Some(match is_reason(reason) || !tells(reason) {
+                true => clause[start..end].to_owned(),
+                // A second value, a negation, a condition.
+                false => clause.to_owned(),
+            });
+        }
+    }
+    if compares(clause) || !sentence.contains(char::is_whitespace) {
+        return Some(clause.to_owned());
+    }
+    Some(last(clause).or_else(|| last(sentence)).unwrap_or_else(|| sentence.to_owned()))
+}
+
+/// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
+fn compares(clause: &str) -> bool {
+    const COMPARISONS: [&str; 12] = [
+        "at least",
+        "at most",
+        "more than",
+        "less than",
+        "fewer than",
+        "greater than",
+        "larger than",
+        "smaller than",
+        "up to",
+        "not",
+        "no more than",
+        "between",
+    ];
+    let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
+        return false;
+    };
+    let before = clause[..at].to_lowercase();
+    let before = before.trim_end_matches(|c: char| !c.is_alphabetic());
+    COMPARISONS.iter().any(|comparison| {
+        before.strip_suffix(comparison).is_some_and(|rest| !rest.ends_with(char::is_alphabetic))
+    })
+}
+
+/// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
+pub(super) fn without_label(sentence: &str) -> &str {
+    let Some((label, value)) = sentence.split_once(':') else { return sentence };
+    let label = label.trim_matches(WRAPPERS);
+    let words = label.chars().all(|c| c.is_alphabetic() || c == ' ')
+        && label.split(' ').any(|word| word.chars().count() > 2);
+    let value = value.trim_start_matches(|c: char| c.is_whitespace() || WRAPPERS.contains(&c));
+    let begins = || leading_value(value).is_some() || is_answer(value) && is_value(value);
+    if words && begins() { value } else { sentence }
+}
+
+/// A sentence without the words in brackets behind its value: `42 (forty-two)`.
+fn without_remark(sentence: &str) -> &str {
+    let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
+    let inside = remark.trim_end_matches([')', '.', '*']);
+    let word = |word: &str| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
+    let words = inside.len() < remark.len()
+        && !inside.contains(['(', '\\', '$'])
+        && inside.split([' ', '-']).any(word);
+    let value = value.trim_end();
+    if words && is_reason(&remark_of(inside)) && is_answer(value) { value } else { sentence }
+}
+
+fn remark_of(inside: &str) -> String {
+    format!("({inside})")
+}
+
+/// Whether what follows a value goes on calculating with it.
+fn calculates(behind: &str) -> bool {
+    let next = behind.trim_start();
+    behind.contains(['=', '≈'])
+        || next.starts_with(['+', '*', '/', '×', '·', '÷', '^'])
+        || ["times", "plus", "minus", "divided", "multiplied", "out of", "of", "x "]
+            .iter()
+            .any(|word| next.starts_with(word))
+}
+
+/// Words behind "and" and "or" that change the value before these.
+const MORE: &[&str] = &[
+    "more", "less", "fewer", "above", "below", "up", "over", "a", "half", "possibly", "maybe",
+    "perhaps", "even", "also", "one", "two", "three", "four", "five", "six", "seven", "eight",
+    "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
+];
+
+/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose
+/// goes on more freely than a formula does: "18 eggs for breakfast" is 18.
+fn tells(behind: &str) -> bool {
+    const TELLING: &[&str] = &[
+        "if",
+        "unless",
+        "when",
+        "whenever",
+        "except",
+        "but",
+        "maybe",
+        "perhaps",
+        "possibly",
+        "to",
+        "through",
+        "not",
+        "otherwise",
+        "minus",
+        "plus",
+        "remainder",
+        "where",
+        "provided",
+        "wenn",
+        "falls",
+        "si",
+        "если",
+    ];
+    if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±']) {
+        return true;
+    }
+    let mut words = behind
+        .split(|c: char| c.is_whitespace() || ".,;:!?()*\"".contains(c))
+        .filter(|word| !word.is_empty())
+        .peekable();
+    while let Some(word) = words.next() {
+        let next = words.peek().copied().unwrap_or_default();
+        let value = next.starts_with(|c: char| c.is_ascii_digit() || "$\\-−(".contains(c));
+        let variable = next.chars().count() == 1 && next.chars().all(char::is_alphabetic);
+        let joins = is_connective(word) && word.chars().count() > 1;
+        if TELLING.contains(&word)
+            || joins && (value || variable || MORE.contains(&next))
+            || word == "for" && (variable && next != "a" || next.starts_with(['$', '\\']))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether what follows "or" says the same value in another way.
+fn restates(behind: &str) -> bool {
+    const WAYS: [&str; 7] =
+        ["about", "approximately", "roughly", "equivalently", "simply", "\\approx", "≈"];
+    let behind = behind.trim_start_matches([' ', '$', ',']);
+    WAYS.iter().any(|way| behind.starts_with(way))
+}
+
+/// Whether what follows a value is a reason or a repetition of it in brackets.
+fn is_reason(behind: &str) -> bool {
+    const REASONS: &[&str] = &[
+        "because",
+        "since",
+        "as",
+        "so",
+        "which",
+        "due",
+        "thus",
+        "hence",
+        "therefore",
+        "giving",
+        "car",
+        "puisque",
+        "parce",
+        "denn",
+        "weil",
+        "da",
+        "porque",
+        "pois",
+        "ya",
+        "pues",
+        "perché",
+        "poiché",
+        "want",
+        "omdat",
+        "так",
+        "потому",
+        "поскольку",
+        "bo",
+        "ponieważ",
+        "eftersom",
+        "fordi",
+        "çünkü",
+        "vì",
+        "karena",
+        "kerana",
+        "क्योंकि",
+        "कारण",
+        "কারণ",
+        "لأن",
+        "لان",
+        "зато",
+        "です",
+        "입니다",
+        "이다",
+        "である",
+        "だ",
+        "因为",
+        "因為",
+        "由于",
+    ];
+    let next = behind.trim_start();
+    if next.is_empty() {
+        return true;
+    }
+    let word: String = next
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || !c.is_ascii() && !c.is_whitespace())
+        .collect();
+    if REASONS.iter().any(|r| word == *r || !r.is_ascii() && word.starts_with(r)) {
+        return true;
+    }
+    // "18 (nine times two)".
+    let Some(inside) = next.strip_prefix('(') else { return false };
+    let inside = inside.split(')').next().unwrap_or_default();
+    const DOUBTS: [&str; 8] = ["or", "but", "not", "maybe", "perhaps", "if", "and", "possibly"];
+    let mut words = inside.split(|c: char| !c.is_alphanumeric());
+    !words.any(|word| DOUBTS.contains(&word))
+}
+
+/// A sentence up to "and", where a clause and no value follows.
+fn first_clause(sentence: &str) -> &str {
+    let ends = sentence.match_indices(" and ").find(|(at, and)| {
+        let next = &sentence[at + and.len()..];
+        let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+        let prose = word.chars().count() > 1 && !MORE.contains(&word);
+        prose && next.starts_with(char::is_alphabetic) && !next.contains(['=', '$', '\\'])
+    });
+    ends.map_or(sentence, |(at, _)| &sentence[..at])
+}
+
+/// A sentence up to a comma, semicolon or dash behind which words go on that join no other value.
+fn clause(sentence: &str) -> &str {
+    let ends = sentence.match_indices([',', ';', '，', '；', '、', '–', '—', '-']);
+    for (at, mark) in ends {
+        let behind = &sentence[at + mark.len()..];
+        let dash = matches!(mark, "–" | "—" | "-");
+        let wide = !mark.is_ascii() && !dash;
+        if !(behind.starts_with(' ') || wide) || dash && !sentence[..at].ends_with(' ') {
+            continue;
+        }
+        let next = behind.trim_start();
+        let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+        let conditions = [
+            "if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe",
+            "perhaps",
+        ];
+        let prose =
+            word.chars().count() > 1 || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
+        // "18 marbles, 9 of them red".
+        let number = leading_number(next).map_or(0, |(_, end)| end);
+        if number > 0 && next[number..].starts_with(" of ") {
+            return &sentence[..at];
+        }
+        if prose && !is_connective(word) && !conditions.contains(&word) && !next.contains("= ") {
+            return &sentence[..at];
+        }
+    }
+    sentence
+}
+
+/// The value that a sentence begins with: a number or a formula, delimiters not included.
+fn leading_value(sentence: &str) -> Option<(usize, usize)> {
+    let formula = formulas(sentence).first().copied().filter(|(start, end)| {
+        let before = sentence[..*start].trim_end_matches(['$', '\\', '(', '[']);
+        before.trim_matches(WRAPPERS).trim().is_empty() && is_answer(&sentence[*start..*end])
+    });
+    formula.or_else(|| leading_number(sentence))
+}
+
+/// Most formulas looked at from the end.
+const MOST_FORMULAS: usize = 256;
+
+/// The last formulas that can be read and that only "and", "or" and commas part, or the last number
+/// where that comes after them.
+pub(super) fn last(text: &str) -> Option<String> {
+    let (place, formula) = match last_formula(text) {
+        Some((place, formula)) => (place, Some(formula)),
+        None => ((0, 0), None),
+    };
+    let number = last_number(text);
+    // A number within a formula that cannot be read is a part of it.
+    if let Some((number, _)) = number
+        && number >= place.1
+        && let Some((start, end)) = formulas(text).into_iter().find(|(_, end)| number < *end)
+        && start <= number
+        && is_latex(&text[start..end])
+    {
+        return Some(text[start..end].trim().to_owned());
+    }
+    match (formula, number) {
+        (Some(_), Some((start, end))) if start >= place.1 => Some(numeral(&text[start..end])),
+        (None, Some((start, end))) => Some(numeral(&text[start..end])),
+        (formula, _) => formula,
+    }
+}
+
+/// The last formulas that can be read, and where they are.
+pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
+    let formulas = formulas(text);
+    let readable = |(start, end): &(usize, usize)| is_answer(&text[*start..*end]);
+    let mut from_end = formulas.iter().rev().take(MOST_FORMULAS);
+    let last = *from_end.find(|formula| readable(formula))?;
+    let mut joined = vec![last];
+    let mut before = last.0;
+    for formula in from_end {
+        let between = &text[formula.1..before];
+        if !(joins(between) && between.contains(char::is_alphabetic)
+            || joined.len() > 1 && joins(between))
+            || !readable(formula)
+        {
+            break;
+        }
+        joined.push(*formula);
+        before = formula.0;
+    }
+    let texts = joined.iter().rev().map(|(start, end)| text[*start..*end].trim());
+    Some(((before, last.1), texts.collect::<Vec<_>>().join(", ")))
+}
+
+/// What follows the last `####` that has something like an answer behind it. Four of these marks
+/// make a heading in Markdown too: a heading is no answer, unless it names one or says that one
+/// follows.
+pub(super) fn marker(text: &str) -> Option<String> {
+    const MOST: usize = 64;
+    for (at, mark) in text.rmatch_indices("####").take(MOST) {
+        let behind = &text[at + mark.len()..];
+        if text[..at].ends_with('#') || behind.starts_with('#') {
+            continue;
+        }
+        // The line may be the next one: `####\n18`.
+        let behind = behind.trim_start();
+        let line = behind.lines().next().unwrap_or_default();
+        let is_last = behind[line.len()..].trim().is_empty();
+        if let Some(answer) = of_heading(line.trim(), &behind[line.len()..], is_last) {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+fn of_heading(line: &str, below: &str, is_last: bool) -> Option<String> {
+    let line = line.trim_matches(|c: char| WRAPPERS.contains(&c) || c.is_whitespace());
+    if let Some(labelled) = labelled(line) {
+        if !labelled.is_empty() {
+            return answer_in(labelled.trim_matches(WRAPPERS).trim_end_matches('.'));
+        }
+        let next = below.lines().map(str::trim).find(|line| !line.is_empty())?;
+        let next = next.trim_matches(|c: char| WRAPPERS.contains(&c));
+        let begins = leading_value(next).is_some() || is_answer(next);
+        return if begins { answer_in(next.trim_end_matches('.')) } else { None };
+    }
+    if is_numbered(line) && !is_last || is_heading(line) {
+        return None;
+    }
+    let words = !is_value(line) && line.chars().count() > 1;
+    if leading_value(line).is_some() || is_answer(line) && !words || is_last && !line.is_empty() {
+        return answer_in(line.trim_end_matches('.'));
+    }
+    None
+}
+
+/// Whether a heading is counted: `2. Count`, `3) Add`, `1: Setup`.
+fn is_numbered(line: &str) -> bool {
+    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let marked = rest.len() < line.len()
+        && (rest.starts_with([')', ':', ' ', '-', '–'])
+            || line[..line.len() - rest.len()].ends_with('.'));
+    let mark = line[..line.len() - rest.len()].ends_with('.') || rest.starts_with([')', ':']);
+    let next = rest.trim_start_matches([')', ':', ' ', '-', '–', '*']);
+    marked && mark && next.starts_with(char::is_alphabetic)
+}
+
+/// Whether a line is a heading by its first word.
+fn is_heading(line: &str) -> bool {
+    const HEADINGS: [&str; 24] = [
+        "step",
+        "part",
+        "case",
+        "section",
+        "method",
+        "approach",
+        "question",
+        "problem",
+        "example",
+        "chapter",
+        "note",
+        "notes",
+        "summary",
+        "explanation",
+        "analysis",
+        "verification",
+        "check",
+        "calculation",
+        "calculations",
+        "stage",
+        "phase",
+        "schritt",
+        "étape",
+        "paso",
+    ];
+    let word = line.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default().to_lowercase();
+    HEADINGS.contains(&word.as_str())
+}
