@@ -68,7 +68,10 @@ fn stated(rest: &str) -> Option<String> {
         let goes_on = behind.starts_with([',', '$']) || is_connective(next) && !restated;
         let clause = clause(behind);
         let clause = clause.trim_matches(|c: char| c.is_whitespace() || ".*\"。".contains(c));
-        if !goes_on && (restated || clause.is_empty() || is_reason(clause)) {
+        let ends = rest[last..]
+            .trim_start_matches(['$', '\\', ')', ']', ' ', '*'])
+            .starts_with(['.', '。', '!', '\n', '\r']);
+        if !goes_on && (ends || restated || clause.is_empty() || is_reason(clause)) {
             return Some(rest[first..last].trim().to_owned());
         }
     }
