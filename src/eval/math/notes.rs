@@ -251,7 +251,9 @@ const SCALES: &[(&str, u64)] = &[
 
 /// How a word joins two values, if it does.
 pub fn joiner(word: &str) -> Option<Joiner> {
-    let lower = word.to_lowercase();
+    // A lone capital is a name and no "i" or "e".
+    let lone = word.len() == 1 && word.starts_with(char::is_uppercase);
+    let lower = if lone { String::new() } else { word.to_lowercase() };
     let lower = lower.as_str();
     if AND.contains(&lower) {
         return Some(Joiner::And);
