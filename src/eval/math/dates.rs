@@ -16,6 +16,17 @@ pub fn date(text: &str) -> Option<String> {
             text = inside.trim().to_owned();
         }
     }
+    // "2024-05": a month, where the zero says that it is none to be taken away.
+    if let Some((year, month)) = text.split_once('-')
+        && year.len() == 4
+        && month.len() == 2
+        && month.starts_with('0')
+        && let (Some(year), Some(month)) = (number(year), number(month))
+        && is_year(year)
+        && month > 0
+    {
+        return Some(format!("{year}-{month}"));
+    }
     for mark in ['-', '/'] {
         let parts: Vec<&str> = text.split(mark).map(str::trim).collect();
         let [first, second, third] = parts[..] else { continue };

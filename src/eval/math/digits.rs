@@ -34,8 +34,7 @@ impl Lexer {
         // `1./3`, as programs write it.
         if point && matches!(self.peek(1), Some('/' | '*')) {
             self.at += 1;
-        }
-        if point && (self.digit(1) || overlined(self, 1).is_some()) {
+        } else if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');
             digits.push_str(&self.take_digits());

@@ -20,23 +20,30 @@ use super::words::greek;
 pub enum Extractor {
     /// The last `\boxed{}` or `\fbox{}`, with nested braces. Boxes that only "and", "or", commas
     /// and mathematics delimiters part from it, and boxes in the same formula, are answers too;
-    /// they are joined with commas.
+    /// they are joined with commas. `\boxed 2` counts up to the end of its formula. An empty box,
+    /// as the instruction has it, does not count; after a last box that never closes no other
+    /// extractor is asked.
     Boxed,
-    /// The line behind the last `####`.
+    /// The answer behind the last `####` that has something like an answer behind it. A Markdown
+    /// heading (`#### Step 1`, `#### 2. Count`) has none, unless it names the answer: `#### Final
+    /// Answer: 18`, or `#### Final Answer` with the answer on the next line.
     Gsm8k,
-    /// What follows the last "final answer is", "answer is", "answer:" or, at the start of a line,
-    /// `A:`.
+    /// What follows the last "final answer is", `<answer>`, "answer is", "answer:" or, at the start
+    /// of a line, `A:`; also in other languages. A reason behind the answer is left out.
     FinalAnswerPhrase,
     /// The whole text, where all of it is one mathematical answer.
     Whole,
     /// The last formula in `$…$`, `$$…$$`, `\(…\)` or `\[…\]` that can be read. As in Markdown, an
-    /// inline formula (`\(…\)`, `$…$`) ends on the line that it starts on.
+    /// inline formula (`\(…\)`, `$…$`) ends on the line that it starts on, and a `$` before an
+    /// amount of money starts none. Formulas that only "and" or "or" parts from it belong to it.
     Formula,
     /// The last [`Extractor::Formula`], or the [`Extractor::LastNumber`] where that comes after it.
     Last,
-    /// The last number, as the usual rule for GSM8K has it; fractions count as one number.
+    /// The last number, as the usual rule for GSM8K has it; fractions count as one number, and digits
+    /// within a word (`AZYUK2A`) as none.
     LastNumber,
-    /// The letter of a multiple-choice answer, one of those given.
+    /// The letter of a multiple-choice answer, one of those given. Letters that the answer rules out
+    /// ("it cannot be A") do not count.
     Choice(Vec<char>),
 }
 
@@ -55,7 +62,7 @@ pub const ANY: [Extractor; 5] = [
 
 /// The final answer that a solution states expressly: what its last `\boxed{}` or `\fbox{}` holds,
 /// else what follows its last `####` (GSM8K), else what follows "the final answer is". `None` where
-/// it states none.
+/// it states none. Only what follows its reasoning counts, see [`after_reasoning`].
 ///
 /// ```
 /// use mixdistill::eval::final_answer;
@@ -64,6 +71,8 @@ pub const ANY: [Extractor; 5] = [
 /// assert_eq!(final_answer(r"It is \boxed{7"), None);
 /// assert_eq!(final_answer("The final answer is $7$. I hope it is correct."), Some("7".into()));
 /// assert_eq!(final_answer(r"\boxed{1} and \boxed{-2}"), Some("1, -2".into()));
+/// assert_eq!(final_answer("#### Step 1\n9 + 9\n#### Final Answer: 18"), Some("18".into()));
+/// assert_eq!(final_answer(r"<think>\boxed{11}?</think>The answer is 12."), Some("12".into()));
 /// ```
 pub fn final_answer(solution: &str) -> Option<String> {
     extract(after_reasoning(solution, false)?, &STATED)

@@ -38,7 +38,19 @@ impl AnswerKind {
         let stated = || extract(text, &STATED);
         match self {
             Self::Stated => stated(),
-            Self::LastNumber => stated().or_else(|| extract(text, &[Extractor::LastNumber])),
+            Self::LastNumber => {
+                let number = || extract(text, &[Extractor::LastNumber]);
+                if let Some(boxed) = extract(text, &[Extractor::Boxed]) {
+                    return Some(boxed);
+                }
+                match stated() {
+                    // "The answer is in the table" and "#### Thanks!" state none.
+                    Some(words) if !words.contains(char::is_numeric) && !words.contains('\\') => {
+                        number().or(Some(words))
+                    }
+                    stated => stated.or_else(number),
+                }
+            }
             Self::Choice => {
                 let letters = || Extractor::Choice(('A'..='J').collect());
                 let letter = |text: &str| extract(text, &[letters()]);

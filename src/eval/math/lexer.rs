@@ -4,7 +4,7 @@
 
 use super::expression::Joiner;
 use super::limits::{MAX_BYTES, MAX_TOKENS};
-use super::notes::joiner;
+use super::notes::{announces, joiner};
 use super::numerals::leading_number;
 use super::scripts::plain_character;
 use super::words::{self, Meaning};
@@ -398,7 +398,7 @@ impl Lexer {
     /// The words of a `\text{}`. A connective at its beginning or end joins what stands on both
     /// sides of it: `3 \text{ hours and } 20 \text{ minutes}`.
     fn text(&mut self, text: &str) -> Option<()> {
-        if self.tokens.is_empty() && text.trim().is_empty() {
+        if self.tokens.is_empty() && (text.trim().is_empty() || announces(text)) {
             self.spaced = true;
             return Some(());
         }

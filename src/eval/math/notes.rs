@@ -115,7 +115,6 @@ const TELLING: &[&str] = &[
     "assuming",
     "suppose",
     "otherwise",
-    "only",
     "depending",
     "depends",
     "whether",
@@ -130,7 +129,6 @@ const TELLING: &[&str] = &[
     "если",
     "при",
     "any",
-    "all",
     "every",
     "some",
     // A comparison.
@@ -253,7 +251,9 @@ const SCALES: &[(&str, u64)] = &[
 
 /// How a word joins two values, if it does.
 pub fn joiner(word: &str) -> Option<Joiner> {
-    let lower = word.to_lowercase();
+    // A lone capital is a name and no "i" or "e".
+    let lone = word.len() == 1 && word.starts_with(char::is_uppercase);
+    let lower = if lone { String::new() } else { word.to_lowercase() };
     let lower = lower.as_str();
     if AND.contains(&lower) {
         return Some(Joiner::And);
@@ -268,6 +268,7 @@ pub fn is_connective(word: &str) -> bool {
 
 /// Whether a note behind a value, such as a unit, says nothing about the value.
 pub fn adds_nothing(note: &str) -> bool {
+    let note = &note.replace("to the nearest", "");
     let mut words = note.split(|c: char| !(c.is_alphabetic() || c == '\'' || c == '’'));
     !note
         .chars()
@@ -276,6 +277,28 @@ pub fn adds_nothing(note: &str) -> bool {
             let lower = word.to_lowercase().replace('’', "'");
             !(TELLING.contains(&lower.as_str()) || lower.ends_with("n't"))
         })
+}
+
+/// Whether words before a value only announce it: "the answer is", "exactly".
+pub fn announces(words: &str) -> bool {
+    const ANNOUNCEMENTS: [&str; 14] = [
+        "answer",
+        "the answer is",
+        "answer is",
+        "the final answer is",
+        "final answer",
+        "exactly",
+        "about",
+        "approximately",
+        "approx",
+        "roughly",
+        "so",
+        "thus",
+        "therefore",
+        "hence",
+    ];
+    let words = words.trim().trim_end_matches([':', '.', ',']).to_lowercase();
+    ANNOUNCEMENTS.contains(&words.as_str())
 }
 
 /// By how much a unit multiplies the value before it: `5 million dollars`.

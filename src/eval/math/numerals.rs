@@ -79,7 +79,9 @@ fn digit(text: &str, at: usize) -> bool {
 
 /// Whether a number begins at a byte.
 fn begins(text: &str, at: usize) -> bool {
-    digit(text, at) || text.as_bytes().get(at) == Some(&b'.') && digit(text, at + 1)
+    let point = || text.as_bytes().get(at) == Some(&b'.') && digit(text, at + 1);
+    // In "No.7" the point ends a word.
+    digit(text, at) || point() && !text[..at].ends_with(char::is_alphanumeric)
 }
 
 fn digits_end(text: &str, mut at: usize) -> usize {

@@ -195,6 +195,14 @@ fn linked(lower: &str, name_end: usize) -> Option<usize> {
     for word in FINAL {
         next = next.strip_prefix(word).unwrap_or(next).trim_start_matches(WRAPPERS);
     }
+    // "The answer, therefore, is 5".
+    if let Some(inserted) = next.strip_prefix(", ")
+        && let Some((word, link)) = inserted.split_once(", ")
+        && word.len() <= 16
+        && word.chars().all(|c| c.is_alphabetic() || c == ' ')
+    {
+        next = link;
+    }
     // "**Final answer**" as a heading.
     let heading = rest.trim_start_matches(['*', '_', '#', ' ']);
     if rest.len() > heading.len() && heading.starts_with('\n') && rest.starts_with('*') {

@@ -8,6 +8,7 @@ use super::formulas::formulas;
 use super::notes::is_connective;
 use super::numerals::{last_number, leading_number, numeral};
 use super::phrases::{labelled, statements};
+use super::words::plain_word;
 
 /// Marks of emphasis and quotation around an answer.
 pub(super) const WRAPPERS: [char; 8] = ['*', '_', '"', '`', '“', '”', '「', '」'];
@@ -68,7 +69,10 @@ fn stated(rest: &str) -> Option<String> {
         let goes_on = behind.starts_with([',', '$']) || is_connective(next) && !restated;
         let clause = clause(behind);
         let clause = clause.trim_matches(|c: char| c.is_whitespace() || ".*\"。".contains(c));
-        if !goes_on && (restated || clause.is_empty() || is_reason(clause)) {
+        let ends = rest[last..]
+            .trim_start_matches(['$', '\\', ')', ']', ' ', '*'])
+            .starts_with(['.', '。', '!', '\n', '\r']);
+        if !goes_on && (ends || restated || clause.is_empty() || is_reason(clause)) {
             return Some(rest[first..last].trim().to_owned());
         }
     }
@@ -98,9 +102,15 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if sentence.is_empty() {
         return None;
     }
-    let sentence = without_label(without_remark(sentence));
+    let sentence = without_label(without_remark(without_adverb(sentence)));
     let clause = first_clause(clause(sentence)).trim();
-    if is_answer(sentence) {
+    // "5, he says" can be read as a list: of 5 and of a product of letters.
+    let behind = sentence[clause.len()..].strip_prefix(", ").unwrap_or_default();
+    let word = behind.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+    let small = word.chars().count() > 1 && word.chars().all(char::is_lowercase);
+    let prose = word == "I" || small && plain_word(word).is_none();
+    let cut = prose && is_answer(clause) && is_value(clause);
+    if !cut && is_answer(sentence) {
         return Some(sentence.to_owned());
     }
     let letters = |clause: &str| {
@@ -171,6 +181,17 @@ pub(super) fn without_label(sentence: &str) -> &str {
     if words && begins() { value } else { sentence }
 }
 
+/// A sentence without an adverb that it begins with: "therefore 5", "simply 5".
+fn without_adverb(sentence: &str) -> &str {
+    const ADVERBS: [&str; 8] =
+        ["therefore", "thus", "hence", "then", "simply", "just", "indeed", "clearly"];
+    let found = ADVERBS.iter().find_map(|adverb| sentence.strip_prefix(adverb));
+    match found.map(|rest| rest.strip_prefix(',').unwrap_or(rest)) {
+        Some(rest) if rest.starts_with(' ') => rest.trim_start(),
+        _ => sentence,
+    }
+}
+
 /// A sentence without the words in brackets behind its value: `42 (forty-two)`.
 fn without_remark(sentence: &str) -> &str {
     let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
@@ -192,7 +213,7 @@ fn calculates(behind: &str) -> bool {
     let next = behind.trim_start();
     behind.contains(['=', '≈'])
         || next.starts_with(['+', '*', '/', '×', '·', '÷', '^'])
-        || ["times", "plus", "minus", "divided", "multiplied", "out of", "of", "x "]
+        || ["times", "plus", "minus", "divided", "multiplied", "out of", "x "]
             .iter()
             .any(|word| next.starts_with(word))
 }
@@ -360,8 +381,9 @@ fn clause(sentence: &str) -> &str {
             "if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe",
             "perhaps",
         ];
-        let prose =
-            word.chars().count() > 1 || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
+        let prose = word.chars().count() > 1
+            || word == "I"
+            || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
         // "18 marbles, 9 of them red".
         let number = leading_number(next).map_or(0, |(_, end)| end);
         if number > 0 && next[number..].starts_with(" of ") {
