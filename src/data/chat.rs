@@ -220,8 +220,13 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::String | ValueKind::Undefined => escape_formatter(out, state, value),
-        _ => Ok(out.write_str(&python_str(value)?)?),
+        ValueKind::None
+        | ValueKind::Bool
+        | ValueKind::Number
+        | ValueKind::Seq
+        | ValueKind::Map
+        | ValueKind::Iterable => Ok(out.write_str(&python_str(value)?)?),
+        _ => escape_formatter(out, state, value),
     });
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", python_str);

@@ -216,8 +216,9 @@ impl ChatClient {
     pub fn notice(&self) -> Option<String> {
         let count = self.broken.load(Ordering::Relaxed);
         (count > 0).then(|| {
+            let replies = if count == 1 { "reply" } else { "replies" };
             format!(
-                "{count} replies of {} held broken Unicode escapes; U+FFFD is in their place",
+                "{count} {replies} of {} held broken Unicode escapes; replaced by U+FFFD",
                 self.config.url
             )
         })

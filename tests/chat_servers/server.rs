@@ -35,6 +35,8 @@ pub enum Manner {
     Silent(Duration),
     /// 200, with this body.
     Body(String),
+    /// 200, with so many bytes of this body, which need not be UTF-8.
+    Bytes(Vec<u8>, usize),
     /// The server ends, for good.
     Dies,
 }
@@ -120,14 +122,17 @@ fn serve(
         head.push_str(&lower);
     }
     let mut stream = reader.get_ref().try_clone().unwrap();
-    let mut send = |status: u16, headers: &str, body: &str, sent: usize| {
+    let mut send_bytes = |status: u16, headers: &str, body: &[u8], sent: usize| {
         let head = format!(
             "HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         let _ = stream.write_all(head.as_bytes());
-        let _ = stream.write_all(&body.as_bytes()[..sent]);
+        let _ = stream.write_all(&body[..sent]);
         let _ = stream.flush();
+    };
+    let mut send = |status: u16, headers: &str, body: &str, sent: usize| {
+        send_bytes(status, headers, body.as_bytes(), sent);
     };
     if head.starts_with("get /v1/models") {
         let body = json!({ "data": [{ "id": "the-model" }] }).to_string();
@@ -167,6 +172,7 @@ fn serve(
         }
         Manner::Silent(time) => std::thread::sleep(time),
         Manner::Body(body) => send(200, "", &body, body.len()),
+        Manner::Bytes(body, sent) => send_bytes(200, "", &body, sent),
         Manner::Dies => ended.store(true, Ordering::SeqCst),
     }
 }

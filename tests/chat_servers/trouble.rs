@@ -176,8 +176,9 @@ fn a_server_that_refuses_the_few_problems_that_there_are_is_an_error() {
             let refuses =
                 Server::start(move |_| Manner::Status(status, String::new(), body.into()));
             let answers = right();
-            let out = folder.path().join("pairs");
-            for servers in [[&refuses, &answers], [&answers, &refuses]] {
+            for (index, servers) in [[&refuses, &answers], [&answers, &refuses]].iter().enumerate()
+            {
+                let (out, servers) = (folder.path().join(format!("pairs{index}")), *servers);
                 let error =
                     run(&sums(folder.path(), count, servers), &out).unwrap_err().to_string();
                 assert!(error.contains(body) && error.contains(hint), "{count}: {error}");
@@ -209,6 +210,38 @@ fn a_server_is_asked_with_the_name_that_it_has_for_the_limit() {
     assert_eq!(report.pairs, 3);
     assert!(long.requests().iter().all(|r| r.body["max_completion_tokens"] == 8192));
     assert!(short.requests().iter().all(|r| r.body["max_tokens"] == 8192));
+}
+
+/// A connection that ends within a character is one that breaks; a body whose text ends so is whole.
+#[test]
+fn a_reply_that_ends_within_a_character_is_neither_lost_nor_spoiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = Server::start(|request| {
+        let answer = format!("{} 😀", short_answer(&request.prompt));
+        let body = says(&answer, "stop").to_string().into_bytes();
+        let within = body.windows(2).position(|two| two == "😀".as_bytes()[..2].to_vec()).unwrap();
+        match (number(&request.prompt), request.before) {
+            (0, 0) => Manner::Bytes(body, within + 2),
+            (1, _) => {
+                let half = [&body[..within + 2], &body[within + 4..]].concat();
+                let length = half.len();
+                Manner::Bytes(half, length)
+            }
+            _ => Manner::Says(answer),
+        }
+    });
+    let short = right();
+    let out = folder.path().join("pairs");
+    let (report, said) = run_saying(&sums(folder.path(), 3, [&long, &short]), &out, true);
+    assert_eq!(report.unwrap().unwrap().pairs, 3);
+    assert_eq!(long.requests().len(), 4);
+    let mut ends: Vec<String> = rows(&out.join("long.jsonl"))
+        .iter()
+        .map(|row| row["solution"].as_str().unwrap().chars().rev().take(2).collect())
+        .collect();
+    ends.sort();
+    assert_eq!(ends, ["\u{fffd} ", "😀 ", "😀 "]);
+    assert!(said.iter().any(|text| text.contains("1 reply of")), "{said:?}");
 }
 
 #[test]

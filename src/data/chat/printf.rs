@@ -155,7 +155,7 @@ impl Spec {
                 if digits.is_empty() { 0 } else { digits.parse().unwrap_or(MOST + 1) }
             };
             match number {
-                number if number.abs() <= MOST => Ok(number),
+                number if (-MOST..=MOST).contains(&number) => Ok(number),
                 _ => Err(failed("a width or precision after `%` is larger than 999")),
             }
         };
@@ -176,9 +176,18 @@ impl Spec {
             None => text,
         };
         match kind {
-            's' => self.text(out, &cut(python_str(value)?)),
-            'r' => self.text(out, &cut(python_repr(value)?)),
-            'a' => self.text(out, &cut(escaped(&python_repr(value)?))),
+            's' => {
+                let text = cut(out.spend(python_str(value)?)?);
+                self.text(out, &text)
+            }
+            'r' => {
+                let text = cut(out.spend(python_repr(value)?)?);
+                self.text(out, &text)
+            }
+            'a' => {
+                let text = cut(escaped(&out.spend(python_repr(value)?)?));
+                self.text(out, &text)
+            }
             'c' => {
                 let one = value.as_str().filter(|text| text.chars().count() == 1);
                 let code = as_integer(value).and_then(|code| u32::try_from(code).ok());

@@ -233,6 +233,8 @@ fn no_function_makes_more_than_its_bound() {
         "{% set x = ['a' * 5000000] * 100 %}{{ x | tojson }}",
         "{% set x = ['a' * 5000000] * 100 %}{{ x }}",
         "{% set x = ['a' * 5000000] * 100 %}{{ '%s' % (x,) }}",
+        "{% set x = 'a' * 5000000 %}{{ ('%.1s' * 10000) % ([x] * 10000) | list }}",
+        "{% set x = ['a' * 1000] * 10000 %}{{ ('%(x).1s' * 10000) % {'x': x} }}",
         "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}\
          {% endfor %}{{ ns.x | tojson }}",
     ] {

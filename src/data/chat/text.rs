@@ -17,15 +17,19 @@ pub(in crate::data) fn failed(what: impl Into<String>) -> Error {
 
 /// A text that grows to [`LARGEST`] at most.
 #[derive(Default)]
-pub(in crate::data) struct Text(String);
+pub(in crate::data) struct Text {
+    text: String,
+    /// Bytes that were made on the way.
+    spent: usize,
+}
 
 impl Text {
     /// Adds to it.
     pub(in crate::data) fn push(&mut self, part: &str) -> Result<(), Error> {
-        if self.0.len() + part.len() > LARGEST {
+        if self.text.len() + part.len() > LARGEST {
             return Err(failed("it makes too much text"));
         }
-        self.0.push_str(part);
+        self.text.push_str(part);
         Ok(())
     }
 
@@ -41,7 +45,16 @@ impl Text {
 
     /// The text.
     pub(in crate::data) fn into_string(self) -> String {
-        self.0
+        self.text
+    }
+
+    /// Counts a text that was made and of which only a part may go in: many of those take time.
+    pub(in crate::data) fn spend(&mut self, part: String) -> Result<String, Error> {
+        self.spent += part.len();
+        if self.spent > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        Ok(part)
     }
 }
 
