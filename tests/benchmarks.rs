@@ -189,7 +189,12 @@ fn answers_to_choices_are_letters_whatever_the_file_names_them_by() {
     let open = serde_json::json!({ "question": "Which?", "options": [], "answer": "red" });
     assert_eq!(read(open).unwrap().kind, AnswerKind::Stated);
 
-    let named = serde_json::json!({ "text": ["red"], "label": ["A"] });
+    let arc = serde_json::json!({ "text": ["red", "green"], "label": ["A", "B"] });
+    let arc = serde_json::json!({ "question": "Which?", "choices": arc, "answerKey": "B" });
+    let arc = read(arc).unwrap();
+    assert_eq!((arc.problem.as_str(), arc.reference.as_str()), ("Which?\nA) red\nB) green", "B"));
+
+    let named = serde_json::json!({ "text": ["red"], "label": ["1"] });
     for (options, answer, what) in [
         (serde_json::json!(texts), serde_json::json!(4), "`4` is none of its options ABCD"),
         (serde_json::json!(texts), serde_json::json!(-1), "`-1` is none of"),
@@ -197,7 +202,7 @@ fn answers_to_choices_are_letters_whatever_the_file_names_them_by() {
         (serde_json::json!(texts), serde_json::json!("pink"), "`pink` is none of"),
         (serde_json::json!(["red", "red"]), serde_json::json!("red"), "several of its options"),
         (serde_json::json!([["red"], "blue"]), serde_json::json!("B"), "option A is no text"),
-        (named, serde_json::json!("A"), "the key `label` of its options is no letter"),
+        (named, serde_json::json!("A"), "the label \"1\" of its options is no letter"),
     ] {
         let row = serde_json::json!({ "question": "Which?", "options": options, "answer": answer });
         let error = read(row).unwrap_err().to_string();
@@ -214,8 +219,9 @@ fn files_that_are_no_benchmark_are_refused_with_their_line() {
         std::fs::write(&path, text).unwrap();
         Benchmark::read(&path).unwrap_err().to_string()
     };
-    assert!(read("").contains("no rows"));
-    assert!(read("{\"question\": \"1+1?\", \"answer\": 2}\nnothing").contains(":2"));
+    assert!(read("").contains("holds no records"));
+    let bad = read("{\"question\": \"1+1?\", \"answer\": 2}\nnothing\n12");
+    assert!(bad.contains(":2") && bad.contains("2 of 3 rows cannot be used"), "{bad}");
     assert!(read("{\"answer\": 2}").contains("no problem"));
     assert!(read("{\"question\": \"1+1?\"}").contains("no row has an answer"));
     let unboxed = "{\"question\": \"1+1?\", \"solution\": \"two\"}";
@@ -649,14 +655,13 @@ fn answers_to_rows_without_a_usable_reference_are_counted_and_do_not_end_the_gra
     let boxed = |n: usize| format!("\\boxed{{{n}}}");
     let by_id = ["a", "b", "c", "d"]
         .map(|id| serde_json::json!({ "id": id, "text": boxed(if id == "d" { 9 } else { 2 }) }));
-    let by_text = ["1+1?", "Why?", "Which?", "3+6?"]
+    let by_text = ["1+1?", "Why?", "Which?\nA) x\nB) y", "3+6?"]
         .map(|text| serde_json::json!({ "problem": text, "text": boxed(if text == "3+6?" { 9 } else { 2 }) }));
     let by_order = [2, 0, 0, 9].map(|n| serde_json::json!({ "text": boxed(n) }));
     for rows in [&by_id, &by_text, &by_order] {
         let path = write("answers.jsonl", rows);
         let graded = grade_answers(&benchmark, &path, &AnswerOptions::default());
         let graded = graded.unwrap_or_else(|error| panic!("{error}"));
-        // "Which?" is laid out with its options, so that its bare text is none of the benchmark's.
         assert_eq!((graded.answers.len(), graded.without_reference), (2, 2));
         assert!(graded.answers.iter().all(|answer| answer.correct));
     }

@@ -1,7 +1,7 @@
 //! How the text of a problem is made up where columns hold parts of it: context before it, options
 //! behind it. Training data and benchmarks are laid out alike.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A string or a number as text; 27.0 is 27.
 pub(crate) fn plain_text(value: &Value) -> Option<String> {
@@ -61,11 +61,29 @@ impl<'a> Options<'a> {
     }
 }
 
+/// ARC's form: a list of texts and one of their letters.
+fn labelled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String> {
+    let list = |key: &str| options.get(key).and_then(Value::as_array);
+    let (Some(labels), Some(texts)) = (list("label"), list("text")) else {
+        return Err("its options have no lists `label` and `text`".to_owned());
+    };
+    if labels.len() != texts.len() {
+        let (labels, texts) = (labels.len(), texts.len());
+        return Err(format!("its options have {labels} labels and {texts} texts"));
+    }
+    let letter = |label: &Value| match label.as_str().map(str::as_bytes) {
+        Some([byte]) if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
+        _ => Err(format!("the label {label} of its options is no letter")),
+    };
+    labels.iter().zip(texts).map(|(label, text)| Ok((letter(label)?, text))).collect()
+}
+
 /// The options that a row has one by one, with their letters: a list's in its order, an object's by
 /// its keys. Those that are null are not there: some writers fill an object's missing keys so.
 fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     let mut lettered: Vec<(char, &Value)> = match options {
         Some(Value::Array(options)) => ('A'..='Z').zip(options).collect(),
+        Some(Value::Object(options)) if options.contains_key("label") => labelled(options)?,
         Some(Value::Object(options)) => {
             let letter = |key: &str| match key.trim_matches([' ', '(', ')', '.', ':']).as_bytes() {
                 [byte] if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),

@@ -7,7 +7,7 @@ pub(crate) const OPEN: &str = "<think>";
 pub(crate) const CLOSE: &str = "</think>";
 
 /// The marks around reasoning that models use: the usual one first, all in lower case.
-pub(crate) const MARKS: [(&str, &str); 8] = [
+pub(crate) const MARKS: [(&str, &str); 11] = [
     (OPEN, CLOSE),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -15,6 +15,9 @@ pub(crate) const MARKS: [(&str, &str); 8] = [
     ("<reflection>", "</reflection>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
     ("<seed:think>", "</seed:think>"),
 ];
 

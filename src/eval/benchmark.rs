@@ -12,6 +12,7 @@
 //! | Minerva | `problem` | the box in `solution` |
 //! | SAT, other multiple choice | `question`, `options` | `Answer`, a letter |
 //! | MMLU | `question`, `choices`, a list | `answer`, a place in it, counted from 0 |
+//! | ARC | `question`, `choices`, lists of texts and labels | `answerKey` |
 //! | MedQA | `question`, `options`, an object of letters | `answer`, the text of an option |
 
 use super::benchmark_rows::BenchmarkRows;

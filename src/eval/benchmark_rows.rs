@@ -115,6 +115,7 @@ fn problem(fields: &RowFields<'_>, line: usize) -> Result<Found, RowFault> {
         "expected_answer",
         "ground_truth",
         "gold_answer",
+        "answerKey",
         "reward_model.ground_truth",
     ];
     let answer = fields.field(&fields.columns.answer, &given);

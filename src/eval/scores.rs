@@ -5,7 +5,7 @@ use super::benchmark::Benchmark;
 use super::bootstrap::Bootstrap;
 use super::evaluate::Judged;
 use super::interval::wilson;
-use super::math::{Extractor, extract, same_answer};
+use super::math::{Extractor, after_reasoning, extract, same_answer};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -105,7 +105,10 @@ impl Scores {
                 .map(|k| (k, mean(&|answers| pass_at(answers.len(), right(answers), k))))
                 .collect(),
             majority: (most > 1).then(|| mean(&|answers| f64::from(majority(answers)))),
-            without_box: share(&|a| extract(&a.text, &[Extractor::Boxed]).is_none()),
+            without_box: share(&|a| {
+                let text = after_reasoning(&a.text, a.reasoning_opened);
+                text.and_then(|text| extract(text, &[Extractor::Boxed])).is_none()
+            }),
             without_answer: share(&|answer| answer.stated.is_none()),
             hit_limit: share(&|answer| answer.hit_limit),
             mean_tokens: tokens as f64 / answers.len().max(1) as f64,
