@@ -6,8 +6,8 @@ mod common;
 use common::{devices, program, toy_run};
 use mixdistill::data::{PlainTemplate, PromptTemplate, TextTokenizer, arith};
 use mixdistill::eval::{
-    AnswerKind, AnswerOptions, Answering, Benchmark, BenchmarkProblem, EvaluateConfig, Judged, Scores, evaluate,
-    grade_answers,
+    AnswerKind, AnswerOptions, Answering, Benchmark, BenchmarkProblem, EvaluateConfig, Judged,
+    Scores, evaluate, grade_answers,
 };
 use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig};
 use mixdistill::recipe::{RunMode, run};
@@ -226,7 +226,7 @@ fn files_that_are_no_benchmark_are_refused_with_their_line() {
     assert!(read("{\"question\": \"1+1?\"}").contains("no row has an answer"));
     let unboxed = "{\"question\": \"1+1?\", \"solution\": \"two\"}";
     assert!(read(unboxed).contains("the first is line 1"));
-    assert!(read("[1]").contains("not a JSON object"));
+    assert!(read("[1]").contains("expected a record as a JSON object"));
     let missing = Benchmark::read(&folder.path().join("none.jsonl")).unwrap_err().to_string();
     assert!(missing.contains("none.jsonl"), "{missing}");
 }
@@ -575,11 +575,13 @@ fn benchmarks_and_answers_are_read_as_training_files_are() {
         path
     };
     let rows = r#"{"problem":"1+1?","answer":2},{"problem":"2+2?","answer":4,"score":NaN}"#;
-    let answers = r#"{"problem":"1+1?","text":"\\boxed{2}"},{"problem":"2+2?","text":"\\boxed{5}"}"#;
+    let answers =
+        r#"{"problem":"1+1?","text":"\\boxed{2}"},{"problem":"2+2?","text":"\\boxed{5}"}"#;
     for (form, begin, between, end) in
         [("bom.jsonl", "\u{feff}", "\r\n", ""), ("list.json", "\u{feff}[", ",\n", "]")]
     {
-        let text = |rows: &str| format!("{begin}{}{end}", rows.replace("},{", &format!("}}{between}{{")));
+        let text =
+            |rows: &str| format!("{begin}{}{end}", rows.replace("},{", &format!("}}{between}{{")));
         let bench = Benchmark::read(&write(form, &text(rows))).unwrap();
         assert_eq!(bench.problems.len(), 2, "{form}");
         let answers = write(&format!("answers-{form}"), &text(answers));
@@ -594,7 +596,8 @@ fn benchmarks_and_answers_are_read_as_training_files_are() {
     let problem = &bench.problems[0];
     assert_eq!((problem.problem.as_str(), problem.id.as_str()), ("So: 1+1?", "a"));
     assert_eq!((problem.reference.as_str(), bench.has_ids), ("2", true));
-    let replies = write("replies.jsonl", r#"{"key":"a","reply":["\\boxed{2}"],"text":"\\boxed{3}"}"#);
+    let replies =
+        write("replies.jsonl", r#"{"key":"a","reply":["\\boxed{2}"],"text":"\\boxed{3}"}"#);
     let options = AnswerOptions { columns: map("solution=reply.0,id=key"), ..Default::default() };
     assert!(grade_answers(&bench, &replies, &options).unwrap().answers[0].correct);
     // Problems and references of data sets as they are published.
@@ -619,9 +622,8 @@ fn long_integers_are_exact_references() {
         std::fs::write(&path, format!("{{\"problem\": \"?\", \"answer\": {number}}}")).unwrap();
         let problem = Benchmark::read(&path).unwrap().problems.remove(0);
         assert_eq!(problem.reference, number);
-        let grade = |text: &str| {
-            Judged::of(&problem, 0, format!("\\boxed{{{text}}}"), false).correct
-        };
+        let grade =
+            |text: &str| Judged::of(&problem, 0, format!("\\boxed{{{text}}}"), false).correct;
         assert!(grade(number));
         let other = format!("{}8", &number[..number.len() - 1]);
         assert!(!grade(&other), "{other}");
@@ -703,9 +705,13 @@ fn outputs_of_generate_and_samples_of_lm_evaluation_harness_are_answers() {
             "exact_match": 0.0, "doc_hash": "x",
         })
     };
-    let samples =
-        [(2, "strict-match"), (0, "strict-match"), (2, "flexible-extract"), (0, "flexible-extract")]
-            .map(|(n, filter)| sample(n, filter));
+    let samples = [
+        (2, "strict-match"),
+        (0, "strict-match"),
+        (2, "flexible-extract"),
+        (0, "flexible-extract"),
+    ]
+    .map(|(n, filter)| sample(n, filter));
     let answers = graded(&benchmark, &write("samples.jsonl", &samples));
     let ids: Vec<&str> = answers.iter().map(|answer| answer.id.as_str()).collect();
     assert_eq!(ids, ["3", "1"]);

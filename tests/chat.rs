@@ -192,7 +192,10 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
     assert_eq!(tokenizer.decode(&asked).unwrap(), text);
     // Its words are text, whatever they spell.
     assert_eq!(asked.iter().filter(|token| **token == 260).count(), 2);
-    assert_eq!(format.rows(&tokenizer, &[(prompt, "2"), ("1+1?".into(), "2")])[0].as_ref().unwrap(), &row);
+    assert_eq!(
+        format.rows(&tokenizer, &[(prompt, "2"), ("1+1?".into(), "2")])[0].as_ref().unwrap(),
+        &row
+    );
     // The run's own takes its place.
     let replaced = folder.format(Some("Think.")).unwrap().prompt(&tokenizer, prompt).unwrap();
     assert!(tokenizer.decode(&replaced).unwrap().starts_with("system:Think.\nuser"));
@@ -213,7 +216,8 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
             format.rows(&tokenizer, &[(prompt, "2")]).remove(0).map(|_| ()).unwrap_err(),
         ] {
             let error = error.to_string();
-            let says = error.contains("it leaves out the system text") && error.contains("system=none");
+            let says =
+                error.contains("it leaves out the system text") && error.contains("system=none");
             assert!(says || error.contains("System role not supported"), "{error}");
         }
     }

@@ -44,7 +44,7 @@ fn the_answer_and_its_end_token_are_trained_and_nothing_else() {
     let encoded = encode(&pairs, 1000, TooLong::Drop).unwrap();
     let example = encoded.example(1, 2).unwrap();
     let (prompt, answer) = example.tokens.split_at(example.prompt);
-    assert_eq!(tokenizer.decode(prompt).unwrap(), template.prompt_text("What is 2 + 1?"));
+    assert_eq!(tokenizer.decode(prompt).unwrap(), template.prompt_text("What is 2 + 1?".into()));
     assert_eq!(tokenizer.decode(answer).unwrap(), "step \\boxed{3}");
     assert_eq!(answer.last(), Some(&tokenizer.end_token()));
     assert_eq!(answer.iter().filter(|t| **t == tokenizer.end_token()).count(), 1);

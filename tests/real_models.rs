@@ -423,8 +423,15 @@ fn the_generate_example_answers_a_prompt_a_file_and_a_chat() {
     assert!(said.lines().count() >= 2, "{said}");
     assert_eq!(err.matches("tokens, ").count(), 2, "{err}");
 
-    std::fs::write(setting.path("bad.jsonl"), "{\"problem\": \"x\"}\n{\"other\": 1}\n").unwrap();
-    let bad = with(&["--prompts", &setting.text("bad.jsonl"), "--out", &setting.text("x.jsonl")]);
+    let bad = |name: &str, rows: &str| {
+        std::fs::write(setting.path("bad.jsonl"), rows).unwrap();
+        with(&["--prompts", &setting.text("bad.jsonl"), "--out", &setting.text(name)])
+    };
+    // One row without a prompt is left out and told; more of them are an error.
+    let (said, told) = succeeded(&bad("one.jsonl", "{\"problem\": \"x\"}\n{\"other\": 1}\n"));
+    assert!(said.contains("1 of 1 answers"), "{said}");
+    assert!(told.contains("left out: 1 row: 1 x no problem") && told.contains("bad.jsonl:2"));
+    let bad = bad("two.jsonl", "{\"problem\": \"x\"}\n{\"other\": 1}\n12\n");
     let error = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert!(!bad.status.success() && error.contains("bad.jsonl:2"), "{error}");
 }

@@ -285,7 +285,8 @@ fn the_ledger_has_the_columns_and_every_row_that_is_left_out() {
     config.data.max_left_out = 0.1;
     let mut said = vec![];
     let stop = StopFlag::default();
-    let summary = run(&config, RunMode::New, &stop, &mut |line| said.push(line.to_owned())).unwrap();
+    let summary =
+        run(&config, RunMode::New, &stop, &mut |line| said.push(line.to_owned())).unwrap();
     let source = &summary.ledger.sources[0];
     assert_eq!((source.read, source.usable, source.left_out.rows()), (32, 30, 2));
     assert!(summary.ledger.adds_up());

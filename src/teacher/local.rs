@@ -1,9 +1,10 @@
 //! A model in a folder as a teacher.
 
 use super::{Failure, Question, Response, Sample, Teacher};
-use crate::data::{ChatFormat, PlainTemplate, PromptTemplate, TextTokenizer};
+use crate::data::{ChatFormat, PlainTemplate, PromptTemplate, TextTokenizer, reasoning};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::eval::opens_reasoning;
 use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, ModelFolder, model_folder};
 use crate::train::StopFlag;
 use serde::{Deserialize, Serialize};
@@ -151,7 +152,11 @@ impl LocalTeacher {
         }
         for ((generation, prompt), place) in generated.iter().zip(&prompts).zip(places) {
             let reason = if generation.hit_limit() { "length" } else { "stop" };
-            let text = generation.text(&self.tokenizer)?;
+            let mut text = generation.text(&self.tokenizer)?;
+            // Where the template opens the reasoning, the answer begins within it.
+            if opens_reasoning(&self.tokenizer, prompt)? {
+                text.insert_str(0, reasoning::OPEN);
+            }
             responses[place] = Response {
                 samples: vec![Sample::of_text(&text, Some(reason.to_owned()))],
                 prompt_tokens: Some(prompt.len() as u64),

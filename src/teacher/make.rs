@@ -247,9 +247,14 @@ impl Problems {
         observe: &mut dyn FnMut(PairsEvent<'_>),
     ) -> Result<Option<PairsReport>> {
         let without_answer = self.benchmark.without_answer.len();
+        let left_out_rows = self.benchmark.left_out;
         let (problems, left_out, mut counts) =
             sieve(self.benchmark.problems, &self.against, config.near_duplicates);
         counts.without_answer = without_answer;
+        counts.unusable = left_out_rows.rows();
+        if !left_out_rows.is_empty() {
+            observe(PairsEvent::Notice(&format!("unusable and left out: {left_out_rows}")));
+        }
         if problems.is_empty() {
             let what = format!("none of its {} problems is left to ask", counts.read);
             let hint = "All are in the benchmarks; give other problems";

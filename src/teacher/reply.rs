@@ -1,6 +1,7 @@
 //! What a server answers, and the forms in which reasoning models give their reasoning.
 
 use crate::data::lenient_json;
+use crate::data::reasoning::{divided, with_reasoning};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -31,9 +32,6 @@ pub enum ReasoningForm {
     Omit,
 }
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
-
 impl Sample {
     /// Divides a text that may hold its reasoning.
     ///
@@ -52,9 +50,7 @@ impl Sample {
     /// The text that is trained on.
     pub fn joined(&self, form: ReasoningForm) -> String {
         match (&self.reasoning, form) {
-            (Some(reasoning), ReasoningForm::Think) => {
-                format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{}", self.content)
-            }
+            (Some(reasoning), ReasoningForm::Think) => with_reasoning(reasoning, &self.content),
             (Some(reasoning), ReasoningForm::Plain) => format!("{reasoning}\n\n{}", self.content),
             _ => self.content.clone(),
         }
@@ -70,21 +66,6 @@ impl Sample {
     pub fn is_whole(&self) -> bool {
         let reason = self.finish_reason.as_deref().unwrap_or("stop").to_lowercase();
         ["stop", "eos", "eos_token", "end_turn", "stop_sequence"].contains(&reason.as_str())
-    }
-}
-
-/// Reasoning and answer of a text. Some templates begin an answer within the reasoning, so that only
-/// its end is marked; without an end all of it is reasoning.
-fn divided(text: &str) -> (Option<&str>, &str) {
-    let text = text.trim();
-    let (opened, rest) = match text.strip_prefix(OPEN) {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    match rest.split_once(CLOSE) {
-        Some((reasoning, content)) => (Some(reasoning.trim()), content.trim()),
-        None if opened => (Some(rest.trim()), ""),
-        None => (None, text),
     }
 }
 
@@ -182,7 +163,12 @@ impl Choice {
         let mut apart = apart.filter(|text| !text.is_empty());
         match apart.next() {
             Some(reasoning) => {
-                let (reasoning, content) = (Some(reasoning.to_owned()), content.trim().to_owned());
+                // Some servers leave the reasoning, or its empty marks, in the content as well.
+                let content = match divided(&content) {
+                    (Some(inner), answer) if inner.is_empty() || inner == reasoning => answer,
+                    _ => content.trim(),
+                };
+                let (reasoning, content) = (Some(reasoning.to_owned()), content.to_owned());
                 Sample { reasoning, content, finish_reason }
             }
             None => Sample::of_text(&content, finish_reason),
@@ -241,6 +227,8 @@ mod tests {
         };
         is(json!({ "content": "4", "reasoning_content": " 2+2 " }), "2+2", "4");
         is(json!({ "content": "4", "reasoning": "2+2" }), "2+2", "4");
+        is(json!({ "content": "<think>2+2</think>4", "reasoning": "2+2" }), "2+2", "4");
+        is(json!({ "content": "<think>\n</think>\n4", "reasoning": "2+2" }), "2+2", "4");
         is(json!({ "content": "4", "thinking": "2+2" }), "2+2", "4");
         is(json!({ "content": "4", "reasoning_content": "", "thinking": "2+2" }), "2+2", "4");
         is(

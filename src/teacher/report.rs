@@ -10,6 +10,9 @@ pub struct ProblemCounts {
     pub read: usize,
     /// Rows of the file without an answer.
     pub without_answer: usize,
+    /// Rows of the file that cannot be used.
+    #[serde(default)]
+    pub unusable: usize,
     /// Left out: the text of an earlier one.
     pub duplicates: usize,
     /// Of these, with another answer than the earlier one.
@@ -124,6 +127,7 @@ impl PairsReport {
         let ProblemCounts {
             read,
             without_answer,
+            unusable,
             duplicates,
             contradictions,
             near_duplicates,
@@ -137,6 +141,7 @@ impl PairsReport {
         };
         line("read", read);
         line("rows without an answer", without_answer);
+        line("rows that cannot be used", unusable);
         line("left out: the same text again", duplicates);
         line("of these with another answer", contradictions);
         line("left out: nearly the same text and the same answer", near_duplicates);
