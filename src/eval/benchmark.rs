@@ -196,7 +196,9 @@ fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
                 [byte] if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
                 _ => Err(format!("the key `{key}` of its options is no letter")),
             };
-            let options = options.iter().map(|(key, option)| Ok((letter(key)?, option)));
+            // By their keys, whatever the order in the file.
+            let options: std::collections::BTreeMap<_, _> = options.iter().collect();
+            let options = options.into_iter().map(|(key, option)| Ok((letter(key)?, option)));
             options.collect::<Result<_, String>>()?
         }
         _ => vec![],
