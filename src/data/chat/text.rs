@@ -90,27 +90,51 @@ pub(in crate::data) fn bounded(value: &Value) -> Result<(), Error> {
 
 /// Python's `str` of a value; of an undefined one it is empty, as in Jinja.
 pub(in crate::data) fn python_str(value: &Value) -> Result<String, Error> {
-    if let Some(number) = as_float(value) {
-        return Ok(float_repr(number));
+    match value.kind() {
+        ValueKind::String => Ok(value.to_string()),
+        ValueKind::Undefined => Ok(String::new()),
+        _ => python_repr(value),
     }
-    bounded(value)?;
-    let mut text = Text::default();
-    write!(text, "{value}").map_err(|_| failed("it makes too much text"))?;
-    Ok(text.into_string())
 }
 
 /// Python's `repr` of a value.
 pub(in crate::data) fn python_repr(value: &Value) -> Result<String, Error> {
-    if let Some(number) = as_float(value) {
-        return Ok(float_repr(number));
-    }
-    if value.is_undefined() {
-        return Ok("Undefined".into());
-    }
     bounded(value)?;
     let mut text = Text::default();
-    write!(text, "{value:?}").map_err(|_| failed("it makes too much text"))?;
+    add_repr(&mut text, value)?;
     Ok(text.into_string())
+}
+
+/// Adds the `repr` of a value; what is within lists and maps is written as such.
+fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
+    if let Some(number) = as_float(value) {
+        return text.push(&float_repr(number));
+    }
+    match value.kind() {
+        ValueKind::Undefined => text.push("Undefined"),
+        ValueKind::Seq => {
+            let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
+            text.push(open)?;
+            for (index, item) in value.try_iter()?.enumerate() {
+                text.push(if index > 0 { ", " } else { "" })?;
+                add_repr(text, &item)?;
+            }
+            // A tuple of one has a comma, which tells it from a value in brackets.
+            text.push(if value.is_tuple() && value.len() == Some(1) { "," } else { "" })?;
+            text.push(close)
+        }
+        ValueKind::Map => {
+            text.push("{")?;
+            for (index, key) in value.try_iter()?.enumerate() {
+                text.push(if index > 0 { ", " } else { "" })?;
+                add_repr(text, &key)?;
+                text.push(": ")?;
+                add_repr(text, &value.get_item(&key)?)?;
+            }
+            text.push("}")
+        }
+        _ => write!(text, "{value:?}").map_err(|_| failed("it makes too much text")),
+    }
 }
 
 /// A number that is no integer.
