@@ -60,6 +60,9 @@ pub(super) struct Collector<'a> {
     resolved: Option<Resolved>,
     /// Columns with text.
     texts: Vec<String>,
+    /// Fields with text of the turns in conversations.
+    turn_fields: Vec<String>,
+    with_reasoning: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
     tally: Tally,
@@ -104,6 +107,8 @@ impl<'a> Collector<'a> {
             unit: Unit::Line,
             resolved: None,
             texts: vec![],
+            turn_fields: vec![],
+            with_reasoning: 0,
             records: vec![],
             lines: vec![],
             tally: Tally::default(),
@@ -122,7 +127,9 @@ impl<'a> Collector<'a> {
             row: RowAt { path: self.path, number, unit: self.unit },
             columns: self.columns.as_deref(),
         };
-        self.resolved = Some(Resolved::new(self.map, &first, &at)?);
+        let resolved = Resolved::new(self.map, &first, &at)?;
+        self.turn_fields = resolved.turn_fields(&first);
+        self.resolved = Some(resolved);
         self.texts = match &self.columns {
             Some(columns) => {
                 let texts = columns.iter().filter(|column| column.is_text);
@@ -142,7 +149,8 @@ impl<'a> Collector<'a> {
             columns: self.columns.as_deref(),
         };
         match resolved.take(row, &at) {
-            Ok(Taken::Record(record)) => {
+            Ok(Taken::Record { record, has_reasoning }) => {
+                self.with_reasoning += usize::from(has_reasoning);
                 self.records.push(record);
                 // The reader holds numbers to this.
                 self.lines.push(u32::try_from(number).unwrap_or(u32::MAX));
@@ -166,9 +174,10 @@ impl<'a> Collector<'a> {
             return Err(no_records(self.path));
         }
         let left_out = self.tally.finish(self.path, self.read, max_left_out)?;
-        let texts = &self.texts;
-        let columns = self.resolved.as_ref().map(|resolved| resolved.columns(texts));
+        let columns =
+            self.resolved.as_ref().map(|resolved| resolved.columns(&self.texts, &self.turn_fields));
         Ok(Records {
+            with_reasoning: self.with_reasoning,
             with_system: self.records.iter().filter(|record| record.system.is_some()).count(),
             records: self.records,
             lines: self.lines,

@@ -57,7 +57,11 @@ pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
 
 /// What became of one record.
 pub(super) enum Taken {
-    Record(CotRecord),
+    Record {
+        record: CotRecord,
+        /// Whether its reasoning stood beside the answer.
+        has_reasoning: bool,
+    },
     Wrong,
     /// Nobody said whether its solution is right.
     WithoutVerdict,
@@ -164,6 +168,22 @@ impl FirstRows<'_> {
         }) && any
     }
 
+    /// Fields with text of the turns in a column of conversations, in the order of their names.
+    fn turn_fields(&self, column: &Column) -> Vec<String> {
+        let mut names = std::collections::BTreeSet::new();
+        for value in self.rows.iter().filter_map(|row| column.find(row).ok()) {
+            let list = match &*value {
+                Value::Array(list) => list.clone(),
+                Value::String(text) => messages::list_in(text).unwrap_or_default(),
+                _ => vec![],
+            };
+            let fields = list.iter().filter_map(Value::as_object).flatten();
+            let fields = fields.filter(|(_, value)| holds_text(value, 3));
+            names.extend(fields.map(|(name, _)| name.clone()));
+        }
+        names.into_iter().collect()
+    }
+
     /// Top-level columns with text, in the order of their names.
     pub(super) fn texts(&self) -> Vec<String> {
         let mut names: Vec<String> = vec![];
@@ -190,6 +210,14 @@ fn holds_text(value: &Value, depth: usize) -> bool {
 }
 
 impl Resolved {
+    /// Fields with text of the turns, where the file holds conversations.
+    pub(super) fn turn_fields(&self, first: &FirstRows<'_>) -> Vec<String> {
+        match &self.texts {
+            Texts::Messages { column, .. } => first.turn_fields(column),
+            Texts::Pair { .. } => vec![],
+        }
+    }
+
     /// Chooses the columns by `map` and by what the first rows have.
     pub(super) fn new(map: &ColumnMap, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
         let mut notes = vec![];
@@ -239,8 +267,9 @@ impl Resolved {
         Ok(Self { texts, id, answer, correct, system, keeps_system, notes })
     }
 
-    /// The chosen columns for display, with the text columns among `texts` that are not used.
-    pub(super) fn columns(&self, texts: &[String]) -> Columns {
+    /// The chosen columns for display, with the text columns among `texts` that are not used, and
+    /// the text fields of turns that are not.
+    pub(super) fn columns(&self, texts: &[String], turn_fields: &[String]) -> Columns {
         let name = |column: &Option<Column>| column.as_ref().map(|column| column.name.clone());
         let mut columns = Columns {
             id: name(&self.id),
@@ -270,6 +299,11 @@ impl Resolved {
             columns.used().any(|used| used == name || used.split('.').next() == Some(name))
         };
         columns.unused = texts.iter().filter(|name| !is_used(name)).cloned().collect();
+        if let Texts::Messages { column, reasoning } = &self.texts {
+            let key = reasoning.key();
+            let unused = turn_fields.iter().filter(|name| !messages::is_read(name, key));
+            columns.unused.extend(unused.map(|name| format!("{}.*.{name}", column.name)));
+        }
         columns
     }
 }

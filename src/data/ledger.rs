@@ -34,6 +34,9 @@ pub struct SourceLedger {
     /// Left out: the column that says whether the solution is right says nothing.
     #[serde(default)]
     pub without_verdict: usize,
+    /// Records whose reasoning stood beside the answer and was put before it.
+    #[serde(default)]
+    pub with_reasoning: usize,
     /// Records with a system text of their own.
     #[serde(default)]
     pub with_system: usize,
@@ -73,12 +76,17 @@ impl SourceLedger {
             }
             columns.notes.iter().try_for_each(|note| writeln!(f, "{name}: {note}"))?;
         }
-        if self.with_system > 0 {
-            writeln!(f, "{name}: {} with a system text of their own", self.with_system)?;
-        }
-        if self.broken_characters > 0 {
-            let count = self.broken_characters;
-            writeln!(f, "{name}: {count} halves of characters (lone surrogates) read as U+FFFD")?;
+        for (count, what) in [
+            (
+                self.with_reasoning,
+                "rows with reasoning beside the answer, put before it in <think>",
+            ),
+            (self.with_system, "rows with a system text of their own"),
+            (self.broken_characters, "lone surrogates (half a character), read as U+FFFD"),
+        ] {
+            if count > 0 {
+                writeln!(f, "{name}: {count} {what}")?;
+            }
         }
         if !self.left_out.is_empty() {
             writeln!(f, "{name}: unusable and left out: {}", self.left_out)?;

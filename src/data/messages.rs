@@ -74,6 +74,16 @@ const SPLIT: &str = "A record takes one user turn and the assistant turn that fo
 const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
      \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
 
+/// Whether a field of a turn is read.
+pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
+    ["role", "content", "from", "value"].contains(&field)
+        || match key {
+            ReasoningKey::Usual => REASONING.contains(&field),
+            ReasoningKey::Named(name) => name == field,
+            ReasoningKey::LeftOut => false,
+        }
+}
+
 /// Whether a list can be one of messages at all.
 pub(super) fn is_conversation(list: &[Value]) -> bool {
     let has_role = |turn: &Value| turn.get("role").is_some() || turn.get("from").is_some();

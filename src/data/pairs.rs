@@ -68,6 +68,7 @@ impl Source {
             empty_solutions: read.empty_solutions,
             wrong: read.wrong,
             without_verdict: read.without_verdict,
+            with_reasoning: read.with_reasoning,
             with_system: read.with_system,
             broken_characters: read.broken_characters,
             ..Default::default()

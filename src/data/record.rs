@@ -54,6 +54,8 @@ pub struct Records {
     pub wrong: usize,
     /// Records left out because the column that says whether their solution is right says nothing.
     pub without_verdict: usize,
+    /// Records whose reasoning stood beside the answer and was put before it.
+    pub with_reasoning: usize,
     /// Records with a system text.
     pub with_system: usize,
     /// Escapes of half a character (lone surrogates), read as U+FFFD.

@@ -42,7 +42,9 @@ impl Resolved {
             return Err(row.empty(NO_PROBLEM, "the problem is empty"));
         };
         let answered = exchange.solution.unwrap_or_default();
-        let solution = match exchange.reasoning.filter(present) {
+        let reasoning = exchange.reasoning.filter(present);
+        let has_reasoning = reasoning.is_some();
+        let solution = match reasoning {
             None => answered,
             Some(reasoning) => match joined(&reasoning, &answered) {
                 Joined::Text(text) => text,
@@ -62,7 +64,10 @@ impl Resolved {
         }
         let system = both(beside, exchange.system).filter(|_| self.keeps_system);
         Ok(match verdict {
-            Some(true) => Taken::Record(CotRecord { id, system, problem, solution, answer }),
+            Some(true) => {
+                let record = CotRecord { id, system, problem, solution, answer };
+                Taken::Record { record, has_reasoning }
+            }
             Some(false) => Taken::Wrong,
             None => Taken::WithoutVerdict,
         })

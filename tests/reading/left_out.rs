@@ -171,7 +171,7 @@ fn what_is_left_out_and_which_columns_are_used_stand_in_the_ledger() {
     for line in [
         "long: columns system=system, problem=question, solution=output",
         "long: columns with text that are not used: source, tags",
-        "long: 30 with a system text of their own",
+        "long: 30 rows with a system text of their own",
         "long: unusable and left out: 1 row: 1 x not JSON (",
     ] {
         assert!(shown.contains(line), "{line} is not in {shown}");

@@ -15,7 +15,8 @@ fn conversation(assistant: &str) -> String {
 fn reasoning_beside_an_answer_comes_before_it() {
     for key in ["reasoning_content", "reasoning", "thinking"] {
         let turn = conversation(&format!(r#""content":"It is 2.","{key}":"1 and 1""#));
-        assert_eq!(only(&read("a.jsonl", &turn, "")), ("1+1?", THOUGHT));
+        let records = read("a.jsonl", &turn, "");
+        assert_eq!((only(&records), records.with_reasoning), (("1+1?", THOUGHT), 1));
         assert_eq!(only(&read("a.jsonl", &turn, "reasoning=none")), ("1+1?", "It is 2."));
         let column = format!(r#"{{"problem":"1+1?","solution":"It is 2.","{key}":"1 and 1"}}"#);
         let records = read("a.jsonl", &column, "");
@@ -30,6 +31,12 @@ fn reasoning_beside_an_answer_comes_before_it() {
         );
         assert_eq!(only(&read("a.jsonl", lists.replace('\n', " "), "")).1, THOUGHT);
     }
+    // A field that is not read is told.
+    let thought = conversation(r#""content":"It is 2.","thought":"1 and 1","weight":1"#);
+    let records = read("a.jsonl", &thought, "");
+    assert_eq!(records.columns.unused, ["messages.*.thought"]);
+    assert_eq!(records.with_reasoning, 0);
+    assert_eq!(read("a.jsonl", &thought, "reasoning=thought").columns.unused, [""; 0]);
     // ShareGPT's form, a key of its own, and parts that are marked as thinking.
     let shared = r#"{"conversations":[{"from":"human","value":"1+1?"},
         {"from":"gpt","value":"It is 2.","thought":"1 and 1"}]}"#
