@@ -163,11 +163,13 @@ fn work(flags: &Flags) -> Result<ExitCode> {
             };
             let graded = grade_answers(benchmark, path, &options)?;
             let name = &benchmark.name;
-            if graded.without_reference > 0 {
-                let count = graded.without_reference;
-                say(&format!(
-                    "{name}: {count} answers to rows without a usable reference are left out"
-                ));
+            for (count, what) in [
+                (graded.without_reference, "rows without a usable reference"),
+                (graded.other_filters, "other filters of lm-evaluation-harness"),
+            ] {
+                if count > 0 {
+                    say(&format!("{name}: answers of {what} are left out: {count}"));
+                }
             }
             if !graded.left_out.is_empty() {
                 say(&format!("{}: unusable and left out: {}", path.display(), graded.left_out));

@@ -8,8 +8,8 @@
 
 use clap::{ArgGroup, Parser};
 use mixdistill::data::{
-    ChatFormat, ChatTemplate, ColumnMap, MAX_LEFT_OUT, Message, PlainTemplate, Prompt, PromptRow,
-    PromptTemplate, TextTokenizer, read_prompts,
+    ChatFormat, ChatTemplate, ColumnMap, Message, PlainTemplate, Prompt, PromptRow, PromptTemplate,
+    TextTokenizer, read_prompts,
 };
 use mixdistill::model::{
     DecoderLm, EndReason, Endings, GenerateConfig, Generation, ModelFolder, NewToken, model_folder,
@@ -358,7 +358,7 @@ impl Speaker {
 /// The prompts of a file; rows without one are left out and told.
 fn questions(flags: &Flags, path: &Path) -> Result<Vec<PromptRow>> {
     let columns = flags.columns.as_deref().map(ColumnMap::parse).transpose()?.unwrap_or_default();
-    let read = read_prompts(path, &columns, MAX_LEFT_OUT)?;
+    let read = read_prompts(path, &columns)?;
     if !read.left_out.is_empty() {
         eprintln!("{}: unusable and left out: {}", path.display(), read.left_out);
     }

@@ -750,3 +750,89 @@ fn guesses_within_a_reasoning_that_the_prompt_has_opened_are_no_answers() {
     assert_eq!(grade(cut, true), (None, false));
     assert_eq!(grade(cut, false), (Some("12".into()), true));
 }
+
+#[test]
+fn a_reference_beside_an_answer_is_never_taken_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let row = |n: usize, more: &str| {
+        format!("{{\"question\": \"{n}?\", \"answer\": \"so #### {n}\"{more}}}\n")
+    };
+    let rows =
+        |more: &dyn Fn(usize) -> String| -> String { (0..10).map(|n| row(n, &more(n))).collect() };
+    let bench = Benchmark::read(&write("b.jsonl", &rows(&|_| String::new()))).unwrap();
+    let grade = |more: &dyn Fn(usize) -> String| {
+        let path = write("a.jsonl", &rows(more));
+        grade_answers(&bench, &path, &AnswerOptions::default())
+    };
+    // One answer is missing: it is left out, and not the reference in its place.
+    let one = grade(&|n| match n {
+        3 => r#", "response": null"#.to_owned(),
+        _ => r#", "response": "dunno""#.to_owned(),
+    });
+    let one = one.unwrap();
+    assert_eq!((one.answers.len(), one.left_out.rows_for("no answer")), (9, 1));
+    assert!(one.answers.iter().all(|answer| !answer.correct));
+    for more in [r#", "response": null"#, r#", "reply": "dunno""#, ""] {
+        let error = grade(&|_| more.to_owned()).unwrap_err().to_string();
+        assert!(error.contains("answer"), "{error}");
+    }
+    for name in ["generated_text", "model_output"] {
+        let graded = grade(&|_| format!(", \"{name}\": \"dunno\"")).unwrap();
+        assert!(graded.answers.iter().all(|answer| !answer.correct && answer.text == "dunno"));
+    }
+    // A list of texts is several answers.
+    let lists = grade(&|n| format!(", \"response\": [\"It is {n}.\", \"dunno\"]")).unwrap();
+    assert_eq!(lists.answers.len(), 20);
+    assert_eq!(lists.answers.iter().filter(|answer| answer.correct).count(), 10);
+}
+
+#[test]
+fn names_and_places_that_are_not_there_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let map = |text: &str| mixdistill::data::ColumnMap::parse(text).unwrap();
+    let path = write("b.jsonl", r#"{"problem":"1+1?","answer":2}"#);
+    for (columns, what) in [
+        ("options=optz", "no row has it"),
+        ("context=nope", "no row has it"),
+        ("correct=zzz", "`correct` is no column of benchmarks"),
+        ("reasoning=yyy", "`reasoning` is no column of benchmarks"),
+    ] {
+        let error = Benchmark::read_with(&path, &map(columns)).unwrap_err().to_string();
+        assert!(error.contains(what), "{columns}: {error}");
+    }
+    let bench = Benchmark::read(&path).unwrap();
+    let answers = write("a.jsonl", r#"{"problem":"1+1?","text":"2"}"#);
+    for (columns, what) in
+        [("problem=qq", "no row has it"), ("id=pid", "no row has it"), ("answer=x", "no column of")]
+    {
+        let options = AnswerOptions { columns: map(columns), ..Default::default() };
+        let error = grade_answers(&bench, &answers, &options).unwrap_err().to_string();
+        assert!(error.contains(what), "{columns}: {error}");
+    }
+    let far = write("far.jsonl", r#"{"resps":[["x"]],"doc_id":18446744073709551615}"#);
+    assert!(
+        grade_answers(&bench, &far, &AnswerOptions::default()).is_ok_and(|g| g.answers.len() == 1)
+    );
+    let within = write("data.json", r#"{"data": [{"problem":"1+1?","answer":2}]}"#);
+    let error = Benchmark::read(&within).unwrap_err().to_string();
+    assert!(error.contains("its key `data` holds a list of 1 records"), "{error}");
+    let error = grade_answers(&bench, &within, &AnswerOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("its key `data` holds a list of 1 records"), "{error}");
+    let many: Vec<String> = (0..30).map(|n| format!("\"o{n}\"")).collect();
+    let many = format!("{{\"problem\":\"Which?\",\"options\":[{}],\"answer\":28}}", many.join(","));
+    let error = Benchmark::read(&write("many.jsonl", &many)).unwrap_err().to_string();
+    assert!(error.contains("it has 30 options, more than there are letters"), "{error}");
+    let odd = write("odd.jsonl", r#"{"problem":"?","answer":1,"context":["p1","p2"]}"#);
+    let error = Benchmark::read(&odd).unwrap_err().to_string();
+    assert!(error.contains("its context is a list of 2, expected text"), "{error}");
+}

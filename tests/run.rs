@@ -363,7 +363,7 @@ fn files_that_cannot_be_used_are_refused_with_their_place() {
             &after(b"{\"question\": \"q\", \"solution\": 12, \"gold_answer\": 1}\n"),
             &["long.jsonl:4", "`solution`", "12"],
         ),
-        (&lines(20, " "), &["long.jsonl:1", "20 of 20 rows cannot be used: 20 x no answer"]),
+        (&lines(20, " "), &["long.jsonl:1:", "20 of 20 rows cannot be used: 20 x no answer ("]),
     ];
     for (bytes, parts) in cases {
         let error = attempt(bytes);

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::column_map::ColumnMap;
-use super::columns::{FirstRows, Resolved, Taken, may_read};
-use super::left_out::{Tally, Unusable};
+use super::columns::{FirstRows, Names, Resolved, Taken, Texts, holds_text, may_read};
+use super::left_out::{Limit, Tally, Unusable};
+use super::messages;
 use super::record::{CotRecord, Records};
 use super::rows::{FileColumn, RowAt, RowSink, RowsRead, Unit, no_records};
 use super::take_row::{NO_ANSWER, NO_PROBLEM, ONLY_REASONING};
@@ -59,9 +60,12 @@ pub(super) struct Collector<'a> {
     unit: Unit,
     resolved: Option<Resolved>,
     /// Columns with text.
-    texts: Vec<String>,
+    texts: Names,
     /// Fields with text of the turns in conversations.
-    turn_fields: Vec<String>,
+    turn_fields: Names,
+    /// The first row's number and columns.
+    first_row: Option<(usize, String)>,
+    surrogates: usize,
     with_reasoning: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
@@ -106,8 +110,10 @@ impl<'a> Collector<'a> {
             first: vec![],
             unit: Unit::Line,
             resolved: None,
-            texts: vec![],
-            turn_fields: vec![],
+            texts: Names::default(),
+            turn_fields: Names::default(),
+            first_row: None,
+            surrogates: 0,
             with_reasoning: 0,
             records: vec![],
             lines: vec![],
@@ -121,22 +127,17 @@ impl<'a> Collector<'a> {
     /// Chooses the columns on the first rows, and takes these.
     fn choose(&mut self) -> Result<()> {
         let rows = std::mem::take(&mut self.first);
-        let first = FirstRows { rows: rows.iter().map(|(_, row)| row).collect() };
+        let texts = self.columns.iter().flatten().filter(|column| column.is_text);
+        let other_texts: Vec<String> = texts.map(|column| column.name.clone()).collect();
+        other_texts.iter().for_each(|name| self.texts.add(name));
+        let first = FirstRows { rows: rows.iter().map(|(_, row)| row).collect(), other_texts };
         let number = rows.first().map_or(1, |(number, _)| *number);
         let at = At {
             row: RowAt { path: self.path, number, unit: self.unit },
             columns: self.columns.as_deref(),
         };
-        let resolved = Resolved::new(self.map, &first, &at)?;
-        self.turn_fields = resolved.turn_fields(&first);
-        self.resolved = Some(resolved);
-        self.texts = match &self.columns {
-            Some(columns) => {
-                let texts = columns.iter().filter(|column| column.is_text);
-                texts.map(|column| column.name.clone()).collect()
-            }
-            None => first.texts(),
-        };
+        self.resolved = Some(Resolved::new(self.map, &first, &at)?);
+        self.first_row = rows.first().map(|(number, row)| (*number, at.columns_of(row)));
         rows.iter().for_each(|(number, row)| self.take(*number, row));
         Ok(())
     }
@@ -144,11 +145,19 @@ impl<'a> Collector<'a> {
     /// Takes one record that stands at `number`.
     fn take(&mut self, number: usize, row: &Map<String, Value>) {
         let Some(resolved) = &self.resolved else { return };
+        for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
+            self.texts.add(name);
+        }
+        if let Texts::Messages { column, .. } = &resolved.texts
+            && let Ok(turns) = column.find(row)
+        {
+            messages::text_fields(&turns, &mut |name| self.turn_fields.add(name));
+        }
         let at = At {
             row: RowAt { path: self.path, number, unit: self.unit },
             columns: self.columns.as_deref(),
         };
-        match resolved.take(row, &at) {
+        match resolved.take(row, &at, &mut self.surrogates) {
             Ok(Taken::Record { record, has_reasoning }) => {
                 self.with_reasoning += usize::from(has_reasoning);
                 self.records.push(record);
@@ -166,14 +175,23 @@ impl<'a> Collector<'a> {
     /// # Errors
     ///
     /// If there was no record at all, or too many that cannot be used.
-    pub(super) fn finish(mut self, rows: RowsRead, max_left_out: f64) -> Result<Records> {
+    pub(super) fn finish(mut self, rows: &RowsRead, max_left_out: f64) -> Result<Records> {
         if self.resolved.is_none() && !self.first.is_empty() {
             self.choose()?;
         }
         if self.read == 0 {
             return Err(no_records(self.path));
         }
-        let left_out = self.tally.finish(self.path, self.read, max_left_out)?;
+        let limit = Limit::of_setting(max_left_out);
+        let left_out = self.tally.finish(self.path, self.read, limit)?;
+        if let Some(name) = self.resolved.as_ref().and_then(|r| r.missing(self.with_reasoning)) {
+            let (number, columns) = self.first_row.unwrap_or_default();
+            return Err(Error::data(
+                Place::line(self.path, number).with_column(shortened(&name)),
+                format!("no record has it; the first record's columns are {columns}"),
+                "Check the name's spelling, or leave it out to recognize the column by name",
+            ));
+        }
         let columns =
             self.resolved.as_ref().map(|resolved| resolved.columns(&self.texts, &self.turn_fields));
         Ok(Records {
@@ -188,7 +206,7 @@ impl<'a> Collector<'a> {
             left_out,
             wrong: self.wrong,
             without_verdict: self.without_verdict,
-            broken_characters: rows.surrogates,
+            broken_characters: rows.surrogates + self.surrogates,
             read: self.read,
         })
     }
@@ -223,7 +241,7 @@ pub(crate) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> Strin
 }
 
 /// The start of a text that may be a whole solution, on one line.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const SHOWN: usize = 40;
     let mut short: String = text.chars().take(SHOWN).collect();
     if short.len() < text.len() {

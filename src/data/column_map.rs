@@ -166,6 +166,44 @@ impl ColumnMap {
         Ok(())
     }
 
+    /// Refuses what a file of conversations has no place for.
+    pub(super) fn check_conversation(&self) -> Result<()> {
+        for (key, name) in [("context", &self.context), ("options", &self.options)] {
+            if let Choice::Named(_) = Choice::of(name) {
+                return Err(Error::config(
+                    SETTING,
+                    format!("`{key}` is named, and the problem is a turn of a conversation"),
+                    "A conversation holds the whole problem: leave it out, or name problem and \
+                     solution",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses keys that files of this kind do not have.
+    pub(crate) fn check_keys(&self, files: &str, keys: &[&str]) -> Result<()> {
+        self.check()?;
+        for (key, column) in self.clone().slots() {
+            if column.is_some() && !keys.contains(&key) {
+                return Err(Error::config(
+                    SETTING,
+                    format!("`{key}` is no column of {files}"),
+                    format!("The keys are {}", keys.join(", ")),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns that are named, each with its key.
+    pub(crate) fn named(&self) -> Vec<(&'static str, String)> {
+        let mut map = self.clone();
+        let named = map.slots().map(|(key, name)| (key, name.take()));
+        let named = named.into_iter().filter_map(|(key, name)| Some((key, name?)));
+        named.filter(|(_, name)| name != NONE).collect()
+    }
+
     /// Whether a column, or one within it, is named.
     pub(super) fn names(&self, column: &str) -> bool {
         self.clone().slots().into_iter().any(|(_, name)| {

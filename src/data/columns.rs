@@ -14,15 +14,16 @@
 //! | below the problem | `options`, `choices` |
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::collect::{At, described, quoted};
+use super::collect::{At, described, quoted, shortened};
 use super::column_map::{Choice, ColumnMap};
 use super::messages::{self, ReasoningKey};
 use super::reasoning::REASONING;
 use super::record::{Columns, CotRecord};
-use super::rows::{list_hint, list_of_records, records_under};
 use crate::error::{Error, Result};
 
 const PROBLEM: &[&str] = &["problem", "question", "prompt", "instruction", "query"];
@@ -70,10 +71,10 @@ pub(super) enum Taken {
 /// The columns of one file, settled on its first rows.
 pub(super) struct Resolved {
     pub(super) texts: Texts,
-    pub(super) id: Option<Column>,
-    pub(super) answer: Option<Column>,
+    pub(super) id: Optional,
+    pub(super) answer: Optional,
     pub(super) correct: Option<Column>,
-    pub(super) system: Option<Column>,
+    pub(super) system: Optional,
     /// Whether system texts in conversations are kept.
     pub(super) keeps_system: bool,
     notes: Vec<String>,
@@ -83,10 +84,10 @@ pub(super) enum Texts {
     Pair {
         problem: Column,
         with_input: bool,
-        context: Option<Column>,
-        options: Option<Column>,
+        context: Optional,
+        options: Optional,
         solution: Column,
-        reasoning: Option<Column>,
+        reasoning: Optional,
         /// Whether reasoning in lists of messages is kept.
         keeps_reasoning: bool,
     },
@@ -94,6 +95,85 @@ pub(super) enum Texts {
         column: Column,
         reasoning: TurnKey,
     },
+}
+
+/// A column that rows may lack: the one that is named, or the first of the usual ones that says
+/// something in a row.
+#[derive(Default)]
+pub(super) struct Optional {
+    columns: Vec<Column>,
+    is_named: bool,
+    /// Which of the columns some row has had, one bit each.
+    seen: Cell<u32>,
+    /// Which of them were read.
+    read: Cell<u32>,
+}
+
+impl Optional {
+    fn new(choice: Choice<'_>, usual: &[&str], taken: &[&str], first: &FirstRows<'_>) -> Self {
+        match choice {
+            Choice::LeftOut => Self::default(),
+            Choice::Named(name) => {
+                let columns = vec![Column::of(name, first)];
+                Self { columns, is_named: true, ..Self::default() }
+            }
+            Choice::Usual => {
+                let free = usual.iter().filter(|name| !taken.contains(name));
+                let columns = free.map(|name| Column::key(name)).collect();
+                Self { columns, ..Self::default() }
+            }
+        }
+    }
+
+    fn of(column: Column) -> Self {
+        Self { columns: vec![column], ..Self::default() }
+    }
+
+    /// The first of the columns that says something in a row, with its value.
+    pub(super) fn find<'r>(
+        &self,
+        record: &'r Map<String, Value>,
+    ) -> Option<(&Column, Cow<'r, Value>)> {
+        for (index, column) in self.columns.iter().enumerate() {
+            let Ok(value) = column.find(record) else { continue };
+            self.seen.set(self.seen.get() | 1 << index);
+            if says_something(&value) {
+                self.read.set(self.read.get() | 1 << index);
+                return Some((column, value));
+            }
+        }
+        None
+    }
+
+    /// The names of the columns that were read, of a usual one also where it was null.
+    fn names(&self) -> Vec<&str> {
+        let with = |bits: u32| {
+            let columns = self.columns.iter().enumerate();
+            columns.filter(move |(index, _)| bits >> index & 1 == 1).map(|(_, c)| c.name.as_str())
+        };
+        let read: Vec<&str> = with(self.read.get()).collect();
+        if read.is_empty() { with(self.seen.get()).take(1).collect() } else { read }
+    }
+
+    fn shown(&self) -> Option<String> {
+        let names = self.names();
+        (!names.is_empty()).then(|| names.join("|"))
+    }
+
+    /// The name of a column that was named and that no row has.
+    fn missing(&self) -> Option<&str> {
+        let column = self.columns.first().filter(|_| self.is_named && self.seen.get() == 0)?;
+        Some(&column.name)
+    }
+}
+
+/// Whether a value is neither null nor blank.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        _ => true,
+    }
 }
 
 /// Where the turns of a file's conversations have their reasoning.
@@ -124,83 +204,64 @@ impl TurnKey {
 /// The first rows of a file, by which its columns are chosen.
 pub(super) struct FirstRows<'r> {
     pub(super) rows: Vec<&'r Map<String, Value>>,
+    /// Columns with text that the rows may lack here.
+    pub(super) other_texts: Vec<String>,
 }
 
 impl FirstRows<'_> {
-    /// In how many rows a column is there.
-    fn with(&self, name: &str) -> usize {
-        let column = Column { name: name.to_owned(), is_path: name.contains('.') };
-        self.rows.iter().filter(|row| column.find(row).is_ok()).count()
+    /// In how many rows a column says something.
+    fn values(&self, column: &Column) -> usize {
+        let says =
+            |row: &&&Map<String, Value>| column.find(row).is_ok_and(|value| says_something(&value));
+        self.rows.iter().filter(says).count()
     }
 
-    /// Whether at least half of the rows have a column with a value.
+    /// Whether at least half of the rows have a value in a column.
     fn mostly_have(&self, name: &str) -> bool {
-        let column = Column { name: name.to_owned(), is_path: name.contains('.') };
-        let has = |row: &&&Map<String, Value>| column.find(row).is_ok_and(|value| !value.is_null());
-        2 * self.rows.iter().filter(has).count() >= self.rows.len()
+        2 * self.values(&Column::path(name)) >= self.rows.len()
     }
 
-    /// The first of `names` that at least half of the rows have, else that any row has.
+    /// The first of `names` that says something in at least half of the rows, else in any row, else
+    /// that any row has.
     fn recognized(&self, names: &[&str], taken: Option<&str>) -> Option<Column> {
-        let free = || names.iter().filter(|name| taken != Some(**name));
-        let name = free()
-            .find(|name| 2 * self.with(name) >= self.rows.len())
-            .or_else(|| free().find(|name| self.with(name) > 0))?;
-        Some(Column { name: (*name).to_owned(), is_path: false })
+        let free =
+            || names.iter().filter(|name| taken != Some(**name)).map(|name| Column::key(name));
+        free()
+            .find(|column| 2 * self.values(column) >= self.rows.len())
+            .or_else(|| free().find(|column| self.values(column) > 0))
+            .or_else(|| free().find(|column| self.rows.iter().any(|row| column.find(row).is_ok())))
     }
 
-    /// Whether a column holds bare final answers and no working.
+    /// Whether a column holds bare final answers and no working, in most of the rows.
     fn is_bare(&self, column: &str) -> bool {
         const LONGEST: usize = 32;
         const MOST_WORDS: usize = 3;
-        let mut texts = self.rows.iter().filter_map(|row| match row.get(column)? {
-            Value::String(text) => Some(text.trim().to_owned()),
+        let texts = self.rows.iter().filter_map(|row| match row.get(column)? {
+            Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         });
         let bare = |text: &String| {
             text.chars().count() <= LONGEST && text.split_whitespace().count() <= MOST_WORDS
         };
-        let mut any = false;
-        texts.all(|text| {
-            any |= !text.is_empty();
-            bare(&text)
-        }) && any
+        let (bare, longer): (Vec<String>, Vec<String>) = texts.partition(bare);
+        bare.len() > longer.len()
     }
 
-    /// Fields with text of the turns in a column of conversations, in the order of their names.
-    fn turn_fields(&self, column: &Column) -> Vec<String> {
-        let mut names = std::collections::BTreeSet::new();
-        for value in self.rows.iter().filter_map(|row| column.find(row).ok()) {
-            let list = match &*value {
-                Value::Array(list) => list.clone(),
-                Value::String(text) => messages::list_in(text).unwrap_or_default(),
-                _ => vec![],
-            };
-            let fields = list.iter().filter_map(Value::as_object).flatten();
-            let fields = fields.filter(|(_, value)| holds_text(value, 3));
-            names.extend(fields.map(|(name, _)| name.clone()));
-        }
-        names.into_iter().collect()
-    }
-
-    /// Top-level columns with text, in the order of their names.
-    pub(super) fn texts(&self) -> Vec<String> {
-        let mut names: Vec<String> = vec![];
+    /// Top-level columns with text.
+    fn texts(&self) -> BTreeSet<&str> {
+        let mut names: BTreeSet<&str> = self.other_texts.iter().map(String::as_str).collect();
         for row in &self.rows {
-            for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
-                if !names.contains(name) {
-                    names.push(name.clone());
-                }
-            }
+            names.extend(
+                row.iter().filter(|(_, v)| holds_text(v, 4)).map(|(name, _)| name.as_str()),
+            );
         }
-        names.sort_unstable();
         names
     }
 }
 
 /// Whether there is text in a value.
-fn holds_text(value: &Value, depth: usize) -> bool {
+pub(super) fn holds_text(value: &Value, depth: usize) -> bool {
     match value {
         Value::String(text) => !text.trim().is_empty(),
         Value::Array(list) if depth > 0 => list.iter().any(|value| holds_text(value, depth - 1)),
@@ -210,101 +271,155 @@ fn holds_text(value: &Value, depth: usize) -> bool {
 }
 
 impl Resolved {
-    /// Fields with text of the turns, where the file holds conversations.
-    pub(super) fn turn_fields(&self, first: &FirstRows<'_>) -> Vec<String> {
-        match &self.texts {
-            Texts::Messages { column, .. } => first.turn_fields(column),
-            Texts::Pair { .. } => vec![],
-        }
-    }
-
     /// Chooses the columns by `map` and by what the first rows have.
     pub(super) fn new(map: &ColumnMap, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
         let mut notes = vec![];
         let named = |name: &Option<String>| {
             name.as_deref().map(|name| Column::named(name, first, at)).transpose()
         };
-        let optional = |name: &Option<String>, usual: &[&str], taken: Option<&str>| {
-            Ok::<_, Error>(match Choice::of(name) {
-                Choice::LeftOut => None,
-                Choice::Named(name) => Some(Column::named(name, first, at)?),
-                Choice::Usual => first.recognized(usual, taken),
-            })
+        let optional = |name: &Option<String>, usual: &[&str], taken: &[&str]| {
+            Optional::new(Choice::of(name), usual, taken, first)
         };
         let mut bare = None;
         let texts = match named(&map.messages)? {
-            Some(column) => Texts::Messages { column, reasoning: TurnKey::of(map) },
-            None => match text_columns(map, first, at, &mut notes, &mut bare)? {
-                Found::Conversation(column) => {
-                    Texts::Messages { column, reasoning: TurnKey::of(map) }
-                }
-                Found::Pair { problem, solution, reasoning } => Texts::Pair {
+            Some(column) => Found::Conversation(column),
+            None => text_columns(map, first, at, &mut notes, &mut bare)?,
+        };
+        let texts = match texts {
+            Found::Conversation(column) => {
+                map.check_conversation()?;
+                Texts::Messages { column, reasoning: TurnKey::of(map) }
+            }
+            Found::Pair { problem, solution, reasoning } => {
+                let taken = [problem.name.as_str(), solution.name.as_str()];
+                let reasoning = match reasoning {
+                    Some(column) => Optional::of(column),
+                    None => optional(&map.reasoning, &REASONING, &taken),
+                };
+                Texts::Pair {
                     with_input: map.problem.is_none()
                         && problem.name == INSTRUCTION
                         && solution.name != INPUT,
-                    context: optional(&map.context, CONTEXT, Some(&solution.name))?,
-                    options: optional(&map.options, OPTIONS, Some(&solution.name))?,
-                    problem,
-                    solution,
+                    context: optional(&map.context, CONTEXT, &taken),
+                    options: optional(&map.options, OPTIONS, &taken),
                     reasoning,
                     keeps_reasoning: Choice::of(&map.reasoning) != Choice::LeftOut,
-                },
-            },
+                    problem,
+                    solution,
+                }
+            }
         };
         let solution = match &texts {
-            Texts::Pair { solution, .. } => Some(solution.name.as_str()),
-            Texts::Messages { .. } => None,
+            Texts::Pair { solution, .. } => solution.name.as_str(),
+            Texts::Messages { .. } => "",
         };
-        let mut answer = optional(&map.answer, ANSWER, solution)?;
-        if answer.is_none() && map.answer.is_none() {
-            // What looked like solutions and is bare final answers.
-            answer = bare.map(|name| Column { name, is_path: false });
-        }
-        let id = optional(&map.id, ID, None)?;
+        // What looked like solutions and is bare final answers, where nothing else is the answer.
+        let usual = || first.recognized(ANSWER, Some(solution)).is_none();
+        let answer = match bare.filter(|_| map.answer.is_none() && usual()) {
+            Some(name) => Optional::of(Column::key(&name)),
+            None => optional(&map.answer, ANSWER, &[solution]),
+        };
+        let id = optional(&map.id, ID, &[]);
         let correct = named(&map.correct)?;
-        let system = optional(&map.system, SYSTEM, None)?;
+        let system = optional(&map.system, SYSTEM, &[]);
         let keeps_system = Choice::of(&map.system) != Choice::LeftOut;
         Ok(Self { texts, id, answer, correct, system, keeps_system, notes })
     }
 
-    /// The chosen columns for display, with the text columns among `texts` that are not used, and
-    /// the text fields of turns that are not.
-    pub(super) fn columns(&self, texts: &[String], turn_fields: &[String]) -> Columns {
-        let name = |column: &Option<Column>| column.as_ref().map(|column| column.name.clone());
+    /// The column, or the field of turns, that was named and that no row has had.
+    pub(super) fn missing(&self, with_reasoning: usize) -> Option<String> {
+        let mut optional = vec![&self.id, &self.answer, &self.system];
+        if let Texts::Pair { context, options, reasoning, .. } = &self.texts {
+            optional.extend([context, options, reasoning]);
+        }
+        if let Texts::Messages { column, reasoning: TurnKey::Named(name) } = &self.texts
+            && with_reasoning == 0
+        {
+            return Some(format!("{}.*.{name}", column.name));
+        }
+        optional.into_iter().find_map(Optional::missing).map(str::to_owned)
+    }
+
+    /// The columns for display, with those of `texts`, and of the fields of turns, that are not used.
+    pub(super) fn columns(&self, texts: &Names, turn_fields: &Names) -> Columns {
         let mut columns = Columns {
-            id: name(&self.id),
-            answer: name(&self.answer),
-            correct: name(&self.correct),
-            system: name(&self.system),
+            id: self.id.shown(),
+            answer: self.answer.shown(),
+            correct: self.correct.as_ref().map(|column| column.name.clone()),
+            system: self.system.shown(),
             notes: self.notes.clone(),
             ..Columns::default()
         };
+        let mut used: Vec<&str> = [&self.id, &self.answer, &self.system]
+            .into_iter()
+            .flat_map(Optional::names)
+            .chain(self.correct.as_ref().map(|column| column.name.as_str()))
+            .collect();
         match &self.texts {
             Texts::Pair { problem, with_input, context, options, solution, reasoning, .. } => {
                 columns.problem = Some(problem.name.clone());
                 columns.input = with_input.then(|| INPUT.to_owned());
-                columns.context = name(context);
-                columns.options = name(options);
+                columns.context = context.shown();
+                columns.options = options.shown();
                 columns.solution = Some(solution.name.clone());
-                columns.reasoning = name(reasoning);
+                columns.reasoning = reasoning.shown();
+                used.extend([problem.name.as_str(), solution.name.as_str()]);
+                used.extend(with_input.then_some(INPUT));
+                used.extend([context, options, reasoning].into_iter().flat_map(Optional::names));
             }
             Texts::Messages { column, reasoning } => {
                 columns.messages = Some(column.name.clone());
                 if let TurnKey::Named(name) = reasoning {
-                    columns.reasoning = Some(format!("{}.{name}", column.name));
+                    columns.reasoning = Some(format!("{}.*.{name}", column.name));
                 }
+                used.push(&column.name);
             }
         }
-        let is_used = |name: &String| {
-            columns.used().any(|used| used == name || used.split('.').next() == Some(name))
+        let is_used = |name: &str| {
+            used.iter().any(|used| *used == name || used.split('.').next() == Some(name))
         };
-        columns.unused = texts.iter().filter(|name| !is_used(name)).cloned().collect();
+        columns.unused = texts.shown(|name| !is_used(name), |name| name.to_owned());
         if let Texts::Messages { column, reasoning } = &self.texts {
             let key = reasoning.key();
-            let unused = turn_fields.iter().filter(|name| !messages::is_read(name, key));
-            columns.unused.extend(unused.map(|name| format!("{}.*.{name}", column.name)));
+            let unused = |name: &str| !messages::is_read(name, key);
+            let shown = |name: &str| format!("{}.*.{name}", column.name);
+            columns.unused.extend(turn_fields.shown(unused, shown));
         }
         columns
+    }
+}
+
+/// Names that came up in a file, of which so many are kept.
+#[derive(Default)]
+pub(super) struct Names {
+    names: BTreeSet<String>,
+    more: usize,
+}
+
+impl Names {
+    const MOST: usize = 1024;
+
+    pub(super) fn add(&mut self, name: &str) {
+        if self.names.contains(name) {
+            return;
+        }
+        match self.names.len() < Self::MOST {
+            true => drop(self.names.insert(name.to_owned())),
+            false => self.more += 1,
+        }
+    }
+
+    /// The names for which `test` holds, shortened, and how many more there are.
+    fn shown(&self, test: impl Fn(&str) -> bool, show: impl Fn(&str) -> String) -> Vec<String> {
+        const SHOWN: usize = 64;
+        let names: Vec<&String> = self.names.iter().filter(|name| test(name)).collect();
+        let more = names.len().saturating_sub(SHOWN) + self.more;
+        let mut shown: Vec<String> =
+            names.into_iter().take(SHOWN).map(|name| shortened(&show(name))).collect();
+        if more > 0 {
+            shown.push(format!("and {more} more"));
+        }
+        shown
     }
 }
 
@@ -332,22 +447,22 @@ fn text_columns(
     };
     let taken = problem.as_ref().map(|column| column.name.clone());
     let taken = taken.as_deref();
-    let reasoning = || match Choice::of(&map.reasoning) {
-        Choice::LeftOut => Ok(None),
-        Choice::Named(name) => Column::named(name, first, at).map(Some),
-        Choice::Usual => Ok(first.recognized(&REASONING, taken)),
-    };
     let usual = first.recognized(SOLUTION, taken);
     if map.solution.is_none() && map.reasoning.is_none() {
-        let is_bare = usual.as_ref().is_none_or(|column| first.is_bare(&column.name));
         let pair = PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)));
-        if let (true, Some([thinking, solution]), Some(_)) = (is_bare, pair, &problem) {
-            *bare = usual.map(|column| column.name);
-            let column = |name: &str| Column { name: name.to_owned(), is_path: name.contains('.') };
+        if let (Some([thinking, solution]), Some(problem)) = (pair, taken) {
+            if let Some(usual) = usual.filter(|column| first.values(column) > 0) {
+                let name = &usual.name;
+                notes.push(format!(
+                    "`{thinking}` and `{solution}` are read as reasoning and solution, as data sets \
+                     with these columns have them; solution={name} reads the other"
+                ));
+                *bare = first.is_bare(name).then(|| name.clone());
+            }
             return Ok(Found::Pair {
-                problem: column(taken.unwrap_or_default()),
-                solution: column(solution),
-                reasoning: Some(column(thinking)),
+                problem: Column::key(problem),
+                solution: Column::path(solution),
+                reasoning: Some(Column::path(thinking)),
             });
         }
     }
@@ -355,26 +470,22 @@ fn text_columns(
         Some(column) => Some(column),
         None => usual.map(|usual| not_bare(usual, first, taken, notes, bare)),
     };
+    // Looked for only where neither text is named: who names one means that form.
+    let conversation = match (&map.problem, &map.solution) {
+        (None, None) => first.recognized(MESSAGES, None),
+        _ => None,
+    };
+    let says = |column: &Option<Column>| column.as_ref().is_some_and(|c| first.values(c) > 0);
+    let empty = !says(&problem) || !says(&solution);
     match (problem, solution) {
-        (Some(problem), Some(solution)) => {
-            let reasoning = reasoning()?.filter(|column| column.name != solution.name);
-            Ok(Found::Pair { problem, solution, reasoning })
+        (Some(problem), Some(solution)) if !(empty && says(&conversation)) => {
+            Ok(Found::Pair { problem, solution, reasoning: None })
         }
-        (problem, solution) => {
-            // Looked for only where neither text is named: who names one means that form.
-            let conversation = match (&map.problem, &map.solution) {
-                (None, None) => first.recognized(MESSAGES, None),
-                _ => None,
-            };
-            match conversation {
-                Some(column) => Ok(Found::Conversation(column)),
-                None if problem.is_none() => Err(unrecognized("problem", PROBLEM, first, at)),
-                None => {
-                    debug_assert!(solution.is_none());
-                    Err(unrecognized("solution", SOLUTION, first, at))
-                }
-            }
-        }
+        (problem, _) => match conversation {
+            Some(column) => Ok(Found::Conversation(column)),
+            None if problem.is_none() => Err(unrecognized("problem", PROBLEM, first, at)),
+            None => Err(unrecognized("solution", SOLUTION, first, at)),
+        },
     }
 }
 
@@ -401,11 +512,10 @@ fn not_bare(
             usual.name, usual.name
         ));
         *bare = Some(usual.name);
-        return Column { name: (*other).to_owned(), is_path: false };
+        return Column::key(other);
     }
     // Where nothing else could be a solution, short answers are what the file is about.
-    let longer =
-        |name: &String| *name != usual.name && taken != Some(name.as_str()) && !first.is_bare(name);
+    let longer = |name: &&str| *name != usual.name && taken != Some(*name) && !first.is_bare(name);
     if first.texts().iter().any(longer) {
         notes.push(format!(
             "warning: the solutions in `{}` are bare final answers, without any working; if another \
@@ -424,10 +534,24 @@ pub(super) struct Column {
 }
 
 impl Column {
+    fn key(name: &str) -> Self {
+        Self { name: name.to_owned(), is_path: false }
+    }
+
+    /// A known name, which may be a path.
+    fn path(name: &str) -> Self {
+        Self { name: name.to_owned(), is_path: name.contains('.') }
+    }
+
+    /// A column by the name that the user gave it: a key of some row, or else a path.
+    fn of(name: &str, first: &FirstRows<'_>) -> Self {
+        let is_key = first.rows.iter().any(|row| row.contains_key(name));
+        Self { name: name.to_owned(), is_path: !is_key && name.contains('.') }
+    }
+
     /// A column that the user named; one of the first rows must have it.
     fn named(name: &str, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
-        let is_key = first.rows.iter().any(|row| row.contains_key(name));
-        let column = Self { name: name.to_owned(), is_path: !is_key && name.contains('.') };
+        let column = Self::of(name, first);
         if first.rows.iter().any(|row| column.find(row).is_ok()) {
             return Ok(column);
         }
@@ -495,10 +619,6 @@ fn within<'v>(value: &'v Value, step: &str) -> Option<&'v Value> {
 /// No column of the first rows bears a usual name.
 fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
     let record = first.rows.first().copied();
-    let list = record.filter(|_| first.rows.len() == 1).and_then(list_of_records);
-    if let Some((list, count)) = list {
-        return at.error(None, records_under(list, count), list_hint(list));
-    }
     at.error(
         None,
         format!(

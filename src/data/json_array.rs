@@ -156,6 +156,32 @@ impl<R: BufRead> ArrayItems<R> {
     }
 }
 
+/// Whether an item that is no JSON may have swallowed others: after a quote too many, what was between
+/// texts is taken for texts and the other way round, up to the next such quote. Then some "text" holds
+/// a line break, or nothing but the punctuation between texts.
+pub(super) fn may_hold_others(item: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    let mut start = 0;
+    for (at, &byte) in item.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' if quoted => {
+                let text = &item[start..at];
+                let punctuation = |byte: &u8| b",:{}[] \t\r\n".contains(byte);
+                let between = text.iter().any(|byte| b",:".contains(byte));
+                if text.contains(&b'\n') || between && text.iter().all(punctuation) {
+                    return true;
+                }
+                quoted = false;
+            }
+            b'"' => (quoted, start) = (true, at + 1),
+            _ => {}
+        }
+    }
+    quoted
+}
+
 fn after(at: Spot, byte: u8) -> Spot {
     match byte {
         b'\n' => Spot { line: at.line + 1, column: 1 },

@@ -162,10 +162,17 @@ impl Ledger {
                     source.name,
                     source.where_they_went()
                 ),
-                hint:
-                    "Raise data.max_length or choose another data.too_long, give other files, or \
-                       leave the source out"
-                        .into(),
+                hint: match source.too_long {
+                    0 => {
+                        "Check that the files answer the same problems and that the right columns \
+                          are read, or leave the source out"
+                    }
+                    _ => {
+                        "Raise data.max_length, choose another data.too_long, or leave the source \
+                          out"
+                    }
+                }
+                .into(),
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! Rows that cannot be used: left out, counted by reason, and too many of them an error.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -89,11 +89,14 @@ impl LeftOut {
         }
     }
 
-    /// The reasons with the counts, for an error about too many of them.
+    /// The reasons with counts and examples, for an error about too many of them.
     pub(crate) fn summary(&self, read: usize) -> String {
-        let reasons: Vec<String> =
-            self.reasons.iter().map(|r| format!("{} x {}", r.rows, r.reason)).collect();
-        format!("{} of {read} rows cannot be used: {}", self.rows(), reasons.join(", "))
+        let reasons: Vec<String> = self
+            .reasons
+            .iter()
+            .map(|r| format!("{} x {} ({})", r.rows, r.reason, r.example))
+            .collect();
+        format!("{} of {read} rows cannot be used: {}", self.rows(), reasons.join("; "))
     }
 }
 
@@ -121,6 +124,32 @@ pub(crate) fn check_share(share: f64) -> Result<()> {
     Err(Error::config("data.max_left_out", what, "Give a share of a file's rows, such as 0.05"))
 }
 
+/// How many rows of a file may be unusable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    share: f64,
+    /// Whether it is the setting `data.max_left_out`.
+    is_setting: bool,
+}
+
+impl Limit {
+    /// For files whose limit is no setting.
+    pub(crate) const USUAL: Self = Self { share: MAX_LEFT_OUT, is_setting: false };
+
+    pub(crate) fn of_setting(share: f64) -> Self {
+        Self { share, is_setting: true }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.is_setting {
+            true => write!(f, "data.max_left_out allows {} of a file's rows", self.share),
+            false => write!(f, "At most {} % of a file's rows may be unusable", 100.0 * self.share),
+        }
+    }
+}
+
 /// Counts unusable rows of one file and keeps the first one's error, to be returned if there are
 /// too many.
 #[derive(Debug, Default)]
@@ -131,35 +160,36 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn add(&mut self, unusable: Unusable) {
-        self.left_out.add(&unusable.reason, || unusable.error.to_string());
+        const LONGEST: usize = 240;
+        self.left_out.add(&unusable.reason, || {
+            let text = match &unusable.error {
+                Error::Data { place, what, .. } => format!("{place}: {what}"),
+                other => other.to_string(),
+            };
+            match text.char_indices().nth(LONGEST) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            }
+        });
         self.first.get_or_insert(unusable.error);
     }
 
-    /// The rows left out of `read`, if a share of `max_left_out` allows them.
+    /// The rows left out of `read`, if the limit allows them.
     ///
     /// # Errors
-    /// The first unusable row's own error; where there are more, it lists the reasons.
-    pub(crate) fn finish(self, path: &Path, read: usize, max_left_out: f64) -> Result<LeftOut> {
+    /// The first unusable row's own error where it is the only one; else the reasons with examples.
+    pub(crate) fn finish(self, path: &Path, read: usize, limit: Limit) -> Result<LeftOut> {
         let rows = self.left_out.rows();
-        if rows <= LeftOut::allowed(read, max_left_out) && (rows < read || rows == 0) {
+        if rows <= LeftOut::allowed(read, limit.share) && (rows < read || rows == 0) {
             return Ok(self.left_out);
         }
-        let summary = self.left_out.summary(read);
-        let limit = format!("data.max_left_out allows {max_left_out} of a file's rows");
-        Err(match self.first {
-            Some(Error::Data { place, what, hint }) if rows == 1 => {
-                Error::Data { place, what, hint }
+        match self.first {
+            Some(Error::Data { hint, .. }) if rows > 1 => {
+                let hint = if rows == read { hint } else { format!("{hint}. {limit}") };
+                Err(Error::data(Place::file(path), self.left_out.summary(read), hint))
             }
-            Some(Error::Data { place, what, hint }) => Error::Data {
-                place,
-                what: format!("{what}. {summary}"),
-                hint: match rows == read {
-                    true => hint,
-                    false => format!("{hint}. {limit}"),
-                },
-            },
-            Some(other) => other,
-            None => Error::data(crate::error::Place::file(path), summary, limit),
-        })
+            Some(error) => Err(error),
+            None => Ok(self.left_out),
+        }
     }
 }

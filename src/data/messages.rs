@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::collect::described;
+use super::collect::{described, shortened};
 use super::reasoning::REASONING;
 
 /// What is wrong with a conversation, and what to do.
@@ -98,14 +98,37 @@ pub(super) fn is_parts(list: &[Value]) -> bool {
 
 /// The list in a text that is one written as JSON, as data frames and CSV files hold it.
 pub(super) fn list_in(text: &str) -> Option<Vec<Value>> {
+    list_with_repairs(text).map(|(list, _)| list)
+}
+
+/// The same, with how many halves of characters were mended in it.
+pub(super) fn list_with_repairs(text: &str) -> Option<(Vec<Value>, usize)> {
     let text = text.trim();
     if !(text.starts_with('[') && text.ends_with(']')) {
         return None;
     }
-    let (value, _) = super::lenient_json::parse(text.as_bytes()).ok()?;
+    let (value, repairs) = super::lenient_json::parse(text.as_bytes()).ok()?;
     match value {
-        Value::Array(list) => Some(list),
+        Value::Array(list) => Some((list, repairs.surrogates)),
         _ => None,
+    }
+}
+
+/// Tells the fields with text of the turns of a conversation.
+pub(super) fn text_fields(turns: &Value, tell: &mut dyn FnMut(&str)) {
+    let read;
+    let list = match turns {
+        Value::Array(list) => list,
+        Value::String(text) => {
+            read = list_in(text).unwrap_or_default();
+            &read
+        }
+        _ => return,
+    };
+    for (name, value) in list.iter().filter_map(Value::as_object).flatten() {
+        if super::columns::holds_text(value, 3) {
+            tell(name);
+        }
     }
 }
 
@@ -252,8 +275,8 @@ fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, S
         }
         None => return Err((BROKEN, "it has neither `role` nor `from`".to_owned())),
     };
-    let Some(speaker) = Speaker::parse(role.trim()) else {
-        let what = format!("unknown role {}", described(&Value::String(role.clone())));
+    let Some(speaker) = Speaker::parse(&role.trim().to_lowercase()) else {
+        let what = format!("unknown role `{}`", shortened(role));
         return Err(("role that cannot be laid out", what));
     };
     let beside = match speaker {
@@ -313,26 +336,34 @@ pub(super) fn content(value: &Value) -> Result<Content, String> {
 fn parts_text(parts: &[Value]) -> Result<Content, String> {
     let mut content = Content::default();
     for (index, part) in parts.iter().enumerate() {
-        let is_reasoning = part
-            .get("type")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| matches!(kind, "thinking" | "reasoning"));
-        let text = match part {
-            Value::String(text) => Some(text.as_str()),
-            part if is_reasoning => ["thinking", "reasoning", "text"]
-                .iter()
-                .find_map(|key| part.get(*key).and_then(Value::as_str)),
-            part => part.get("text").and_then(Value::as_str),
-        };
-        let Some(text) = text else {
+        let Some((is_reasoning, text)) = part_text(part) else {
             let kind = part.get("type").and_then(Value::as_str);
             let found = kind.map_or_else(|| described(part), |kind| format!("a part `{kind}`"));
             return Err(format!("part {}: found {found}, expected text", index + 1));
         };
         let slot = if is_reasoning { &mut content.reasoning } else { &mut content.text };
-        slot.get_or_insert_default().push_str(text);
+        slot.get_or_insert_default().push_str(&text);
     }
     Ok(content)
+}
+
+/// Whether a part of a content is reasoning, and its text; `None` for a part without text.
+pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
+    if let Value::String(text) = part {
+        return Some((false, text.clone()));
+    }
+    let kind = part.get("type").and_then(Value::as_str);
+    let is_reasoning = matches!(kind, Some("thinking" | "reasoning"));
+    let keys: &[&str] = if is_reasoning { &["thinking", "reasoning", "text"] } else { &["text"] };
+    let text = keys.iter().find_map(|key| match part.get(*key)? {
+        Value::String(text) => Some(text.clone()),
+        // Mistral's form: a list of parts within.
+        Value::Array(parts) => {
+            parts.iter().map(|part| part.get("text")?.as_str()).collect::<Option<String>>()
+        }
+        _ => None,
+    });
+    Some((is_reasoning, text?))
 }
 
 /// `user, assistant, user and 5 more`.

@@ -46,12 +46,15 @@ mod top_tokens;
 pub use batch::{Batch, MixedRows, Row, RowStream};
 pub use chat::{ChatTemplate, Message};
 pub use chat_format::ChatFormat;
+pub(crate) use collect::{described, quoted};
 pub use column_map::ColumnMap;
 pub(crate) use columns::value_at;
 pub use encode::{Encoded, Example, Length, Lengths, TooLong};
 pub use layout::{Layout, Packing};
 pub use ledger::{Ledger, SourceLedger};
 pub use left_out::{LeftOut, LeftOutReason, MAX_LEFT_OUT};
+#[cfg(feature = "teacher")]
+pub(crate) use messages::part_text;
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, Schedule, Share};
 pub use near_duplicates::{NearDuplicate, near_duplicates};
 pub use overlap::{Overlap, OverlapKind, overlaps};

@@ -20,7 +20,8 @@ pub(crate) fn plain_text(value: &Value) -> Option<String> {
 pub(crate) fn with_context(problem: &str, context: &str) -> String {
     let context = context.trim();
     // SVAMP's bodies lack the full stop before the question.
-    let end = if context.ends_with(['.', '?', '!', ':']) { "" } else { "." };
+    let end =
+        if context.ends_with(['.', '?', '!', ':', '。', '？', '！', '：']) { "" } else { "." };
     format!("{context}{end} {problem}")
 }
 
@@ -82,6 +83,9 @@ fn labelled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String>
 /// its keys. Those that are null are not there: some writers fill an object's missing keys so.
 fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     let mut lettered: Vec<(char, &Value)> = match options {
+        Some(Value::Array(options)) if options.len() > 26 => {
+            return Err(format!("it has {} options, more than there are letters", options.len()));
+        }
         Some(Value::Array(options)) => ('A'..='Z').zip(options).collect(),
         Some(Value::Object(options)) if options.contains_key("label") => labelled(options)?,
         Some(Value::Object(options)) => {

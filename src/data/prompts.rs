@@ -1,11 +1,12 @@
 //! Files of prompts: problems to answer, without any answers.
 
-use super::asked::RowFields;
+use super::asked::{NamedColumns, RowFields};
 use super::column_map::ColumnMap;
-use super::left_out::{LeftOut, Tally, Unusable};
+use super::left_out::{LeftOut, Limit, Tally, Unusable};
 use super::rows::{FileColumn, RowAt, RowSink, read_rows};
 use super::template::Prompt;
 use crate::error::{Error, Place, Result};
+use crate::files::stands_in;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -40,6 +41,7 @@ pub struct PromptRows {
 struct Rows<'a> {
     columns: &'a ColumnMap,
     prompts: Vec<PromptRow>,
+    named: NamedColumns,
     tally: Tally,
     read: usize,
 }
@@ -53,6 +55,7 @@ impl RowSink for Rows<'_> {
 
     fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
         self.read += 1;
+        self.named.see(&row);
         let fields = RowFields { columns: self.columns, row: &row };
         match fields.asked() {
             Ok(asked) => self.prompts.push(PromptRow {
@@ -75,25 +78,50 @@ impl RowSink for Rows<'_> {
     }
 }
 
+/// The prompts in the rows of a file.
+fn rows_of(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+    let mut rows = Rows {
+        columns,
+        prompts: vec![],
+        named: NamedColumns::new(columns),
+        tally: Tally::default(),
+        read: 0,
+    };
+    let read = read_rows(path, &mut rows)?;
+    let left_out = read.explain(path, rows.tally.finish(path, rows.read, Limit::USUAL))?;
+    rows.named.check(path)?;
+    Ok(PromptRows { prompts: rows.prompts, left_out })
+}
+
+/// Whether a text is rows in JSON, whatever its file is called.
+fn is_json(text: &str) -> bool {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let is_object = serde_json::from_str::<Map<String, Value>>(first).is_ok();
+    is_object || serde_json::from_str::<Vec<Map<String, Value>>>(text).is_ok()
+}
+
 /// Reads the prompts of a file: rows of JSONL, a JSON array or (feature `parquet`) Parquet by the
-/// ending `.jsonl`, `.ndjson`, `.json` or `.parquet`; of any other file each line that is not blank.
+/// ending `.jsonl`, `.ndjson`, `.json` or `.parquet`; of any other file that is not
+/// JSON each line that is not blank.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] where a share of more than `max_left_out` of the rows has no prompt,
-/// or all of them.
-pub fn read_prompts(path: &Path, columns: &ColumnMap, max_left_out: f64) -> Result<PromptRows> {
-    columns.check()?;
+/// [`Error::Io`]; [`Error::Data`] where more of the rows than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
+/// allows have no prompt, or all of them; [`Error::Config`] for a key that prompts do not have.
+pub fn read_prompts(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+    let keys = ["problem", "id", "context", "options", "system", "messages"];
+    columns.check_keys("prompts", &keys)?;
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase();
     let read = match extension.as_str() {
-        "jsonl" | "ndjson" | "json" | "parquet" => {
-            let mut rows = Rows { columns, prompts: vec![], tally: Tally::default(), read: 0 };
-            read_rows(path, &mut rows)?;
-            let left_out = rows.tally.finish(path, rows.read, max_left_out)?;
-            PromptRows { prompts: rows.prompts, left_out }
-        }
+        "jsonl" | "ndjson" | "json" | "parquet" => rows_of(path, columns)?,
         _ => {
             let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            if let Some((what, hint)) = stands_in(text.as_bytes()) {
+                return Err(Error::data(Place::file(path), what, hint));
+            }
+            if is_json(text) {
+                return rows_of(path, columns);
+            }
             let lines = text.lines().filter(|line| !line.trim().is_empty());
             let prompt =
                 |line: &str| PromptRow { id: None, system: None, problem: line.to_owned() };

@@ -46,5 +46,6 @@ pub fn read_records(
     check_share(max_left_out)?;
     let mut collector = Collector::new(path, columns);
     let rows = read_rows(path, &mut collector)?;
-    collector.finish(rows, max_left_out)
+    let records = collector.finish(&rows, max_left_out);
+    rows.explain(path, records)
 }

@@ -105,27 +105,6 @@ pub struct Columns {
     pub notes: Vec<String>,
 }
 
-impl Columns {
-    /// The names of the columns that are used.
-    pub(super) fn used(&self) -> impl Iterator<Item = &str> {
-        [
-            &self.problem,
-            &self.input,
-            &self.solution,
-            &self.messages,
-            &self.id,
-            &self.answer,
-            &self.correct,
-            &self.reasoning,
-            &self.system,
-            &self.context,
-            &self.options,
-        ]
-        .into_iter()
-        .filter_map(|name| name.as_deref())
-    }
-}
-
 impl fmt::Display for Columns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = [

@@ -12,10 +12,12 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::collect::described;
-use super::json_array::{ArrayItems, Broken, Spot};
+use super::json_array::{ArrayItems, Broken, Spot, may_hold_others};
 use super::left_out::Unusable;
 use super::lenient_json::{Repairs, parse};
+use super::messages::{is_conversation, is_parts};
 use crate::error::{Error, Place, Result};
+use crate::files::{is_lfs_pointer, is_web_page};
 
 /// The longest line of JSONL and the longest record of a JSON array; far above any trace, and a
 /// bound on what a wrong file can make this reader allocate.
@@ -23,8 +25,8 @@ const MAX_RECORD_BYTES: usize = 64 << 20;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 const PARQUET_MAGIC: &[u8] = b"PAR1";
-/// How the text begins that Git LFS leaves in a file's place.
-const LFS: &[u8] = b"version https://git-lfs";
+/// Bytes by which a format is known.
+const HEAD_BYTES: u64 = 64;
 
 /// What a format counts its rows by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,15 +93,26 @@ pub(crate) trait RowSink {
 }
 
 /// What else there was in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowsRead {
     /// Lines of a JSONL file that hold nothing but white space.
     pub(crate) blank_lines: usize,
     /// Escapes of half a character, read as U+FFFD.
     pub(crate) surrogates: usize,
+    /// Where the only row holds a list of objects: its key, and their number.
+    list: Option<(String, usize)>,
 }
 
 impl RowsRead {
+    /// What was made of the rows of a file; where nothing could be, and the only row holds a list of
+    /// records, that is said.
+    pub(crate) fn explain<T>(&self, path: &Path, result: Result<T>) -> Result<T> {
+        match (&result, &self.list) {
+            (Err(_), Some((key, count))) => Err(list_within(path, key, *count)),
+            _ => result,
+        }
+    }
+
     fn add(&mut self, repairs: Repairs) {
         self.surrogates += repairs.surrogates;
     }
@@ -118,11 +131,11 @@ pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead>
     let mut file = open(path)?;
     let mut head = Vec::new();
     file.by_ref()
-        .take(LFS.len() as u64)
+        .take(HEAD_BYTES)
         .read_to_end(&mut head)
         .map_err(|source| unreadable(path, source))?;
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase();
-    if head.starts_with(PARQUET_MAGIC) || extension == "parquet" && !head.starts_with(LFS) {
+    if head.starts_with(PARQUET_MAGIC) || extension == "parquet" && !is_lfs_pointer(&head) {
         return read_parquet(file, &head, path, sink);
     }
     reject_encoded(&head, path)?;
@@ -196,11 +209,11 @@ fn reject_encoded(head: &[u8], path: &Path) -> Result<()> {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => {
             ("the file is UTF-16 text, expected UTF-8", "Save it as UTF-8")
         }
-        head if head.starts_with(LFS) => (
+        head if is_lfs_pointer(head) => (
             "the file is a Git LFS pointer and not the file itself",
             "Fetch it with `git lfs pull`, or download it again",
         ),
-        head if head.starts_with(b"<!DOCTYPE") || head.starts_with(b"<html") => {
+        head if is_web_page(head) => {
             ("the file is a web page", "Download the file itself: the page's address differs")
         }
         _ => return Ok(()),
@@ -298,6 +311,8 @@ fn read_lines(
     let mut indent = start.indent;
     let mut line = Vec::new();
     let mut is_first = true;
+    // The first row, until it is known not to be the only one.
+    let mut held: Option<(usize, Value)> = None;
     loop {
         line.clear();
         // One byte more than allowed, which may be the line's end.
@@ -308,6 +323,11 @@ fn read_lines(
             .read_until(b'\n', &mut line)
             .map_err(|source| unreadable(path, source))?;
         if bytes == 0 {
+            if let Some((number, value)) = held {
+                let list = value.as_object().and_then(list_of_records);
+                read.list = list.map(|(key, count)| (key.to_owned(), count));
+                hand_over(sink, RowAt { path, number, unit: Unit::Line }, value)?;
+            }
             return Ok(read);
         }
         number += 1;
@@ -322,10 +342,16 @@ fn read_lines(
             read.blank_lines += 1;
             continue;
         }
+        if let Some((number, value)) = held.take() {
+            hand_over(sink, RowAt { path, number, unit: Unit::Line }, value)?;
+        }
         match line_value(&line, indent, at) {
             Ok((value, repairs)) => {
                 read.add(repairs);
-                hand_over(sink, at, value)?;
+                match is_first {
+                    true => held = Some((number, value)),
+                    false => hand_over(sink, at, value)?,
+                }
             }
             Err(unusable) => {
                 if is_first && let Some(error) = one_object(path) {
@@ -340,6 +366,8 @@ fn read_lines(
 
 /// The value on a line.
 fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repairs), Unusable> {
+    // Where the line ends is no place of an error.
+    let line = line.trim_ascii_end();
     if let Err(error) = std::str::from_utf8(line) {
         let byte = indent + error.valid_up_to() + 1;
         let what = format!("byte {byte} of the line is not UTF-8");
@@ -349,6 +377,8 @@ fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repai
         let hint = if error.is_eof() {
             "Each line holds one whole object: the file may be cut off here, or one object is \
              spread over several lines, which is fine in a JSON array only"
+        } else if line.get(error.column().saturating_sub(1)..) == Some(b",") {
+            "The line ends with a comma: JSONL has none between its records"
         } else {
             hint_for(&bare(&error))
         };
@@ -442,7 +472,13 @@ fn read_array(
             }
             Err(error) => {
                 let bare = bare(&error);
-                let error = broken(within(error.line(), error.column()), &bare, hint_for(&bare));
+                let place = within(error.line(), error.column());
+                if may_hold_others(&item) {
+                    let hint = "A quote within a text lacks its backslash, so that the records behind \
+                                it cannot be told apart: write the file again with a JSON library";
+                    return Err(broken(place, &bare, hint));
+                }
+                let error = broken(place, &bare, hint_for(&bare));
                 sink.unusable(Unusable::new("not JSON", error));
             }
         }
@@ -457,24 +493,30 @@ fn one_object(path: &Path) -> Option<Error> {
     if !metadata.is_file() || metadata.len() > MAX_RECORD_BYTES as u64 {
         return None;
     }
-    let object: Map<String, Value> = serde_json::from_reader(BufReader::new(file)).ok()?;
-    let (key, count) = list_of_records(&object)?;
-    Some(Error::data(Place::file(path), records_under(key, count), list_hint(key)))
+    let mut text = vec![];
+    BufReader::new(file).read_to_end(&mut text).ok()?;
+    let (value, _) = parse(text.strip_prefix(BOM).unwrap_or(&text)).ok()?;
+    let (key, count) = list_of_records(value.as_object()?)?;
+    Some(list_within(path, key, count))
 }
 
 /// The key of an object that holds a list of objects, and their number.
-pub(super) fn list_of_records(object: &Map<String, Value>) -> Option<(&str, usize)> {
+fn list_of_records(object: &Map<String, Value>) -> Option<(&str, usize)> {
     object.iter().find_map(|(key, value)| {
         let list = value.as_array()?;
         let objects = !list.is_empty() && list.iter().all(Value::is_object);
-        objects.then_some((key.as_str(), list.len()))
+        // A conversation, or the parts of a message, are no records.
+        let is_record = objects && !is_conversation(list) && !is_parts(list);
+        is_record.then_some((key.as_str(), list.len()))
     })
 }
 
-pub(super) fn records_under(key: &str, count: usize) -> String {
-    format!("the file is one object; its key `{key}` holds a list of {count} records")
-}
-
-pub(super) fn list_hint(key: &str) -> String {
-    format!("Write the list alone to a file, for example with: jq .{key} FILE > records.json")
+fn list_within(path: &Path, key: &str, count: usize) -> Error {
+    Error::data(
+        Place::file(path),
+        format!("the file is one object; its key `{key}` holds a list of {count} records"),
+        format!(
+            "Write the list alone to a file, for example with: jq '.[\"{key}\"]' FILE > records.json"
+        ),
+    )
 }

@@ -1,11 +1,12 @@
 //! One row of a file to a record, by the columns that were chosen for the file.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use serde_json::{Map, Value};
 
 use super::collect::{At, described};
-use super::columns::{Column, Resolved, Taken, Texts};
+use super::columns::{Column, Optional, Resolved, Taken, Texts};
 use super::left_out::Unusable;
 use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
 use super::problem_text::{Options, with_context};
@@ -24,15 +25,26 @@ impl Resolved {
     ///
     /// All types are checked before a record is left out as empty, so that a wrong file is not
     /// taken for an empty one.
-    pub(super) fn take(&self, record: &Map<String, Value>, at: &At<'_>) -> Result<Taken, Unusable> {
-        let row = Row { record, at };
+    pub(super) fn take(
+        &self,
+        record: &Map<String, Value>,
+        at: &At<'_>,
+        surrogates: &mut usize,
+    ) -> Result<Taken, Unusable> {
+        let row = Row { record, at, surrogates: Cell::new(0) };
+        let taken = self.taken(&row);
+        *surrogates += row.surrogates.get();
+        taken
+    }
+
+    fn taken(&self, row: &Row<'_>) -> Result<Taken, Unusable> {
         let exchange = match &self.texts {
-            Texts::Pair { .. } => self.pair(&row)?,
+            Texts::Pair { .. } => self.pair(row)?,
             Texts::Messages { column, reasoning } => row.conversation(column, reasoning.key())?,
         };
-        let id = row.scalar(self.id.as_ref(), "id")?;
-        let answer = row.scalar(self.answer.as_ref(), "answer")?;
-        let beside = row.plain(self.system.as_ref(), "system")?;
+        let id = row.scalar(&self.id, "id")?;
+        let answer = row.scalar(&self.answer, "answer")?;
+        let beside = row.plain(&self.system, "system")?;
         let verdict = match &self.correct {
             Some(column) => row.verdict(column)?,
             None => Some(true),
@@ -55,14 +67,14 @@ impl Resolved {
                 Joined::TwoReasonings => {
                     let what = "the answer holds another reasoning than the one beside it";
                     let hint = "Leave the one beside it out with reasoning=none";
-                    return Err(Unusable::new("two reasonings", at.error(None, what, hint)));
+                    return Err(Unusable::new("two reasonings", row.at.error(None, what, hint)));
                 }
             },
         };
         if solution.trim().is_empty() {
             return Err(row.empty(NO_ANSWER, "the answer is empty"));
         }
-        let system = both(beside, exchange.system).filter(|_| self.keeps_system);
+        let system = both_texts(beside, exchange.system).filter(|_| self.keeps_system);
         Ok(match verdict {
             Some(true) => {
                 let record = CotRecord { id, system, problem, solution, answer };
@@ -97,13 +109,11 @@ impl Resolved {
         if let (true, Some(text)) = (*with_input, &mut text) {
             row.add_input(text)?;
         }
-        let context = row.plain(context.as_ref(), "context")?;
+        let context = row.plain(context, "context")?;
         if let (Some(text), Some(context)) = (&mut text, context) {
             *text = with_context(text, &context);
         }
-        if let (Some(column), Some(text)) = (options, &mut text)
-            && let Ok(value) = column.find(row.record)
-        {
+        if let (Some((column, value)), Some(text)) = (options.find(row.record), &mut text) {
             let options = Options::of(Some(&value)).map_err(|what| {
                 let hint = "Name another column with options=<column>, or leave them out with \
                             options=none";
@@ -111,9 +121,9 @@ impl Resolved {
             })?;
             *text = options.below(std::mem::take(text));
         }
-        let beside = row.plain(reasoning.as_ref(), "reasoning")?;
+        let beside = row.plain(reasoning, "reasoning")?;
         Ok(Exchange {
-            system: both(asked.system, answered.system),
+            system: both_texts(asked.system, answered.system),
             problem: text,
             reasoning: beside.or(answered.reasoning),
             solution: answered.solution,
@@ -122,7 +132,7 @@ impl Resolved {
 }
 
 /// Both of two texts, where they differ.
-fn both(a: Option<String>, b: Option<String>) -> Option<String> {
+pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String> {
     match (a, b) {
         (Some(a), Some(b)) if a.trim() != b.trim() => Some(format!("{a}\n\n{b}")),
         (a, b) => a.or(b),
@@ -133,6 +143,8 @@ fn both(a: Option<String>, b: Option<String>) -> Option<String> {
 struct Row<'r> {
     record: &'r Map<String, Value>,
     at: &'r At<'r>,
+    /// Halves of characters that were mended in lists written as text.
+    surrogates: Cell<usize>,
 }
 
 impl<'r> Row<'r> {
@@ -173,17 +185,17 @@ impl<'r> Row<'r> {
         })
     }
 
-    /// A column that a row may lack; null where it does.
-    fn optional(&self, column: &Column) -> Cow<'r, Value> {
-        column.find(self.record).unwrap_or(Cow::Owned(Value::Null))
+    /// The list in a text that is one written as JSON.
+    fn list_in(&self, text: &str) -> Option<Vec<Value>> {
+        let (list, surrogates) = messages::list_with_repairs(text)?;
+        self.surrogates.set(self.surrogates.get() + surrogates);
+        Some(list)
     }
 
     /// A column of plain text that a row may lack; `None` where there is none, or a blank one.
-    fn plain(&self, column: Option<&Column>, key: &str) -> Result<Option<String>, Unusable> {
-        let Some(column) = column else { return Ok(None) };
-        let value = self.optional(column);
+    fn plain(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
+        let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         let text = match &*value {
-            Value::Null => None,
             Value::String(text) => Some(text.clone()),
             // s1K's trajectories: a list of one.
             Value::Array(list) => match &list[..] {
@@ -215,7 +227,7 @@ impl<'r> Row<'r> {
         };
         match &*value {
             Value::Null => Ok(of(None, None)),
-            Value::String(text) => match messages::list_in(text) {
+            Value::String(text) => match self.list_in(text) {
                 Some(turns) if messages::is_conversation(&turns) => lone(&turns),
                 _ => Ok(of(Some(text.clone()), None)),
             },
@@ -271,7 +283,7 @@ impl<'r> Row<'r> {
         match &*value {
             Value::Null => Ok(Exchange::default()),
             Value::Array(turns) => exchange(turns),
-            Value::String(text) => match messages::list_in(text) {
+            Value::String(text) => match self.list_in(text) {
                 Some(turns) => exchange(&turns),
                 None if text.trim_start().starts_with("[{'") => Err(self.unusable(
                     "list written as text",
@@ -303,12 +315,10 @@ impl<'r> Row<'r> {
     }
 
     /// An id or a gold answer as text. A row may lack it.
-    fn scalar(&self, column: Option<&Column>, key: &str) -> Result<Option<String>, Unusable> {
-        let Some(column) = column else { return Ok(None) };
-        let value = self.optional(column);
+    fn scalar(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
+        let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         match &*value {
-            Value::Null => Ok(None),
-            Value::String(text) => Ok((!text.trim().is_empty()).then(|| text.clone())),
+            Value::String(text) => Ok(Some(text.clone())),
             Value::Number(number) => Ok(Some(number.to_string())),
             value => Err(self.wrong_type(column, key, value, "text or a number")),
         }

@@ -103,8 +103,8 @@ impl Benchmark {
     /// problem, an answer that is none of the options), two have the same id, or none has an answer.
     pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
         let mut rows = BenchmarkRows::new(path, columns)?;
-        read_rows(path, &mut rows)?;
-        rows.finish()
+        let read = read_rows(path, &mut rows)?;
+        read.explain(path, rows.finish())
     }
 
     /// Rows of the file, those that are left out included.

@@ -3,8 +3,8 @@
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
 use super::math::final_answer;
 use crate::data::ColumnMap;
-use crate::data::asked::{RowFault, RowFields};
-use crate::data::left_out::{MAX_LEFT_OUT, Tally, Unusable};
+use crate::data::asked::{NamedColumns, RowFault, RowFields};
+use crate::data::left_out::{Limit, Tally, Unusable};
 use crate::data::problem_text::{Options, plain_text};
 use crate::data::rows::{FileColumn, RowAt, RowSink, Unit};
 use crate::error::{Error, Place, Result};
@@ -23,6 +23,7 @@ pub(super) struct BenchmarkRows<'a> {
     benchmark: Benchmark,
     /// Where each id was.
     ids: HashMap<String, usize>,
+    named: NamedColumns,
     tally: Tally,
     rows: usize,
 }
@@ -42,6 +43,7 @@ impl RowSink for BenchmarkRows<'_> {
 
     fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
         self.rows += 1;
+        self.named.see(&row);
         let fields = RowFields { columns: self.columns, row: &row };
         match problem(&fields, at.number) {
             Ok(Found::Problem { mut problem, has_id }) => {
@@ -75,11 +77,14 @@ impl RowSink for BenchmarkRows<'_> {
 
 impl<'a> BenchmarkRows<'a> {
     pub(super) fn new(path: &'a Path, columns: &'a ColumnMap) -> Result<Self> {
-        columns.check()?;
+        let keys =
+            ["problem", "answer", "solution", "id", "context", "options", "system", "messages"];
+        columns.check_keys("benchmarks", &keys)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let benchmark = Benchmark { name, has_ids: true, ..Benchmark::default() };
         let (ids, tally) = (HashMap::new(), Tally::default());
-        Ok(Self { path, columns, benchmark, ids, tally, rows: 0 })
+        let named = NamedColumns::new(columns);
+        Ok(Self { path, columns, benchmark, ids, named, tally, rows: 0 })
     }
 
     fn skip(&mut self, fields: &RowFields<'_>) {
@@ -89,8 +94,9 @@ impl<'a> BenchmarkRows<'a> {
     }
 
     pub(super) fn finish(self) -> Result<Benchmark> {
-        let Self { path, mut benchmark, tally, rows, .. } = self;
-        benchmark.left_out = tally.finish(path, rows, MAX_LEFT_OUT)?;
+        let Self { path, mut benchmark, named, tally, rows, .. } = self;
+        benchmark.left_out = tally.finish(path, rows, Limit::USUAL)?;
+        named.check(path)?;
         if benchmark.problems.is_empty() {
             let what = match benchmark.without_answer.first() {
                 Some(line) => format!("no row has an answer; the first is line {line}"),

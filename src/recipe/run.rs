@@ -153,6 +153,13 @@ pub(super) fn run_prepared(
         && let Some(summary) = finished(config, &prepared, directory, mode)?
     {
         say("this run is finished");
+        for (when, accuracy) in
+            [("before training:", &summary.before), ("after training: ", &summary.after)]
+        {
+            if let Some(accuracy) = accuracy {
+                say(&format!("{when} {}", sentence(accuracy)));
+            }
+        }
         return Ok(summary);
     }
     let model = student(config, &prepared, &device.clone().autodiff())?;
@@ -427,9 +434,10 @@ fn finished(
     regraded(summary, directory).map(Some)
 }
 
-/// A summary whose grades are those of this version's rules.
+/// A summary whose grades are those of this version's rules; where they differ, it is stored.
 fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
     let kind = summary.config.evaluation.kind;
+    let stored = summary.clone();
     for (name, grade) in
         [("before.jsonl", &mut summary.before), ("after.jsonl", &mut summary.after)]
     {
@@ -438,7 +446,11 @@ fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
             *grade = Some(Accuracy::of(&answers));
         }
     }
-    summary.samples = summary.samples.into_iter().map(|a| a.graded_anew(kind)).collect();
+    let samples = summary.samples.clone();
+    summary.samples = samples.into_iter().map(|answer| answer.graded_anew(kind)).collect();
+    if summary != stored {
+        directory.write_json("summary.json", &summary)?;
+    }
     Ok(summary)
 }
 

@@ -567,6 +567,7 @@ fn question(
     asked: usize,
 ) -> (Question, RequestHash) {
     let question = Question {
+        system: problem.system.clone(),
         prompt: prompt(problem, config.instruct),
         seed: config.seed.wrapping_add(asked as u64),
         n: part.config.n.min(config.samples - asked),

@@ -130,7 +130,7 @@ impl LocalTeacher {
         let mut responses = vec![Response::default(); questions.len()];
         let (mut places, mut prompts, mut numbers) = (vec![], vec![], vec![]);
         for (place, question) in questions.iter().enumerate() {
-            let prompt = self.template.prompt(&self.tokenizer, (&question.prompt).into())?;
+            let prompt = self.template.prompt(&self.tokenizer, question.prompt())?;
             if prompt.len() < longest {
                 places.push(place);
                 prompts.push(prompt);
@@ -180,7 +180,7 @@ impl Teacher for LocalTeacher {
     fn request(&self, question: &Question) -> Value {
         // The tokens say what template and tokenizer make of it.
         let mut tokens = Sha256::new();
-        let prompt = self.template.prompt(&self.tokenizer, (&question.prompt).into());
+        let prompt = self.template.prompt(&self.tokenizer, question.prompt());
         for token in prompt.unwrap_or_default() {
             tokens.update(token.to_le_bytes());
         }

@@ -356,6 +356,8 @@ fn kept_so_far(error: Error, store: &Store, out: &Path) -> Error {
 #[derive(Serialize)]
 struct Row<'a> {
     id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
     problem: &'a str,
     solution: &'a str,
     answer: &'a str,
@@ -502,6 +504,7 @@ impl<'a> Files<'a> {
                 lengths.push(solution.chars().count());
                 let row = Row {
                     id: &problem.id,
+                    system: problem.system.as_deref(),
                     problem: &problem.problem,
                     solution: &solution,
                     answer: &problem.reference,

@@ -38,12 +38,21 @@ use serde_json::Value;
 /// What a teacher is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
+    /// The system's text that comes with the problem; the teacher's own setting replaces it.
+    pub system: Option<String>,
     /// The problem, with the instruction that follows it.
     pub prompt: String,
     /// Seed of the draws.
     pub seed: u64,
     /// Answers that are asked for at once.
     pub n: usize,
+}
+
+impl Question {
+    /// What a model in a folder is asked.
+    pub(crate) fn prompt(&self) -> crate::data::Prompt<'_> {
+        crate::data::Prompt { system: self.system.as_deref(), problem: &self.prompt }
+    }
 }
 
 /// What a teacher answers to one question.

@@ -1,7 +1,7 @@
 //! What a server answers, and the forms in which reasoning models give their reasoning.
 
-use crate::data::lenient_json;
 use crate::data::reasoning::{divided, with_reasoning};
+use crate::data::{lenient_json, part_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -152,8 +152,12 @@ impl Choice {
             Value::String(text) => text.clone(),
             // A list of parts, of which those with text count; those of thinking stand apart.
             Value::Array(parts) => {
-                thought = parts.iter().map(|part| part_text(&part["thinking"])).collect();
-                parts.iter().filter_map(|part| part["text"].as_str()).collect()
+                let parts: Vec<(bool, String)> = parts.iter().filter_map(part_text).collect();
+                let of = |reasoning: bool| {
+                    parts.iter().filter(move |part| part.0 == reasoning).map(|part| part.1.as_str())
+                };
+                thought = of(true).collect();
+                of(false).collect()
             }
             _ => String::new(),
         };
@@ -173,15 +177,6 @@ impl Choice {
             }
             None => Sample::of_text(&content, finish_reason),
         }
-    }
-}
-
-/// The text of a part of a message: it is one, or a list of parts with text.
-fn part_text(part: &Value) -> String {
-    match part {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-        _ => String::new(),
     }
 }
 

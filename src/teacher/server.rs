@@ -52,7 +52,11 @@ impl Teacher for ServerTeacher {
     fn request(&self, question: &Question) -> Value {
         // Without draws a seed means nothing, and some servers do not take one.
         let seed = Some(question.seed).filter(|_| self.config().temperature > 0.0);
-        self.client.request(&[("user", &question.prompt)], Ask { n: question.n, seed })
+        let own = self.config().system.is_empty();
+        let system = question.system.as_deref().filter(|_| own).map(|text| ("system", text));
+        let messages: Vec<(&str, &str)> =
+            system.into_iter().chain([("user", question.prompt.as_str())]).collect();
+        self.client.request(&messages, Ask { n: question.n, seed })
     }
 
     fn threads(&self) -> usize {

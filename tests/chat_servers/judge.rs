@@ -36,14 +36,13 @@ fn benchmark() -> Benchmark {
         id: id.into(),
         problem: format!("Problem {id}?"),
         reference: "7".into(),
-        kind: Default::default(),
-        row: 0,
+        ..BenchmarkProblem::default()
     };
     Benchmark {
         name: "b".into(),
         problems: ["1", "2", "3", "4"].map(problem).to_vec(),
         has_ids: true,
-        without_answer: vec![],
+        ..Benchmark::default()
     }
 }
 
@@ -55,7 +54,7 @@ fn only_misses_that_state_something_are_judged() {
         .problems
         .iter()
         .zip(texts)
-        .map(|(problem, text)| Judged::of(problem, 0, text.into()))
+        .map(|(problem, text)| Judged::of(problem, 0, text.into(), false))
         .collect();
     let judge = server(vec![verdict("Yes."), verdict("No, it is not.")]);
     let mut seen = vec![];

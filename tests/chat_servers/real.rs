@@ -27,7 +27,7 @@ fn a_real_model_behind_http_and_in_the_process_answers_alike() {
     let local = LocalConfig { model, max_tokens: 96, batch_size: 4, ..LocalConfig::default() };
     let teacher = LocalTeacher::load(local.clone(), &mut |_, _| {}).unwrap();
     let served = Server::start(move |request| {
-        let question = Question { prompt: request.prompt.clone(), seed: 0, n: 1 };
+        let question = Question { system: None, prompt: request.prompt.clone(), seed: 0, n: 1 };
         let responses = teacher.ask(&[question], &StopFlag::default()).unwrap();
         let sample = &responses[0].samples[0];
         let mut json = says(&sample.content, sample.finish_reason.as_deref().unwrap());

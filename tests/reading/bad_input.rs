@@ -147,7 +147,7 @@ fn a_line_that_ends_early_is_explained() {
         format!("a.jsonl:2: broken JSON at column 13: EOF while parsing a string. {hint}")
     );
     let pretty = error("a.json", "{\n  \"problem\": \"p\"\n}", "");
-    assert!(pretty.starts_with("a.json:1: broken JSON at column"), "{pretty}");
+    assert!(pretty.contains("a.json:1: broken JSON at column"), "{pretty}");
     assert!(pretty.ends_with(hint), "{pretty}");
 }
 
@@ -171,6 +171,13 @@ fn a_trailing_comma_is_explained() {
 }
 
 #[test]
+fn a_comma_between_lines_is_explained() {
+    let error = error("a.jsonl", format!("{},\n{GOOD}", GOOD.trim_end()), "");
+    assert!(error.contains("a.jsonl:1: broken JSON at column 31: trailing characters"), "{error}");
+    assert!(error.ends_with("JSONL has none between its records"), "{error}");
+}
+
+#[test]
 fn a_list_of_records_within_an_object_is_named() {
     let list = format!("[{0},{0}]", GOOD.trim_end());
     for text in [
@@ -182,7 +189,10 @@ fn a_list_of_records_within_an_object_is_named() {
             error.contains("the file is one object; its key `data` holds a list of 2 records"),
             "{error}"
         );
-        assert!(error.ends_with("for example with: jq .data FILE > records.json"), "{error}");
+        assert!(
+            error.ends_with("for example with: jq '.[\"data\"]' FILE > records.json"),
+            "{error}"
+        );
     }
 }
 
@@ -494,7 +504,7 @@ fn messages_of_another_form_are_refused() {
     for (message, what) in [
         (r#""hello""#, "found the text \"hello\", expected an object"),
         (r#"{"content":"a"}"#, "it has neither `role` nor `from`"),
-        (r#"{"role":"tool","content":"a"}"#, "unknown role the text \"tool\""),
+        (r#"{"role":"tool","content":"a"}"#, "unknown role `tool`"),
         (r#"{"role":3,"content":"a"}"#, "`role`: found the number 3, expected text"),
         (r#"{"role":"assistant"}"#, "it has `role` but no `content`"),
         (r#"{"from":"gpt","content":"a"}"#, "it has `from` but no `value`"),

@@ -87,13 +87,17 @@ fn too_many_odd_rows_are_an_error_that_lists_the_reasons() {
     let bad = ["{}", "12", "12", r#"{"problem":"p","solution":""}"#];
     let error = Sample::new("a.jsonl", among_good(&bad)).read_within("", MAX_LEFT_OUT);
     let error = error.unwrap_err().to_string();
-    assert!(
-        error.contains(
-            "4 of 44 rows cannot be used: 2 x not a JSON object, 1 x without the column `problem`, \
-             1 x no answer"
-        ),
-        "{error}"
-    );
+    assert!(error.contains("4 of 44 rows cannot be used: "), "{error}");
+    // Every reason comes with an example.
+    for example in [
+        "a.jsonl:4: column `problem`: the record lacks it",
+        "2 x not a JSON object (",
+        "a.jsonl:6: found the number 12",
+        "1 x no answer (",
+        "a.jsonl:10: the answer is empty",
+    ] {
+        assert!(error.contains(example), "{example} in {error}");
+    }
     assert!(error.ends_with("data.max_left_out allows 0.05 of a file's rows"), "{error}");
     // The same rows within a share that allows them.
     let records = Sample::new("a.jsonl", among_good(&bad)).read_within("", 0.1).unwrap();
@@ -184,4 +188,102 @@ fn what_is_left_out_and_which_columns_are_used_stand_in_the_ledger() {
         "duplicates":0,"unmatched":0,"too_long":0,"usable":3,"cut":0,"id_conflicts":0}],"joined":3,
         "without_answer":0,"held_out":0,"training":3}"#;
     assert!(serde_json::from_str::<mixdistill::data::Ledger>(old).unwrap().adds_up());
+}
+
+#[test]
+fn a_quote_too_many_in_an_array_loses_no_row_silently() {
+    let row = |n: usize| format!(r#"{{"problem":"p{n}","solution":"the sum is {n}, so {n}"}}"#);
+    let broken = |n: usize| row(n).replace("the sum", "he said \"the sum");
+    let array = |rows: &[String], between: &str| format!("[{}]", rows.join(between));
+    for between in [",", ",\n", ",\n  "] {
+        let mut rows: Vec<String> = (0..60).map(row).collect();
+        (rows[3], rows[40]) = (broken(3), broken(40));
+        let error = Sample::new("a.json", array(&rows, between)).read_within("", 1.0);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("the records behind it cannot be told apart"), "{error}");
+        // The same rows as lines are told apart.
+        let lines = Sample::new("a.jsonl", rows.join("\n")).read_within("", 0.05).unwrap();
+        assert_eq!((lines.records.len(), lines.left_out.rows_for("not JSON")), (58, 2));
+        // A row that is broken otherwise is left out alone.
+        let mut rows: Vec<String> = (0..60).map(row).collect();
+        rows[3] = rows[3].replace("\":\"p3\"", "\" \"p3\"");
+        let records = Sample::new("a.json", array(&rows, between)).read_within("", 0.05).unwrap();
+        assert_eq!((records.records.len(), records.left_out.rows_for("not JSON")), (59, 1));
+    }
+}
+
+#[test]
+fn columns_that_come_late_are_used_or_told() {
+    let row = |n: usize| {
+        let more = match n {
+            0..70 => "",
+            _ => r#","reasoning":"I think","system":"Be brief.","context":"So:","remark":"late""#,
+        };
+        format!(r#"{{"problem":"p{n}","solution":"the answer of {n} is this"{more}}}"#)
+    };
+    let records = read("a.jsonl", (0..100).map(row).collect::<Vec<_>>().join("\n"), "");
+    assert_eq!((records.with_reasoning, records.with_system), (30, 30));
+    assert_eq!(records.records[80].problem, "So: p80");
+    assert_eq!(records.columns.unused, ["remark"]);
+    assert_eq!(
+        records.columns.to_string(),
+        "system=system, context=context, problem=problem, reasoning=reasoning, solution=solution"
+    );
+}
+
+#[test]
+fn columns_that_are_null_are_no_choice() {
+    let rows = |row: &str| vec![row.replace('\n', " "); 10].join("\n");
+    let records = read("a.jsonl", rows(r#"{"problem":"p","solution":null,"response":"s"}"#), "");
+    assert_eq!(records.columns.solution.as_deref(), Some("response"));
+    let conversation = r#"{"problem":null,"solution":null,"messages":[{"role":"user","content":"u"},
+        {"role":"assistant","content":"a"}]}"#;
+    let records = read("a.jsonl", rows(conversation), "");
+    assert_eq!((records.records.len(), records.records[0].problem.as_str()), (10, "u"));
+    let beside = r#"{"problem":"p","solution":"s","reasoning_content":null,"thinking":"deep","system":null,
+        "system_prompt":"be kind"}"#;
+    let records = read("a.jsonl", rows(beside), "");
+    assert_eq!((records.with_reasoning, records.with_system), (10, 10));
+    // From row to row another one of the usual names.
+    let text = "{\"problem\":\"p\",\"solution\":\"s\",\"reasoning\":\"r\"}\n\
+                {\"problem\":\"q\",\"solution\":\"s\",\"thinking\":\"r\"}";
+    let records = read("a.jsonl", text, "");
+    assert_eq!(records.with_reasoning, 2);
+    assert_eq!(records.columns.reasoning.as_deref(), Some("reasoning|thinking"));
+}
+
+#[test]
+fn names_that_no_row_has_are_refused() {
+    let pair = r#"{"problem":"p","solution":"s"}"#;
+    let turns =
+        r#"{"messages":[{"role":"user","content":"u"},{"role":"assistant","content":"a"}]}"#;
+    for (line, columns) in [
+        (pair, "reasoning=thougts"),
+        (pair, "system=sys"),
+        (pair, "context=ctx"),
+        (pair, "options=opts"),
+        (pair, "id=key"),
+        (pair, "answer=gold"),
+        (turns, "reasoning=thougts"),
+        (turns, "system=sys"),
+    ] {
+        let error = Sample::new("a.jsonl", line).read_within(columns, 1.0).unwrap_err().to_string();
+        let name = columns.split_once('=').unwrap().1;
+        assert!(error.contains(name) && error.contains("no record has it"), "{columns}: {error}");
+    }
+    for columns in ["context=x", "options=x"] {
+        let error =
+            Sample::new("a.jsonl", turns).read_within(columns, 1.0).unwrap_err().to_string();
+        assert!(error.contains("the problem is a turn of a conversation"), "{error}");
+    }
+}
+
+#[test]
+fn many_columns_take_neither_long_nor_many_lines() {
+    let columns: Vec<String> =
+        (0..80_000).map(|n| format!("\"{}{n}\":\"x\"", "c".repeat(50))).collect();
+    let line = format!("{{\"problem\":\"p\",\"solution\":\"s\",{}}}", columns.join(","));
+    let records = read("a.jsonl", line, "");
+    assert!(records.columns.unused.len() < 100 && records.columns.unused.concat().len() < 10_000);
+    assert!(records.columns.unused.last().unwrap().starts_with("and "));
 }

@@ -180,9 +180,15 @@ fn a_column_of_bare_answers_is_not_taken_for_solutions_silently() {
     assert_eq!(records.columns.solution.as_deref(), Some("response"));
     assert_eq!(records.columns.answer.as_deref(), Some("solution"));
     assert!(records.columns.notes[0].contains("`response` is read as the solution"));
+    // s1K has whole solutions among the bare ones; its pair of columns is read all the same.
+    let mixed =
+        text.replacen("\"solution\":\"0\"", "\"solution\":\"A whole solution, step by step.\"", 1);
+    let records = read("a.jsonl", &mixed, "");
+    assert_eq!(records.columns.solution.as_deref(), Some("attempt"));
+    assert!(records.columns.notes[0].contains("are read as reasoning and solution"));
     // Files of short answers alone are no reason to warn.
-    let short = r#"{"problem":"What is the sum of 1 and 1?","solution":"2"}"#;
-    assert!(read("a.jsonl", short, "problem=problem").columns.notes.len() <= 1);
+    let short = r#"{"problem":"2+2?","solution":"4"}"#;
+    assert_eq!(read("a.jsonl", short, "").columns.notes, [""; 0]);
 }
 
 #[test]
@@ -210,6 +216,12 @@ fn parts_of_a_message_are_joined() {
         {"role":"assistant","content":"2"}]}"#
         .replace('\n', " ");
     assert!(error("a.jsonl", image, "").contains("found a part `image_url`, expected text"));
+    // Mistral's form of thinking.
+    let nested = r#"{"messages":[{"role":"User","content":"1+1?"},{"role":"assistant","content":
+        [{"type":"thinking","thinking":[{"type":"text","text":"1 and 1"}]},
+         {"type":"text","text":"It is 2."}]}]}"#
+        .replace('\n', " ");
+    assert_eq!(only(&read("a.jsonl", nested, "")).1, THOUGHT);
     let column = r#"{"prompt":[{"type":"text","text":"1+1?"}],"completion":"2"}"#;
     assert_eq!(only(&read("a.jsonl", column, "")), ("1+1?", "2"));
 }
