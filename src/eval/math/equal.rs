@@ -16,7 +16,9 @@ use super::sets::{infinite, is_condition, is_region, same_region};
 use super::signs::expanded;
 use super::text::{
     compatible_units, is_time, is_unit, labelled, lone_letter, only_words, same_text, same_words,
+    spoken,
 };
+use super::units::currency;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
@@ -56,6 +58,15 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     if date_a.is_some() || date_b.is_some() {
         return verdict(date_a == date_b);
     }
+    // Dollars are no cents.
+    if let (Some(a), Some(b)) = (currency(a), currency(b))
+        && a != b
+    {
+        return Verdict::Different;
+    }
+    if let Some(verdict) = of_spoken(a, b, decimals, steps) {
+        return verdict;
+    }
     // The letter of a choice against a letter with its text: `B` and `(B) twelve`.
     for (letter, choice) in [(a, b), (b, a)] {
         if let (Some(letter), Some(label)) = (lone_letter(letter), labelled(choice)) {
@@ -81,6 +92,16 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     }
     // What took too much work is as good as unread.
     if steps.take(1).is_none() { Verdict::Unread } else { Verdict::Different }
+}
+
+/// Compares a number or a set in words, "eight" or "no solution", with one in signs.
+fn of_spoken(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Option<Verdict> {
+    let (said_a, said_b) = (spoken(a), spoken(b));
+    if said_a.is_none() && said_b.is_none() || only_words(a) && only_words(b) && same_words(a, b) {
+        return None;
+    }
+    let (said_a, said_b) = (said_a.as_deref().unwrap_or(a), said_b.as_deref().unwrap_or(b));
+    Some(compared(said_a, said_b, decimals, steps))
 }
 
 /// The state of one comparison.

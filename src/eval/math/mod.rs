@@ -14,7 +14,7 @@
 //! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH data set's authors) |
 //! | reading LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
 //! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±), `dates` |
-//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say) |
+//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say), `spoken`, `units` |
 //!
 //! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
 //! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
@@ -47,9 +47,11 @@ mod reasoning;
 mod scripts;
 mod sets;
 mod signs;
+mod spoken;
 mod statement;
 mod text;
 mod tier;
+mod units;
 mod words;
 
 pub use extract::{ANY, Extractor, STATED, extract, final_answer};

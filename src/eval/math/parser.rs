@@ -2,7 +2,7 @@
 //! products are made of is in `primary.rs`. Special here is what answers have and formulas have
 //! not: lists with "and", chains of relations, ratios, mixed numbers, units behind a value.
 
-use super::expression::{Expression, Joiner, Relation};
+use super::expression::{Expression, Function, Joiner, Relation};
 use super::lexer::{Kind, Reading, Token, tokens};
 use super::limits::{MAX_DEPTH, Steps};
 use super::notes::joiner;
@@ -220,6 +220,9 @@ impl Parser {
         let mut first = self.sum()?;
         if self.take_sign(Meaning::Over) {
             first = Expression::Quotient(Box::new(first), Box::new(self.sum()?));
+        }
+        if self.take_sign(Meaning::Choose) {
+            first = Expression::Function(Function::Binomial, vec![first, self.sum()?]);
         }
         let mut turns = 0;
         loop {

@@ -55,6 +55,8 @@ pub enum Meaning {
     Or,
     /// `{1 \over 2}`.
     Over,
+    /// `{5 \choose 2}`.
+    Choose,
     /// Comes before a modulus.
     Modulo,
     Begin,
@@ -70,7 +72,8 @@ pub fn command(name: &str) -> Option<Meaning> {
         | "biggl" | "biggr" | "middle" => M::Fence,
         "quad" | "qquad" | "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits"
         | "hspace" | "thinspace" | "allowbreak" | "hfill" | "noindent" | "rm" | "bf" | "it"
-        | "cal" => M::Nothing,
+        | "cal" | "color" | "textcolor" | "tiny" | "small" | "normalsize" | "large" | "Large"
+        | "LARGE" | "huge" | "Huge" | "nonumber" | "notag" | "strut" => M::Nothing,
         "pm" => M::PlusMinus,
         "mp" => M::MinusPlus,
         "cdot" | "times" | "ast" | "cdotp" | "bullet" => M::Times,
@@ -119,6 +122,7 @@ pub fn command(name: &str) -> Option<Meaning> {
         "lor" | "vee" => M::Or,
         "pmod" | "bmod" | "mod" | "pod" => M::Modulo,
         "over" => M::Over,
+        "choose" => M::Choose,
         "begin" => M::Begin,
         "end" => M::End,
         "pounds" | "euro" | "yen" => M::Currency,
@@ -197,7 +201,7 @@ pub fn character(character: char) -> Option<Meaning> {
         'λ' => M::Letter("lambda"),
         '°' => M::Degree,
         '%' => M::Percent,
-        '$' | '€' | '£' | '¥' | '₹' => M::Currency,
+        '$' | '€' | '£' | '¥' | '₹' | '¢' => M::Currency,
         '\'' | '′' | '’' => M::Prime,
         '∪' => M::Union,
         '∩' => M::Intersection,
@@ -265,8 +269,6 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["yr", "year", "years"],
         &["cent", "cents"],
         &["unit", "units"],
-        &["mph"],
-        &["kph", "kmh"],
         &["rad", "radian", "radians"],
         &["Hz"],
         &["kHz"],
@@ -280,8 +282,17 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["°F"],
         &["am", "AM"],
         &["pm", "PM"],
-        &["square", "sq"],
-        &["cubic", "cu"],
+        &["N", "newton", "newtons"],
+        &["J", "joule", "joules"],
+        &["W", "watt", "watts"],
+        &["V", "volt", "volts"],
+        &["K", "kelvin", "kelvins"],
+        &["Ω", "ohm", "ohms"],
+        &["acre", "acres"],
+        &["ton", "tons", "tonne", "tonnes"],
+        &["decade", "decades"],
+        &["pint", "pints"],
+        &["quart", "quarts"],
     ];
     UNITS.iter().find(|names| names.contains(&word)).map(|names| names[0])
 }
