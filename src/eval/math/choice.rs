@@ -63,10 +63,31 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         .or_else(|| labels.iter().rev().find(|label| label.is_all).map(|label| label.letter))
         .or_else(|| only(&labels))
         .or_else(|| {
-            last(&|before, letter, rest| {
+            let found = last(&|before, letter, rest| {
                 alone(before) && is_whole(rest) && !is_word(before, letter, rest)
-            })
+            });
+            found.filter(|letter| !is_second(text, *letter, letters))
         })
+}
+
+/// Whether the last place of a letter is behind another letter and "or" or "and": "either A or B".
+fn is_second(text: &str, letter: char, letters: &[char]) -> bool {
+    let whole = |at: usize, letter: char| {
+        let before = &text[..at];
+        !before.ends_with(|c: char| c.is_alphanumeric())
+            && is_whole(&text[at + letter.len_utf8()..])
+    };
+    let mut places = text.rmatch_indices(letter).map(|(at, _)| at);
+    let Some(at) = places.find(|at| whole(*at, letter)) else { return false };
+    let before = text[..at].trim_end_matches(|c: char| c.is_whitespace() || "([*".contains(c));
+    let word = before.rsplit(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+    if joiner(word).is_none() || word.len() < 2 {
+        return false;
+    }
+    let before = before[..before.len() - word.len()]
+        .trim_end_matches(|c: char| c.is_whitespace() || ")]*,".contains(c));
+    let first = before.chars().next_back().filter(|first| letters.contains(first));
+    first.is_some_and(|first| first != letter && whole(before.len() - first.len_utf8(), first))
 }
 
 /// What the phrases of a text state.
@@ -78,7 +99,11 @@ enum Stated {
 
 /// The letter behind the last of the phrases that state one.
 fn stated(text: &str, letters: &[char]) -> Stated {
-    const PHRASES: [&str; 20] = [
+    const PHRASES: [&str; 24] = [
+        "must be",
+        "has to be",
+        "i'd say",
+        "i would say",
         "choice is",
         "option is",
         "letter is",
@@ -128,7 +153,10 @@ fn stated(text: &str, letters: &[char]) -> Stated {
 fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*.$\"".contains(c));
     let word = rest.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-    let behind = if joiner(word).is_some() && word.len() > 1 {
+    let comma = rest.strip_prefix(',').filter(|rest| rest.starts_with(' '));
+    let behind = if let Some(behind) = comma {
+        behind
+    } else if joiner(word).is_some() && word.len() > 1 {
         &rest[word.len()..]
     } else if let Some(behind) = rest.strip_prefix(['/', '&', '、']) {
         behind

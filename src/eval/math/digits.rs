@@ -34,6 +34,11 @@ impl Lexer {
         // `1./3`, as programs write it.
         if point && matches!(self.peek(1), Some('/' | '*')) {
             self.at += 1;
+        } else if let Some(period) = self.period_in_brackets().filter(|_| point) {
+            // `0.(3)`.
+            self.at += period.len() + 3;
+            digits.push('.');
+            repeating = period;
         } else if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');
@@ -65,6 +70,15 @@ impl Lexer {
         }
         self.push(Kind::Number { digits, repeating, exponent });
         Some(())
+    }
+
+    /// The digits of `.(3)`.
+    fn period_in_brackets(&self) -> Option<String> {
+        const MOST: usize = 64;
+        let digits: String =
+            (2..MOST).map_while(|at| self.peek(at)).take_while(char::is_ascii_digit).collect();
+        let closed = self.peek(1) == Some('(') && self.peek(2 + digits.len()) == Some(')');
+        (closed && !digits.is_empty()).then_some(digits)
     }
 
     /// The dots behind decimals that repeat, and the digits that do: `0.333...`, `0.1666\ldots`.

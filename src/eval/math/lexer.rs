@@ -355,7 +355,7 @@ impl Lexer {
         match meaning {
             Meaning::Nothing => {
                 self.spaced = true;
-                if ["hspace", "color", "textcolor"].contains(&name.as_str()) {
+                if ["hspace", "color", "textcolor", "colorbox"].contains(&name.as_str()) {
                     self.argument()?;
                 }
             }
@@ -515,6 +515,7 @@ fn is_formula(text: &str) -> bool {
     let mut words = words.peekable();
     let joined = text.contains(',') || text.contains(" and ") || text.contains(" or ");
     let letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase());
-    joined && words.peek().is_some_and(|first| letter(first))
+    joined
+        && words.peek().is_some_and(|first| letter(first))
         && words.all(|word| letter(word) || known[..2].contains(&word))
 }

@@ -135,6 +135,20 @@ fn end(text: &str, start: usize) -> usize {
 
 /// Where a number and the denominator behind it end.
 fn fraction_end(text: &str, number_end: usize) -> usize {
+    const VULGAR: [char; 5] = ['½', '¼', '¾', '⅓', '⅔'];
+    if let Some(sign) = text[number_end..].chars().next().filter(|c| VULGAR.contains(c)) {
+        return number_end + sign.len_utf8();
+    }
+    // The fraction of a mixed number: `3 1/2`.
+    if text[number_end..].starts_with(' ') && digit(text, number_end + 1) {
+        let over = digits_end(text, number_end + 1);
+        let under = digits_end(text, (over + 1).min(text.len()));
+        let (a, b) = (&text[number_end + 1..over], text.get(over + 1..under).unwrap_or_default());
+        let proper = a.len() <= 3 && b.len() <= 3 && (b.len(), b) > (a.len(), a);
+        if text[over..].starts_with('/') && proper && !a.starts_with('0') {
+            return under;
+        }
+    }
     match text.as_bytes().get(number_end) {
         Some(b'/') if digit(text, number_end + 1) => end(text, number_end + 1),
         _ => number_end,

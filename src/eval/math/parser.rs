@@ -287,6 +287,13 @@ impl Parser {
                 return Some(Expression::Unit(Box::new(Expression::Sum(terms)), unit));
             }
         }
+        // `\mathbb{R} - \{1\}`.
+        if let [all, Expression::Negative(some)] = terms.as_slice()
+            && (is_set(all) || matches!(all, Expression::Variable(name) if name == "ℝ"))
+            && matches!(**some, Expression::Set(_))
+        {
+            return Some(Expression::Without(Box::new(all.clone()), some.clone()));
+        }
         Some(if terms.len() == 1 { terms.remove(0) } else { Expression::Sum(terms) })
     }
 
@@ -422,6 +429,7 @@ impl Parser {
                 | Meaning::Fraction
                 | Meaning::Root
                 | Meaning::Binomial
+                | Meaning::Kind
                 | Meaning::Letter(_)
                 | Meaning::Infinity
                 | Meaning::Open

@@ -5,9 +5,9 @@
 use super::boxes::joins;
 use super::extract::is_answer;
 use super::formulas::formulas;
-use super::notes::is_connective;
+use super::notes::{compares_at_end, is_connective, tells_natively};
 use super::numerals::{last_number, leading_number, numeral};
-use super::phrases::{labelled, statements};
+use super::phrases::{has_decimal_comma, labelled, statements};
 use super::words::plain_word;
 
 /// Marks of emphasis and quotation around an answer.
@@ -22,7 +22,13 @@ pub(super) fn phrase(text: &str) -> Option<String> {
         let rest = text[*start..].trim_start_matches(|c: char| {
             c.is_whitespace() || c == ':' || c == '：' || WRAPPERS.contains(&c)
         });
-        stated(rest)
+        // "**42**입니다": what closes the emphasis is no power.
+        let opened =
+            rest.starts_with(|c: char| c != ' ') && text[..text.len() - rest.len()].ends_with("**");
+        let closed = rest.lines().next().and_then(|line| line.find("**")).filter(|_| opened);
+        let unmarked = closed.map(|at| format!("{} {}", &rest[..at], &rest[at + 2..]));
+        let found = stated(unmarked.as_deref().unwrap_or(rest))?;
+        Some(if has_decimal_comma(&text[..*start]) { with_point(found) } else { found })
     };
     let mut words = None;
     for found in places.iter().take(MOST).filter_map(of) {
@@ -33,6 +39,18 @@ pub(super) fn phrase(text: &str) -> Option<String> {
     }
     // "I hope the final answer is correct" states none.
     words.filter(|words| !is_comment(words))
+}
+
+/// A single number with a decimal comma, and its unit, with a point instead.
+fn with_point(answer: String) -> String {
+    let Some((whole, rest)) = answer.split_once(',') else { return answer };
+    let whole_digits = whole.trim_start_matches(['-', '−']);
+    let decimals = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let number = !whole_digits.is_empty()
+        && whole_digits.bytes().all(|b| b.is_ascii_digit())
+        && matches!(decimals, 1 | 2)
+        && !rest[decimals..].contains(|c: char| c.is_numeric() || c == ',');
+    if number { format!("{whole}.{rest}") } else { answer }
 }
 
 /// Whether it is more than words.
@@ -77,7 +95,9 @@ fn stated(rest: &str) -> Option<String> {
         }
     }
     let line = rest.lines().next()?;
-    let line = line.split("</").next().unwrap_or(line);
+    // Tags, and the marks that end a turn of a chat.
+    let line =
+        ["</", "<|", "<｜"].iter().fold(line, |line, mark| line.split(mark).next().unwrap_or(line));
     let end = line
         .match_indices(['.', '。', '．'])
         .find(|(at, stop)| {
@@ -102,10 +122,14 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if sentence.is_empty() {
         return None;
     }
-    let sentence = without_label(without_remark(without_adverb(sentence)));
+    let sentence = without_noun(without_label(without_remark(without_adverb(sentence))));
+    if let Some(answer) = in_words(sentence) {
+        return Some(answer);
+    }
     let clause = first_clause(clause(sentence)).trim();
     // "5, he says" can be read as a list: of 5 and of a product of letters.
     let behind = sentence[clause.len()..].strip_prefix(", ").unwrap_or_default();
+    let behind = behind.strip_prefix("a ").unwrap_or(behind);
     let word = behind.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     let small = word.chars().count() > 1 && word.chars().all(char::is_lowercase);
     let prose = word == "I" || small && plain_word(word).is_none();
@@ -146,28 +170,12 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
 
 /// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
 fn compares(clause: &str) -> bool {
-    const COMPARISONS: [&str; 12] = [
-        "at least",
-        "at most",
-        "more than",
-        "less than",
-        "fewer than",
-        "greater than",
-        "larger than",
-        "smaller than",
-        "up to",
-        "not",
-        "no more than",
-        "between",
-    ];
     let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
         return false;
     };
     let before = clause[..at].to_lowercase();
     let before = before.trim_end_matches(|c: char| !c.is_alphabetic());
-    COMPARISONS.iter().any(|comparison| {
-        before.strip_suffix(comparison).is_some_and(|rest| !rest.ends_with(char::is_alphabetic))
-    })
+    compares_at_end(before)
 }
 
 /// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
@@ -179,6 +187,51 @@ pub(super) fn without_label(sentence: &str) -> &str {
     let value = value.trim_start_matches(|c: char| c.is_whitespace() || WRAPPERS.contains(&c));
     let begins = || leading_value(value).is_some() || is_answer(value) && is_value(value);
     if words && begins() { value } else { sentence }
+}
+
+/// What a sentence says in words: "yes, it is", "negative 5", "not 4 but 5".
+fn in_words(sentence: &str) -> Option<String> {
+    const VERDICTS: [&str; 8] = ["yes", "no", "true", "false", "ja", "nein", "oui", "да"];
+    let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit() || "$\\".contains(c));
+    if let Some((word, behind)) = sentence.split_once(", ")
+        && VERDICTS.contains(&word.to_lowercase().as_str())
+        && !["if", "but", "unless", "when", "or", "only"].iter().any(|c| behind.starts_with(c))
+        && !begins(behind)
+    {
+        return Some(word.to_owned());
+    }
+    let negative = ["negative ", "minus "].iter().find_map(|sign| sentence.strip_prefix(sign));
+    if let Some(value) = negative.filter(|value| value.starts_with(|c: char| c.is_ascii_digit())) {
+        return answer_in(&format!("-{value}"));
+    }
+    let (_, right) = sentence.strip_prefix("not ")?.split_once(" but ")?;
+    if begins(right) { answer_in(right) } else { None }
+}
+
+/// A sentence without the noun that says what kind of thing its value is: "the interval (2, 3)".
+fn without_noun(sentence: &str) -> &str {
+    const NOUNS: [&str; 14] = [
+        "interval ",
+        "point ",
+        "set ",
+        "pair ",
+        "ordered pair ",
+        "ordered triple ",
+        "triple ",
+        "vector ",
+        "matrix ",
+        "number ",
+        "integer ",
+        "value ",
+        "fraction ",
+        "expression ",
+    ];
+    let bare = ["the ", "a ", "an "].iter().find_map(|article| sentence.strip_prefix(article));
+    let Some(bare) = bare else { return sentence };
+    let value = NOUNS.iter().find_map(|noun| bare.strip_prefix(noun));
+    let begins =
+        |text: &&str| text.starts_with(|c: char| c.is_ascii_digit() || "({[$\\-".contains(c));
+    value.map(str::trim_start).filter(begins).unwrap_or(sentence)
 }
 
 /// A sentence without an adverb that it begins with: "therefore 5", "simply 5".
@@ -197,10 +250,12 @@ fn without_remark(sentence: &str) -> &str {
     let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
     let inside = remark.trim_end_matches([')', '.', '*']);
     let word = |word: &str| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
+    let value = value.trim_end();
+    // Behind a noun no product goes on: "64 dollars (40 + 24)".
+    let noun = || value.rsplit(' ').next().is_some_and(word) && leading_number(value).is_some();
     let words = inside.len() < remark.len()
         && !inside.contains(['(', '\\', '$'])
-        && inside.split([' ', '-']).any(word);
-    let value = value.trim_end();
+        && (inside.split([' ', '-']).any(word) || noun());
     if words && is_reason(&remark_of(inside)) && is_answer(value) { value } else { sentence }
 }
 
@@ -251,8 +306,15 @@ fn tells(behind: &str) -> bool {
         "falls",
         "si",
         "если",
+        "squared",
+        "cubed",
+        "factorial",
+        "base",
     ];
-    if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±']) {
+    if behind.contains(" at most") || behind.contains(" at least") {
+        return true;
+    }
+    if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±', '&']) || tells_natively(behind) {
         return true;
     }
     let mut words = behind
@@ -349,7 +411,11 @@ fn is_reason(behind: &str) -> bool {
     // "18 (nine times two)".
     let Some(inside) = next.strip_prefix('(') else { return false };
     let inside = inside.split(')').next().unwrap_or_default();
-    const DOUBTS: [&str; 8] = ["or", "but", "not", "maybe", "perhaps", "if", "and", "possibly"];
+    if ["that is", "i.e.", "because", "since"].iter().any(|reason| inside.starts_with(reason)) {
+        return !inside.contains(" or ");
+    }
+    const DOUBTS: [&str; 9] =
+        ["or", "but", "not", "maybe", "perhaps", "if", "and", "possibly", "base"];
     let mut words = inside.split(|c: char| !c.is_alphanumeric());
     !words.any(|word| DOUBTS.contains(&word))
 }
@@ -378,11 +444,31 @@ fn clause(sentence: &str) -> &str {
         let next = behind.trim_start();
         let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
         let conditions = [
-            "if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe",
+            "if",
+            "provided",
+            "assuming",
+            "otherwise",
+            "whenever",
+            "plus",
+            "minus",
+            "when",
+            "for",
+            "where",
+            "unless",
+            "but",
+            "except",
+            "wenn",
+            "si",
+            "maybe",
             "perhaps",
         ];
+        let article = word == "a"
+            && next.starts_with("a ")
+            && next[2..].starts_with(char::is_lowercase)
+            && next[2..].chars().take_while(|c| c.is_alphabetic()).count() > 1;
         let prose = word.chars().count() > 1
             || word == "I"
+            || article
             || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
         // "18 marbles, 9 of them red".
         let number = leading_number(next).map_or(0, |(_, end)| end);

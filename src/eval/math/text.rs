@@ -48,7 +48,7 @@ pub fn only_words(answer: &str) -> bool {
                 && several
                     .iter()
                     .all(|word| words::plain_word(word).is_none() || word == "and" || word == "or")
-                && !answer.contains(',')
+                && (!answer.contains(',') || several.iter().all(|w| prose(w) || is_connective(w)))
         }
     }
 }
@@ -66,19 +66,24 @@ fn value_with_note(answer: &str) -> bool {
 pub fn same_words(a: &str, b: &str) -> bool {
     let (Some(words_a), Some(words_b)) = (plain_words(a), plain_words(b)) else { return false };
     let (words_a, words_b) = (essential(&words_a), essential(&words_b));
-    words_a == words_b || parts(&words_a).is_some_and(|a| Some(a) == parts(&words_b))
+    words_a == words_b || parts(a).is_some_and(|a| Some(a) == parts(b))
 }
 
-/// What connectives join, in order; with the connective last.
-fn parts<'a>(words: &[&'a str]) -> Option<Vec<Vec<&'a str>>> {
-    let joiner = words.iter().find(|word| ["and", "or"].contains(*word))?;
-    let mut parts: Vec<Vec<&str>> = words.split(|word| word == joiner).map(<[_]>::to_vec).collect();
+/// What commas and connectives join, in order; with the connective last.
+fn parts(answer: &str) -> Option<Vec<String>> {
+    let joiner = if answer.contains(" or ") { " or " } else { " and " };
+    let words = plain_words(&answer.replace(',', joiner))?;
+    let words = essential(&words);
+    let joiner = joiner.trim();
+    let parts: Vec<&[&str]> =
+        words.split(|word| *word == joiner).filter(|part| !part.is_empty()).collect();
     // "both", "not" and the like say something of all of them.
-    if parts.iter().any(|part| part.is_empty() || part.iter().any(|word| !adds_nothing(word))) {
+    if parts.len() < 2 || parts.iter().any(|part| part.iter().any(|word| !adds_nothing(word))) {
         return None;
     }
+    let mut parts: Vec<String> = parts.iter().map(|part| part.join(" ")).collect();
     parts.sort();
-    parts.push(vec![joiner]);
+    parts.push(joiner.to_owned());
     Some(parts)
 }
 
@@ -157,6 +162,7 @@ fn plain_text(answer: &str) -> String {
         ("\\\\", "\\"),
         ("tfrac", "frac"),
         ("dfrac", "frac"),
+        (" remainder ", "R"),
         ("\\left", ""),
         ("\\right", ""),
         ("^{\\circ}", ""),
