@@ -183,6 +183,10 @@ impl Lexer {
                 self.at += 1;
                 self.push(Kind::Comma);
             }
+            '{' if self.peek(0) == Some(':') && self.peek(1) == Some('}') => {
+                self.at += 2;
+                self.push(Kind::Sign(Meaning::Colon));
+            }
             '{' => self.push(Kind::GroupOpen),
             '}' => self.push(Kind::GroupClose),
             '[' => {
@@ -355,7 +359,9 @@ impl Lexer {
         match meaning {
             Meaning::Nothing => {
                 self.spaced = true;
-                if ["hspace", "color", "textcolor", "colorbox"].contains(&name.as_str()) {
+                if ["hspace", "color", "textcolor", "colorbox", "phantom", "hphantom"]
+                    .contains(&name.as_str())
+                {
                     self.argument()?;
                 }
             }
@@ -411,6 +417,17 @@ impl Lexer {
         if self.tokens.is_empty() && (text.trim().is_empty() || announces(text)) {
             self.spaced = true;
             return Some(());
+        }
+        // `\text{The answer is 3}`.
+        if self.tokens.is_empty()
+            && let Some(at) =
+                text.find(|c: char| c.is_ascii_digit() || c == '-').filter(|at| *at > 0)
+            && announces(&text[..at])
+        {
+            return match is_formula(&text[at..]) {
+                true => tokens(&text[at..], self.reading).map(|found| self.tokens.extend(found)),
+                false => self.text(&text[at..]),
+            };
         }
         const LONGEST_MODULUS: usize = 64;
         let inside = text.trim().trim_start_matches('(');
@@ -509,7 +526,9 @@ fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
     let known = ["and", "or", "am", "pm", "AM", "PM"];
     if text.contains(|c: char| c.is_ascii_digit()) {
-        return words.all(|word| known.contains(&word));
+        // `\text{x = 3}`.
+        let equation = text.contains('=');
+        return words.all(|word| known.contains(&word) || equation && word.len() == 1);
     }
     // `\text{A and C}`, `\text{A, C}`.
     let mut words = words.peekable();

@@ -20,6 +20,14 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     match relations.as_slice() {
         // `x \in [0, 1]` names the set of its values.
         [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
+        // `\frac13 \approx 0.333` says a third.
+        [Relation::Approximately]
+            if name.is_none()
+                && sides[1].decimals() > 0
+                && sides.iter().all(|side| side.is_scalar() && side.variables().is_empty()) =>
+        {
+            Some(Assigned { name: None, value: &sides[0] })
+        }
         [Relation::Approximately | Relation::Congruent] => {
             name.map(|_| Assigned { name, value: &sides[1] })
         }

@@ -198,7 +198,11 @@ fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
         let signs = |c: &char| "-+−".contains(*c) || CURRENCIES.contains(c);
         if let Some(sign) = head.chars().next_back().filter(signs) {
             let before = head[..head.len() - sign.len_utf8()].trim_end().chars().next_back();
-            let operator = before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
+            let gap = &head[head.trim_end_matches(sign).trim_end().len()..];
+            // At the start of a line it is none of an operation.
+            let begins_line = gap.contains('\n') && !text[start..].starts_with(' ');
+            let operator =
+                !begins_line && before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
             // "-5" behind a word and a space has a sign, "3 - 5" and "x-5" have an operator.
             let parted = head[..head.len() - sign.len_utf8()].ends_with(' ')
                 && !text[start..].starts_with(' ')

@@ -313,9 +313,13 @@ fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     {
         next = link;
     }
-    // "**Final answer**" as a heading.
-    let heading = rest.trim_start_matches(['*', '_', '#', ' ']);
-    if rest.len() > heading.len() && heading.starts_with('\n') && rest.starts_with('*') {
+    // "**Final answer**" and "### Answer" as a heading.
+    let heading = rest.trim_start_matches(['*', '_', '#', ' ', '\r']);
+    let line = lower[..name_end].rfind('\n').map_or(0, |at| at + 1);
+    let before = lower[line..name_end].trim_start_matches(['*', '_', '#', ' ']);
+    let alone =
+        before.split(' ').count() <= 3 && before.chars().all(|c| c.is_alphabetic() || c == ' ');
+    if heading.starts_with('\n') && (rest.starts_with('*') || alone) {
         return Some(lower.len() - heading.len());
     }
     let value = |c: char| c.is_numeric() || "$\\".contains(c);

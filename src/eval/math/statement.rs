@@ -126,14 +126,16 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if let Some(answer) = in_words(sentence) {
         return Some(answer);
     }
-    let clause = first_clause(clause(sentence)).trim();
+    let up_to_mark = clause(sentence);
+    let clause = first_clause(up_to_mark).trim();
+    let cut_at_and = clause.len() < up_to_mark.trim().len();
     // "5, he says" can be read as a list: of 5 and of a product of letters.
     let behind = sentence[clause.len()..].strip_prefix(", ").unwrap_or_default();
     let behind = behind.strip_prefix("a ").unwrap_or(behind);
     let word = behind.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     let small = word.chars().count() > 1 && word.chars().all(char::is_lowercase);
     let prose = word == "I" || small && plain_word(word).is_none();
-    let cut = prose && is_answer(clause) && is_value(clause);
+    let cut = (prose || cut_at_and) && is_answer(clause) && is_value(clause);
     if !cut && is_answer(sentence) {
         return Some(sentence.to_owned());
     }
@@ -317,17 +319,23 @@ fn tells(behind: &str) -> bool {
     if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±', '&']) || tells_natively(behind) {
         return true;
     }
-    let mut words = behind
+    const KINDS: [&str; 9] =
+        ["even", "odd", "all", "any", "every", "each", "positive", "negative", "integer"];
+    let words: Vec<&str> = behind
         .split(|c: char| c.is_whitespace() || ".,;:!?()*\"".contains(c))
         .filter(|word| !word.is_empty())
-        .peekable();
-    while let Some(word) = words.next() {
-        let next = words.peek().copied().unwrap_or_default();
+        .collect();
+    for (at, word) in words.iter().copied().enumerate() {
+        let next = words.get(at + 1).copied().unwrap_or_default();
+        let after_next = words.get(at + 2).copied().unwrap_or_default();
+        let of_kind =
+            KINDS.contains(&next) && (after_next.len() == 1 || after_next.starts_with('$'));
         let value = next.starts_with(|c: char| c.is_ascii_digit() || "$\\-−(".contains(c));
         let variable = next.chars().count() == 1 && next.chars().all(char::is_alphabetic);
         let joins = is_connective(word) && word.chars().count() > 1;
         if TELLING.contains(&word)
             || joins && (value || variable || MORE.contains(&next))
+            || word == "for" && of_kind
             || word == "for" && (variable && next != "a" || next.starts_with(['$', '\\']))
         {
             return true;
@@ -425,7 +433,7 @@ fn first_clause(sentence: &str) -> &str {
     let ends = sentence.match_indices(" and ").find(|(at, and)| {
         let next = &sentence[at + and.len()..];
         let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-        let prose = word.chars().count() > 1 && !MORE.contains(&word);
+        let prose = word.chars().count() > 1 && !MORE.contains(&word) && plain_word(word).is_none();
         prose && next.starts_with(char::is_alphabetic) && !next.contains(['=', '$', '\\'])
     });
     ends.map_or(sentence, |(at, _)| &sentence[..at])

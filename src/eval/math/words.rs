@@ -72,9 +72,9 @@ pub fn command(name: &str) -> Option<Meaning> {
         | "biggl" | "biggr" | "middle" => M::Fence,
         "quad" | "qquad" | "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits"
         | "hspace" | "thinspace" | "allowbreak" | "hfill" | "noindent" | "rm" | "bf" | "it"
-        | "cal" | "color" | "textcolor" | "colorbox" | "checkmark" | "blacksquare" | "qed"
-        | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE" | "huge" | "Huge"
-        | "nonumber" | "notag" | "strut" => M::Nothing,
+        | "cal" | "color" | "textcolor" | "colorbox" | "checkmark" | "phantom" | "hphantom"
+        | "blacksquare" | "qed" | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE"
+        | "huge" | "Huge" | "nonumber" | "notag" | "strut" => M::Nothing,
         "pm" => M::PlusMinus,
         "mp" => M::MinusPlus,
         "cdot" | "times" | "ast" | "cdotp" | "bullet" => M::Times,
@@ -109,9 +109,7 @@ pub fn command(name: &str) -> Option<Meaning> {
         "text" | "mbox" | "textbf" | "textit" | "textnormal" | "textrm" | "mathrm" | "hbox"
         | "operatorname" | "textsf" | "texttt" | "emph" | "mathsf" | "mathtt" => M::Text,
         "boxed" | "fbox" | "framebox" | "mathbf" | "mathit" | "mathcal" | "boldsymbol" | "bm"
-        | "mathbb" | "mathfrak" | "mathscr" | "pmb" | "underline" | "phantom" | "ensuremath" => {
-            M::Font
-        }
+        | "mathbb" | "mathfrak" | "mathscr" | "pmb" | "underline" | "ensuremath" => M::Font,
         "overline" | "bar" | "vec" | "hat" | "overrightarrow" | "widehat" | "tilde"
         | "widetilde" | "dot" | "ddot" | "overparen" | "overarc" => M::Mark,
         "angle" | "triangle" | "measuredangle" => M::Kind,
