@@ -168,6 +168,27 @@ impl Parser {
         canonical(&unit).map(|unit| (unit, at))
     }
 
+    /// Whether a plain word behind a value and other words is a unit or a note; `None` where it says
+    /// something about the value.
+    fn is_note(&self, word: &str, names: &[String], behind_number: bool) -> Option<bool> {
+        // `2am` is a product of three.
+        let spaced = self.tokens[self.at].spaced;
+        let parted = spaced || !is_time(words::unit(word).unwrap_or(""));
+        let known = word.len() > 1 && canonical(word).is_some() && parted;
+        // Longer words that mean nothing else are notes: `5 apples`. Other scripts write them
+        // without a space.
+        let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
+        let note = foreign || spaced && word.chars().count() > 3;
+        let per = names.last().is_some_and(|name| name == "/" || name == "per")
+            || word == "per" && !names.is_empty();
+        let rate = spaced && self.is_rate(word);
+        let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word);
+        if !(known || note || per || rate || ordinal) || names.is_empty() && !behind_number {
+            return Some(false);
+        }
+        (known || adds_nothing(word)).then_some(true)
+    }
+
     /// A unit or another note behind a value, in `\text{}` or in plain words.
     fn unit_behind(&mut self) -> Option<Option<String>> {
         let behind_number = self.at > 0
@@ -201,28 +222,13 @@ impl Parser {
                     names.push(words.to_owned());
                 }
                 Some(Kind::Word(word)) => {
-                    // `2am` is a product of three.
-                    let parted =
-                        self.tokens[self.at].spaced || !is_time(words::unit(word).unwrap_or(""));
-                    let known = word.len() > 1 && canonical(word).is_some() && parted;
-                    // Longer words that mean nothing else are notes: `5 apples`.
-                    // Other scripts write them without a space.
-                    let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
-                    let spaced = self.tokens[self.at].spaced;
-                    let note = foreign || spaced && word.chars().count() > 3;
-                    let per = names.last().is_some_and(|name| name == "/" || name == "per")
-                        || word == "per" && !names.is_empty();
-                    let rate = spaced && self.is_rate(word);
-                    let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word.as_str());
-                    if !(known || note || per || rate || ordinal)
-                        || names.is_empty() && !behind_number
-                    {
-                        break;
+                    let word = word.clone();
+                    match self.is_note(&word, &names, behind_number) {
+                        Some(false) => break,
+                        Some(true) => {}
+                        None => return None,
                     }
-                    if !known && !adds_nothing(word) {
-                        return None;
-                    }
-                    names.push(word.clone());
+                    names.push(word);
                 }
                 // `20\,\Omega`: ohms.
                 Some(Kind::Sign(Meaning::Letter("Omega")))

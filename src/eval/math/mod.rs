@@ -10,7 +10,7 @@
 //! | stage | files |
 //! | --- | --- |
 //! | where to look | `kind` (of benchmark), `reasoning` |
-//! | finding | `extract`; `boxes`, `phrases`, `statement` (sentences), `formulas`, `numerals`, `choice` |
+//! | finding | `extract`; `boxes`, `phrases`, `statement` and `clauses` (sentences), `formulas`, `numerals`, `choice` |
 //! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH data set's authors) |
 //! | reading LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
 //! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±), `dates` |
@@ -22,6 +22,7 @@
 mod boxes;
 mod calls;
 mod choice;
+mod clauses;
 mod complex;
 mod dates;
 mod digits;
