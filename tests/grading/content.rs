@@ -226,7 +226,8 @@ proptest! {
 
     #[test]
     fn so_it_does_of_numbers(v in scalar(), w in 2_001u32..9_000, pattern in select(TELLING_OF_NUMBERS)) {
-        prop_assume!(v != "0" && v != "1" && v != "2");
+        // Their factorials are themselves, or 1 for 0.
+        prop_assume!(["0", "1", "2"].iter().all(|small| !same_answer(small, &v)));
         let changed = of(pattern, &v, &w.to_string());
         prop_assert!(!same_both_ways(&v, &changed), "{} is not {}", changed, v);
         prop_assert!(!in_a_box(&v, &changed), "{} is not {}", changed, v);

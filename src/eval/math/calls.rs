@@ -2,7 +2,7 @@
 //! the sine at the next function, and `\sin^{-1}` is the inverse.
 
 use super::expression::{Expression, Function, Joiner};
-use super::lexer::Kind;
+use super::lexer::{Kind, lines_up};
 use super::number;
 use super::parser::Parser;
 use super::words::Meaning;
@@ -68,6 +68,15 @@ impl Parser {
                     }
                 }
                 Kind::Column => self.at += 1,
+                // `x + 1, & x > 0`.
+                Kind::Comma
+                    if matches!(
+                        self.peek_ahead(1),
+                        Some(Kind::Column | Kind::Row | Kind::End(_))
+                    ) =>
+                {
+                    self.at += 1;
+                }
                 _ => {
                     let cell = self.with_bars(0, Self::relation)?;
                     rows.last_mut()?.push(cell);
@@ -76,8 +85,14 @@ impl Parser {
         }
         self.at += 1;
         rows.retain(|row| !row.is_empty());
-        if environment == "cases" && rows.iter().all(|row| row.len() == 1) {
-            return Some(Expression::List(rows.into_iter().flatten().collect(), Joiner::And));
+        if (environment == "cases" || lines_up(environment))
+            && rows.iter().all(|row| row.len() == 1)
+        {
+            let mut lines: Vec<Expression> = rows.into_iter().flatten().collect();
+            return Some(match lines.len() {
+                1 => lines.remove(0),
+                _ => Expression::List(lines, Joiner::And),
+            });
         }
         let matrix = Expression::Matrix(rows);
         Some(match environment {

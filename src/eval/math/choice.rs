@@ -9,7 +9,9 @@ use super::phrases::statements;
 /// last one that stands alone and is no word. A letter that the answer rules out ("not A", "A is
 /// wrong") is none of these, and an answer that states two letters states none.
 pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
-    match stated(text, letters) {
+    let labels: Vec<Label> = text.lines().filter_map(|line| Label::of(line, letters)).collect();
+    let restated = matches!(&labels[..], [a, b, ..] if a.letter == 'A' && b.letter == 'B');
+    match stated(text, letters, restated) {
         Stated::One(letter) => return Some(letter),
         Stated::Several => return None,
         Stated::None => {}
@@ -22,8 +24,6 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
     {
         return Some(letter);
     }
-    let labels: Vec<Label> = text.lines().filter_map(|line| Label::of(line, letters)).collect();
-    let restated = matches!(&labels[..], [a, b, ..] if a.letter == 'A' && b.letter == 'B');
     let begins = text.lines().find(|line| !line.trim().is_empty()).filter(|_| !restated);
     let last = |counts: &dyn Fn(&str, char, &str) -> bool| {
         const MOST: usize = 256;
@@ -63,10 +63,31 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         .or_else(|| labels.iter().rev().find(|label| label.is_all).map(|label| label.letter))
         .or_else(|| only(&labels))
         .or_else(|| {
-            last(&|before, letter, rest| {
+            let found = last(&|before, letter, rest| {
                 alone(before) && is_whole(rest) && !is_word(before, letter, rest)
-            })
+            });
+            found.filter(|letter| !is_second(text, *letter, letters))
         })
+}
+
+/// Whether the last place of a letter is behind another letter and "or" or "and": "either A or B".
+fn is_second(text: &str, letter: char, letters: &[char]) -> bool {
+    let whole = |at: usize, letter: char| {
+        let before = &text[..at];
+        !before.ends_with(|c: char| c.is_alphanumeric())
+            && is_whole(&text[at + letter.len_utf8()..])
+    };
+    let mut places = text.rmatch_indices(letter).map(|(at, _)| at);
+    let Some(at) = places.find(|at| whole(*at, letter)) else { return false };
+    let before = text[..at].trim_end_matches(|c: char| c.is_whitespace() || "([*".contains(c));
+    let word = before.rsplit(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+    if joiner(word).is_none() || word.len() < 2 {
+        return false;
+    }
+    let before = before[..before.len() - word.len()]
+        .trim_end_matches(|c: char| c.is_whitespace() || ")]*,".contains(c));
+    let first = before.chars().next_back().filter(|first| letters.contains(first));
+    first.is_some_and(|first| first != letter && whole(before.len() - first.len_utf8(), first))
 }
 
 /// What the phrases of a text state.
@@ -77,8 +98,12 @@ enum Stated {
 }
 
 /// The letter behind the last of the phrases that state one.
-fn stated(text: &str, letters: &[char]) -> Stated {
-    const PHRASES: [&str; 20] = [
+fn stated(text: &str, letters: &[char], restated: bool) -> Stated {
+    const PHRASES: [&str; 24] = [
+        "must be",
+        "has to be",
+        "i'd say",
+        "i would say",
         "choice is",
         "option is",
         "letter is",
@@ -110,6 +135,15 @@ fn stated(text: &str, letters: &[char]) -> Stated {
     places.sort_unstable_by(|a, b| b.cmp(a));
     for at in places {
         let (before, behind) = text.split_at(at);
+        let behind = without_noun(behind);
+        // "Let me look at each option:", and then all of them.
+        if restated && behind.trim_start_matches([' ', '*', ':']).starts_with(['\n', '\r']) {
+            let line = behind.lines().find(|line| !line.trim_matches([' ', '*', ':']).is_empty());
+            let first = line.and_then(|line| Label::of(line, letters));
+            if first.is_some_and(|label| label.letter == 'A' && !label.is_all) {
+                continue;
+            }
+        }
         let found = leading_letter(behind, letters)
             .filter(|(letter, rest)| !is_word(before, *letter, rest))
             .or_else(|| small_letter(behind, letters));
@@ -124,11 +158,23 @@ fn stated(text: &str, letters: &[char]) -> Stated {
     Stated::None
 }
 
+/// What follows the noun before a letter: "option C" and "la opción C".
+fn without_noun(behind: &str) -> &str {
+    const NOUNS: [&str; 8] =
+        ["option ", "choice ", "letter ", "opción ", "opção ", "l'option ", "вариант ", "Option "];
+    let rest = behind.trim_start();
+    let rest = ["the ", "la ", "a "].iter().find_map(|a| rest.strip_prefix(a)).unwrap_or(rest);
+    NOUNS.iter().find_map(|noun| rest.strip_prefix(noun)).unwrap_or(behind)
+}
+
 /// Whether another letter follows that is an answer too: "A and C", "A/C".
 fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*.$\"".contains(c));
     let word = rest.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-    let behind = if joiner(word).is_some() && word.len() > 1 {
+    let comma = rest.strip_prefix(',').filter(|rest| rest.starts_with(' '));
+    let behind = if let Some(behind) = comma {
+        behind
+    } else if joiner(word).is_some() && word.len() > 1 {
         &rest[word.len()..]
     } else if let Some(behind) = rest.strip_prefix(['/', '&', '、']) {
         behind
@@ -259,8 +305,9 @@ fn beginning(line: &str, letters: &[char]) -> Option<char> {
         let rest = rest.trim_start();
         rest.split(|c: char| !c.is_alphabetic()).next().is_some_and(|word| word.chars().count() > 1)
     };
-    let parted =
-        [",", " -", " –", " —"].iter().any(|mark| rest.strip_prefix(mark).is_some_and(goes_on));
+    let parted = [",", "،", "，", " -", " –", " —"]
+        .iter()
+        .any(|mark| rest.strip_prefix(mark).is_some_and(goes_on));
     const VERDICTS: [&str; 8] = [
         "because",
         "since",

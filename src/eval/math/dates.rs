@@ -43,7 +43,14 @@ pub fn date(text: &str) -> Option<String> {
     // "May 6, 2024", "6 May 2024", "6th of May 2024".
     let words = text.split(|c: char| c.is_whitespace() || ",.".contains(c));
     let words: Vec<&str> = words.filter(|word| !["", "of", "the"].contains(word)).collect();
-    let [first, second, third] = words[..] else { return None };
+    // "March 3" and "3rd of March", without a year.
+    let (first, second, third) = match words[..] {
+        [first, second, third] => (first, second, third),
+        [first, second] if FULL.iter().any(|month| *month == first || *month == second) => {
+            (first, second, "1000")
+        }
+        _ => return None,
+    };
     let (month, day) =
         if first.starts_with(char::is_alphabetic) { (first, second) } else { (second, first) };
     let month = MONTHS.iter().position(|name| {

@@ -34,11 +34,19 @@ impl Lexer {
         // `1./3`, as programs write it.
         if point && matches!(self.peek(1), Some('/' | '*')) {
             self.at += 1;
+        } else if let Some(period) = self.period_in_brackets().filter(|_| point) {
+            // `0.(3)`.
+            self.at += period.len() + 3;
+            digits.push('.');
+            repeating = period;
         } else if point && (self.digit(1) || overlined(self, 1).is_some()) {
             self.at += 1;
             digits.push('.');
             digits.push_str(&self.take_digits());
-            if let Some(length) = overlined(self, 0) {
+            if let Some((length, period)) = self.goes_on_for_ever(&digits) {
+                self.at += length;
+                repeating = period;
+            } else if let Some(length) = overlined(self, 0) {
                 self.at += length;
                 repeating = self.take_digits();
                 if repeating.is_empty() || self.peek(0) != Some('}') {
@@ -62,6 +70,31 @@ impl Lexer {
         }
         self.push(Kind::Number { digits, repeating, exponent });
         Some(())
+    }
+
+    /// The digits of `.(3)`.
+    fn period_in_brackets(&self) -> Option<String> {
+        const MOST: usize = 64;
+        let digits: String =
+            (2..MOST).map_while(|at| self.peek(at)).take_while(char::is_ascii_digit).collect();
+        let closed = self.peek(1) == Some('(') && self.peek(2 + digits.len()) == Some(')');
+        (closed && !digits.is_empty()).then_some(digits)
+    }
+
+    /// The dots behind decimals that repeat, and the digits that do: `0.333...`, `0.1666\ldots`.
+    fn goes_on_for_ever(&self, digits: &str) -> Option<(usize, String)> {
+        const DOTS: [&str; 5] = ["...", "…", "\\ldots", "\\dots", "\\cdots"];
+        let dots = DOTS
+            .iter()
+            .find(|dots| dots.chars().enumerate().all(|(at, c)| self.peek(at) == Some(c)))?;
+        let (_, decimals) = digits.split_once('.')?;
+        let period = (1..=decimals.len() / 2).find(|length| {
+            let (start, last) = decimals.split_at(decimals.len() - length);
+            let again = start.ends_with(last);
+            let thrice = start.strip_suffix(last).is_some_and(|start| start.ends_with(last));
+            again && (thrice || *length > 1 && *length * 2 == decimals.len() || decimals.len() == 2)
+        })?;
+        Some((dots.chars().count(), decimals[decimals.len() - period..].to_owned()))
     }
 
     /// Takes what follows the first digits of a number: groups of three, or decimals behind a comma.

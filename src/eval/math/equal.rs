@@ -16,7 +16,9 @@ use super::sets::{infinite, is_condition, is_region, same_region};
 use super::signs::expanded;
 use super::text::{
     compatible_units, is_time, is_unit, labelled, lone_letter, only_words, same_text, same_words,
+    spoken,
 };
+use super::units::currency;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
@@ -56,6 +58,15 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     if date_a.is_some() || date_b.is_some() {
         return verdict(date_a == date_b);
     }
+    // Dollars are no cents.
+    if let (Some(a), Some(b)) = (currency(a), currency(b))
+        && a != b
+    {
+        return Verdict::Different;
+    }
+    if let Some(verdict) = of_spoken(a, b, decimals, steps) {
+        return verdict;
+    }
     // The letter of a choice against a letter with its text: `B` and `(B) twelve`.
     for (letter, choice) in [(a, b), (b, a)] {
         if let (Some(letter), Some(label)) = (lone_letter(letter), labelled(choice)) {
@@ -69,6 +80,7 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
         let number = parse(text, Reading::Number);
         let list = if text.contains([',', '，']) { parse(text, Reading::List) } else { None };
         let list = list.filter(|list| number.as_ref() != Some(list));
+        let number = number.or_else(|| parse(last_side(text)?, Reading::Number));
         [number, list].into_iter().flatten().map(folded).collect::<Vec<_>>()
     };
     let (readings_a, readings_b) = (readings(a), readings(b));
@@ -81,6 +93,35 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     }
     // What took too much work is as good as unread.
     if steps.take(1).is_none() { Verdict::Unread } else { Verdict::Different }
+}
+
+/// What stands behind the sign of equality in `\lim_{x \to 0} f(x) = 5`, where the left side is
+/// nothing but something that the parser does not know.
+fn last_side(text: &str) -> Option<&str> {
+    const UNREAD: [&str; 9] =
+        ["\\lim", "\\gcd", "\\sum", "\\int", "\\prod", "\\max", "\\min", "\\Pr", "\\operatorname"];
+    let (left, right) = text.rsplit_once('=')?;
+    let left = left.replace("\\,", " ");
+    let mut depth = 0i32;
+    let plain = left.trim().trim_start_matches('$').chars().all(|c| {
+        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
+        depth > 0 || !",;<>=!≠≤≥".contains(c)
+    });
+    let known = UNREAD.iter().any(|command| left.trim_start().starts_with(command));
+    let telling = ["\\text", "\\ne", "\\le", "\\ge", "\\mbox"]
+        .iter()
+        .any(|c| left.match_indices(c).any(|(at, _)| !left[at + c.len()..].starts_with("ft")));
+    (plain && known && !telling && depth == 0).then_some(right)
+}
+
+/// Compares a number or a set in words, "eight" or "no solution", with one in signs.
+fn of_spoken(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Option<Verdict> {
+    let (said_a, said_b) = (spoken(a), spoken(b));
+    if said_a.is_none() && said_b.is_none() || only_words(a) && only_words(b) && same_words(a, b) {
+        return None;
+    }
+    let (said_a, said_b) = (said_a.as_deref().unwrap_or(a), said_b.as_deref().unwrap_or(b));
+    Some(compared(said_a, said_b, decimals, steps))
 }
 
 /// The state of one comparison.
@@ -339,6 +380,24 @@ impl Comparison<'_> {
             (X::Matrix(a), X::Matrix(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.all_same(a, b))
             }
+            // `A(3, -4)` is the point.
+            (X::Product(factors), point @ X::Bracketed(Bracket::Round, ..))
+            | (point @ X::Bracketed(Bracket::Round, ..), X::Product(factors))
+                if is_named_point(factors) =>
+            {
+                self.same(&factors[1], point)
+            }
+            // Rows in brackets: `[[1, 2], [3, 4]]`.
+            (X::Matrix(rows), X::Bracketed(Bracket::Square, items, Bracket::Square))
+            | (X::Bracketed(Bracket::Square, items, Bracket::Square), X::Matrix(rows))
+                if rows.len() > 1 && items.iter().all(|item| matches!(item, X::Bracketed(..))) =>
+            {
+                rows.len() == items.len()
+                    && rows.iter().zip(items).all(|(row, item)| {
+                        let X::Bracketed(_, cells, _) = item else { return false };
+                        self.all_same(row, cells)
+                    })
+            }
             // A vector is a column, a row or a tuple.
             (X::Matrix(rows), X::Bracketed(_, items, _))
             | (X::Bracketed(_, items, _), X::Matrix(rows)) => {
@@ -437,6 +496,14 @@ fn scaled(value: &Expression, unit: &str) -> Expression {
         Some(scale) => Expression::Product(vec![value.clone(), Expression::integer(scale)]),
         None => value.clone(),
     }
+}
+
+/// Whether it is a point behind its name, a capital: `A(3, -4)`.
+fn is_named_point(factors: &[Expression]) -> bool {
+    matches!(factors, [Expression::Variable(name), Expression::Bracketed(Bracket::Round, items, _)]
+        if name.len() == 1
+            && name.starts_with(|c: char| c.is_ascii_uppercase())
+            && items.iter().all(|item| item.is_scalar()))
 }
 
 /// Whether it is a time of the day that says which half: `10:30 a.m.`.

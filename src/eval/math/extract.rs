@@ -5,6 +5,7 @@
 
 use super::boxes::{Boxes, boxed};
 use super::choice::choice;
+use super::clauses::without_label;
 use super::expression::Expression;
 use super::lexer::Reading;
 use super::limits::MAX_BYTES;
@@ -12,7 +13,7 @@ use super::numerals::{last_number, numeral};
 use super::parser::parse;
 use super::reasoning::after_reasoning;
 use super::scripts::plain;
-use super::statement::{last, last_formula, marker, phrase, without_label};
+use super::statement::{last, last_formula, marker, phrase, with_point};
 use super::words::greek;
 
 /// A way of stating the final answer.
@@ -128,7 +129,10 @@ fn whole(text: &str) -> Option<String> {
         && behind
             .starts_with(|c: char| c.is_ascii_digit() || c.is_alphabetic() || "$\\-−".contains(c))
         && text.contains(|c: char| c.is_ascii_digit() || "$\\".contains(c));
-    (!sentence && is_answer(text) && !mixes_words(text)).then(|| text.to_owned())
+    // "12,5 kg" and "0,5": one number with a decimal comma.
+    let one = text.starts_with("0,") || text.ends_with(|c: char| c.is_alphabetic());
+    let stated = || if one { with_point(text.to_owned()) } else { text.to_owned() };
+    (!sentence && is_answer(text) && !mixes_words(text)).then(stated)
 }
 
 /// Whether it is read as words multiplied by numbers: "forty-two (42)".

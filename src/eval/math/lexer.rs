@@ -74,6 +74,7 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
         reading,
         brackets: 0,
         environments: 0,
+        aligned: 0,
         doubled: false,
         spaced: false,
         list_until: 0,
@@ -139,6 +140,8 @@ pub(crate) struct Lexer {
     pub(crate) reading: Reading,
     pub(crate) brackets: usize,
     environments: usize,
+    /// How many of them line up equations, where `&` parts nothing.
+    aligned: usize,
     /// Whether the text has `\\frac` for `\frac`, as text that was escaped twice does.
     doubled: bool,
     spaced: bool,
@@ -180,6 +183,10 @@ impl Lexer {
                 self.at += 1;
                 self.push(Kind::Comma);
             }
+            '{' if self.peek(0) == Some(':') && self.peek(1) == Some('}') => {
+                self.at += 2;
+                self.push(Kind::Sign(Meaning::Colon));
+            }
             '{' => self.push(Kind::GroupOpen),
             '}' => self.push(Kind::GroupClose),
             '[' => {
@@ -194,6 +201,7 @@ impl Lexer {
             ';' | '；' => self.push(Kind::Semicolon),
             '^' => self.push(Kind::Power),
             '_' => self.push(Kind::Subscript),
+            '&' if self.aligned > 0 && self.aligned == self.environments => self.spaced = true,
             '&' => self.push(Kind::Column),
             '!' if self.peek(0) == Some('=') => {
                 self.at += 1;
@@ -315,7 +323,9 @@ impl Lexer {
                         self.at += 1;
                     }
                 }
-                if self.environments > 0 {
+                if self.aligned > 0 && self.continues_chain() {
+                    self.spaced = true;
+                } else if self.environments > 0 {
                     self.push(Kind::Row);
                 } else {
                     self.spaced = true;
@@ -349,7 +359,9 @@ impl Lexer {
         match meaning {
             Meaning::Nothing => {
                 self.spaced = true;
-                if name == "hspace" {
+                if ["hspace", "color", "textcolor", "colorbox", "phantom", "hphantom"]
+                    .contains(&name.as_str())
+                {
                     self.argument()?;
                 }
             }
@@ -379,6 +391,7 @@ impl Lexer {
             Meaning::Begin => {
                 let environment = self.argument()?;
                 self.environments += 1;
+                self.aligned += usize::from(lines_up(&environment));
                 if environment == "array" {
                     self.argument()?;
                 }
@@ -387,6 +400,9 @@ impl Lexer {
             Meaning::End => {
                 let environment = self.argument()?;
                 self.environments = self.environments.saturating_sub(1);
+                if lines_up(&environment) {
+                    self.aligned = self.aligned.saturating_sub(1);
+                }
                 self.push(Kind::End(environment));
             }
             Meaning::Currency => self.spaced = true,
@@ -401,6 +417,17 @@ impl Lexer {
         if self.tokens.is_empty() && (text.trim().is_empty() || announces(text)) {
             self.spaced = true;
             return Some(());
+        }
+        // `\text{The answer is 3}`.
+        if self.tokens.is_empty()
+            && let Some(at) =
+                text.find(|c: char| c.is_ascii_digit() || c == '-').filter(|at| *at > 0)
+            && announces(&text[..at])
+        {
+            return match is_formula(&text[at..]) {
+                true => tokens(&text[at..], self.reading).map(|found| self.tokens.extend(found)),
+                false => self.text(&text[at..]),
+            };
         }
         const LONGEST_MODULUS: usize = 64;
         let inside = text.trim().trim_start_matches('(');
@@ -442,6 +469,14 @@ impl Lexer {
         Some(())
     }
 
+    /// Whether a line of an aligned chain begins with a relation: `x &= 1 + 2 \\\\ &= 3`.
+    fn continues_chain(&self) -> bool {
+        const MOST: usize = 32;
+        let behind = &self.characters[self.at..];
+        let next = behind.iter().take(MOST).find(|c| !(c.is_whitespace() || "&{}".contains(**c)));
+        next.is_some_and(|c| "=≈".contains(*c))
+    }
+
     /// The text of the group, or the one character, that follows.
     fn argument(&mut self) -> Option<String> {
         while self.peek(0).is_some_and(char::is_whitespace) {
@@ -472,6 +507,12 @@ impl Lexer {
     }
 }
 
+/// Whether an environment is for equations below each other.
+pub(crate) fn lines_up(environment: &str) -> bool {
+    let name = environment.trim_end_matches('*');
+    ["align", "aligned", "split", "gather", "gathered", "eqnarray", "alignedat"].contains(&name)
+}
+
 fn joining(joiner: Joiner) -> Meaning {
     match joiner {
         Joiner::And => Meaning::And,
@@ -479,9 +520,21 @@ fn joining(joiner: Joiner) -> Meaning {
     }
 }
 
-/// Whether a `\text{}` holds a formula: it has digits, and no words but "and" and "or".
+/// Whether a `\text{}` holds a formula: it has digits, or lone capitals, and no words but "and" and
+/// "or".
 fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
     let known = ["and", "or", "am", "pm", "AM", "PM"];
-    text.contains(|c: char| c.is_ascii_digit()) && words.all(|word| known.contains(&word))
+    if text.contains(|c: char| c.is_ascii_digit()) {
+        // `\text{x = 3}`.
+        let equation = text.contains('=');
+        return words.all(|word| known.contains(&word) || equation && word.len() == 1);
+    }
+    // `\text{A and C}`, `\text{A, C}`.
+    let mut words = words.peekable();
+    let joined = text.contains(',') || text.contains(" and ") || text.contains(" or ");
+    let letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase());
+    joined
+        && words.peek().is_some_and(|first| letter(first))
+        && words.all(|word| letter(word) || known[..2].contains(&word))
 }

@@ -10,6 +10,7 @@ use super::number;
 use super::parser::{Parser, negated};
 use super::primary::label;
 use super::text::is_time;
+use super::units::canonical;
 use super::words::{self, Meaning};
 
 impl Parser {
@@ -140,6 +141,54 @@ impl Parser {
         Some(Some(format!("mod {}", label(&modulus))))
     }
 
+    /// A fraction of units in `\text{}`, and where it ends.
+    fn fraction_of_units(&self) -> Option<(String, usize)> {
+        let mut at = self.at + 1;
+        let mut sides = vec![];
+        for _ in 0..2 {
+            let grouped = self.tokens.get(at)?.kind == Kind::GroupOpen;
+            at += usize::from(grouped);
+            let Kind::Text(text) = &self.tokens.get(at)?.kind else { return None };
+            let mut unit = text.clone();
+            at += 1;
+            if grouped && self.tokens.get(at)?.kind == Kind::Power {
+                let Kind::Number { digits, .. } = &self.tokens.get(at + 1)?.kind else {
+                    return None;
+                };
+                unit += &format!("^{digits}");
+                at += 2;
+            }
+            if grouped && self.tokens.get(at)?.kind != Kind::GroupClose {
+                return None;
+            }
+            at += usize::from(grouped);
+            sides.push(unit);
+        }
+        let unit = sides.join("/");
+        canonical(&unit).map(|unit| (unit, at))
+    }
+
+    /// Whether a plain word behind a value and other words is a unit or a note; `None` where it says
+    /// something about the value.
+    fn is_note(&self, word: &str, names: &[String], behind_number: bool) -> Option<bool> {
+        // `2am` is a product of three.
+        let spaced = self.tokens[self.at].spaced;
+        let parted = spaced || !is_time(words::unit(word).unwrap_or(""));
+        let known = word.len() > 1 && canonical(word).is_some() && parted;
+        // Longer words that mean nothing else are notes: `5 apples`. Other scripts write them
+        // without a space.
+        let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
+        let note = foreign || spaced && word.chars().count() > 3;
+        let per = names.last().is_some_and(|name| name == "/" || name == "per")
+            || word == "per" && !names.is_empty();
+        let rate = spaced && self.is_rate(word);
+        let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word);
+        if !(known || note || per || rate || ordinal) || names.is_empty() && !behind_number {
+            return Some(false);
+        }
+        (known || adds_nothing(word)).then_some(true)
+    }
+
     /// A unit or another note behind a value, in `\text{}` or in plain words.
     fn unit_behind(&mut self) -> Option<Option<String>> {
         let behind_number = self.at > 0
@@ -158,7 +207,7 @@ impl Parser {
                 Some(Kind::Text(text)) => {
                     let text = text.replace(['~', '\\', ',', '.'], " ");
                     let words = text.trim();
-                    let letter = words.chars().count() == 1 && words::unit(words).is_none();
+                    let letter = words.len() == 1 && words::unit(words).is_none();
                     if is_connective(words) || words.is_empty() || names.is_empty() && letter {
                         break;
                     }
@@ -167,33 +216,31 @@ impl Parser {
                         break;
                     }
                     // A second value, a negation or a condition is no note.
-                    if !adds_nothing(words) {
+                    if canonical(words).is_none() && !adds_nothing(words) {
                         return None;
                     }
                     names.push(words.to_owned());
                 }
                 Some(Kind::Word(word)) => {
-                    // `2am` is a product of three.
-                    let parted =
-                        self.tokens[self.at].spaced || !is_time(words::unit(word).unwrap_or(""));
-                    let known = word.len() > 1 && words::unit(word).is_some() && parted;
-                    // Longer words that mean nothing else are notes: `5 apples`.
-                    // Other scripts write them without a space.
-                    let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
-                    let spaced = self.tokens[self.at].spaced;
-                    let note = foreign || spaced && word.chars().count() > 3;
-                    let per = names.last().is_some_and(|name| name == "/");
-                    let rate = spaced && self.is_rate(word);
-                    let ordinal = !spaced && ["th", "st", "nd", "rd"].contains(&word.as_str());
-                    if !(known || note || per || rate || ordinal)
-                        || names.is_empty() && !behind_number
-                    {
-                        break;
+                    let word = word.clone();
+                    match self.is_note(&word, &names, behind_number) {
+                        Some(false) => break,
+                        Some(true) => {}
+                        None => return None,
                     }
-                    if !known && !adds_nothing(word) {
-                        return None;
-                    }
-                    names.push(word.clone());
+                    names.push(word);
+                }
+                // `20\,\Omega`: ohms.
+                Some(Kind::Sign(Meaning::Letter("Omega")))
+                    if behind_number && self.at + 1 == self.tokens.len() && self.at == 1 =>
+                {
+                    names.push("Ω".into());
+                }
+                // `\frac{\text{km}}{\text{h}}`.
+                Some(Kind::Sign(Meaning::Fraction)) if behind_number => {
+                    let Some((unit, end)) = self.fraction_of_units() else { break };
+                    names.push(unit);
+                    self.at = end - 1;
                 }
                 // In `5 sec` it is no secant, for there is nothing to take it of.
                 Some(Kind::Sign(Meaning::Function(Function::Sec)))
@@ -222,19 +269,16 @@ impl Parser {
     }
 }
 
-/// One name for the spellings of a unit.
+/// One name for the spellings of a unit, or the note as it is.
 fn unit_name(names: &[String]) -> String {
-    let known = |word: &str| words::unit(word).map_or_else(|| word.to_lowercase(), str::to_owned);
-    let mut words: Vec<String> =
-        names.iter().flat_map(|name| name.split_whitespace()).map(known).collect();
-    for (adjective, power) in [("square", "^2"), ("cubic", "^3")] {
-        if words.len() == 2 && words[0] == adjective {
-            words = vec![words.remove(1), power.into()];
-        }
+    if let Some(unit) = canonical(&names.join(" ")) {
+        return unit;
     }
+    let known = |word: &str| words::unit(word).map_or_else(|| word.to_lowercase(), str::to_owned);
+    let words: Vec<String> =
+        names.iter().flat_map(|name| name.split_whitespace()).map(known).collect();
     if let [half @ ("a" | "p"), "m"] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return format!("{half}m");
     }
-    words.iter_mut().filter(|word| *word == "per").for_each(|word| *word = "/".into());
     words.join(" ")
 }

@@ -10,11 +10,11 @@
 //! | stage | files |
 //! | --- | --- |
 //! | where to look | `kind` (of benchmark), `reasoning` |
-//! | finding | `extract`; `boxes`, `phrases`, `statement` (sentences), `formulas`, `numerals`, `choice` |
+//! | finding | `extract`; `boxes`, `phrases`, `statement` and `clauses` (sentences), `formulas`, `numerals`, `choice` |
 //! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH data set's authors) |
 //! | reading LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
 //! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±), `dates` |
-//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say) |
+//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say), `spoken`, `units` |
 //!
 //! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
 //! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
@@ -22,6 +22,7 @@
 mod boxes;
 mod calls;
 mod choice;
+mod clauses;
 mod complex;
 mod dates;
 mod digits;
@@ -47,9 +48,11 @@ mod reasoning;
 mod scripts;
 mod sets;
 mod signs;
+mod spoken;
 mod statement;
 mod text;
 mod tier;
+mod units;
 mod words;
 
 pub use extract::{ANY, Extractor, STATED, extract, final_answer};

@@ -2,6 +2,7 @@
 //! state a value; `x + y = 5` is an equation of its own. The line between the two is drawn here.
 
 use super::expression::{Bracket, Expression, Relation};
+use super::number::small_integer;
 
 /// A value and what it is called, if anything.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,14 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     match relations.as_slice() {
         // `x \in [0, 1]` names the set of its values.
         [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
+        // `\frac13 \approx 0.333` says a third.
+        [Relation::Approximately]
+            if name.is_none()
+                && sides[1].decimals() > 0
+                && sides.iter().all(|side| side.is_scalar() && side.variables().is_empty()) =>
+        {
+            Some(Assigned { name: None, value: &sides[0] })
+        }
         [Relation::Approximately | Relation::Congruent] => {
             name.map(|_| Assigned { name, value: &sides[1] })
         }
@@ -59,7 +68,14 @@ pub fn is_name(expression: &Expression) -> bool {
         Expression::Variable(_) => true,
         // `AB`, `f(x)`, `f(2)`, `f(x, y)`.
         Expression::Product(factors) => {
-            matches!(factors.first(), Some(Expression::Variable(_)))
+            // `f^{-1}(x)`.
+            let inverse = |factor: &Expression| {
+                let Expression::Power(base, exponent) = factor else { return false };
+                matches!(&**base, Expression::Variable(_))
+                    && small_integer(exponent) == Some(-1)
+                    && matches!(&factors[1..], [Expression::Variable(_)])
+            };
+            factors.first().is_some_and(|f| matches!(f, Expression::Variable(_)) || inverse(f))
                 && factors[1..].iter().all(|factor| match factor {
                     Expression::Variable(_) => true,
                     // `f(2)`, `P(X = 1)`.

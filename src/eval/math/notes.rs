@@ -98,6 +98,8 @@ const TELLING: &[&str] = &[
     "avoid",
     "opposite",
     "reject",
+    "extraneous",
+    "invalid",
     "rejected",
     // A condition.
     "if",
@@ -239,6 +241,157 @@ const TELLING: &[&str] = &[
 /// Characters of scripts without spaces that say something wherever they stand.
 const TELLING_CHARACTERS: &str = "或和与及不非没至如若但当时除到约超余又또는不";
 
+/// What says something behind a value in languages that put it there.
+const TELLING_ENDINGS: &[&str] = &[
+    "以上",
+    "以下",
+    "以内",
+    "未満",
+    "ではありません",
+    "ではない",
+    "じゃない",
+    "または",
+    "か、",
+    "아닙",
+    "아니",
+    "이상",
+    "이하",
+    "미만",
+    "초과",
+    "नहीं",
+];
+
+/// What compares or denies when it stands right before a value.
+const COMPARISONS: &[&str] = &[
+    "at least",
+    "at most",
+    "more than",
+    "less than",
+    "fewer than",
+    "greater than",
+    "larger than",
+    "smaller than",
+    "up to",
+    "not",
+    "between",
+    "over",
+    "under",
+    "above",
+    "below",
+    "beyond",
+    "exceeding",
+    "exceeds",
+    "almost",
+    "nearly",
+    "never",
+    "cannot be",
+    "but",
+    "except",
+    "or equal to",
+    "root of",
+    "square of",
+    "cube of",
+    "half of",
+    "half",
+    "twice",
+    "maybe",
+    "perhaps",
+    "possibly",
+    "multiple of",
+    "multiples of",
+    "divisible by",
+    "factor of",
+    "other than",
+    "different from",
+    "either",
+    "neither",
+    "nicht",
+    "kein",
+    "mindestens",
+    "höchstens",
+    "mehr als",
+    "weniger als",
+    "größer als",
+    "kleiner als",
+    "über",
+    "unter",
+    "fast",
+    "au moins",
+    "au plus",
+    "plus de",
+    "moins de",
+    "pas",
+    "presque",
+    "al menos",
+    "por lo menos",
+    "como mínimo",
+    "como máximo",
+    "a lo sumo",
+    "más de",
+    "menos de",
+    "mayor que",
+    "menor que",
+    "casi",
+    "no",
+    "almeno",
+    "al massimo",
+    "più di",
+    "meno di",
+    "non",
+    "pelo menos",
+    "no máximo",
+    "mais de",
+    "não",
+    "minstens",
+    "hoogstens",
+    "meer dan",
+    "minder dan",
+    "niet",
+    "co najmniej",
+    "co najwyżej",
+    "nie",
+    "не",
+    "не менее",
+    "не более",
+    "не меньше",
+    "не больше",
+    "больше",
+    "меньше",
+    "более",
+    "менее",
+    "минимум",
+    "максимум",
+    "почти",
+    "至少",
+    "至多",
+    "最多",
+    "不是",
+    "大于",
+    "小于",
+    "超过",
+    "少于",
+    "多于",
+    "不超过",
+    "少なくとも",
+    "적어도",
+    "최소",
+    "최대",
+    "ليس",
+    "ليست",
+    "على الأقل",
+    "على الأكثر",
+    "أكثر من",
+    "أقل من",
+    "en az",
+    "en fazla",
+    "ít nhất",
+    "nhiều nhất",
+    "không phải",
+    "setidaknya",
+    "paling banyak",
+    "bukan",
+];
+
 /// Words that say how large one of the unit is.
 const SCALES: &[(&str, u64)] = &[
     ("dozen", 12),
@@ -270,18 +423,38 @@ pub fn is_connective(word: &str) -> bool {
 pub fn adds_nothing(note: &str) -> bool {
     let note = &note.replace("to the nearest", "");
     let mut words = note.split(|c: char| !(c.is_alphabetic() || c == '\'' || c == '’'));
-    !note
-        .chars()
-        .any(|c| c.is_numeric() || "=<>≤≥≠≈±+?".contains(c) || TELLING_CHARACTERS.contains(c))
+    !tells_natively(note)
+        && !note
+            .chars()
+            .any(|c| c.is_numeric() || "=<>≤≥≠≈±+?".contains(c) || TELLING_CHARACTERS.contains(c))
         && words.all(|word| {
             let lower = word.to_lowercase().replace('’', "'");
             !(TELLING.contains(&lower.as_str()) || lower.ends_with("n't"))
         })
 }
 
+/// Whether something is said behind a value as other languages do.
+pub fn tells_natively(behind: &str) -> bool {
+    TELLING_ENDINGS.iter().any(|ending| behind.contains(ending))
+}
+
+/// Whether words before a value end in a comparison or a negation.
+pub fn compares_at_end(before: &str) -> bool {
+    COMPARISONS.iter().any(|comparison| {
+        let rest = before.strip_suffix(comparison);
+        rest.is_some_and(|rest| {
+            !rest.ends_with(char::is_alphabetic)
+                || comparison.starts_with(|c| ('\u{3040}'..='\u{d7ff}').contains(&c))
+        })
+    })
+}
+
 /// Whether words before a value only announce it: "the answer is", "exactly".
 pub fn announces(words: &str) -> bool {
-    const ANNOUNCEMENTS: [&str; 14] = [
+    const ANNOUNCEMENTS: [&str; 17] = [
+        "there are",
+        "there is",
+        "total",
         "answer",
         "the answer is",
         "answer is",
@@ -299,6 +472,11 @@ pub fn announces(words: &str) -> bool {
     ];
     let words = words.trim().trim_end_matches([':', '.', ',']).to_lowercase();
     ANNOUNCEMENTS.contains(&words.as_str())
+        // "the number is".
+        || words
+            .strip_prefix("the ")
+            .and_then(|words| words.strip_suffix(" is").or(words.strip_suffix(" are")))
+            .is_some_and(adds_nothing)
 }
 
 /// By how much a unit multiplies the value before it: `5 million dollars`.

@@ -135,6 +135,20 @@ fn end(text: &str, start: usize) -> usize {
 
 /// Where a number and the denominator behind it end.
 fn fraction_end(text: &str, number_end: usize) -> usize {
+    const VULGAR: [char; 5] = ['½', '¼', '¾', '⅓', '⅔'];
+    if let Some(sign) = text[number_end..].chars().next().filter(|c| VULGAR.contains(c)) {
+        return number_end + sign.len_utf8();
+    }
+    // The fraction of a mixed number: `3 1/2`.
+    if text[number_end..].starts_with(' ') && digit(text, number_end + 1) {
+        let over = digits_end(text, number_end + 1);
+        let under = digits_end(text, (over + 1).min(text.len()));
+        let (a, b) = (&text[number_end + 1..over], text.get(over + 1..under).unwrap_or_default());
+        let proper = a.len() <= 3 && b.len() <= 3 && (b.len(), b) > (a.len(), a);
+        if text[over..].starts_with('/') && proper && !a.starts_with('0') {
+            return under;
+        }
+    }
     match text.as_bytes().get(number_end) {
         Some(b'/') if digit(text, number_end + 1) => end(text, number_end + 1),
         _ => number_end,
@@ -184,7 +198,11 @@ fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
         let signs = |c: &char| "-+−".contains(*c) || CURRENCIES.contains(c);
         if let Some(sign) = head.chars().next_back().filter(signs) {
             let before = head[..head.len() - sign.len_utf8()].trim_end().chars().next_back();
-            let operator = before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
+            let gap = &head[head.trim_end_matches(sign).trim_end().len()..];
+            // At the start of a line it is none of an operation.
+            let begins_line = gap.contains('\n') && !text[start..].starts_with(' ');
+            let operator =
+                !begins_line && before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
             // "-5" behind a word and a space has a sign, "3 - 5" and "x-5" have an operator.
             let parted = head[..head.len() - sign.len_utf8()].ends_with(' ')
                 && !text[start..].starts_with(' ')

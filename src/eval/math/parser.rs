@@ -2,7 +2,7 @@
 //! products are made of is in `primary.rs`. Special here is what answers have and formulas have
 //! not: lists with "and", chains of relations, ratios, mixed numbers, units behind a value.
 
-use super::expression::{Expression, Joiner, Relation};
+use super::expression::{Expression, Function, Joiner, Relation};
 use super::lexer::{Kind, Reading, Token, tokens};
 use super::limits::{MAX_DEPTH, Steps};
 use super::notes::joiner;
@@ -221,6 +221,9 @@ impl Parser {
         if self.take_sign(Meaning::Over) {
             first = Expression::Quotient(Box::new(first), Box::new(self.sum()?));
         }
+        if self.take_sign(Meaning::Choose) {
+            first = Expression::Function(Function::Binomial, vec![first, self.sum()?]);
+        }
         let mut turns = 0;
         loop {
             turns += 1;
@@ -283,6 +286,13 @@ impl Parser {
                 terms.push(*inner);
                 return Some(Expression::Unit(Box::new(Expression::Sum(terms)), unit));
             }
+        }
+        // `\mathbb{R} - \{1\}`.
+        if let [all, Expression::Negative(some)] = terms.as_slice()
+            && (is_set(all) || matches!(all, Expression::Variable(name) if name == "ℝ"))
+            && matches!(**some, Expression::Set(_))
+        {
+            return Some(Expression::Without(Box::new(all.clone()), some.clone()));
         }
         Some(if terms.len() == 1 { terms.remove(0) } else { Expression::Sum(terms) })
     }
@@ -419,6 +429,7 @@ impl Parser {
                 | Meaning::Fraction
                 | Meaning::Root
                 | Meaning::Binomial
+                | Meaning::Kind
                 | Meaning::Letter(_)
                 | Meaning::Infinity
                 | Meaning::Open

@@ -73,8 +73,83 @@ const NAMES: &[&str] = &[
 ];
 
 /// What may stand between the name and what it links to, in small letters: the rest of the name.
-const FINAL: &[&str] =
-    &["finale", "final", "correcta", "correcte", "corretta", "correta", "finală"];
+const FINAL: &[&str] = &[
+    "finale",
+    "final",
+    "correcta",
+    "correcte",
+    "corretta",
+    "correta",
+    "finală",
+    "akhirnya",
+    "akhir",
+    "yang benar",
+    "đúng",
+    "cuối cùng",
+    "النهائية",
+    "النهائي",
+    "الصحيحة",
+    "الصحيح",
+    "ที่ถูกต้อง",
+    "สุดท้าย",
+];
+
+/// What a result is called. On the last line it states the answer, where nothing else does.
+const RESULTS: &[&str] = &[
+    "result",
+    "ans",
+    "value",
+    "total",
+    "ergebnis",
+    "résultat",
+    "resultado",
+    "risultato",
+    "resultaat",
+    "wynik",
+    "результат",
+    "Результат",
+    "итого",
+    "Итого",
+    "sonuç",
+    "sonuc",
+    "kết quả",
+    "hasilnya",
+    "結果",
+    "结果",
+    "النتيجة",
+    "परिणाम",
+];
+
+/// Names in languages that write a comma before decimals.
+const WITH_DECIMAL_COMMA: &[&str] = &[
+    "réponse",
+    "reponse",
+    "antwort",
+    "ergebnis",
+    "lösung",
+    "respuesta",
+    "risposta",
+    "resposta",
+    "antwoord",
+    "svar",
+    "vastaus",
+    "odpowied",
+    "odpov",
+    "odgovor",
+    "válasz",
+    "răspuns",
+    "cevap",
+    "yanıt",
+    "jawaban",
+    "đáp",
+    "ответ",
+    "Ответ",
+    "ОТВЕТ",
+    "відповідь",
+    "Відповідь",
+    "отговор",
+    "Отговор",
+];
 
 /// The words and marks that link the name to the answer. Where letters follow directly, it is
 /// another word: those of ASCII letters end with their word.
@@ -144,6 +219,17 @@ const LINKS: &[&str] = &[
 const EXPRESS: &[&str] =
     &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
 
+/// The English names.
+const ENGLISH: &[&str] = &[
+    "answer",
+    "answers",
+    "the solution",
+    "the solutions",
+    "the roots",
+    "final result",
+    "final answer",
+];
+
 /// Most places of one name that are looked at.
 const MOST: usize = 64;
 
@@ -155,9 +241,11 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
     let ascii = lower.is_ascii();
     let mut found: Vec<(bool, usize)> = vec![];
     let mut look_for = |name: &str, express: bool| {
+        // "Cevap 42", "उत्तर 42 है"; in English that may be its number.
+        let bare = !ENGLISH.contains(&name);
         for (at, _) in lower.rmatch_indices(name).take(MOST) {
             let inner = lower[..at].ends_with(|c: char| c.is_ascii_alphabetic());
-            let Some(end) = linked(&lower, at + name.len()) else { continue };
+            let Some(end) = linked(&lower, at + name.len(), bare) else { continue };
             if !inner {
                 found.push((express, end));
             }
@@ -184,11 +272,33 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
     found.sort_by(|a, b| b.cmp(a));
     found.dedup_by_key(|(_, end)| *end);
     let ends = found.into_iter().map(|(_, end)| end);
-    ends.chain(line_start.map(|(at, phrase)| at + phrase.len())).collect()
+    ends.chain(result_on_last_line(&lower))
+        .chain(line_start.map(|(at, phrase)| at + phrase.len()))
+        .collect()
+}
+
+/// The end of a phrase on the last line that names the result, in the last of its sentences.
+fn result_on_last_line(lower: &str) -> Option<usize> {
+    let text = lower.trim_end();
+    let line = text.rfind('\n').map_or(0, |at| at + 1);
+    let found = RESULTS.iter().filter_map(|name| {
+        let at = line + text[line..].rfind(name)?;
+        let inner = lower[..at].ends_with(|c: char| c.is_alphabetic());
+        linked(lower, at + name.len(), false).filter(|_| !inner)
+    });
+    found.max().filter(|end| !text.get(*end..).is_none_or(|rest| rest.contains(". ")))
+}
+
+/// Whether the phrase that a text ends with is in a language that writes a comma before decimals.
+pub(super) fn has_decimal_comma(before: &str) -> bool {
+    const FAR: usize = 40;
+    let start = before.char_indices().rev().take(FAR).last().map_or(0, |(at, _)| at);
+    let near = before[start..].to_ascii_lowercase();
+    WITH_DECIMAL_COMMA.iter().any(|name| near.contains(name))
 }
 
 /// Where the link ends that follows a name, if one does.
-fn linked(lower: &str, name_end: usize) -> Option<usize> {
+fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     const WRAPPERS: [char; 8] = ['*', '_', '"', '`', ' ', '\'', '’', '\u{a0}'];
     let rest = &lower[name_end..];
     let mut next = rest.trim_start_matches(WRAPPERS);
@@ -203,10 +313,18 @@ fn linked(lower: &str, name_end: usize) -> Option<usize> {
     {
         next = link;
     }
-    // "**Final answer**" as a heading.
-    let heading = rest.trim_start_matches(['*', '_', '#', ' ']);
-    if rest.len() > heading.len() && heading.starts_with('\n') && rest.starts_with('*') {
+    // "**Final answer**" and "### Answer" as a heading.
+    let heading = rest.trim_start_matches(['*', '_', '#', ' ', '\r']);
+    let line = lower[..name_end].rfind('\n').map_or(0, |at| at + 1);
+    let before = lower[line..name_end].trim_start_matches(['*', '_', '#', ' ']);
+    let alone =
+        before.split(' ').count() <= 3 && before.chars().all(|c| c.is_alphabetic() || c == ' ');
+    if heading.starts_with('\n') && (rest.starts_with('*') || alone) {
         return Some(lower.len() - heading.len());
+    }
+    let value = |c: char| c.is_numeric() || "$\\".contains(c);
+    if bare && next.len() < rest.len() && next.starts_with(value) {
+        return Some(lower.len() - next.len());
     }
     let link =
         LINKS.iter().filter(|link| next.starts_with(**link)).max_by_key(|link| link.len())?;
@@ -234,7 +352,7 @@ pub(super) fn labelled(line: &str) -> Option<&str> {
         NAMES.iter().chain(&["solution", "result", "conclusion", "ans", "option", "choice"]);
     let name = names.filter(|name| next.starts_with(**name)).max_by_key(|name| name.len())?;
     let end = lower.len() - next.len() + name.len();
-    if let Some(end) = linked(&lower, end) {
+    if let Some(end) = linked(&lower, end, false) {
         return Some(line[end..].trim());
     }
     let rest = line[end..].trim_matches(|c: char| MARKS.contains(&c) || c == '.');

@@ -5,6 +5,7 @@ use super::expression::{Bracket, Constant, Expression, Function};
 use super::lexer::Kind;
 use super::number;
 use super::parser::Parser;
+use super::spoken;
 use super::words::{self, Meaning};
 
 impl Parser {
@@ -163,8 +164,11 @@ impl Parser {
     /// `4210_5`.
     fn based(&mut self, digits: String) -> Option<Expression> {
         self.at += 1;
-        let base = self.factor()?;
-        let base = u32::try_from(number::small_integer(&base)?).ok()?;
+        let base = match self.factor()? {
+            // `1011_{\text{two}}`.
+            Expression::Variable(name) => u32::try_from(spoken::number(&[&name])?).ok()?,
+            base => u32::try_from(number::small_integer(&base)?).ok()?,
+        };
         let valid =
             (2..=36).contains(&base) && digits.chars().all(|c| c == '.' || c.is_digit(base));
         let digits = digits.trim_start_matches('0').to_owned();
@@ -253,6 +257,14 @@ impl Parser {
         self.at += 1;
         let mut items: Vec<Expression> = groups.into_iter().flatten().collect();
         match items.len() {
+            // `(1011)_2`.
+            1 if open == Bracket::Round
+                && close == open
+                && self.peek() == Some(&Kind::Subscript)
+                && matches!(items[0], Expression::Number(_, 0)) =>
+            {
+                self.based(label(&items[0]))
+            }
             1 if open == close => Some(items.remove(0)),
             1 => None,
             _ => Some(Expression::Bracketed(open, items, close)),

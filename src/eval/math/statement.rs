@@ -3,11 +3,15 @@
 //! or a condition is not.
 
 use super::boxes::joins;
+use super::clauses::{
+    calculates, clause, compares, first_clause, in_words, is_reason, leading_value, restates,
+    tells, without_adverb, without_label, without_noun, without_remark,
+};
 use super::extract::is_answer;
 use super::formulas::formulas;
 use super::notes::is_connective;
-use super::numerals::{last_number, leading_number, numeral};
-use super::phrases::{labelled, statements};
+use super::numerals::{last_number, numeral};
+use super::phrases::{has_decimal_comma, labelled, statements};
 use super::words::plain_word;
 
 /// Marks of emphasis and quotation around an answer.
@@ -22,7 +26,13 @@ pub(super) fn phrase(text: &str) -> Option<String> {
         let rest = text[*start..].trim_start_matches(|c: char| {
             c.is_whitespace() || c == ':' || c == '：' || WRAPPERS.contains(&c)
         });
-        stated(rest)
+        // "**42**입니다": what closes the emphasis is no power.
+        let opened =
+            rest.starts_with(|c: char| c != ' ') && text[..text.len() - rest.len()].ends_with("**");
+        let closed = rest.lines().next().and_then(|line| line.find("**")).filter(|_| opened);
+        let unmarked = closed.map(|at| format!("{} {}", &rest[..at], &rest[at + 2..]));
+        let found = stated(unmarked.as_deref().unwrap_or(rest))?;
+        Some(if has_decimal_comma(&text[..*start]) { with_point(found) } else { found })
     };
     let mut words = None;
     for found in places.iter().take(MOST).filter_map(of) {
@@ -35,8 +45,20 @@ pub(super) fn phrase(text: &str) -> Option<String> {
     words.filter(|words| !is_comment(words))
 }
 
+/// A single number with a decimal comma, and its unit, with a point instead.
+pub(super) fn with_point(answer: String) -> String {
+    let Some((whole, rest)) = answer.split_once(',') else { return answer };
+    let whole_digits = whole.trim_start_matches(['-', '−']);
+    let decimals = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let number = !whole_digits.is_empty()
+        && whole_digits.bytes().all(|b| b.is_ascii_digit())
+        && matches!(decimals, 1 | 2)
+        && !rest[decimals..].contains(|c: char| c.is_numeric() || c == ',');
+    if number { format!("{whole}.{rest}") } else { answer }
+}
+
 /// Whether it is more than words.
-fn is_value(answer: &str) -> bool {
+pub(super) fn is_value(answer: &str) -> bool {
     answer.contains(|c: char| c.is_numeric() || "\\$={(".contains(c)) || answer.chars().count() == 1
 }
 
@@ -77,7 +99,9 @@ fn stated(rest: &str) -> Option<String> {
         }
     }
     let line = rest.lines().next()?;
-    let line = line.split("</").next().unwrap_or(line);
+    // Tags, and the marks that end a turn of a chat.
+    let line =
+        ["</", "<|", "<｜"].iter().fold(line, |line, mark| line.split(mark).next().unwrap_or(line));
     let end = line
         .match_indices(['.', '。', '．'])
         .find(|(at, stop)| {
@@ -102,14 +126,20 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if sentence.is_empty() {
         return None;
     }
-    let sentence = without_label(without_remark(without_adverb(sentence)));
-    let clause = first_clause(clause(sentence)).trim();
+    let sentence = without_noun(without_label(without_remark(without_adverb(sentence))));
+    if let Some(answer) = in_words(sentence) {
+        return Some(answer);
+    }
+    let up_to_mark = clause(sentence);
+    let clause = first_clause(up_to_mark).trim();
+    let cut_at_and = clause.len() < up_to_mark.trim().len();
     // "5, he says" can be read as a list: of 5 and of a product of letters.
     let behind = sentence[clause.len()..].strip_prefix(", ").unwrap_or_default();
+    let behind = behind.strip_prefix("a ").unwrap_or(behind);
     let word = behind.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     let small = word.chars().count() > 1 && word.chars().all(char::is_lowercase);
     let prose = word == "I" || small && plain_word(word).is_none();
-    let cut = prose && is_answer(clause) && is_value(clause);
+    let cut = (prose || cut_at_and) && is_answer(clause) && is_value(clause);
     if !cut && is_answer(sentence) {
         return Some(sentence.to_owned());
     }
@@ -142,267 +172,6 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
         return Some(clause.to_owned());
     }
     Some(last(clause).or_else(|| last(sentence)).unwrap_or_else(|| sentence.to_owned()))
-}
-
-/// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
-fn compares(clause: &str) -> bool {
-    const COMPARISONS: [&str; 12] = [
-        "at least",
-        "at most",
-        "more than",
-        "less than",
-        "fewer than",
-        "greater than",
-        "larger than",
-        "smaller than",
-        "up to",
-        "not",
-        "no more than",
-        "between",
-    ];
-    let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
-        return false;
-    };
-    let before = clause[..at].to_lowercase();
-    let before = before.trim_end_matches(|c: char| !c.is_alphabetic());
-    COMPARISONS.iter().any(|comparison| {
-        before.strip_suffix(comparison).is_some_and(|rest| !rest.ends_with(char::is_alphabetic))
-    })
-}
-
-/// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
-pub(super) fn without_label(sentence: &str) -> &str {
-    let Some((label, value)) = sentence.split_once(':') else { return sentence };
-    let label = label.trim_matches(WRAPPERS);
-    let words = label.chars().all(|c| c.is_alphabetic() || c == ' ')
-        && label.split(' ').any(|word| word.chars().count() > 2);
-    let value = value.trim_start_matches(|c: char| c.is_whitespace() || WRAPPERS.contains(&c));
-    let begins = || leading_value(value).is_some() || is_answer(value) && is_value(value);
-    if words && begins() { value } else { sentence }
-}
-
-/// A sentence without an adverb that it begins with: "therefore 5", "simply 5".
-fn without_adverb(sentence: &str) -> &str {
-    const ADVERBS: [&str; 8] =
-        ["therefore", "thus", "hence", "then", "simply", "just", "indeed", "clearly"];
-    let found = ADVERBS.iter().find_map(|adverb| sentence.strip_prefix(adverb));
-    match found.map(|rest| rest.strip_prefix(',').unwrap_or(rest)) {
-        Some(rest) if rest.starts_with(' ') => rest.trim_start(),
-        _ => sentence,
-    }
-}
-
-/// A sentence without the words in brackets behind its value: `42 (forty-two)`.
-fn without_remark(sentence: &str) -> &str {
-    let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
-    let inside = remark.trim_end_matches([')', '.', '*']);
-    let word = |word: &str| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
-    let words = inside.len() < remark.len()
-        && !inside.contains(['(', '\\', '$'])
-        && inside.split([' ', '-']).any(word);
-    let value = value.trim_end();
-    if words && is_reason(&remark_of(inside)) && is_answer(value) { value } else { sentence }
-}
-
-fn remark_of(inside: &str) -> String {
-    format!("({inside})")
-}
-
-/// Whether what follows a value goes on calculating with it.
-fn calculates(behind: &str) -> bool {
-    let next = behind.trim_start();
-    behind.contains(['=', '≈'])
-        || next.starts_with(['+', '*', '/', '×', '·', '÷', '^'])
-        || ["times", "plus", "minus", "divided", "multiplied", "out of", "x "]
-            .iter()
-            .any(|word| next.starts_with(word))
-}
-
-/// Words behind "and" and "or" that change the value before these.
-const MORE: &[&str] = &[
-    "more", "less", "fewer", "above", "below", "up", "over", "a", "half", "possibly", "maybe",
-    "perhaps", "even", "also", "one", "two", "three", "four", "five", "six", "seven", "eight",
-    "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
-];
-
-/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose
-/// goes on more freely than a formula does: "18 eggs for breakfast" is 18.
-fn tells(behind: &str) -> bool {
-    const TELLING: &[&str] = &[
-        "if",
-        "unless",
-        "when",
-        "whenever",
-        "except",
-        "but",
-        "maybe",
-        "perhaps",
-        "possibly",
-        "to",
-        "through",
-        "not",
-        "otherwise",
-        "minus",
-        "plus",
-        "remainder",
-        "where",
-        "provided",
-        "wenn",
-        "falls",
-        "si",
-        "если",
-    ];
-    if behind.contains(['<', '>', '=', '≤', '≥', '≠', '±']) {
-        return true;
-    }
-    let mut words = behind
-        .split(|c: char| c.is_whitespace() || ".,;:!?()*\"".contains(c))
-        .filter(|word| !word.is_empty())
-        .peekable();
-    while let Some(word) = words.next() {
-        let next = words.peek().copied().unwrap_or_default();
-        let value = next.starts_with(|c: char| c.is_ascii_digit() || "$\\-−(".contains(c));
-        let variable = next.chars().count() == 1 && next.chars().all(char::is_alphabetic);
-        let joins = is_connective(word) && word.chars().count() > 1;
-        if TELLING.contains(&word)
-            || joins && (value || variable || MORE.contains(&next))
-            || word == "for" && (variable && next != "a" || next.starts_with(['$', '\\']))
-        {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether what follows "or" says the same value in another way.
-fn restates(behind: &str) -> bool {
-    const WAYS: [&str; 7] =
-        ["about", "approximately", "roughly", "equivalently", "simply", "\\approx", "≈"];
-    let behind = behind.trim_start_matches([' ', '$', ',']);
-    WAYS.iter().any(|way| behind.starts_with(way))
-}
-
-/// Whether what follows a value is a reason or a repetition of it in brackets.
-fn is_reason(behind: &str) -> bool {
-    const REASONS: &[&str] = &[
-        "because",
-        "since",
-        "as",
-        "so",
-        "which",
-        "due",
-        "thus",
-        "hence",
-        "therefore",
-        "giving",
-        "car",
-        "puisque",
-        "parce",
-        "denn",
-        "weil",
-        "da",
-        "porque",
-        "pois",
-        "ya",
-        "pues",
-        "perché",
-        "poiché",
-        "want",
-        "omdat",
-        "так",
-        "потому",
-        "поскольку",
-        "bo",
-        "ponieważ",
-        "eftersom",
-        "fordi",
-        "çünkü",
-        "vì",
-        "karena",
-        "kerana",
-        "क्योंकि",
-        "कारण",
-        "কারণ",
-        "لأن",
-        "لان",
-        "зато",
-        "です",
-        "입니다",
-        "이다",
-        "である",
-        "だ",
-        "因为",
-        "因為",
-        "由于",
-    ];
-    let next = behind.trim_start();
-    if next.is_empty() {
-        return true;
-    }
-    let word: String = next
-        .chars()
-        .take_while(|c| c.is_alphanumeric() || !c.is_ascii() && !c.is_whitespace())
-        .collect();
-    if REASONS.iter().any(|r| word == *r || !r.is_ascii() && word.starts_with(r)) {
-        return true;
-    }
-    // "18 (nine times two)".
-    let Some(inside) = next.strip_prefix('(') else { return false };
-    let inside = inside.split(')').next().unwrap_or_default();
-    const DOUBTS: [&str; 8] = ["or", "but", "not", "maybe", "perhaps", "if", "and", "possibly"];
-    let mut words = inside.split(|c: char| !c.is_alphanumeric());
-    !words.any(|word| DOUBTS.contains(&word))
-}
-
-/// A sentence up to "and", where a clause and no value follows.
-fn first_clause(sentence: &str) -> &str {
-    let ends = sentence.match_indices(" and ").find(|(at, and)| {
-        let next = &sentence[at + and.len()..];
-        let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-        let prose = word.chars().count() > 1 && !MORE.contains(&word);
-        prose && next.starts_with(char::is_alphabetic) && !next.contains(['=', '$', '\\'])
-    });
-    ends.map_or(sentence, |(at, _)| &sentence[..at])
-}
-
-/// A sentence up to a comma, semicolon or dash behind which words go on that join no other value.
-fn clause(sentence: &str) -> &str {
-    let ends = sentence.match_indices([',', ';', '，', '；', '、', '–', '—', '-']);
-    for (at, mark) in ends {
-        let behind = &sentence[at + mark.len()..];
-        let dash = matches!(mark, "–" | "—" | "-");
-        let wide = !mark.is_ascii() && !dash;
-        if !(behind.starts_with(' ') || wide) || dash && !sentence[..at].ends_with(' ') {
-            continue;
-        }
-        let next = behind.trim_start();
-        let word = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
-        let conditions = [
-            "if", "when", "for", "where", "unless", "but", "except", "wenn", "si", "maybe",
-            "perhaps",
-        ];
-        let prose = word.chars().count() > 1
-            || word == "I"
-            || wide && word.chars().next().is_some_and(|c| !c.is_ascii());
-        // "18 marbles, 9 of them red".
-        let number = leading_number(next).map_or(0, |(_, end)| end);
-        if number > 0 && next[number..].starts_with(" of ") {
-            return &sentence[..at];
-        }
-        if prose && !is_connective(word) && !conditions.contains(&word) && !next.contains("= ") {
-            return &sentence[..at];
-        }
-    }
-    sentence
-}
-
-/// The value that a sentence begins with: a number or a formula, delimiters not included.
-fn leading_value(sentence: &str) -> Option<(usize, usize)> {
-    let formula = formulas(sentence).first().copied().filter(|(start, end)| {
-        let before = sentence[..*start].trim_end_matches(['$', '\\', '(', '[']);
-        before.trim_matches(WRAPPERS).trim().is_empty() && is_answer(&sentence[*start..*end])
-    });
-    formula.or_else(|| leading_number(sentence))
 }
 
 /// Most formulas looked at from the end.

@@ -3,6 +3,8 @@
 use super::hendrycks::{slash_as_fraction, with_braced_fractions, with_braced_roots};
 use super::limits::MAX_BYTES;
 use super::notes::{adds_nothing, is_connective};
+use super::spoken::{essential, symbol};
+use super::units::{canonical, opposite};
 use super::words;
 
 /// The words of an answer without the commands that wrap them; `None` where there is anything else.
@@ -46,7 +48,7 @@ pub fn only_words(answer: &str) -> bool {
                 && several
                     .iter()
                     .all(|word| words::plain_word(word).is_none() || word == "and" || word == "or")
-                && !answer.contains(',')
+                && (!answer.contains(',') || several.iter().all(|w| prose(w) || is_connective(w)))
         }
     }
 }
@@ -60,10 +62,38 @@ fn value_with_note(answer: &str) -> bool {
             .any(|command| characters.as_str().trim_start().starts_with(command))
 }
 
-/// Whether two answers are the same words.
+/// Whether two answers are the same words: "Alice and Bob" are "Bob and Alice".
 pub fn same_words(a: &str, b: &str) -> bool {
-    let (a, b) = (plain_words(a), plain_words(b));
-    a.is_some() && a == b
+    let (Some(words_a), Some(words_b)) = (plain_words(a), plain_words(b)) else { return false };
+    let (words_a, words_b) = (essential(&words_a), essential(&words_b));
+    words_a == words_b || parts(a).is_some_and(|a| Some(a) == parts(b))
+}
+
+/// What commas and connectives join, in order; with the connective last.
+fn parts(answer: &str) -> Option<Vec<String>> {
+    let joiner = if answer.contains(" or ") { " or " } else { " and " };
+    let words = plain_words(&answer.replace(',', joiner))?;
+    let words = essential(&words);
+    let joiner = joiner.trim();
+    let parts: Vec<&[&str]> =
+        words.split(|word| *word == joiner).filter(|part| !part.is_empty()).collect();
+    // "both", "not" and the like say something of all of them.
+    if parts.len() < 2 || parts.iter().any(|part| part.iter().any(|word| !adds_nothing(word))) {
+        return None;
+    }
+    let mut parts: Vec<String> = parts.iter().map(|part| part.join(" ")).collect();
+    parts.sort();
+    parts.push(joiner.to_owned());
+    Some(parts)
+}
+
+/// The mathematics that an answer in words stands for.
+pub fn spoken(answer: &str) -> Option<String> {
+    const LONGEST: usize = 128;
+    if answer.len() > LONGEST || answer.contains(',') {
+        return None;
+    }
+    symbol(&plain_words(answer)?)
 }
 
 /// The letter of an answer that is nothing but a letter: `B`, `(B)`, `\text{(B)}`.
@@ -99,10 +129,7 @@ fn leading_letter(answer: &str) -> Option<(char, &str)> {
 
 /// Whether it is a unit of measurement and no mere note.
 pub fn is_unit(unit: &str) -> bool {
-    if is_time(unit) || unit.starts_with("mod ") {
-        return true;
-    }
-    unit.split(' ').all(|word| words::unit(word).is_some() || word.starts_with('^') || word == "/")
+    canonical(unit).is_some()
 }
 
 /// Whether it is the half of the day that a time is in.
@@ -112,7 +139,7 @@ pub fn is_time(unit: &str) -> bool {
 
 /// Whether values with these units may be the same: the units are, or one of them is a mere note.
 pub fn compatible_units(a: &str, b: &str) -> bool {
-    a == b || !is_unit(a) || !is_unit(b)
+    a == b || !(is_unit(a) && is_unit(b) || opposite(a, b))
 }
 
 /// Whether two answers that cannot both be read have the same text: the rules of Hendrycks et al.
@@ -135,6 +162,7 @@ fn plain_text(answer: &str) -> String {
         ("\\\\", "\\"),
         ("tfrac", "frac"),
         ("dfrac", "frac"),
+        (" remainder ", "R"),
         ("\\left", ""),
         ("\\right", ""),
         ("^{\\circ}", ""),

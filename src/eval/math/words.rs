@@ -55,6 +55,8 @@ pub enum Meaning {
     Or,
     /// `{1 \over 2}`.
     Over,
+    /// `{5 \choose 2}`.
+    Choose,
     /// Comes before a modulus.
     Modulo,
     Begin,
@@ -70,7 +72,9 @@ pub fn command(name: &str) -> Option<Meaning> {
         | "biggl" | "biggr" | "middle" => M::Fence,
         "quad" | "qquad" | "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits"
         | "hspace" | "thinspace" | "allowbreak" | "hfill" | "noindent" | "rm" | "bf" | "it"
-        | "cal" => M::Nothing,
+        | "cal" | "color" | "textcolor" | "colorbox" | "checkmark" | "phantom" | "hphantom"
+        | "blacksquare" | "qed" | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE"
+        | "huge" | "Huge" | "nonumber" | "notag" | "strut" => M::Nothing,
         "pm" => M::PlusMinus,
         "mp" => M::MinusPlus,
         "cdot" | "times" | "ast" | "cdotp" | "bullet" => M::Times,
@@ -105,9 +109,9 @@ pub fn command(name: &str) -> Option<Meaning> {
         "text" | "mbox" | "textbf" | "textit" | "textnormal" | "textrm" | "mathrm" | "hbox"
         | "operatorname" | "textsf" | "texttt" | "emph" | "mathsf" | "mathtt" => M::Text,
         "boxed" | "fbox" | "framebox" | "mathbf" | "mathit" | "mathcal" | "boldsymbol" | "bm"
-        | "mathbb" | "mathfrak" | "mathscr" | "pmb" | "phantom" | "ensuremath" => M::Font,
+        | "mathbb" | "mathfrak" | "mathscr" | "pmb" | "underline" | "ensuremath" => M::Font,
         "overline" | "bar" | "vec" | "hat" | "overrightarrow" | "widehat" | "tilde"
-        | "widetilde" | "dot" | "ddot" | "underline" | "overparen" | "overarc" => M::Mark,
+        | "widetilde" | "dot" | "ddot" | "overparen" | "overarc" => M::Mark,
         "angle" | "triangle" | "measuredangle" => M::Kind,
         "odot" => M::Letter("odot"),
         "hbar" => M::Letter("hbar"),
@@ -119,6 +123,7 @@ pub fn command(name: &str) -> Option<Meaning> {
         "lor" | "vee" => M::Or,
         "pmod" | "bmod" | "mod" | "pod" => M::Modulo,
         "over" => M::Over,
+        "choose" => M::Choose,
         "begin" => M::Begin,
         "end" => M::End,
         "pounds" | "euro" | "yen" => M::Currency,
@@ -197,7 +202,7 @@ pub fn character(character: char) -> Option<Meaning> {
         'λ' => M::Letter("lambda"),
         '°' => M::Degree,
         '%' => M::Percent,
-        '$' | '€' | '£' | '¥' | '₹' => M::Currency,
+        '$' | '€' | '£' | '¥' | '₹' | '¢' => M::Currency,
         '\'' | '′' | '’' => M::Prime,
         '∪' => M::Union,
         '∩' => M::Intersection,
@@ -265,8 +270,6 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["yr", "year", "years"],
         &["cent", "cents"],
         &["unit", "units"],
-        &["mph"],
-        &["kph", "kmh"],
         &["rad", "radian", "radians"],
         &["Hz"],
         &["kHz"],
@@ -280,8 +283,17 @@ pub fn unit(word: &str) -> Option<&'static str> {
         &["°F"],
         &["am", "AM"],
         &["pm", "PM"],
-        &["square", "sq"],
-        &["cubic", "cu"],
+        &["N", "newton", "newtons"],
+        &["J", "joule", "joules"],
+        &["W", "watt", "watts"],
+        &["V", "volt", "volts"],
+        &["K", "kelvin", "kelvins"],
+        &["Ω", "ohm", "ohms"],
+        &["acre", "acres"],
+        &["ton", "tons", "tonne", "tonnes"],
+        &["decade", "decades"],
+        &["pint", "pints"],
+        &["quart", "quarts"],
     ];
     UNITS.iter().find(|names| names.contains(&word)).map(|names| names[0])
 }
