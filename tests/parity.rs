@@ -128,7 +128,8 @@ fn smollm2_gives_what_transformers_gives() {
     let worst = worst.map(|(a, b)| (a - b.as_f64().unwrap()).abs()).fold(0.0, f64::max);
     holds &= line("loss of each token, largest absolute difference", worst, 1e-3);
     let expected = sft["grad_norms"].as_object().unwrap();
-    assert_eq!(norms.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    let names: std::collections::BTreeSet<&String> = expected.keys().collect();
+    assert!(norms.keys().eq(names), "the same tensors have gradients");
     let relative =
         |(name, norm): (&String, &f64)| (norm / expected[name].as_f64().unwrap() - 1.0).abs();
     let worst = norms.iter().map(relative).fold(0.0, f64::max);
