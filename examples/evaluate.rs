@@ -161,6 +161,14 @@ fn work(flags: &Flags) -> Result<ExitCode> {
                 columns: self::columns(flags.answer_columns.as_deref(), "--answer-columns")?,
                 reasoning_opened: flags.reasoning_opened,
             };
+            // They are read a second time, to tell them from others.
+            if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+                return Err(Error::Config {
+                    key: "--answers".into(),
+                    what: format!("{} is not a regular file", path.display()),
+                    hint: "Write the answers to a file first".into(),
+                });
+            }
             let graded = grade_answers(benchmark, path, &options)?;
             let name = &benchmark.name;
             for (count, what) in [

@@ -33,12 +33,12 @@ pub(crate) struct Unusable {
     /// The kind of fault, by which rows are counted.
     pub(crate) reason: String,
     /// What was found, where, and what to do.
-    pub(crate) error: Error,
+    pub(crate) error: Box<Error>,
 }
 
 impl Unusable {
     pub(crate) fn new(reason: impl Into<String>, error: Error) -> Self {
-        Self { reason: reason.into(), error }
+        Self { reason: reason.into(), error: Box::new(error) }
     }
 }
 
@@ -162,7 +162,7 @@ impl Tally {
     pub(crate) fn add(&mut self, unusable: Unusable) {
         const LONGEST: usize = 240;
         self.left_out.add(&unusable.reason, || {
-            let text = match &unusable.error {
+            let text = match &*unusable.error {
                 Error::Data { place, what, .. } => format!("{place}: {what}"),
                 other => other.to_string(),
             };
@@ -171,7 +171,7 @@ impl Tally {
                 None => text,
             }
         });
-        self.first.get_or_insert(unusable.error);
+        self.first.get_or_insert(*unusable.error);
     }
 
     /// The rows left out of `read`, if the limit allows them.

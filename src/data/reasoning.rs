@@ -77,9 +77,7 @@ pub(crate) fn joined(reasoning: &str, answer: &str) -> Joined {
     }
     match divided(answer) {
         _ if bare.is_empty() => Joined::Text(answer.to_owned()),
-        (Some(inner), _) if inner.is_empty() => {
-            Joined::Text(with_reasoning(bare, divided(answer).1))
-        }
+        (Some(""), rest) => Joined::Text(with_reasoning(bare, rest)),
         (Some(inner), _) if same_words(inner, bare) => Joined::Text(answer.to_owned()),
         (Some(_), _) => Joined::TwoReasonings,
         (None, answer) => Joined::Text(with_reasoning(bare, answer)),

@@ -8,8 +8,9 @@ use super::left_out::LeftOut;
 
 /// One problem with one worked solution, the unit that every later stage takes.
 ///
-/// The texts stand as they stood in the file: nothing is trimmed or rewritten. Reasoning that stands
-/// beside an answer is part of the solution, in `<think>` marks before it.
+/// The texts stand as they stood in the file: nothing is trimmed or rewritten, but for texts that are
+/// put together. Reasoning that stands beside an answer comes before it in `<think>` marks; a context
+/// comes before its problem, and options below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
     /// The record's own name in its data set. A number in the file is turned to text; a blank or

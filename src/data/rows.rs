@@ -88,7 +88,7 @@ pub(crate) trait RowSink {
     /// What ends the reading.
     fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()>;
 
-    /// A row that is none.
+    /// A row that cannot be read.
     fn unusable(&mut self, unusable: Unusable);
 }
 

@@ -99,8 +99,10 @@ impl Benchmark {
     /// `options`; a `solution` is where the answer's box is looked for.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] where more rows than [`MAX_LEFT_OUT`] allows cannot be used (no
-    /// problem, an answer that is none of the options), two have the same id, or none has an answer.
+    /// [`Error::Io`](crate::Error::Io); [`Error::Data`](crate::Error::Data) where more rows than
+    /// [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows cannot be used (no problem, an answer that is
+    /// none of the options), two have the same id, or none has an answer;
+    /// [`Error::Config`](crate::Error::Config) for a key that benchmarks do not have.
     pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
         let mut rows = BenchmarkRows::new(path, columns)?;
         let read = read_rows(path, &mut rows)?;

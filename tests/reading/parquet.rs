@@ -177,7 +177,7 @@ fn conversations_and_dotted_paths_work_as_in_json() {
     let sample = sample(messages);
     let records = sample.read("").unwrap();
     assert_eq!(pairs(&records), [("u1", "a1"), ("u2", "a2")]);
-    assert_eq!(records.system_turns, 1);
+    assert_eq!(records.with_system, 1);
     assert_eq!(records.columns.to_string(), "messages=messages");
 
     let records = sample.read("problem=messages.1.content,solution=runs.0").unwrap();

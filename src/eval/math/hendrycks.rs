@@ -1,8 +1,8 @@
-//! The normalisation of Hendrycks et al. (2021) for MATH, kept to what it does and no more: a list
+//! The normalization of Hendrycks et al. (2021) for MATH, kept to what it does and no more: a list
 //! of textual rules in a fixed order. It knows no mathematics: `1/2` is `\frac{1}{2}` and `0.5` is
 //! too, but `2/4` is neither, and the order of a list matters.
 
-/// Whether two answers have the same text after the normalisation.
+/// Whether two answers have the same text after the normalization.
 ///
 /// ```
 /// use mixdistill::eval::hendrycks_equal;
@@ -14,7 +14,7 @@ pub fn hendrycks_equal(a: &str, b: &str) -> bool {
     a == b || hendrycks_normalised(a) == hendrycks_normalised(b)
 }
 
-/// The text that the normalisation makes of an answer.
+/// The text that the normalization makes of an answer.
 ///
 /// ```
 /// use mixdistill::eval::hendrycks_normalised;

@@ -11,7 +11,7 @@ use super::reasoning::after_reasoning;
 pub enum Tier {
     /// The same text, but for white space around it.
     Exact,
-    /// The same text after the normalisation of Hendrycks et al. It cuts off what stands behind a
+    /// The same text after the normalization of Hendrycks et al. It cuts off what stands behind a
     /// `\text{ `, so that alone it takes `5 \text{ or } 7` for `5`.
     Hendrycks,
     /// The same mathematics.
@@ -54,7 +54,7 @@ pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
 
 /// Whether two final answers are the same: lenient about form, never about content. The parser decides
 /// on what it can read of both; only where it cannot read one of them are their texts compared. The
-/// normalisation of [`Tier::Hendrycks`] is no reason of its own, for it loses content. Units, nouns,
+/// normalization of [`Tier::Hendrycks`] is no reason of its own, for it loses content. Units, nouns,
 /// moduli and percent signs may be missing; a second value, a negation, a condition or a comparison
 /// makes another answer.
 ///
