@@ -49,7 +49,7 @@ fn benchmark() -> Benchmark {
 #[test]
 fn only_misses_that_state_something_are_judged() {
     let benchmark = benchmark();
-    let texts = [r"\boxed{7}", r"\boxed{\text{seven}}", r"\boxed{8}", "I do not know"];
+    let texts = [r"\boxed{7}", r"\boxed{\text{the lucky number}}", r"\boxed{8}", "I do not know"];
     let mut answers: Vec<Judged> = benchmark
         .problems
         .iter()
@@ -108,7 +108,10 @@ fn only_misses_that_state_something_are_judged() {
     let (head, prompt) = (&asked[0].head, &asked[0].prompt);
     assert!(head.starts_with("post /v1/chat/completions") && !head.contains("authorization"));
     assert_eq!(asked[0].body["model"], "judge");
-    assert!(prompt.contains("Problem 2?") && prompt.contains(r"\text{seven}"), "{prompt}");
+    assert!(
+        prompt.contains("Problem 2?") && prompt.contains(r"\text{the lucky number}"),
+        "{prompt}"
+    );
 }
 
 #[test]
