@@ -157,43 +157,7 @@ fn work(flags: &Flags) -> Result<ExitCode> {
                     hint: "Name the one that the answers are of".into(),
                 });
             };
-            let options = AnswerOptions {
-                columns: self::columns(flags.answer_columns.as_deref(), "--answer-columns")?,
-                reasoning_opened: flags.reasoning_opened,
-            };
-            // They are read a second time, to tell them from others.
-            if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
-                return Err(Error::Config {
-                    key: "--answers".into(),
-                    what: format!("{} is not a regular file", path.display()),
-                    hint: "Write the answers to a file first".into(),
-                });
-            }
-            let graded = grade_answers(benchmark, path, &options)?;
-            let name = &benchmark.name;
-            for (count, what) in [
-                (graded.without_reference, "rows without a usable reference"),
-                (graded.other_filters, "other filters of lm-evaluation-harness"),
-            ] {
-                if count > 0 {
-                    say(&format!("{name}: answers of {what} are left out: {count}"));
-                }
-            }
-            if !graded.left_out.is_empty() {
-                say(&format!("{}: unusable and left out: {}", path.display(), graded.left_out));
-            }
-            let mut answers = graded.answers;
-            // Never over the scores of other answers; those that are stored here may be graded anew.
-            let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
-            if find(path)?.parent() != Some(&*find(&out.path)?) {
-                let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-                same_settings(&out, &serde_json::json!({ "answers": checksum(&bytes) }))?;
-            }
-            let asked = benchmark.first(flags.limit);
-            let asked: HashSet<&str> = asked.problems.iter().map(|p| p.id.as_str()).collect();
-            answers.retain(|answer| asked.contains(answer.id.as_str()));
-            out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;
-            vec![answers]
+            vec![graded(flags, benchmark, path, &out)?]
         }
         (None, Some(model)) => match ask(flags, model, &benchmarks, &out)? {
             Some(answers) => answers,
@@ -223,6 +187,47 @@ fn work(flags: &Flags) -> Result<ExitCode> {
         out.write_table(&table(&tested))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The answers of a file to the one benchmark, graded and stored.
+fn graded(flags: &Flags, benchmark: &Benchmark, path: &Path, out: &Out) -> Result<Vec<Judged>> {
+    let options = AnswerOptions {
+        columns: self::columns(flags.answer_columns.as_deref(), "--answer-columns")?,
+        reasoning_opened: flags.reasoning_opened,
+    };
+    // They are read a second time, to tell them from others.
+    if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Err(Error::Config {
+            key: "--answers".into(),
+            what: format!("{} is not a regular file", path.display()),
+            hint: "Write the answers to a file first".into(),
+        });
+    }
+    let graded = grade_answers(benchmark, path, &options)?;
+    let name = &benchmark.name;
+    for (count, what) in [
+        (graded.without_reference, "rows without a usable reference"),
+        (graded.other_filters, "other filters of lm-evaluation-harness"),
+    ] {
+        if count > 0 {
+            say(&format!("{name}: answers of {what} are left out: {count}"));
+        }
+    }
+    if !graded.left_out.is_empty() {
+        say(&format!("{}: unusable and left out: {}", path.display(), graded.left_out));
+    }
+    let mut answers = graded.answers;
+    // Never over the scores of other answers; those that are stored here may be graded anew.
+    let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
+    if find(path)?.parent() != Some(&*find(&out.path)?) {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        same_settings(out, &serde_json::json!({ "answers": checksum(&bytes) }))?;
+    }
+    let asked = benchmark.first(flags.limit);
+    let asked: HashSet<&str> = asked.problems.iter().map(|p| p.id.as_str()).collect();
+    answers.retain(|answer| asked.contains(answer.id.as_str()));
+    out.write_lines(&format!("{}.graded.jsonl", benchmark.name), &answers)?;
+    Ok(answers)
 }
 
 /// The columns that a flag names.

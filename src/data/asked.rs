@@ -2,8 +2,8 @@
 //! whose rows may each have other columns.
 
 use super::collect::described;
+use super::column::value_at;
 use super::column_map::ColumnMap;
-use super::columns::value_at;
 use super::messages::prompt_text;
 use super::problem_text::{Options, plain_text, with_context};
 use super::take_row::both_texts;

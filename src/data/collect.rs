@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::column::{FirstRows, Names, holds_text};
 use super::column_map::ColumnMap;
-use super::columns::{FirstRows, Names, Resolved, Taken, Texts, holds_text, may_read};
+use super::columns::{Resolved, Taken, Texts, may_read};
 use super::left_out::{Limit, Tally, Unusable};
 use super::messages;
 use super::record::{CotRecord, Records};

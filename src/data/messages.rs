@@ -126,7 +126,7 @@ pub(super) fn text_fields(turns: &Value, tell: &mut dyn FnMut(&str)) {
         _ => return,
     };
     for (name, value) in list.iter().filter_map(Value::as_object).flatten() {
-        if super::columns::holds_text(value, 3) {
+        if super::column::holds_text(value, 3) {
             tell(name);
         }
     }

@@ -6,7 +6,8 @@ use std::cell::Cell;
 use serde_json::{Map, Value};
 
 use super::collect::{At, described};
-use super::columns::{Column, Optional, Resolved, Taken, Texts};
+use super::column::{Column, Optional};
+use super::columns::{Resolved, Taken, Texts};
 use super::left_out::Unusable;
 use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
 use super::problem_text::{Options, with_context};
