@@ -114,7 +114,7 @@ fn string_end(
     at
 }
 
-/// The UTF-16 unit of an escape `\uXXXX` at this place.
+/// The UTF-16 unit of an escape at this place: `\u` and four hexadecimal digits.
 fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + 6)?.strip_prefix(br"\u")?;
     digits.iter().try_fold(0, |unit, &digit| {

@@ -5,8 +5,9 @@
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
+use super::finished::same_settings;
 use super::prepare::Prepared;
-use super::run::{Summary, dated, run_prepared, same_settings};
+use super::run::{Summary, dated, run_prepared};
 use super::teacher::teacher;
 use crate::data::Schedule;
 use crate::device;

@@ -7,6 +7,7 @@ mod card;
 mod compare;
 mod config;
 mod directory;
+mod finished;
 mod grader;
 mod prepare;
 mod run;

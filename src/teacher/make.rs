@@ -263,17 +263,7 @@ impl Problems {
         let store = Store::open(&out.path.join(RESPONSES), &mut |done, of| {
             observe(PairsEvent::Reading(done, of));
         })?;
-        if store.torn > 0 {
-            observe(PairsEvent::Notice(&format!(
-                "the last response of an earlier run was cut off ({} bytes); it is removed, and \
-                 asked for again",
-                store.torn
-            )));
-        }
-        if store.len() > 0 {
-            let what = format!("{} responses of earlier runs are there", store.len());
-            observe(PairsEvent::Notice(&what));
-        }
+        tell_earlier(&store, observe);
         let earlier_text = fs::read(out.path.join(CONFIG)).ok();
         let text = toml::to_string(config)
             .map_err(|e| Error::io("write", out.path.join(CONFIG), std::io::Error::other(e)))?;
@@ -321,6 +311,21 @@ impl Problems {
             file.write_all(card(config, &report).as_bytes()).map_err(failed)
         })?;
         Ok(Some(report))
+    }
+}
+
+/// Tells what earlier runs have left in a store.
+fn tell_earlier(store: &Store, observe: &mut dyn FnMut(PairsEvent<'_>)) {
+    if store.torn > 0 {
+        observe(PairsEvent::Notice(&format!(
+            "the last response of an earlier run was cut off ({} bytes); it is removed, and \
+             asked for again",
+            store.torn
+        )));
+    }
+    if store.len() > 0 {
+        let what = format!("{} responses of earlier runs are there", store.len());
+        observe(PairsEvent::Notice(&what));
     }
 }
 

@@ -10,6 +10,7 @@
 //! ```
 
 mod card;
+mod chat_config;
 mod client;
 mod collect;
 mod config;
@@ -22,7 +23,8 @@ mod server;
 mod sieve;
 mod store;
 
-pub use client::{Ask, ChatClient, ChatConfig, Completion};
+pub use chat_config::ChatConfig;
+pub use client::{Ask, ChatClient, Completion};
 pub use config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 pub use local::{LocalConfig, LocalTeacher};
 pub use make::{PairsDirectory, PairsEvent, make_pairs, make_pairs_with};

@@ -2,15 +2,25 @@
 
 use crate::graded;
 use mixdistill::eval::{AnswerOptions, Benchmark, Judged, Scores, grade_answers};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn write_text(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Writes a file of JSON lines.
+fn write_rows(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    write_text(folder, name, &text)
+}
 
 #[test]
 fn benchmarks_and_answers_are_read_as_training_files_are() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, text: &str| write_text(folder.path(), name, text);
     let rows = r#"{"problem":"1+1?","answer":2},{"problem":"2+2?","answer":4,"score":NaN}"#;
     let answers =
         r#"{"problem":"1+1?","text":"\\boxed{2}"},{"problem":"2+2?","text":"\\boxed{5}"}"#;
@@ -70,12 +80,7 @@ fn long_integers_are_exact_references() {
 #[test]
 fn answers_to_rows_without_a_usable_reference_are_counted_and_do_not_end_the_grading() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, rows: &[serde_json::Value]| {
-        let path = folder.path().join(name);
-        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, rows: &[Value]| write_rows(folder.path(), name, rows);
     let json = |text: &str| serde_json::from_str(text).unwrap();
     let bench = write(
         "b.jsonl",
@@ -109,12 +114,7 @@ fn answers_to_rows_without_a_usable_reference_are_counted_and_do_not_end_the_gra
 #[test]
 fn outputs_of_generate_and_samples_of_lm_evaluation_harness_are_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, rows: &[serde_json::Value]| {
-        let path = folder.path().join(name);
-        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, rows: &[Value]| write_rows(folder.path(), name, rows);
     let questions = ["1+1?", "2+2?", "3+3?"];
     let rows: Vec<_> = questions
         .iter()
@@ -166,11 +166,7 @@ fn outputs_of_generate_and_samples_of_lm_evaluation_harness_are_answers() {
 #[test]
 fn guesses_within_a_reasoning_that_the_prompt_has_opened_are_no_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, text: &str| write_text(folder.path(), name, text);
     let bench = Benchmark::read(&write("b.jsonl", r#"{"problem":"?","answer":"12"}"#)).unwrap();
     let grade = |text: &str, reasoning_opened: bool| {
         let row = serde_json::json!({ "text": text }).to_string();
@@ -191,11 +187,7 @@ fn guesses_within_a_reasoning_that_the_prompt_has_opened_are_no_answers() {
 #[test]
 fn a_reference_beside_an_answer_is_never_taken_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, text: &str| write_text(folder.path(), name, text);
     let row = |n: usize, more: &str| {
         format!("{{\"question\": \"{n}?\", \"answer\": \"so #### {n}\"{more}}}\n")
     };
@@ -231,11 +223,7 @@ fn a_reference_beside_an_answer_is_never_taken_for_it() {
 #[test]
 fn names_and_places_that_are_not_there_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let write = |name: &str, text: &str| write_text(folder.path(), name, text);
     let map = |text: &str| mixdistill::data::ColumnMap::parse(text).unwrap();
     let path = write("b.jsonl", r#"{"problem":"1+1?","answer":2}"#);
     for (columns, what) in [

@@ -3,6 +3,7 @@
 //! value, a negation, a condition or a comparison does, and with it the answer is another one.
 
 use super::expression::Joiner;
+use super::spoken::small;
 
 /// "and" and "or" in the languages that answers are met in.
 const AND: &[&str] =
@@ -207,35 +208,6 @@ const TELLING: &[&str] = &[
     "reciprocal",
     "base",
     "imaginary",
-    // Numbers.
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
 ];
 
 /// Characters of scripts without spaces that say something wherever they stand.
@@ -429,7 +401,8 @@ pub fn adds_nothing(note: &str) -> bool {
             .any(|c| c.is_numeric() || "=<>≤≥≠≈±+?".contains(c) || TELLING_CHARACTERS.contains(c))
         && words.all(|word| {
             let lower = word.to_lowercase().replace('’', "'");
-            !(TELLING.contains(&lower.as_str()) || lower.ends_with("n't"))
+            let tells = TELLING.contains(&lower.as_str()) || small(&lower).is_some();
+            !(tells || lower.ends_with("n't"))
         })
 }
 

@@ -219,16 +219,8 @@ const LINKS: &[&str] = &[
 const EXPRESS: &[&str] =
     &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
 
-/// The English names.
-const ENGLISH: &[&str] = &[
-    "answer",
-    "answers",
-    "the solution",
-    "the solutions",
-    "the roots",
-    "final result",
-    "final answer",
-];
+/// The English names: the first of [`NAMES`].
+const ENGLISH: usize = 6;
 
 /// Most places of one name that are looked at.
 const MOST: usize = 64;
@@ -242,7 +234,7 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
     let mut found: Vec<(bool, usize)> = vec![];
     let mut look_for = |name: &str, express: bool| {
         // "Cevap 42", "उत्तर 42 है"; in English that may be its number.
-        let bare = !ENGLISH.contains(&name);
+        let bare = name != "final answer" && !NAMES[..ENGLISH].contains(&name);
         for (at, _) in lower.rmatch_indices(name).take(MOST) {
             let inner = lower[..at].ends_with(|c: char| c.is_ascii_alphabetic());
             let Some(end) = linked(&lower, at + name.len(), bare) else { continue };

@@ -93,7 +93,8 @@ pub fn number(words: &[&str]) -> Option<u64> {
     total.checked_add(group)
 }
 
-fn small(word: &str) -> Option<u64> {
+/// A number below twenty, or a ten, in one English word.
+pub(super) fn small(word: &str) -> Option<u64> {
     const SMALL: [&str; 20] = [
         "zero",
         "one",

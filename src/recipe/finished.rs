@@ -1,0 +1,89 @@
+//! Runs that an earlier process finished: their summaries, graded by the rules of this version.
+
+use super::config::RunConfig;
+use super::directory::{RunDirectory, RunMode};
+use super::grader::read_answers;
+use super::prepare::Prepared;
+use super::run::Summary;
+use crate::error::{Error, Result};
+use crate::eval::Accuracy;
+use crate::train::differences;
+use std::path::PathBuf;
+
+/// The summary of a run that an earlier process finished.
+pub(super) fn finished(
+    config: &RunConfig,
+    prepared: &Prepared,
+    directory: &RunDirectory,
+    mode: RunMode,
+) -> Result<Option<Summary>> {
+    let path = directory.path("summary.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    // A comparison's summary is another thing, and is not resumed here.
+    let Ok(summary) = serde_json::from_str::<Summary>(&text) else { return Ok(None) };
+    if summary.outcome.stopped {
+        return Ok(None);
+    }
+    let settings = same_settings(&summary.config, config);
+    let changed = settings.is_err() || summary.data != prepared.fingerprint;
+    if mode == RunMode::ResumeChanged && changed {
+        return Ok(None);
+    }
+    settings?;
+    if summary.data != prepared.fingerprint {
+        return Err(Error::RunDirectory {
+            path: config.out.clone(),
+            what: "it holds a finished run, and its data have changed since".into(),
+            hint: "Start anew with --overwrite, or bring the old files back".into(),
+        });
+    }
+    regraded(summary, directory).map(Some)
+}
+
+/// A summary whose grades are those of this version's rules; where they differ, it is stored.
+fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
+    let kind = summary.config.evaluation.kind;
+    let stored = summary.clone();
+    for (name, grade) in
+        [("before.jsonl", &mut summary.before), ("after.jsonl", &mut summary.after)]
+    {
+        let answers = read_answers(directory, name, kind)?;
+        if grade.is_some() && !answers.is_empty() {
+            *grade = Some(Accuracy::of(&answers));
+        }
+    }
+    let samples = summary.samples.clone();
+    summary.samples = samples.into_iter().map(|answer| answer.graded_anew(kind)).collect();
+    if summary != stored {
+        directory.write_json("summary.json", &summary)?;
+    }
+    Ok(summary)
+}
+
+/// Refuses to go on under other settings than before; the directory may have been moved.
+///
+/// # Errors
+/// [`Error::RunDirectory`] with what differs.
+pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
+    let json = |config: &RunConfig| {
+        let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
+        // It changes no answer.
+        config.generate.batch_size = 1;
+        serde_json::to_value(config).unwrap_or_default()
+    };
+    let changes = differences(&json(then), &json(now), "");
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::RunDirectory {
+        path: now.out.clone(),
+        what: format!("it was started with other settings: {}", changes.join(", ")),
+        hint:
+            "Resume with the settings of the first call, allow the change with --allow-changes, or \
+               start anew with --overwrite"
+                .into(),
+    })
+}
