@@ -1,15 +1,16 @@
-//! A training step, generation, and the way of data, at sizes of seconds; `examples/bench_*.rs`
+//! A training step, generation, and the way of data, at sizes of seconds; `benches/bench_*.rs`
 //! have the real ones.
 //!
 //! `cargo bench --profile dev --bench whole`
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mixdistill::context::Context;
 use mixdistill::data::{
-    Encoded, Join, Layout, MixDistillation, MixedRows, MixtureConfig, Packing, Pairs,
-    PlainTemplate, Row, RowStream, Source, TextTokenizer, TooLong, arith,
+    BatchLayout, Encoded, Join, LengthLimit, MixDistillation, MixedRows, MixtureConfig,
+    MixtureOptions, Packing, Pairs, PlainTemplate, Row, RowStream, Source, TextTokenizer, arith,
 };
 use mixdistill::device::{by_name, use_threads};
-use mixdistill::model::{DecoderConfig, Endings, GenerateConfig};
+use mixdistill::model::{DecoderConfig, GenerateConfig, StopConditions};
 use mixdistill::train::{Learner, TrainConfig};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ fn generation(criterion: &mut Criterion) {
         };
         group.throughput(Throughput::Elements(32 * batch as u64));
         group.bench_function(BenchmarkId::new("batch", batch), |bencher| {
-            let endings = Endings { tokens: &[], tokenizer: &tokenizer };
+            let endings = StopConditions { tokens: &[], tokenizer: &tokenizer };
             bencher.iter(|| {
                 model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(()))
             });
@@ -92,7 +93,8 @@ fn data(criterion: &mut Criterion) {
     let (pairs, mut ledger) = Pairs::join(vec![long, short], Join::Inner).expect("pairs");
     let (tokenizer, template) = (words(), PlainTemplate::default());
     let encode = || {
-        Encoded::encode(&pairs, &tokenizer, &template, 512, TooLong::Drop, &|_| {}).expect("tokens")
+        let limit = LengthLimit::drop_beyond(512);
+        Encoded::encode(&pairs, &tokenizer, &template, limit, &Context::default()).expect("tokens")
     };
     let mut group = criterion.benchmark_group("data");
     group.throughput(Throughput::Elements(4000));
@@ -102,12 +104,14 @@ fn data(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(fitting.len() as u64));
     let mix = || {
         let lengths = Some(Arc::new(encoded.lengths()));
-        MixDistillation::new(fitting.clone(), MixtureConfig::long_short(0.2), lengths)
+        let options = MixtureOptions { lengths, ..MixtureOptions::default() };
+        MixDistillation::new(fitting.clone(), MixtureConfig::long_short(0.2), options)
             .expect("a mixture")
     };
     group.bench_function("mix", |bencher| bencher.iter(mix));
     let mut rows = MixedRows::new(mix(), encoded.clone());
-    let layout = Layout { tokens_per_batch: Some(2048), ..Layout::rows(1, 1, Packing::On) };
+    let layout =
+        BatchLayout { tokens_per_batch: Some(2048), ..BatchLayout::rows(1, 1, Packing::On) };
     group.bench_function("pack", |bencher| {
         let all = rows.rows_per_epoch() as u64;
         bencher.iter(|| layout.batches(&rows.rows(0..all).expect("rows")));

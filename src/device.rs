@@ -43,8 +43,10 @@ pub fn by_name(name: &str) -> Result<Device> {
         return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
     }
     if !is_compiled(chosen) {
-        let hint =
-            format!("Build with `--features {chosen}`; compiled in: {}", compiled().join(", "));
+        let hint = format!(
+            "Use a build with the feature `{chosen}`; compiled in: {}",
+            compiled().join(", ")
+        );
         return failed("it was not compiled in", hint);
     }
     // A backend without its driver or device panics when it is first used.
@@ -59,15 +61,15 @@ pub fn by_name(name: &str) -> Result<Device> {
             name: chosen.to_owned(),
             what: "it does not start on this machine".into(),
             hint: format!(
-                "Check the device and its driver, or choose another with --backend; compiled \
-                 in: {}",
+                "Check the device and its driver, or choose another backend; compiled in: \
+                 {}",
                 compiled().join(", ")
             ),
         }),
     }
 }
 
-#[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex; it is here on request")]
+#[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex; it is here on request")]
 fn create(name: &str) -> Option<Device> {
     match name {
         #[cfg(feature = "cuda")]

@@ -1,7 +1,7 @@
 //! The one error type of the crate.
 //!
 //! Every variant says what happened, where, and what to do about it; [`Error`]'s `Display` is one
-//! sentence or two that an example can print as they are.
+//! sentence or two that a program can print as they are.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -61,6 +61,14 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// An error that a setting leads to.
+    #[error("{cause} (setting `{key}`)")]
+    Setting {
+        /// The setting's name, as in the TOML file.
+        key: String,
+        /// What is wrong.
+        cause: Box<Error>,
+    },
     /// A setting that cannot be used.
     #[error("setting `{key}`: {what}. {hint}")]
     Config {
@@ -111,8 +119,8 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// A run directory that cannot be used.
-    #[error("run directory {}: {what}. {hint}", path.display())]
+    /// A directory of a run, of pairs, of scores or of a study that cannot be used.
+    #[error("directory {}: {what}. {hint}", path.display())]
     RunDirectory {
         /// The directory.
         path: PathBuf,
@@ -142,6 +150,15 @@ pub enum Error {
         rows: Vec<String>,
         /// What is safe on disk and what to try.
         hint: String,
+    },
+    /// Several things are wrong at once.
+    #[error("{}", numbered(.0))]
+    Several(Vec<Error>),
+    /// A stop was asked for.
+    #[error("stopped: {what}")]
+    Stopped {
+        /// What is kept, and how to go on.
+        what: String,
     },
     /// An observer or a device failed while training.
     #[error("{what}. {hint}")]
@@ -206,12 +223,36 @@ impl Error {
         Self::Data { place, what: what.into(), hint: hint.into() }
     }
 
+    /// An [`Error::Stopped`].
+    pub fn stopped(what: impl Into<String>) -> Self {
+        Self::Stopped { what: what.into() }
+    }
+
+    /// The same error with the setting that leads to it.
+    pub(crate) fn with_key(self, key: impl Into<String>) -> Self {
+        Self::Setting { key: key.into(), cause: Box::new(self) }
+    }
+
     /// The same error of a template or tokenizer, with the row that it came up in.
     pub(crate) fn within(mut self, row: &str) -> Self {
         if let Self::Template { name, .. } | Self::Tokenizer { name, .. } = &mut self {
             name.push_str(&format!(", {row}"));
         }
         self
+    }
+
+    /// The same error where its setting stands in a table of others.
+    pub(crate) fn in_table(self, table: &str) -> Self {
+        match self {
+            Self::Config { key, what, hint } => {
+                Self::Config { key: format!("{table}.{key}"), what, hint }
+            }
+            Self::Setting { key, cause } => Self::Setting { key: format!("{table}.{key}"), cause },
+            Self::Several(errors) => {
+                Self::Several(errors.into_iter().map(|error| error.in_table(table)).collect())
+            }
+            error => error,
+        }
     }
 
     /// An [`Error::Config`].
@@ -221,6 +262,41 @@ impl Error {
         hint: impl Into<String>,
     ) -> Self {
         Self::Config { key: key.into(), what: what.into(), hint: hint.into() }
+    }
+}
+
+/// Errors in a list, each by itself.
+fn numbered(errors: &[Error]) -> String {
+    let each = errors.iter().enumerate().map(|(index, error)| format!("\n{}. {error}", index + 1));
+    format!("{} problems:{}", errors.len(), each.collect::<String>())
+}
+
+/// Gathers what is wrong, so that it is told at once.
+#[derive(Default)]
+pub(crate) struct Problems(Vec<Error>);
+
+impl Problems {
+    /// The value, or nothing where there is an error, which is kept.
+    pub(crate) fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// An error where any was noted: the only one as it is.
+    ///
+    /// # Errors
+    /// [`Error::Several`], or the one.
+    pub(crate) fn check(mut self) -> Result<()> {
+        match self.0.len() {
+            0 => Ok(()),
+            1 => Err(self.0.remove(0)),
+            _ => Err(Error::Several(self.0)),
+        }
+    }
+}
+
+impl FromIterator<Error> for Problems {
+    fn from_iter<I: IntoIterator<Item = Error>>(errors: I) -> Self {
+        Self(errors.into_iter().collect())
     }
 }
 

@@ -7,11 +7,12 @@
 
 mod client;
 
+use crate::context::{Context, Task};
 use crate::error::{Error, Result};
+pub use client::HubOptions;
 use client::{Coming, Repository, connect, failure, resolve};
 use hf_hub::HFError;
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ const OPTIONAL: [&str; 6] = [
 ];
 /// Attempts at a file that does not come whole.
 const ATTEMPTS: usize = 3;
+/// Time between them.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A model on the Hugging Face Hub: owner, name and revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,16 +41,6 @@ pub struct HubModel {
     owner: String,
     name: String,
     revision: String,
-}
-
-/// What to use in place of what the environment says; for tests.
-#[doc(hidden)]
-#[derive(Default)]
-pub struct Hub {
-    pub endpoint: Option<String>,
-    pub cache: Option<PathBuf>,
-    pub token: Option<String>,
-    pub offline: bool,
 }
 
 impl fmt::Display for HubModel {
@@ -96,19 +89,18 @@ impl HubModel {
     /// # Errors
     /// [`Error::Model`] where the hub refuses the model or does not have it, where it lacks
     /// `config.json` or safetensors, or where the connection fails and the cache has no whole copy;
-    /// [`Error::Io`].
-    pub fn fetch(&self) -> Result<PathBuf> {
+    /// [`Error::Io`]; [`Error::Stopped`]: what has come stays in the cache.
+    pub fn fetch(&self, context: &Context<'_>) -> Result<PathBuf> {
         let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
         let offline = ["1", "on", "yes", "true"].contains(&offline.as_str());
-        self.fetch_with(&Hub { offline, ..Hub::default() })
+        self.fetch_with(&HubOptions { offline, ..HubOptions::default() }, context)
     }
 
-    /// [`HubModel::fetch`] with other settings than those of the environment; for tests.
+    /// [`HubModel::fetch`] with other options than those of the environment.
     ///
     /// # Errors
     /// As of [`HubModel::fetch`].
-    #[doc(hidden)]
-    pub fn fetch_with(&self, hub: &Hub) -> Result<PathBuf> {
+    pub fn fetch_with(&self, hub: &HubOptions, context: &Context<'_>) -> Result<PathBuf> {
         let root = hub.cache.clone().or_else(usual_cache).ok_or_else(|| {
             self.error("there is no home folder for the cache", "Set HF_HOME to a folder")
         })?;
@@ -121,12 +113,12 @@ impl HubModel {
         }
         let failure = |error| failure(&self.to_string(), &root, None, error);
         let repository = connect(hub, &root).map_err(failure)?.model(&self.owner, &self.name);
-        let commit = match resolve(&repository, &self.revision) {
+        let commit = match resolve(&repository, &self.revision, context)? {
             Ok(commit) => commit.map_err(failure)?,
             Err(why) => {
                 let why = format!("the hub cannot be reached ({why})");
                 let folder = self.cached(&cache, &why)?;
-                let _ = writeln!(std::io::stderr(), "{self}: {why}; using the copy in the cache");
+                context.notice(format!("{self}: {why}; using the copy in the cache"))?;
                 return Ok(folder);
             }
         };
@@ -136,7 +128,7 @@ impl HubModel {
         let lack = self.gather(&cache.snapshot(&commit), |file| {
             Ok(cache.has(&commit, file)
                 || !cache.knows_absent(&commit, file)
-                    && self.download(&repository, &cache, &commit, file)?)
+                    && self.download(&repository, &cache, &commit, file, context)?)
         })?;
         if let Some((file, hint)) = lack {
             return Err(self.error(format!("it has no `{file}`"), hint));
@@ -193,14 +185,33 @@ impl HubModel {
     }
 
     /// Fetches one file; false where the commit has none of that name.
-    fn download(&self, hub: &Repository, cache: &Cache, commit: &str, file: &str) -> Result<bool> {
+    fn download(
+        &self,
+        hub: &Repository,
+        cache: &Cache,
+        commit: &str,
+        file: &str,
+        context: &Context<'_>,
+    ) -> Result<bool> {
         let path = cache.snapshot(commit).join(file);
         let mut is_bad = false;
         for attempt in 1..=ATTEMPTS {
-            let coming = Arc::new(Coming::new(file));
-            let request = hub.download_file().filename(file).revision(commit);
-            let request = request.force_download(is_bad).progress(Arc::clone(&coming));
-            match request.send() {
+            let coming = Arc::new(Coming::default());
+            let (hub, handler) = (hub.clone(), Arc::clone(&coming));
+            let (name, revision) = (file.to_owned(), commit.to_owned());
+            let request = move || {
+                let request = hub.download_file().filename(name).revision(revision);
+                request.force_download(is_bad).progress(handler).send()
+            };
+            let mut progress = None;
+            let came = context.aside(request, &mut || match coming.shown() {
+                None => Ok(()),
+                Some([done, total]) => progress
+                    .get_or_insert_with(|| context.task(Task::Download, total))
+                    .update_of(done, total),
+            });
+            drop(progress);
+            match came? {
                 Ok(found) if found != path => {
                     let what = format!("the hub gives `{file}` of another commit");
                     return Err(self.error(what, "Check HF_ENDPOINT"));
@@ -217,7 +228,7 @@ impl HubModel {
                     return Err(failure(&self.to_string(), &cache.0, Some(file), error));
                 }
             }
-            thread::sleep(Duration::from_millis(200));
+            context.aside(|| thread::sleep(PAUSE), &mut || Ok(()))?;
         }
         let hint = "Try again; files that are in the cache are not fetched again";
         let what = format!("`{file}` does not come whole, or something else comes in its place");

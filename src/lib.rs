@@ -13,46 +13,54 @@
 //! | [`data`] | records from files, paired by problem, mixed, encoded, batched |
 //! | [`ops`] | differentiable operations with CPU kernels and portable bodies |
 //! | [`model`] | a decoder-only transformer, adapters, generation, model folders |
-//! | [`train`] | the [`Learner`](train::Learner), checkpoints, progress, metrics, plots |
-//! | [`eval`] | final answers extracted, compared and counted |
+//! | [`train`] | the [`Learner`](train::Learner), optimizers, checkpoints, metrics, plots |
+//! | [`eval`] | final answers extracted, compared and counted; benchmarks |
 //! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
+//! | [`settings`] | settings from files and single values: checked, explained, printed |
 //! | [`study`] | the learnability-gap experiment: students, mixtures, seeds, a report |
+//! | [`text`] | durations, tables and paragraphs as people read them |
+//! | [`context`] | what long calls tell, and how they are stopped |
 //! | `teacher` | teachers behind servers or in folders, and pairs of their answers; a judge (feature `teacher`) |
 //! | `hub` | models from the Hugging Face Hub (feature `hub`) |
+//! | `terminal` | events as bars and lines (feature `cli`) |
+//!
+//! [`prelude`] has the names that most programs need. The programs in `examples/` teach the rest, one
+//! subject each; the program `mixdistill` (feature `cli`) is made of the same parts.
 //!
 //! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.
-//! The library prints progress to standard error and nothing else.
+//! The library prints nothing: long calls take a [`Context`](context::Context) and tell it typed
+//! events.
 //!
 //! # A program
 //!
 //! ```
-//! use mixdistill::data::{
-//!     Encoded, Join, MixDistillation, MixedRows, MixtureConfig, Pairs, PlainTemplate, Source,
-//!     TextTokenizer, TooLong, arith,
-//! };
-//! use mixdistill::model::DecoderConfig;
-//! use mixdistill::train::{Learner, StopFlag, Surroundings, TrainConfig};
+//! use mixdistill::data::arith;
+//! use mixdistill::prelude::*;
 //! use std::sync::Arc;
 //!
-//! # fn main() -> mixdistill::Result<()> {
+//! # fn main() -> Result<()> {
+//! // Nobody is told what happens, and nobody stops it; `Context::new` takes who does.
+//! let context = Context::default();
+//!
 //! // Two teachers' answers to the same problems; `Source::read` takes them from files.
 //! let corpus = arith::ArithCorpus::generate(&arith::ArithConfig::default(), 40, 0, 1);
-//! let problems = || corpus.train.iter().enumerate();
-//! let long = Source::new("long", problems().map(|(id, p)| p.long_record(id)).collect());
-//! let short = Source::new("short", problems().map(|(id, p)| p.short_record(id)).collect());
-//! let (pairs, mut ledger) = Pairs::join(vec![long, short], Join::Inner)?;
+//! let long = corpus.train.iter().enumerate().map(|(id, p)| p.long_record(id)).collect();
+//! let short = corpus.train.iter().enumerate().map(|(id, p)| p.short_record(id)).collect();
+//! let sources = vec![Source::new("long", long), Source::new("short", short)];
+//! let (pairs, mut ledger) = Pairs::join(sources, Join::Inner)?;
 //!
 //! // Tokens, with the answer and its end token trained; what does not fit is in the ledger.
 //! let words = arith::vocabulary();
 //! let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str))?;
 //! let template = PlainTemplate::default();
-//! let encoded = Encoded::encode(&pairs, &tokenizer, &template, 512, TooLong::Drop, &|_| {})?;
-//! let encoded = Arc::new(encoded);
+//! let limit = LengthLimit::drop_beyond(512);
+//! let encoded = Arc::new(Encoded::encode(&pairs, &tokenizer, &template, limit, &context)?);
 //! let pairs = Arc::new(encoded.fitting(&pairs, &mut ledger));
 //!
 //! // One answer for each problem, a fifth of them long.
 //! let lengths = Some(Arc::new(encoded.lengths()));
-//! let mixture = MixDistillation::new(pairs, MixtureConfig::long_short(0.2), lengths)?;
+//! let options = MixtureOptions { lengths, ..Default::default() };
+//! let mixture = MixDistillation::new(pairs, MixtureConfig::long_short(0.2), options)?;
 //! println!("{ledger}\n{}", mixture.report());
 //! assert_eq!(mixture.report().sources[0].rows, 8);
 //!
@@ -62,36 +70,34 @@
 //! let model = DecoderConfig { vocab_size, hidden_size: 32, ..Default::default() };
 //! let config = TrainConfig { steps: Some(3), learning_rate: 1e-3, ..Default::default() };
 //! let mut learner = Learner::new(model.init(1, &device)?, config)?;
-//! let outcome = learner.fit(
-//!     &mut MixedRows::new(mixture, encoded),
-//!     Surroundings {
-//!         held_out: &[],
-//!         grader: None,
-//!         observer: &mut (),
-//!         stop: &StopFlag::default(),
-//!         checkpoints: None,
-//!     },
-//! )?;
+//! let outcome = learner.fit(&mut MixedRows::new(mixture, encoded), FitOptions::default())?;
 //! assert_eq!(outcome.step, 3);
 //! # Ok(())
 //! # }
 //! ```
 #![warn(missing_docs)]
 
+mod chart;
+pub mod context;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
-mod files;
+pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod model;
 pub mod ops;
+pub mod prelude;
 mod random;
 pub mod recipe;
+pub mod settings;
 pub mod study;
 #[cfg(feature = "teacher")]
 pub mod teacher;
+#[cfg(feature = "cli")]
+pub mod terminal;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Place, Result};

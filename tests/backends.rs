@@ -10,7 +10,7 @@ mod common;
 use common::{backends, tiny};
 use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
 use mixdistill::model::{
-    Architecture, DecoderConfig, Endings, GenerateConfig, LoraConfig, Objective, StepOptions,
+    Architecture, DecoderConfig, GenerateConfig, LoraConfig, Objective, StepOptions, StopConditions,
 };
 use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
 use std::collections::BTreeMap;
@@ -158,9 +158,10 @@ fn generation_gives_the_tokens_of_flex() {
     let config = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
     let answers = |device: &burn::tensor::Device| -> Vec<Vec<u32>> {
         let model = model().init(5, device).unwrap();
-        let endings = Endings { tokens: &[], tokenizer: &tokenizer };
-        let all =
-            model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
+        let all = model
+            .generate(&prompts, stop_conditions, &config, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
         all.into_iter().map(|answer| answer.tokens).collect()
     };
     let expected = answers(&burn::tensor::Device::flex());

@@ -4,10 +4,12 @@ mod common;
 
 use common::{shared, smollm2};
 use mixdistill::Error;
+use mixdistill::context::Context;
 use mixdistill::data::arith;
 use mixdistill::data::{
-    Batch, CotRecord, Encoded, Example, Join, Layout, Ledger, MixDistillation, MixedRows,
-    MixtureConfig, Packing, Pairs, PlainTemplate, RowStream, Source, TextTokenizer, TooLong,
+    Batch, BatchLayout, CotRecord, Encoded, Example, Join, Ledger, LengthLimit, MixDistillation,
+    MixedRows, MixtureConfig, MixtureOptions, Packing, Pairs, PlainTemplate, RowStream, Source,
+    TextTokenizer, TooLong,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -34,7 +36,13 @@ fn pairs(count: usize) -> (Pairs, Ledger) {
 }
 
 fn encode(pairs: &Pairs, limit: usize, too_long: TooLong) -> mixdistill::Result<Encoded> {
-    Encoded::encode(pairs, &tokenizer(), &PlainTemplate::default(), limit, too_long, &|_| {})
+    Encoded::encode(
+        pairs,
+        &tokenizer(),
+        &PlainTemplate::default(),
+        LengthLimit { tokens: limit, too_long },
+        &Context::default(),
+    )
 }
 
 #[test]
@@ -138,7 +146,8 @@ fn the_token_ledger_adds_up_from_the_report_to_the_batches() {
     let (pairs, _) = pairs(101);
     let encoded = Arc::new(encode(&pairs, 1000, TooLong::Drop).unwrap());
     let lengths = Some(Arc::new(encoded.lengths()));
-    let mixture = MixDistillation::new(Arc::new(pairs), MixtureConfig::long_short(0.2), lengths);
+    let options = MixtureOptions { lengths, ..MixtureOptions::default() };
+    let mixture = MixDistillation::new(Arc::new(pairs), MixtureConfig::long_short(0.2), options);
     let mixture = mixture.unwrap();
     let total = mixture.report().total();
     let mut stream = MixedRows::new(mixture, encoded);
@@ -146,7 +155,7 @@ fn the_token_ledger_adds_up_from_the_report_to_the_batches() {
         let (mut tokens, mut trained, mut positions, mut padding, mut rows) = (0, 0, 0, 0, 0);
         for first in (0..101).step_by(16) {
             let step = stream.rows(first..(first + 16).min(101)).unwrap();
-            for batch in Layout::rows(4, 8, packing).batches(&step) {
+            for batch in BatchLayout::rows(4, 8, packing).batches(&step) {
                 rows += batch.examples;
                 tokens += batch.tokens;
                 trained += batch.trained;
@@ -167,7 +176,7 @@ fn a_row_is_the_same_wherever_the_stream_is_entered() {
     let (pairs, _) = pairs(10);
     let encoded = Arc::new(encode(&pairs, 1000, TooLong::Drop).unwrap());
     let config = MixtureConfig { redraw: true, ..MixtureConfig::long_short(0.3) };
-    let mixture = MixDistillation::new(Arc::new(pairs), config, None).unwrap();
+    let mixture = MixDistillation::new(Arc::new(pairs), config, MixtureOptions::default()).unwrap();
     let mut stream = MixedRows::new(mixture.clone(), encoded.clone());
     let all = stream.rows(0..35).unwrap();
     for start in [0u64, 7, 9, 10, 25, 31] {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{program, toy_run};
+use common::{command, program, toy_run};
 use mixdistill::recipe::RunConfig;
 use mixdistill::train::{Metric, read_metrics};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn weights(out: &Path) -> Vec<u8> {
 fn undisturbed(folder: &Path) -> Vec<u8> {
     let config = small(&folder.join("undisturbed"));
     let path = settings(&config);
-    let status = Command::new(program("train_mix"))
+    let status = command("train")
         .args(["--config", &path])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -48,7 +48,7 @@ fn undisturbed(folder: &Path) -> Vec<u8> {
 
 /// A process whose checkpoints are written slowly.
 fn slow(config: &RunConfig, milliseconds: &str) -> Child {
-    Command::new(program("train_mix"))
+    command("train")
         .args(["--config", &settings(config)])
         .env("MIXDISTILL_TEST_LINGER_MS", milliseconds)
         .stdout(Stdio::null())
@@ -72,7 +72,7 @@ fn ended(child: Child) -> (bool, String) {
 }
 
 fn resume(out: &Path) -> (bool, String) {
-    let child = Command::new(program("train_mix"))
+    let child = command("train")
         .args(["--resume", "--out", &out.display().to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -161,7 +161,7 @@ fn with_disk(folder: &Path, size: &str, script: &str) -> Option<(bool, String)> 
         Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-ec", script])
             .env("DISK", &disk)
-            .env("TRAIN", program("train_mix"))
+            .env("PROGRAM", program())
             .env("KEPT", folder)
             .output()
     };
@@ -191,10 +191,10 @@ fn a_full_disk_is_named_and_with_room_again_the_run_ends_as_ever() {
     let expected = undisturbed(folder.path());
     let (path, _) = on_disk(folder.path());
     let script = format!(
-        "if \"$TRAIN\" --config {} >/dev/null 2>\"$KEPT/full.txt\"; then exit 9; fi
+        "if \"$PROGRAM\" train --config {} >/dev/null 2>\"$KEPT/full.txt\"; then exit 9; fi
          ls -a \"$DISK/run/checkpoints\" > \"$KEPT/left.txt\"
          mount -o remount,size=64m \"$DISK\"
-         \"$TRAIN\" --resume --out \"$DISK/run\" >/dev/null
+         \"$PROGRAM\" train --resume --out \"$DISK/run\" >/dev/null
          cp \"$DISK/run/model/model.safetensors\" \"$KEPT/weights\"",
         path.display()
     );
@@ -225,10 +225,10 @@ fn a_disk_that_fills_between_checkpoints_names_what_is_safe() {
     let script = format!(
         "(while ! [ -d \"$DISK/run/checkpoints/step-000010\" ]; do sleep 0.002; done
           dd if=/dev/zero of=\"$DISK/fill\" bs=4k 2>/dev/null || true) &
-         if MIXDISTILL_TEST_LINGER_MS=400 \"$TRAIN\" --config {} >/dev/null 2>\"$KEPT/full.txt\"
+         if MIXDISTILL_TEST_LINGER_MS=400 \"$PROGRAM\" train --config {} >/dev/null 2>\"$KEPT/full.txt\"
          then exit 9; fi
          wait; rm \"$DISK/fill\"
-         \"$TRAIN\" --resume --out \"$DISK/run\" >/dev/null
+         \"$PROGRAM\" train --resume --out \"$DISK/run\" >/dev/null
          cp \"$DISK/run/model/model.safetensors\" \"$KEPT/weights\"",
         path.display()
     );
@@ -249,14 +249,14 @@ fn a_directory_that_became_read_only_is_named_and_left_as_it_is() {
     // Stopped half way, it finds its directory read-only, and later writable again.
     config.train.steps = Some(20);
     let script = format!(
-        "\"$TRAIN\" --config {} >/dev/null 2>&1 &
+        "\"$PROGRAM\" train --config {} >/dev/null 2>&1 &
          while ! [ -d \"$DISK/run/checkpoints/step-000006\" ]; do sleep 0.01; done
          kill -INT $!; wait $! || [ $? = 75 ] || exit 8
          mount -o remount,ro \"$DISK\"
-         if \"$TRAIN\" --resume --out \"$DISK/run\" >/dev/null 2>\"$KEPT/ro.txt\"; then exit 9; fi
-         if \"$TRAIN\" --config {} --out \"$DISK/new\" >/dev/null 2>\"$KEPT/new.txt\"; then exit 9; fi
+         if \"$PROGRAM\" train --resume --out \"$DISK/run\" >/dev/null 2>\"$KEPT/ro.txt\"; then exit 9; fi
+         if \"$PROGRAM\" train --config {} --out \"$DISK/new\" >/dev/null 2>\"$KEPT/new.txt\"; then exit 9; fi
          mount -o remount,rw \"$DISK\"
-         \"$TRAIN\" --resume --out \"$DISK/run\" >/dev/null
+         \"$PROGRAM\" train --resume --out \"$DISK/run\" >/dev/null
          cp \"$DISK/run/model/model.safetensors\" \"$KEPT/weights\"",
         path.display(),
         path.display()
@@ -264,7 +264,7 @@ fn a_directory_that_became_read_only_is_named_and_left_as_it_is() {
     let Some((good, said)) = with_disk(folder.path(), "64m", &script) else { return };
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
     assert!(good, "{said}\n{}\n{}", read("ro.txt"), read("new.txt"));
-    assert!(read("ro.txt").contains("error: cannot write to"), "{}", read("ro.txt"));
+    assert!(read("ro.txt").contains("error: cannot write "), "{}", read("ro.txt"));
     assert!(read("ro.txt").contains("Read-only"), "{}", read("ro.txt"));
     assert!(read("new.txt").contains("error: cannot create"), "{}", read("new.txt"));
     assert!(std::fs::read(folder.path().join("weights")).unwrap() == expected);

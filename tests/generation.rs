@@ -1,11 +1,11 @@
-//! Answers: the cache against the whole row, batches, settings, endings.
+//! Answers: the cache against the whole row, batches, settings, stop_conditions.
 
 mod common;
 
 use common::{devices, generate, ids, rows, shaken, tiny};
 use mixdistill::data::TextTokenizer;
 use mixdistill::model::{
-    Architecture, DecoderConfig, EndReason, Endings, GenerateConfig, Generation,
+    Architecture, DecoderConfig, EndReason, GenerateConfig, Generation, StopConditions,
 };
 use std::ops::ControlFlow;
 
@@ -120,8 +120,10 @@ fn a_stop_text_ends_an_answer_wherever_tokens_divide_it() {
             stop,
             ..GenerateConfig::default()
         };
-        let endings = Endings { tokens: &[], tokenizer: &tokenizer };
-        model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(())).unwrap()
+        let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
+        model
+            .generate(&prompts, stop_conditions, &config, &mut |_| ControlFlow::Continue(()))
+            .unwrap()
     };
     for free in answer(vec![]) {
         assert_eq!(free.end, EndReason::Limit);
@@ -159,10 +161,11 @@ fn a_stop_text_is_cut_where_it_begins_first() {
         temperature: 2.0,
         ..GenerateConfig::default()
     };
-    let endings = Endings { tokens: &[], tokenizer: &tokenizer };
+    let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
     let prompts: Vec<Vec<u32>> = (0..300).map(|i| vec![i % 300]).collect();
-    let answers =
-        model.generate(&prompts, endings, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+    let answers = model
+        .generate(&prompts, stop_conditions, &config, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
     let with = answers.iter().filter(|answer| answer.tokens.last() == Some(&token));
     assert!(with.clone().count() > 0, "some answer ends with the word");
     for answer in with {
@@ -177,11 +180,11 @@ fn an_observer_sees_every_token_and_may_end_the_work() {
     let model = speaking(&tokenizer);
     let prompts: Vec<Vec<u32>> = (0..5).map(|i| vec![40 + i; 3 + i as usize]).collect();
     let config = GenerateConfig { max_new_tokens: 8, batch_size: 2, ..GenerateConfig::default() };
-    let endings = Endings { tokens: &[], tokenizer: &tokenizer };
+    let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
     let mut seen = vec![vec![]; 5];
     let mut ended = vec![];
     let answers = model
-        .generate(&prompts, endings, &config, &mut |token| {
+        .generate(&prompts, stop_conditions, &config, &mut |token| {
             seen[token.prompt].push(*token.tokens.last().unwrap());
             if token.end.is_some() {
                 ended.push(token.finished);
@@ -194,7 +197,7 @@ fn an_observer_sees_every_token_and_may_end_the_work() {
 
     let mut count = 0;
     let stopped = model
-        .generate(&prompts, endings, &config, &mut |_| {
+        .generate(&prompts, stop_conditions, &config, &mut |_| {
             count += 1;
             if count == 6 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })

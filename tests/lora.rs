@@ -5,11 +5,12 @@ mod common;
 use burn::module::Module;
 use common::{adapter_of, devices, relative_error, rows, shaken, tiny};
 use mixdistill::Error;
-use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
+use mixdistill::context::{Context, StopFlag};
+use mixdistill::data::{Batch, BatchLayout, Packing, Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, LoraConfig, PROJECTIONS, named_tensors};
 use mixdistill::recipe::RunConfig;
 use mixdistill::train::{
-    CheckpointStore, Learner, StopFlag, Surroundings, TrainConfig, named_gradients, step_gradients,
+    CheckpointStore, FitOptions, Learner, TrainConfig, named_gradients, step_gradients,
 };
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -138,7 +139,7 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
     let model = adapted(&config);
     let data = rows(&[(9, 3), (14, 5), (7, 2), (20, 4)]);
     let gradients = |data: &[Row], per_batch: usize, packing: Packing| {
-        let batches = Layout::rows(per_batch, 4, packing).batches(data);
+        let batches = BatchLayout::rows(per_batch, 4, packing).batches(data);
         let step = step_gradients(&model, &batches).unwrap();
         let named = named_gradients(&model, &step.gradients).unwrap();
         (step.loss, named.into_values().flat_map(|g| g.values).collect::<Vec<f32>>())
@@ -170,8 +171,9 @@ fn dropout_is_a_function_of_the_row_and_not_of_its_batch() {
         let rows = vec![data[1].clone()];
         let held_out = [mixdistill::train::HeldOut { name: "x".into(), rows }];
         let train = TrainConfig::default();
-        mixdistill::train::held_out_losses(&base, &held_out, &train, &mut |_| Ok(())).unwrap()[0]
-            .loss
+        mixdistill::train::held_out_losses(&base, &held_out, &train, &Context::default()).unwrap()
+            [0]
+        .loss
     };
     let none = LoraConfig { dropout: 0.0, ..config.clone() };
     assert_eq!(held_out(&config), held_out(&none));
@@ -226,13 +228,8 @@ fn a_resumed_run_with_dropout_gives_the_same_bits_and_stores_the_adapters_only()
     let store = CheckpointStore::new(folder.path(), 9, json!({}));
     let fit = |learner: &mut Learner<DecoderLm>| {
         let stop = StopFlag::default();
-        let surroundings = Surroundings {
-            held_out: &[],
-            grader: None,
-            observer: &mut (),
-            stop: &stop,
-            checkpoints: Some(&store),
-        };
+        let surroundings =
+            FitOptions { stop: stop.clone(), checkpoints: Some(&store), ..FitOptions::default() };
         learner.fit(&mut data(), surroundings).unwrap();
     };
     let mut whole = learner(start(), &train);
@@ -241,7 +238,7 @@ fn a_resumed_run_with_dropout_gives_the_same_bits_and_stores_the_adapters_only()
 
     std::fs::remove_dir_all(folder.path().join("step-000006")).unwrap();
     let mut resumed = learner(start(), &train);
-    store.resume(&mut resumed).unwrap();
+    resumed.resume(&store).unwrap();
     assert_eq!(resumed.step(), 3);
     fit(&mut resumed);
     assert!(named_tensors(resumed.model()).unwrap() == expected, "the bits differ");

@@ -3,8 +3,8 @@
 use burn::data::dataset::Dataset;
 use mixdistill::Error;
 use mixdistill::data::{
-    CotRecord, Join, Length, Lengths, MixDistillation, MixtureConfig, Pairs, Schedule, Share,
-    Source,
+    CotRecord, Join, Length, Lengths, MixDistillation, MixtureConfig, MixtureOptions, Pairs,
+    Schedule, Share, Source,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -36,8 +36,12 @@ fn weights(values: &[f64]) -> BTreeMap<String, f64> {
     values.iter().enumerate().map(|(s, w)| (format!("s{s}"), *w)).collect()
 }
 
-fn config(values: &[f64], share: Share, seed: u64) -> MixtureConfig {
-    MixtureConfig { weights: weights(values), share, seed, ..MixtureConfig::default() }
+fn config(values: &[f64], share: Share) -> MixtureConfig {
+    MixtureConfig { weights: weights(values), share, ..MixtureConfig::default() }
+}
+
+fn seeded(seed: u64) -> MixtureOptions {
+    MixtureOptions { seed, ..MixtureOptions::default() }
 }
 
 fn rows(mixture: &MixDistillation) -> Vec<usize> {
@@ -53,7 +57,7 @@ proptest! {
     ) {
         prop_assume!(values.iter().sum::<f64>() > 1e-3);
         let pairs = pairs(problems, values.len(), |_, _| true);
-        let mixture = MixDistillation::new(pairs, config(&values, Share::Exact, seed), None).unwrap();
+        let mixture = MixDistillation::new(pairs, config(&values, Share::Exact), seeded(seed)).unwrap();
         let counts = rows(&mixture);
         let sum: f64 = values.iter().sum();
         prop_assert_eq!(counts.iter().sum::<usize>(), problems);
@@ -72,7 +76,7 @@ proptest! {
     ) {
         let has = |p: usize, s: usize| s == p % 3 || (holes >> ((p * 3 + s) % 64)) & 1 == 1;
         let pairs = pairs(problems.max(3), 3, has);
-        let mixture = MixDistillation::new(pairs.clone(), config(&[0.2, 0.3, 0.5], share, seed), None).unwrap();
+        let mixture = MixDistillation::new(pairs.clone(), config(&[0.2, 0.3, 0.5], share), seeded(seed)).unwrap();
         prop_assert_eq!(Dataset::len(&mixture), pairs.len());
         for problem in 0..pairs.len() {
             let Ok(row) = mixture.get(problem);
@@ -91,7 +95,7 @@ proptest! {
     ) {
         let make = || {
             let pairs = pairs(problems, 2, |_, _| true);
-            MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact, seed), None).unwrap()
+            MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact), seeded(seed)).unwrap()
         };
         let order = make().order(epoch);
         prop_assert_eq!(&order, &make().at_epoch(epoch / 2).order(epoch));
@@ -105,8 +109,8 @@ proptest! {
 fn epochs_and_seeds_have_different_orders_and_draws() {
     let pairs = pairs(100, 2, |_, _| true);
     let make = |seed, redraw| {
-        let config = MixtureConfig { redraw, ..config(&[0.2, 0.8], Share::Exact, seed) };
-        MixDistillation::new(pairs.clone(), config, None).unwrap()
+        let config = MixtureConfig { redraw, ..config(&[0.2, 0.8], Share::Exact) };
+        MixDistillation::new(pairs.clone(), config, seeded(seed)).unwrap()
     };
     let chosen = |mixture: &MixDistillation| -> Vec<usize> {
         (0..100).map(|problem| mixture.row(problem).source_index()).collect()
@@ -125,7 +129,7 @@ fn epochs_and_seeds_have_different_orders_and_draws() {
 #[test]
 fn drawn_shares_are_met_in_expectation() {
     let pairs = pairs(20_000, 2, |_, _| true);
-    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli, 3), None);
+    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli), seeded(3));
     let long = rows(&mixture.unwrap())[0] as f64;
     // Five standard deviations of a binomial count.
     assert!((long - 4000.0).abs() < 5.0 * (20_000.0f64 * 0.2 * 0.8).sqrt(), "{long}");
@@ -150,14 +154,14 @@ fn a_share_of_tokens_is_met_as_closely_as_whole_rows_allow() {
     for (problems, share) in [(50, 0.2), (300, 0.5), (1000, 0.05), (1000, 0.9)] {
         let mixture = MixDistillation::new(
             pairs(problems, 2, |_, _| true),
-            config(&[share, 1.0 - share], Share::Tokens, 5),
-            Some(lengths(problems)),
+            config(&[share, 1.0 - share], Share::Tokens),
+            MixtureOptions { lengths: Some(lengths(problems)), ..seeded(5) },
         );
         let report = mixture.unwrap().report();
         let total = report.total().trained_tokens as f64;
-        let realised = report.sources[0].trained_tokens as f64 / total;
+        let realized = report.sources[0].trained_tokens as f64 / total;
         // Exchanging answers of different length leaves less than half of a short answer.
-        assert!((realised - share).abs() <= 14.0 / total, "{realised} for {share} of {total}");
+        assert!((realized - share).abs() <= 14.0 / total, "{realized} for {share} of {total}");
         assert_eq!(report.total().rows, problems);
     }
 }
@@ -167,10 +171,10 @@ fn a_linear_schedule_goes_from_one_share_to_the_other() {
     let problems = 1000;
     let config = MixtureConfig {
         schedule: Schedule::Linear { to: weights(&[1.0, 0.0]) },
-        planned_rows: 2 * problems as u64,
-        ..config(&[0.0, 1.0], Share::Exact, 1)
+        ..config(&[0.0, 1.0], Share::Exact)
     };
-    let mixture = MixDistillation::new(pairs(problems, 2, |_, _| true), config, None).unwrap();
+    let options = MixtureOptions { planned_rows: Some(2 * problems as u64), ..seeded(1) };
+    let mixture = MixDistillation::new(pairs(problems, 2, |_, _| true), config, options).unwrap();
     assert!((mixture.report().sources[0].requested - 0.25).abs() < 1e-9);
     assert!(mixture.at_epoch(3).report().shortfalls.is_empty());
     let long_in = |epoch: u64, range: std::ops::Range<usize>| -> usize {
@@ -190,13 +194,11 @@ fn a_linear_schedule_goes_from_one_share_to_the_other() {
 #[test]
 fn a_curriculum_starts_short_and_has_the_asked_mean() {
     let problems = 1000;
-    let config = MixtureConfig {
-        schedule: Schedule::ShortToLong,
-        planned_rows: problems as u64,
-        ..config(&[0.8, 0.2], Share::Exact, 1)
-    };
+    let config =
+        MixtureConfig { schedule: Schedule::ShortToLong, ..config(&[0.8, 0.2], Share::Exact) };
+    let options = MixtureOptions { planned_rows: Some(problems as u64), ..seeded(1) };
     // `s1` has the longer answers.
-    let mixture = MixDistillation::new(pairs(problems, 2, |_, _| true), config, None).unwrap();
+    let mixture = MixDistillation::new(pairs(problems, 2, |_, _| true), config, options).unwrap();
     let order = mixture.order(0);
     let long = |range: std::ops::Range<usize>| {
         order[range].iter().filter(|p| mixture.row(**p as usize).source_index() == 1).count()
@@ -221,19 +223,23 @@ fn weights_that_make_no_shares_are_refused() {
     ];
     for (weights, message) in cases {
         let config = MixtureConfig { weights, ..MixtureConfig::default() };
-        let error = MixDistillation::new(pairs.clone(), config, None).unwrap_err();
+        let error = MixDistillation::new(pairs.clone(), config, seeded(0)).unwrap_err();
         assert!(matches!(error, Error::Config { .. }));
         assert!(error.to_string().contains(message), "{error}");
     }
-    let tokens = config(&[0.5, 0.5], Share::Tokens, 0);
-    assert!(MixDistillation::new(pairs, tokens, None).unwrap_err().to_string().contains("lengths"));
+    let refused = |config| MixDistillation::new(pairs.clone(), config, seeded(0)).unwrap_err();
+    assert!(refused(config(&[0.5, 0.5], Share::Tokens)).to_string().contains("lengths"));
+    let schedule = Schedule::ShortToLong;
+    let unplanned = MixtureConfig { schedule, ..config(&[0.5, 0.5], Share::Exact) };
+    assert!(refused(unplanned).to_string().contains("planned_rows"));
 }
 
 #[test]
 fn a_share_that_a_source_cannot_fill_is_reported() {
     // `s0` answers 10 of 100 problems, and half of all rows are asked of it.
     let pairs = pairs(100, 2, |p, s| s == 1 || p < 10);
-    let mixture = MixDistillation::new(pairs, config(&[0.5, 0.5], Share::Exact, 1), None).unwrap();
+    let mixture =
+        MixDistillation::new(pairs, config(&[0.5, 0.5], Share::Exact), seeded(1)).unwrap();
     let report = mixture.report();
     assert_eq!(rows(&mixture), [10, 90]);
     assert_eq!(report.shortfalls.len(), 1);
@@ -248,7 +254,7 @@ fn a_share_that_a_source_cannot_fill_is_reported() {
 fn a_drawn_share_that_cannot_be_met_is_reported_too() {
     // `s1` answers only half of the problems, and 80 % is asked of it.
     let pairs = pairs(1000, 2, |p, s| s == 0 || p % 2 == 0);
-    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli, 1), None);
+    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli), seeded(1));
     let report = mixture.unwrap().report();
     assert!(report.shortfalls[0].starts_with("`s1` answers 500 of 1000 problems"), "{report}");
 }
@@ -256,7 +262,8 @@ fn a_drawn_share_that_cannot_be_met_is_reported_too() {
 #[test]
 fn counts_stay_exact_where_some_problems_lack_an_answer() {
     let pairs = pairs(100, 2, |p, s| s == 1 || p < 30);
-    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact, 1), None).unwrap();
+    let mixture =
+        MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact), seeded(1)).unwrap();
     assert_eq!(rows(&mixture), [20, 80]);
     assert!(mixture.report().shortfalls.is_empty());
 }
@@ -266,8 +273,8 @@ fn counts_stay_exact_where_thousands_of_problems_must_exchange_their_answers() {
     // `s1` answers all problems, `s0` and `s2` a part each. At first `s1` gives too much of its
     // share to problems that `s0` could serve, and some 20,000 others are left with nothing.
     let pairs = pairs(200_000, 3, |p, s| s == 1 || (s == 0) == (p % 10 < 3));
-    let config = MixtureConfig { redraw: true, ..config(&[0.30, 0.65, 0.05], Share::Exact, 1) };
-    let mixture = MixDistillation::new(pairs, config, None).unwrap();
+    let config = MixtureConfig { redraw: true, ..config(&[0.30, 0.65, 0.05], Share::Exact) };
+    let mixture = MixDistillation::new(pairs, config, seeded(1)).unwrap();
     for mixture in [mixture.at_epoch(1), mixture] {
         assert_eq!(rows(&mixture), [60_000, 130_000, 10_000]);
         assert!(mixture.report().shortfalls.is_empty());
@@ -277,8 +284,8 @@ fn counts_stay_exact_where_thousands_of_problems_must_exchange_their_answers() {
 #[test]
 fn the_report_adds_up() {
     let pairs = pairs(97, 2, |_, _| true);
-    let mixture =
-        MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact, 1), Some(lengths(97)));
+    let options = MixtureOptions { lengths: Some(lengths(97)), ..seeded(1) };
+    let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Exact), options);
     let mixture = mixture.unwrap();
     let report = mixture.report();
     let (mut characters, mut tokens, mut trained) = (0, 0, 0);
@@ -292,7 +299,7 @@ fn the_report_adds_up() {
     let total = report.total();
     assert_eq!((total.rows, total.characters), (97, characters));
     assert_eq!((total.tokens, total.trained_tokens), (tokens, trained));
-    let shares = report.sources.iter().map(|s| report.realised(s));
+    let shares = report.sources.iter().map(|s| report.realized(s));
     let sums = shares.fold([0.0; 4], |sum, s| std::array::from_fn(|i| sum[i] + s[i]));
     assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-12), "{sums:?}");
 }
@@ -300,7 +307,7 @@ fn the_report_adds_up() {
 #[test]
 fn items_are_views_and_the_index_is_two_bytes_a_problem() {
     let pairs = pairs(100_000, 2, |_, _| true);
-    let mixture = MixDistillation::new(pairs.clone(), config(&[0.2, 0.8], Share::Exact, 1), None);
+    let mixture = MixDistillation::new(pairs.clone(), config(&[0.2, 0.8], Share::Exact), seeded(1));
     let mixture = mixture.unwrap();
     let row = mixture.row(77_777);
     let stored = pairs.record(77_777, row.source_index()).unwrap();

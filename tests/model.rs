@@ -50,7 +50,7 @@ impl Reference<'_> {
         }
     }
 
-    /// Queries or keys of one token: projected, normalised by head (Qwen3), rotated.
+    /// Queries or keys of one token: projected, normalized by head (Qwen3), rotated.
     fn heads(&self, layer: &str, part: &str, x: &[f64], position: usize) -> Vec<f64> {
         let mut all = self.linear(&format!("{layer}.self_attn.{part}_proj"), x);
         for head in all.chunks_mut(self.config.head_dim()) {

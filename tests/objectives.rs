@@ -4,14 +4,15 @@
 mod common;
 
 use common::{devices, ids, relative_error, rows, tiny};
-use mixdistill::data::{Batch, Layout, Packing, Row, RowStream, TopTokens};
+use mixdistill::context::{Event, Observer, StopFlag};
+use mixdistill::data::{Batch, BatchLayout, Packing, Row, RowStream, TopTokens};
 use mixdistill::model::{
     Architecture, CausalLm, DecoderLm, LoraConfig, Objective, StepOptions, named_tensors,
 };
 use mixdistill::ops::{Distillation, Divergence};
 use mixdistill::train::{
-    CheckpointStore, Event, Learner, ModelTeacher, Observer, ParameterGroup, StepGradients,
-    StopFlag, Surroundings, TaughtRows, Teacher, TeacherHeader, TeacherLogits, TeacherLogitsWriter,
+    CheckpointStore, DistillationRows, FitOptions, Learner, LogitTeacher, ModelTeacher,
+    ParameterGroup, StepGradients, TeacherLogits, TeacherLogitsHeader, TeacherLogitsWriter,
     TrainConfig, named_gradients, step_gradients_with,
 };
 use mixdistill::{Error, Result};
@@ -35,7 +36,7 @@ fn all_terms() -> Objective {
     }
 }
 
-fn teacher(k: usize) -> ModelTeacher {
+fn teacher(k: usize) -> ModelTeacher<DecoderLm> {
     let model = tiny(Architecture::Qwen3).init(77, &devices()[0]).unwrap();
     ModelTeacher::new(model, k, TEMPERATURE, 23)
 }
@@ -46,7 +47,7 @@ fn plain_rows() -> Vec<Row> {
 
 fn taught(k: usize) -> Vec<Row> {
     let plain = plain_rows();
-    TaughtRows::new(Rows(plain.clone()), teacher(k)).rows(0..plain.len() as u64).unwrap()
+    DistillationRows::new(Rows(plain.clone()), teacher(k)).rows(0..plain.len() as u64).unwrap()
 }
 
 #[derive(Clone)]
@@ -84,7 +85,7 @@ fn splits_packing_and_recomputation_change_nothing_for_any_objective() {
         Objective { neftune_alpha: 10.0, ..Objective::default() },
         all_terms(),
     ] {
-        let whole = Layout::rows(8, 1, Packing::Off).batches(&rows);
+        let whole = BatchLayout::rows(8, 1, Packing::Off).batches(&rows);
         let whole = gradients(&model, &whole, objective, false);
         let expected = named_gradients(&model, &whole.gradients).unwrap();
         for (per_batch, multiple, packing, recompute) in [
@@ -94,7 +95,7 @@ fn splits_packing_and_recomputation_change_nothing_for_any_objective() {
             (8, 1, Packing::On, false),
             (3, 4, Packing::On, true),
         ] {
-            let batches = Layout::rows(per_batch, multiple, packing).batches(&rows);
+            let batches = BatchLayout::rows(per_batch, multiple, packing).batches(&rows);
             let split = gradients(&model, &batches, objective, recompute);
             assert_eq!(split.trained, whole.trained);
             assert!((split.loss / whole.loss - 1.0).abs() < 1e-6, "{objective:?}");
@@ -112,7 +113,7 @@ fn splits_packing_and_recomputation_change_nothing_for_any_objective() {
 #[test]
 fn gradients_of_all_terms_equal_finite_differences() {
     let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
-    let batches = Layout::rows(3, 4, Packing::On).batches(&taught(4));
+    let batches = BatchLayout::rows(3, 4, Packing::On).batches(&taught(4));
     let step = gradients(&model, &batches, all_terms(), false);
     let exact = named_gradients(&model, &step.gradients).unwrap();
     let loss_with = |name: &str, index: usize, change: f32| -> f64 {
@@ -194,8 +195,12 @@ fn fit(
 ) {
     let stop = StopFlag::default();
     let observer = &mut StopAfter(stop_after, &stop);
-    let surroundings =
-        Surroundings { held_out: &[], grader: None, observer, stop: &stop, checkpoints };
+    let surroundings = FitOptions {
+        observer: Some(observer),
+        stop: stop.clone(),
+        checkpoints,
+        ..FitOptions::default()
+    };
     learner.fit(rows, surroundings).unwrap();
 }
 
@@ -206,7 +211,7 @@ fn with_every_term_and_dropout_a_resumed_run_ends_in_the_same_bits() {
         let model = tiny(Architecture::Qwen2).init(1, &devices()[0].clone().autodiff()).unwrap();
         Learner::new(model.with_lora(&lora, 5).unwrap(), config(7, all_terms())).unwrap()
     };
-    let stream = || TaughtRows::new(Rows(plain_rows()), teacher(3));
+    let stream = || DistillationRows::new(Rows(plain_rows()), teacher(3));
     let mut straight = start();
     fit(&mut straight, &mut stream(), None, 99);
     let expected = named_tensors(straight.model()).unwrap();
@@ -217,7 +222,7 @@ fn with_every_term_and_dropout_a_resumed_run_ends_in_the_same_bits() {
         fit(&mut first, &mut stream(), Some(&store), stop_after);
         assert_eq!(first.step(), stop_after);
         let mut second = start();
-        store.resume(&mut second).unwrap();
+        second.resume(&store).unwrap();
         fit(&mut second, &mut stream(), Some(&store), 99);
         assert!(named_tensors(second.model()).unwrap() == expected, "after {stop_after}");
     }
@@ -230,7 +235,7 @@ fn a_student_comes_nearer_to_its_teacher_by_each_divergence() {
         let objective = Objective { distillation: Some(part), ..Objective::default() };
         let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
         let mut learner = Learner::new(model, config(60, objective)).unwrap();
-        let mut stream = TaughtRows::new(Rows(plain_rows()), teacher(8));
+        let mut stream = DistillationRows::new(Rows(plain_rows()), teacher(8));
         let mut losses = vec![];
         for step in 0..60 {
             let rows = stream.rows(0..8).unwrap();
@@ -242,7 +247,7 @@ fn a_student_comes_nearer_to_its_teacher_by_each_divergence() {
 }
 
 fn write(folder: &Path, rows: &[Row], k: usize) -> TeacherLogitsWriter {
-    let header = TeacherHeader::new("a teacher", "its hash", 23, k, TEMPERATURE).unwrap();
+    let header = TeacherLogitsHeader::new("a teacher", "its hash", 23, k, TEMPERATURE).unwrap();
     let mut writer = TeacherLogitsWriter::open(folder, header).unwrap();
     let missing: Vec<Row> = rows.iter().filter(|row| !writer.holds(row)).cloned().collect();
     let tops = teacher(k).top_tokens(&missing).unwrap();
@@ -285,19 +290,19 @@ fn teachers_files_that_cannot_be_used_are_refused_with_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, path) = (plain_rows(), folder.path().join("logits"));
     write(&path, &rows, 2);
-    let other = TeacherHeader::new("a teacher", "its hash", 23, 3, TEMPERATURE).unwrap();
+    let other = TeacherLogitsHeader::new("a teacher", "its hash", 23, 3, TEMPERATURE).unwrap();
     let error = TeacherLogitsWriter::open(&path, other).unwrap_err().to_string();
     assert!(error.contains("top_k was 2, is 3"), "{error}");
     // The same teacher by another name is the same.
-    let renamed = TeacherHeader::new("./a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
+    let renamed = TeacherLogitsHeader::new("./a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
     let writer = TeacherLogitsWriter::open(&path, renamed.clone()).unwrap();
     let error = TeacherLogitsWriter::open(&path, renamed).unwrap_err().to_string();
     assert!(error.contains("another process works on it"), "{error}");
     drop(writer);
-    assert!(TeacherHeader::new("a", "b", 23, 24, 1.0).is_err());
-    assert!(TeacherHeader::new("a", "b", 23, 2, 0.0).is_err());
+    assert!(TeacherLogitsHeader::new("a", "b", 23, 24, 1.0).is_err());
+    assert!(TeacherLogitsHeader::new("a", "b", 23, 2, 0.0).is_err());
     // A folder with other things in it stays as it is.
-    let header = TeacherHeader::new("a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
+    let header = TeacherLogitsHeader::new("a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
     std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
     assert!(TeacherLogitsWriter::open(folder.path(), header).is_err());
 
@@ -367,8 +372,8 @@ fn teachers_files_that_cannot_be_used_are_refused_with_what_is_wrong() {
     assert!(error.contains("cannot read") && error.contains(part), "{error}");
 }
 
-fn logits_header() -> TeacherHeader {
-    TeacherHeader::new("a teacher", "its hash", 23, 2, TEMPERATURE).unwrap()
+fn logits_header() -> TeacherLogitsHeader {
+    TeacherLogitsHeader::new("a teacher", "its hash", 23, 2, TEMPERATURE).unwrap()
 }
 
 #[test]
@@ -382,7 +387,7 @@ fn thousands_of_rows_in_a_part_are_read_without_looking_through_it() {
         tokens: row.tokens[2..].iter().map(|t| t % 23).collect(),
         log_probs: [0.5f32.ln(); 4].to_vec(),
     };
-    let header = TeacherHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
+    let header = TeacherLogitsHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
     let mut writer = TeacherLogitsWriter::open(folder.path(), header).unwrap();
     let pairs: Vec<(Row, TopTokens)> = rows.iter().map(|row| (row.clone(), top(row))).collect();
     writer.write(&pairs).unwrap();
@@ -406,7 +411,7 @@ fn a_folder_of_many_parts_is_read_with_few_of_them_open() {
         let log_probs = vec![likely.ln(), (1.0 - likely).ln()];
         TopTokens { k: 1, tokens: vec![row.tokens[2]], log_probs }
     };
-    let header = TeacherHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
+    let header = TeacherLogitsHeader::new("a teacher", "its hash", 23, 1, 1.0).unwrap();
     let mut writer = TeacherLogitsWriter::open(folder.path(), header).unwrap();
     for row in &rows {
         writer.write(&[(row.clone(), top(row))]).unwrap();

@@ -5,12 +5,13 @@ mod common;
 
 use common::{devices, rows, tiny, toy_run};
 use mixdistill::Result;
+use mixdistill::context::{Context, Event, GradedReport, Observer, SampleAnswer, StopFlag, Task};
 use mixdistill::data::{Row, RowStream};
 use mixdistill::model::{Architecture, DecoderLm, named_tensors};
 use mixdistill::recipe::{RunConfig, RunMode, Summary, run};
 use mixdistill::train::{
-    CheckpointStore, Event, GradedReport, Grader, HeldOut, Learner, Metric, MetricsFile, Observer,
-    Reached, Sample, StopFlag, Surroundings, TensorBoard, TrainConfig, read_metrics,
+    CheckpointStore, FitOptions, Grader, HeldOut, Learner, Metric, MetricsFile, ResumePoint,
+    TensorBoard, TrainConfig, read_metrics,
 };
 use std::ops::Range;
 use std::path::Path;
@@ -118,7 +119,7 @@ fn small(out: &Path) -> RunConfig {
 }
 
 fn quiet(config: &RunConfig, mode: RunMode) -> Result<Summary> {
-    run(config, mode, &StopFlag::default(), &mut |_| {})
+    run(config, mode, &Context::default())
 }
 
 #[test]
@@ -195,7 +196,7 @@ fn answers_during_training_are_graded_shown_and_stored() {
         .collect();
     assert_eq!(graded.iter().map(|g| (g.step, g.questions)).collect::<Vec<_>>(), [(2, 3), (4, 3)]);
     let text = std::fs::read_to_string(config.out.join("samples.jsonl")).unwrap();
-    let samples: Vec<Sample> =
+    let samples: Vec<SampleAnswer> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.iter().map(|s| s.step).collect::<Vec<_>>(), [2, 2, 4, 4]);
     assert_eq!(samples[0].problem, samples[2].problem);
@@ -228,8 +229,8 @@ impl Grader<DecoderLm> for Asked {
         &mut self,
         model: &DecoderLm,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
+        context: &Context<'_>,
+    ) -> Result<(GradedReport, Vec<SampleAnswer>)> {
         self.0 += 1;
         let config = mixdistill::model::GenerateConfig {
             max_new_tokens: 5,
@@ -237,7 +238,7 @@ impl Grader<DecoderLm> for Asked {
             ..Default::default()
         };
         common::generate(model, &[vec![1, 2, 3]], &[], &config)?;
-        assert!(progress(1, 1));
+        context.task(Task::Answer, 1).update(1)?;
         let report = GradedReport {
             step,
             questions: 1,
@@ -246,7 +247,7 @@ impl Grader<DecoderLm> for Asked {
             hit_limit: 1.0,
             seconds: 0.0,
         };
-        Ok(Some((report, vec![])))
+        Ok((report, vec![]))
     }
 }
 
@@ -273,11 +274,11 @@ fn evaluating_and_grading_change_no_random_choice_of_the_training() {
         let stop = StopFlag::default();
         let mut observer = ();
         let grader = grader.map(|grader| grader as &mut dyn Grader<DecoderLm>);
-        let surroundings = Surroundings {
+        let surroundings = FitOptions {
             held_out: &held_out,
             grader,
-            observer: &mut observer,
-            stop: &stop,
+            observer: Some(&mut observer),
+            stop: stop.clone(),
             checkpoints: None,
         };
         learner.fit(&mut Rows(data), surroundings).unwrap();
@@ -297,8 +298,8 @@ impl Grader<DecoderLm> for StopsAt<'_> {
         &mut self,
         _: &DecoderLm,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
+        context: &Context<'_>,
+    ) -> Result<(GradedReport, Vec<SampleAnswer>)> {
         if step == self.0 {
             self.1.request();
         }
@@ -310,7 +311,8 @@ impl Grader<DecoderLm> for StopsAt<'_> {
             hit_limit: 0.0,
             seconds: 0.0,
         };
-        Ok(progress(1, 2).then_some((report, vec![])))
+        context.task(Task::Answer, 2).update(1)?;
+        Ok((report, vec![]))
     }
 }
 
@@ -335,17 +337,18 @@ fn a_stop_gives_grading_up_and_it_is_made_after_the_resume() {
         let store = CheckpointStore::new(folder.path().join(name), 9, serde_json::json!({}));
         let path = folder.path().join(format!("{name}.jsonl"));
         if store.newest_path().unwrap().is_some() {
-            store.resume(learner).unwrap();
+            learner.resume(&store).unwrap();
         }
-        let reached = Reached { step: learner.step(), evaluation_due: learner.evaluation_due() };
+        let reached =
+            ResumePoint { step: learner.step(), evaluation_due: learner.evaluation_due() };
         let mut file = MetricsFile::resume(&path, reached).unwrap();
         let stop = StopFlag::default();
         let mut grader = StopsAt(stop_at, &stop);
-        let surroundings = Surroundings {
+        let surroundings = FitOptions {
             held_out: &held_out,
             grader: Some(&mut grader),
-            observer: &mut file,
-            stop: &stop,
+            observer: Some(&mut file),
+            stop: stop.clone(),
             checkpoints: Some(&store),
         };
         learner.fit(&mut Rows(data.clone()), surroundings).unwrap()
@@ -415,11 +418,11 @@ fn events_come_in_order_and_an_observers_error_ends_the_training() {
         Learner::new(model, config.clone()).unwrap()
     };
     let (stop, mut kinds) = (StopFlag::default(), Kinds::default());
-    let surroundings = Surroundings {
+    let surroundings = FitOptions {
         held_out: &held_out,
         grader: None,
-        observer: &mut kinds,
-        stop: &stop,
+        observer: Some(&mut kinds),
+        stop: stop.clone(),
         checkpoints: Some(&store),
     };
     start().fit(&mut Rows(data.clone()), surroundings).unwrap();
@@ -439,11 +442,11 @@ fn events_come_in_order_and_an_observers_error_ends_the_training() {
             }
         }
     }
-    let surroundings = Surroundings {
+    let surroundings = FitOptions {
         held_out: &[],
         grader: None,
-        observer: &mut Fails,
-        stop: &stop,
+        observer: Some(&mut Fails),
+        stop: stop.clone(),
         checkpoints: Some(&store),
     };
     let error = start().fit(&mut Rows(data), surroundings).unwrap_err().to_string();

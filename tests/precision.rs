@@ -6,14 +6,15 @@ mod common;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use common::{devices, generate, rows, shaken, tiny, toy_run};
-use mixdistill::data::{Layout, Packing, Row};
+use mixdistill::context::{Context, StopFlag};
+use mixdistill::data::{BatchLayout, Packing, Row};
 use mixdistill::model::{
     Architecture, DecoderLm, GenerateConfig, LoraConfig, Objective, Precision, StepOptions,
     named_tensors,
 };
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::train::{
-    Learner, StopFlag, TrainConfig, named_gradients, step_gradients, step_gradients_with,
+    Learner, TrainConfig, named_gradients, step_gradients, step_gradients_with,
 };
 
 /// bf16 has 8 significant bits, so a rounding is off by up to 0.4 %, and a gradient has some dozens
@@ -53,7 +54,7 @@ fn gradients_in_bf16_are_near_those_in_f32() {
             learner.train_step(&data(), 3).unwrap();
             adapted = learner.into_model();
             for model in [model, adapted] {
-                let batches = Layout::rows(4, 4, Packing::On).batches(&data());
+                let batches = BatchLayout::rows(4, 4, Packing::On).batches(&data());
                 let exact = step_gradients(&model, &batches).unwrap();
                 let expected = named_gradients(&model, &exact.gradients).unwrap();
                 let half = model.clone().with_precision(Precision::Bf16).unwrap();
@@ -167,14 +168,13 @@ fn a_run_in_bf16_goes_through_and_is_resumed_in_it_only() {
     config.evaluation.questions = 2;
     config.generate.max_new_tokens = 4;
     config.precision = Precision::Bf16;
-    let mut said = vec![];
+    let mut said = common::Said::default();
     let stop = StopFlag::default();
-    let summary =
-        run(&config, RunMode::New, &stop, &mut |line| said.push(line.to_owned())).unwrap();
+    let summary = run(&config, RunMode::New, &Context::new(&mut said, &stop)).unwrap();
     assert!(summary.last_loss.is_finite());
-    assert!(said.iter().any(|line| line.contains("computed in bf16")), "{said:?}");
+    assert!(said.contains("computed in bf16"), "{said:?}");
     config.precision = Precision::F32;
-    let error = run(&config, RunMode::Resume, &stop, &mut |_| {}).unwrap_err().to_string();
+    let error = run(&config, RunMode::Resume, &Context::new((), &stop)).unwrap_err().to_string();
     assert!(error.contains("precision"), "{error}");
 }
 

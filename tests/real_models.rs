@@ -2,17 +2,18 @@
 
 mod common;
 
-use common::{devices, program, shared, smollm2};
+use common::{devices, shared, smollm2};
+use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::{ChatFormat, PromptTemplate, TextTokenizer, arith};
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, LoraConfig, ModelFolder, SaveFolder, named_tensors,
 };
 use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, Summary, run};
-use mixdistill::train::StopFlag;
+use mixdistill::settings::Layers;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use tempfile::TempDir;
 
 const TEMPLATE: &str = "{{ date_string | default(strftime_now('%Y-%m-%d')) }}\n\
@@ -72,7 +73,11 @@ impl Setting {
             path: self.path(&format!("{name}.jsonl")),
             columns: Default::default(),
         };
-        let mut config = RunConfig::for_base_model(self.text("base"), lora);
+        let config = RunConfig::fine_tune(self.text("base"));
+        let mut config = match lora {
+            Some(lora) => config.with_lora(lora),
+            None => config,
+        };
         config.out = self.path(out);
         config.data.sources = vec![source("long"), source("short")];
         config.data.hold_out = 0.2;
@@ -87,11 +92,11 @@ impl Setting {
 }
 
 fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<Summary> {
-    run(config, mode, &StopFlag::default(), &mut |_| {})
+    run(config, mode, &Context::default())
 }
 
-fn example(name: &str, arguments: &[&str]) -> Output {
-    let mut child = Command::new(program(name))
+fn called(command: &str, arguments: &[&str]) -> Output {
+    let mut child = common::command(command)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -194,22 +199,22 @@ fn adapters_are_tuned_resumed_and_merged() {
     };
     assert!(weights("run") == weights("half"));
 
-    // Merged by the example, the model answers as with the adapter beside it.
+    // Merged by the program, the model answers as with the adapter beside it.
     let (base, out) = (setting.text("base"), setting.text("merged"));
     let adapter = adapter.display().to_string();
     let flags = ["--model", &base, "--adapter", &adapter];
-    succeeded(&example("merge_lora", &[&flags[..], &["--out", &out]].concat()));
+    succeeded(&called("merge", &[&flags[..], &["--out", &out]].concat()));
     let tuned = ModelFolder::open(&setting.path("merged")).unwrap().load(&devices()[0]).unwrap();
     let beside = DecoderLm::load(&setting.path("base"), &devices()[0]).unwrap();
     let beside = beside.with_adapter(Path::new(&adapter)).unwrap().merged();
     assert!(named_tensors(&tuned).unwrap() == named_tensors(&beside).unwrap());
-    let output = example("merge_lora", &[&flags[..], &["--out", &out]].concat());
+    let output = called("merge", &[&flags[..], &["--out", &out]].concat());
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("it exists already"));
 
     let ask = |model: &str, more: &[&str]| {
         let flags = ["--model", model, "--prompt", "What is 1 + 1?", "--max-new-tokens", "12"];
-        succeeded(&example("generate", &[&flags[..], more].concat())).0
+        succeeded(&called("generate", &[&flags[..], more].concat())).0
     };
     assert_eq!(ask(&out, &[]), ask(&base, &["--adapter", &adapter]));
 }
@@ -240,7 +245,7 @@ fn the_end_of_turn_of_the_template_ends_answers_afterwards_too() {
     let (base, adapter) = (setting.text("base"), setting.text("run/adapter"));
     let merged = setting.text("merged");
     let flags = ["--model", &base, "--adapter", &adapter, "--out", &merged];
-    succeeded(&example("merge_lora", &flags));
+    succeeded(&called("merge", &flags));
     assert_eq!(ModelFolder::open(Path::new(&merged)).unwrap().end_tokens(), [0, end]);
     let written = std::fs::read_to_string(setting.path("merged/chat_template.jinja")).unwrap();
     assert_eq!(written, template);
@@ -356,8 +361,12 @@ fn a_comparison_without_questions_says_how_to_ask_some() {
     let mut config = setting.config("run", None);
     config.evaluation.questions = 0;
     let stop = StopFlag::default();
-    let error = mixdistill::recipe::compare(&config, RunMode::New, &stop, &mut |_| {}).unwrap_err();
-    assert!(error.to_string().contains("--questions N"), "{error}");
+    let error =
+        mixdistill::recipe::compare(&config, RunMode::New, &Context::new((), &stop)).unwrap_err();
+    assert!(
+        error.to_string().contains("`evaluation.questions`: a comparison is one of answers"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -390,8 +399,16 @@ fn a_configuration_file_starts_from_the_defaults_of_what_it_trains() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.toml");
     std::fs::write(&path, "seed = 3").unwrap();
-    let flags = RunConfig::read_with(&path, Some("x".into()), lora.lora.clone()).unwrap();
+    let mut flags = Layers::<RunConfig>::new().unwrap();
+    flags.file(&path).unwrap();
+    flags.set("base_model=x").unwrap();
+    flags.set("lora.rank=4").unwrap();
+    let flags = flags.settings().unwrap();
     assert_eq!(flags, RunConfig { seed: 3, ..lora.clone() }, "a model given by a flag counts too");
+    let config = RunConfig::fine_tune("x");
+    assert_eq!(config, whole);
+    let adapters = LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() };
+    assert_eq!(config.with_lora(adapters), lora);
     let vars = "base_model = \"x\"\n[data.template_variables]\nenable_thinking = false";
     let vars = RunConfig::from_toml(vars).unwrap();
     assert_eq!(vars.data.template_variables["enable_thinking"], Value::Bool(false));
@@ -399,11 +416,11 @@ fn a_configuration_file_starts_from_the_defaults_of_what_it_trains() {
 }
 
 #[test]
-fn the_generate_example_answers_a_prompt_a_file_and_a_chat() {
+fn the_program_answers_a_prompt_a_file_and_a_chat() {
     let setting = Setting::new();
     let base = setting.text("base");
     let flags = ["--model", &base, "--max-new-tokens", "8", "--temperature", "1", "--seed", "3"];
-    let with = |more: &[&str]| example("generate", &[&flags[..], more].concat());
+    let with = |more: &[&str]| called("generate", &[&flags[..], more].concat());
     let (first, err) = succeeded(&with(&["--prompt", "What is 3 + 4?"]));
     assert!(err.contains("tokens, ") && !first.trim().is_empty(), "{first} {err}");
     assert_eq!(succeeded(&with(&["--prompt", "What is 3 + 4?"])).0, first, "the seed decides");
@@ -419,7 +436,7 @@ fn the_generate_example_answers_a_prompt_a_file_and_a_chat() {
     assert!(!again.status.success(), "answers are not overwritten");
     assert_eq!(std::fs::read_to_string(&out).unwrap(), answers);
 
-    let (said, err) = succeeded(&with(&["--chat"]));
+    let (said, err) = succeeded(&called("chat", &flags));
     assert!(said.lines().count() >= 2, "{said}");
     assert_eq!(err.matches("tokens, ").count(), 2, "{err}");
 
@@ -437,7 +454,7 @@ fn the_generate_example_answers_a_prompt_a_file_and_a_chat() {
 }
 
 #[test]
-fn train_mix_takes_a_model_and_adapters_by_flags() {
+fn the_program_takes_a_model_and_adapters_by_flags() {
     let setting = Setting::new();
     let (base, out) = (setting.text("base"), setting.text("run"));
     let (long, short) = (setting.text("long.jsonl"), setting.text("short.jsonl"));
@@ -450,15 +467,15 @@ fn train_mix_takes_a_model_and_adapters_by_flags() {
         &short,
         "--lora-rank",
         "2",
-        "--lora-targets",
-        "q_proj,v_proj",
+        "--set",
+        "lora.target_modules=[\"q_proj\", \"v_proj\"]",
         "--steps",
         "2",
         "--out",
         &out,
     ];
-    let (said, _) = succeeded(&example("train_mix", &flags));
-    assert!(said.contains("adapters of rank 2") && said.contains("merge_lora"), "{said}");
+    let (said, _) = succeeded(&called("train", &flags));
+    assert!(said.contains("adapters of rank 2") && said.contains("mixdistill merge"), "{said}");
     let config = std::fs::read_to_string(setting.path("run/adapter/adapter_config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(2), &json!(4.0)));
@@ -471,7 +488,7 @@ fn smollm2_learns_from_real_pairs() {
     let (Some(base), Some(data)) = (smollm2(), shared("longcot_example")) else { return };
     let folder = tempfile::tempdir().unwrap();
     let lora = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
-    let mut config = RunConfig::for_base_model(base.display().to_string(), Some(lora));
+    let mut config = RunConfig::fine_tune(base.display().to_string()).with_lora(lora);
     config.out = folder.path().join("run");
     let source = |name: &str, file: &str| SourceConfig {
         name: name.into(),

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::program;
+use common::command;
+use mixdistill::Error;
+use mixdistill::context::{Context, Event, Observer, StopFlag};
 use mixdistill::study::{Study, StudyConfig, study};
-use mixdistill::train::StopFlag;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -64,8 +65,8 @@ fn toml_string(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }
 
-fn quiet(config: &StudyConfig, stop: &StopFlag) -> mixdistill::Result<Option<Study>> {
-    study(config, "the command", stop, &mut |_| {})
+fn quiet(config: &StudyConfig, stop: &StopFlag) -> mixdistill::Result<Study> {
+    study(config, "the command", &Context::new((), stop))
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     let (_, config) = config(folder.path(), |text| text);
     assert_eq!(config.cells().len(), 2 * 2 * 3);
     let stop = StopFlag::default();
-    let study = quiet(&config, &stop).unwrap().unwrap();
+    let study = quiet(&config, &stop).unwrap();
     assert_eq!(study.comparisons[0].benchmarks, [("held-out".to_owned(), 12)]);
     assert_eq!((study.students.len(), study.comparisons.len()), (2, 1));
     let result = &study.comparisons[0].students[0];
@@ -119,13 +120,13 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     // Again: the same numbers, and nothing is trained anew.
     let summary = out.join("cells/small/Long-0.50/seed-2/summary.json");
     let before = std::fs::metadata(&summary).unwrap().modified().unwrap();
-    let again = quiet(&config, &stop).unwrap().unwrap();
+    let again = quiet(&config, &stop).unwrap();
     assert_eq!(again.comparisons, study.comparisons);
     assert_eq!(std::fs::metadata(&summary).unwrap().modified().unwrap(), before);
     // One more share trains only what is new.
     let mut more = config.clone();
     more.comparisons[0].alphas.push(0.2);
-    let wider = quiet(&more, &stop).unwrap().unwrap();
+    let wider = quiet(&more, &stop).unwrap();
     assert_eq!(wider.comparisons[0].students[0].mixtures.len(), 4);
     assert_eq!(std::fs::metadata(&summary).unwrap().modified().unwrap(), before);
     // Other settings for what is there are refused by name.
@@ -138,12 +139,12 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
         .unwrap()
         .insert("learning_rate".into(), 0.5.into());
     let error = quiet(&other, &stop).unwrap_err().to_string();
-    assert!(error.contains("train.learning_rate was") && error.contains("--out"), "{error}");
+    assert!(error.contains("train.learning_rate was") && error.contains("(out)"), "{error}");
     // What changes no answer is no other setting.
     let mut smaller = config.clone();
     let generate = smaller.run.get_mut("generate").unwrap().as_table_mut().unwrap();
     generate.insert("batch_size".into(), 3.into());
-    assert_eq!(quiet(&smaller, &stop).unwrap().unwrap().comparisons, study.comparisons);
+    assert_eq!(quiet(&smaller, &stop).unwrap().comparisons, study.comparisons);
     // Answers that are gone are missed, and not counted as something else.
     let answers = out.join("cells/small/Long-0.50/seed-2/after.jsonl");
     let text = std::fs::read_to_string(&answers).unwrap();
@@ -157,24 +158,25 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
 fn a_stopped_study_goes_on_to_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let (_, straight) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
-    let expected = quiet(&straight, &StopFlag::default()).unwrap().unwrap();
+    let expected = quiet(&straight, &StopFlag::default()).unwrap();
     let mut stopped = straight.clone();
     stopped.out = folder.path().join("stopped");
     // A stop that was asked for before a cell ends the study there; what was done stays.
     let stop = StopFlag::default();
-    let mut cells = 0;
-    let first = study(&stopped, "the command", &stop, &mut |line| {
-        if line.contains(" of 6)") {
-            cells += 1;
-            if cells == 3 {
-                stop.request();
+    struct StopAtThird<'a>(&'a StopFlag);
+    impl Observer for StopAtThird<'_> {
+        fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+            if let Event::Part { number: 3, of: 6, .. } = event {
+                self.0.request();
             }
+            Ok(())
         }
-    });
-    assert!(first.unwrap().is_none());
+    }
+    let first = study(&stopped, "the command", &Context::new(StopAtThird(&stop), &stop));
+    assert!(matches!(first.unwrap_err(), Error::Stopped { .. }));
     assert!(stopped.out.join("cells/small/Long-0.00/seed-1/summary.json").is_file());
     assert!(!stopped.out.join("report.html").exists());
-    let second = quiet(&stopped, &StopFlag::default()).unwrap().unwrap();
+    let second = quiet(&stopped, &StopFlag::default()).unwrap();
     assert_eq!(second.comparisons[0].students, expected.comparisons[0].students);
 }
 
@@ -182,10 +184,10 @@ fn a_stopped_study_goes_on_to_the_same_numbers() {
 fn killed_at_many_moments_a_study_ends_in_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let (_, straight) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
-    let expected = quiet(&straight, &StopFlag::default()).unwrap().unwrap();
+    let expected = quiet(&straight, &StopFlag::default()).unwrap();
     let out = folder.path().join("killed");
     let start = || {
-        Command::new(program("study"))
+        command("study")
             .args(["--config", &folder.path().join("study.toml").display().to_string()])
             .args(["--out", &out.display().to_string()])
             .env("MIXDISTILL_TEST_LINGER_MS", "4")
@@ -262,7 +264,7 @@ fn the_report_opens_in_a_browser_without_an_error() {
     };
     let folder = tempfile::tempdir().unwrap();
     let (path, config) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
-    let status = Command::new(program("study"))
+    let status = command("study")
         .args(["--config", &path.display().to_string()])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -325,13 +327,7 @@ fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
     let mut base = common::toy_run(&folder.path().join("base"));
     base.train.steps = Some(2);
     base.evaluation.questions = 0;
-    mixdistill::recipe::run(
-        &base,
-        mixdistill::recipe::RunMode::New,
-        &StopFlag::default(),
-        &mut |_| {},
-    )
-    .unwrap();
+    mixdistill::recipe::run(&base, mixdistill::recipe::RunMode::New, &Context::default()).unwrap();
     let path = |name: &str| toml_string(&folder.path().join(name));
     let source = |name: &str| {
         format!(
@@ -362,7 +358,7 @@ fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
     std::fs::write(&file, settings).unwrap();
     let config = StudyConfig::read(&file).unwrap();
     let stop = StopFlag::default();
-    let study = quiet(&config, &stop).unwrap().unwrap();
+    let study = quiet(&config, &stop).unwrap();
     let comparison = &study.comparisons[0];
     assert_eq!(comparison.ledger.sources[0].wrong, 8);
     let names: Vec<&str> = comparison.benchmarks.iter().map(|(name, _)| name.as_str()).collect();
@@ -379,10 +375,57 @@ fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
     let markdown = std::fs::read_to_string(config.out.join("report.md")).unwrap();
     assert!(markdown.contains("Accuracy by benchmark") && !markdown.contains(" \\* "));
     // It is taken up as it is, and other settings of generation are not mixed in.
-    assert_eq!(quiet(&config, &stop).unwrap().unwrap().comparisons, study.comparisons);
+    assert_eq!(quiet(&config, &stop).unwrap().comparisons, study.comparisons);
     let mut longer = config.clone();
     let generate = longer.run.get_mut("generate").unwrap().as_table_mut().unwrap();
     generate.insert("max_new_tokens".into(), 9.into());
     let error = quiet(&longer, &stop).unwrap_err().to_string();
     assert!(error.contains("max_new_tokens was 8, is 9"), "{error}");
+}
+
+/// The seconds left that each run was told with, and the notices after the last run.
+#[derive(Default)]
+struct Told {
+    left: Vec<Option<f64>>,
+    notices: Vec<String>,
+}
+
+impl Observer for Told {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Part { number: 1.., seconds_left, .. } => {
+                self.left.push(*seconds_left);
+                self.notices.clear();
+            }
+            Event::Notice(text) => self.notices.push((*text).to_owned()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_study_tells_how_long_it_takes_and_its_warnings_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config) = config(folder.path(), |text| text.replace("[1, 2]", "[1]"));
+    let tell = || {
+        let mut told = Told::default();
+        let stop = StopFlag::default();
+        let made = study(&config, "the command", &Context::new(&mut told, &stop)).unwrap();
+        (told, made)
+    };
+    let (told, made) = tell();
+    // Three runs of each student: the time is known once the second one was trained.
+    let known: Vec<bool> = told.left.iter().map(Option::is_some).collect();
+    assert_eq!(known, [false, false, false, false, true, true]);
+    assert!(told.left[4].unwrap() > told.left[5].unwrap() && told.left[5].unwrap() > 0.0);
+    // The warnings are the last that is told.
+    let warnings: Vec<String> = made.warnings.iter().map(|w| format!("warning: {w}")).collect();
+    assert!(!warnings.is_empty() && told.notices.ends_with(&warnings), "{:?}", told.notices);
+    // One run is made anew: how long that takes is known from the others, and nothing is left then.
+    std::fs::remove_dir_all(config.out.join("cells/large/Long-0.50")).unwrap();
+    let (told, again) = tell();
+    let known: Vec<bool> = told.left.iter().map(Option::is_some).collect();
+    assert_eq!(known, [true, true, true, true, true, false]);
+    assert_eq!(again.comparisons, made.comparisons);
 }

@@ -4,13 +4,16 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use common::{devices, program, rows, tiny, toy_run};
+use common::{command, devices, program, rows, tiny, toy_run};
+use mixdistill::context::{
+    BestStep, Context, EvaluationReport, Event, Observer, Outcome, StopFlag,
+};
 use mixdistill::data::{Batch, Packing, Row, RowStream};
 use mixdistill::model::{Architecture, CausalLm, DecoderLm, named_tensors};
 use mixdistill::recipe::{RunConfig, RunDirectory, RunMode, Summary};
 use mixdistill::train::{
-    Best, CheckpointStore, EvaluationReport, Event, HeldOut, Learner, Metric, MetricsFile,
-    Observer, OnNotFinite, Outcome, StopFlag, Surroundings, TrainConfig, read_metrics,
+    CheckpointStore, FitOptions, HeldOut, Learner, Metric, MetricsFile, OnNotFinite, TrainConfig,
+    read_metrics,
 };
 use mixdistill::{Error, Result};
 use std::ops::Range;
@@ -44,8 +47,8 @@ fn settings(config: &RunConfig) -> String {
 }
 
 /// The command that begins the run or goes on with it.
-fn command(config: &RunConfig, settings: &str) -> Command {
-    let mut command = Command::new(program("train_mix"));
+fn run_command(config: &RunConfig, settings: &str) -> Command {
+    let mut command = command("train");
     if RunDirectory::holds_run(&config.out) && config.out.join("config.toml").is_file() {
         command.args(["--resume", "--out", &config.out.display().to_string()]);
     } else {
@@ -83,7 +86,7 @@ fn killed_at_fifty_moments_a_run_ends_in_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let undisturbed = small(&folder.path().join("undisturbed"));
     let path = settings(&undisturbed);
-    let output = command(&undisturbed, &path).output().unwrap();
+    let output = run_command(&undisturbed, &path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = results(&undisturbed.out);
 
@@ -99,7 +102,7 @@ fn killed_at_fifty_moments_a_run_ends_in_the_same_bits() {
         let config = small(&folder.path().join(format!("run{finished}")));
         let path = settings(&config);
         let mut child =
-            command(&config, &path).env("MIXDISTILL_TEST_LINGER_MS", "4").spawn().unwrap();
+            run_command(&config, &path).env("MIXDISTILL_TEST_LINGER_MS", "4").spawn().unwrap();
         let end = Instant::now() + delay();
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -142,11 +145,11 @@ fn a_second_process_on_a_run_is_refused() {
     let config = small(&folder.path().join("run"));
     let path = settings(&config);
     let held = RunDirectory::open(&config.out, RunMode::New).unwrap();
-    let output = command(&config, &path).output().unwrap();
+    let output = run_command(&config, &path).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("another process works on it"), "{error}");
     drop(held);
-    assert!(command(&config, &path).status().unwrap().success());
+    assert!(run_command(&config, &path).status().unwrap().success());
 }
 
 /// With a limit on the size of files in place of a full disk: both refuse a write half way.
@@ -158,13 +161,13 @@ fn a_disk_that_is_full_ends_the_run_and_leaves_the_last_checkpoint() {
     // Stopped after its first checkpoints, it goes on where no file may exceed 64 KiB.
     config.train.steps = Some(4);
     let path = settings(&config);
-    assert!(command(&config, &path).status().unwrap().success());
+    assert!(run_command(&config, &path).status().unwrap().success());
     let before = std::fs::read_dir(config.out.join("checkpoints")).unwrap().count();
     std::fs::remove_file(config.out.join("summary.json")).unwrap();
     std::fs::remove_dir_all(config.out.join("checkpoints/step-000004")).unwrap();
     let script = format!(
-        "trap '' XFSZ; ulimit -f 64; exec {} --resume --out {}",
-        program("train_mix").display(),
+        "trap '' XFSZ; ulimit -f 64; exec {} train --resume --out {}",
+        program(),
         config.out.display()
     );
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -179,7 +182,7 @@ fn a_disk_that_is_full_ends_the_run_and_leaves_the_last_checkpoint() {
     assert!(left.contains(&"step-000002".to_owned()) && !left.contains(&"step-000004".to_owned()));
     assert!(before >= 2);
     // With room again it ends as it should.
-    assert!(command(&config, &path).status().unwrap().success());
+    assert!(run_command(&config, &path).status().unwrap().success());
     assert!(config.out.join("model/model.safetensors").is_file());
 }
 
@@ -244,13 +247,19 @@ fn fit<M: CausalLm>(
     let stop = StopFlag::default();
     learner.fit(
         &mut Numbered,
-        Surroundings { held_out, grader: None, observer, stop: &stop, checkpoints },
+        FitOptions {
+            held_out,
+            observer: Some(observer),
+            stop: stop.clone(),
+            checkpoints,
+            ..FitOptions::default()
+        },
     )
 }
 
 /// A metrics file, and from where to where training went back.
 struct Rollbacks {
-    file: MetricsFile,
+    file: MetricsFile<'static>,
     seen: Vec<(usize, usize)>,
 }
 
@@ -327,11 +336,11 @@ fn a_step_without_a_number_stops_is_skipped_or_rolled_back() {
     }
     let stop = StopFlag::default();
     let mut observer = ();
-    let surroundings = Surroundings {
+    let surroundings = FitOptions {
         held_out: &[],
         grader: None,
-        observer: &mut observer,
-        stop: &stop,
+        observer: Some(&mut observer),
+        stop: stop.clone(),
         checkpoints: None,
     };
     let error = nothing.fit(&mut Always, surroundings).unwrap_err();
@@ -377,11 +386,12 @@ fn training_ends_early_and_with_its_best_weights() {
     assert!(outcome.stopped_early && !outcome.stopped && outcome.step < 60);
     let losses: Vec<f64> = seen.0.iter().map(|report| report.sources[0].loss).collect();
     let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    let best = Best { step: 1 + losses.iter().position(|l| *l == lowest).unwrap(), loss: lowest };
+    let best =
+        BestStep { step: 1 + losses.iter().position(|l| *l == lowest).unwrap(), loss: lowest };
     assert_eq!(outcome.best, Some(best));
     assert_eq!(outcome.step, best.step + 3);
     // The weights are those of the best step.
-    let report = learner.evaluate(&held_out, &mut ()).unwrap();
+    let report = learner.evaluate(&held_out, &Context::default()).unwrap();
     assert_eq!(report.sources[0].loss, lowest);
     let mut kept: Vec<String> = std::fs::read_dir(folder.path())
         .unwrap()
@@ -393,13 +403,13 @@ fn training_ends_early_and_with_its_best_weights() {
 
     // Taken up half way, it comes to the same end.
     let mut resumed = start();
-    store.restore(best.step, &mut resumed).unwrap();
+    resumed.restore(&store, best.step).unwrap();
     let again = fit(&mut resumed, &held_out, Some(&store), &mut ()).unwrap();
     assert_eq!((again.step, again.best), (outcome.step, outcome.best));
     assert!(named_tensors(resumed.model()).unwrap() == named_tensors(learner.model()).unwrap());
     // Where it had ended already, it does not go on.
     let mut ended = start();
-    store.resume(&mut ended).unwrap();
+    ended.resume(&store).unwrap();
     assert_eq!(ended.step(), outcome.step);
     let again = fit(&mut ended, &held_out, Some(&store), &mut ()).unwrap();
     assert_eq!((again.step, again.stopped_early), (outcome.step, true));
@@ -407,7 +417,7 @@ fn training_ends_early_and_with_its_best_weights() {
     // A best step whose checkpoint is gone is forgotten, and training goes on to a new one.
     std::fs::remove_dir_all(folder.path().join(name(best.step))).unwrap();
     let mut without = start();
-    store.resume(&mut without).unwrap();
+    without.resume(&store).unwrap();
     let on = fit(&mut without, &held_out, Some(&store), &mut ()).unwrap();
     assert!(on.step > outcome.step && on.best.unwrap().step > outcome.step);
 }
@@ -421,7 +431,7 @@ fn a_run_ends_early_by_its_settings() {
     config.train.keep_best = true;
     config.train.evaluate_every = 1;
     let summary: Summary =
-        mixdistill::recipe::run(&config, RunMode::New, &StopFlag::default(), &mut |_| {}).unwrap();
+        mixdistill::recipe::run(&config, RunMode::New, &Context::default()).unwrap();
     assert!(summary.outcome.stopped_early && summary.outcome.step < 40);
     assert!(config.out.join("model/model.safetensors").is_file());
 }

@@ -3,12 +3,11 @@
 
 mod common;
 
-use common::{program, toy_run};
+use common::{command, toy_run};
+use mixdistill::context::Context;
 use mixdistill::ops::Distillation;
-use mixdistill::recipe::{RunConfig, RunMode, Summary, TeacherConfig, run};
-use mixdistill::train::StopFlag;
+use mixdistill::recipe::{LogitTeacherConfig, RunConfig, RunMode, Summary, run};
 use std::path::Path;
-use std::process::Command;
 
 fn small(out: &Path) -> RunConfig {
     let mut config = toy_run(out);
@@ -20,7 +19,7 @@ fn small(out: &Path) -> RunConfig {
 }
 
 fn quiet(config: &RunConfig) -> mixdistill::Result<Summary> {
-    run(config, RunMode::New, &StopFlag::default(), &mut |_| {})
+    run(config, RunMode::New, &Context::default())
 }
 
 fn path(path: &Path) -> String {
@@ -37,7 +36,7 @@ fn teacher(folder: &Path) -> String {
 }
 
 fn teacher_logits(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(program("teacher_logits")).args(arguments).output().unwrap();
+    let output = command("logits").args(arguments).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
@@ -69,7 +68,7 @@ fn a_run_learns_the_same_from_a_teacher_in_files_as_from_the_model() {
     quiet(&config).unwrap();
     let taught = |name: &str, path: &str| {
         let mut config = small(&folder.path().join(name));
-        config.set_teacher(TeacherConfig { path: path.into(), top_k: 8 });
+        config.set_teacher(LogitTeacherConfig { path: path.into(), top_k: 8 });
         quiet(&config).unwrap();
         config
     };
@@ -80,8 +79,8 @@ fn a_run_learns_the_same_from_a_teacher_in_files_as_from_the_model() {
 
     // The flags of the program come to the same.
     let out = path(&folder.path().join("flags"));
-    let status = Command::new(program("train_mix"))
-        .args(["--config", &settings, "--teacher", &logits, "--out", &out])
+    let status = command("train")
+        .args(["--config", &settings, "--set", &format!("teacher.path={logits}"), "--out", &out])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .status()
@@ -108,7 +107,7 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
         quiet(&config).expect_err("it does not fit").to_string()
     };
     let set = |config: &mut RunConfig, path: &str| {
-        config.set_teacher(TeacherConfig { path: path.into(), top_k: 8 });
+        config.set_teacher(LogitTeacherConfig { path: path.into(), top_k: 8 });
     };
     let error = refused(&|config| {
         config.train.objective.distillation = Some(Distillation::default());
@@ -131,8 +130,8 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
     let before = weights(&old);
     for top_k in [0, 100_000] {
         let mut config = old.clone();
-        config.set_teacher(TeacherConfig { path: model.clone(), top_k });
-        let error = run(&config, RunMode::Overwrite, &StopFlag::default(), &mut |_| {});
+        config.set_teacher(LogitTeacherConfig { path: model.clone(), top_k });
+        let error = run(&config, RunMode::Overwrite, &Context::default());
         assert!(error.unwrap_err().to_string().contains("top_k"));
     }
     assert!(weights(&old) == before && old.out.join("summary.json").is_file());

@@ -5,15 +5,16 @@ mod common;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use common::{devices, relative_error, rows, tiny};
-use mixdistill::data::{Batch, Layout, Packing, Row, RowStream};
+use mixdistill::context::{Context, Event, Observer, StopFlag};
+use mixdistill::data::{Batch, BatchLayout, Packing, Row, RowStream};
 use mixdistill::model::{
     Architecture, CausalLm, DecoderConfig, DecoderLm, HostTensor, LoraConfig, StepOptions,
     named_tensors,
 };
 use mixdistill::train::{
-    CheckpointStore, Event, HeldOut, Learner, Metric, MetricsFile, Observer, Reached,
-    StepGradients, StopFlag, Surroundings, TrainConfig, global_norm, held_out_losses,
-    named_gradients, read_metrics, step_gradients, step_gradients_with,
+    CheckpointStore, FitOptions, HeldOut, Learner, Metric, MetricsFile, ResumePoint, StepGradients,
+    TrainConfig, global_norm, held_out_losses, named_gradients, read_metrics, step_gradients,
+    step_gradients_with,
 };
 use mixdistill::{Error, Result};
 use std::collections::BTreeMap;
@@ -59,9 +60,13 @@ fn fit(
     store: Option<&CheckpointStore>,
     observer: &mut dyn Observer,
     stop: &StopFlag,
-) -> Result<mixdistill::train::Outcome> {
-    let surroundings =
-        Surroundings { held_out: &[], grader: None, observer, stop, checkpoints: store };
+) -> Result<mixdistill::context::Outcome> {
+    let surroundings = FitOptions {
+        observer: Some(observer),
+        stop: stop.clone(),
+        checkpoints: store,
+        ..FitOptions::default()
+    };
     learner.fit(&mut Rows(unequal()), surroundings)
 }
 
@@ -71,15 +76,17 @@ fn any_split_into_micro_batches_gives_the_same_loss_and_gradients() {
         let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
         let rows = unequal();
         let whole =
-            step_gradients(&model, &Layout::rows(8, 1, Packing::Off).batches(&rows)).unwrap();
+            step_gradients(&model, &BatchLayout::rows(8, 1, Packing::Off).batches(&rows)).unwrap();
         assert_eq!(whole.trained, 9 + 1 + 8 + 18 + 1 + 1 + 2 + 6);
         let expected = named_gradients(&model, &whole.gradients).unwrap();
         assert!(expected.len() > 20);
         let mut worst = 0f64;
         for per_batch in [1, 2, 3, 5, 7] {
-            let parts =
-                step_gradients(&model, &Layout::rows(per_batch, 4, Packing::Off).batches(&rows))
-                    .unwrap();
+            let parts = step_gradients(
+                &model,
+                &BatchLayout::rows(per_batch, 4, Packing::Off).batches(&rows),
+            )
+            .unwrap();
             assert!((parts.loss / whole.loss - 1.0).abs() < 1e-6, "{per_batch} rows a batch");
             for (name, gradient) in named_gradients(&model, &parts.gradients).unwrap() {
                 let error = relative_error(&gradient.values, &expected[&name].values);
@@ -137,14 +144,14 @@ fn packing_changes_no_loss_and_no_gradient() {
         let model = tiny(Architecture::Qwen3).init(1, &device.autodiff()).unwrap();
         let rows = unequal();
         let alone =
-            step_gradients(&model, &Layout::rows(1, 1, Packing::Off).batches(&rows)).unwrap();
+            step_gradients(&model, &BatchLayout::rows(1, 1, Packing::Off).batches(&rows)).unwrap();
         let expected = named_gradients(&model, &alone.gradients).unwrap();
         let mut worst = 0f64;
-        let by_rows = |per_batch, multiple| Layout::rows(per_batch, multiple, Packing::On);
-        let by_tokens = |budget, multiple, packing| Layout {
+        let by_rows = |per_batch, multiple| BatchLayout::rows(per_batch, multiple, Packing::On);
+        let by_tokens = |budget, multiple, packing| BatchLayout {
             tokens_per_batch: Some(budget),
             bucket: true,
-            ..Layout::rows(1, multiple, packing)
+            ..BatchLayout::rows(1, multiple, packing)
         };
         let layouts = [
             by_rows(8, 1),
@@ -191,7 +198,7 @@ fn activation_checkpointing_changes_no_loss_and_no_gradient() {
             learner.train_step(&unequal(), 9).unwrap();
             for model in [whole, learner.into_model()] {
                 for packing in [Packing::Off, Packing::On] {
-                    let batches = Layout::rows(3, 4, packing).batches(&unequal());
+                    let batches = BatchLayout::rows(3, 4, packing).batches(&unequal());
                     let kept = step_gradients(&model, &batches).unwrap();
                     let expected = named_gradients(&model, &kept.gradients).unwrap();
                     let again = checkpointed(&model, &batches);
@@ -217,7 +224,7 @@ fn activation_checkpointing_changes_no_loss_and_no_gradient() {
 fn gradients_equal_finite_differences() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Layout::rows(4, 1, Packing::Off).batches(&unequal());
+    let batches = BatchLayout::rows(4, 1, Packing::Off).batches(&unequal());
     let step = step_gradients(&model, &batches).unwrap();
     let gradients = named_gradients(&model, &step.gradients).unwrap();
     let loss_with = |name: &str, index: usize, change: f32| -> f64 {
@@ -280,7 +287,7 @@ fn the_same_seed_gives_the_same_bits() {
 fn the_gradient_is_clipped_by_its_global_norm() {
     let device = devices()[0].clone().autodiff();
     let model = tiny(Architecture::Llama).init(1, &device).unwrap();
-    let batches = Layout::rows(8, 1, Packing::Off).batches(&unequal());
+    let batches = BatchLayout::rows(8, 1, Packing::Off).batches(&unequal());
     let step = step_gradients(&model, &batches).unwrap();
     let named = named_gradients(&model, &step.gradients).unwrap();
     let squares = named.values().flat_map(|t| &t.values).map(|x| f64::from(*x).powi(2));
@@ -341,10 +348,10 @@ fn held_out_losses_are_each_sources_own_and_change_nothing() {
         HeldOut { name: "none".into(), rows: vec![] },
     ];
     let before = named_tensors(&model).unwrap();
-    let losses = held_out_losses(&model, &held_out, &config(1), &mut |_| Ok(())).unwrap();
+    let losses = held_out_losses(&model, &held_out, &config(1), &Context::default()).unwrap();
     assert_eq!(losses.len(), 2, "a source without rows has no loss");
     for (source, loss) in held_out.iter().zip(&losses) {
-        let batch = Layout::rows(100, 1, Packing::Off).batches(&source.rows);
+        let batch = BatchLayout::rows(100, 1, Packing::Off).batches(&source.rows);
         let expected = step_gradients(&model, &batch).unwrap();
         assert_eq!((loss.rows, loss.trained_tokens), (source.rows.len(), expected.trained));
         assert!((loss.loss / expected.loss - 1.0).abs() < 1e-6);
@@ -382,7 +389,7 @@ fn a_stopped_and_resumed_run_ends_in_the_same_bits() {
         let outcome = outcome.unwrap();
         assert!(outcome.stopped && outcome.step == stop_after);
         let mut resumed = learner(7);
-        store.resume(&mut resumed).unwrap();
+        resumed.resume(&store).unwrap();
         assert_eq!(resumed.step(), stop_after);
         let outcome = fit(&mut resumed, Some(&store), &mut (), &StopFlag::default()).unwrap();
         assert!(!outcome.stopped && outcome.step == 7);
@@ -391,16 +398,52 @@ fn a_stopped_and_resumed_run_ends_in_the_same_bits() {
 }
 
 #[test]
+fn an_optimizer_of_burn_does_what_ours_does_and_resumes_in_the_same_bits() {
+    let burns = || burn::optim::AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
+    // Each model is a new one for Burn, with other identities of its parameters.
+    let start = || {
+        let model = tiny(Architecture::Llama).init(1, &devices()[0].clone().autodiff()).unwrap();
+        Learner::with_optimizer(model, config(7), Box::new(burns())).unwrap()
+    };
+    let mut straight = start();
+    fit(&mut straight, None, &mut (), &StopFlag::default()).unwrap();
+    let expected = named_tensors(straight.model()).unwrap();
+    let mut ours = learner(7);
+    fit(&mut ours, None, &mut (), &StopFlag::default()).unwrap();
+    let mut largest = 0f32;
+    for (name, tensor) in named_tensors(ours.model()).unwrap() {
+        for (a, b) in tensor.values.iter().zip(&expected[&name].values) {
+            largest = largest.max((a - b).abs());
+        }
+    }
+    println!("Burn's AdamW and ours: largest difference of a weight {largest:.1e}");
+    assert!(largest < 1e-4, "{largest}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({}));
+    let stop = StopFlag::default();
+    fit(&mut start(), Some(&store), &mut StopAfter(3, &stop), &stop).unwrap();
+    assert!(folder.path().join("step-000003/optimizer.bpk").is_file());
+    let mut resumed = start();
+    resumed.resume(&store).unwrap();
+    fit(&mut resumed, Some(&store), &mut (), &StopFlag::default()).unwrap();
+    assert!(named_tensors(resumed.model()).unwrap() == expected);
+    // Another optimizer's checkpoint is refused.
+    let error = learner(7).resume(&store).unwrap_err().to_string();
+    assert!(error.contains("optimizer.safetensors"), "{error}");
+}
+
+#[test]
 fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
     let folder = tempfile::tempdir().unwrap();
     let store =
         CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.1, "data": "x"}));
     let mut training = learner(5);
-    let empty = store.resume(&mut training).unwrap_err().to_string();
+    let empty = training.resume(&store).unwrap_err().to_string();
     assert!(empty.contains("there is no checkpoint"), "{empty}");
     for _ in 0..4 {
         training.train_step(&unequal(), 5).unwrap();
-        store.save(&training).unwrap();
+        training.save(&store).unwrap();
     }
     let names = || {
         let mut names: Vec<_> = std::fs::read_dir(folder.path())
@@ -414,7 +457,7 @@ fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
 
     let other =
         CheckpointStore::new(folder.path(), 2, serde_json::json!({"rate": 0.2, "data": "x"}));
-    let error = other.resume(&mut learner(5)).unwrap_err().to_string();
+    let error = learner(5).resume(&other).unwrap_err().to_string();
     assert!(error.contains("rate was 0.1, is 0.2") && !error.contains("data was"), "{error}");
 
     // A flipped bit in the newest: it is named, and the one before is used.
@@ -424,12 +467,12 @@ fn checkpoints_are_kept_verified_and_belong_to_their_settings() {
     bytes[middle] ^= 1;
     std::fs::write(&damaged, bytes).unwrap();
     let mut resumed = learner(5);
-    let (path, skipped) = store.resume(&mut resumed).unwrap();
+    let (path, skipped) = resumed.resume(&store).unwrap();
     assert!(path.ends_with("step-000003") && resumed.step() == 3);
     assert!(skipped.len() == 1 && skipped[0].contains("optimizer.safetensors is damaged"));
     assert_eq!(names(), ["damaged-step-000004", "step-000003"]);
     let one = CheckpointStore::new(folder.path(), 1, serde_json::json!({"rate": 0.1, "data": "x"}));
-    one.save(&resumed).unwrap();
+    resumed.save(&one).unwrap();
     assert_eq!(names(), ["damaged-step-000004", "step-000003"], "the new one is what is kept");
 }
 
@@ -458,15 +501,10 @@ fn a_loss_or_gradient_that_is_not_finite_stops_the_run_and_names_everything() {
         let mut learner = Learner::new(Broken { inner, factor }, config(3)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(folder.path(), 2, serde_json::Value::Null);
-        store.save(&learner).unwrap();
+        learner.save(&store).unwrap();
         let stop = StopFlag::default();
-        let surroundings = Surroundings {
-            held_out: &[],
-            grader: None,
-            observer: &mut (),
-            stop: &stop,
-            checkpoints: Some(&store),
-        };
+        let surroundings =
+            FitOptions { stop: stop.clone(), checkpoints: Some(&store), ..FitOptions::default() };
         let error = learner.fit(&mut Rows(unequal()), surroundings).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::NotFinite { step: 1, .. }));
@@ -533,7 +571,7 @@ fn metrics_of_a_resumed_run_have_each_step_once() {
     let bytes = [text.as_bytes(), b"\xc3"].concat();
     std::fs::write(&path, bytes).unwrap();
     assert!(MetricsFile::create(&path).is_err(), "an existing file is not overwritten");
-    drop(MetricsFile::resume(&path, Reached { step: 3, evaluation_due: false }).unwrap());
+    drop(MetricsFile::resume(&path, ResumePoint { step: 3, evaluation_due: false }).unwrap());
     let steps: Vec<usize> = read_metrics(&path)
         .unwrap()
         .iter()

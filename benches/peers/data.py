@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The data path with Hugging Face datasets: encode both answers of each problem with the model's
-chat template, choose one for each problem, pack. Memory is that of the largest process. Prints one line of JSON like examples/bench_data.rs.
+chat template, choose one for each problem, pack. Memory is that of the largest process. Prints one line of JSON like benches/bench_data.rs.
 
 usage: data.py --long L.jsonl --short S.jsonl --model DIR [--processes N]
 needs: transformers, datasets

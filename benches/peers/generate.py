@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times greedy generation in transformers; prints one line of JSON like examples/bench_generate.rs.
+"""Times greedy generation in transformers; prints one line of JSON like benches/bench_generate.rs.
 
 usage: generate.py --model DIR [--batch N] [--prompt N] [--new N] [--threads N]
 needs: torch, transformers

@@ -12,7 +12,8 @@
 //!          0 + 0 + 1 = 1. That makes 15. Check: 15 - 6 = 9. Good. Now we take away 5. [...]
 //! ```
 
-use super::record::CotRecord;
+use super::mixing::Source;
+use super::reading::record::CotRecord;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -133,9 +134,20 @@ impl ArithCorpus {
     }
 }
 
+/// The long and the short solutions to the same problems, as sources `long` and `short`.
+pub fn sources(problems: &[ArithProblem]) -> Vec<Source> {
+    let records = |record: fn(&ArithProblem, usize) -> CotRecord| {
+        problems.iter().enumerate().map(|(id, problem)| record(problem, id)).collect()
+    };
+    vec![
+        Source::new("long", records(ArithProblem::long_record)),
+        Source::new("short", records(ArithProblem::short_record)),
+    ]
+}
+
 /// Texts with all words that the corpus uses, for [`TextTokenizer::builtin`].
 ///
-/// [`TextTokenizer::builtin`]: super::tokenizer::TextTokenizer::builtin
+/// [`TextTokenizer::builtin`]: super::chat::tokenizer::TextTokenizer::builtin
 pub fn vocabulary() -> Vec<String> {
     let mut texts: Vec<String> = NAMES
         .iter()

@@ -1,11 +1,13 @@
 //! Answers that another program has made, read and graded.
 
 use super::benchmark::{Benchmark, BenchmarkProblem};
-use super::evaluate::Judged;
-use crate::data::asked::{NamedColumns, RowFault};
-use crate::data::left_out::{Limit, Tally, Unusable};
-use crate::data::rows::{FileColumn, RowAt, RowSink, Unit, read_rows};
-use crate::data::{ColumnMap, LeftOut, described, normalized, quoted, value_at};
+use super::evaluate::GradedAnswer;
+use crate::data::reading::asked::{NamedColumns, RowFault};
+use crate::data::reading::left_out::{Limit, Tally, Unusable};
+use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
+use crate::data::reading::rows::{RowSink, read_rows};
+use crate::data::reading::{described, quoted, value_at};
+use crate::data::{ColumnMap, LeftOut, normalized};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -25,7 +27,7 @@ pub struct AnswerOptions {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GradedAnswers {
     /// The answers, in the file's order.
-    pub answers: Vec<Judged>,
+    pub answers: Vec<GradedAnswer>,
     /// Answers to rows of the benchmark that are left out, since they have no usable reference.
     pub without_reference: usize,
     /// Rows that lm-evaluation-harness has written for other filters of the same answers.
@@ -119,7 +121,7 @@ struct AnswerRows<'a> {
     /// The filter of lm-evaluation-harness whose rows are taken.
     filter: Option<String>,
     samples: Vec<usize>,
-    answers: Vec<Judged>,
+    answers: Vec<GradedAnswer>,
     without_reference: usize,
     other_filters: usize,
     tally: Tally,
@@ -252,7 +254,7 @@ impl<'a> AnswerRows<'a> {
                 quoted(TEXTS.into_iter())
             );
             let at = RowAt { path: &self.path, number: first.number, unit: self.unit };
-            return Err(at.error(what, hint));
+            return Err(at.error(what, hint).with_key("columns.solution"));
         };
         self.column = Some(column);
         held.into_iter().try_for_each(|row| self.take(row))
@@ -284,9 +286,9 @@ impl<'a> AnswerRows<'a> {
                 let problem = &self.benchmark.problems[place];
                 for text in row.texts {
                     let opened = self.options.reasoning_opened;
-                    let answer = Judged::of(problem, self.samples[place], text, opened);
+                    let answer = GradedAnswer::of(problem, self.samples[place], text, opened);
                     let (tokens, hit_limit) = (row.tokens, row.hit_limit);
-                    self.answers.push(Judged { tokens, hit_limit, ..answer });
+                    self.answers.push(GradedAnswer { tokens, hit_limit, ..answer });
                     self.samples[place] += 1;
                 }
             }

@@ -15,17 +15,13 @@
 //! | ARC | `question`, `choices`, lists of texts and labels | `answerKey` |
 //! | MedQA | `question`, `options`, an object of letters | `answer`, the text of an option |
 
-use super::benchmark_rows::BenchmarkRows;
-use super::grade::Question;
 pub use super::math::AnswerKind;
 use super::math::same_answer;
-use crate::data::problem_text::plain_text;
-use crate::data::rows::read_rows;
-use crate::data::{ColumnMap, LeftOut};
-use crate::error::Result;
+use super::question::Question;
+use crate::data::LeftOut;
+use crate::data::reading::problem_text::plain_text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::Path;
 
 /// What a model is asked beside the problem, so that its answer can be found.
 pub const INSTRUCTION: &str =
@@ -87,28 +83,6 @@ pub struct Benchmark {
 }
 
 impl Benchmark {
-    /// Reads a file of problems: JSONL, a JSON array or (feature `parquet`) Parquet.
-    ///
-    /// # Errors
-    /// As [`Benchmark::read_with`].
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::read_with(path, &ColumnMap::default())
-    }
-
-    /// Reads a file of problems whose columns are named: `problem`, `answer`, `id`, `context` and
-    /// `options`; a `solution` is where the answer's box is looked for.
-    ///
-    /// # Errors
-    /// [`Error::Io`](crate::Error::Io); [`Error::Data`](crate::Error::Data) where more rows than
-    /// [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows cannot be used (no problem, an answer that is
-    /// none of the options), two have the same id, or none has an answer;
-    /// [`Error::Config`](crate::Error::Config) for a key that benchmarks do not have.
-    pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
-        let mut rows = BenchmarkRows::new(path, columns)?;
-        let read = read_rows(path, &mut rows)?;
-        read.explain(path, rows.finish())
-    }
-
     /// Rows of the file, those that are left out included.
     pub fn rows(&self) -> usize {
         self.problems.len() + self.skipped.len()

@@ -3,21 +3,46 @@
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
 use super::math::final_answer;
 use crate::data::ColumnMap;
-use crate::data::asked::{NamedColumns, RowFault, RowFields};
-use crate::data::left_out::{Limit, Tally, Unusable};
-use crate::data::problem_text::{Options, plain_text};
-use crate::data::rows::{FileColumn, RowAt, RowSink, Unit};
+use crate::data::reading::asked::{NamedColumns, RowFault, RowFields};
+use crate::data::reading::left_out::{Limit, Tally, Unusable};
+use crate::data::reading::problem_text::{Options, plain_text};
+use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
+use crate::data::reading::rows::{RowSink, read_rows};
 use crate::error::{Error, Place, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;
+
+impl Benchmark {
+    /// Reads a file of problems: JSONL, a JSON array or (feature `parquet`) Parquet.
+    ///
+    /// # Errors
+    /// As [`Benchmark::read_with`].
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::read_with(path, &ColumnMap::default())
+    }
+
+    /// Reads a file of problems whose columns are named: `problem`, `answer`, `id`, `context` and
+    /// `options`; a `solution` is where the answer's box is looked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] where more rows than
+    /// [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows cannot be used (no problem, an answer that is
+    /// none of the options), two have the same id, or none has an answer; [`Error::Config`] for a key
+    /// that benchmarks do not have.
+    pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
+        let mut rows = BenchmarkRows::new(path, columns)?;
+        let read = read_rows(path, &mut rows)?;
+        read.explain(path, rows.finish())
+    }
+}
 
 const HINT: &str = "A row has a problem (problem, question, input) and an answer (answer, target, \
                     final_answer, expected_answer, solution); of a list of options it is a letter, \
                     the text of one option, or its place counted from 0. Other columns can be named";
 
 /// Takes the rows of a benchmark in their order.
-pub(super) struct BenchmarkRows<'a> {
+struct BenchmarkRows<'a> {
     path: &'a Path,
     columns: &'a ColumnMap,
     benchmark: Benchmark,
@@ -76,7 +101,7 @@ impl RowSink for BenchmarkRows<'_> {
 }
 
 impl<'a> BenchmarkRows<'a> {
-    pub(super) fn new(path: &'a Path, columns: &'a ColumnMap) -> Result<Self> {
+    fn new(path: &'a Path, columns: &'a ColumnMap) -> Result<Self> {
         let keys =
             ["problem", "answer", "solution", "id", "context", "options", "system", "messages"];
         columns.check_keys("benchmarks", &keys)?;
@@ -93,7 +118,7 @@ impl<'a> BenchmarkRows<'a> {
         self.benchmark.skipped.push(row);
     }
 
-    pub(super) fn finish(self) -> Result<Benchmark> {
+    fn finish(self) -> Result<Benchmark> {
         let Self { path, mut benchmark, named, tally, rows, .. } = self;
         benchmark.left_out = tally.finish(path, rows, Limit::USUAL)?;
         named.check(path)?;

@@ -4,14 +4,17 @@
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
 use super::grade::opens_reasoning;
 use super::math::same_answer;
-use crate::data::{Prompt, PromptTemplate, TextTokenizer};
+use crate::context::{Context, Task};
+use crate::data::Prompt;
 use crate::error::{Error, Place, Result};
-use crate::files::write_whole;
-use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, Generation};
+use crate::files::JsonlLog;
+use crate::model::{
+    EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TextInterface,
+    TokenObserver,
+};
+use crate::settings::{Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -30,6 +33,12 @@ pub struct EvaluateConfig {
     pub generate: GenerateConfig,
 }
 
+impl Settings for EvaluateConfig {
+    fn defaults(_given: &toml::Table) -> Result<toml::Table> {
+        table_of(&Self::default())
+    }
+}
+
 impl EvaluateConfig {
     /// Checks the settings.
     ///
@@ -39,7 +48,7 @@ impl EvaluateConfig {
         self.generate.validate()?;
         if self.samples > 1 && self.generate.temperature == 0.0 {
             return Err(Error::config(
-                "evaluate.samples",
+                "samples",
                 format!("{} greedy answers to a problem are all the same", self.samples),
                 "Set a temperature, or ask once",
             ));
@@ -48,20 +57,9 @@ impl EvaluateConfig {
     }
 }
 
-/// What a model answers with.
-#[derive(Clone, Copy)]
-pub struct Answering<'a> {
-    /// Its tokenizer.
-    pub tokenizer: &'a TextTokenizer,
-    /// The layout of prompts.
-    pub template: &'a dyn PromptTemplate,
-    /// Tokens that end an answer.
-    pub end_tokens: &'a [u32],
-}
-
 /// One graded answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct GradedAnswer {
     /// The problem's name in its benchmark.
     pub id: String,
     /// The problem.
@@ -90,7 +88,7 @@ pub struct Judged {
     pub seconds: f64,
 }
 
-impl Judged {
+impl GradedAnswer {
     /// Grades a text; `reasoning_opened` says that the prompt had opened its reasoning.
     pub fn of(
         problem: &BenchmarkProblem,
@@ -118,100 +116,139 @@ impl Judged {
 }
 
 /// Lets a model answer a benchmark; answers are appended to `store` batch by batch, and those that it
-/// holds already are not asked again. The result is in the order of problems and samples; `None`
-/// where `progress`, which is called with the answers there are so far, broke it off. A problem that
-/// leaves the model no position for an answer has an empty one, at the length limit.
+/// holds already are not asked again. The result is in the order of problems and samples. A problem
+/// that leaves the model no position for an answer has an empty one, at the length limit.
 ///
 /// # Errors
-/// [`Error::Config`] for several samples without a temperature; [`Error::Io`]; [`Error::Data`] where
-/// `store` holds something else, which is then left as it is; what generation gives.
+/// [`Error::Stopped`]: what had ended is in `store`; [`Error::Config`] for several samples without a
+/// temperature; [`Error::Io`]; [`Error::Data`] where `store` holds something else, which is then left
+/// as it is; what generation gives.
 pub fn evaluate(
-    model: &DecoderLm,
-    answering: &Answering<'_>,
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
     benchmark: &Benchmark,
     config: &EvaluateConfig,
     store: &Path,
-    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<Vec<Judged>>> {
+    context: &Context<'_>,
+) -> Result<Vec<GradedAnswer>> {
     config.validate()?;
-    let mut answers = stored(store, benchmark, config)?;
-    let (mut missing, mut too_long) = (vec![], vec![]);
-    for (index, sample) in not_answered(benchmark, config, &answers) {
+    let (mut answers, mut store) = stored(store, benchmark, config)?;
+    let missing = not_answered(benchmark, config, &answers);
+    let mut progress = context.resumed_task(
+        Task::Answer,
+        (answers.len() + missing.len()) as u64,
+        answers.len() as u64,
+    );
+    let (missing, mut too_long) = prompts(model, text, benchmark, config, missing)?;
+    store.append(&too_long)?;
+    answers.append(&mut too_long);
+    progress.update(answers.len() as u64)?;
+    for batch in missing.chunks(config.generate.batch_size.max(1)) {
+        let before = answers.len();
+        let mut given_up = None;
+        let mut observe = |token: &NewToken<'_>| {
+            progress.add_tokens(1);
+            match progress.update((before + token.finished) as u64) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    given_up = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let mut new = answer_batch(model, text, benchmark, config, batch, &mut observe)?;
+        store.append(&new)?;
+        answers.append(&mut new);
+        if let Some(error) = given_up.or_else(|| context.check().err()) {
+            return Err(match error {
+                Error::Stopped { .. } => {
+                    Error::stopped(format!("{} answers are stored", answers.len()))
+                }
+                error => error,
+            });
+        }
+    }
+    Ok(in_order(answers, benchmark))
+}
+
+/// A prompt that is to be answered.
+struct Asked {
+    /// Number of the problem.
+    index: usize,
+    sample: usize,
+    prompt: Vec<u32>,
+}
+
+impl Asked {
+    /// Each answer has a stream of its own, whatever it is batched with and however many there are to
+    /// a problem.
+    fn number(&self) -> u64 {
+        (self.sample as u64) << 32 | self.index as u64
+    }
+}
+
+/// The prompts that are missing, and answers to those that leave no room for one.
+fn prompts(
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    missing: Vec<(usize, usize)>,
+) -> Result<(Vec<Asked>, Vec<GradedAnswer>)> {
+    let (mut asked, mut too_long) = (vec![], vec![]);
+    for (index, sample) in missing {
         let problem = &benchmark.problems[index];
-        let asked = match (config.instruct, problem.kind) {
+        let body = match (config.instruct, problem.kind) {
             (false, _) => problem.problem.clone(),
             (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
             (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
-        let asked = Prompt { system: problem.system.as_deref(), problem: &asked };
-        let prompt = answering.template.prompt(answering.tokenizer, asked)?;
-        if prompt.len() < model.config().max_position_embeddings {
-            missing.push((index, sample, prompt));
+        let prompt = Prompt { system: problem.system.as_deref(), problem: &body };
+        let prompt = text.template.prompt(text.tokenizer, prompt)?;
+        if prompt.len() < model.limits().context {
+            asked.push(Asked { index, sample, prompt });
         } else {
-            let empty = Judged::of(problem, sample, String::new(), false);
-            too_long.push(Judged { hit_limit: true, ..empty });
+            let empty = GradedAnswer::of(problem, sample, String::new(), false);
+            too_long.push(GradedAnswer { hit_limit: true, ..empty });
         }
     }
     // The longest first: a batch then pads little, and what takes most memory comes first.
-    missing
-        .sort_by_key(|(index, sample, prompt)| (std::cmp::Reverse(prompt.len()), *index, *sample));
-    let mut file = None;
-    let mut append = |new: &[Judged]| -> Result<()> {
-        let failed = |e| Error::io("write", store, e);
-        let mut lines = vec![];
-        for answer in new {
-            serde_json::to_writer(&mut lines, answer).map_err(|e| failed(e.into()))?;
-            lines.push(b'\n');
-        }
-        if file.is_none() && !lines.is_empty() {
-            let opened = OpenOptions::new().append(true).create(true).open(store);
-            file = Some(opened.map_err(|e| Error::io("open", store, e))?);
-        }
-        file.as_mut().map_or(Ok(()), |file| file.write_all(&lines).map_err(failed))
-    };
-    append(&too_long)?;
-    answers.append(&mut too_long);
-    let mut flow = progress(answers.len());
-    for batch in missing.chunks(config.generate.batch_size.max(1)) {
-        if flow.is_break() {
-            return Ok(None);
-        }
-        let start = Instant::now();
-        let before = answers.len();
-        let prompts: Vec<Vec<u32>> = batch.iter().map(|(_, _, prompt)| prompt.clone()).collect();
-        // Each answer has a stream of its own, whatever it is batched with and however many there
-        // are to a problem.
-        let number = |index: usize, sample: usize| (sample as u64) << 32 | index as u64;
-        let numbers: Vec<u64> = batch.iter().map(|(i, sample, _)| number(*i, *sample)).collect();
-        let endings = Endings { tokens: answering.end_tokens, tokenizer: answering.tokenizer };
-        let generated =
-            model.generate_as(&prompts, &numbers, endings, &config.generate, &mut |token| {
-                flow = progress(before + token.finished);
-                flow
-            })?;
-        let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
-        let mut new = vec![];
-        // What had ended before a stop is kept; the rest is asked again.
-        let broken = generated.iter().any(|g| g.end == EndReason::Interrupted);
-        let whole = |g: &Generation| g.end != EndReason::Interrupted;
-        for ((index, sample, prompt), generation) in
-            batch.iter().zip(generated).filter(|(_, generation)| whole(generation))
-        {
-            let text = generation.text(answering.tokenizer)?;
-            let opened = opens_reasoning(answering.tokenizer, prompt)?;
-            let mut answer = Judged::of(&benchmark.problems[*index], *sample, text, opened);
+    asked.sort_by_key(|asked| (std::cmp::Reverse(asked.prompt.len()), asked.index, asked.sample));
+    Ok((asked, too_long))
+}
+
+/// The answers of a batch that came to their end.
+fn answer_batch(
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    batch: &[Asked],
+    observe: &mut TokenObserver<'_>,
+) -> Result<Vec<GradedAnswer>> {
+    let start = Instant::now();
+    let prompts: Vec<Vec<u32>> = batch.iter().map(|asked| asked.prompt.clone()).collect();
+    let numbers: Vec<u64> = batch.iter().map(Asked::number).collect();
+    let conditions = StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer };
+    let generated = model.generate_as(&prompts, &numbers, conditions, &config.generate, observe)?;
+    let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
+    // What had ended before a stop is kept; the rest is asked again.
+    let whole = |generation: &Generation| generation.end != EndReason::Interrupted;
+    batch
+        .iter()
+        .zip(generated)
+        .filter(|(_, generation)| whole(generation))
+        .map(|(asked, generation)| {
+            let answer = generation.text(text.tokenizer)?;
+            let opened = opens_reasoning(text.tokenizer, &asked.prompt)?;
+            let problem = &benchmark.problems[asked.index];
+            let mut answer = GradedAnswer::of(problem, asked.sample, answer, opened);
             answer.tokens = generation.tokens.len();
             answer.hit_limit = generation.hit_limit();
             answer.seconds = seconds;
-            new.push(answer);
-        }
-        append(&new)?;
-        answers.append(&mut new);
-        if broken {
-            return Ok(None);
-        }
-    }
-    Ok(Some(in_order(answers, benchmark)))
+            Ok(answer)
+        })
+        .collect()
 }
 
 /// The answers in a store where it holds all that are asked for; no model is needed then.
@@ -222,8 +259,8 @@ pub fn stored_answers(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
     store: &Path,
-) -> Result<Option<Vec<Judged>>> {
-    let answers = stored(store, benchmark, config)?;
+) -> Result<Option<Vec<GradedAnswer>>> {
+    let (answers, _) = stored(store, benchmark, config)?;
     let whole = not_answered(benchmark, config, &answers).is_empty();
     Ok(whole.then(|| in_order(answers, benchmark)))
 }
@@ -232,7 +269,7 @@ pub fn stored_answers(
 fn not_answered(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
-    answers: &[Judged],
+    answers: &[GradedAnswer],
 ) -> Vec<(usize, usize)> {
     let done: BTreeSet<(&str, usize)> =
         answers.iter().map(|answer| (answer.id.as_str(), answer.sample)).collect();
@@ -246,7 +283,7 @@ fn not_answered(
 }
 
 /// The answers in the order of problems and samples.
-fn in_order(mut answers: Vec<Judged>, benchmark: &Benchmark) -> Vec<Judged> {
+fn in_order(mut answers: Vec<GradedAnswer>, benchmark: &Benchmark) -> Vec<GradedAnswer> {
     let places: HashMap<&str, usize> =
         benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     answers.sort_by_key(|answer| (places.get(answer.id.as_str()).copied(), answer.sample));
@@ -254,27 +291,25 @@ fn in_order(mut answers: Vec<Judged>, benchmark: &Benchmark) -> Vec<Judged> {
 }
 
 /// The answers in a file that an earlier process has begun, graded anew, of the problems and samples
-/// that are asked for. A line that was cut off is removed, where all others are answers.
-fn stored(store: &Path, benchmark: &Benchmark, config: &EvaluateConfig) -> Result<Vec<Judged>> {
-    let bytes = match std::fs::read(store) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Error::io("read", store, e)),
-    };
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+/// that are asked for, and the file to go on with. A line that was cut off is removed, where all others
+/// are answers.
+fn stored(
+    store: &Path,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+) -> Result<(Vec<GradedAnswer>, JsonlLog)> {
     let places: HashMap<&str, usize> =
         benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let (samples, limit) = (config.samples.max(1), config.limit.unwrap_or(usize::MAX));
     let mut answers = vec![];
     let mut seen = BTreeSet::new();
-    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate();
-    for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
+    let mut log = JsonlLog::open(store, &mut |line| {
         let failed = |what: String| {
             let hint = "Name another directory, or remove this file to ask again";
-            Error::data(Place::line(store, index + 1), what, hint)
+            Error::data(Place::line(store, line.number), what, hint)
         };
-        let old: Judged = serde_json::from_slice(line)
-            .map_err(|e| failed(format!("it is no answer that was stored: {e}")))?;
+        let old: GradedAnswer =
+            line.parse().map_err(|e| failed(format!("it is no answer that was stored: {e}")))?;
         let place = places.get(old.id.as_str()).copied().filter(|place| {
             let problem = &benchmark.problems[*place];
             problem.reference == old.reference && problem.problem == old.problem
@@ -287,18 +322,51 @@ fn stored(store: &Path, benchmark: &Benchmark, config: &EvaluateConfig) -> Resul
         }
         if old.sample < samples && place < limit {
             let problem = &benchmark.problems[place];
-            let new = Judged::of(problem, old.sample, old.text.clone(), old.reasoning_opened);
-            answers.push(Judged { stated: new.stated, correct: new.correct, ..old });
+            let new = GradedAnswer::of(problem, old.sample, old.text.clone(), old.reasoning_opened);
+            answers.push(GradedAnswer { stated: new.stated, correct: new.correct, ..old });
         }
+        Ok(())
+    })?;
+    log.refuse_without_whole_line()?;
+    log.cut_torn()?;
+    Ok((answers, log))
+}
+
+/// A model that is loaded where it is needed, and then once.
+pub(crate) struct LazyModel<'a, M> {
+    load: &'a mut dyn FnMut() -> Result<M>,
+    model: Option<M>,
+}
+
+impl<'a, M> LazyModel<'a, M> {
+    /// The model that `load` gives.
+    pub(crate) fn new(load: &'a mut dyn FnMut() -> Result<M>) -> Self {
+        Self { load, model: None }
     }
-    if whole < bytes.len() {
-        if whole == 0 {
-            let hint = "If it is of an evaluation that was killed at its beginning, remove it";
-            return Err(Error::data(Place::file(store), "it holds no whole line", hint));
-        }
-        write_whole(store, |file| {
-            file.write_all(&bytes[..whole]).map_err(|e| Error::io("write", store, e))
-        })?;
+
+    fn get(&mut self) -> Result<&M> {
+        let model = match self.model.take() {
+            Some(model) => model,
+            None => (self.load)()?,
+        };
+        Ok(self.model.insert(model))
     }
-    Ok(answers)
+}
+
+/// As [`evaluate`], with a model that is loaded where an answer is missing.
+///
+/// # Errors
+/// As [`evaluate`]; what loading gives.
+pub(crate) fn evaluate_lazily<M: Generate>(
+    model: &mut LazyModel<'_, M>,
+    text: &TextInterface<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    store: &Path,
+    context: &Context<'_>,
+) -> Result<Vec<GradedAnswer>> {
+    match stored_answers(benchmark, config, store)? {
+        Some(answers) => Ok(answers),
+        None => evaluate(model.get()?, text, benchmark, config, store, context),
+    }
 }

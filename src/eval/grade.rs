@@ -1,34 +1,15 @@
 //! Asking a model questions and counting its right answers.
 
-use super::benchmark::AnswerKind;
-use super::evaluate::Answering;
 use super::interval::wilson;
-use super::math::same_answer;
-use crate::data::reasoning::ends_in_reasoning;
+use super::math::{AnswerKind, same_answer};
+use super::question::Question;
+use crate::context::{Accuracy, Context, Task};
+use crate::data::chat::reasoning::ends_in_reasoning;
 use crate::data::{Prompt, TextTokenizer};
 use crate::error::Result;
-use crate::model::{DecoderLm, Endings, GenerateConfig};
+use crate::model::{Generate, GenerateConfig, StopConditions, TextInterface};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-
-/// A problem and its reference answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
-    /// The system's text, where the problem comes with one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system: Option<String>,
-    /// The problem.
-    pub problem: String,
-    /// The reference answer, as [`final_answer`](super::final_answer) gives it.
-    pub reference: String,
-}
-
-impl Question {
-    /// What a model is asked.
-    pub fn prompt(&self) -> Prompt<'_> {
-        Prompt { system: self.system.as_deref(), problem: &self.problem }
-    }
-}
 
 /// Whether a prompt ends within reasoning that it has opened, so that an answer begins there.
 ///
@@ -80,25 +61,6 @@ impl Answer {
     }
 }
 
-/// Right answers, counted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Accuracy {
-    /// Questions.
-    pub questions: usize,
-    /// Right answers.
-    pub correct: usize,
-    /// Share of right answers, 0 to 1.
-    pub accuracy: f64,
-    /// Its 95 % interval (Wilson).
-    pub interval: (f64, f64),
-    /// Mean tokens of an answer.
-    pub mean_tokens: f64,
-    /// Share of answers that the length limit ended.
-    pub hit_limit: f64,
-    /// Share of answers that state no final answer.
-    pub without_answer: f64,
-}
-
 impl Accuracy {
     /// Counts answers.
     pub fn of(answers: &[Answer]) -> Self {
@@ -120,20 +82,17 @@ impl Accuracy {
 /// Lets a model answer questions and grades the answers, which are looked for as `kind` says; an answer
 /// stops at one of the end tokens.
 ///
-/// `progress` is called with the answers finished so far; where it breaks, those that are not
-/// finished end as they are.
-///
 /// # Errors
-/// As [`DecoderLm::generate`]; what template and tokenizer give.
+/// [`Error::Stopped`](crate::Error::Stopped); as [`Generate::generate`]; what template and tokenizer give.
 pub fn ask(
-    model: &DecoderLm,
-    answering: &Answering<'_>,
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
     questions: &[Question],
     kind: AnswerKind,
     config: &GenerateConfig,
-    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
-    let Answering { tokenizer, template, end_tokens } = *answering;
+    let TextInterface { tokenizer, template, end_tokens } = *text;
     let prompts = questions
         .iter()
         .map(|question| template.prompt(tokenizer, question.prompt()))
@@ -142,9 +101,22 @@ pub fn ask(
         .iter()
         .map(|prompt| opens_reasoning(tokenizer, prompt))
         .collect::<Result<Vec<_>>>()?;
-    let endings = Endings { tokens: end_tokens, tokenizer };
-    let answers =
-        model.generate(&prompts, endings, config, &mut |token| progress(token.finished))?;
+    let stop_conditions = StopConditions { tokens: end_tokens, tokenizer };
+    let mut progress = context.task(Task::Answer, questions.len() as u64);
+    let mut given_up = None;
+    let answers = model.generate(&prompts, stop_conditions, config, &mut |token| {
+        progress.add_tokens(1);
+        match progress.update(token.finished as u64) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                given_up = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = given_up {
+        return Err(error);
+    }
     questions
         .iter()
         .zip(answers)

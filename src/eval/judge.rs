@@ -3,12 +3,12 @@
 //! As in the paper, only misses go to the judge: answers that state something and that no rule finds
 //! equal to the reference. Its verdicts are kept apart, so that both shares can be reported.
 
-use super::evaluate::Judged;
+use super::evaluate::GradedAnswer;
+use crate::context::{Context, Task};
 use crate::error::{Error, Place, Result};
+use crate::files::JsonlLog;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 
 /// Says whether an answer is the reference answer.
@@ -19,8 +19,14 @@ pub trait Judge {
     /// Whether `stated` answers `problem` as `reference` does; `None` where the judge does not say.
     ///
     /// # Errors
-    /// Whatever asking it may give.
-    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<Option<bool>>;
+    /// [`Error::Stopped`] where a stop was asked for meanwhile; whatever asking it may give.
+    fn agrees(
+        &mut self,
+        problem: &str,
+        reference: &str,
+        stated: &str,
+        context: &Context<'_>,
+    ) -> Result<Option<bool>>;
 }
 
 /// What a judge is asked; it answers with yes or no.
@@ -61,53 +67,35 @@ struct Verdict {
 }
 
 /// Asks a judge about the answers that state something and are wrong by the rules, and sets
-/// [`Judged::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already of
-/// this judge is not asked again. `progress` is called with the answers judged so far, and all. Returns how many
-/// the judge said nothing clear of.
+/// [`GradedAnswer::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already of
+/// this judge is not asked again. Returns how many the judge said nothing clear of.
 ///
 /// # Errors
-/// As [`Judge::agrees`]; verdicts up to there stay. [`Error::Io`]; [`Error::Data`] where `store` holds
-/// something else, which is then left as it is.
+/// [`Error::Stopped`] and what [`Judge::agrees`] gives: verdicts up to there stay. [`Error::Io`];
+/// [`Error::Data`] where `store` holds something else, which is then left as it is.
 pub fn judge_misses(
-    answers: &mut [Judged],
+    answers: &mut [GradedAnswer],
     judge: &mut dyn Judge,
     store: &Path,
-    progress: &mut dyn FnMut(usize, usize),
+    context: &Context<'_>,
 ) -> Result<usize> {
-    let mut known = HashMap::new();
     let name = judge.name().to_owned();
-    let bytes = match std::fs::read(store) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
-        Err(e) => return Err(Error::io("read", store, e)),
-    };
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    if whole == 0 && !bytes.is_empty() {
-        let hint = "If it is of an evaluation that was killed at its beginning, remove it";
-        return Err(Error::data(Place::file(store), "it holds no whole line", hint));
-    }
-    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate();
-    for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
-        let verdict: Verdict = serde_json::from_slice(line).map_err(|e| {
+    let mut known = HashMap::new();
+    let mut store = JsonlLog::open(store, &mut |line| {
+        let verdict: Verdict = line.parse().map_err(|e| {
             let hint = "Name another directory, or remove this file to ask again";
-            Error::data(Place::line(store, index + 1), format!("it is no verdict: {e}"), hint)
+            Error::data(Place::line(store, line.number), format!("it is no verdict: {e}"), hint)
         })?;
         if verdict.judge == name {
             known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
         }
-    }
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(store)
-        .map_err(|e| Error::io("open", store, e))?;
-    if whole < bytes.len() {
-        // Cut off by a kill; it is asked again.
-        let cut = OpenOptions::new().write(true).open(store);
-        cut.and_then(|file| file.set_len(whole as u64))
-            .map_err(|e| Error::io("write", store, e))?;
-    }
-    let of = answers.iter().filter(|a| !a.correct && a.stated.is_some()).count();
+        Ok(())
+    })?;
+    store.refuse_without_whole_line()?;
+    // Cut off by a kill; it is asked again.
+    store.cut_torn()?;
+    let total = answers.iter().filter(|a| !a.correct && a.stated.is_some()).count();
+    let mut progress = context.task(Task::Judge, total as u64);
     let (mut done, mut unclear) = (0, 0);
     for answer in answers.iter_mut().filter(|answer| !answer.correct) {
         let Some(stated) = &answer.stated else { continue };
@@ -115,13 +103,11 @@ pub fn judge_misses(
         let agrees = match known.get(&key) {
             Some(agrees) => *agrees,
             None => {
-                let agrees = judge.agrees(&key.0, &key.1, &key.2)?;
+                let agrees = judge.agrees(&key.0, &key.1, &key.2, context);
+                let agrees = agrees.map_err(|error| verdicts_stay(error, done))?;
                 let (problem, reference, stated) = key.clone();
                 let verdict = Verdict { judge: name.clone(), problem, reference, stated, agrees };
-                let line = serde_json::to_string(&verdict)
-                    .map_err(|e| Error::io("write", store, std::io::Error::other(e)))?;
-                file.write_all((line + "\n").as_bytes())
-                    .map_err(|e| Error::io("write", store, e))?;
+                store.append(&[verdict])?;
                 known.insert(key, agrees);
                 agrees
             }
@@ -129,7 +115,15 @@ pub fn judge_misses(
         answer.by_judge = agrees;
         unclear += usize::from(agrees.is_none());
         done += 1;
-        progress(done, of);
+        progress.update(done).map_err(|error| verdicts_stay(error, done))?;
     }
     Ok(unclear)
+}
+
+/// What a stop leaves.
+fn verdicts_stay(error: Error, done: u64) -> Error {
+    match error {
+        Error::Stopped { .. } => Error::stopped(format!("{done} verdicts are stored")),
+        error => error,
+    }
 }

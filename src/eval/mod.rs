@@ -4,11 +4,13 @@ mod answers;
 mod benchmark;
 mod benchmark_rows;
 mod bootstrap;
+mod directory;
 mod evaluate;
 mod grade;
 mod interval;
 mod judge;
 mod math;
+mod question;
 mod scores;
 
 pub use answers::{AnswerOptions, GradedAnswers, grade_answers};
@@ -16,13 +18,16 @@ pub use benchmark::{
     AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION, SkippedRow,
 };
 pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
-pub use evaluate::{Answering, EvaluateConfig, Judged, evaluate, stored_answers};
-pub use grade::{Accuracy, Answer, Question, ask, opens_reasoning};
+pub use directory::{EvaluationDirectory, TestedModel, read_benchmarks};
+pub use evaluate::{EvaluateConfig, GradedAnswer, evaluate, stored_answers};
+pub(crate) use evaluate::{LazyModel, evaluate_lazily};
+pub use grade::{Answer, ask, opens_reasoning};
 pub use interval::wilson;
 pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};
 pub use math::{
     ANY, Extractor, Grade, MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS, STATED, Tier,
     after_reasoning, equal, equal_to_decimals, extract, final_answer, grade, hendrycks_equal,
-    hendrycks_normalised, same_answer, steps_of_comparison,
+    hendrycks_normalized, same_answer, steps_of_comparison,
 };
+pub use question::Question;
 pub use scores::{Scores, ScoresTable};

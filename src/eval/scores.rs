@@ -3,9 +3,10 @@
 
 use super::benchmark::Benchmark;
 use super::bootstrap::Bootstrap;
-use super::evaluate::Judged;
+use super::evaluate::GradedAnswer;
 use super::interval::wilson;
 use super::math::{Extractor, after_reasoning, extract, same_answer};
+use crate::text::{DISPLAY_WIDTH, Table, wrapped};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -54,19 +55,19 @@ fn pass_at(n: usize, c: usize, k: usize) -> f64 {
 
 impl Scores {
     /// The score of answers to a benchmark's problems; answers to others do not count.
-    pub fn of(benchmark: &Benchmark, answers: &[Judged]) -> Self {
+    pub fn of(benchmark: &Benchmark, answers: &[GradedAnswer]) -> Self {
         let known: HashSet<&str> = benchmark.problems.iter().map(|p| p.id.as_str()).collect();
         let answers = answers.iter().filter(|answer| known.contains(answer.id.as_str()));
-        let answers: Vec<&Judged> = answers.collect();
-        let mut by_problem: HashMap<&str, Vec<&Judged>> = HashMap::new();
+        let answers: Vec<&GradedAnswer> = answers.collect();
+        let mut by_problem: HashMap<&str, Vec<&GradedAnswer>> = HashMap::new();
         for answer in &answers {
             by_problem.entry(&answer.id).or_default().push(answer);
         }
-        let problems: Vec<&Vec<&Judged>> =
+        let problems: Vec<&Vec<&GradedAnswer>> =
             benchmark.problems.iter().filter_map(|p| by_problem.get(p.id.as_str())).collect();
         let samples = problems.iter().map(|answers| answers.len()).min().unwrap_or(0);
-        let right = |answers: &[&Judged]| answers.iter().filter(|a| a.correct).count();
-        let mean = |of: &dyn Fn(&[&Judged]) -> f64| {
+        let right = |answers: &[&GradedAnswer]| answers.iter().filter(|a| a.correct).count();
+        let mean = |of: &dyn Fn(&[&GradedAnswer]) -> f64| {
             problems.iter().map(|answers| of(answers)).sum::<f64>() / problems.len().max(1) as f64
         };
         let accuracy = mean(&|answers| right(answers) as f64 / answers.len() as f64);
@@ -74,7 +75,7 @@ impl Scores {
         let interval = match most {
             0 | 1 => wilson(problems.iter().map(|a| right(a)).sum(), problems.len()),
             _ => {
-                let share = |a: &&Vec<&Judged>| right(a) as f32 / a.len() as f32;
+                let share = |a: &&Vec<&GradedAnswer>| right(a) as f32 / a.len() as f32;
                 let hits = vec![problems.iter().map(share).collect()];
                 let estimate = Bootstrap::default().score(&vec![&hits]);
                 (estimate.low, estimate.high)
@@ -82,7 +83,7 @@ impl Scores {
         };
         let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k < samples);
         let ks: Vec<usize> = powers.chain((samples > 0).then_some(samples)).collect();
-        let share = |test: &dyn Fn(&Judged) -> bool| {
+        let share = |test: &dyn Fn(&GradedAnswer) -> bool| {
             answers.iter().filter(|a| test(a)).count() as f64 / answers.len().max(1) as f64
         };
         let tokens: usize = answers.iter().map(|answer| answer.tokens).sum();
@@ -119,8 +120,8 @@ impl Scores {
 
 /// Whether the commonest answer to a problem is right: answers that are equal count together, and
 /// those that state nothing do not count.
-fn majority(answers: &[&Judged]) -> bool {
-    let mut groups: Vec<(&Judged, usize)> = vec![];
+fn majority(answers: &[&GradedAnswer]) -> bool {
+    let mut groups: Vec<(&GradedAnswer, usize)> = vec![];
     for answer in answers {
         let Some(stated) = &answer.stated else { continue };
         let same = groups
@@ -165,21 +166,54 @@ impl ScoresTable {
         lines
     }
 
+    fn table(&self, header: [&str; COLUMNS]) -> Table {
+        let mut table = Table::new(header);
+        self.scores.iter().for_each(|score| table.row(cells(score)));
+        table
+    }
+
+    /// The table and what does not fit into it, in lines of at most `width` columns.
+    pub fn to_text(&self, width: usize) -> String {
+        let table = self.table([
+            "benchmark",
+            "problems",
+            "right",
+            "95 % interval",
+            "no box",
+            "no answer",
+            "at limit",
+            "tokens",
+            "tokens/s",
+        ]);
+        let mut lines = vec![table.to_text(width)];
+        lines.extend(self.remarks().iter().map(|line| wrapped(line, width)));
+        lines.join("\n")
+    }
+
     /// The same as Markdown.
     pub fn to_markdown(&self) -> String {
-        let mut out = String::from(
-            "| benchmark | problems | right | 95 % interval | without a box | without an answer | at \
-             the limit | tokens an answer | tokens/s |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
-        );
-        for score in &self.scores {
-            let cells = cells(score).map(|cell| cell.trim().replace('|', "\\|"));
-            out.push_str(&format!("| {} |\n", cells.join(" | ")));
-        }
+        let table = self.table([
+            "benchmark",
+            "problems",
+            "right",
+            "95 % interval",
+            "without a box",
+            "without an answer",
+            "at the limit",
+            "tokens an answer",
+            "tokens/s",
+        ]);
+        let mut out = table.to_markdown();
         for line in self.remarks() {
             out.push_str(&format!("\n{line}\n"));
         }
         out
+    }
+}
+
+impl fmt::Display for ScoresTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text(f.width().unwrap_or(DISPLAY_WIDTH)))
     }
 }
 
@@ -203,44 +237,6 @@ fn cells(score: &Scores) -> [String; COLUMNS] {
         known(score.mean_tokens, 1),
         known(score.tokens_per_second, 0),
     ]
-}
-
-impl fmt::Display for ScoresTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEADER: [&str; COLUMNS] = [
-            "benchmark",
-            "problems",
-            "right",
-            "95 % interval",
-            "no box",
-            "no answer",
-            "at limit",
-            "tokens",
-            "tokens/s",
-        ];
-        let rows: Vec<[String; COLUMNS]> = self.scores.iter().map(cells).collect();
-        let width = |column: usize| {
-            let longest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            longest.max(HEADER[column].len())
-        };
-        let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
-        let line = |cells: &[&str]| {
-            let padded = cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
-                0 => format!("{cell:width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-            padded.collect::<Vec<_>>().join("  ")
-        };
-        write!(f, "{}", line(&HEADER))?;
-        for row in &rows {
-            let row: Vec<&str> = row.iter().map(String::as_str).collect();
-            write!(f, "\n{}", line(&row))?;
-        }
-        for line in self.remarks() {
-            write!(f, "\n{line}")?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -270,10 +266,10 @@ mod tests {
         let benchmark =
             Benchmark { name: "b".into(), problems: vec![problem.clone()], ..Default::default() };
         let of = |texts: &[&str]| {
-            let answers: Vec<Judged> = texts
+            let answers: Vec<GradedAnswer> = texts
                 .iter()
                 .enumerate()
-                .map(|(i, text)| Judged::of(&problem, i, format!("\\boxed{{{text}}}"), false))
+                .map(|(i, text)| GradedAnswer::of(&problem, i, format!("\\boxed{{{text}}}"), false))
                 .collect();
             Scores::of(&benchmark, &answers)
         };

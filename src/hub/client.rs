@@ -1,15 +1,15 @@
 //! What hf-hub needs, says and reports, in the terms of this crate.
 
-use super::Hub;
+use crate::context::Context;
 use crate::error;
-use crate::train::Progress;
+use crate::text::duration;
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoTypeModel};
 use std::error::Error;
-use std::path::Path;
-use std::sync::{Mutex, OnceLock, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Repetitions of a request that fails; the waits between them add up to a second or two.
 const RETRIES: usize = 3;
@@ -17,11 +17,23 @@ const RETRIES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Files from this many bytes on are shown while they come.
 const SHOWN_FROM: u64 = 10_000_000;
-const MEGABYTE: u64 = 1_000_000;
+
+/// What to use in place of what the environment says.
+#[derive(Clone, Default)]
+pub struct HubOptions {
+    /// The hub's address, in place of `HF_ENDPOINT`.
+    pub endpoint: Option<String>,
+    /// The folder of the cache, in place of `HF_HUB_CACHE`.
+    pub cache: Option<PathBuf>,
+    /// The key, in place of `HF_TOKEN`.
+    pub token: Option<String>,
+    /// Whether the hub is left alone, so that only the cache is looked at.
+    pub offline: bool,
+}
 
 pub(super) type Repository = HFRepositorySync<RepoTypeModel>;
 
-pub(super) fn connect(hub: &Hub, cache: &Path) -> HFResult<HFClientSync> {
+pub(super) fn connect(hub: &HubOptions, cache: &Path) -> HFResult<HFClientSync> {
     let mut builder = HFClient::builder().cache_dir(cache).retry_max_attempts(RETRIES);
     if let Some(endpoint) = &hub.endpoint {
         builder = builder.endpoint(endpoint);
@@ -32,28 +44,34 @@ pub(super) fn connect(hub: &Hub, cache: &Path) -> HFResult<HFClientSync> {
     HFClientSync::from_inner(builder.build()?)
 }
 
-/// The commit that a revision stands for; where the hub cannot be reached, `Err` says why.
-pub(super) fn resolve(repository: &Repository, revision: &str) -> Result<HFResult<String>, String> {
+/// The commit that a revision stands for; where the hub cannot be reached, the inner `Err` says why.
+pub(super) fn resolve(
+    repository: &Repository,
+    revision: &str,
+    context: &Context<'_>,
+) -> error::Result<Result<HFResult<String>, String>> {
     let (repository, revision) = (repository.clone(), revision.to_owned());
-    let (sender, receiver) = mpsc::channel();
-    // The client itself would wait for minutes where a network swallows packets.
-    let asking = thread::Builder::new().spawn(move || {
+    let ask = move || {
         let only = vec!["sha".to_owned()];
         let answer = repository.info().revision(revision).expand(only).send();
-        let _ = sender.send(answer.map(|info| info.sha.unwrap_or_default()));
+        answer.map(|info| info.sha.unwrap_or_default())
+    };
+    // The client itself would wait for minutes where a network swallows packets.
+    let (start, mut is_late) = (Instant::now(), false);
+    let answer = context.aside(ask, &mut || {
+        is_late = start.elapsed() > PATIENCE;
+        if is_late { Err(error::Error::stopped("nobody waits for it any more")) } else { Ok(()) }
     });
-    if let Err(error) = asking {
-        return Ok(Err(HFError::Io(error)));
-    }
-    match receiver.recv_timeout(PATIENCE) {
-        Err(_) => Err(format!("no answer in {} s", PATIENCE.as_secs())),
+    Ok(match answer {
+        Err(_) if is_late => Err(format!("no answer in {}", duration(PATIENCE.as_secs_f64()))),
+        Err(error) => return Err(error),
         Ok(Err(HFError::Request { source, .. })) => Err(with_causes(&source.without_url())),
         Ok(Err(HFError::Http { context })) if context.status.is_server_error() => {
             Err(format!("it answers {}", context.status.as_u16()))
         }
         Ok(Err(HFError::RateLimited { .. })) => Err("it answers 429: too many requests".into()),
         Ok(answer) => Ok(answer),
-    }
+    })
 }
 
 /// An error of the client in words of ours. Addresses are left out: they can hold keys.
@@ -125,23 +143,25 @@ fn plain(text: &str) -> String {
     line.trim_end_matches('.').to_owned()
 }
 
-/// One file while it comes: its size as the hub gave it, and a bar if it is a big one.
+/// One file while it comes: its size as the hub gave it, and the bytes that are there.
 #[derive(Default)]
 pub(super) struct Coming {
-    file: String,
     size: OnceLock<u64>,
-    bar: Mutex<Option<Progress>>,
+    done: AtomicU64,
 }
 
 impl Coming {
-    pub(super) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), ..Self::default() }
-    }
-
     /// Whether the file has the size that the hub gave; it gave none for one that was there.
     pub(super) fn is_whole(&self, path: &Path) -> bool {
         let has = |size| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == size);
         self.size.get().is_none_or(|size| has(*size))
+    }
+
+    /// Bytes that are there, and all, of a big file that is on its way.
+    pub(super) fn shown(&self) -> Option<[u64; 2]> {
+        let size = self.size.get().copied().filter(|size| *size >= SHOWN_FROM)?;
+        let done = self.done.load(Ordering::Relaxed);
+        (0 < done && done < size).then_some([done, size])
     }
 }
 
@@ -163,15 +183,7 @@ impl ProgressHandler for Coming {
             }) => *bytes_completed,
             _ => return,
         };
-        let size = self.size.get().copied().unwrap_or(0);
-        let (done, total) = (done / MEGABYTE, size / MEGABYTE);
-        if size >= SHOWN_FROM
-            && done < total
-            && let Ok(mut bar) = self.bar.lock()
-        {
-            let bar = bar.get_or_insert_with(|| Progress::new("fetch", total));
-            bar.update(done, || format!("MB of {}", self.file));
-        }
+        self.done.store(done, Ordering::Relaxed);
     }
 }
 
@@ -190,10 +202,10 @@ mod tests {
     fn a_file_is_whole_if_its_size_is_the_one_that_was_given() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "12345").unwrap();
-        let coming = Coming::new("file");
+        let coming = Coming::default();
         assert!(coming.is_whole(file.path()));
         for (total_bytes, is_whole) in [(5, true), (6, false), (0, true)] {
-            let coming = Coming::new("file");
+            let coming = Coming::default();
             let start = DownloadEvent::Start { total_files: 1, total_bytes };
             coming.on_progress(&ProgressEvent::Download(start));
             assert_eq!(coming.is_whole(file.path()), is_whole);

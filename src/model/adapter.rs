@@ -7,8 +7,8 @@ use super::hf_config::Refusal;
 use super::lora::{LoraConfig, PROJECTIONS};
 use super::tensors::{NamedTensor, PathStack, host, lazy_tensors};
 use super::weights::{FileType, WeightFiles, listed, write_file};
-use crate::data::tokenizer::read_if_there;
 use crate::error::{Error, Result};
+use crate::files::read_if_there;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-const CONFIG: &str = "adapter_config.json";
+pub(super) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// The weights as older versions of PEFT write them, which holds Python's objects.
 const PICKLED: &str = "adapter_model.bin";
@@ -259,15 +259,15 @@ fn base_of(settings: &Value) -> String {
     }
 }
 
+fn failed(path: &Path, what: String, hint: &str) -> Error {
+    Error::Model { path: path.to_owned(), what, hint: hint.into() }
+}
+
 /// An adapter's folder without safetensors.
 fn no_weights(folder: &Path) -> Error {
-    let failed = |what: String, hint: &str| Error::Model {
-        path: folder.to_owned(),
-        what,
-        hint: hint.into(),
-    };
     if folder.join(PICKLED).is_file() {
         return failed(
+            folder,
             format!("it has {PICKLED} and no {WEIGHTS}; weights are read from safetensors only"),
             "Convert it in its folder: `import torch; from safetensors.torch import save_file; \
              save_file({k: v.contiguous() for k, v in torch.load(\"adapter_model.bin\", \
@@ -275,7 +275,7 @@ fn no_weights(folder: &Path) -> Error {
              or save it with PEFT's `save_pretrained(FOLDER, safe_serialization=True)`",
         );
     }
-    failed(format!("it has no {WEIGHTS}"), "Give the folder of an adapter in PEFT's format")
+    failed(folder, format!("it has no {WEIGHTS}"), "Give the folder of an adapter in PEFT's format")
 }
 
 impl DecoderLm {
@@ -369,15 +369,52 @@ impl DecoderLm {
     /// [`Error::Io`]; [`Error::Model`]: the folder asks for what is not done here (named), its
     /// tensors do not fit the model (listed), or they belong to another base model.
     pub fn with_adapter(self, folder: &Path) -> Result<Self> {
-        let failed = |path: &Path, what: String, hint: &str| Error::Model {
-            path: path.to_owned(),
-            what,
-            hint: hint.into(),
-        };
         if self.lora().is_some() {
             let what = "the model has adapters already".into();
             return Err(failed(folder, what, "Merge them first"));
         }
+        let AdapterFiles { config, made_for, mut files } =
+            AdapterFiles::open(folder, self.config())?;
+        if let Some(fingerprint) = files.metadata(BASE_KEY)?
+            && fingerprint != self.fingerprint()?
+        {
+            let what = "the weights of its base model are not those of this model".to_owned();
+            let hint = format!(
+                "Whatever its name, the model must have the weights that the adapter was trained \
+                 on; by {CONFIG} it was made for {made_for}"
+            );
+            return Err(failed(&folder.join(WEIGHTS), what, &hint));
+        }
+        let device = self.device();
+        let mut model = self.no_grad();
+        for (name, layer) in model.linear_layers_mut() {
+            if !config.targets(&name) {
+                continue;
+            }
+            let mut read = |part: &str| -> Result<Tensor<2>> {
+                let host = files.read(&format!("{PREFIX}{name}.{part}.weight"))?.transposed();
+                Ok(Tensor::from_data(TensorData::new(host.values, host.shape), &device))
+            };
+            let (a, b) = (read("lora_A")?, read("lora_B")?);
+            layer.set_adapter(&config, &name, 0, a, b);
+        }
+        model.set_lora(config);
+        Ok(model)
+    }
+}
+
+/// An adapter's folder, held against the shape of its base model; nothing of the weights is read.
+pub(super) struct AdapterFiles {
+    config: LoraConfig,
+    /// The model that it was made for, in words.
+    made_for: String,
+    files: WeightFiles,
+}
+
+impl AdapterFiles {
+    /// # Errors
+    /// As [`DecoderLm::with_adapter`], but for what the base model's weights show.
+    pub fn open(folder: &Path, model: &DecoderConfig) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = read_if_there(&path)?.ok_or_else(|| {
             let hint = "Give the folder of an adapter in PEFT's format";
@@ -391,10 +428,10 @@ impl DecoderLm {
         if !path.exists() {
             return Err(no_weights(folder));
         }
-        let mut files = WeightFiles::open_file(path.clone())?;
+        let files = WeightFiles::open_file(path.clone())?;
         let held: BTreeMap<String, Vec<usize>> =
             files.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
-        let expected = shapes(self.config(), &config);
+        let expected = shapes(model, &config);
         let mut problems = vec![];
         for (name, shape) in &expected {
             match held.get(name) {
@@ -412,31 +449,6 @@ impl DecoderLm {
             let (what, hint) = misfit(&json, &extra, &problems);
             return Err(failed(&path, what, &hint));
         }
-        if let Some(made_for) = files.metadata(BASE_KEY)?
-            && made_for != self.fingerprint()?
-        {
-            let what = "the weights of its base model are not those of this model".to_owned();
-            let hint = format!(
-                "Whatever its name, the model must have the weights that the adapter was trained \
-                 on; by {CONFIG} it was made for {}",
-                base_of(&json)
-            );
-            return Err(failed(&path, what, &hint));
-        }
-        let device = self.device();
-        let mut model = self.no_grad();
-        for (name, layer) in model.linear_layers_mut() {
-            if !config.targets(&name) {
-                continue;
-            }
-            let mut read = |part: &str| -> Result<Tensor<2>> {
-                let host = files.read(&format!("{PREFIX}{name}.{part}.weight"))?.transposed();
-                Ok(Tensor::from_data(TensorData::new(host.values, host.shape), &device))
-            };
-            let (a, b) = (read("lora_A")?, read("lora_B")?);
-            layer.set_adapter(&config, &name, 0, a, b);
-        }
-        model.set_lora(config);
-        Ok(model)
+        Ok(Self { config, made_for: base_of(&json), files })
     }
 }

@@ -1,48 +1,20 @@
 //! The shape of a decoder; field names follow Hugging Face's `config.json`.
 
+use super::architecture::Architecture;
+use super::blocks::{
+    DecoderLayerConfig, MlpConfig, RmsNormConfig, SelfAttentionConfig, check_number,
+    check_parameters, check_size, refuse,
+};
 use super::rope::RopeScaling;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// Which member of the Llama family a decoder is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Llama, SmolLM2.
-    #[default]
-    Llama,
-    /// Qwen2 and Qwen2.5: biases on q, k and v.
-    Qwen2,
-    /// Qwen3: RMSNorm on each head of q and k.
-    Qwen3,
-}
-
-impl Architecture {
-    /// The class name in `config.json`.
-    pub fn class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-        }
-    }
-
-    /// The `model_type` in `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-}
 
 /// A decoder-only transformer: RMSNorm, rotate-half RoPE, grouped-query attention, SwiGLU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecoderConfig {
-    /// Member of the Llama family.
+    /// The family, which says what is computed; see [`Architecture::properties`].
     pub architecture: Architecture,
     /// Tokens in the vocabulary; 0 in a run's configuration means the tokenizer's.
     pub vocab_size: usize,
@@ -110,6 +82,57 @@ impl DecoderConfig {
         self.num_key_value_heads * self.head_dim()
     }
 
+    /// Angle per position of each pair of a head's values, in radians: `head_dim / 2` numbers.
+    pub fn rope_frequencies(&self) -> Vec<f64> {
+        self.attention().rope_frequencies()
+    }
+
+    /// The attention of its layers.
+    ///
+    /// Initial weights are normal with `initializer_range`, those that write to the residual stream
+    /// divided by the root of twice the number of blocks (GPT-2's rule).
+    pub fn attention(&self) -> SelfAttentionConfig {
+        let properties = self.architecture.properties();
+        SelfAttentionConfig {
+            hidden_size: self.hidden_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim(),
+            attention_bias: properties.attention_bias,
+            qk_norm: properties.qk_norm,
+            rms_norm_eps: self.rms_norm_eps,
+            rope_theta: self.rope_theta,
+            rope_scaling: self.rope_scaling,
+            initializer_range: self.initializer_range,
+            output_initializer_range: self.output_initializer_range(),
+        }
+    }
+
+    /// The feed-forward part of its layers.
+    pub fn mlp(&self) -> MlpConfig {
+        MlpConfig {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            initializer_range: self.initializer_range,
+            output_initializer_range: self.output_initializer_range(),
+        }
+    }
+
+    /// Its layers.
+    pub fn layer(&self) -> DecoderLayerConfig {
+        let (attention, mlp) = (self.attention(), self.mlp());
+        DecoderLayerConfig { attention, mlp, rms_norm_eps: self.rms_norm_eps }
+    }
+
+    /// The norm before the head.
+    pub fn final_norm(&self) -> RmsNormConfig {
+        RmsNormConfig { width: self.hidden_size, eps: self.rms_norm_eps }
+    }
+
+    fn output_initializer_range(&self) -> f64 {
+        self.initializer_range / (2.0 * self.num_hidden_layers as f64).sqrt()
+    }
+
     /// Elements of the matrices, about all of the model.
     fn parameters(&self) -> u128 {
         let [width, inner, vocabulary, layers, query, key_value] = [
@@ -129,9 +152,9 @@ impl DecoderConfig {
     /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// [`Error::Config`] with the name of the first field that does not.
+    /// [`Error::Config`](crate::Error::Config) with the name of the first field that does not.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
+        let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -141,70 +164,21 @@ impl DecoderConfig {
             ("max_position_embeddings", self.max_position_embeddings),
             ("head_dim", self.head_dim()),
         ];
-        let refuse = |key: &str, what: String, hint: &str| {
-            Err(Error::config(format!("model.{key}"), what, hint))
-        };
-        /// Above any model in use; keeps a typing error from asking for terabytes.
-        const LARGEST: usize = 1 << 24;
-        for (key, value) in positive {
-            if value == 0 {
-                return refuse(key, "it is 0".into(), "Give a positive number");
-            }
-            if value > LARGEST {
-                return refuse(key, format!("{value} is too large"), "At most 16777216");
-            }
-        }
+        sizes.into_iter().try_for_each(|(key, value)| check_size(key, value))?;
         /// Four times the deepest model in use; what a configuration names is listed layer by layer.
         const MOST_LAYERS: usize = 512;
         if self.num_hidden_layers > MOST_LAYERS {
             let what = format!("{} is too large", self.num_hidden_layers);
             return refuse("num_hidden_layers", what, "At most 512");
         }
-        /// The crate is for models of up to 3 billion parameters.
-        const MOST_PARAMETERS: u128 = 16_000_000_000;
-        let parameters = self.parameters();
-        if parameters > MOST_PARAMETERS {
-            let what = format!("the sizes make {parameters} parameters");
-            return refuse("hidden_size", what, "Choose a model of at most 16 billion");
-        }
+        check_parameters(self.parameters())?;
         let heads = self.num_attention_heads;
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
             let what = format!("{heads} heads do not divide a width of {}", self.hidden_size);
             return refuse("num_attention_heads", what, "Change one of them, or set head_dim");
         }
-        if !heads.is_multiple_of(self.num_key_value_heads) {
-            let what = format!(
-                "{} key-value heads do not divide {heads} query heads",
-                self.num_key_value_heads
-            );
-            return refuse("num_key_value_heads", what, "Choose a divisor");
-        }
-        if !self.head_dim().is_multiple_of(2) {
-            let what = format!("{} is odd, and RoPE rotates halves", self.head_dim());
-            return refuse("head_dim", what, "Choose an even width");
-        }
-        let numbers = [
-            ("rms_norm_eps", self.rms_norm_eps),
-            ("rope_theta", self.rope_theta),
-            ("initializer_range", self.initializer_range),
-        ];
-        for (key, value) in numbers {
-            if !value.is_finite() || value <= 0.0 {
-                return refuse(key, format!("it is {value}"), "Give a positive number");
-            }
-        }
-        if let Some(scaling) = &self.rope_scaling {
-            let (low, high) = (scaling.low_freq_factor, scaling.high_freq_factor);
-            let fits = scaling.factor >= 1.0 && scaling.factor.is_finite() && low > 0.0;
-            if !fits || !high.is_finite() || high <= low {
-                let what = format!("{scaling:?} is out of range");
-                return refuse("rope_scaling", what, "factor >= 1, 0 < low < high");
-            }
-            if scaling.original_max_position_embeddings == 0 {
-                return refuse("rope_scaling", "its context is 0".into(), "Give its tokens");
-            }
-        }
-        Ok(())
+        check_number("initializer_range", self.initializer_range)?;
+        self.attention().validate()
     }
 
     /// The names and shapes of all tensors, as files hold them: matrices are `[output, input]`.
@@ -218,6 +192,7 @@ impl DecoderConfig {
         if !self.tie_word_embeddings {
             shapes.insert("lm_head.weight".into(), vec![self.vocab_size, width]);
         }
+        let properties = self.architecture.properties();
         for layer in 0..self.num_hidden_layers {
             let mut add = |part: &str, shape: Vec<usize>| {
                 shapes.insert(format!("model.layers.{layer}.{part}"), shape);
@@ -227,11 +202,11 @@ impl DecoderConfig {
             add("self_attn.o_proj.weight", vec![width, query]);
             for (name, output) in [("q", query), ("k", key_value), ("v", key_value)] {
                 add(&format!("self_attn.{name}_proj.weight"), vec![output, width]);
-                if self.architecture == Architecture::Qwen2 {
+                if properties.attention_bias {
                     add(&format!("self_attn.{name}_proj.bias"), vec![output]);
                 }
             }
-            if self.architecture == Architecture::Qwen3 {
+            if properties.qk_norm {
                 add("self_attn.q_norm.weight", vec![head]);
                 add("self_attn.k_norm.weight", vec![head]);
             }

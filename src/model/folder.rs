@@ -8,14 +8,15 @@
 //! ```
 
 use super::config::DecoderConfig;
-use super::decoder::{DecoderLm, WeightSource};
+use super::decoder::DecoderLm;
 use super::hf_config::{Refusal, read_config, refuse_in_training, token_ids, write_config};
 use super::tensors::lazy_tensors;
+use super::weight_source::WeightSource;
 use super::weights::{FileType, WeightFiles, listed, write_model};
-use crate::data::tokenizer::read_if_there;
+use crate::context::{Context, Task, TaskProgress};
 use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
-use crate::files::{flush_folder, remove_folder};
+use crate::files::{flush_folder, read_if_there, remove_folder};
 use crate::ops::resident;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -29,14 +30,20 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Model`] where there is no such folder, and the hub does not have it or is not compiled
 /// in.
-pub fn model_folder(name: &str) -> Result<PathBuf> {
+pub fn model_folder(name: &str, context: &Context<'_>) -> Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.is_dir() {
         return Ok(path);
     }
+    if path.exists() {
+        let (what, hint) = ("it is a file, not a folder".into(), "Give the model's folder".into());
+        return Err(Error::Model { path, what, hint });
+    }
+    #[cfg(not(feature = "hub"))]
+    let _ = context;
     #[cfg(feature = "hub")]
     if let Ok(model) = crate::hub::HubModel::parse(name) {
-        return model.fetch();
+        return model.fetch(context);
     }
     Err(Error::Model {
         path,
@@ -113,9 +120,12 @@ impl ModelFolder {
             value.map(Some).map_err(|e| failed(format!("{name} is not JSON: {e}"), "Mend the file"))
         };
         let json = read("config.json")?.ok_or_else(|| {
-            let hint = match path.join("adapter_config.json").is_file() {
-                true => "This is an adapter; give the folder of its base model",
-                false => "Give the folder of a Hugging Face model",
+            let hint = if path.join("adapter_config.json").is_file() {
+                "This is an adapter; give the folder of its base model"
+            } else if path.join("model").join("config.json").is_file() {
+                "It is a run; give its model/"
+            } else {
+                "Give the folder of a Hugging Face model"
             };
             failed("it has no config.json".into(), hint)
         })?;
@@ -220,19 +230,43 @@ impl ModelFolder {
     /// [`Error::Io`]; [`Error::Model`]: damaged files, tensors that are missing, left over, of
     /// another shape or not finite, all listed.
     pub fn load(&self, device: &Device) -> Result<DecoderLm> {
-        self.load_with(device, &mut |_, _| ())
+        self.load_with(device, &Context::default())
     }
 
-    /// As [`ModelFolder::load`]; `progress` is called with the tensors read so far, and all.
+    /// As [`ModelFolder::load`]; the context is told of the tensors.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`].
-    pub fn load_with(
+    /// As [`ModelFolder::load`]; [`Error::Stopped`].
+    pub fn load_with(&self, device: &Device, context: &Context<'_>) -> Result<DecoderLm> {
+        self.load_as(Task::LoadModel, device, context)
+    }
+
+    /// As [`ModelFolder::load_with`], told as another task.
+    pub(super) fn load_as(
         &self,
+        task: Task,
         device: &Device,
-        progress: &mut dyn FnMut(usize, usize),
+        context: &Context<'_>,
     ) -> Result<DecoderLm> {
-        let mut files = WeightFiles::open(&self.path)?;
+        let mut files = self.open_weights()?;
+        if self.config.tie_word_embeddings
+            && files.holds("lm_head.weight")
+            && files.read("lm_head.weight")? != files.read("model.embed_tokens.weight")?
+        {
+            let what = "lm_head.weight differs from the embedding, which it is tied to";
+            return Err(misfit(files.path(), what));
+        }
+        let progress = context.task(task, self.config.tensor_shapes().len() as u64);
+        self.config.build(&mut FileWeights { files, device, progress, done: 0 })
+    }
+
+    /// Opens the files of weights, and holds names and shapes of their tensors against the
+    /// configuration. No weights are read.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`], but for the tensors' numbers.
+    pub(super) fn open_weights(&self) -> Result<WeightFiles> {
+        let files = WeightFiles::open(&self.path)?;
         let expected = self.config.tensor_shapes();
         let missing = expected.keys().filter(|name| !files.holds(name));
         let mut problems: Vec<String> = missing.map(|name| format!("{name} is missing")).collect();
@@ -244,40 +278,36 @@ impl ModelFolder {
                 Some(_) => {}
                 // Frequencies of RoPE that older files hold; they follow from the configuration.
                 None if name.ends_with("rotary_emb.inv_freq") => {}
-                // Looked at below; it is only unexpected where the head is tied.
+                // Looked at when they are read; it is only unexpected where the head is tied.
                 None if name == "lm_head.weight" => {}
                 None => problems.push(format!("{name} is not of this model")),
             }
         }
-        if problems.is_empty()
-            && self.config.tie_word_embeddings
-            && files.holds("lm_head.weight")
-            && files.read("lm_head.weight")? != files.read("model.embed_tokens.weight")?
-        {
-            problems.push("lm_head.weight differs from the embedding, which it is tied to".into());
+        match problems.is_empty() {
+            true => Ok(files),
+            false => Err(misfit(files.path(), &listed(&problems))),
         }
-        if !problems.is_empty() {
-            return Err(Error::Model {
-                path: files.path().to_owned(),
-                what: format!("its tensors do not fit config.json: {}", listed(&problems)),
-                hint: "Weights and configuration must be of one model".into(),
-            });
-        }
-        let of = expected.len();
-        self.config.build(&mut FileWeights { files, device, progress, done: 0, of })
+    }
+}
+
+/// Weights that are not those of the configuration.
+fn misfit(path: &Path, what: &str) -> Error {
+    Error::Model {
+        path: path.to_owned(),
+        what: format!("its tensors do not fit config.json: {what}"),
+        hint: "Weights and configuration must be of one model".into(),
     }
 }
 
 /// Weights from files.
-struct FileWeights<'a> {
+struct FileWeights<'a, 'c> {
     files: WeightFiles,
     device: &'a Device,
-    progress: &'a mut dyn FnMut(usize, usize),
-    done: usize,
-    of: usize,
+    progress: TaskProgress<'a, 'c>,
+    done: u64,
 }
 
-impl WeightSource for FileWeights<'_> {
+impl WeightSource for FileWeights<'_, '_> {
     fn tensor<const D: usize>(
         &mut self,
         name: &str,
@@ -287,7 +317,7 @@ impl WeightSource for FileWeights<'_> {
     ) -> Result<Tensor<D>> {
         let host = self.files.read(name)?;
         self.done += 1;
-        (self.progress)(self.done, self.of);
+        self.progress.update(self.done)?;
         Ok(resident(host.values, host.shape, self.device))
     }
 

@@ -1,6 +1,7 @@
 //! `config.json` and `generation_config.json`, as Hugging Face's tools read and write them.
 
-use super::config::{Architecture, DecoderConfig};
+use super::architecture::Architecture;
+use super::config::DecoderConfig;
 use super::rope::RopeScaling;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -40,16 +41,15 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
         true => default,
         false => size(value, key),
     };
-    // Defaults are those of the architecture's class in transformers.
     let missing = |key: &str| Err(format!("`{key}` is missing").into());
-    let kv_heads = match architecture {
-        Architecture::Llama => Ok(heads),
-        _ => missing("num_key_value_heads"),
+    let properties = architecture.properties();
+    let kv_heads = match properties.key_value_heads_follow {
+        true => Ok(heads),
+        false => missing("num_key_value_heads"),
     };
-    let head_dim = match (value["head_dim"].is_null(), architecture) {
-        (false, _) => Some(size(value, "head_dim")?),
-        (true, Architecture::Qwen3) => Some(128),
-        (true, _) => None,
+    let head_dim = match value["head_dim"].is_null() {
+        false => Some(size(value, "head_dim")?),
+        true => properties.head_dim,
     };
     let (rope_theta, rope_scaling) = read_rope(value)?;
     Ok(DecoderConfig {
@@ -89,25 +89,20 @@ pub(super) fn refuse_in_training(value: &Value) -> Read<()> {
 }
 
 fn read_architecture(value: &Value) -> Read<Architecture> {
-    let all = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
     let named = |what: &str, name: &str, found: Option<Architecture>| {
         found.ok_or_else(|| {
-            let known = all.map(Architecture::class).join(", ");
+            let known = Architecture::ALL.map(|family| family.properties().class).join(", ");
             Refusal {
                 what: format!("{what} `{name}` is not supported; supported are {known}"),
-                hint: "Choose a model of the Llama, Qwen2 or Qwen3 family",
+                hint: "Choose a model of one of these",
             }
         })
     };
     let class = value["architectures"][0].as_str();
     let model_type = value["model_type"].as_str();
     match (class, model_type) {
-        (Some(class), _) => {
-            named("architecture", class, all.into_iter().find(|a| a.class() == class))
-        }
-        (None, Some(kind)) => {
-            named("model type", kind, all.into_iter().find(|a| a.model_type() == kind))
-        }
+        (Some(class), _) => named("architecture", class, Architecture::of_class(class)),
+        (None, Some(kind)) => named("model type", kind, Architecture::of_model_type(kind)),
         (None, None) => Err("it names neither `architectures` nor `model_type`".to_owned().into()),
     }
 }
@@ -296,9 +291,10 @@ pub(super) fn write_config(config: &DecoderConfig) -> Value {
         value["rope_type"] = "llama3".into();
         value
     });
+    let properties = config.architecture.properties();
     let mut value = json!({
-        "architectures": [config.architecture.class()],
-        "model_type": config.architecture.model_type(),
+        "architectures": [properties.class],
+        "model_type": properties.model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -316,16 +312,8 @@ pub(super) fn write_config(config: &DecoderConfig) -> Value {
         "attention_dropout": 0.0,
         "use_cache": true,
     });
-    match config.architecture {
-        Architecture::Llama => {
-            value["attention_bias"] = false.into();
-            value["mlp_bias"] = false.into();
-        }
-        Architecture::Qwen2 => value["use_sliding_window"] = false.into(),
-        Architecture::Qwen3 => {
-            value["attention_bias"] = false.into();
-            value["use_sliding_window"] = false.into();
-        }
+    for switch in properties.switches {
+        value[*switch] = false.into();
     }
     value
 }

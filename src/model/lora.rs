@@ -3,13 +3,14 @@
 #![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
 
 use super::precision::{in_f32, like};
+use super::weight_source::{WeightSource, path};
 use crate::error::{Error, Result};
 use crate::ops::{linear, linear_add, swiglu, swiglu_linear_add};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, FloatDType, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -34,9 +35,9 @@ pub struct LoraConfig {
     pub target_modules: Vec<String>,
 }
 
-/// As settings give it.
+/// As settings give it. They know it by the name of what it becomes.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename = "LoraConfig", deny_unknown_fields, default)]
 struct GivenLora {
     rank: usize,
     alpha: Option<f64>,
@@ -155,8 +156,30 @@ pub struct LoraLinear {
 }
 
 impl LoraLinear {
-    pub(super) fn new(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
-        Self { weight, bias, lora_A: None, lora_B: None, adapter: None }
+    /// A layer of `[input, output]`, without an adapter; the bias begins at 0.
+    pub(super) fn build(
+        source: &mut impl WeightSource,
+        prefix: &str,
+        sizes: [usize; 2],
+        deviation: f64,
+        has_bias: bool,
+    ) -> Result<Self> {
+        let weight = source.linear(&path(prefix, "weight"), sizes, deviation)?;
+        let bias = match has_bias {
+            true => Some(source.tensor(&path(prefix, "bias"), [sizes[1]], 0.0, 0.0)?),
+            false => None,
+        };
+        let (weight, bias) = (Param::from_tensor(weight), bias.map(Param::from_tensor));
+        Ok(Self { weight, bias, lora_A: None, lora_B: None, adapter: None })
+    }
+
+    /// Keeps the weight in this type where it is frozen.
+    pub(super) fn store_frozen(&mut self, dtype: FloatDType) {
+        if self.weight.val().is_require_grad() || self.weight.val().dtype() == DType::from(dtype) {
+            return;
+        }
+        let frozen = self.weight.clone().map(|weight| weight.detach().cast(dtype));
+        self.weight = frozen.no_grad();
     }
 
     /// # Shapes

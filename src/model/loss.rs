@@ -4,9 +4,11 @@
 //! `[tokens, vocabulary]` tensor exists; the noise on embeddings is a function of seed, row and
 //! position, so that batching and resuming do not change it.
 
-use super::decoder::{DecoderLayer, DecoderLm, Placement, int_tensor};
+use super::blocks::{AttentionMetadata, DecoderLayer, int_tensor};
+use super::causal_lm::{CausalLm, loss_and_gradients};
+use super::decoder::DecoderLm;
+use super::objective::{Objective, StepOptions};
 use super::precision::in_f32;
-use super::{CausalLm, Objective, StepOptions, loss_and_gradients};
 use crate::data::Batch;
 use crate::ops::{TeacherTokens, TokenLoss, embedding, linear_token_loss};
 use crate::random::Stream;
@@ -25,15 +27,15 @@ impl CausalLm for DecoderLm {
     }
 
     fn objective_sum(&self, batch: &Batch, scale: f64, objective: &Objective) -> Tensor<1> {
-        let placement = Placement::batch(&self.config, batch, &self.device());
+        let metadata = AttentionMetadata::batch(&self.config.attention(), batch, &self.device());
         let mut x = self.embed_batch(batch, objective);
         for layer in &self.model.layers {
-            x = layer.forward_placed(x, &placement);
+            x = layer.forward(x, &metadata);
         }
         self.loss_of_blocks(x, batch, scale, objective.token_loss())
     }
 
-    fn takes(&self, _objective: &Objective) -> bool {
+    fn supports(&self, _objective: &Objective) -> bool {
         true
     }
 
@@ -44,7 +46,7 @@ impl CausalLm for DecoderLm {
         options: &StepOptions,
     ) -> (Tensor<1>, GradientsParams) {
         match options.activation_checkpointing {
-            true => self.recomputed_gradients(batch, scale, &options.objective),
+            true => self.checkpointed_gradients(batch, scale, &options.objective),
             false => loss_and_gradients(self, batch, scale, &options.objective),
         }
     }
@@ -75,7 +77,7 @@ impl DecoderLm {
         })
     }
 
-    /// Normalised output of the last block where a target is trained, `[trained, width]`; `None`
+    /// Normalized output of the last block where a target is trained, `[trained, width]`; `None`
     /// where none is.
     pub(super) fn hidden_at_targets(&self, batch: &Batch) -> Option<Tensor<2>> {
         let device = self.device();
@@ -83,10 +85,10 @@ impl DecoderLm {
         if trained.is_empty() {
             return None;
         }
-        let placement = Placement::batch(&self.config, batch, &device);
+        let metadata = AttentionMetadata::batch(&self.config.attention(), batch, &device);
         let mut x = self.embed_batch(batch, &Objective::default());
         for layer in &self.model.layers {
-            x = layer.forward_placed(x, &placement);
+            x = layer.forward(x, &metadata);
         }
         let places = int_tensor(trained.iter().map(|i| *i as u32), &device);
         Some(self.model.norm.forward(x).select(0, places))

@@ -1,88 +1,60 @@
 //! A small decoder-only transformer of the Llama family: training, generation, adapters, folders.
+//!
+//! ```text
+//! architecture  the families, as a table of properties    folder, hf_config  models as folders
+//! blocks        norm, attention, feed-forward, layer      adapter, lora      low-rank adapters
+//! config        the shape of a decoder                    text_model         a model with its text side
+//! decoder       the model; causal_lm, loss: its training  generate           answers
+//! ```
+//!
+//! A family of models is added in `architecture`, a part of a layer in `blocks`, an objective in
+//! `objective` and `loss`.
 
+mod activation_checkpointing;
 mod adapter;
+mod architecture;
+mod blocks;
 mod cache;
+mod causal_lm;
 mod config;
 mod decoder;
 mod folder;
 mod generate;
-mod generate_config;
 mod hf_config;
+mod location;
 mod lora;
 mod loss;
+mod merge;
 mod objective;
 mod precision;
-mod recompute;
 mod rope;
 pub(crate) mod tensors;
+mod text_model;
 mod top_tokens;
+mod weight_source;
 pub(crate) mod weights;
 
 pub use adapter::SaveAdapter;
-pub use config::{Architecture, DecoderConfig};
-pub use decoder::{Decoder, DecoderLayer, DecoderLm, Mlp, Placement, RmsNorm, SelfAttention};
+pub use architecture::{Architecture, ArchitectureProperties};
+pub use blocks::{
+    AttentionMetadata, DecoderLayer, DecoderLayerConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig,
+    SelfAttention, SelfAttentionConfig,
+};
+pub use causal_lm::CausalLm;
+pub use config::DecoderConfig;
+pub use decoder::{Decoder, DecoderLm};
 pub(crate) use folder::writing_place;
 pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder};
-pub use generate::{EndReason, Endings, Generation, NewToken, TokenObserver};
-pub use generate_config::GenerateConfig;
+pub use generate::{
+    EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
+    TokenObserver,
+};
 pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
+pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};
 pub use precision::Precision;
 pub use rope::RopeScaling;
 pub use tensors::{HostTensor, named_tensors, with_named_tensors};
+pub(crate) use text_model::BUILT_IN;
+pub use text_model::{LoadOptions, TextInterface, TextModel, TextModelFiles};
 pub use weights::FileType;
-
-use crate::data::Batch;
-use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
-
-/// All that the [`Learner`](crate::train::Learner) knows of a model.
-pub trait CausalLm: Module {
-    /// Number of tokens that the model knows.
-    fn vocabulary_size(&self) -> usize;
-
-    /// `scale` times the sum of the cross-entropies (in nats) of the trained targets, each times
-    /// its weight: `scale * sum_i weights[i] * -log p(targets[i] | ids[..=i])`, in f32.
-    ///
-    /// # Shapes
-    /// Result: `[1]`.
-    fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1>;
-
-    /// The loss that is trained for: that sum, with what the objective adds to each trained
-    /// token's cross-entropy. A model that takes objectives says so in [`CausalLm::takes`]; by
-    /// default there is only the cross-entropy.
-    fn objective_sum(&self, batch: &Batch, scale: f64, objective: &Objective) -> Tensor<1> {
-        let _ = objective;
-        self.loss_sum(batch, scale)
-    }
-
-    /// Whether the model can be trained for an objective.
-    fn takes(&self, objective: &Objective) -> bool {
-        objective.is_cross_entropy()
-    }
-
-    /// The loss that is trained for, on the device without autodiff, and its gradients. A model
-    /// that can do so recomputes its activations in the backward pass where it is asked to; by
-    /// default none is.
-    fn loss_and_gradients(
-        &self,
-        batch: &Batch,
-        scale: f64,
-        options: &StepOptions,
-    ) -> (Tensor<1>, GradientsParams) {
-        loss_and_gradients(self, batch, scale, &options.objective)
-    }
-}
-
-/// Loss and gradients in one pass.
-fn loss_and_gradients<M: CausalLm>(
-    model: &M,
-    batch: &Batch,
-    scale: f64,
-    objective: &Objective,
-) -> (Tensor<1>, GradientsParams) {
-    let loss = model.objective_sum(batch, scale, objective);
-    let value = loss.clone().inner();
-    (value, GradientsParams::from_grads(loss.backward(), model))
-}

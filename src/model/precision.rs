@@ -8,12 +8,9 @@
 //!              frozen ones bf16
 //! ```
 
-use super::decoder::DecoderLm;
-use super::lora::LoraLinear;
 use crate::device;
 use crate::error::{Error, Result};
-use burn::module::Module;
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// What matrix products are computed in. Trained weights, optimizer moments and the loss are f32
@@ -29,43 +26,25 @@ pub enum Precision {
     Bf16,
 }
 
-impl DecoderLm {
-    /// The model computing in this precision. Frozen matrices of linear layers are kept in it;
-    /// trained weights stay f32.
+impl Precision {
+    /// The type of activations and of frozen matrices.
+    pub(super) fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+        }
+    }
+
+    /// Refuses bf16 where a device does not compute in it.
     ///
     /// # Errors
-    /// [`Error::Config`] where the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
-        let dtype = match precision {
-            Precision::F32 => None,
-            Precision::Bf16 => Some(FloatDType::BF16),
-        };
-        if let Some(dtype) = dtype {
-            check_support(self.device().supports_dtype(dtype))?;
-        }
-        self.compute = dtype;
-        let stored = dtype.unwrap_or(FloatDType::F32);
-        for (_, layer) in self.linear_layers_mut() {
-            layer.store_frozen(stored);
-        }
-        Ok(self)
-    }
-
-    /// The type of its activations.
-    pub(super) fn activation_type(&self) -> DType {
-        self.compute.map_or(DType::F32, DType::from)
-    }
-
-    /// What the model computes in.
-    pub fn precision(&self) -> Precision {
-        match self.compute {
-            Some(_) => Precision::Bf16,
-            None => Precision::F32,
-        }
+    /// [`Error::Config`].
+    pub(super) fn check(self, device: &Device) -> Result<()> {
+        check_support(self == Self::F32 || device.supports_dtype(self.dtype()))
     }
 }
 
-/// Refuses bf16 where a device does not compute in it, and says which do.
+/// Refuses bf16 where it is not supported, and says which devices compute in it.
 fn check_support(supported: bool) -> Result<()> {
     if supported {
         return Ok(());
@@ -76,16 +55,6 @@ fn check_support(supported: bool) -> Result<()> {
          {compiled}); or use f32"
     );
     Err(Error::config("precision", "this device cannot compute in bf16", hint))
-}
-
-impl LoraLinear {
-    fn store_frozen(&mut self, dtype: FloatDType) {
-        if self.weight.val().is_require_grad() || self.weight.val().dtype() == DType::from(dtype) {
-            return;
-        }
-        let frozen = self.weight.clone().map(|weight| weight.detach().cast(dtype));
-        self.weight = frozen.no_grad();
-    }
 }
 
 /// A tensor in the type of another, with a gradient in its own.

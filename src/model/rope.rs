@@ -1,6 +1,5 @@
 //! Frequencies of the rotary position embedding, scaled as Llama 3.1 does it.
 
-use super::config::DecoderConfig;
 use crate::ops::rotary_frequencies;
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +35,10 @@ impl RopeScaling {
     }
 }
 
-impl DecoderConfig {
-    /// Angle per position of each pair of a head's values, in radians: `head_dim / 2` numbers.
-    pub fn rope_frequencies(&self) -> Vec<f64> {
-        rotary_frequencies(self.head_dim(), self.rope_theta)
-            .into_iter()
-            .map(|frequency| self.rope_scaling.map_or(frequency, |s| s.scaled(frequency)))
-            .collect()
-    }
+/// Angle per position of each pair of a head's values, in radians: `head_dim / 2` numbers.
+pub(super) fn frequencies(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Vec<f64> {
+    rotary_frequencies(head_dim, theta)
+        .into_iter()
+        .map(|frequency| scaling.map_or(frequency, |s| s.scaled(frequency)))
+        .collect()
 }

@@ -27,15 +27,7 @@ impl DecoderLm {
         temperature: f64,
         vocabulary: usize,
     ) -> Result<TopTokens> {
-        let known = self.config().vocab_size;
-        if vocabulary > known {
-            let what = format!("{vocabulary} tokens are asked for, the model knows {known}");
-            return Err(Error::config("teacher", what, "Take a teacher with the student's tokens"));
-        }
-        if k == 0 || k > vocabulary {
-            let hint = format!("Give 1 to {vocabulary}");
-            return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
-        }
+        check_request(k, vocabulary, self.config().vocab_size)?;
         let mut top = TopTokens { k, ..TopTokens::default() };
         for (tokens, log_probs) in
             self.at_targets(batch, |_, logits| likeliest(&logits[..vocabulary], k, temperature))?
@@ -78,12 +70,7 @@ impl DecoderLm {
         for start in (0..tokens).step_by(block) {
             let hidden = hidden.clone().narrow(0, start, block.min(tokens - start));
             let logits = host(in_f32(hidden).matmul(self.head()))?.values;
-            if logits.iter().any(|logit| !logit.is_finite()) {
-                return Err(Error::Training {
-                    what: "a logit is not a number".into(),
-                    hint: "Check the model's weights, or compute in f32".into(),
-                });
-            }
+            check_finite(&logits)?;
             let rows = logits.par_chunks(vocabulary).enumerate();
             all.extend(rows.map(|(row, logits)| of(start + row, logits)).collect::<Vec<_>>());
         }
@@ -91,8 +78,31 @@ impl DecoderLm {
     }
 }
 
+/// Refuses to look for `k` of `vocabulary` tokens in a model that knows fewer.
+pub(super) fn check_request(k: usize, vocabulary: usize, known: usize) -> Result<()> {
+    if vocabulary > known {
+        let what = format!("{vocabulary} tokens are asked for, the model knows {known}");
+        return Err(Error::config("teacher", what, "Take a teacher with the student's tokens"));
+    }
+    if k == 0 || k > vocabulary {
+        let hint = format!("Give 1 to {vocabulary}");
+        return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
+    }
+    Ok(())
+}
+
+pub(super) fn check_finite(logits: &[f32]) -> Result<()> {
+    if logits.iter().all(|logit| logit.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::Training {
+        what: "a logit is not a number".into(),
+        hint: "Check the model's weights, or compute in f32".into(),
+    })
+}
+
 /// The `k` largest logits' tokens, the logarithms of their probabilities and of the rest's.
-fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>, Vec<f32>) {
+pub(super) fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>, Vec<f32>) {
     let before = |a: &u32, b: &u32| {
         logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b))
     };

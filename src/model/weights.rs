@@ -182,7 +182,7 @@ impl WeightFiles {
         if single.is_file() {
             return Self::open_file(single);
         }
-        let Some(text) = crate::data::tokenizer::read_if_there(&index)? else {
+        let Some(text) = crate::files::read_if_there(&index)? else {
             return Err(no_safetensors(folder));
         };
         let json: Value = serde_json::from_str(&text)

@@ -402,19 +402,12 @@ mod flex {
                 (kernel::contiguous(hidden), kernel::contiguous(token_weights));
             let (hidden, token_weights) = (hidden.storage::<f32>(), token_weights.storage::<f32>());
             let weight = DenseMatrix::new(weight);
-            let [wants_hidden, wants_weight] = wants_grads;
 
             let used: Vec<usize> = (0..tokens).filter(|&i| token_weights[i] != 0.0).collect();
             let block = tokens_per_block(vocabulary).min(used.len().max(1));
             let mut inputs = Vec::with_capacity(block * width);
-            let mut grad_inputs = Buffer::any(if wants_hidden { block * width } else { 0 });
-            let mut grad_hidden = Buffer::zeros(if wants_hidden { tokens * width } else { 0 });
-            let mut grad_weight = match (wants_weight, used.is_empty()) {
-                (false, _) => Buffer::any(0),
-                // The first block sets it.
-                (true, false) => Buffer::any(width * vocabulary),
-                (true, true) => Buffer::zeros(width * vocabulary),
-            };
+            let sizes = [tokens, width, vocabulary];
+            let mut grads = Grads::new(wants_grads, sizes, block, used.is_empty());
             // After what lives longer, since it takes whatever waits.
             let mut logits = Buffer::scratch(block * vocabulary);
             let mut loss = 0.0;
@@ -441,35 +434,11 @@ mod flex {
                     .collect();
                 loss += losses.iter().sum::<f64>();
 
-                let grad_logits = Matrix::dense(logits, logits_size);
-                if wants_hidden {
-                    let grad_inputs = &mut grad_inputs[..used.len() * width];
-                    MatrixMut::dense(grad_inputs, [used.len(), width]).set_product(
-                        1.0,
-                        grad_logits,
-                        weight.view().transposed(),
-                        Threads::All,
-                    );
-                    for (row, &i) in grad_inputs.chunks_exact(width).zip(used) {
-                        grad_hidden[i * width..][..width].copy_from_slice(row);
-                    }
-                }
-                if wants_weight {
-                    let grad =
-                        MatrixMut::new(&mut grad_weight, [width, vocabulary], weight.strides());
-                    let input = input.transposed();
-                    if index == 0 {
-                        grad.set_product(1.0, input, grad_logits, Threads::All);
-                    } else {
-                        grad.add_product(input, grad_logits, Threads::All);
-                    }
-                }
+                grads.add(index, used, input, Matrix::dense(logits, logits_size), &weight);
             }
-            LossAndGrads {
-                loss: kernel::from_vec(vec![loss as f32], [1]),
-                grad_hidden: wants_hidden.then(|| grad_hidden.into_tensor([tokens, width])),
-                grad_weight: wants_weight.then(|| weight.like(grad_weight)),
-            }
+            let loss = kernel::from_vec(vec![loss as f32], [1]);
+            let [grad_hidden, grad_weight] = grads.into_tensors(&weight);
+            LossAndGrads { loss, grad_hidden, grad_weight }
         }
 
         /// In place if nothing else holds the tensor, on a copy otherwise.
@@ -489,6 +458,76 @@ mod flex {
                     .for_each(|chunk| chunk.iter_mut().for_each(|x| *x *= factor));
             }
             tensor
+        }
+    }
+
+    /// The gradients of hidden states and weight, filled block by block.
+    struct Grads {
+        wants: [bool; 2],
+        /// Tokens, width and vocabulary.
+        sizes: [usize; 3],
+        /// Those of a block's hidden states.
+        inputs: Buffer,
+        hidden: Buffer,
+        weight: Buffer,
+    }
+
+    impl Grads {
+        fn new(wants: [bool; 2], sizes: [usize; 3], block: usize, is_empty: bool) -> Self {
+            let [wants_hidden, wants_weight] = wants;
+            let [tokens, width, vocabulary] = sizes;
+            let inputs = Buffer::any(if wants_hidden { block * width } else { 0 });
+            let hidden = Buffer::zeros(if wants_hidden { tokens * width } else { 0 });
+            let weight = match (wants_weight, is_empty) {
+                (false, _) => Buffer::any(0),
+                // The first block sets it.
+                (true, false) => Buffer::any(width * vocabulary),
+                (true, true) => Buffer::zeros(width * vocabulary),
+            };
+            Self { wants, sizes, inputs, hidden, weight }
+        }
+
+        /// Takes in a block: its tokens, their hidden states and the gradients of their logits.
+        fn add(
+            &mut self,
+            index: usize,
+            used: &[usize],
+            input: Matrix<'_>,
+            grad_logits: Matrix<'_>,
+            weight: &DenseMatrix,
+        ) {
+            let [wants_hidden, wants_weight] = self.wants;
+            let [_, width, vocabulary] = self.sizes;
+            if wants_hidden {
+                let grad_inputs = &mut self.inputs[..used.len() * width];
+                MatrixMut::dense(grad_inputs, [used.len(), width]).set_product(
+                    1.0,
+                    grad_logits,
+                    weight.view().transposed(),
+                    Threads::All,
+                );
+                for (row, &i) in grad_inputs.chunks_exact(width).zip(used) {
+                    self.hidden[i * width..][..width].copy_from_slice(row);
+                }
+            }
+            if wants_weight {
+                let grad = MatrixMut::new(&mut self.weight, [width, vocabulary], weight.strides());
+                let input = input.transposed();
+                if index == 0 {
+                    grad.set_product(1.0, input, grad_logits, Threads::All);
+                } else {
+                    grad.add_product(input, grad_logits, Threads::All);
+                }
+            }
+        }
+
+        /// Of hidden states and weight, where wanted.
+        fn into_tensors(self, weight: &DenseMatrix) -> [Option<FloatTensor<Flex>>; 2] {
+            let ([wants_hidden, wants_weight], [tokens, width, _]) = (self.wants, self.sizes);
+            [
+                wants_hidden.then(|| self.hidden.into_tensor([tokens, width])),
+                wants_weight.then(|| weight.like(self.weight)),
+            ]
         }
     }
 }

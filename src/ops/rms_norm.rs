@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation: `y = x / sqrt(mean(x^2) + eps) * weight`.
+//! Root-mean-square normalization: `y = x / sqrt(mean(x^2) + eps) * weight`.
 //!
 //! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
 

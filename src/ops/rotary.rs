@@ -2,7 +2,7 @@
 //! use: of a head's `head_dim` values, number `i` is rotated together with number
 //! `i + head_dim / 2`.
 //!
-//! Source: Su et al., "RoFormer", arXiv 2104.09864, whose pairs are neighbours; checkpoints in
+//! Source: Su et al., "RoFormer", arXiv 2104.09864, whose pairs are neighbors; checkpoints in
 //! Hugging Face's format have their rows permuted to match this form.
 
 use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};

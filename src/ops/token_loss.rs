@@ -19,46 +19,74 @@ use super::backends::cast;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{IndexingUpdateOp, Int, Slice, Tensor};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, VariantAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::fmt;
 
 /// How a student's distribution Q is held to a teacher's P.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", try_from = "DivergenceSetting")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Divergence {
     /// KL(P || Q): the student covers all that the teacher does.
     #[default]
     ForwardKl,
     /// KL(Q || P): the student keeps to what the teacher finds likely.
     ReverseKl,
-    /// The generalised Jensen-Shannon divergence, `beta KL(P || M) + (1 - beta) KL(Q || M)` with
+    /// The generalized Jensen-Shannon divergence, `beta KL(P || M) + (1 - beta) KL(Q || M)` with
     /// `M = beta P + (1 - beta) Q` and `beta` between 0 and 1.
     Jsd(f64),
 }
 
-/// A divergence as settings write it: a name, or `{ jsd = beta }`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum DivergenceSetting {
-    Name(String),
-    Jsd { jsd: f64 },
+/// As settings write it: a name, where `jsd` alone is the symmetric one, or `{ jsd = beta }`.
+impl<'de> Deserialize<'de> for Divergence {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const NAMES: [&str; 3] = ["forward_kl", "reverse_kl", "jsd"];
+        deserializer.deserialize_enum("Divergence", &NAMES, DivergenceVisitor)
+    }
 }
 
-impl TryFrom<DivergenceSetting> for Divergence {
-    type Error = String;
+struct DivergenceVisitor;
 
-    fn try_from(setting: DivergenceSetting) -> Result<Self, String> {
-        match setting {
-            DivergenceSetting::Jsd { jsd } => Ok(Self::Jsd(jsd)),
-            DivergenceSetting::Name(name) => match name.as_str() {
-                "forward_kl" => Ok(Self::ForwardKl),
-                "reverse_kl" => Ok(Self::ReverseKl),
-                "jsd" => Ok(Self::Jsd(0.5)),
-                name => Err(format!(
-                    "there is no divergence `{name}`; there are forward_kl, reverse_kl, jsd and \
-                     {{ jsd = beta }}"
-                )),
-            },
+impl<'de> Visitor<'de> for DivergenceVisitor {
+    type Value = Divergence;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("forward_kl, reverse_kl, jsd or { jsd = beta }")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Divergence, A::Error> {
+        let (name, content) = access.variant::<String>()?;
+        match name.as_str() {
+            "forward_kl" => content.unit_variant().map(|()| Divergence::ForwardKl),
+            "reverse_kl" => content.unit_variant().map(|()| Divergence::ReverseKl),
+            "jsd" => {
+                let is_there = Cell::new(false);
+                match content.newtype_variant_seed(Beta { is_there: &is_there }) {
+                    // The name alone.
+                    Err(_) if !is_there.get() => Ok(Divergence::Jsd(0.5)),
+                    beta => beta.map(Divergence::Jsd),
+                }
+            }
+            name => Err(A::Error::custom(format!(
+                "there is no divergence `{name}`; there are forward_kl, reverse_kl, jsd and {{ jsd \
+                 = beta }}"
+            ))),
         }
+    }
+}
+
+/// The number that may come with `jsd`; tells whether one does.
+struct Beta<'b> {
+    is_there: &'b Cell<bool>,
+}
+
+impl<'de> DeserializeSeed<'de> for Beta<'_> {
+    type Value = f64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<f64, D::Error> {
+        self.is_there.set(true);
+        f64::deserialize(deserializer)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The model card: what a student is made of, for whoever finds its folder.
 
-use super::run::{Summary, sentence};
-use crate::data::MixtureReport;
+use super::overview::rate_text;
+use super::summary::Summary;
 use crate::model::Precision;
+use crate::text::Table;
+use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -47,36 +49,47 @@ fn write_card(
          (arXiv 2502.12143), with mixdistill {}.\n",
         env!("CARGO_PKG_VERSION")
     )?;
-    write_mixture(out, &summary.mixture)?;
+    write_mixture(out, summary)?;
+    write_training(out, summary, template)?;
+    write_measured(out, summary)
+}
+
+fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::fmt::Result {
+    let config = &summary.config;
     let train = &config.train;
-    writeln!(out, "## Training\n\n| | |\n| --- | --- |")?;
-    let mut row = |name: &str, value: String| writeln!(out, "| {name} | {value} |");
-    row("optimizer steps", summary.outcome.step.to_string())?;
+    let mut table = Table::new(["", ""]).of_text();
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row("optimizer steps", summary.outcome.step.to_string());
     if let Some(best) = summary.outcome.best.filter(|_| train.keep_best) {
-        row("weights of", format!("step {}, which has the lowest held-out loss", best.step))?;
+        row("weights of", format!("step {}, which has the lowest held-out loss", best.step));
     }
     let (size, accumulate) = (train.batch_size, train.accumulate);
-    row("rows a step", format!("{} ({size} x {accumulate})", train.rows_per_step()))?;
-    row("longest row", format!("{} tokens", config.data.max_length))?;
+    row("rows a step", format!("{} ({size} x {accumulate})", train.rows_per_step()));
+    row("longest row", format!("{} tokens", config.data.max_length));
     if let (Some(_), Some(part)) = (&config.teacher, &train.objective.distillation) {
         let what = format!(
-            "{:?}, weight {}, temperature {}",
-            part.divergence, part.weight, part.temperature
+            "{}, weight {}, temperature {}",
+            name_of(&part.divergence),
+            part.weight,
+            part.temperature
         );
-        row("a teacher's logits", what)?;
+        row("a teacher's logits", what);
     }
     if config.precision == Precision::Bf16 {
-        row("computed in", "bf16, trained weights in f32".into())?;
+        row("computed in", "bf16, trained weights in f32".into());
     }
-    row("peak learning rate", format!("{:e}", train.learning_rate))?;
-    row("schedule", format!("{:?}, {} steps of warm-up", train.lr_schedule, train.warmup_steps))?;
+    row("peak learning rate", rate_text(train.learning_rate));
+    row(
+        "schedule",
+        format!("{}, {} steps of warm-up", name_of(&train.lr_schedule), train.warmup_steps),
+    );
     row(
         "AdamW",
         format!(
             "beta {} and {}, epsilon {:e}, weight decay {}",
             train.beta_1, train.beta_2, train.epsilon, train.weight_decay
         ),
-    )?;
+    );
     if let Some(lora) = &config.lora {
         let scale = if lora.rslora { ", rank-stabilized" } else { "" };
         row(
@@ -88,56 +101,74 @@ fn write_card(
                 lora.dropout,
                 lora.target_modules.join(", ")
             ),
-        )?;
+        );
     }
     let (all, trained) = (summary.parameters, summary.trained_parameters);
-    row("parameters", format!("{all}, of which {trained} trained"))?;
-    row("tokens trained", summary.trained_tokens.to_string())?;
-    row("seed", config.seed.to_string())?;
+    row("parameters", format!("{all}, of which {trained} trained"));
+    row("tokens trained", summary.trained_tokens.to_string());
+    row("seed", config.seed.to_string());
     if config.base_model.is_some() {
         let name = Path::new(template).file_name();
-        row("chat template", name.map_or(template.into(), |n| n.to_string_lossy().into_owned()))?;
+        row("chat template", name.map_or(template.into(), |n| n.to_string_lossy().into_owned()));
     }
-    writeln!(out, "\n## Measured\n")?;
+    writeln!(out, "## Training\n\n{}", table.to_markdown())
+}
+
+fn write_measured(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    writeln!(out, "## Measured\n")?;
     let (first, last) = (summary.first_loss, summary.last_loss);
     writeln!(out, "Training loss {first:.4} at the beginning, {last:.4} at the end.")?;
     if let (Some(before), Some(after)) = (summary.evaluations.first(), summary.final_evaluation())
         && !before.sources.is_empty()
     {
-        writeln!(out, "\n| held-out loss (nats a token) | before | after |\n| --- | --- | --- |")?;
+        let mut table = Table::new(["held-out loss (nats a token)", "before", "after"]);
         for (then, now) in before.sources.iter().zip(&after.sources) {
-            writeln!(
-                out,
-                "| {}, {} rows | {:.4} | {:.4} |",
-                now.name, now.rows, then.loss, now.loss
-            )?;
+            let name = format!("{}, {} rows", now.name, now.rows);
+            table.row([name, format!("{:.4}", then.loss), format!("{:.4}", now.loss)]);
         }
+        write!(out, "\n{}", table.to_markdown())?;
     }
     for (when, accuracy) in [("Before", &summary.before), ("After", &summary.after)] {
         if let Some(accuracy) = accuracy {
-            writeln!(out, "\n{when} training: {}.", sentence(accuracy))?;
+            writeln!(out, "\n{when} training: {}.", accuracy)?;
         }
     }
     Ok(())
 }
 
-fn write_mixture(out: &mut String, mixture: &MixtureReport) -> std::fmt::Result {
-    writeln!(out, "## Data\n")?;
-    writeln!(out, "| source | share asked for | rows | tokens | trained tokens |")?;
-    writeln!(out, "| --- | --- | --- | --- | --- |")?;
+fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let mixture = &summary.mixture;
+    let header = ["source", "share asked for", "share of rows", "rows", "tokens", "trained tokens"];
+    let mut planned = Table::new(header);
     for source in &mixture.sources {
-        writeln!(
-            out,
-            "| {} | {:.1} % | {} | {} | {} |",
-            source.name,
-            100.0 * source.requested,
-            source.rows,
-            source.tokens,
-            source.trained_tokens
-        )?;
+        planned.row([
+            source.name.clone(),
+            format!("{:.1} %", 100.0 * source.requested),
+            format!("{:.1} %", 100.0 * mixture.realized(source)[0]),
+            source.rows.to_string(),
+            source.tokens.to_string(),
+            source.trained_tokens.to_string(),
+        ]);
     }
+    let mut seen = Table::new(["source", "rows", "tokens", "trained tokens"]);
+    for source in &summary.seen {
+        let counts = [source.rows.to_string(), source.tokens.to_string()];
+        let name = [source.name.clone()].into_iter();
+        seen.row(name.chain(counts).chain([source.trained_tokens.to_string()]));
+    }
+    writeln!(out, "## Data\n\n{}", planned.to_markdown())?;
+    write!(out, "Seen in training, repetitions included:\n\n{}", seen.to_markdown())?;
     for shortfall in &mixture.shortfalls {
         writeln!(out, "\n{shortfall}.")?;
     }
     writeln!(out)
+}
+
+/// A choice by its name in settings.
+fn name_of(choice: &impl Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
 }

@@ -7,17 +7,20 @@ use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::finished::same_settings;
 use super::prepare::Prepared;
-use super::run::{Summary, dated, run_prepared};
+use super::run::{dated, run_prepared};
+use super::summary::Summary;
 use super::teacher::teacher;
+use crate::context::{Accuracy, Context, Event};
 use crate::data::Schedule;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::Accuracy;
-use crate::train::{Curve, StopFlag, TeacherLogits, draw_curves};
+use crate::text::{DISPLAY_WIDTH, Table};
+use crate::train::{Curve, TeacherLogits, draw_curves};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,11 +46,10 @@ pub struct Comparison {
     pub stopped: bool,
 }
 
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:10} {:>9} {:>18} {:>13} {:>12} {:>10} {:>8} {:>15}",
+impl Comparison {
+    /// The table, in lines of at most `width` columns.
+    pub fn to_text(&self, width: usize) -> String {
+        let mut table = Table::new([
             "trained on",
             "accuracy",
             "95 % interval",
@@ -55,25 +57,29 @@ impl fmt::Display for Comparison {
             "hit limit",
             "no answer",
             "updates",
-            "trained tokens"
-        )?;
+            "trained tokens",
+        ]);
         for line in &self.lines {
             let accuracy = &line.accuracy;
             let (low, high) = accuracy.interval;
-            write!(
-                f,
-                "\n{:10} {:>7.1} % {:>18} {:>13.1} {:>10.1} % {:>8.1} % {:>8} {:>15}",
-                line.name,
-                100.0 * accuracy.accuracy,
+            table.row([
+                line.name.clone(),
+                format!("{:.1} %", 100.0 * accuracy.accuracy),
                 format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high),
-                accuracy.mean_tokens,
-                100.0 * accuracy.hit_limit,
-                100.0 * accuracy.without_answer,
-                line.steps,
-                line.trained_tokens,
-            )?;
+                format!("{:.1}", accuracy.mean_tokens),
+                format!("{:.1} %", 100.0 * accuracy.hit_limit),
+                format!("{:.1} %", 100.0 * accuracy.without_answer),
+                line.steps.to_string(),
+                line.trained_tokens.to_string(),
+            ]);
         }
-        Ok(())
+        table.to_text(width)
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text(f.width().unwrap_or(DISPLAY_WIDTH)))
     }
 }
 
@@ -83,54 +89,28 @@ impl fmt::Display for Comparison {
 /// # Errors
 /// As [`run`](super::run()); [`Error::Config`] where the sources are not `long` and `short`, or where there is
 /// no held-out problem with a reference answer.
-pub fn compare(
-    config: &RunConfig,
-    mode: RunMode,
-    stop: &StopFlag,
-    say: &mut dyn FnMut(&str),
-) -> Result<Comparison> {
-    let weights = &config.mixture.weights;
-    let share = match (weights.len(), weights.get("long"), weights.get("short")) {
-        (2, Some(long), Some(short)) if long + short > 0.0 => long / (long + short),
-        _ => {
-            return Err(Error::config(
-                "mixture.weights",
-                "a comparison needs two sources, `long` and `short`, with weights above 0",
-                "Name the sources so",
-            ));
-        }
-    };
-    if config.evaluation.questions == 0 {
-        return Err(Error::config(
-            "evaluation.questions",
-            "a comparison is one of answers, and no question is asked",
-            "Say how many with --questions N",
-        ));
-    }
+pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Comparison> {
+    let share = share_to_compare(config)?;
     let mut config = config.clone();
     config.data.complete = true;
+    config.validate()?;
     let device = device::by_name(&config.backend)?;
-    let directory = RunDirectory::open(&config.out, mode)?;
-    config = dated(&config, mode, &directory);
+    RunDirectory::check(&config.out, mode)?;
+    config = dated(&config, mode);
     if mode == RunMode::Resume {
-        same_settings(&RunConfig::read(&directory.path("config.toml"))?, &config)?;
+        same_settings(&RunConfig::read(&config.out.join("config.toml"))?, &config)?;
     }
-    // Whatever is wrong with the data shows here, before anything is replaced.
-    let prepared = Prepared::new(&config)?;
+    // Whatever is wrong with the data shows here, before anything is made or replaced.
+    let prepared = Prepared::new(&config, context)?;
     if prepared.questions.is_empty() {
         return Err(Error::config(
             "evaluation.questions",
             "no held-out problem has a reference answer, so nothing can be compared",
-            "Hold out problems with answers, or train without --compare",
+            "Hold out problems with answers, or train the mixture alone",
         ));
     }
-    if config.teacher.as_ref().is_some_and(|t| TeacherLogits::is_in(Path::new(&t.path))) {
-        for share in [1.0, 0.0, share] {
-            let mut variant = config.clone();
-            variant.set_share(share)?;
-            teacher(&variant, &prepared.with_mixture(&variant)?, &device)?;
-        }
-    }
+    check_stored_logits(&config, &prepared, share, &device, context)?;
+    let directory = RunDirectory::open(&config.out, mode)?;
     let variants = VARIANTS.map(|name| {
         let out = directory.path(name);
         let mode = if RunDirectory::holds_run(&out) { mode } else { RunMode::New };
@@ -140,59 +120,118 @@ pub fn compare(
     let variants = [(long?, 1.0), (short?, 0.0), (mix?, share)];
     if !mode.resumes() {
         directory.clear()?;
-        directory.write("config.toml", &config.to_toml()?)?;
-    } else if mode == RunMode::ResumeChanged {
+    }
+    if mode != RunMode::Resume {
         directory.write("config.toml", &config.to_toml()?)?;
     }
     let mut comparison = Comparison { lines: vec![], stopped: true };
     directory.write_json("compare.json", &comparison)?;
     let mut curves = vec![];
-    for (name, (variant_directory, share)) in VARIANTS.into_iter().zip(variants) {
-        let mut variant = config.clone();
-        variant.out = directory.path(name);
-        variant.set_share(share)?;
-        if share == 0.0 || share == 1.0 {
-            variant.mixture.schedule = Schedule::Constant;
-        }
-        say(&format!("\n=== {name}: {:.0} % long answers ===", 100.0 * share));
+    for (number, (name, (variant_directory, share))) in
+        VARIANTS.into_iter().zip(variants).enumerate()
+    {
+        let variant = variant(&config, directory.path(name), share)?;
+        context.emit(&Event::Part {
+            name,
+            about: &format!("{:.0} % long answers", 100.0 * share),
+            number: number + 1,
+            of: VARIANTS.len(),
+            seconds_left: None,
+        })?;
         let mode = match RunDirectory::holds_run(&variant.out) {
             true => mode,
             false => RunMode::New,
         };
         let mixed = prepared.with_mixture(&variant)?;
-        let summary = run_prepared(&variant, &device, &variant_directory, mixed, mode, stop, say)?;
+        let summary = run_prepared(&variant, &device, &variant_directory, mixed, mode, context)?;
         if summary.outcome.stopped {
             return Ok(comparison);
         }
-        let (before, after) =
-            (summary.before.clone().unwrap_or_default(), summary.after.clone().unwrap_or_default());
-        if comparison.lines.is_empty() {
-            comparison.lines.push(CompareLine {
-                name: "untuned".into(),
-                accuracy: before,
-                steps: 0,
-                trained_tokens: 0,
-                seconds: 0.0,
-            });
-        }
-        comparison.lines.push(CompareLine {
-            name: name.into(),
-            accuracy: after,
-            steps: summary.outcome.step,
-            trained_tokens: summary.trained_tokens,
-            seconds: summary.training_seconds,
-        });
+        comparison.add(name, &summary);
         curves.extend(loss_curves(name, &summary));
-        if stop.is_requested() && name != "mix" {
+        if context.is_stopped() && name != "mix" {
             return Ok(comparison);
         }
     }
     comparison.stopped = false;
     let [x, y] = ["optimizer step", "held-out cross-entropy (nats)"];
-    draw_curves(&directory.path("compare.svg"), "Held-out loss by training data", [x, y], &curves)?;
+    let plot = directory.path("compare.svg");
+    draw_curves(&plot, "Held-out loss by training data", [x, y], &curves)?;
     directory.write_json("compare.json", &comparison)?;
     directory.write_json("summary.json", &comparison)?;
+    context.emit(&Event::Written { what: "held-out losses", path: &plot })?;
     Ok(comparison)
+}
+
+/// The share of long answers in the mixture that is compared.
+fn share_to_compare(config: &RunConfig) -> Result<f64> {
+    let weights = &config.mixture.weights;
+    if config.evaluation.questions == 0 {
+        return Err(Error::config(
+            "evaluation.questions",
+            "a comparison is one of answers, and no question is asked",
+            "Say how many",
+        ));
+    }
+    match (weights.len(), weights.get("long"), weights.get("short")) {
+        (2, Some(long), Some(short)) if long + short > 0.0 => Ok(long / (long + short)),
+        _ => Err(Error::config(
+            "mixture.weights",
+            "a comparison needs two sources, `long` and `short`, with weights above 0",
+            "Name the sources so",
+        )),
+    }
+}
+
+/// The settings of one variant.
+fn variant(config: &RunConfig, out: PathBuf, share: f64) -> Result<RunConfig> {
+    let mut variant = RunConfig { out, ..config.clone() };
+    variant.set_share(share)?;
+    if share == 0.0 || share == 1.0 {
+        variant.mixture.schedule = Schedule::Constant;
+    }
+    Ok(variant)
+}
+
+/// Stored logits must hold the rows of every variant.
+fn check_stored_logits(
+    config: &RunConfig,
+    prepared: &Prepared,
+    share: f64,
+    device: &Device,
+    context: &Context<'_>,
+) -> Result<()> {
+    if !config.teacher.as_ref().is_some_and(|t| TeacherLogits::is_in(Path::new(&t.path))) {
+        return Ok(());
+    }
+    for share in [1.0, 0.0, share] {
+        let mut variant = config.clone();
+        variant.set_share(share)?;
+        teacher(&variant, &prepared.with_mixture(&variant)?, device, context)?;
+    }
+    Ok(())
+}
+
+impl Comparison {
+    /// The line of a finished variant; before the first one, that of the untuned student.
+    fn add(&mut self, name: &str, summary: &Summary) {
+        if self.lines.is_empty() {
+            self.lines.push(CompareLine {
+                name: "untuned".into(),
+                accuracy: summary.before.clone().unwrap_or_default(),
+                steps: 0,
+                trained_tokens: 0,
+                seconds: 0.0,
+            });
+        }
+        self.lines.push(CompareLine {
+            name: name.into(),
+            accuracy: summary.after.clone().unwrap_or_default(),
+            steps: summary.outcome.step,
+            trained_tokens: summary.trained_tokens,
+            seconds: summary.training_seconds,
+        });
+    }
 }
 
 /// Held-out losses of a variant, by source.

@@ -1,5 +1,7 @@
 //! Everything that a run can be told, in one struct; TOML files and flags fill the same one.
 
+mod validate;
+
 use crate::data::arith::ArithConfig;
 use crate::data::{ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong};
 use crate::error::{Error, Result};
@@ -8,7 +10,9 @@ use crate::model::{
     DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES, Precision,
 };
 use crate::ops::Distillation;
+use crate::settings::{Layers, Settings, table_of, to_toml};
 use crate::train::TrainConfig;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -149,8 +153,8 @@ impl Default for EvaluationConfig {
 /// A teacher whose logits the student learns, beside the answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TeacherConfig {
-    /// A folder of logits that the example `teacher_logits` wrote, or a model with the student's
+pub struct LogitTeacherConfig {
+    /// A folder of logits that [`write_teacher_logits`](super::write_teacher_logits) wrote, or a model with the student's
     /// tokens, which then runs beside the training: a folder, or with the feature `hub` a name.
     pub path: String,
     /// Tokens that such a model tells for each trained token; a folder of logits has its own.
@@ -165,7 +169,7 @@ fn usual_top_k() -> usize {
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default = "RunConfig::toy")]
 pub struct RunConfig {
     /// The run directory.
     pub out: PathBuf,
@@ -175,7 +179,7 @@ pub struct RunConfig {
     pub backend: String,
     /// The data.
     pub data: DataConfig,
-    /// The mixture. Its seed and its planned rows are set by the run.
+    /// The mixture.
     pub mixture: MixtureConfig,
     /// The model to fine-tune: a folder in Hugging Face's format, or, with the feature `hub`,
     /// `owner/name` or `owner/name@revision`. Without it the student starts from random weights.
@@ -188,7 +192,7 @@ pub struct RunConfig {
     /// f32 with either.
     pub precision: Precision,
     /// A teacher whose logits are learned, as `train.objective.distillation` says.
-    pub teacher: Option<TeacherConfig>,
+    pub teacher: Option<LogitTeacherConfig>,
     /// The training.
     pub train: TrainConfig,
     /// How held-out problems are answered.
@@ -199,9 +203,10 @@ pub struct RunConfig {
     pub save: SaveConfig,
 }
 
-impl Default for RunConfig {
-    /// The toy run: a student of about a million parameters, from random weights.
-    fn default() -> Self {
+impl RunConfig {
+    /// The toy run: a student of about a million parameters, from random weights, on the built-in
+    /// corpus.
+    pub fn toy() -> Self {
         Self {
             out: "run".into(),
             seed: 1,
@@ -234,24 +239,19 @@ impl Default for RunConfig {
             save: SaveConfig::default(),
         }
     }
-}
 
-impl RunConfig {
-    /// The defaults for fine-tuning a model in a folder: the paper's learning rates (1e-5, and 1e-4
-    /// with adapters), two epochs, rows of up to 2,048 tokens. Held-out losses are taken; answering
-    /// held-out questions is left to whoever asks for it, since it may take longer than the
-    /// training.
-    pub fn for_base_model(name: impl Into<String>, lora: Option<LoraConfig>) -> Self {
-        let rate = if lora.is_some() { 1e-4 } else { 1e-5 };
-        let base = Self::default();
+    /// Fine-tuning of a model, all of its weights: the paper's learning rate of 1e-5, two epochs, rows
+    /// of up to 2,048 tokens. `model` is a folder in Hugging Face's format, or, with the feature
+    /// `hub`, `owner/name` or `owner/name@revision`. Held-out losses are taken; answering held-out
+    /// questions is left to whoever asks for it, since it may take longer than the training.
+    pub fn fine_tune(model: impl Into<String>) -> Self {
+        let base = Self::toy();
         Self {
-            base_model: Some(name.into()),
-            lora,
+            base_model: Some(model.into()),
             data: DataConfig { max_length: 2048, ..base.data },
             train: TrainConfig {
                 batch_size: 2,
                 accumulate: 8,
-                learning_rate: rate,
                 packing: Packing::On,
                 evaluate_every: 50,
                 checkpoint_every: 50,
@@ -263,96 +263,50 @@ impl RunConfig {
         }
     }
 
+    /// The same with adapters that are trained in place of the model's weights, at the paper's
+    /// learning rate for them, 1e-4.
+    pub fn with_lora(mut self, lora: LoraConfig) -> Self {
+        self.lora = Some(lora);
+        self.train.learning_rate = 1e-4;
+        self
+    }
+
     /// Reads a TOML file; what it does not name keeps its default, and unknown keys are errors.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Config`] with the line and what is wrong.
+    /// As [`Layers::file`] and [`Layers::settings`].
     pub fn read(path: &Path) -> Result<Self> {
-        Self::read_with(path, None, None)
-    }
-
-    /// As [`RunConfig::read`], with the model and the adapters to train where they are given; which
-    /// defaults the settings start from depends on those.
-    ///
-    /// # Errors
-    /// As [`RunConfig::read`].
-    pub fn read_with(
-        path: &Path,
-        base_model: Option<String>,
-        lora: Option<LoraConfig>,
-    ) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        Self::from_toml_with(&text, base_model, lora).map_err(|error| match error {
-            Error::Config { key, what, hint } => {
-                Error::Config { key, what: format!("{}: {what}", path.display()), hint }
-            }
-            error => error,
-        })
+        let mut layers = Layers::<Self>::new()?;
+        layers.file(path)?;
+        layers.settings()
     }
 
     /// Reads TOML text.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// As [`RunConfig::read`].
     pub fn from_toml(text: &str) -> Result<Self> {
-        Self::from_toml_with(text, None, None)
+        let mut layers = Layers::<Self>::new()?;
+        layers.text(text)?;
+        layers.settings()
     }
 
-    fn from_toml_with(
-        text: &str,
-        base_model: Option<String>,
-        lora: Option<LoraConfig>,
-    ) -> Result<Self> {
-        // Read by itself first: that reports unknown keys and wrong types with their line.
-        let given: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            Error::config(
-                "config",
-                format!("line {line}: {}", e.message()),
-                "`--print-config` shows every setting with its default",
-            )
-        })?;
-        // Then laid over the defaults of a run, so that a table that names one key changes one key.
-        let failed = |what: String| {
-            Error::config("config", what, "`--print-config` shows every setting with its default")
-        };
-        let base = match base_model.clone().or(given.base_model) {
-            Some(name) => Self::for_base_model(name, lora.clone().or(given.lora)),
-            None => Self::default(),
-        };
-        let mut all = toml::Table::try_from(base).map_err(|e| failed(e.to_string()))?;
-        merge(&mut all, toml::from_str(text).map_err(|e| failed(e.to_string()))?);
-        let mut config: Self =
-            all.try_into().map_err(|e: toml::de::Error| failed(e.to_string()))?;
-        config.base_model = base_model.or(config.base_model);
-        config.lora = lora.or(config.lora);
-        if let Some(teacher) = config.teacher.clone() {
-            config.set_teacher(teacher);
-        }
-        Ok(config)
-    }
-
-    /// The settings as TOML.
+    /// The settings as TOML; what has no value stands there as a comment.
     ///
     /// # Errors
     /// [`Error::Config`] where a value cannot be written as TOML.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(|e| {
-            Error::config("config", e.to_string(), "This is a defect; please report it")
-        })
+        to_toml(self, false)
     }
 
     /// Reads settings from TOML tables, each laid over those before it, and all over the defaults.
     ///
     /// # Errors
-    /// As [`RunConfig::from_toml`].
+    /// As [`RunConfig::read`].
     pub fn from_tables(tables: &[&toml::Table]) -> Result<Self> {
-        let mut all = toml::Table::new();
-        tables.iter().for_each(|table| merge(&mut all, (*table).clone()));
-        let text = toml::to_string(&all).map_err(|e| {
-            Error::config("config", e.to_string(), "This is a defect; please report it")
-        })?;
-        Self::from_toml(&text)
+        let mut layers = Layers::<Self>::new()?;
+        tables.iter().try_for_each(|table| layers.table(table))?;
+        layers.settings()
     }
 
     /// The seed of the toy corpus and of the held-out split.
@@ -361,7 +315,7 @@ impl RunConfig {
     }
 
     /// Sets the teacher, and its part in the loss to the usual one where it has none.
-    pub fn set_teacher(&mut self, teacher: TeacherConfig) {
+    pub fn set_teacher(&mut self, teacher: LogitTeacherConfig) {
         self.teacher = Some(teacher);
         self.train.objective.distillation.get_or_insert_with(Distillation::default);
     }
@@ -373,121 +327,65 @@ impl RunConfig {
     pub fn set_share(&mut self, share: f64) -> Result<()> {
         if !(0.0..=1.0).contains(&share) {
             let what = format!("it is {share}");
-            return Err(Error::config("share", what, "Give the share of long answers, 0 to 1"));
+            return Err(Error::config(
+                "mixture.weights",
+                what,
+                "Give the share of long answers, 0 to 1",
+            ));
         }
         self.mixture.weights = MixtureConfig::long_short(share).weights;
         Ok(())
     }
+}
 
-    /// Checks the settings that need no file.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the first one that is out of range.
-    pub fn validate(&self) -> Result<()> {
-        self.train.validate()?;
-        self.generate.validate()?;
-        if self.train.objective.distillation.is_some() && self.teacher.is_none() {
-            return Err(Error::config(
-                "train.objective.distillation",
-                "there is no teacher",
-                "Name one with teacher.path (--teacher)",
-            ));
+impl Settings for RunConfig {
+    const OTHER_NAMES: &'static [(&'static str, &'static str)] = &[
+        ("model", "base_model"),
+        ("share", "mixture.weights"),
+        ("share_of", "mixture.share"),
+        ("lr", "train.learning_rate"),
+        ("max_steps", "train.steps"),
+        ("num_train_epochs", "train.epochs"),
+        ("gradient_accumulation_steps", "train.accumulate"),
+        ("max_seq_length", "data.max_length"),
+        ("lora_rank", "lora.rank"),
+        ("lora_alpha", "lora.alpha"),
+    ];
+
+    const RETIRED: &'static [(&'static str, &'static str)] = &[
+        ("mixture.seed", "the mixture is drawn by `seed`"),
+        ("mixture.planned_rows", "a run counts its rows itself"),
+    ];
+
+    /// Those of a toy run, or of fine-tuning where a model is given.
+    fn defaults(given: &toml::Table) -> Result<toml::Table> {
+        let mut config = match given.get("base_model").and_then(toml::Value::as_str) {
+            Some(model) => Self::fine_tune(model),
+            None => Self::toy(),
+        };
+        if config.base_model.is_some() && given.contains_key("lora") {
+            config = config.with_lora(LoraConfig::default());
+            // Which adapters, those say that are given.
+            config.lora = None;
         }
-        let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
-        if let Some(teacher) = &self.teacher {
-            if self.train.objective.distillation.is_none() {
-                let what = "a teacher is named, and has no part in the loss".to_owned();
-                return refuse(
-                    "teacher",
-                    what,
-                    "Set train.objective.distillation, or leave it out",
-                );
-            }
-            if teacher.top_k == 0 {
-                return refuse("teacher.top_k", "it is 0".into(), "64 is usual");
-            }
+        table_of(&config)
+    }
+
+    fn complete(&mut self) {
+        if let Some(teacher) = self.teacher.clone() {
+            self.set_teacher(teacher);
         }
-        let asked = &self.evaluation;
-        if asked.during_training > 0
-            && (asked.questions < asked.during_training || self.train.evaluate_every == 0)
-        {
-            let what = format!(
-                "it is {}, of {} questions, at evaluations every {} steps",
-                asked.during_training, asked.questions, self.train.evaluate_every
-            );
-            let hint = "Raise evaluation.questions (--questions) and train.evaluate_every";
-            return refuse("evaluation.during_training", what, hint);
-        }
-        let data = &self.data;
-        if data.max_length < 2 {
-            let what = format!("it is {}", data.max_length);
-            return refuse("data.max_length", what, "A row needs at least two tokens");
-        }
-        if !(0.0..1.0).contains(&data.hold_out) {
-            let what = format!("it is {}", data.hold_out);
-            return refuse("data.hold_out", what, "Give a share of the problems, 0 to below 1");
-        }
-        if let Some(lora) = &self.lora {
-            lora.validate()?;
-            if self.save.file_type != FileType::F32 {
-                let what = "adapters are written as they were trained, in f32".to_owned();
-                return refuse(
-                    "save.file_type",
-                    what,
-                    "Leave it out, or merge them with --save-type",
-                );
-            }
-            if self.base_model.is_none() {
-                let what = "there is no model to add adapters to".to_owned();
-                return refuse("lora", what, "Name it with base_model (--model)");
-            }
-        }
-        if self.base_model.is_some() && data.tokenizer.is_some() {
-            let what = "the base model has a tokenizer of its own".to_owned();
-            return refuse("data.tokenizer", what, "Leave it out");
-        }
-        if let Some(date) = &data.date
-            && date.parse::<jiff::civil::Date>().is_err()
-        {
-            return refuse("data.date", format!("it is \"{date}\""), "Give it as YYYY-MM-DD");
-        }
-        if self.save.max_shard_bytes == 0 {
-            return refuse("save.max_shard_bytes", "it is 0".into(), "Give a positive number");
-        }
-        if data.sources.is_empty() {
-            let toy = &data.toy;
-            let ordered = 1 <= toy.operations.0 && toy.operations.0 <= toy.operations.1;
-            if !ordered || toy.operations.1 > 64 {
-                let what = format!("{} to {}", toy.operations.0, toy.operations.1);
-                return refuse("data.toy.operations", what, "Give 1 to 64, the smaller first");
-            }
-            let fits = |x: i64| (1..=1_000_000_000).contains(&x);
-            if !fits(toy.start) || !fits(toy.operand) {
-                return refuse("data.toy", "start or operand".into(), "Give 1 to 1000000000");
-            }
-            if data.toy_problems == 0 || data.toy_problems + data.toy_test_problems > 10_000_000 {
-                let what = format!("{} problems", data.toy_problems);
-                return refuse("data.toy_problems", what, "Give 1 to 10000000");
-            }
-        }
-        Ok(())
     }
 }
 
-/// Lays the keys of `over` over those of `base`, table by table. Values that are one choice
-/// together, such as the weights of a mixture, are replaced as a whole.
-fn merge(base: &mut toml::Table, over: toml::Table) {
-    const WHOLE: [&str; 4] = ["weights", "schedule", "template_variables", "divergence"];
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(base)), toml::Value::Table(over))
-                if !WHOLE.contains(&key.as_str()) =>
-            {
-                merge(base, over);
-            }
-            (_, value) => {
-                base.insert(key, value);
-            }
+/// Reads settings that an earlier version may have stored.
+pub(super) fn stored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RunConfig, D::Error> {
+    let mut value = serde_json::Value::deserialize(deserializer)?;
+    for (path, _) in RunConfig::RETIRED {
+        let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+        if let Some(serde_json::Value::Object(table)) = value.get_mut(table) {
+            table.remove(key);
         }
     }
+    serde_json::from_value(value).map_err(D::Error::custom)
 }

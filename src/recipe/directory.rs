@@ -13,12 +13,11 @@
 
 use super::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::files::{FolderLock, LOCK, remove_folder, write_text};
+use crate::files::{WorkDir, WorkDirKind, remove_file, remove_folder};
 use crate::model::writing_place;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// How a run directory is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,26 +57,27 @@ const FILES: [&str; 11] = [
 const FOLDERS: [&str; 4] = ["checkpoints", "model", "adapter", "tensorboard"];
 /// Folders of a comparison's runs.
 pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
-/// Written and removed, to see whether a directory can be written to.
-const PROBE: &str = ".write-probe";
 /// Set before anything else is written.
 const MARK: &str = ".mixdistill-run";
+const KIND: WorkDirKind = WorkDirKind::new("a run's", MARK).or_unmarked(holds_unmarked_run);
+
+/// A run of before there was the mark: settings that can be read beside a file that only runs write.
+fn holds_unmarked_run(path: &Path) -> bool {
+    let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
+    written && RunConfig::read(&path.join("config.toml")).is_ok()
+}
 
 /// A run directory that can be written to, by this process alone.
 #[derive(Clone, Debug)]
-pub struct RunDirectory {
-    path: PathBuf,
-    _lock: Arc<FolderLock>,
-}
+pub struct RunDirectory(WorkDir);
 
 impl RunDirectory {
-    /// Takes a directory, and makes it where it does not exist.
+    /// Looks at a directory as [`RunDirectory::open`] does, and makes and changes nothing.
     ///
     /// # Errors
     /// [`Error::RunDirectory`]: it holds a run and the mode is [`RunMode::New`]; it holds none and
-    /// the mode is [`RunMode::Resume`]; it holds other files; it cannot be written to; another
-    /// process works on it.
-    pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
+    /// the mode is [`RunMode::Resume`]; it holds other files; another process works on it.
+    pub fn check(path: &Path, mode: RunMode) -> Result<()> {
         let refuse = |what: &str, hint: &str| {
             Err(Error::RunDirectory {
                 path: path.to_owned(),
@@ -87,36 +87,28 @@ impl RunDirectory {
         };
         let holds_run = Self::holds_run(path);
         if mode.resumes() && !holds_run {
-            return refuse("it holds no run", "Check the path, or start without --resume");
+            return refuse("it holds no run", "Check the path, or start a new run");
         }
         if mode == RunMode::New && holds_run {
-            let hint = "Continue it with --resume, replace it with --overwrite, or choose another";
+            let hint = "Resume it, overwrite it, or choose another directory (out)";
             return refuse("it already holds a run", hint);
         }
-        if path.exists() && !path.is_dir() {
-            return refuse("it is not a directory", "Choose another path");
-        }
-        if !holds_run && path.is_dir() {
-            for entry in fs::read_dir(path).map_err(|e| Error::io("read", path, e))? {
-                let name = entry.map_err(|e| Error::io("read", path, e))?.file_name();
-                if name != PROBE && name != LOCK {
-                    let hint = "Choose an empty directory";
-                    return refuse("it holds files that are not a run's", hint);
-                }
-            }
-        }
-        fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
-        let probe = path.join(PROBE);
-        fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
-        fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, e))?;
-        Ok(Self { path: path.to_owned(), _lock: Arc::new(FolderLock::take(path)?) })
+        KIND.check(path)
+    }
+
+    /// Takes a directory, and makes it where it does not exist.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::check`]; [`Error::Io`] where it cannot be written to.
+    pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
+        Self::check(path, mode)?;
+        WorkDir::open(path, KIND).map(Self)
     }
 
     /// Whether a directory holds a run, or what a crash left of one: the mark that a run sets first,
     /// or settings that can be read beside a file that only runs write.
     pub fn holds_run(path: &Path) -> bool {
-        let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
-        path.join(MARK).is_file() || (written && RunConfig::read(&path.join("config.toml")).is_ok())
+        KIND.holds(path)
     }
 
     /// Makes room for a new run: sets the mark and removes what an earlier run wrote, the variants
@@ -125,12 +117,13 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn clear(&self) -> Result<()> {
-        clear(&self.path)
+        self.0.set_mark("")?;
+        clear(self.0.path())
     }
 
     /// A path inside.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.0.join(name)
     }
 
     /// Removes a file if it is there.
@@ -138,7 +131,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(&self, name: &str) -> Result<()> {
-        remove_file(&self.path(name))
+        self.0.remove(name)
     }
 
     /// Writes a text file, whole or not at all.
@@ -146,7 +139,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        write_text(&self.path(name), text)
+        self.0.write(name, text)
     }
 
     /// Writes a value as JSON.
@@ -154,9 +147,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
-        self.write(name, &(text + "\n"))
+        self.0.write_json(name, value)
     }
 
     /// Writes values as JSONL.
@@ -164,12 +155,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_jsonl<T: Serialize>(&self, name: &str, values: &[T]) -> Result<()> {
-        let lines: serde_json::Result<Vec<String>> =
-            values.iter().map(serde_json::to_string).collect();
-        let lines =
-            lines.map_err(|e| Error::io("write", self.path(name), std::io::Error::other(e)))?;
-        let text: String = lines.into_iter().map(|line| line + "\n").collect();
-        self.write(name, &text)
+        self.0.write_jsonl(name, values)
     }
 }
 
@@ -189,11 +175,4 @@ fn clear(folder: &Path) -> Result<()> {
         remove_file(&path)?;
     }
     Ok(())
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-        _ => Ok(()),
-    }
 }

@@ -4,10 +4,10 @@ use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
 use super::grader::read_answers;
 use super::prepare::Prepared;
-use super::run::Summary;
+use super::summary::Summary;
+use crate::context::Accuracy;
 use crate::error::{Error, Result};
-use crate::eval::Accuracy;
-use crate::train::differences;
+use crate::files::differences;
 use std::path::PathBuf;
 
 /// The summary of a run that an earlier process finished.
@@ -37,7 +37,7 @@ pub(super) fn finished(
         return Err(Error::RunDirectory {
             path: config.out.clone(),
             what: "it holds a finished run, and its data have changed since".into(),
-            hint: "Start anew with --overwrite, or bring the old files back".into(),
+            hint: "Start anew over it, or bring the old files back".into(),
         });
     }
     regraded(summary, directory).map(Some)
@@ -81,9 +81,7 @@ pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     Err(Error::RunDirectory {
         path: now.out.clone(),
         what: format!("it was started with other settings: {}", changes.join(", ")),
-        hint:
-            "Resume with the settings of the first call, allow the change with --allow-changes, or \
-               start anew with --overwrite"
-                .into(),
+        hint: "Resume with the settings of the first call, allow the change, or start anew over it"
+            .into(),
     })
 }

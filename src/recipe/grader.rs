@@ -3,11 +3,12 @@
 use super::config::RunConfig;
 use super::directory::RunDirectory;
 use super::prepare::Prepared;
-use crate::error::{Error, Result};
+use crate::context::{Context, GradedReport, SampleAnswer};
+use crate::error::Result;
 use crate::eval::{Answer, AnswerKind, Question, ask};
-use crate::model::DecoderLm;
-use crate::train::{GradedReport, Grader, Progress, Sample};
-use std::ops::ControlFlow;
+use crate::files::{LastLine, read_values};
+use crate::model::Generate;
+use crate::train::Grader;
 use std::time::Instant;
 
 /// Asks some of the held-out questions during training.
@@ -16,25 +17,18 @@ pub(super) struct QuestionGrader<'a> {
     pub prepared: &'a Prepared,
 }
 
-impl Grader<DecoderLm> for QuestionGrader<'_> {
+impl<M: Generate> Grader<M> for QuestionGrader<'_> {
     fn grade(
         &mut self,
-        model: &DecoderLm,
+        model: &M,
         step: usize,
-        progress: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<(GradedReport, Vec<Sample>)>> {
+        context: &Context<'_>,
+    ) -> Result<(GradedReport, Vec<SampleAnswer>)> {
         let start = Instant::now();
         let evaluation = &self.config.evaluation;
         let count = evaluation.during_training.min(self.prepared.questions.len());
         let questions = &self.prepared.questions[..count];
-        let mut given_up = false;
-        let answers = asked(self.config, self.prepared, model, questions, &mut |done| {
-            given_up |= !progress(done, count) && done < count;
-            if given_up { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if given_up {
-            return Ok(None);
-        }
+        let answers = asked(self.config, self.prepared, model, questions, context)?;
         let share = |sum: usize| sum as f64 / count.max(1) as f64;
         let report = GradedReport {
             step,
@@ -44,41 +38,44 @@ impl Grader<DecoderLm> for QuestionGrader<'_> {
             hit_limit: share(answers.iter().filter(|answer| answer.hit_limit).count()),
             seconds: start.elapsed().as_secs_f64(),
         };
-        let samples = answers.into_iter().take(evaluation.samples).map(|answer| Sample {
+        let samples = answers.into_iter().take(evaluation.samples).map(|answer| SampleAnswer {
             step,
             problem: answer.problem,
             text: answer.text,
             reference: answer.reference,
             correct: answer.correct,
         });
-        Ok(Some((report, samples.collect())))
+        Ok((report, samples.collect()))
     }
 }
 
 fn asked(
     config: &RunConfig,
     prepared: &Prepared,
-    model: &DecoderLm,
+    model: &dyn Generate,
     questions: &[Question],
-    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
-    ask(model, &prepared.answering(), questions, config.evaluation.kind, &config.generate, progress)
+    ask(
+        model,
+        &prepared.text_interface(),
+        questions,
+        config.evaluation.kind,
+        &config.generate,
+        context,
+    )
 }
 
 /// Lets the model answer the held-out questions, and stores the answers.
 pub(super) fn graded(
     config: &RunConfig,
     prepared: &Prepared,
-    model: &DecoderLm,
+    model: &dyn Generate,
     directory: &RunDirectory,
     name: &str,
+    context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
-    let mut progress = Progress::new("answer", prepared.questions.len() as u64);
-    let answers = asked(config, prepared, model, &prepared.questions, &mut |done| {
-        progress.update(done as u64, String::new);
-        ControlFlow::Continue(())
-    })?;
-    drop(progress);
+    let answers = asked(config, prepared, model, &prepared.questions, context)?;
     directory.write_jsonl(name, &answers)?;
     Ok(answers)
 }
@@ -90,17 +87,9 @@ pub(super) fn read_answers(
     kind: AnswerKind,
 ) -> Result<Vec<Answer>> {
     let path = directory.path(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    let parse = |(index, line): (usize, &str)| {
-        let answer = serde_json::from_str(line).map(|answer: Answer| answer.graded_anew(kind));
-        answer.map_err(|e| {
-            let place = crate::error::Place::line(&path, index + 1);
-            Error::data(place, e.to_string(), "Remove the file")
-        })
-    };
-    text.lines().enumerate().map(parse).collect()
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    let answers: Vec<Answer> = read_values(&path, LastLine::Counts, "Remove the file")?;
+    Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
 }

@@ -1,24 +1,36 @@
 //! The main job, whole: a configuration in, a run directory and a summary out.
 //!
-//! This is what `examples/train_mix.rs` calls. A program with data or models of its own uses the
+//! This is what the program's `train` calls. A program with data or models of its own uses the
 //! stages below instead: [`crate::data`], [`crate::model`], [`crate::train`], [`crate::eval`].
 
 mod card;
 mod compare;
+mod conclusion;
 mod config;
 mod directory;
 mod finished;
 mod grader;
+mod held_out;
+mod layout;
+mod overview;
 mod prepare;
 mod run;
+mod student;
+mod summary;
 mod teacher;
+mod teacher_logits;
 
 pub use compare::{CompareLine, Comparison, compare};
+pub use conclusion::Conclusion;
 pub use config::{
-    DataConfig, EvaluationConfig, RunConfig, SaveConfig, SourceConfig, TeacherConfig,
+    DataConfig, EvaluationConfig, LogitTeacherConfig, RunConfig, SaveConfig, SourceConfig,
 };
 pub use directory::{RunDirectory, RunMode};
-pub use prepare::Prepared;
-pub use run::{Summary, run, sentence};
-pub(crate) use run::{run_on, student};
+pub use held_out::{held_out_rows, questions};
+pub use prepare::{Prepared, SeenOfSource};
+pub use run::run;
+pub(crate) use run::run_on;
+pub(crate) use student::student;
+pub use summary::Summary;
 pub use teacher::load_teacher;
+pub use teacher_logits::{TeacherLogitsOptions, WrittenLogits, write_teacher_logits};

@@ -1,27 +1,43 @@
 //! From a configuration to the data of a run.
 
 use super::config::RunConfig;
+use super::held_out::{fingerprint, held_out_fingerprint, held_out_rows, longest, questions};
+use super::layout::{TemplateChoice, layout};
+use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    ChatFormat, ChatTemplate, Encoded, Ledger, Lengths, MixDistillation, MixedRows, MixtureReport,
-    Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
+    Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
+    MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
-use crate::error::{Error, Result};
-use crate::eval::{Answering, Question, final_answer};
-use crate::model::{DecoderConfig, ModelFolder, model_folder};
-use crate::train::{HeldOut, Progress};
-use sha2::{Digest, Sha256};
-use std::cell::RefCell;
+use crate::error::{Error, Problems, Result};
+use crate::eval::Question;
+use crate::model::{DecoderConfig, ModelFolder, TextInterface, model_folder};
+use crate::train::HeldOut;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What training saw of one source, repetitions included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenOfSource {
+    /// The source's name.
+    pub name: String,
+    /// Rows.
+    pub rows: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Those that were trained.
+    pub trained_tokens: u64,
+}
 
 /// The data of a run.
 #[derive(Clone)]
 pub struct Prepared {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
-    /// Layout of prompts and answers.
+    /// TemplateChoice of prompts and answers.
     pub template: Arc<dyn PromptTemplate>,
     /// A name for that layout.
     pub template_name: String,
@@ -56,61 +72,24 @@ impl Prepared {
     /// Reads, joins, encodes and mixes the data that a configuration names.
     ///
     /// # Errors
-    /// Whatever is wrong with the configuration, the files or the tokenizer, before any training.
-    pub fn new(config: &RunConfig) -> Result<Self> {
+    /// Whatever is wrong with the configuration, the files or the tokenizer, before any training;
+    /// [`Error::Several`] where it is more than one thing; [`Error::Stopped`].
+    pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
-        let base = match &config.base_model {
-            Some(name) => Some(ModelFolder::open(&model_folder(name)?)?.for_training()?),
-            None => None,
-        };
-        let end_token = data.end_token.as_deref();
-        let tokenizer = match (&base, &data.tokenizer) {
-            (Some(base), _) => base.tokenizer(end_token)?,
-            (None, Some(path)) => TextTokenizer::from_file(path, end_token)?,
-            (None, None) => TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))?,
-        };
-        let Layout { template, name: template_name, source } =
-            layout(config, base.as_ref(), &tokenizer)?;
+        let Inputs { base, tokenizer, layout, sources, test } = Inputs::read(config, context)?;
+        let TemplateChoice { template, name: template_name, source } = layout;
         let end_tokens = match &base {
             Some(base) => base.answer_ends(&tokenizer, &*template),
             None => vec![template.end_token(&tokenizer)],
-        };
-        let (sources, test) = match data.sources.is_empty() {
-            true => toy_sources(config),
-            false => (read_sources(config)?, None),
         };
         // The built-in layout has a place for system texts where the data have any.
         let systems =
             || sources.iter().any(|source| source.records().iter().any(|r| r.system.is_some()));
         let chat_template = source.unwrap_or_else(|| data.template.to_jinja(&tokenizer, systems()));
-        let mut model = base.as_ref().map_or(&config.model, ModelFolder::config).clone();
-        let needed = tokenizer.vocabulary_size();
-        if model.vocab_size == 0 {
-            model.vocab_size = needed;
-        }
-        if model.vocab_size < needed {
-            return Err(Error::config(
-                "model.vocab_size",
-                format!("it is {}, but the tokenizer has {needed} tokens", model.vocab_size),
-                "Leave it out, or use the model's own tokenizer",
-            ));
-        }
-        if base.is_none() {
-            model.max_position_embeddings = model.max_position_embeddings.max(data.max_length);
-        } else if data.max_length > model.max_position_embeddings {
-            return Err(Error::config(
-                "data.max_length",
-                format!(
-                    "it is {}, but the model is made for {} tokens",
-                    data.max_length, model.max_position_embeddings
-                ),
-                "Lower it",
-            ));
-        }
-        model.validate()?;
+        let model = student_shape(config, base.as_ref(), &tokenizer)?;
         let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
-        let encoded = encode(config, &pairs, &tokenizer, &*template)?;
+        let encoded = encode(config, &pairs, &tokenizer, &*template, context)?;
         let mut pairs = encoded.fitting(&pairs, &mut ledger);
         if data.complete {
             pairs = pairs.complete(&mut ledger)?;
@@ -119,24 +98,12 @@ impl Prepared {
         let (training, held, held_encoded) = match test {
             Some(test) => {
                 let (test, _) = Pairs::join(test, data.join)?;
-                let test_encoded = encode(config, &test, &tokenizer, &*template)?;
+                let test_encoded = encode(config, &test, &tokenizer, &*template, context)?;
                 let (test, _) = test.retain(|s, r| test_encoded.example(s, r).is_some());
                 (pairs, test, test_encoded)
             }
             None => {
-                let (training, held) = match data.seed {
-                    Some(seed) => pairs.split_by_text(data.hold_out, seed),
-                    None => {
-                        let count = (data.hold_out * pairs.len() as f64).round() as usize;
-                        pairs.split(count.min(pairs.len() - 1), config.seed)
-                    }
-                };
-                if training.is_empty() {
-                    let what = format!("it leaves none of {} problems to train on", pairs.len());
-                    return Err(Error::config("data.hold_out", what, "Lower it"));
-                }
-                ledger.held_out = held.len();
-                ledger.training = training.len();
+                let (training, held) = divide(config, &pairs, &mut ledger)?;
                 (training, held, encoded.clone())
             }
         };
@@ -174,9 +141,9 @@ impl Prepared {
         Ok(Self { mixture, report, ..self.clone() })
     }
 
-    /// What a student of this data answers with.
-    pub fn answering(&self) -> Answering<'_> {
-        Answering {
+    /// How text goes into a student of this data and comes out of it.
+    pub fn text_interface(&self) -> TextInterface<'_> {
+        TextInterface {
             tokenizer: &self.tokenizer,
             template: &*self.template,
             end_tokens: &self.end_tokens,
@@ -229,6 +196,31 @@ impl Prepared {
         Ok(rows)
     }
 
+    /// What the first so many rows of training are, by source.
+    pub fn seen(&self, rows: u64) -> Vec<SeenOfSource> {
+        let sources = self.mixture.pairs().sources();
+        let mut seen: Vec<SeenOfSource> = sources
+            .iter()
+            .map(|source| SeenOfSource { name: source.name().to_owned(), ..Default::default() })
+            .collect();
+        let per_epoch = self.mixture.pairs().len() as u64;
+        for epoch in 0..rows.div_ceil(per_epoch.max(1)) {
+            let mixture = self.mixture.at_epoch(epoch);
+            let left = rows - epoch * per_epoch;
+            for problem in mixture.order(epoch).into_iter().take(left as usize) {
+                let row = mixture.row(problem as usize);
+                let of = &mut seen[row.source_index()];
+                of.rows += 1;
+                if let Some(example) = self.encoded.example(row.source_index(), row.record_index())
+                {
+                    of.tokens += example.tokens.len() as u64;
+                    of.trained_tokens += example.trained() as u64;
+                }
+            }
+        }
+        seen
+    }
+
     /// The rows to train on, in training order.
     pub fn rows(&self) -> MixedRows {
         MixedRows::new(self.mixture.clone(), self.encoded.clone())
@@ -244,80 +236,158 @@ fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
         data.toy_test_problems,
         config.data_seed(),
     );
-    let sources = |problems: &[arith::ArithProblem]| {
-        let long = problems.iter().enumerate().map(|(id, p)| p.long_record(id)).collect();
-        let short = problems.iter().enumerate().map(|(id, p)| p.short_record(id)).collect();
-        vec![Source::new("long", long), Source::new("short", short)]
-    };
-    let test = (!corpus.test.is_empty()).then(|| sources(&corpus.test));
-    (sources(&corpus.train), test)
+    let test = (!corpus.test.is_empty()).then(|| arith::sources(&corpus.test));
+    (arith::sources(&corpus.train), test)
 }
 
-fn read_sources(config: &RunConfig) -> Result<Vec<Source>> {
-    let read = |source: &super::config::SourceConfig| {
-        Source::read(&source.name, &source.path, &source.columns, config.data.max_left_out)
+/// What a configuration names, read.
+struct Inputs {
+    base: Option<ModelFolder>,
+    tokenizer: TextTokenizer,
+    layout: TemplateChoice,
+    sources: Vec<Source>,
+    /// The test set of the toy corpus.
+    test: Option<Vec<Source>>,
+}
+
+impl Inputs {
+    /// Reads all of it, what is cheap first; all that is wrong is told at once.
+    fn read(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
+        let data = &config.data;
+        let mut problems = Problems::default();
+        let is_toy = data.sources.is_empty();
+        for source in &data.sources {
+            let key = || format!("data.sources.{}.path", source.name);
+            problems.note(check_file(&source.path).map_err(|error| error.with_key(key())));
+        }
+        let base = match &config.base_model {
+            None => Some(None),
+            Some(name) => problems.note(base_model(name, context)).map(Some),
+        };
+        let tokenizer = match &base {
+            // Without its model there is nothing to say of it.
+            None => None,
+            Some(base) => problems.note(read_tokenizer(config, base.as_ref(), is_toy)),
+        };
+        let template = match (&base, &tokenizer) {
+            (Some(base), Some(tokenizer)) => {
+                problems.note(layout(config, base.as_ref(), tokenizer))
+            }
+            _ => None,
+        };
+        let (sources, test) = match is_toy {
+            true => toy_sources(config),
+            false => (read_sources(config, &mut problems), None),
+        };
+        context.check()?;
+        problems.check()?;
+        match (base, tokenizer, template) {
+            (Some(base), Some(tokenizer), Some(layout)) => {
+                Ok(Self { base, tokenizer, layout, sources, test })
+            }
+            _ => unreachable!("what is missing is among the problems"),
+        }
+    }
+}
+
+/// Whether a file can be read. A pipe is left alone: what it holds comes only once.
+fn check_file(path: &Path) -> Result<()> {
+    let open = || match std::fs::metadata(path)?.is_file() {
+        true => File::open(path).map(|_| ()),
+        false => Ok(()),
     };
-    if config.data.tokenizer.is_none() && config.base_model.is_none() {
-        return Err(Error::config(
+    open().map_err(|e| Error::io("read", path, e))
+}
+
+/// The folder of the model to fine-tune.
+fn base_model(name: &str, context: &Context<'_>) -> Result<ModelFolder> {
+    ModelFolder::open(&model_folder(name, context)?)?.for_training()
+}
+
+fn read_tokenizer(
+    config: &RunConfig,
+    base: Option<&ModelFolder>,
+    is_toy: bool,
+) -> Result<TextTokenizer> {
+    let end_token = config.data.end_token.as_deref();
+    match (base, &config.data.tokenizer) {
+        (Some(base), _) => base.tokenizer(end_token),
+        (None, Some(path)) => TextTokenizer::from_file(path, end_token),
+        (None, None) if is_toy => {
+            TextTokenizer::builtin(arith::vocabulary().iter().map(String::as_str))
+        }
+        (None, None) => Err(Error::config(
             "data.tokenizer",
             "files need a tokenizer",
-            "Name the model to fine-tune with `--model FOLDER`, or for a student from random \
-             weights a tokenizer.json with `--tokenizer FILE`",
-        ));
+            "Name the model to fine-tune in base_model, or for a student from random weights a \
+             tokenizer.json",
+        )),
     }
-    config.data.sources.iter().map(read).collect()
 }
 
-/// How prompts and answers are laid out.
-struct Layout {
-    template: Arc<dyn PromptTemplate>,
-    name: String,
-    /// The same as the source of a chat template; `None` for the built-in layout.
-    source: Option<String>,
+fn read_sources(config: &RunConfig, problems: &mut Problems) -> Vec<Source> {
+    let max_left_out = config.data.max_left_out;
+    let there = config.data.sources.iter().filter(|source| source.path.exists());
+    let read = there.filter_map(|source| {
+        let read = Source::read(&source.name, &source.path, &source.columns, max_left_out);
+        problems.note(read.map_err(|error| match &error {
+            Error::Config { key, .. } if key != "columns" => error,
+            _ => error.in_table(&format!("data.sources.{}", source.name)),
+        }))
+    });
+    read.collect()
 }
 
-/// The chat template that the configuration names, else the base model's, else the built-in layout.
-fn layout(
+/// The student's shape, with a place for every token and every row.
+fn student_shape(
     config: &RunConfig,
     base: Option<&ModelFolder>,
     tokenizer: &TextTokenizer,
-) -> Result<Layout> {
-    let data = &config.data;
-    let plain = |name: &str| {
-        if data.system_prompt.is_some() {
-            let what = "there is no chat template to put it into";
-            let hint = "Name one with data.chat_template, or use data.template.before";
-            return Err(Error::config("data.system_prompt", what, hint));
+) -> Result<DecoderConfig> {
+    let max_length = config.data.max_length;
+    let mut model = base.map_or(&config.model, ModelFolder::config).clone();
+    let needed = tokenizer.vocabulary_size();
+    if model.vocab_size == 0 {
+        model.vocab_size = needed;
+    }
+    if model.vocab_size < needed {
+        return Err(Error::config(
+            "model.vocab_size",
+            format!("it is {}, but the tokenizer has {needed} tokens", model.vocab_size),
+            "Leave it out, or use the model's own tokenizer",
+        ));
+    }
+    if base.is_none() {
+        model.max_position_embeddings = model.max_position_embeddings.max(max_length);
+    } else if max_length > model.max_position_embeddings {
+        let positions = model.max_position_embeddings;
+        return Err(Error::config(
+            "data.max_length",
+            format!("it is {max_length}, but the model is made for {positions} tokens"),
+            "Lower it",
+        ));
+    }
+    model.validate()?;
+    Ok(model)
+}
+
+/// Problems to train on, and held-out ones.
+fn divide(config: &RunConfig, pairs: &Pairs, ledger: &mut Ledger) -> Result<(Pairs, Pairs)> {
+    let hold_out = config.data.hold_out;
+    let (training, held) = match config.data.seed {
+        Some(seed) => pairs.split_by_text(hold_out, seed),
+        None => {
+            let count = (hold_out * pairs.len() as f64).round() as usize;
+            pairs.split(count.min(pairs.len() - 1), config.seed)
         }
-        let (template, name) = (Arc::new(data.template.clone()), name.to_owned());
-        Ok(Layout { template, name, source: None })
     };
-    let own = data.chat_template.as_deref();
-    let chat = match (own, base) {
-        (Some("none"), _) => return plain("the built-in layout"),
-        (Some(path), base) => {
-            let beside = data.tokenizer.as_deref().and_then(Path::parent);
-            let folder = base.map(ModelFolder::path).or(beside).unwrap_or(Path::new(""));
-            Some(ChatTemplate::from_file(Path::new(path), folder)?)
-        }
-        (None, Some(base)) => base.chat_template()?,
-        (None, None) => None,
-    };
-    let Some(mut chat) = chat else {
-        return plain("the built-in layout, since the model has no chat template");
-    };
-    for (name, value) in &data.template_variables {
-        chat.set(name, value);
+    if training.is_empty() {
+        let what = format!("it leaves none of {} problems to train on", pairs.len());
+        return Err(Error::config("data.hold_out", what, "Lower it"));
     }
-    if let Some(date) = data.date.as_ref().and_then(|date| date.parse().ok()) {
-        chat.set_date(date);
-    }
-    let (name, source) = (chat.name().to_owned(), Some(chat.source().to_owned()));
-    let mut format = ChatFormat::new(chat, tokenizer, data.system_prompt.clone())?;
-    if data.end_token.is_some() {
-        format = format.with_end_token(tokenizer.end_token());
-    }
-    Ok(Layout { template: Arc::new(format), name, source })
+    ledger.held_out = held.len();
+    ledger.training = training.len();
+    Ok((training, held))
 }
 
 fn encode(
@@ -325,15 +395,11 @@ fn encode(
     pairs: &Pairs,
     tokenizer: &TextTokenizer,
     template: &dyn PromptTemplate,
+    context: &Context<'_>,
 ) -> Result<Arc<Encoded>> {
     let data = &config.data;
-    let answers = (0..pairs.sources().len()).map(|source| pairs.available(source)).sum::<usize>();
-    let progress = RefCell::new(Progress::new("encode", answers as u64));
-    let encoded =
-        Encoded::encode(pairs, tokenizer, template, data.max_length, data.too_long, &|done| {
-            progress.borrow_mut().update(done as u64, String::new)
-        })?;
-    Ok(Arc::new(encoded))
+    let limit = LengthLimit { tokens: data.max_length, too_long: data.too_long };
+    Encoded::encode(pairs, tokenizer, template, limit, context).map(Arc::new)
 }
 
 fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<MixDistillation> {
@@ -342,91 +408,10 @@ fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<M
         let what = format!("{} epochs of {rows} rows make no step", config.train.epochs);
         return Err(Error::config("train.epochs", what, "Raise it, or set train.steps"));
     }
-    let mut mixture = config.mixture.clone();
-    mixture.seed = config.seed;
-    mixture.planned_rows = config.train.total_rows(rows);
-    MixDistillation::new(pairs, mixture, Some(lengths))
-}
-
-/// The held-out problems' rows, each source apart.
-fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
-    let sources = pairs.sources().iter().enumerate();
-    sources
-        .map(|(index, source)| {
-            let rows = (0..pairs.len().min(problems)).filter_map(|problem| {
-                let record = pairs.record_index(problem, index)?;
-                let example = encoded.example(index, record)?;
-                Some(Row {
-                    tokens: example.tokens.to_vec(),
-                    prompt: example.prompt,
-                    label: source.label(record),
-                    number: problem as u64,
-                    ..Row::default()
-                })
-            });
-            HeldOut { name: source.name().to_owned(), rows: rows.collect() }
-        })
-        .collect()
-}
-
-/// The held-out problems that have a reference answer.
-fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
-    (0..pairs.len())
-        .filter_map(|problem| {
-            let reference = pairs.answer(problem)?;
-            Some(Question {
-                system: pairs.system(problem).map(str::to_owned),
-                problem: pairs.problem(problem).to_owned(),
-                // A reference may come with its working, as GSM8K's do.
-                reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),
-            })
-        })
-        .take(limit)
-        .collect()
-}
-
-fn longest(mixture: &MixDistillation, encoded: &Encoded) -> usize {
-    let pairs = mixture.pairs();
-    let sources = 0..pairs.sources().len();
-    let lengths = sources.flat_map(|source| {
-        (0..pairs.len()).filter_map(move |problem| {
-            let record = pairs.record_index(problem, source)?;
-            Some(encoded.example(source, record)?.tokens.len())
-        })
-    });
-    lengths.max().unwrap_or(0)
-}
-
-fn held_out_fingerprint(held_out: &[HeldOut]) -> String {
-    let mut hash = Sha256::new();
-    for source in held_out {
-        hash.update(source.name.as_bytes());
-        for row in &source.rows {
-            hash.update((row.tokens.len() as u64).to_le_bytes());
-            hash.update((row.prompt as u64).to_le_bytes());
-            row.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
-        }
-    }
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
-    let mut hash = Sha256::new();
-    let pairs = mixture.pairs();
-    for problem in 0..pairs.len() {
-        for source in 0..pairs.sources().len() {
-            let record = pairs.record_index(problem, source);
-            let example = record.and_then(|record| encoded.example(source, record));
-            // Lengths keep two rows apart from one long row.
-            let tokens = example.map_or(&[][..], |example| example.tokens);
-            hash.update((tokens.len() as u64).to_le_bytes());
-            hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
-            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
-        }
-    }
-    hex(hash)
+    let options = MixtureOptions {
+        seed: config.seed,
+        lengths: Some(lengths),
+        planned_rows: Some(config.train.total_rows(rows)),
+    };
+    MixDistillation::new(pairs, config.mixture.clone(), options)
 }

@@ -1,11 +1,12 @@
 //! The teacher of a run, whose likely tokens the student learns beside the answers.
 
-use super::config::{RunConfig, TeacherConfig};
+use super::config::{LogitTeacherConfig, RunConfig};
 use super::prepare::Prepared;
+use crate::context::{Context, Task};
 use crate::data::Row;
 use crate::error::{Error, Result};
-use crate::model::{DecoderLm, ModelFolder, model_folder};
-use crate::train::{ModelTeacher, Progress, Teacher, TeacherHeader, TeacherLogits};
+use crate::model::{BUILT_IN, DecoderLm, LoadOptions, TextModelFiles};
+use crate::train::{LogitTeacher, ModelTeacher, TeacherLogits, TeacherLogitsHeader};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -19,8 +20,9 @@ pub(super) fn teacher(
     config: &RunConfig,
     prepared: &Prepared,
     device: &Device,
-) -> Result<Option<(Box<dyn Teacher>, Value)>> {
-    let (Some(TeacherConfig { path, top_k }), Some(distillation)) =
+    context: &Context<'_>,
+) -> Result<Option<(Box<dyn LogitTeacher>, Value)>> {
+    let (Some(LogitTeacherConfig { path, top_k }), Some(distillation)) =
         (&config.teacher, &config.train.objective.distillation)
     else {
         return Ok(None);
@@ -56,9 +58,7 @@ pub(super) fn teacher(
                     rows.len(),
                     first.label
                 ),
-                hint: "Let the example `teacher_logits` go on with the settings of this run; \
-                       --all takes in every answer"
-                    .into(),
+                hint: "Write logits with the settings of this run, or for every answer".into(),
             });
         }
         let identity = header.identity();
@@ -66,36 +66,43 @@ pub(super) fn teacher(
     }
     let vocabulary = prepared.tokenizer.vocabulary_size();
     // Found wrong here, and not at the first step.
-    TeacherHeader::new(path, "", vocabulary, *top_k, temperature)?;
-    let model = load_teacher(path, prepared, device)?;
+    TeacherLogitsHeader::new(path, "", vocabulary, *top_k, temperature)?;
+    let model = load_teacher(path, prepared, device, context)?;
     let identity = json!({ "fingerprint": model.fingerprint()?, "top_k": top_k });
     Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
 }
 
-/// Reads a teacher's folder onto a device without autodiff, and holds its tokens against the
-/// student's.
+/// Reads a teacher onto a device without autodiff, and holds its tokens against the student's. It is
+/// named as in [`TextModelFiles::open`]; an adapter is added to its weights.
 ///
 /// # Errors
 /// [`Error::Config`] where they have different tokens or rows are too long; what reading gives.
-pub fn load_teacher(name: &str, prepared: &Prepared, device: &Device) -> Result<DecoderLm> {
-    let path = model_folder(name)?;
-    if path.is_dir() && !path.join("config.json").is_file() {
+pub fn load_teacher(
+    name: &str,
+    prepared: &Prepared,
+    device: &Device,
+    context: &Context<'_>,
+) -> Result<DecoderLm> {
+    let path = Path::new(name);
+    if path.is_dir() && !["config.json", "config.toml"].iter().any(|file| path.join(file).is_file())
+    {
         return Err(Error::config(
             "teacher.path",
             format!("{name} holds neither a model (config.json) nor logits (teacher.json)"),
-            "Name a model's folder, or one that the example `teacher_logits` wrote",
+            "Name a model's folder, or one of logits",
         ));
     }
-    let folder = ModelFolder::open(&path)?;
-    let tokenizer = folder.tokenizer(None)?;
-    if let Some(token) = prepared.tokenizer.first_difference(&tokenizer) {
+    // It is given tokens, and no template.
+    let options = LoadOptions { chat_template: Some(BUILT_IN.into()), ..LoadOptions::default() };
+    let files = TextModelFiles::open(name, &options, context)?;
+    if let Some(token) = prepared.tokenizer.first_difference(files.tokenizer()) {
         return Err(Error::config(
             "teacher.path",
             format!("{name} and the student differ in token {token}"),
             "Logits can be learned only from a teacher with the student's tokens",
         ));
     }
-    let (longest, limit) = (prepared.longest, folder.config().max_position_embeddings);
+    let (longest, limit) = (prepared.longest, files.folder().config().max_position_embeddings);
     if longest > limit {
         return Err(Error::config(
             "teacher.path",
@@ -103,10 +110,7 @@ pub fn load_teacher(name: &str, prepared: &Prepared, device: &Device) -> Result<
             "Lower data.max_length",
         ));
     }
-    let mut progress = Progress::new("load teacher", 0);
-    let model = folder.load_with(device, &mut |done, of| {
-        progress.update_of(done as u64, of as u64, String::new);
-    })?;
-    progress.finish();
-    Ok(model)
+    let model = files.load_as(Task::LoadTeacher, device, context)?.model;
+    // Its fingerprint is then that of all that it says.
+    Ok(if model.lora().is_some() { model.merged() } else { model })
 }

@@ -2,9 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
+use crate::settings::{Layers, Schema, Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Table;
 
 /// Data of two kinds, and mixtures of them: long and short answers, or those of a large and of a
@@ -119,6 +121,37 @@ fn usual_resamples() -> usize {
     2_000
 }
 
+impl Settings for StudyConfig {
+    fn defaults(_given: &Table) -> Result<Table> {
+        let mut table = table_of(&Self {
+            out: usual_out(),
+            title: usual_title(),
+            introduction: String::new(),
+            seeds: usual_seeds(),
+            data_seed: 0,
+            comparisons: vec![],
+            students: vec![],
+            benchmarks: vec![],
+            benchmark_problems: None,
+            instruct: false,
+            resamples: usual_resamples(),
+            style_answers: 0,
+            keep_checkpoints: false,
+            run: Table::new(),
+        })?;
+        // These have no defaults.
+        table.remove("comparisons");
+        table.remove("students");
+        Ok(table)
+    }
+
+    fn inner() -> Result<Vec<(&'static str, Arc<Schema>)>> {
+        let run = Schema::of::<RunConfig>()?;
+        let places = ["run", "comparisons.*.run", "students.*.run"];
+        Ok(places.map(|place| (place, run.clone())).to_vec())
+    }
+}
+
 /// One training of a study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
@@ -133,18 +166,15 @@ pub struct Cell {
 }
 
 impl StudyConfig {
-    /// Reads a TOML file.
+    /// Reads a TOML file and checks the settings.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Config`] with the line and what is wrong.
+    /// As [`Layers::file`], [`Layers::settings`] and [`StudyConfig::validate`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let config: Self = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let what = format!("{}: line {line}: {}", path.display(), e.message());
-            Error::config("study", what, "examples/study.toml shows what there is")
-        })?;
-        config.validate()?;
+        let mut layers = Layers::<Self>::new()?;
+        layers.file(path)?;
+        let config = layers.settings()?;
+        config.validate().map_err(|error| layers.locate(error))?;
         Ok(config)
     }
 
@@ -209,27 +239,59 @@ impl StudyConfig {
     /// # Errors
     /// [`Error::Config`] with the first one that cannot be.
     pub fn validate(&self) -> Result<()> {
-        let refuse = |key: &str, what: String, hint: &str| {
-            Err(Error::config(format!("study.{key}"), what, hint))
-        };
-        if self.seeds.is_empty() || self.students.is_empty() || self.comparisons.is_empty() {
-            let what = "seeds, students or comparisons are empty".into();
-            return refuse("seeds", what, "Name at least one of each");
+        self.validate_names()?;
+        self.validate_runs()?;
+        self.validate_benchmarks()?;
+        let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
+        if seeds.len() != self.seeds.len() {
+            return refuse("seeds", "a seed is there twice", "Give each once");
         }
-        let mut names: Vec<&String> = self.students.iter().map(|student| &student.name).collect();
-        names.extend(self.comparisons.iter().map(|comparison| &comparison.name));
-        for name in &names {
-            let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-                let what = format!("the name \"{name}\" cannot be that of a folder");
-                return refuse("students", what, "Use letters, digits, -, _ and .");
+        for comparison in &self.comparisons {
+            comparison.validate()?;
+        }
+        if !(1..=1_000_000).contains(&self.resamples) {
+            let what = format!("it is {}", self.resamples);
+            return refuse("resamples", what, "Give 1 to 1000000; 2000 is usual");
+        }
+        for cell in self.cells() {
+            let config = self.run_config(&cell)?;
+            config.validate().map_err(|error| error.in_table("run"))?;
+            if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
+                let hint = "Set run.evaluation.questions, or name a file";
+                return refuse("benchmarks", "nothing is asked", hint);
             }
         }
-        let unique = |names: &[&String]| {
+        Ok(())
+    }
+
+    /// Students and comparisons have different names, which can be those of folders.
+    fn validate_names(&self) -> Result<()> {
+        if self.seeds.is_empty() || self.students.is_empty() || self.comparisons.is_empty() {
+            let what = "seeds, students or comparisons are empty";
+            return refuse("seeds", what, "Name at least one of each");
+        }
+        let students: Vec<&String> = self.students.iter().map(|student| &student.name).collect();
+        let comparisons: Vec<&String> =
+            self.comparisons.iter().map(|comparison| &comparison.name).collect();
+        for (key, names) in [("students", students), ("comparisons", comparisons)] {
+            let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            let is_folder =
+                |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
+            if let Some(name) = names.iter().find(|name| !is_folder(name)) {
+                let what = format!("the name \"{name}\" cannot be that of a folder");
+                return refuse(key, what, "Use letters, digits, -, _ and .");
+            }
             let different: BTreeSet<String> =
                 names.iter().map(|name| name.to_lowercase()).collect();
-            different.len() == names.len()
-        };
+            if different.len() != names.len() {
+                return refuse(key, "a name is there twice", "Give each its own");
+            }
+        }
+        Ok(())
+    }
+
+    /// Settings of runs that a study sets itself are not there.
+    fn validate_runs(&self) -> Result<()> {
         let tables = [&self.run].into_iter();
         let tables = tables.chain(self.comparisons.iter().map(|comparison| &comparison.run));
         for table in tables.chain(self.students.iter().map(|student| &student.run)) {
@@ -239,10 +301,15 @@ impl StudyConfig {
                 if keys.fold(first, |value, key| value?.get(key)).is_some() {
                     let hint = "Leave it out; seeds, data_seed, alphas and keep_checkpoints are the \
                                 study's";
-                    return refuse(&format!("run.{path}"), "a study sets it".into(), hint);
+                    return refuse(&format!("run.{path}"), "a study sets it", hint);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Tables name benchmarks by their files.
+    fn validate_benchmarks(&self) -> Result<()> {
         let mut files = BTreeSet::from(["held-out".to_owned()]);
         for path in &self.benchmarks {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -251,39 +318,26 @@ impl StudyConfig {
                 return refuse("benchmarks", what, "Give the files different names");
             }
         }
-        if !unique(&names[..self.students.len()]) || !unique(&names[self.students.len()..]) {
-            return refuse("students", "a name is there twice".into(), "Give each its own");
+        Ok(())
+    }
+}
+
+impl ComparisonConfig {
+    fn validate(&self) -> Result<()> {
+        let hundredths = |alpha: &f64| {
+            (0.0..=1.0).contains(alpha) && ((100.0 * alpha).round() - 100.0 * alpha).abs() < 1e-9
+        };
+        if !self.alphas.iter().all(hundredths) {
+            let what = format!("{:?}", self.alphas);
+            return refuse("alphas", what, "Give shares from 0 to 1, in hundredths");
         }
-        let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
-        if seeds.len() != self.seeds.len() {
-            return refuse("seeds", "a seed is there twice".into(), "Give each once");
-        }
-        for comparison in &self.comparisons {
-            let hundredths = |alpha: &f64| {
-                (0.0..=1.0).contains(alpha)
-                    && ((100.0 * alpha).round() - 100.0 * alpha).abs() < 1e-9
-            };
-            if !comparison.alphas.iter().all(hundredths) {
-                let what = format!("{:?}", comparison.alphas);
-                return refuse("alphas", what, "Give shares from 0 to 1, in hundredths");
-            }
-            if comparison.strong == comparison.weak {
-                let what = format!("both are `{}`", comparison.strong);
-                return refuse("strong", what, "Name two sources");
-            }
-        }
-        if !(1..=1_000_000).contains(&self.resamples) {
-            let what = format!("it is {}", self.resamples);
-            return refuse("resamples", what, "Give 1 to 1000000; 2000 is usual");
-        }
-        for cell in self.cells() {
-            let config = self.run_config(&cell)?;
-            config.validate()?;
-            if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
-                let what = "nothing is asked".into();
-                return refuse("benchmarks", what, "Set run.evaluation.questions, or name a file");
-            }
+        if self.strong == self.weak {
+            return refuse("strong", format!("both are `{}`", self.strong), "Name two sources");
         }
         Ok(())
     }
+}
+
+fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
+    Err(Error::config(key, what, hint))
 }

@@ -1,5 +1,7 @@
 //! A document that is written once and comes out as HTML and as Markdown.
 
+use crate::chart::escaped;
+use crate::text::{Table, markdown_escaped};
 use std::fmt::Write;
 
 /// A part of a document.
@@ -9,11 +11,9 @@ pub(super) enum Block {
     Heading(u8, String),
     Paragraph(String),
     List(Vec<String>),
-    /// A table with a caption; the first column is text, the others are figures.
     Table {
         caption: String,
-        header: Vec<String>,
-        rows: Vec<Vec<String>>,
+        table: Table,
     },
     /// A drawing as SVG, and the name of its file.
     Figure {
@@ -45,34 +45,6 @@ figcaption { font-size: .9rem; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; }
 ";
 
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text in a Markdown table or paragraph.
-fn marked(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' | '|' | '`' | '*' | '_' | '[' => out.extend(['\\', c]),
-            '<' => out.push_str("&lt;"),
-            '\n' => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 impl Document {
     pub fn heading(&mut self, level: u8, text: impl Into<String>) {
         self.blocks.push(Block::Heading(level, text.into()));
@@ -87,8 +59,9 @@ impl Document {
             rows.iter().all(|row| row.len() == header.len()),
             "{caption}: cells are amiss"
         );
-        let header = header.iter().map(|name| (*name).to_owned()).collect();
-        self.blocks.push(Block::Table { caption: caption.to_owned(), header, rows });
+        let mut table = Table::new(header.iter().copied());
+        rows.into_iter().for_each(|row| table.row(row));
+        self.blocks.push(Block::Table { caption: caption.to_owned(), table });
     }
 
     pub fn figure(&mut self, caption: &str, name: &str, svg: String) {
@@ -123,23 +96,25 @@ impl Document {
                     }
                     writeln!(out, "</ul>")?;
                 }
-                Block::Table { caption, header, rows } => {
+                Block::Table { caption, table } => {
                     writeln!(out, "<div class=\"wide\"><table>")?;
                     writeln!(out, "<caption>{}</caption>", escaped(caption))?;
                     let cells = |kind: &str, cells: &[String]| -> String {
                         let cell = |text: &String| format!("<{kind}>{}</{kind}>", escaped(text));
                         cells.iter().map(cell).collect()
                     };
-                    writeln!(out, "<thead><tr>{}</tr></thead>\n<tbody>", cells("th", header))?;
-                    for row in rows {
+                    writeln!(
+                        out,
+                        "<thead><tr>{}</tr></thead>\n<tbody>",
+                        cells("th", table.header())
+                    )?;
+                    for row in table.rows() {
                         writeln!(out, "<tr>{}</tr>", cells("td", row))?;
                     }
                     writeln!(out, "</tbody></table></div>")?;
                 }
                 Block::Figure { caption, svg, .. } => {
-                    // The declaration of a file of its own has no place inside a page.
-                    let start = svg.find("<svg").unwrap_or(0);
-                    writeln!(out, "<figure>\n{}", &svg[start..])?;
+                    writeln!(out, "<figure>\n{}", svg.trim_end())?;
                     writeln!(out, "<figcaption>{}</figcaption>\n</figure>", escaped(caption))?;
                 }
             }
@@ -159,9 +134,14 @@ impl Document {
         for block in &self.blocks {
             match block {
                 Block::Heading(level, text) => {
-                    writeln!(out, "{} {}\n", "#".repeat(usize::from(*level)), marked(text))?;
+                    writeln!(
+                        out,
+                        "{} {}\n",
+                        "#".repeat(usize::from(*level)),
+                        markdown_escaped(text)
+                    )?;
                 }
-                Block::Paragraph(text) => writeln!(out, "{}\n", marked(text))?,
+                Block::Paragraph(text) => writeln!(out, "{}\n", markdown_escaped(text))?,
                 Block::Code(text) => {
                     // Longer than any in the text.
                     let mut fence = "```".to_owned();
@@ -172,27 +152,16 @@ impl Document {
                 }
                 Block::List(items) => {
                     for item in items {
-                        writeln!(out, "- {}", marked(item))?;
+                        writeln!(out, "- {}", markdown_escaped(item))?;
                     }
                     writeln!(out)?;
                 }
-                Block::Table { caption, header, rows } => {
-                    writeln!(out, "**{}**\n", marked(caption))?;
-                    let line = |cells: &[String]| {
-                        let cells: Vec<String> = cells.iter().map(|cell| marked(cell)).collect();
-                        format!("| {} |", cells.join(" | "))
-                    };
-                    writeln!(out, "{}", line(header))?;
-                    let rule: Vec<&str> =
-                        (0..header.len()).map(|i| if i == 0 { "---" } else { "---:" }).collect();
-                    writeln!(out, "| {} |", rule.join(" | "))?;
-                    for row in rows {
-                        writeln!(out, "{}", line(row))?;
-                    }
-                    writeln!(out)?;
+                Block::Table { caption, table } => {
+                    writeln!(out, "**{}**\n", markdown_escaped(caption))?;
+                    writeln!(out, "{}", table.to_markdown())?;
                 }
                 Block::Figure { caption, name, .. } => {
-                    writeln!(out, "![{}](figures/{name}.svg)\n", marked(caption))?;
+                    writeln!(out, "![{}](figures/{name}.svg)\n", markdown_escaped(caption))?;
                 }
             }
         }
@@ -209,10 +178,10 @@ mod tests {
         let mut document = Document::default();
         document.heading(1, "A & B <script>");
         document.table("c", &["a|b", "x"], vec![vec!["<b>".into(), "1".into()]]);
-        document.figure("f", "f", "<?xml version='1.0'?><svg></svg>".into());
+        document.figure("f", "f", "<svg></svg>".into());
         let html = document.to_html("<t>");
         assert!(html.contains("A &amp; B &lt;script&gt;") && html.contains("<td>&lt;b&gt;</td>"));
-        assert!(!html.contains("<script>") && !html.contains("<?xml") && html.contains("<svg>"));
+        assert!(!html.contains("<script>") && html.contains("<svg>"));
         let markdown = document.to_markdown();
         assert!(markdown.contains("| a\\|b | x |\n| --- | ---: |\n| &lt;b> | 1 |"), "{markdown}");
     }

@@ -2,11 +2,11 @@
 
 mod config;
 mod document;
-mod plots;
 mod report;
 mod results;
 mod run;
 mod style;
+mod time_left;
 
 pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
 pub use results::{

@@ -2,11 +2,12 @@
 
 use super::config::StudyConfig;
 use super::document::{Block, Document};
-use super::plots::{Chart, Series, exact};
 use super::results::{ComparisonResult, StudentResult, Study, StudyData};
+use crate::chart::{Axis, Chart, Point, Scale, Series};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::files::write_text;
+use crate::text::duration;
 use std::fs;
 
 /// Writes `report.html`, `report.md` with `figures/`, and `study.json`.
@@ -14,7 +15,7 @@ use std::fs;
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<()> {
-    let document = document(study, data, config)?;
+    let document = document(study, data, config);
     let out = &config.out;
     let figures = out.join("figures");
     fs::create_dir_all(&figures).map_err(|e| Error::io("create", &figures, e))?;
@@ -52,7 +53,30 @@ fn points(study: &Study, estimate: &Estimate) -> String {
     format!("{value} ({low} to {high}){star}")
 }
 
-fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<Document> {
+fn axis(name: impl Into<String>, scale: Scale) -> Axis {
+    Axis { name: name.into(), scale }
+}
+
+/// A share and its interval, in percent.
+fn in_percent(x: f64, share: &Estimate) -> Point {
+    let interval = Some((100.0 * share.low, 100.0 * share.high));
+    Point { x, y: 100.0 * share.value, interval }
+}
+
+/// A number without an interval.
+fn exact(x: f64, y: f64) -> Point {
+    Point { x, y, interval: None }
+}
+
+/// Adds a point to the curve of this name.
+fn add_point(curves: &mut Vec<Series>, name: String, point: Point) {
+    match curves.iter_mut().find(|curve| curve.name == name) {
+        Some(curve) => curve.points.push(point),
+        None => curves.push(Series { name, points: vec![point], marked: true }),
+    }
+}
+
+fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     let mut out = Document::default();
     out.heading(1, &study.title);
     if !study.introduction.is_empty() {
@@ -81,34 +105,33 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Result<Doc
         out.blocks.push(Block::List(study.warnings.clone()));
     }
     for comparison in &study.comparisons {
-        gap(&mut out, study, comparison)?;
+        gap(&mut out, study, comparison);
     }
     for comparison in &study.comparisons {
-        mixtures(&mut out, study, comparison)?;
+        mixtures(&mut out, study, comparison);
     }
-    answers(&mut out, study)?;
+    answers(&mut out, study);
     style(&mut out, study);
     budgets(&mut out, study);
     out.heading(2, "How it was made");
-    let seconds = study.training_seconds;
     out.paragraph(format!(
-        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {:.0} minutes of training. The \
+        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {} of training. The \
          command:",
         study.version,
         study.backend,
         study.seeds,
         data.cells.len(),
-        seconds / 60.0
+        duration(study.training_seconds)
     ));
     out.blocks.push(Block::Code(study.command.clone()));
     out.paragraph("Its settings:");
     let settings = toml::to_string_pretty(config).unwrap_or_default();
     out.blocks.push(Block::Code(settings));
-    Ok(out)
+    out
 }
 
 /// The learnability gap: table and chart.
-fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Result<()> {
+fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, .. } = comparison;
     out.heading(2, format!("The gap: {strong} against {weak} answers"));
     let rows = study.students.iter().zip(&comparison.students).map(|(student, result)| {
@@ -136,36 +159,23 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Resu
     for (student, result) in study.students.iter().zip(&comparison.students) {
         let kind = student.kind.clone().unwrap_or_else(|| "students".into());
         let gap = &result.gap;
-        let in_points =
-            Estimate { value: 100.0 * gap.value, low: 100.0 * gap.low, high: 100.0 * gap.high };
-        let point = (student.parameters as f64, in_points);
-        match kinds.iter_mut().find(|series| series.name == kind) {
-            Some(series) => series.points.push(point),
-            None => kinds.push(Series { name: kind, points: vec![point] }),
-        }
+        add_point(&mut kinds, kind, in_percent(student.parameters as f64, gap));
     }
     for series in &mut kinds {
-        series.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     let chart = Chart {
         title: format!("Δ {name} by student size"),
-        x: "parameters".into(),
-        y: format!("P {strong} − P {weak} (points)"),
+        x: axis("parameters", Scale::Logarithmic),
+        y: axis(format!("P {strong} − P {weak} (points)"), Scale::AroundZero),
         series: kinds,
-        log_x: true,
-        zero: true,
     };
     let file = format!("gap-{}", name.to_lowercase());
-    out.figure(
-        &format!("Δ {name} by student size, with 95 % intervals."),
-        &file,
-        chart.svg(&file)?,
-    );
-    Ok(())
+    out.figure(&format!("Δ {name} by student size, with 95 % intervals."), &file, chart.svg());
 }
 
 /// Each mixture: scores, gains, charts.
-fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) -> Result<()> {
+fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, students, .. } = comparison;
     out.heading(2, format!("The mixture: Mix-{name}"));
     let alphas: Vec<f64> =
@@ -203,28 +213,18 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) ->
     }
     let of = |student: &StudentResult| Series {
         name: student.student.clone(),
-        points: student
-            .mixtures
-            .iter()
-            .map(|m| {
-                let s = &m.score;
-                let in_percent =
-                    Estimate { value: 100.0 * s.value, low: 100.0 * s.low, high: 100.0 * s.high };
-                (m.alpha, in_percent)
-            })
-            .collect(),
+        points: student.mixtures.iter().map(|m| in_percent(m.alpha, &m.score)).collect(),
+        marked: true,
     };
     let chart = Chart {
         title: format!("Score by the share of {strong} answers"),
-        x: format!("α, share of {strong} answers"),
-        y: "P (percent)".into(),
+        x: axis(format!("α, share of {strong} answers"), Scale::Share),
+        y: axis("P (percent)", Scale::Linear),
         series: students.iter().map(of).collect(),
-        log_x: false,
-        zero: false,
     };
     let file = format!("alpha-{}", name.to_lowercase());
-    out.figure("Score by α, with 95 % intervals.", &file, chart.svg(&file)?);
-    losses(out, comparison)
+    out.figure("Score by α, with 95 % intervals.", &file, chart.svg());
+    losses(out, comparison);
 }
 
 /// The paper's second table: methods by benchmarks.
@@ -254,38 +254,31 @@ fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
 }
 
 /// Held-out losses by source.
-fn losses(out: &mut Document, comparison: &ComparisonResult) -> Result<()> {
+fn losses(out: &mut Document, comparison: &ComparisonResult) {
     let mut series: Vec<Series> = vec![];
     for student in &comparison.students {
         for mixture in &student.mixtures {
             for (source, loss) in &mixture.losses {
                 let name = format!("{}: {source} answers", student.student);
-                let point = (mixture.alpha, exact(*loss));
-                match series.iter_mut().find(|series| series.name == name) {
-                    Some(series) => series.points.push(point),
-                    None => series.push(Series { name, points: vec![point] }),
-                }
+                add_point(&mut series, name, exact(mixture.alpha, *loss));
             }
         }
     }
     if series.is_empty() {
-        return Ok(());
+        return;
     }
     let chart = Chart {
         title: "Held-out loss by source".into(),
-        x: format!("α, share of {} answers", comparison.strong),
-        y: "cross-entropy (nats)".into(),
+        x: axis(format!("α, share of {} answers", comparison.strong), Scale::Share),
+        y: axis("cross-entropy (nats)", Scale::Linear),
         series,
-        log_x: false,
-        zero: false,
     };
     let file = format!("loss-{}", comparison.name.to_lowercase());
-    out.figure("Held-out loss at the end of training, by source.", &file, chart.svg(&file)?);
-    Ok(())
+    out.figure("Held-out loss at the end of training, by source.", &file, chart.svg());
 }
 
 /// What the answers are like.
-fn answers(out: &mut Document, study: &Study) -> Result<()> {
+fn answers(out: &mut Document, study: &Study) {
     out.heading(2, "The answers");
     for comparison in &study.comparisons {
         let rows = comparison.students.iter().flat_map(|student| {
@@ -314,20 +307,18 @@ fn answers(out: &mut Document, study: &Study) -> Result<()> {
         );
         let of = |student: &StudentResult| Series {
             name: student.student.clone(),
-            points: student.mixtures.iter().map(|m| (m.alpha, exact(m.mean_tokens))).collect(),
+            points: student.mixtures.iter().map(|m| exact(m.alpha, m.mean_tokens)).collect(),
+            marked: true,
         };
         let chart = Chart {
             title: "Length of the answers".into(),
-            x: format!("α, share of {} answers", comparison.strong),
-            y: "tokens an answer".into(),
+            x: axis(format!("α, share of {} answers", comparison.strong), Scale::Share),
+            y: axis("tokens an answer", Scale::AroundZero),
             series: comparison.students.iter().map(of).collect(),
-            log_x: false,
-            zero: true,
         };
         let file = format!("length-{}", comparison.name.to_lowercase());
-        out.figure("Mean tokens of an answer by α.", &file, chart.svg(&file)?);
+        out.figure("Mean tokens of an answer by α.", &file, chart.svg());
     }
-    Ok(())
 }
 
 fn style(out: &mut Document, study: &Study) {

@@ -3,7 +3,7 @@
 use super::config::{Cell, StudyConfig};
 use super::style::StyleShift;
 use crate::data::{Ledger, SourceShare};
-use crate::eval::{Answer, Arm, Bootstrap, Estimate, Hits, Judged, score as score_of};
+use crate::eval::{Answer, Arm, Bootstrap, Estimate, GradedAnswer, Hits, score as score_of};
 use crate::recipe::Summary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,8 +59,8 @@ impl TestedAnswers {
         }
     }
 
-    pub(super) fn of_benchmarks(benchmarks: Vec<(String, Vec<Judged>)>) -> Self {
-        let of = |a: &Judged| {
+    pub(super) fn of_benchmarks(benchmarks: Vec<(String, Vec<GradedAnswer>)>) -> Self {
+        let of = |a: &GradedAnswer| {
             (f32::from(u8::from(a.correct)), a.tokens, a.hit_limit, a.stated.is_none())
         };
         let tested = benchmarks.iter().filter(|(_, answers)| !answers.is_empty());

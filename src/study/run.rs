@@ -11,121 +11,136 @@
 use super::config::{Cell, StudyConfig};
 use super::results::{Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
+use super::time_left::RunTimes;
 use super::{report, style};
+use crate::context::{Context, Event, Moment, Observer};
 use crate::data::{OverlapKind, overlaps};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::{Answer, Benchmark, EvaluateConfig, Judged, Question, evaluate, stored_answers};
-use crate::files::{FolderLock, remove_folder, write_text};
-use crate::model::{DecoderLm, GenerateConfig, ModelFolder, Precision};
+use crate::eval::{
+    Answer, Benchmark, EvaluateConfig, GradedAnswer, LazyModel, Question, evaluate_lazily,
+};
+use crate::files::{LastLine, WorkDir, WorkDirKind, read_values, remove_folder, same_settings};
+use crate::model::{DecoderLm, GenerateConfig, LoadOptions, Precision, TextModel};
 use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
-use crate::train::{Progress, StopFlag, differences};
-use burn::tensor::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 /// Says that a directory is a study's, and holds the day that chat templates see.
 const MARK: &str = ".mixdistill-study";
+const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
 
 /// What all parts of a study's work share.
-struct Work<'a> {
+struct Work<'a, 'c> {
     config: &'a StudyConfig,
     benchmarks: Vec<Benchmark>,
-    stop: &'a StopFlag,
+    context: &'a Context<'c>,
     /// The day of the study's beginning.
     date: String,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
 }
 
-/// Runs a study to its report; cells that are done are skipped. `None` after a stop.
-///
-/// `say` is given what a person would read, line by line.
+/// Runs a study to its report; cells that are done are skipped.
 ///
 /// # Errors
+/// [`Error::Stopped`]; the same call goes on.
 /// Whatever is wrong with settings, files or directory, before any training; later, what training
 /// gives.
-pub fn study(
-    config: &StudyConfig,
-    command: &str,
-    stop: &StopFlag,
-    say: &mut dyn FnMut(&str),
-) -> Result<Option<Study>> {
+pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Result<Study> {
     config.validate()?;
     let out = &config.out;
-    let holds = out.is_dir()
-        && !out.join(MARK).is_file()
-        && fs::read_dir(out).map_err(|e| Error::io("read", out, e))?.next().is_some();
-    if holds {
-        return Err(Error::RunDirectory {
-            path: out.clone(),
-            what: "it holds files that are not a study's".into(),
-            hint: "Choose an empty directory".into(),
-        });
-    }
+    KIND.check(out)?;
     let benchmarks = config.benchmarks.iter().map(|path| Benchmark::read(path));
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
-    fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    let date = date_of(&out.join(MARK))?;
-    let _lock = FolderLock::take(out)?;
-    let mut work = Work { config, benchmarks, stop, date, data: BTreeMap::new() };
+    let directory = WorkDir::open(out, KIND)?;
+    let date = date_of(&directory)?;
+    let mut work = Work { config, benchmarks, context, date, data: BTreeMap::new() };
     // Whatever is wrong with the data of a comparison or a student shows here.
     let mut warnings = work.prepare()?;
     warnings.extend(work.contamination());
-    warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    for warning in &warnings {
+        context.notice(format!("warning: {warning}"))?;
+    }
 
     let mut tested = StudyData::default();
     for (cell, is_first) in work.untuned_cells() {
         if !is_first {
             continue;
         }
-        say(&format!("\n=== {}, untuned ===", config.students[cell.student].name));
-        let Some(answers) = work.untuned(&cell)? else { return Ok(None) };
+        part(context, &config.students[cell.student].name, "untuned", [0, 0], None)?;
+        let answers = work.untuned(&cell).map_err(going_on)?;
         tested.untuned.insert((cell.student, cell.comparison, cell.seed), answers);
     }
-    let cells = config.cells();
-    for (number, cell) in cells.iter().enumerate() {
-        if stop.is_requested() {
-            return Ok(None);
-        }
-        say(&format!("\n=== {} ({} of {}) ===", name(config, cell), number + 1, cells.len()));
-        let Some((summary, answers)) = work.train(cell, say)? else { return Ok(None) };
-        tested.cells.push((cell.clone(), summary, answers));
-    }
-    let Some(style) = work.style_shifts(say)? else { return Ok(None) };
+    tested.cells = work.train_all().map_err(going_on)?;
+    let style = work.style_shifts().map_err(going_on)?;
     warnings.extend(tested.differences(config));
-    write_text(&out.join("settings.toml"), &toml_of(config)?)?;
+    directory.write("settings.toml", &toml_of(config)?)?;
     let study = Study::new(config, command, &tested, warnings, style);
     report::write_all(&study, &tested, config)?;
-    Ok(Some(study))
+    // Once more, where they are read: what was told hours ago is out of sight.
+    for warning in &study.warnings {
+        context.notice(format!("warning: {warning}"))?;
+    }
+    Ok(study)
+}
+
+/// Tells that a part begins.
+fn part(
+    context: &Context<'_>,
+    name: &str,
+    about: &str,
+    [number, of]: [usize; 2],
+    seconds_left: Option<f64>,
+) -> Result<()> {
+    context.emit(&Event::Part { name, about, number, of, seconds_left })
+}
+
+/// What a stop leaves.
+fn going_on(error: Error) -> Error {
+    match error {
+        Error::Stopped { .. } => Error::stopped("finished cells are kept; the same study goes on"),
+        error => error,
+    }
+}
+
+/// Of a cell's run what a study tells: not what all runs have in common.
+struct CellEvents<'a, 'c>(&'a Context<'c>);
+
+impl Observer for CellEvents<'_, '_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Overview(_)
+            | Event::Written { .. }
+            | Event::AlreadyFinished
+            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
+            event => self.0.emit(event),
+        }
+    }
 }
 
 /// The day in a study's mark; a new study's is today.
-fn date_of(mark: &Path) -> Result<String> {
-    match fs::read_to_string(mark) {
+fn date_of(directory: &WorkDir) -> Result<String> {
+    let mark = directory.join(MARK);
+    match fs::read_to_string(&mark) {
         Ok(date) if !date.trim().is_empty() => Ok(date.trim().to_owned()),
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", mark, e)),
         _ => {
             let today = jiff::ZonedDateTime::now().date().to_string();
-            // The first file of all: one beside it would not be known as a study's.
-            fs::write(mark, format!("{today}\n")).map_err(|e| Error::io("write", mark, e))?;
+            directory.set_mark(&format!("{today}\n"))?;
             Ok(today)
         }
     }
 }
 
-fn name(config: &StudyConfig, cell: &Cell) -> String {
+/// The student of a cell, and what it is trained on.
+fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     let comparison = &config.comparisons[cell.comparison];
-    format!(
-        "{}, {}: {:.0} % {}, seed {}",
-        config.students[cell.student].name,
-        comparison.name,
-        100.0 * cell.alpha,
-        comparison.strong,
-        cell.seed
-    )
+    let student = config.students[cell.student].name.clone();
+    let (share, seed) = (100.0 * cell.alpha, cell.seed);
+    [student, format!("{}, {share:.0} % {}, seed {seed}", comparison.name, comparison.strong)]
 }
 
 fn toml_of(config: &StudyConfig) -> Result<String> {
@@ -134,9 +149,9 @@ fn toml_of(config: &StudyConfig) -> Result<String> {
 }
 
 /// Answers by benchmark.
-type Asked = Vec<(String, Vec<Judged>)>;
+type Asked = Vec<(String, Vec<GradedAnswer>)>;
 
-impl Work<'_> {
+impl Work<'_, '_> {
     /// The settings of a cell's run, with the study's day for chat templates.
     fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
         let mut run = self.config.run_config(cell)?;
@@ -156,7 +171,7 @@ impl Work<'_> {
             let mut counts = vec![];
             for student in 0..self.config.students.len() {
                 let run = self.run_config(&Cell { student, comparison, alpha: 0.0, seed })?;
-                let prepared = Prepared::new(&run)?;
+                let prepared = Prepared::new(&run, self.context)?;
                 counts.push(prepared.questions.len());
                 let own: BTreeSet<&str> =
                     prepared.questions.iter().map(|question| question.problem.as_str()).collect();
@@ -198,7 +213,7 @@ impl Work<'_> {
     fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => prepared.with_mixture(run),
-            None => Prepared::new(run),
+            None => Prepared::new(run, self.context),
         }
     }
 
@@ -255,8 +270,8 @@ impl Work<'_> {
         cells
     }
 
-    /// The answers of a student before any training. `None` after a stop.
-    fn untuned(&self, cell: &Cell) -> Result<Option<TestedAnswers>> {
+    /// The answers of a student before any training.
+    fn untuned(&self, cell: &Cell) -> Result<TestedAnswers> {
         let run = self.run_config(cell)?;
         let prepared = self.data(cell, &run)?;
         let comparison = &self.config.comparisons[cell.comparison].name;
@@ -271,19 +286,18 @@ impl Work<'_> {
         let kind = run.evaluation.kind;
         let held_out = Benchmark::of_questions("held-out", &prepared.questions, kind);
         let device = device::by_name(&run.backend)?;
-        let load = || student(&run, &prepared, &device)?.with_precision(run.precision);
+        let load =
+            || student(&run, &prepared, &device, self.context)?.with_precision(run.precision);
         let held_out = self.asked(&load, &run, &prepared, &[held_out], false, &folder)?;
-        let Some(held_out) = held_out else { return Ok(None) };
         let mut answers = TestedAnswers::of_benchmarks(held_out);
         let instruct = self.config.instruct;
         let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &folder)?;
-        let Some(files) = files else { return Ok(None) };
         answers.extend(TestedAnswers::of_benchmarks(files));
-        Ok(Some(answers))
+        Ok(answers)
     }
 
     /// A student's answers to benchmarks, kept in a folder with the settings that they were made
-    /// with; the student is loaded only where something is missing. `None` after a stop.
+    /// with; the student is loaded only where something is missing.
     fn asked(
         &self,
         load: &dyn Fn() -> Result<DecoderLm>,
@@ -292,8 +306,9 @@ impl Work<'_> {
         benchmarks: &[Benchmark],
         instruct: bool,
         folder: &Path,
-    ) -> Result<Option<Asked>> {
-        let mut model = None;
+    ) -> Result<Asked> {
+        let mut load = load;
+        let mut model = LazyModel::new(&mut load);
         let mut asked = vec![];
         for benchmark in benchmarks {
             let is_file = benchmark.name != "held-out";
@@ -319,49 +334,44 @@ impl Work<'_> {
                 settings["precision"] = serde_json::json!(run.precision);
             }
             let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
-            check_settings(&store.with_extension("settings.json"), &settings)?;
-            if let Some(answers) = stored_answers(benchmark, &config, &store)? {
-                asked.push((benchmark.name.clone(), answers));
-                continue;
-            }
-            if model.is_none() {
-                model = Some(load()?);
-            }
-            let Some(model) = &model else { continue };
-            let count = benchmark.problems.len().min(config.limit.unwrap_or(usize::MAX));
-            let mut progress = Progress::new("answer", count as u64);
+            let path = store.with_extension("settings.json");
+            same_settings(&path, &settings, |_| Ok(()), HINT)?;
+            let text = prepared.text_interface();
             let answers =
-                evaluate(model, &prepared.answering(), benchmark, &config, &store, &mut |done| {
-                    progress.update(done as u64, String::new);
-                    match self.stop.is_requested() {
-                        true => ControlFlow::Break(()),
-                        false => ControlFlow::Continue(()),
-                    }
-                })?;
-            let Some(answers) = answers else { return Ok(None) };
+                evaluate_lazily(&mut model, &text, benchmark, &config, &store, self.context)?;
             asked.push((benchmark.name.clone(), answers));
         }
-        Ok(Some(asked))
+        Ok(asked)
     }
 
-    /// Trains a cell and tests its student. `None` after a stop.
-    fn train(
-        &self,
-        cell: &Cell,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<Option<(Summary, TestedAnswers)>> {
+    /// Trains and tests all cells, and tells before each how long the rest takes.
+    fn train_all(&self) -> Result<Vec<(Cell, Summary, TestedAnswers)>> {
+        let cells = self.config.cells();
+        let mut times = RunTimes::of_earlier(self.config, &cells);
+        let mut done = vec![];
+        for (number, cell) in cells.iter().enumerate() {
+            self.context.check()?;
+            let [student, about] = name(self.config, cell);
+            let left = times.left(&cells[number..]);
+            part(self.context, &student, &about, [number + 1, cells.len()], left)?;
+            let start = Instant::now();
+            let (summary, answers) = self.train(cell)?;
+            times.add(cell, start.elapsed().as_secs_f64(), &summary);
+            done.push((cell.clone(), summary, answers));
+        }
+        Ok(done)
+    }
+
+    /// Trains a cell and tests its student.
+    fn train(&self, cell: &Cell) -> Result<(Summary, TestedAnswers)> {
         let run = self.run_config(cell)?;
         let prepared = self.data(cell, &run)?;
         let mode = match RunDirectory::holds_run(&run.out) {
             true => RunMode::Resume,
             false => RunMode::New,
         };
-        let mut quiet = |line: &str| {
-            if line.starts_with("after training") || line.starts_with("resuming") {
-                say(line);
-            }
-        };
-        let summary = recipe::run_on(&run, prepared.clone(), mode, self.stop, &mut quiet);
+        let events = Context::new(CellEvents(self.context), self.context.stop_flag());
+        let summary = recipe::run_on(&run, prepared.clone(), mode, &events);
         // The remedies of a single run are not those of a study.
         let summary = summary.map_err(|error| match error {
             Error::RunDirectory { path, what, .. } => {
@@ -370,19 +380,18 @@ impl Work<'_> {
             error => error,
         })?;
         if summary.outcome.stopped {
-            return Ok(None);
+            return Err(Error::stopped("the cell has a checkpoint"));
         }
         if !self.config.keep_checkpoints {
             remove_folder(&run.out.join("checkpoints"))?;
         }
         let held_out = self.held_out_answers(cell, &run, &prepared)?;
         let mut answers = TestedAnswers::of_questions(&held_out);
-        let load = || trained(&run, &prepared);
+        let load = || trained(&run, self.context);
         let instruct = self.config.instruct;
         let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &run.out)?;
-        let Some(files) = files else { return Ok(None) };
         answers.extend(TestedAnswers::of_benchmarks(files));
-        Ok(Some((summary, answers)))
+        Ok((summary, answers))
     }
 
     /// The answers of a cell's student to the held-out problems, which must be those of today.
@@ -393,14 +402,7 @@ impl Work<'_> {
         prepared: &Prepared,
     ) -> Result<Vec<Answer>> {
         let path = self.config.cell_folder(cell).join("after.jsonl");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let parse = |(index, line): (usize, &str)| {
-            serde_json::from_str(line).map_err(|e| {
-                let place = crate::error::Place::line(&path, index + 1);
-                Error::data(place, e.to_string(), HINT)
-            })
-        };
-        let answers: Vec<Answer> = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
+        let answers: Vec<Answer> = read_values(&path, LastLine::Counts, HINT)?;
         let asked = answers.iter().map(|answer| (&answer.problem, &answer.reference));
         let questions = prepared.questions.iter().map(|q| (&q.problem, &q.reference));
         if !asked.eq(questions) {
@@ -415,26 +417,30 @@ impl Work<'_> {
         Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
     }
 
-    /// For each student and comparison, what training on one source alone made likelier. `None`
-    /// after a stop.
-    fn style_shifts(&self, say: &mut dyn FnMut(&str)) -> Result<Option<Vec<StyleShift>>> {
+    /// For each student and comparison, what training on one source alone made likelier.
+    fn style_shifts(&self) -> Result<Vec<StyleShift>> {
         let mut shifts = vec![];
         if self.config.style_answers == 0 {
-            return Ok(Some(shifts));
+            return Ok(shifts);
         }
-        say("\n=== style: ranks of generated tokens under the untuned student ===");
+        part(
+            self.context,
+            "style",
+            "ranks of generated tokens under the untuned student",
+            [0, 0],
+            None,
+        )?;
         for student_index in 0..self.config.students.len() {
             for (comparison, of) in self.config.comparisons.iter().enumerate() {
                 for alpha in [1.0, 0.0] {
-                    if self.stop.is_requested() {
-                        return Ok(None);
-                    }
+                    self.context.check()?;
                     let seed = self.config.seeds[0];
                     let cell = Cell { student: student_index, comparison, alpha, seed };
                     let run = self.run_config(&cell)?;
                     let prepared = self.data(&cell, &run)?;
-                    let untuned = student(&run, &prepared, &device::by_name(&run.backend)?)?
-                        .with_precision(run.precision)?;
+                    let untuned =
+                        student(&run, &prepared, &device::by_name(&run.backend)?, self.context)?
+                            .with_precision(run.precision)?;
                     let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers)?;
@@ -444,41 +450,17 @@ impl Work<'_> {
                 }
             }
         }
-        Ok(Some(shifts))
+        Ok(shifts)
     }
 }
 
 /// What to do where a study's directory and its settings or data do not fit together.
-const HINT: &str = "Take the old settings and data, name another directory with --out, or remove this \
+const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
                     cell's folder to have it made anew";
 
-/// Refuses answers that were made with other settings.
-fn check_settings(path: &Path, settings: &serde_json::Value) -> Result<()> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return write_text(path, &settings.to_string());
-        }
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    let then: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let changes = differences(&then, settings, "");
-    if changes.is_empty() {
-        return Ok(());
-    }
-    Err(Error::RunDirectory {
-        path: path.to_owned(),
-        what: format!("the answers here were made with other settings: {}", changes.join(", ")),
-        hint: HINT.into(),
-    })
-}
-
 /// The student that a cell's run has written, in the precision in which the run tested it.
-fn trained(run: &RunConfig, prepared: &Prepared) -> Result<DecoderLm> {
-    let device: Device = device::by_name(&run.backend)?;
-    let student = match (&run.lora, &prepared.base) {
-        (Some(_), Some(base)) => base.load(&device)?.with_adapter(&run.out.join("adapter"))?,
-        _ => ModelFolder::open(&run.out.join("model"))?.load(&device)?,
-    };
-    student.with_precision(run.precision)
+fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
+    let name = run.out.display().to_string();
+    let options = LoadOptions { backend: run.backend.clone(), ..LoadOptions::default() };
+    TextModel::load(&name, &options, context)?.model.with_precision(run.precision)
 }

@@ -1,7 +1,7 @@
 //! The card of a set of pairs: who answered, with which settings, and what was kept.
 
 use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
-use super::report::PairsReport;
+use super::report::{PairsReport, in_table};
 use crate::eval::INSTRUCTION;
 
 /// The card in Markdown, with the front matter of a data set on the hub.
@@ -56,13 +56,6 @@ pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
         teacher("long", &long, &config.long),
         teacher("short", &short, &config.short),
     )
-}
-
-/// A name as it can stand in a table.
-pub(super) fn in_table(name: &str) -> String {
-    const SHOWN: usize = 100;
-    let name = name.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c });
-    name.take(SHOWN).collect()
 }
 
 /// A teacher's settings, without the address, which may be private.

@@ -7,17 +7,18 @@
 
 use super::chat_config::{ChatConfig, MAX_COMPLETION_TOKENS, MAX_TOKENS};
 use super::pace::Pace;
-use super::reply::{ChatReply, Sample};
+use super::reply::{ChatReply, TeacherSample};
 use super::{Failure, server_error};
-use crate::data::lenient_json;
+use crate::context::{Context, StopFlag};
+use crate::data::reading::lenient_json;
 use crate::error::{Error, Result};
 use crate::eval::{Judge, judge_prompt, judge_verdict};
 use crate::random::Stream;
-use crate::train::StopFlag;
+use crate::text::duration;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::RequestBuilder;
 
 /// Largest answer that is read, in bytes.
@@ -29,12 +30,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_WISH: Duration = Duration::from_secs(600);
 /// How long a server has to name its models.
 const MODELS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time between two notices of what a server is waited for.
+pub(super) const TROUBLE_EVERY: Duration = Duration::from_secs(10);
 /// Whose key OPENAI_API_KEY is.
 const OPENAI: &str = "https://api.openai.com/";
 
 /// What one request asks for beside its messages.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ask {
+pub struct CompletionOptions {
     /// Answers to the same messages, 0 and 1 are one; not every server gives more.
     pub n: usize,
     /// Seed of the draws, for servers that know one.
@@ -126,7 +129,7 @@ impl ChatClient {
     }
 
     /// The body of a request.
-    pub(super) fn request(&self, messages: &[(&str, &str)], ask: Ask) -> Value {
+    pub(super) fn request(&self, messages: &[(&str, &str)], ask: CompletionOptions) -> Value {
         let system = Some(("system", self.config.system.as_str())).filter(|m| !m.1.is_empty());
         let messages: Vec<Value> = system
             .iter()
@@ -153,18 +156,28 @@ impl ChatClient {
         Value::Object(request)
     }
 
-    /// The answer to a conversation of `(role, content)`.
+    /// The answer to a conversation of `(role, content)`. The context is told what the server is
+    /// waited for; a stop does not wait for its answer.
     ///
     /// # Errors
-    /// [`Error::Server`]: it cannot be reached, refuses, or answers with what is no chat completion.
-    pub fn complete(&self, messages: &[(&str, &str)]) -> Result<Completion> {
-        let reply = self.send(&self.request(messages, Ask::default()), &StopFlag::default());
-        let reply = reply.map_err(|failure| match failure.into_error() {
-            Some(error) => error,
-            None => self.failed("it was not asked to the end", "Ask again"),
+    /// [`Error::Server`]: it cannot be reached, refuses, or answers with what is no chat completion;
+    /// [`Error::Stopped`].
+    pub fn complete(&self, messages: &[(&str, &str)], context: &Context<'_>) -> Result<Completion> {
+        let request = self.request(messages, CompletionOptions::default());
+        let (client, stop) = (self.clone(), context.stop_flag().clone());
+        let mut said: Option<Instant> = None;
+        let reply = context.aside(move || client.send(&request, &stop), &mut || match said
+            .is_none_or(|at| at.elapsed() > TROUBLE_EVERY)
+        {
+            true => self.trouble().map_or(Ok(()), |trouble| {
+                said = Some(Instant::now());
+                context.notice(trouble)
+            }),
+            false => Ok(()),
         })?;
+        let reply = reply.map_err(Failure::into_error)?;
         let tokens = reply.completion_tokens;
-        let Sample { content, finish_reason, .. } =
+        let TeacherSample { content, finish_reason, .. } =
             reply.samples.into_iter().next().unwrap_or_default();
         Ok(Completion { text: content, finish_reason, tokens })
     }
@@ -186,7 +199,8 @@ impl ChatClient {
                     // This is no failure, as long as it does not go on for ever.
                     waited += wish.max(spread);
                     if waited > LONGEST_WISH {
-                        let what = format!("{what}, and asks to wait {} s", wish.as_secs());
+                        let wait = duration(wish.as_secs_f64());
+                        let what = format!("{what}, and asks to wait {wait}");
                         return Err(Failure::Busy(self.failed(what, "Go on later")));
                     }
                     self.pace.hold_back(wish);
@@ -202,7 +216,8 @@ impl ChatClient {
                     (what, wish.unwrap_or_default().min(LONGEST_WISH).max(spread))
                 }
             };
-            let what = format!("{}: {what}; again in {:.0} s", self.config.url, wait.as_secs_f64());
+            let again = duration(wait.as_secs_f64());
+            let what = format!("{}: {what}; again in {again}", self.config.url);
             *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
             super::pace::sleep(wait, stop)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -355,12 +370,12 @@ impl ChatClient {
     /// The client with the name of the server's model, where the settings name none.
     ///
     /// # Errors
-    /// [`Error::Server`] where it cannot be asked, or has not exactly one model.
-    pub fn with_served_model(mut self) -> Result<Self> {
+    /// [`Error::Server`] where it cannot be asked, or has not exactly one model; [`Error::Stopped`].
+    pub fn with_served_model(mut self, context: &Context<'_>) -> Result<Self> {
         if self.config.model.is_empty() {
-            self.config.model = self.served_model().map_err(|failure| {
-                failure.into_error().unwrap_or_else(|| self.failed("it was not asked", "Ask again"))
-            })?;
+            let client = self.clone();
+            let served = context.aside(move || client.served_model(), &mut || Ok(()))?;
+            self.config.model = served.map_err(Failure::into_error)?;
         }
         Ok(self)
     }
@@ -428,9 +443,15 @@ impl Judge for ChatClient {
         &self.config.model
     }
 
-    fn agrees(&mut self, problem: &str, reference: &str, stated: &str) -> Result<Option<bool>> {
+    fn agrees(
+        &mut self,
+        problem: &str,
+        reference: &str,
+        stated: &str,
+        context: &Context<'_>,
+    ) -> Result<Option<bool>> {
         let prompt = judge_prompt(problem, reference, stated);
-        let reply = self.complete(&[("user", &prompt)])?;
+        let reply = self.complete(&[("user", &prompt)], context)?;
         Ok(judge_verdict(&reply.text))
     }
 }
@@ -453,7 +474,7 @@ mod tests {
     fn the_length_limit_goes_by_the_name_that_is_set() {
         let request = |config: ChatConfig| {
             let client = ChatClient::new(config).unwrap();
-            client.request(&[("user", "?")], Ask::default())
+            client.request(&[("user", "?")], CompletionOptions::default())
         };
         let config = ChatConfig { model: "m".into(), max_tokens: 7, ..ChatConfig::default() };
         // To the letter: its hash finds what earlier builds have stored.

@@ -2,6 +2,7 @@
 
 use super::{ChatConfig, LocalConfig, ReasoningForm};
 use crate::error::{Error, Result};
+use crate::settings::{Layers, Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -80,11 +81,11 @@ impl TeacherConfig {
         }
         let temperature = match (&self.server, &self.local) {
             (Some(server), None) => {
-                server.validate().map_err(|error| within("server", error))?;
+                server.validate().map_err(|error| error.in_table("server"))?;
                 ("server.temperature", server.temperature)
             }
             (None, Some(local)) => {
-                local.validate().map_err(|error| within("local", error))?;
+                local.validate().map_err(|error| error.in_table("local"))?;
                 if self.n > 1 {
                     let what = "a model that runs here answers a question once".to_owned();
                     return refuse("n", what, "Leave it out; samples says how often it is asked");
@@ -105,16 +106,6 @@ impl TeacherConfig {
             return refuse(temperature.0, what, "Set one above 0, or samples to 1");
         }
         Ok(())
-    }
-}
-
-/// The error of a setting that is in a table.
-fn within(table: &str, error: Error) -> Error {
-    match error {
-        Error::Config { key, what, hint } => {
-            Error::Config { key: format!("{table}.{key}"), what, hint }
-        }
-        other => other,
     }
 }
 
@@ -166,31 +157,31 @@ impl Default for MakePairsConfig {
     }
 }
 
+impl Settings for MakePairsConfig {
+    fn defaults(_given: &toml::Table) -> Result<toml::Table> {
+        table_of(&Self::default())
+    }
+}
+
 impl MakePairsConfig {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] with the line for what is no setting.
+    /// As [`Layers::file`] and [`Layers::settings`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        Self::parse(&text, path)
+        let mut layers = Layers::<Self>::new()?;
+        layers.file(path)?;
+        layers.settings()
     }
 
     /// The settings of a text in TOML.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line for what is no setting.
+    /// As [`MakePairsConfig::read`].
     pub fn from_toml(text: &str) -> Result<Self> {
-        Self::parse(text, Path::new("settings"))
-    }
-
-    fn parse(text: &str, path: &Path) -> Result<Self> {
-        toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-            let place = crate::error::Place { path: path.to_owned(), line, column: None };
-            let hint = "`--print-config` shows the settings";
-            Error::data(place, error.message().to_owned(), hint)
-        })
+        let mut layers = Layers::<Self>::new()?;
+        layers.text(text)?;
+        layers.settings()
     }
 
     /// Checks the settings.
@@ -200,7 +191,7 @@ impl MakePairsConfig {
     pub fn validate(&self) -> Result<()> {
         self.validate_problems()?;
         for (role, teacher) in [("long", &self.long), ("short", &self.short)] {
-            teacher.validate(self.samples).map_err(|error| within(role, error))?;
+            teacher.validate(self.samples).map_err(|error| error.in_table(role))?;
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! A model in a folder as a teacher.
 
-use super::{Failure, Question, Response, Sample, Teacher};
-use crate::data::{ChatFormat, PlainTemplate, PromptTemplate, TextTokenizer, reasoning};
-use crate::device;
+use super::{Failure, Response, Teacher, TeacherPrompt, TeacherSample};
+use crate::context::{Context, StopFlag};
+use crate::data::chat::reasoning;
 use crate::error::{Error, Result};
 use crate::eval::opens_reasoning;
-use crate::model::{DecoderLm, EndReason, Endings, GenerateConfig, ModelFolder, model_folder};
-use crate::train::StopFlag;
+use crate::model::{
+    DecoderLm, EndReason, Generate, GenerateConfig, LoadOptions, StopConditions, TextInterface,
+    TextModel, TextModelFiles,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -82,41 +84,26 @@ pub struct LocalTeacher {
     config: LocalConfig,
     model: Mutex<DecoderLm>,
     fingerprint: String,
-    /// Positions that it is made for.
-    longest: usize,
-    tokenizer: TextTokenizer,
-    template: Box<dyn PromptTemplate + Send + Sync>,
-    end_tokens: Vec<u32>,
+    files: TextModelFiles,
 }
 
 impl LocalTeacher {
-    /// Loads the model; `progress` is called with tensors read, and all.
+    /// Loads the model.
     ///
     /// # Errors
     /// As [`LocalConfig::validate`], and what folders and devices give.
-    pub fn load(config: LocalConfig, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+    pub fn load(config: LocalConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
-        let folder = ModelFolder::open(&model_folder(&config.model)?)?;
-        let tokenizer = folder.tokenizer(None)?;
         let system = Some(config.system.clone()).filter(|system| !system.is_empty());
-        let template: Box<dyn PromptTemplate + Send + Sync> = match folder.chat_template()? {
-            Some(template) => Box::new(ChatFormat::new(template, &tokenizer, system.clone())?),
-            None if system.is_none() => Box::new(PlainTemplate::default()),
-            None => {
-                let what = "the model has no chat template, in which it would have a place";
-                return Err(Error::config("system", what, "Leave it out"));
-            }
-        };
-        let end_tokens = folder.answer_ends(&tokenizer, template.as_ref());
-        let model = folder.load_with(&device::by_name(&config.backend)?, progress)?;
+        let backend = config.backend.clone();
+        let options = LoadOptions { system, backend, ..LoadOptions::default() };
+        let TextModel { model, files } = TextModel::load(&config.model, &options, context)?;
         let fingerprint = model.fingerprint()?;
-        let longest = model.config().max_position_embeddings;
-        let model = Mutex::new(model);
-        Ok(Self { config, model, fingerprint, longest, tokenizer, template, end_tokens })
+        Ok(Self { config, model: Mutex::new(model), fingerprint, files })
     }
 
     /// The number of a question, which its random draws depend on.
-    fn number(question: &Question) -> u64 {
+    fn number(question: &TeacherPrompt) -> u64 {
         let mut hash = Sha256::new();
         hash.update(question.seed.to_le_bytes());
         hash.update(question.prompt.as_bytes());
@@ -124,24 +111,29 @@ impl LocalTeacher {
         hash[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    fn answers(&self, questions: &[Question], stop: &StopFlag) -> Result<Option<Vec<Response>>> {
+    fn answers(
+        &self,
+        questions: &[TeacherPrompt],
+        stop: &StopFlag,
+    ) -> Result<Option<Vec<Response>>> {
         // A problem that leaves no room for an answer has none.
-        let longest = self.longest;
+        let longest = self.files.folder().config().max_position_embeddings;
+        let TextInterface { tokenizer, template, end_tokens } = self.files.text_interface();
         let mut responses = vec![Response::default(); questions.len()];
         let (mut places, mut prompts, mut numbers) = (vec![], vec![], vec![]);
         for (place, question) in questions.iter().enumerate() {
-            let prompt = self.template.prompt(&self.tokenizer, question.prompt())?;
+            let prompt = template.prompt(tokenizer, question.prompt())?;
             if prompt.len() < longest {
                 places.push(place);
                 prompts.push(prompt);
                 numbers.push(Self::number(question));
             }
         }
-        let endings = Endings { tokens: &self.end_tokens, tokenizer: &self.tokenizer };
+        let stop_conditions = StopConditions { tokens: end_tokens, tokenizer };
         let model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.config.generate();
         let generated =
-            model.generate_as(&prompts, &numbers, endings, &config, &mut |_| match stop
+            model.generate_as(&prompts, &numbers, stop_conditions, &config, &mut |_| match stop
                 .is_requested()
             {
                 true => ControlFlow::Break(()),
@@ -152,13 +144,13 @@ impl LocalTeacher {
         }
         for ((generation, prompt), place) in generated.iter().zip(&prompts).zip(places) {
             let reason = if generation.hit_limit() { "length" } else { "stop" };
-            let mut text = generation.text(&self.tokenizer)?;
+            let mut text = generation.text(tokenizer)?;
             // Where the template opens the reasoning, the answer begins within it.
-            if opens_reasoning(&self.tokenizer, prompt)? {
+            if opens_reasoning(tokenizer, prompt)? {
                 text.insert_str(0, reasoning::OPEN);
             }
             responses[place] = Response {
-                samples: vec![Sample::of_text(&text, Some(reason.to_owned()))],
+                samples: vec![TeacherSample::of_text(&text, Some(reason.to_owned()))],
                 prompt_tokens: Some(prompt.len() as u64),
                 completion_tokens: Some(generation.tokens.len() as u64),
             };
@@ -177,10 +169,11 @@ impl Teacher for LocalTeacher {
         self.config.model.clone()
     }
 
-    fn request(&self, question: &Question) -> Value {
+    fn request(&self, question: &TeacherPrompt) -> Value {
         // The tokens say what template and tokenizer make of it.
         let mut tokens = Sha256::new();
-        let prompt = self.template.prompt(&self.tokenizer, question.prompt());
+        let text = self.files.text_interface();
+        let prompt = text.template.prompt(text.tokenizer, question.prompt());
         for token in prompt.unwrap_or_default() {
             tokens.update(token.to_le_bytes());
         }
@@ -200,7 +193,7 @@ impl Teacher for LocalTeacher {
         self.config.batch_size
     }
 
-    fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
+    fn ask(&self, questions: &[TeacherPrompt], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
         match self.answers(questions, stop) {
             Ok(Some(responses)) => Ok(responses),
             Ok(None) => Err(Failure::Stopped),

@@ -12,99 +12,68 @@
 //! ```
 
 use super::card::card;
-use super::collect::{Chosen, Collected, Role, collect, first_request};
+use super::collect::{Collected, collect};
 use super::config::{Keep, MakePairsConfig, TeacherConfig};
-use super::report::{LengthStatistics, PairsProgress, PairsReport};
+use super::report::{LengthStatistics, PairsReport};
+use super::round::{Chosen, Role, first_request};
 use super::server::ServerTeacher;
 use super::sieve::sieve;
 use super::store::Store;
 use super::{LocalTeacher, Teacher};
+use crate::context::{Context, Event, Task, TaskProgress};
 use crate::error::{Error, Result};
 use crate::eval::{Benchmark, BenchmarkProblem};
-use crate::files::FolderLock;
-use crate::train::StopFlag;
+use crate::files::{WorkDir, WorkDirKind};
 use serde::Serialize;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 const RESPONSES: &str = "responses.jsonl";
 const CONFIG: &str = "config.toml";
 const LONG: &str = "long.jsonl";
 const SHORT: &str = "short.jsonl";
+const PAIRS: &str = "pairs.jsonl";
+const PARQUET: &str = "pairs.parquet";
 
-/// A directory of pairs, which this process alone works on.
-#[derive(Debug)]
-pub struct PairsDirectory {
-    path: PathBuf,
-    _lock: FolderLock,
-}
+const KIND: WorkDirKind = WorkDirKind::new("those of pairs", ".mixdistill-pairs")
+    .or_unmarked(|path| path.join(RESPONSES).is_file());
+
+/// A directory of pairs, which this process alone works in.
+#[derive(Clone, Debug)]
+pub struct PairsDirectory(WorkDir);
 
 impl PairsDirectory {
+    /// Looks at a directory as [`PairsDirectory::open`] does, and makes and changes nothing.
+    ///
+    /// # Errors
+    /// As [`WorkDirKind::check`].
+    pub fn check(path: &Path) -> Result<()> {
+        KIND.check(path)
+    }
+
     /// Takes a directory of pairs, or makes one.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`]: it holds other files, or another process works on it; [`Error::Io`].
+    /// As [`WorkDir::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let refuse = |what: &str, hint: &str| Error::RunDirectory {
-            path: path.to_owned(),
-            what: what.to_owned(),
-            hint: hint.to_owned(),
-        };
-        if path.exists() && !path.is_dir() {
-            return Err(refuse("it is not a directory", "Choose another path"));
+        let directory = WorkDir::open(path, KIND)?;
+        if !directory.is_marked() {
+            directory.set_mark("")?;
         }
-        fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
-        if !path.join(RESPONSES).is_file() {
-            for entry in fs::read_dir(path).map_err(|e| Error::io("read", path, e))? {
-                let name = entry.map_err(|e| Error::io("read", path, e))?.file_name();
-                if name != crate::files::LOCK {
-                    return Err(refuse("it holds other files", "Choose an empty directory"));
-                }
-            }
-        }
-        Ok(Self { path: path.to_owned(), _lock: FolderLock::take(path)? })
+        Ok(Self(directory))
     }
 
-    /// Writes a file, whole or not at all.
-    fn write(
-        &self,
-        name: &str,
-        write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-    ) -> Result<()> {
-        crate::files::write_whole(&self.path.join(name), write)
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// Whether rows of an earlier run are there.
     fn has_rows(&self) -> bool {
         [LONG, SHORT]
             .iter()
-            .any(|name| fs::metadata(self.path.join(name)).is_ok_and(|file| file.len() > 0))
+            .any(|name| fs::metadata(self.0.join(name)).is_ok_and(|file| file.len() > 0))
     }
-
-    /// Writes a row to a file that is being written.
-    fn row(&self, name: &str, file: &mut impl Write, row: &impl Serialize) -> Result<()> {
-        let failed = |e| Error::io("write", self.path.join(name), e);
-        let text = serde_json::to_string(row).map_err(|e| failed(std::io::Error::other(e)))?;
-        writeln!(file, "{text}").map_err(failed)
-    }
-}
-
-/// What an observer of [`make_pairs`] sees.
-#[derive(Clone, Copy, Debug)]
-pub enum PairsEvent<'a> {
-    /// Something that a user should know.
-    Notice(&'a str),
-    /// Bytes of earlier responses that are read, and all.
-    Reading(u64, u64),
-    /// Tensors of a teacher's model that are read, and all.
-    Loading(usize, usize),
-    /// Problems of which the earlier responses were looked at, each once for each teacher, and all.
-    Looking(usize, usize),
-    /// How far the asking is.
-    Asking(&'a PairsProgress),
-    /// Rows that are written, and all, of all files together.
-    Writing(usize, usize),
 }
 
 /// Asks two teachers problems with known answers, and keeps what is correct.
@@ -113,32 +82,31 @@ pub enum PairsEvent<'a> {
 /// nothing twice. With other settings, only requests that these change are made anew. Without `asks`
 /// nobody is asked, and pairs are made of the responses that there are. The files beside the responses
 /// are written anew by each call that comes to its end, but never over those of an earlier one if no
-/// answer is kept. `None` after a stop.
+/// answer is kept.
 ///
 /// # Errors
-/// [`Error::Config`]; [`Error::Io`]; [`Error::Data`] for problems or responses that cannot be read;
+/// [`Error::Stopped`]: every response is stored, and the same call goes on; [`Error::Config`]; [`Error::Io`]; [`Error::Data`] for problems or responses that cannot be read;
 /// [`Error::Server`] where a teacher answers no more: everything up to there is stored.
 pub fn make_pairs(
     config: &MakePairsConfig,
     out: &PairsDirectory,
     asks: bool,
-    stop: &StopFlag,
-    observe: &mut dyn FnMut(PairsEvent<'_>),
-) -> Result<Option<PairsReport>> {
+    context: &Context<'_>,
+) -> Result<PairsReport> {
     let mut config = config.clone();
     config.validate()?;
     if !asks {
-        let path = out.path.join(CONFIG);
+        let path = out.0.join(CONFIG);
         let earlier = path.is_file().then(|| MakePairsConfig::read(&path)).transpose()?;
         if let Some(earlier) = earlier {
             name_models(&mut config, &earlier);
         }
     }
     let problems = Problems::read(&config)?;
-    let long = Made::new("long", &mut config.long, asks, None, observe)?;
+    let long = Made::new("long", &mut config.long, asks, None, context)?;
     let other = if let Made::Server(server) = &long { Some(server.as_ref()) } else { None };
-    let short = Made::new("short", &mut config.short, asks, other, observe)?;
-    problems.ask(&config, [long.teacher(), short.teacher()], out, asks, stop, observe)
+    let short = Made::new("short", &mut config.short, asks, other, context)?;
+    problems.ask(&config, [long.teacher(), short.teacher()], out, asks, context)
 }
 
 /// As [`make_pairs`], with teachers of the caller's own in place of those that the settings name; of
@@ -150,11 +118,10 @@ pub fn make_pairs_with(
     config: &MakePairsConfig,
     teachers: [&dyn Teacher; 2],
     out: &PairsDirectory,
-    stop: &StopFlag,
-    observe: &mut dyn FnMut(PairsEvent<'_>),
-) -> Result<Option<PairsReport>> {
+    context: &Context<'_>,
+) -> Result<PairsReport> {
     config.validate_problems()?;
-    Problems::read(config)?.ask(config, teachers, out, true, stop, observe)
+    Problems::read(config)?.ask(config, teachers, out, true, context)
 }
 
 /// Where settings name no model, the one that was asked before.
@@ -182,14 +149,11 @@ impl Made {
         config: &mut TeacherConfig,
         asks: bool,
         other: Option<&ServerTeacher>,
-        observe: &mut dyn FnMut(PairsEvent<'_>),
+        context: &Context<'_>,
     ) -> Result<Self> {
         let Some(settings) = &mut config.server else {
             let local = config.local.clone().unwrap_or_default();
-            let teacher = LocalTeacher::load(local, &mut |done, of| {
-                observe(PairsEvent::Loading(done, of));
-            })?;
-            return Ok(Self::Local(Box::new(teacher)));
+            return Ok(Self::Local(Box::new(LocalTeacher::load(local, context)?)));
         };
         if settings.model.is_empty() {
             if !asks {
@@ -197,20 +161,17 @@ impl Made {
                 let what = "it is empty, and nobody is asked for it";
                 return Err(Error::config(key, what, "Name the model whose answers are stored"));
             }
-            observe(PairsEvent::Notice(&format!(
-                "{role}: {} is asked for its model",
-                settings.url
-            )));
+            context.notice(format!("{role}: {} is asked for its model", settings.url))?;
         }
-        let mut teacher = ServerTeacher::new(settings.clone(), config.concurrency)?;
+        let mut teacher = ServerTeacher::new(settings.clone(), config.concurrency, context)?;
         if let Some(other) = other.filter(|other| other.config().url == settings.url) {
             teacher = teacher.with_pace_of(other);
         }
         if asks && teacher.shows_key() {
-            observe(PairsEvent::Notice(&format!(
+            context.notice(format!(
                 "{role}: the key goes to {} without encryption; use https where it matters",
                 settings.url
-            )));
+            ))?;
         }
         settings.clone_from(teacher.config());
         Ok(Self::Server(Box::new(teacher)))
@@ -243,9 +204,8 @@ impl Problems {
         [long, short]: [&dyn Teacher; 2],
         out: &PairsDirectory,
         asks: bool,
-        stop: &StopFlag,
-        observe: &mut dyn FnMut(PairsEvent<'_>),
-    ) -> Result<Option<PairsReport>> {
+        context: &Context<'_>,
+    ) -> Result<PairsReport> {
         let without_answer = self.benchmark.without_answer.len();
         let left_out_rows = self.benchmark.left_out;
         let (problems, left_out, mut counts) =
@@ -253,79 +213,86 @@ impl Problems {
         counts.without_answer = without_answer;
         counts.unusable = left_out_rows.rows();
         if !left_out_rows.is_empty() {
-            observe(PairsEvent::Notice(&format!("unusable and left out: {left_out_rows}")));
+            context.notice(format!("unusable and left out: {left_out_rows}"))?;
         }
         if problems.is_empty() {
             let what = format!("none of its {} problems is left to ask", counts.read);
             let hint = "All are in the benchmarks; give other problems";
             return Err(Error::data(crate::Place::file(&config.problems), what, hint));
         }
-        let store = Store::open(&out.path.join(RESPONSES), &mut |done, of| {
-            observe(PairsEvent::Reading(done, of));
-        })?;
-        tell_earlier(&store, observe);
-        let earlier_text = fs::read(out.path.join(CONFIG)).ok();
-        let text = toml::to_string(config)
-            .map_err(|e| Error::io("write", out.path.join(CONFIG), std::io::Error::other(e)))?;
-        let earlier = MakePairsConfig::read(&out.path.join(CONFIG)).ok();
-        let is_other = earlier.is_some_and(|earlier| earlier.problems != config.problems);
+        let store = Store::open(&out.0.join(RESPONSES), context)?;
+        tell_earlier(&store, context)?;
         let roles = [
             Role { name: "long", teacher: long, config: &config.long },
             Role { name: "short", teacher: short, config: &config.short },
         ];
+        let earlier = out.take_settings(config, |is_other| {
+            !is_other || store.len() == 0 || knows_any(&problems, config, &roles, &store)
+        })?;
+        let collected = collect(&problems, config, roles, &store, asks, context)
+            .map_err(|error| kept_so_far(error, &store, out.path()))?;
+        let files = Files::new(config, out, &store, &problems, collected);
+        if files.kept.iter().all(Vec::is_empty) && out.has_rows() {
+            context.notice(
+                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
+            )?;
+            if let Some(text) = earlier {
+                out.0.write(CONFIG, &text)?;
+            }
+            return Ok(files.report(counts, [vec![], vec![]]));
+        }
+        let lengths = files.write(context)?;
+        let report = files.report(counts, lengths);
+        out.0.write_jsonl("left-out.jsonl", &left_out)?;
+        out.0.write_jsonl("report.json", std::slice::from_ref(&report))?;
+        out.0.write("README.md", &card(config, &report))?;
+        for name in [LONG, SHORT, "README.md"].into_iter().filter(|_| report.rows != [0, 0]) {
+            let what = if name == "README.md" { "the card" } else { "rows" };
+            context.emit(&Event::Written { what, path: &out.0.join(name) })?;
+        }
+        Ok(report)
+    }
+}
+
+impl PairsDirectory {
+    /// Writes the settings in place of those of an earlier run, whose text is returned. `may` is asked
+    /// whether that is right, with whether they are of other problems.
+    fn take_settings(
+        &self,
+        config: &MakePairsConfig,
+        may: impl FnOnce(bool) -> bool,
+    ) -> Result<Option<String>> {
+        let path = self.0.join(CONFIG);
+        let text = fs::read_to_string(&path).ok();
+        let earlier = text.as_deref().and_then(|text| MakePairsConfig::from_toml(text).ok());
+        let is_other = earlier.is_some_and(|earlier| earlier.problems != config.problems);
         // Pairs of other problems are not written over.
-        if is_other && store.len() > 0 && !knows_any(&problems, config, &roles, &store) {
+        if !may(is_other) {
             return Err(Error::RunDirectory {
-                path: out.path.clone(),
+                path: self.path().to_owned(),
                 what: "it holds pairs of other problems".into(),
                 hint: "Choose another directory".into(),
             });
         }
-        out.write(CONFIG, |file| {
-            let failed = |e| Error::io("write", out.path.join(CONFIG), e);
-            file.write_all(text.as_bytes()).map_err(failed)
-        })?;
-        let collected = collect(&problems, config, roles, &store, asks, stop, observe)
-            .map_err(|error| kept_so_far(error, &store, &out.path))?;
-        let Some(collected) = collected else { return Ok(None) };
-        let files = Files::new(config, out, &store, &problems, collected);
-        if files.kept.iter().all(Vec::is_empty) && out.has_rows() {
-            observe(PairsEvent::Notice(
-                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
-            ));
-            if let Some(text) = earlier_text {
-                out.write(CONFIG, |file| {
-                    file.write_all(&text).map_err(|e| Error::io("write", out.path.join(CONFIG), e))
-                })?;
-            }
-            return Ok(Some(files.report(counts, [vec![], vec![]])));
-        }
-        let lengths = files.write(observe)?;
-        let report = files.report(counts, lengths);
-        out.write("left-out.jsonl", |file| {
-            left_out.iter().try_for_each(|left| out.row("left-out.jsonl", file, left))
-        })?;
-        out.write("report.json", |file| out.row("report.json", file, &report))?;
-        out.write("README.md", |file| {
-            let failed = |e| Error::io("write", out.path.join("README.md"), e);
-            file.write_all(card(config, &report).as_bytes()).map_err(failed)
-        })?;
-        Ok(Some(report))
+        let new = toml::to_string(config)
+            .map_err(|e| Error::io("write", &path, std::io::Error::other(e)))?;
+        self.0.write(CONFIG, &new)?;
+        Ok(text)
     }
 }
 
 /// Tells what earlier runs have left in a store.
-fn tell_earlier(store: &Store, observe: &mut dyn FnMut(PairsEvent<'_>)) {
+fn tell_earlier(store: &Store, context: &Context<'_>) -> Result<()> {
     if store.torn > 0 {
-        observe(PairsEvent::Notice(&format!(
+        context.notice(format!(
             "the last response of an earlier run was cut off ({} bytes); it is removed, and \
              asked for again",
             store.torn
-        )));
+        ))?;
     }
-    if store.len() > 0 {
-        let what = format!("{} responses of earlier runs are there", store.len());
-        observe(PairsEvent::Notice(&what));
+    match store.len() {
+        0 => Ok(()),
+        responses => context.notice(format!("{responses} responses of earlier runs are there")),
     }
 }
 
@@ -348,18 +315,21 @@ fn kept_so_far(error: Error, store: &Store, out: &Path) -> Error {
             url,
             what,
             hint: format!(
-                "{hint}. {} responses are kept in {}; the same command goes on from there",
+                "{hint}. {} responses are kept in {}; the same call goes on from there",
                 store.len(),
                 out.display()
             ),
         },
+        Error::Stopped { .. } => {
+            Error::stopped(format!("{} responses are kept in {}", store.len(), out.display()))
+        }
         other => other,
     }
 }
 
 /// A row for training.
 #[derive(Serialize)]
-struct Row<'a> {
+struct PairRow<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<&'a str>,
@@ -376,6 +346,23 @@ struct Pair<'a> {
     answer: &'a str,
     long: &'a str,
     short: &'a str,
+}
+
+/// Counts rows that are written.
+struct Wrote<'a, 'c> {
+    progress: TaskProgress<'a, 'c>,
+    done: u64,
+}
+
+impl Wrote<'_, '_> {
+    fn row(&mut self) -> Result<()> {
+        self.done += 1;
+        match self.progress.update(self.done) {
+            // Ended here, rows of two runs would lie side by side.
+            Err(Error::Stopped { .. }) => Ok(()),
+            other => other,
+        }
+    }
 }
 
 /// The files of rows.
@@ -433,42 +420,34 @@ impl<'a> Files<'a> {
         let sample = line.as_ref().and_then(|line| line.response.samples.get(chosen.sample));
         sample.map(|sample| sample.joined(role.reasoning)).ok_or_else(|| {
             let what = "a response that was there before is gone";
-            Error::data(crate::Place::file(self.out.path.join(RESPONSES)), what, "Start again")
+            Error::data(crate::Place::file(self.out.0.join(RESPONSES)), what, "Start again")
         })
     }
 
     /// Writes the rows; returns their lengths.
-    fn write(&self, observe: &mut dyn FnMut(PairsEvent<'_>)) -> Result<[Vec<usize>; 2]> {
+    fn write(&self, context: &Context<'_>) -> Result<[Vec<usize>; 2]> {
         let [long, short] = self.kept.each_ref().map(Vec::len);
         let files_of_pairs = 1 + usize::from(cfg!(feature = "parquet"));
-        let (mut done, of) = (0, long + short + files_of_pairs * self.pairs.len());
-        let mut wrote = || {
-            done += 1;
-            observe(PairsEvent::Writing(done, of));
-        };
+        let of = long + short + files_of_pairs * self.pairs.len();
+        let mut wrote = Wrote { progress: context.task(Task::WriteRows, of as u64), done: 0 };
         let long = self.role(0, LONG, &self.config.long, &mut wrote)?;
         let short = self.role(1, SHORT, &self.config.short, &mut wrote)?;
-        self.out.write("pairs.jsonl", |file| {
+        self.out.0.write_with(PAIRS, |file| {
             self.each_pair(&mut |pair| {
-                wrote();
-                self.out.row("pairs.jsonl", file, pair)
+                wrote.row()?;
+                self.out.0.write_line(PAIRS, file, pair)
             })
         })?;
         // One of an earlier run must not stay beside other rows.
         #[cfg(not(feature = "parquet"))]
-        match fs::remove_file(self.out.path.join("pairs.parquet")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", self.out.path.join("pairs.parquet"), e));
-            }
-            _ => {}
-        }
+        self.out.0.remove(PARQUET)?;
         #[cfg(feature = "parquet")]
-        self.out.write("pairs.parquet", |file| {
-            let path = self.out.path.join("pairs.parquet");
+        self.out.0.write_with(PARQUET, |file| {
             let names = ["id", "problem", "answer", "long", "short"];
-            let mut table = crate::data::TextTable::new(file, names, &path)?;
+            let path = self.out.0.join(PARQUET);
+            let mut table = crate::data::reading::TextTable::new(file, names, &path)?;
             self.each_pair(&mut |pair| {
-                wrote();
+                wrote.row()?;
                 table.row([pair.id, pair.problem, pair.answer, pair.long, pair.short])
             })?;
             table.finish()
@@ -499,23 +478,23 @@ impl<'a> Files<'a> {
         role: usize,
         name: &str,
         config: &TeacherConfig,
-        wrote: &mut dyn FnMut(),
+        wrote: &mut Wrote<'_, '_>,
     ) -> Result<Vec<usize>> {
         let mut lengths = vec![];
-        self.out.write(name, |file| {
+        self.out.0.write_with(name, |file| {
             for number in &self.kept[role] {
                 let Some(chosen) = &self.collected[role].chosen[*number] else { continue };
                 let (problem, solution) = (&self.problems[*number], self.text(chosen, config)?);
                 lengths.push(solution.chars().count());
-                let row = Row {
+                let row = PairRow {
                     id: &problem.id,
                     system: problem.system.as_deref(),
                     problem: &problem.problem,
                     solution: &solution,
                     answer: &problem.reference,
                 };
-                self.out.row(name, file, &row)?;
-                wrote();
+                self.out.0.write_line(name, file, &row)?;
+                wrote.row()?;
             }
             Ok(())
         })?;

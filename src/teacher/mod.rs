@@ -3,7 +3,7 @@
 //! answers behind such a server.
 //!
 //! ```text
-//! problems --sieve--> asked of both teachers, sample by sample --grade--> pairs --> train_mix
+//! problems --sieve--> asked of both teachers, sample by sample --grade--> pairs --> training
 //!                               |           ^
 //!                               v           |
 //!                         responses.jsonl: what was answered once is not asked again
@@ -19,27 +19,28 @@ mod make;
 mod pace;
 mod reply;
 mod report;
+mod round;
 mod server;
 mod sieve;
 mod store;
 
 pub use chat_config::ChatConfig;
-pub use client::{Ask, ChatClient, Completion};
+pub use client::{ChatClient, Completion, CompletionOptions};
 pub use config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 pub use local::{LocalConfig, LocalTeacher};
-pub use make::{PairsDirectory, PairsEvent, make_pairs, make_pairs_with};
-pub use reply::{ReasoningForm, Sample};
-pub use report::{AnswerCounts, LengthStatistics, PairsProgress, PairsReport, ProblemCounts};
+pub use make::{PairsDirectory, make_pairs, make_pairs_with};
+pub use reply::{ReasoningForm, TeacherSample};
+pub use report::{AnswerCounts, LengthStatistics, PairsReport, ProblemCounts};
 pub use server::ServerTeacher;
 
+use crate::context::StopFlag;
 use crate::error::{Error, Result};
-use crate::train::StopFlag;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a teacher is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct TeacherPrompt {
     /// The system's text that comes with the problem; the teacher's own setting replaces it.
     pub system: Option<String>,
     /// The problem, with the instruction that follows it.
@@ -50,7 +51,7 @@ pub struct Question {
     pub n: usize,
 }
 
-impl Question {
+impl TeacherPrompt {
     /// What a model in a folder is asked.
     pub(crate) fn prompt(&self) -> crate::data::Prompt<'_> {
         crate::data::Prompt { system: self.system.as_deref(), problem: &self.prompt }
@@ -61,7 +62,7 @@ impl Question {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Response {
     /// Its answers, as many as were asked for, or fewer.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<TeacherSample>,
     /// Tokens of the question, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u64>,
@@ -79,7 +80,7 @@ pub trait Teacher: Send + Sync {
     fn place(&self) -> String;
 
     /// All that its answer to a question depends on; equal requests are asked once.
-    fn request(&self, question: &Question) -> Value;
+    fn request(&self, question: &TeacherPrompt) -> Value;
 
     /// Questions that it is asked at a time by one thread.
     fn batch(&self) -> usize {
@@ -105,7 +106,7 @@ pub trait Teacher: Send + Sync {
     ///
     /// # Errors
     /// Says whom the failure concerns. Of several questions then none is answered.
-    fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure>;
+    fn ask(&self, questions: &[TeacherPrompt], stop: &StopFlag) -> Result<Vec<Response>, Failure>;
 }
 
 /// Why a teacher did not answer.
@@ -122,11 +123,11 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What happened; nothing after a stop.
-    pub fn into_error(self) -> Option<Error> {
+    /// What happened; after a stop [`Error::Stopped`].
+    pub fn into_error(self) -> Error {
         match self {
-            Self::Stopped => None,
-            Self::One(error) | Self::Busy(error) | Self::All(error) => Some(error),
+            Self::Stopped => Error::stopped("nothing is lost"),
+            Self::One(error) | Self::Busy(error) | Self::All(error) => error,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! When requests are begun: so many in a minute, and none before a busy server wishes.
 
 use super::Failure;
-use crate::train::StopFlag;
+use crate::context::StopFlag;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,14 @@
 //! What a server answers, and the forms in which reasoning models give their reasoning.
 
-use crate::data::reasoning::{divided, with_reasoning};
-use crate::data::{lenient_json, part_text};
+use crate::data::chat::reasoning::{divided, with_reasoning};
+use crate::data::reading::{lenient_json, part_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// One answer of a teacher, its reasoning kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct TeacherSample {
     /// What it thought first, where it is a reasoning model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
@@ -32,12 +32,12 @@ pub enum ReasoningForm {
     Omit,
 }
 
-impl Sample {
+impl TeacherSample {
     /// Divides a text that may hold its reasoning.
     ///
     /// ```
-    /// use mixdistill::teacher::Sample;
-    /// let sample = Sample::of_text("<think>\n2 and 2\n</think>\n\nIt is 4.", Some("stop".into()));
+    /// use mixdistill::teacher::TeacherSample;
+    /// let sample = TeacherSample::of_text("<think>\n2 and 2\n</think>\n\nIt is 4.", Some("stop".into()));
     /// assert_eq!(sample.reasoning.as_deref(), Some("2 and 2"));
     /// assert_eq!(sample.content, "It is 4.");
     /// ```
@@ -72,7 +72,7 @@ impl Sample {
 /// An answer of chat completions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChatReply {
-    pub samples: Vec<Sample>,
+    pub samples: Vec<TeacherSample>,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     /// Whether characters of it were broken; U+FFFD is in their place.
@@ -145,7 +145,7 @@ impl ChatReply {
 
 impl Choice {
     /// Without content, as where thinking used up the limit or the model refuses, it is empty.
-    fn sample(self) -> Sample {
+    fn sample(self) -> TeacherSample {
         let Message { content, reasoning_content, reasoning, thinking } = self.message;
         let mut thought = String::new();
         let content = match &content {
@@ -173,9 +173,9 @@ impl Choice {
                     _ => content.trim(),
                 };
                 let (reasoning, content) = (Some(reasoning.to_owned()), content.to_owned());
-                Sample { reasoning, content, finish_reason }
+                TeacherSample { reasoning, content, finish_reason }
             }
-            None => Sample::of_text(&content, finish_reason),
+            None => TeacherSample::of_text(&content, finish_reason),
         }
     }
 }
@@ -248,7 +248,8 @@ mod tests {
         assert_eq!((reply.prompt_tokens, reply.completion_tokens), (Some(3), None));
         assert!(reply.samples[0].is_whole());
         for (reason, cut) in [("length", true), ("MAX_TOKENS", true), ("model_length", true)] {
-            let sample = Sample { finish_reason: Some(reason.into()), ..Sample::default() };
+            let sample =
+                TeacherSample { finish_reason: Some(reason.into()), ..TeacherSample::default() };
             assert_eq!((sample.is_cut(), sample.is_whole()), (cut, false));
         }
         assert!(ChatReply::parse(b"{\"choices\": 3}").unwrap_err().contains("no chat completion"));
@@ -256,10 +257,10 @@ mod tests {
 
     #[test]
     fn what_is_divided_can_be_joined_again() {
-        let sample = Sample::of_text("<think>\na\nb\n</think>\n\nc", None);
+        let sample = TeacherSample::of_text("<think>\na\nb\n</think>\n\nc", None);
         assert_eq!(sample.joined(ReasoningForm::Think), "<think>\na\nb\n</think>\n\nc");
         assert_eq!(sample.joined(ReasoningForm::Plain), "a\nb\n\nc");
         assert_eq!(sample.joined(ReasoningForm::Omit), "c");
-        assert_eq!(Sample::of_text("c", None).joined(ReasoningForm::Think), "c");
+        assert_eq!(TeacherSample::of_text("c", None).joined(ReasoningForm::Think), "c");
     }
 }

@@ -1,6 +1,6 @@
 //! What became of problems and answers, in numbers.
 
-use super::card::in_table;
+use crate::text::Table;
 use serde::{Deserialize, Serialize};
 
 /// What became of the problems before they were asked.
@@ -135,28 +135,56 @@ impl PairsReport {
             in_benchmarks,
             asked,
         } = self.problems;
-        let mut out = String::from("| problems | |\n| --- | ---: |\n");
-        let mut line = |what: &str, count: usize| {
-            out.push_str(&format!("| {what} | {count} |\n"));
-        };
-        line("read", read);
-        line("rows without an answer", without_answer);
-        line("rows that cannot be used", unusable);
-        line("left out: the same text again", duplicates);
-        line("of these with another answer", contradictions);
-        line("left out: nearly the same text and the same answer", near_duplicates);
-        line("kept: nearly the same text, another answer", variants);
-        line("left out: in a benchmark", in_benchmarks);
-        line("asked", asked);
+        let mut problems = Table::new(["problems", ""]);
+        for (what, count) in [
+            ("read", read),
+            ("rows without an answer", without_answer),
+            ("rows that cannot be used", unusable),
+            ("left out: the same text again", duplicates),
+            ("of these with another answer", contradictions),
+            ("left out: nearly the same text and the same answer", near_duplicates),
+            ("kept: nearly the same text, another answer", variants),
+            ("left out: in a benchmark", in_benchmarks),
+            ("asked", asked),
+        ] {
+            problems.row([what.to_owned(), count.to_string()]);
+        }
+        let mut kept = Table::new([
+            "kept",
+            "rows",
+            "mean length",
+            "least",
+            "25 %",
+            "50 %",
+            "75 %",
+            "90 %",
+            "most",
+        ]);
+        for (name, LengthStatistics { count, mean, quantiles }) in
+            ["long", "short"].iter().zip(self.lengths)
+        {
+            let figures = [(*name).to_owned(), count.to_string(), format!("{mean:.0}")];
+            kept.row(figures.into_iter().chain(quantiles.map(|quantile| quantile.to_string())));
+        }
+        format!(
+            "{}\n{}\n{}\nLengths are in characters.\n",
+            problems.to_markdown(),
+            self.answers().to_markdown(),
+            kept.to_markdown()
+        )
+    }
+
+    /// What became of both teachers' answers.
+    fn answers(&self) -> Table {
         let teachers = [&self.long, &self.short];
-        out.push_str(&format!(
-            "\n| | long: {} | short: {} |\n| --- | ---: | ---: |\n",
-            in_table(&self.long.model),
-            in_table(&self.short.model)
-        ));
+        let mut table = Table::new([
+            String::new(),
+            format!("long: {}", in_table(&self.long.model)),
+            format!("short: {}", in_table(&self.short.model)),
+        ]);
         let mut line = |what: &str, count: fn(&AnswerCounts) -> String| {
             let [long, short] = teachers.map(count);
-            out.push_str(&format!("| {what} | {long} | {short} |\n"));
+            table.row([what.to_owned(), long, short]);
         };
         line("problems with a correct answer", |t| t.with_correct.to_string());
         line("problems without one", |t| t.without_correct.to_string());
@@ -176,54 +204,15 @@ impl PairsReport {
         if teachers.iter().any(|teacher| teacher.cost > 0.0) {
             line("cost", |t| format!("{:.2}", t.cost));
         }
-        out.push_str(
-            "\n| kept | rows | mean length | least | 25 % | 50 % | 75 % | 90 % | most |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
-        );
-        for (name, LengthStatistics { count, mean, quantiles }) in
-            ["long", "short"].iter().zip(self.lengths)
-        {
-            let quantiles = quantiles.map(|quantile| quantile.to_string()).join(" | ");
-            out.push_str(&format!("| {name} | {count} | {mean:.0} | {quantiles} |\n"));
-        }
-        out.push_str("\nLengths are in characters.\n");
-        out
+        table
     }
 }
 
-/// How far the asking is.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PairsProgress {
-    /// Problems whose fate is known, each once for each teacher.
-    pub done: usize,
-    /// All of them.
-    pub of: usize,
-    /// Problems with a correct answer so far: of the long and of the short teacher.
-    pub correct: [usize; 2],
-    /// Tokens answered in this run, by both.
-    pub new_tokens: u64,
-    /// Tokens asked and answered in this run, by both.
-    pub tokens: [u64; 2],
-    /// What this run's tokens cost.
-    pub cost: f64,
-    /// Seconds that the asking has taken.
-    pub seconds: f64,
-}
-
-impl PairsProgress {
-    /// In words.
-    pub fn message(&self) -> String {
-        let [long, short] = self.correct;
-        let speed = self.new_tokens as f64 / self.seconds.max(1e-3);
-        let [asked, answered] = self.tokens;
-        let mut text = format!(
-            "correct {long} + {short}, {speed:.0} tokens/s, {asked} tokens asked, {answered} answered"
-        );
-        if self.cost > 0.0 {
-            text.push_str(&format!(", cost {:.2}", self.cost));
-        }
-        text
-    }
+/// A name as it can stand in a table.
+pub(super) fn in_table(name: &str) -> String {
+    const SHOWN: usize = 100;
+    let name = name.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c });
+    name.take(SHOWN).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A server as a teacher.
 
-use super::{Ask, ChatClient, ChatConfig, Failure, Question, Response, Teacher};
+use super::{ChatClient, ChatConfig, CompletionOptions, Failure, Response, Teacher, TeacherPrompt};
+use crate::context::{Context, StopFlag};
 use crate::error::Result;
-use crate::train::StopFlag;
 use serde_json::Value;
 
 /// A server with the threads that ask it.
@@ -18,9 +18,9 @@ impl ServerTeacher {
     ///
     /// # Errors
     /// As [`ChatConfig::validate`]; [`Error::Server`](crate::Error::Server) where it has not exactly
-    /// one model.
-    pub fn new(config: ChatConfig, concurrency: usize) -> Result<Self> {
-        Ok(Self { client: ChatClient::new(config)?.with_served_model()?, concurrency })
+    /// one model; [`Error::Stopped`](crate::Error::Stopped).
+    pub fn new(config: ChatConfig, concurrency: usize, context: &Context<'_>) -> Result<Self> {
+        Ok(Self { client: ChatClient::new(config)?.with_served_model(context)?, concurrency })
     }
 
     /// The server with the pace of another one that is asked at the same address.
@@ -49,14 +49,14 @@ impl Teacher for ServerTeacher {
         self.config().url.clone()
     }
 
-    fn request(&self, question: &Question) -> Value {
+    fn request(&self, question: &TeacherPrompt) -> Value {
         // Without draws a seed means nothing, and some servers do not take one.
         let seed = Some(question.seed).filter(|_| self.config().temperature > 0.0);
         let own = self.config().system.is_empty();
         let system = question.system.as_deref().filter(|_| own).map(|text| ("system", text));
         let messages: Vec<(&str, &str)> =
             system.into_iter().chain([("user", question.prompt.as_str())]).collect();
-        self.client.request(&messages, Ask { n: question.n, seed })
+        self.client.request(&messages, CompletionOptions { n: question.n, seed })
     }
 
     fn threads(&self) -> usize {
@@ -71,7 +71,7 @@ impl Teacher for ServerTeacher {
         self.client.notice()
     }
 
-    fn ask(&self, questions: &[Question], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
+    fn ask(&self, questions: &[TeacherPrompt], stop: &StopFlag) -> Result<Vec<Response>, Failure> {
         let ask = |question| {
             let reply = self.client.send(&self.request(question), stop)?;
             Ok(Response {

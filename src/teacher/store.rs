@@ -3,21 +3,14 @@
 //! In memory are only the hashes and where the lines are.
 
 use super::Response;
+use crate::context::{Context, Task};
 use crate::error::{Error, Place, Result};
+use crate::files::JsonlLog;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Longest line that is read: the largest answer, each byte of it escaped.
-const MOST_BYTES: u64 = 128 << 20;
-
-/// How much time's responses the machine may lose when it goes down.
-const SYNC_EVERY: Duration = Duration::from_secs(5);
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What names a request: the SHA-256 of the teacher's role and of all that its answer depends on.
 pub(super) type RequestHash = [u8; 32];
@@ -55,13 +48,8 @@ pub(super) struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
-    /// Where the file ends.
-    end: u64,
+    log: JsonlLog,
     places: HashMap<RequestHash, u64>,
-    /// Set where what is left of a line could not be taken back.
-    broken: bool,
-    synced: Instant,
 }
 
 /// The hash of a request.
@@ -111,70 +99,51 @@ fn from_hex(text: &str) -> Option<RequestHash> {
 }
 
 impl Store {
-    /// Opens a store, or begins it. A last line that is not whole is cut off; `progress` is called
-    /// with bytes read, and all.
+    /// Opens a store, or begins it. A last line that is not whole is cut off.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] for a line that is no response, and the file stays as it is.
-    pub(super) fn open(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
-        // Not opened for appending: then some systems do not let it be cut.
-        let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
-        let file = file.map_err(|e| Error::io("open", path, e))?;
-        let read = |e| Error::io("read", path, e);
-        let of = file.metadata().map_err(read)?.len();
-        let mut reader = BufReader::with_capacity(1 << 16, &file);
-        let (mut places, mut end, mut number) = (HashMap::new(), 0, 0);
-        let mut line = vec![];
+    /// [`Error::Io`]; [`Error::Stopped`]; [`Error::Data`] for a line that is no response, and the file
+    /// stays as it is.
+    pub(super) fn open(path: &Path, context: &Context<'_>) -> Result<Self> {
         /// What of a line is needed to find it again; all of it is checked to be JSON.
         #[derive(Deserialize)]
         struct Known {
             request: String,
         }
-        loop {
-            line.clear();
-            let bytes = reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line);
-            let bytes = bytes.map_err(read)? as u64;
-            number += 1;
+        let mut places = HashMap::new();
+        let mut progress = context.task(Task::ReadResponses, 0);
+        let mut log = JsonlLog::open(path, &mut |line| {
             let failed = |what: String| {
                 let hint = "Mend or remove the line; its question is then asked again";
-                Error::data(Place::line(path, number), what, hint)
+                Error::data(Place::line(path, line.number), what, hint)
             };
-            if line.last() != Some(&b'\n') {
-                if bytes == MOST_BYTES {
-                    return Err(failed("it is longer than any response".into()));
-                }
-                break;
-            }
-            if !line.trim_ascii().is_empty() {
-                let known: Known = serde_json::from_slice(&line)
-                    .map_err(|error| failed(format!("it is no response: {error}")))?;
-                let hash = from_hex(&known.request)
-                    .ok_or_else(|| failed("its `request` is no SHA-256".into()))?;
-                places.entry(hash).or_insert(end);
-            }
-            end += bytes;
-            progress(end, of);
-        }
-        drop(reader);
-        let torn = of - end;
-        if torn > 0 {
-            file.set_len(end).map_err(|e| Error::io("write", path, e))?;
-        }
-        let inner = Inner { file, end, places, broken: false, synced: Instant::now() };
-        let inner = Mutex::new(inner);
+            let known: Known =
+                line.parse().map_err(|error| failed(format!("it is no response: {error}")))?;
+            let hash = from_hex(&known.request)
+                .ok_or_else(|| failed("its `request` is no SHA-256".into()))?;
+            places.entry(hash).or_insert(line.start);
+            progress.update_of(line.end, line.of)
+        })?;
+        let torn = log.torn();
+        log.cut_torn()?;
+        // From here on it is there, and says whose directory this is.
+        log.reopen()?;
+        let inner = Mutex::new(Inner { log, places });
         Ok(Self { path: path.to_owned(), inner, torn })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Responses in it.
     pub(super) fn len(&self) -> usize {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).places.len()
+        self.inner().places.len()
     }
 
     /// Whether there is a response to a request.
     pub(super) fn holds(&self, request: &RequestHash) -> bool {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.places.contains_key(request)
+        self.inner().places.contains_key(request)
     }
 
     /// The response to a request, if there is one.
@@ -182,14 +151,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] where the file was changed meanwhile.
     pub(super) fn get(&self, request: &RequestHash) -> Result<Option<Line>> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         let Some(place) = inner.places.get(request).copied() else { return Ok(None) };
-        let read = |e| Error::io("read", &self.path, e);
-        inner.file.seek(SeekFrom::Start(place)).map_err(read)?;
-        let mut line = vec![];
-        let mut reader = BufReader::with_capacity(1 << 16, &inner.file);
-        reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line).map_err(read)?;
-        let line: Line = serde_json::from_slice(&line).map_err(|error| {
+        let line: Line = serde_json::from_slice(&inner.log.line_at(place)?).map_err(|error| {
             let hint = "Mend or remove the line; its question is then asked again";
             let what = format!("the line at byte {place} is no response: {error}");
             Error::data(Place::file(&self.path), what, hint)
@@ -207,26 +171,9 @@ impl Store {
     /// [`Error::Io`]; what was written of the line is taken back.
     pub(super) fn put(&self, request: &RequestHash, mut line: Line) -> Result<()> {
         line.request = to_hex(request);
-        let failed = |e| Error::io("write", &self.path, e);
-        let mut text = serde_json::to_vec(&line).map_err(|e| failed(std::io::Error::other(e)))?;
-        text.push(b'\n');
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.broken {
-            return Err(failed(std::io::Error::other("an earlier line could not be written")));
-        }
-        let end = inner.end;
-        let written = inner.file.seek(SeekFrom::Start(end));
-        if let Err(error) = written.and_then(|_| inner.file.write_all(&text)) {
-            // On a full disk this frees the little that went in.
-            inner.broken = inner.file.set_len(end).is_err();
-            return Err(failed(error));
-        }
-        if inner.synced.elapsed() > SYNC_EVERY {
-            inner.file.sync_data().map_err(failed)?;
-            inner.synced = Instant::now();
-        }
-        inner.places.insert(*request, end);
-        inner.end += text.len() as u64;
+        let mut inner = self.inner();
+        let place = inner.log.append(&[line])?;
+        inner.places.insert(*request, place);
         Ok(())
     }
 
@@ -235,19 +182,18 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn flush(&self) -> Result<()> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.file.sync_data().map_err(|e| Error::io("flush", &self.path, e))
+        self.inner().log.sync()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::teacher::Sample;
+    use crate::teacher::TeacherSample;
     use serde_json::json;
 
     fn line(content: &str) -> Line {
-        let samples = vec![Sample { content: content.into(), ..Sample::default() }];
+        let samples = vec![TeacherSample { content: content.into(), ..TeacherSample::default() }];
         Line {
             request: String::new(),
             teacher: "long".into(),
@@ -264,7 +210,7 @@ mod tests {
     fn responses_are_found_again_and_a_torn_line_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("responses.jsonl");
-        let open = || Store::open(&path, &mut |_, _| {});
+        let open = || Store::open(&path, &Context::default());
         let hashes: Vec<RequestHash> =
             (0..3).map(|i| request_hash("long", &json!({ "seed": i }))).collect();
         let store = open().unwrap();

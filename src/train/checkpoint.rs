@@ -3,7 +3,7 @@
 //! ```text
 //! checkpoints/step-000200/
 //!   model.safetensors       weights that are trained, f32, under Hugging Face's names
-//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq
+//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq; of Burn's own optimizers optimizer.bpk
 //!   state.json              version, step, updates of each moment, best step, settings of the run
 //!   manifest.json           length and SHA-256 of each file above
 //! ```
@@ -11,10 +11,10 @@
 //! A checkpoint is written beside its place, flushed, and renamed. The order of the data and all
 //! random choices are functions of the seed and the step, so they need no state of their own.
 
-use super::learner::Learner;
 use super::selection::Selection;
+use super::state::LearnerState;
 use crate::error::{Error, Result};
-use crate::files::{flush_folder, gone, remove_folder};
+use crate::files::{differences, flush_folder, gone, remove_folder};
 use crate::model::CausalLm;
 use crate::model::FileType;
 use crate::model::tensors::{lazy_tensors, with_named_tensors};
@@ -29,14 +29,14 @@ use std::path::{Path, PathBuf};
 /// Version of the format.
 const VERSION: u32 = 3;
 const WEIGHTS: &str = "model.safetensors";
-const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     version: u32,
     step: usize,
-    updates: BTreeMap<String, usize>,
+    /// What the optimizer keeps beside its file: of AdamW the updates of each moment.
+    updates: BTreeMap<String, u64>,
     selection: Selection,
     /// Whether the evaluation of this step is still to be made.
     evaluation_due: bool,
@@ -122,7 +122,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// [`Error::Io`]; earlier checkpoints are left as they are.
-    pub fn save<M: CausalLm>(&self, learner: &Learner<M>) -> Result<PathBuf> {
+    pub(super) fn save<M: CausalLm>(&self, learner: &LearnerState<M>) -> Result<PathBuf> {
         let place = self.place_of(learner.step);
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
         // Of a run directory that is gone nothing is made anew: it may have been moved.
@@ -146,7 +146,7 @@ impl CheckpointStore {
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
         flush_folder(&self.folder)?;
         linger();
-        let best = learner.selection.best.filter(|_| learner.config().keep_best);
+        let best = learner.selection.best.filter(|_| learner.keep_best);
         let others = self.all()?.into_iter();
         let others: Vec<_> = others
             .filter(|(step, path)| *path != place && best.is_none_or(|best| best.step != *step))
@@ -158,8 +158,13 @@ impl CheckpointStore {
     }
 
     /// Writes all files of a checkpoint into a folder and flushes them.
-    fn write<M: CausalLm>(&self, learner: &Learner<M>, beside: &Path) -> Result<()> {
-        let (moments, updates) = learner.optimizer.export();
+    fn write<M: CausalLm>(&self, learner: &LearnerState<M>, beside: &Path) -> Result<()> {
+        let weights = lazy_tensors(learner.model(), true);
+        write_file(&beside.join(WEIGHTS), &weights, FileType::F32, HashMap::new())?;
+        linger();
+        let optimizer = learner.optimizer.file_name();
+        let updates = learner.optimizer.save(learner.model(), &beside.join(optimizer))?;
+        linger();
         let settings = self.settings.clone();
         let selection = learner.selection;
         let state = State {
@@ -170,14 +175,9 @@ impl CheckpointStore {
             evaluation_due: learner.evaluation_due,
             settings,
         };
-        let weights = lazy_tensors(learner.model(), true);
-        for (name, tensors) in [(WEIGHTS, weights), (MOMENTS, moments)] {
-            write_file(&beside.join(name), &tensors, FileType::F32, HashMap::new())?;
-            linger();
-        }
         write_flushed(&beside.join(STATE), &to_json(&state, beside)?)?;
         let mut manifest = BTreeMap::new();
-        for name in [WEIGHTS, MOMENTS, STATE] {
+        for name in [WEIGHTS, optimizer, STATE] {
             manifest.insert(name.to_owned(), FileEntry::of(&beside.join(name))?);
         }
         write_flushed(&beside.join("manifest.json"), &to_json(&manifest, beside)?)?;
@@ -229,7 +229,10 @@ impl CheckpointStore {
     /// # Errors
     /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
     /// other settings; [`Error::Io`].
-    pub fn resume<M: CausalLm>(&self, learner: &mut Learner<M>) -> Result<(PathBuf, Vec<String>)> {
+    pub(super) fn resume<M: CausalLm>(
+        &self,
+        learner: &mut LearnerState<M>,
+    ) -> Result<(PathBuf, Vec<String>)> {
         let mut skipped = vec![];
         let mut damaged: Vec<PathBuf> = vec![];
         for (_, path) in self.all()?.into_iter().rev() {
@@ -265,12 +268,21 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
-    pub fn restore<M: CausalLm>(&self, step: usize, learner: &mut Learner<M>) -> Result<()> {
+    pub(super) fn restore<M: CausalLm>(
+        &self,
+        step: usize,
+        learner: &mut LearnerState<M>,
+    ) -> Result<()> {
         let path = self.place_of(step);
         self.read(&path, verified_state(&path)?, learner)
     }
 
-    fn read<M: CausalLm>(&self, path: &Path, state: State, learner: &mut Learner<M>) -> Result<()> {
+    fn read<M: CausalLm>(
+        &self,
+        path: &Path,
+        state: State,
+        learner: &mut LearnerState<M>,
+    ) -> Result<()> {
         let failed = |what: String, hint: &str| Error::Checkpoint {
             path: path.to_owned(),
             what,
@@ -284,11 +296,10 @@ impl CheckpointStore {
         if !differences.is_empty() && !self.allow_changes {
             let what = format!("it belongs to other settings: {}", differences.join(", "));
             let hint =
-                "Resume with the settings and data that it was made with, or allow the changes";
+                "Resume with the settings and data that it was made with, or allow the change";
             return Err(failed(what, hint));
         }
         let mut weights = WeightFiles::open_file(path.join(WEIGHTS))?;
-        let mut moments = WeightFiles::open_file(path.join(MOMENTS))?;
         let foreign = "It belongs to another model";
         let model = learner.model().clone();
         let mut unreadable = None;
@@ -303,21 +314,20 @@ impl CheckpointStore {
         let model = model.map_err(|problems| {
             failed(unreadable.unwrap_or_else(|| problems.join(", ")), foreign)
         })?;
-        let device = model.devices().first().cloned();
-        let device = device.ok_or_else(|| failed("the model has no parameter".into(), foreign))?;
-        let device = device.inner();
-        learner
-            .optimizer
-            .import(&mut |name| moments.read(name), &state.updates, &device)
-            .map_err(|error| failed(error.to_string(), foreign))?;
-        learner.model = Some(model);
+        let file = path.join(learner.optimizer.file_name());
+        if !file.is_file() {
+            let what = format!("it lacks {}", learner.optimizer.file_name());
+            return Err(failed(what, "Resume with the optimizer that it was made with"));
+        }
+        let model = learner.optimizer.load(model, &file, &state.updates);
+        learner.model = Some(model.map_err(|error| failed(error.to_string(), foreign))?);
         learner.step = state.step;
         learner.evaluation_due = state.evaluation_due;
         learner.saved = Some(state.step);
         // A best step by other data says nothing, and one without a checkpoint cannot be gone back to.
         let kept = state.selection.best.is_none_or(|best| {
             let place = self.place_of(best.step);
-            !learner.config().keep_best || best.step == state.step || verified_state(&place).is_ok()
+            !learner.keep_best || best.step == state.step || verified_state(&place).is_ok()
         });
         let same = differences.is_empty() && kept;
         learner.selection = if same { state.selection } else { Selection::default() };
@@ -335,36 +345,21 @@ fn verified_state(path: &Path) -> Result<State> {
     let manifest = read_file(&path.join("manifest.json"))?;
     let manifest: BTreeMap<String, FileEntry> =
         serde_json::from_slice(&manifest).map_err(|e| failed(format!("manifest.json: {e}")))?;
-    for name in [WEIGHTS, MOMENTS, STATE] {
-        let entry = manifest.get(name).ok_or_else(|| failed(format!("{name} is not listed")))?;
+    if let Some(name) = [WEIGHTS, STATE].iter().find(|name| !manifest.contains_key(**name)) {
+        return Err(failed(format!("{name} is not listed")));
+    }
+    // Its own files, and no others, whatever the manifest says.
+    let is_plain = |name: &str| Path::new(name).file_name().is_some_and(|file| file == name);
+    for (name, entry) in &manifest {
+        if !is_plain(name) {
+            return Err(failed("manifest.json names files elsewhere".into()));
+        }
         if FileEntry::of(&path.join(name))? != *entry {
             return Err(failed(format!("{name} is damaged")));
         }
     }
     serde_json::from_slice(&read_file(&path.join(STATE))?)
         .map_err(|e| failed(format!("state.json: {e}")))
-}
-
-/// The settings in which two runs differ, in words.
-pub(crate) fn differences(
-    then: &serde_json::Value,
-    now: &serde_json::Value,
-    path: &str,
-) -> Vec<String> {
-    match (then, now) {
-        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            let null = serde_json::Value::Null;
-            keys.into_iter()
-                .flat_map(|key| {
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    differences(a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), &path)
-                })
-                .collect()
-        }
-        _ if then == now => vec![],
-        _ => vec![format!("{path} was {then}, is {now}")],
-    }
 }
 
 fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! How training goes: one home for every option.
 
-use crate::data::{Batch, Layout, Packing, Row};
+use crate::data::{Batch, BatchLayout, Packing, Row};
 use crate::error::{Error, Result};
 use crate::model::{Objective, StepOptions};
 use serde::{Deserialize, Serialize};
@@ -170,7 +170,7 @@ impl TrainConfig {
 
     /// The micro-batches that rows are split into.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
-        let layout = Layout {
+        let layout = BatchLayout {
             rows_per_batch: self.batch_size,
             tokens_per_batch: self.tokens_per_batch,
             packing: self.packing,

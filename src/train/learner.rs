@@ -6,56 +6,62 @@
 
 use super::checkpoint::CheckpointStore;
 use super::config::{OnNotFinite, TrainConfig};
-use super::losses::{StepGradients, held_out_losses, step_gradients_with};
-use super::observer::{EvaluationReport, Event, Grader, Observer, Outcome, StepReport};
-use super::optimizer::{ModuleAdamW, global_norm};
+use super::losses::{HeldOut, StepGradients, held_out_losses, step_gradients_with};
+use super::optimizer::{FusedAdamW, Optimizer, global_norm};
 use super::selection::Selection;
+use super::state::LearnerState;
+use crate::context::{
+    Context, EvaluationReport, Event, GradedReport, Observer, Outcome, SampleAnswer, StepReport,
+    StopFlag,
+};
 use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::tensors::lazy_tensors;
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::time::Instant;
 
-/// Asks a training to stop after its step; clones share the flag.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// Asks for the stop. Returns whether it had been asked for before.
-    pub fn request(&self) -> bool {
-        self.0.swap(true, Ordering::SeqCst)
-    }
-
-    /// Whether a stop was asked for.
-    pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
+/// Lets a model answer held-out problems during training. Its random choices, if any, must be its
+/// own.
+pub trait Grader<M> {
+    /// The grade after a step, and some of the answers.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] gives the grading up; any other error ends the training. What is on disk
+    /// stays.
+    fn grade(
+        &mut self,
+        model: &M,
+        step: usize,
+        context: &Context<'_>,
+    ) -> Result<(GradedReport, Vec<SampleAnswer>)>;
 }
 
-/// Held-out rows of one source.
-#[derive(Clone, Debug)]
-pub struct HeldOut {
-    /// The source's name.
-    pub name: String,
-    /// Its rows.
-    pub rows: Vec<Row>,
-}
-
-/// What a training needs beside the data.
-pub struct Surroundings<'a, M> {
+/// What a training may have beside model and data; by default nothing of it.
+pub struct FitOptions<'a, M> {
     /// Rows to evaluate on.
     pub held_out: &'a [HeldOut],
     /// Asks the model questions at each evaluation but the last.
     pub grader: Option<&'a mut dyn Grader<M>>,
     /// Sees the events.
-    pub observer: &'a mut dyn Observer,
+    pub observer: Option<&'a mut dyn Observer>,
     /// Asks for a stop.
-    pub stop: &'a StopFlag,
+    pub stop: StopFlag,
     /// Where checkpoints go; without it none are made.
     pub checkpoints: Option<&'a CheckpointStore>,
+}
+
+impl<M> Default for FitOptions<'_, M> {
+    fn default() -> Self {
+        Self {
+            held_out: &[],
+            grader: None,
+            observer: None,
+            stop: StopFlag::default(),
+            checkpoints: None,
+        }
+    }
 }
 
 /// Steps that were not finite.
@@ -66,17 +72,42 @@ struct Failures {
     steps: BTreeSet<usize>,
 }
 
+/// What came of an attempt at a step.
+enum Attempt {
+    Made,
+    /// Left out, since it was not finite.
+    Skipped,
+    /// Training has gone back to a checkpoint.
+    RolledBack,
+    /// Given up before its end, because of a stop.
+    Stopped,
+}
+
+/// One call of [`Learner::fit`].
+struct Fit<'a, 'c, 'r, M> {
+    rows: &'r mut dyn RowStream,
+    held_out: &'a [HeldOut],
+    grader: Option<&'a mut dyn Grader<M>>,
+    context: &'c Context<'a>,
+    checkpoints: Option<&'a CheckpointStore>,
+    total_steps: usize,
+    failures: Failures,
+    outcome: Outcome,
+}
+
 /// Trains a model.
-#[derive(Debug)]
 pub struct Learner<M> {
-    pub(super) model: Option<M>,
-    pub(super) optimizer: ModuleAdamW,
-    pub(super) config: TrainConfig,
-    pub(super) step: usize,
-    pub(super) selection: Selection,
-    pub(super) evaluation_due: bool,
-    /// The step of the newest checkpoint that this learner has made or read.
-    pub(super) saved: Option<usize>,
+    state: LearnerState<M>,
+    config: TrainConfig,
+}
+
+impl<M> std::fmt::Debug for Learner<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Learner")
+            .field("step", &self.state.step)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is not finite where a held-out loss is not.
@@ -91,12 +122,38 @@ fn is_due(every: usize, step: usize) -> bool {
 const MOST_FAILURES: usize = 10;
 
 impl<M: CausalLm> Learner<M> {
-    /// A learner before its first step. The model must be on an autodiff device.
+    /// A learner before its first step, with AdamW. The model must be on an autodiff device.
     ///
     /// # Errors
     /// [`Error::Config`] for settings out of range or a device without autodiff.
     pub fn new(model: M, config: TrainConfig) -> Result<Self> {
         config.validate()?;
+        let optimizer = Box::new(FusedAdamW::new(&config));
+        Self::build(model, config, optimizer)
+    }
+
+    /// As [`Learner::new`], with another optimizer. It brings its own settings: of the configuration
+    /// it gets the learning rate of each step and the clipped gradients.
+    ///
+    /// # Errors
+    /// As [`Learner::new`]; [`Error::Config`] where the settings have parameter groups.
+    pub fn with_optimizer(
+        model: M,
+        config: TrainConfig,
+        optimizer: Box<dyn Optimizer<M>>,
+    ) -> Result<Self> {
+        config.validate()?;
+        if !config.parameter_groups.is_empty() {
+            return Err(Error::config(
+                "train.parameter_groups",
+                "they are settings of this crate's AdamW",
+                "Leave them out, and give the optimizer groups of its own",
+            ));
+        }
+        Self::build(model, config, optimizer)
+    }
+
+    fn build(model: M, config: TrainConfig, optimizer: Box<dyn Optimizer<M>>) -> Result<Self> {
         if !model.devices().iter().all(burn::tensor::Device::is_autodiff) {
             return Err(Error::config(
                 "device",
@@ -104,11 +161,11 @@ impl<M: CausalLm> Learner<M> {
                 "Create the model on `device.autodiff()`",
             ));
         }
-        if !model.takes(&config.objective) {
+        if !model.supports(&config.objective) {
             return Err(Error::config(
                 "train.objective",
                 "this model is trained for the cross-entropy only",
-                "Leave it out, or implement `CausalLm::objective_sum` and `takes`",
+                "Leave it out, or implement `CausalLm::objective_sum` and `supports`",
             ));
         }
         let names: Vec<String> =
@@ -121,16 +178,16 @@ impl<M: CausalLm> Learner<M> {
                 format!("Names are such as {}", names.first().map_or("", String::as_str)),
             ));
         }
-        let optimizer = ModuleAdamW::new(&config);
-        Ok(Self {
+        let state = LearnerState {
             model: Some(model),
             optimizer,
-            config,
             step: 0,
             selection: Selection::default(),
             evaluation_due: false,
             saved: None,
-        })
+            keep_best: config.keep_best,
+        };
+        Ok(Self { state, config })
     }
 
     /// The model as it stands.
@@ -138,7 +195,7 @@ impl<M: CausalLm> Learner<M> {
     /// # Panics
     /// If an earlier step panicked half way.
     pub fn model(&self) -> &M {
-        self.model.as_ref().expect("the model is put back after each step")
+        self.state.model()
     }
 
     /// Ends the learner and keeps the model.
@@ -146,17 +203,50 @@ impl<M: CausalLm> Learner<M> {
     /// # Panics
     /// If an earlier step panicked half way.
     pub fn into_model(self) -> M {
-        self.model.expect("the model is put back after each step")
+        self.state.model.expect("the model is put back after each step")
     }
 
     /// Steps made so far.
     pub fn step(&self) -> usize {
-        self.step
+        self.state.step
     }
 
     /// The settings.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// Whether the evaluation of the step that was reached is still to be made, as after resuming
+    /// from a checkpoint that was made before it.
+    pub fn evaluation_due(&self) -> bool {
+        self.state.evaluation_due
+    }
+
+    /// Writes a checkpoint; see [`CheckpointStore`].
+    ///
+    /// # Errors
+    /// [`Error::Io`]; earlier checkpoints are left as they are.
+    pub fn save(&self, store: &CheckpointStore) -> Result<PathBuf> {
+        store.save(&self.state)
+    }
+
+    /// Goes on from the newest valid checkpoint, of a model and optimizer like this learner's.
+    /// Returns where it was and what is wrong with newer ones, which are renamed to
+    /// `damaged-step-...`, so that they are not counted among those to keep.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
+    /// other settings; [`Error::Io`].
+    pub fn resume(&mut self, store: &CheckpointStore) -> Result<(PathBuf, Vec<String>)> {
+        store.resume(&mut self.state)
+    }
+
+    /// Goes back to the checkpoint of one step.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
+    pub fn restore(&mut self, store: &CheckpointStore, step: usize) -> Result<()> {
+        store.restore(step, &mut self.state)
     }
 
     /// Makes one optimizer step on these rows, of `total_steps`.
@@ -165,19 +255,20 @@ impl<M: CausalLm> Learner<M> {
     /// [`Error::NotFinite`] where loss or gradient are not finite (the model is left as it was);
     /// [`Error::Training`] where the device fails.
     pub fn train_step(&mut self, rows: &[Row], total_steps: usize) -> Result<StepReport> {
-        self.observed_step(rows, total_steps, &mut ())
+        self.step_within(rows, total_steps, &Context::default())
     }
 
-    /// As [`Learner::train_step`]; the observer sees the micro-batches.
-    fn observed_step(
+    /// As [`Learner::train_step`]; the context is told of micro-batches, and between them may stop
+    /// the step, which then leaves no trace.
+    fn step_within(
         &mut self,
         rows: &[Row],
         total_steps: usize,
-        observer: &mut dyn Observer,
+        context: &Context<'_>,
     ) -> Result<StepReport> {
         let start = Instant::now();
         let batches = self.config.batches(rows);
-        let step = self.step + 1;
+        let step = self.state.step + 1;
         let not_finite = |what| Error::NotFinite {
             step,
             what,
@@ -187,7 +278,8 @@ impl<M: CausalLm> Learner<M> {
         let options = self.config.step_options();
         let StepGradients { loss, trained, gradients } =
             step_gradients_with(self.model(), &batches, &options, &mut |done| {
-                observer.observe(&Event::MicroBatch { step, done, of: batches.len() })
+                context.emit(&Event::MicroBatch { step, done, of: batches.len() })?;
+                if done < batches.len() { context.check() } else { Ok(()) }
             })?;
         if !loss.is_finite() {
             return Err(not_finite("loss"));
@@ -200,10 +292,10 @@ impl<M: CausalLm> Learner<M> {
         let scale = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
         let rate = self.config.learning_rate_at(step, total_steps);
         if trained > 0 {
-            let model = self.model.take().expect("the model is put back after each step");
-            self.model = Some(self.optimizer.scaled_step(rate, scale, model, gradients));
+            let model = self.state.model.take().expect("the model is put back after each step");
+            self.state.model = Some(self.state.optimizer.step(rate, scale, model, gradients));
         }
-        self.step = step;
+        self.state.step = step;
         Ok(StepReport {
             step,
             epoch: 0.0,
@@ -221,49 +313,20 @@ impl<M: CausalLm> Learner<M> {
     /// Trains to the end of the data, or until a stop is asked for; then a checkpoint is made.
     ///
     /// A checkpoint is made before the evaluation that is due at the same step, and a stop gives an
-    /// evaluation up; it is then made when the training goes on.
+    /// evaluation up; it is then made when the training goes on. A step of several micro-batches is
+    /// given up between two of them, and made anew when the training goes on.
     ///
     /// # Errors
     /// As [`Learner::train_step`]; what the rows, the observer and the checkpoints give. What is not
     /// the training's own fault comes as [`Error::Interrupted`], with what is safe on disk.
-    pub fn fit(
-        &mut self,
-        rows: &mut dyn RowStream,
-        surroundings: Surroundings<'_, M>,
-    ) -> Result<Outcome> {
-        let checkpoints = surroundings.checkpoints;
-        self.fit_within(rows, surroundings).map_err(|cause| match cause {
-            Error::NotFinite { what, .. } if what != HELD_OUT_LOSS => cause,
-            Error::Config { .. } | Error::RunDirectory { .. } | Error::Checkpoint { .. } => cause,
-            cause => Error::Interrupted {
-                step: self.step,
-                safe: checkpoints.map_or("No checkpoints are made".into(), CheckpointStore::safe),
-                cause: Box::new(cause),
-            },
-        })
-    }
-
-    fn fit_within(
-        &mut self,
-        rows: &mut dyn RowStream,
-        mut surroundings: Surroundings<'_, M>,
-    ) -> Result<Outcome> {
-        let start = Instant::now();
-        let per_epoch = rows.rows_per_epoch();
-        let total_rows = self.config.total_rows(per_epoch);
-        let total_steps = self.config.total_steps(per_epoch);
-        let per_step = self.config.rows_per_step() as u64;
-        let mut outcome = Outcome {
-            step: self.step,
-            total_steps,
-            stopped: false,
-            stopped_early: false,
-            skipped: vec![],
-            best: None,
-            tokens: 0,
-            trained_tokens: 0,
-            seconds: 0.0,
+    pub fn fit(&mut self, rows: &mut dyn RowStream, options: FitOptions<'_, M>) -> Result<Outcome> {
+        let FitOptions { held_out, grader, observer, stop, checkpoints } = options;
+        let context = match observer {
+            Some(observer) => Context::new(observer, &stop),
+            None => Context::new((), &stop),
         };
+        let per_epoch = rows.rows_per_epoch();
+        let total_steps = self.config.total_steps(per_epoch);
         if total_steps == 0 {
             return Err(Error::config(
                 "train.epochs",
@@ -271,140 +334,176 @@ impl<M: CausalLm> Learner<M> {
                 "Raise it, or set train.steps",
             ));
         }
-        surroundings.observer.observe(&Event::Start { step: self.step, total_steps })?;
-        let mut failures = Failures::default();
-        if self.evaluation_due {
-            outcome.stopped = self.finish_step(total_steps, false, &mut surroundings)?;
+        let outcome = Outcome { step: self.state.step, total_steps, ..Outcome::default() };
+        let failures = Failures::default();
+        let context = &context;
+        let fit =
+            Fit { rows, held_out, grader, context, checkpoints, total_steps, failures, outcome };
+        self.fit_within(fit).map_err(|cause| match cause {
+            Error::NotFinite { what, .. } if what != HELD_OUT_LOSS => cause,
+            Error::Config { .. } | Error::RunDirectory { .. } | Error::Checkpoint { .. } => cause,
+            cause => Error::Interrupted {
+                step: self.state.step,
+                safe: checkpoints.map_or("No checkpoints are made".into(), CheckpointStore::safe),
+                cause: Box::new(cause),
+            },
+        })
+    }
+
+    fn fit_within(&mut self, mut fit: Fit<'_, '_, '_, M>) -> Result<Outcome> {
+        let start = Instant::now();
+        let (step, total_steps) = (self.state.step, fit.total_steps);
+        fit.context.emit(&Event::Start { step, total_steps })?;
+        if self.state.evaluation_due {
+            fit.outcome.stopped = self.finish_step(&mut fit, false)?;
         }
-        while !outcome.stopped && self.step < total_steps && !self.is_past_its_best() {
-            let started = Instant::now();
-            let first = self.step as u64 * per_step;
-            let end = (first + per_step).min(total_rows);
-            let step_rows = rows.rows(first..end)?;
-            let Surroundings { observer, checkpoints, .. } = &mut surroundings;
-            match self.observed_step(&step_rows, total_steps, *observer) {
-                Ok(mut report) => {
-                    failures.in_a_row = 0;
-                    report.epoch = end as f64 / per_epoch as f64;
-                    // With the time that rows and their teacher take.
-                    report.seconds = started.elapsed().as_secs_f64();
-                    outcome.tokens += report.tokens as u64;
-                    outcome.trained_tokens += report.trained_tokens as u64;
-                    observer.observe(&Event::Step(&report))?;
+        while !fit.outcome.stopped && self.state.step < total_steps && !self.is_past_its_best() {
+            let attempt = self.attempt_step(&mut fit)?;
+            fit.outcome.step = self.state.step;
+            match attempt {
+                Attempt::Made | Attempt::Skipped => {
+                    let last = self.state.step == total_steps;
+                    self.state.evaluation_due =
+                        last || is_due(self.config.evaluate_every, self.state.step);
+                    // While steps are left out, the weights are those of an earlier one, and perhaps
+                    // spoiled: no checkpoint of them may push out a good one.
+                    let regular = is_due(self.config.checkpoint_every, self.state.step)
+                        && fit.failures.in_a_row == 0;
+                    fit.outcome.stopped = self.finish_step(&mut fit, regular)?;
                 }
-                Err(error @ Error::NotFinite { .. }) => {
-                    match self.recover(error, &mut failures, *checkpoints, *observer)? {
-                        Some(skipped) => outcome.skipped.push(skipped),
-                        None => {
-                            // Steps after the checkpoint come again.
-                            outcome.step = self.step;
-                            outcome.skipped.retain(|skipped| *skipped <= self.step);
-                            if self.evaluation_due {
-                                outcome.stopped =
-                                    self.finish_step(total_steps, false, &mut surroundings)?;
-                            }
-                            continue;
-                        }
+                Attempt::RolledBack => {
+                    // Steps after the checkpoint come again.
+                    fit.outcome.skipped.retain(|skipped| *skipped <= self.state.step);
+                    if self.state.evaluation_due {
+                        fit.outcome.stopped = self.finish_step(&mut fit, false)?;
                     }
                 }
-                Err(error) => return Err(error),
+                Attempt::Stopped => {
+                    self.save_once(&fit)?;
+                    fit.outcome.stopped = true;
+                }
             }
-            outcome.step = self.step;
-            let last = self.step == total_steps;
-            self.evaluation_due = last || is_due(self.config.evaluate_every, self.step);
-            // While steps are left out, the weights are those of an earlier one, and perhaps spoiled:
-            // no checkpoint of them may push out a good one.
-            let regular = is_due(self.config.checkpoint_every, self.step) && failures.in_a_row == 0;
-            outcome.stopped = self.finish_step(total_steps, regular, &mut surroundings)?;
         }
-        let Surroundings { observer, checkpoints, .. } = surroundings;
-        outcome.stopped_early = self.step < total_steps && self.is_past_its_best();
+        self.conclude(fit, start)
+    }
+
+    /// One step on the rows that are next.
+    fn attempt_step(&mut self, fit: &mut Fit<'_, '_, '_, M>) -> Result<Attempt> {
+        let started = Instant::now();
+        let per_epoch = fit.rows.rows_per_epoch();
+        let per_step = self.config.rows_per_step() as u64;
+        let first = self.state.step as u64 * per_step;
+        let end = (first + per_step).min(self.config.total_rows(per_epoch));
+        let rows = fit.rows.rows(first..end)?;
+        match self.step_within(&rows, fit.total_steps, fit.context) {
+            Ok(mut report) => {
+                fit.failures.in_a_row = 0;
+                report.epoch = end as f64 / per_epoch as f64;
+                // With the time that rows and their teacher take.
+                report.seconds = started.elapsed().as_secs_f64();
+                fit.outcome.tokens += report.tokens as u64;
+                fit.outcome.trained_tokens += report.trained_tokens as u64;
+                fit.context.emit(&Event::Step(&report))?;
+                Ok(Attempt::Made)
+            }
+            Err(error @ Error::NotFinite { .. }) => match self.recover(error, fit)? {
+                Some(skipped) => {
+                    fit.outcome.skipped.push(skipped);
+                    Ok(Attempt::Skipped)
+                }
+                None => Ok(Attempt::RolledBack),
+            },
+            Err(Error::Stopped { .. }) => Ok(Attempt::Stopped),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is left to do after the last step or a stop.
+    fn conclude(&mut self, fit: Fit<'_, '_, '_, M>, start: Instant) -> Result<Outcome> {
+        let Fit { context, checkpoints, total_steps, mut outcome, .. } = fit;
+        outcome.stopped_early = self.state.step < total_steps && self.is_past_its_best();
         outcome.stopped &= !outcome.stopped_early;
-        outcome.best = self.selection.best;
+        outcome.best = self.state.selection.best;
         if let (Some(best), Some(store), true) =
-            (self.selection.best, checkpoints, self.config.keep_best && !outcome.stopped)
-            && best.step != self.step
-            && let Err(error) = store.restore(best.step, self)
+            (outcome.best, checkpoints, self.config.keep_best && !outcome.stopped)
+            && best.step != self.state.step
+            && let Err(error) = store.restore(best.step, &mut self.state)
         {
             outcome.best = None;
-            let text = format!("the best weights are lost, the last are kept: {error}");
-            observer.observe(&Event::Notice(&text))?;
+            context.notice(format!("the best weights are lost, the last are kept: {error}"))?;
         }
         outcome.seconds = start.elapsed().as_secs_f64();
-        observer.observe(&Event::End(&outcome))?;
+        context.emit(&Event::End(&outcome))?;
         Ok(outcome)
     }
 
     /// Saves and evaluates what is due after a step, or after the checkpoint of one. Returns whether
     /// a stop ends the training here.
-    fn finish_step(
-        &mut self,
-        total_steps: usize,
-        regular: bool,
-        surroundings: &mut Surroundings<'_, M>,
-    ) -> Result<bool> {
-        let Surroundings { held_out, grader, observer, stop, checkpoints } = surroundings;
-        let last = self.step == total_steps;
-        let stops = || stop.is_requested() && !last;
+    fn finish_step(&mut self, fit: &mut Fit<'_, '_, '_, M>, regular: bool) -> Result<bool> {
+        let last = self.state.step == fit.total_steps;
         // Looked at once: a stop must not come between saving and ending.
-        let stopping = stops();
+        let stopping = fit.context.is_stopped() && !last;
         if stopping || last || regular {
-            self.save(*checkpoints, *observer)?;
+            self.save_once(fit)?;
         }
         if stopping {
             return Ok(true);
         }
-        if !self.evaluation_due {
+        if !self.state.evaluation_due {
             return Ok(false);
         }
-        let done = self.evaluate_until(held_out, *observer, &stops)?;
-        let graded = match (&done, grader) {
-            (Some(_), Some(grader)) if !last => {
-                // A bar that cannot be drawn is no reason to stop.
-                let mut progress = |done, of| {
-                    let _ = observer.observe(&Event::Evaluating { done, of });
-                    !stops()
-                };
-                grader.grade(self.model(), self.step, &mut progress)?.map(Some)
-            }
-            _ => Some(None),
-        };
-        let (Some(report), Some(graded)) = (done, graded) else {
+        match self.evaluate_and_grade(fit, last) {
             // Given up: it is made when the training goes on.
-            self.save(*checkpoints, *observer)?;
-            return Ok(true);
+            Err(Error::Stopped { .. }) => {
+                self.save_once(fit)?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+            Ok(report) => {
+                self.state.evaluation_due = false;
+                let is_best = self.state.selection.note(&report) && self.config.keep_best;
+                if is_best || self.is_past_its_best() {
+                    self.save_once(fit)?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// The evaluation after a step; nothing is told of one that is given up.
+    fn evaluate_and_grade(
+        &mut self,
+        fit: &mut Fit<'_, '_, '_, M>,
+        last: bool,
+    ) -> Result<EvaluationReport> {
+        let report = self.held_out_report(fit.held_out, fit.context)?;
+        let graded = match &mut fit.grader {
+            Some(grader) if !last => {
+                Some(grader.grade(self.state.model(), self.state.step, fit.context)?)
+            }
+            _ => None,
         };
         if !report.sources.is_empty() {
-            observer.observe(&Event::Evaluation(&report))?;
+            fit.context.emit(&Event::Evaluation(&report))?;
         }
         if let Some((graded, samples)) = graded {
-            observer.observe(&Event::Graded(&graded))?;
-            samples.iter().try_for_each(|sample| observer.observe(&Event::Sample(sample)))?;
+            fit.context.emit(&Event::Graded(&graded))?;
+            samples.iter().try_for_each(|sample| fit.context.emit(&Event::Sample(sample)))?;
         }
-        self.evaluation_due = false;
-        let is_best = self.selection.note(&report) && self.config.keep_best;
-        if is_best || self.is_past_its_best() {
-            self.save(*checkpoints, *observer)?;
-        }
-        Ok(false)
+        Ok(report)
     }
 
     /// Whether early stopping ends the training here.
     fn is_past_its_best(&self) -> bool {
-        self.config.early_stopping > 0 && self.selection.since >= self.config.early_stopping
+        self.config.early_stopping > 0 && self.state.selection.since >= self.config.early_stopping
     }
 
     /// Goes on after a step that was not finite, where the settings say so: the number of the step
     /// that was left out, or `None` after going back to a checkpoint.
-    fn recover(
-        &mut self,
-        error: Error,
-        failures: &mut Failures,
-        checkpoints: Option<&CheckpointStore>,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<usize>> {
+    fn recover(&mut self, error: Error, fit: &mut Fit<'_, '_, '_, M>) -> Result<Option<usize>> {
         let Error::NotFinite { step, what, rows, hint } = error else { return Err(error) };
-        let newest = checkpoints.and_then(|store| store.newest_path().ok().flatten());
+        let (context, failures) = (fit.context, &mut fit.failures);
+        let newest = fit.checkpoints.and_then(|store| store.newest_path().ok().flatten());
         let skips = match self.config.on_not_finite {
             OnNotFinite::Stop => false,
             OnNotFinite::Skip => failures.in_a_row < MOST_FAILURES,
@@ -413,21 +512,21 @@ impl<M: CausalLm> Learner<M> {
         };
         if skips {
             failures.in_a_row += 1;
-            self.step = step;
-            observer.observe(&Event::Skipped { step, what })?;
+            self.state.step = step;
+            context.emit(&Event::Skipped { step, what })?;
             return Ok(Some(step));
         }
         if let (OnNotFinite::RollBack, Some(store), Some(_)) =
-            (self.config.on_not_finite, checkpoints, &newest)
+            (self.config.on_not_finite, fit.checkpoints, &newest)
             && failures.steps.len() < MOST_FAILURES
         {
             failures.steps.insert(step);
-            let (_, damaged) = store.resume(self)?;
+            let (_, damaged) = store.resume(&mut self.state)?;
             for problem in damaged {
-                observer.observe(&Event::Notice(&format!("skipped {problem}")))?;
+                context.notice(format!("skipped {problem}"))?;
             }
-            let evaluation_due = self.evaluation_due;
-            observer.observe(&Event::RolledBack { from: step, to: self.step, evaluation_due })?;
+            let (to, evaluation_due) = (self.state.step, self.state.evaluation_due);
+            context.emit(&Event::RolledBack { from: step, to, evaluation_due })?;
             return Ok(None);
         }
         let last = match newest {
@@ -437,68 +536,51 @@ impl<M: CausalLm> Learner<M> {
         Err(Error::NotFinite { step, what, rows, hint: format!("{hint}; {last}") })
     }
 
-    /// Evaluates on held-out rows and tells the observer.
+    /// Evaluates on held-out rows, and tells the context.
     ///
     /// # Errors
-    /// As [`held_out_losses`].
+    /// As [`held_out_losses`]; [`Error::NotFinite`].
     pub fn evaluate(
         &self,
         held_out: &[HeldOut],
-        observer: &mut dyn Observer,
+        context: &Context<'_>,
     ) -> Result<EvaluationReport> {
-        let report = self.evaluate_until(held_out, observer, &|| false)?;
-        let report = report.expect("an evaluation that nobody stops comes to its end");
+        let report = self.held_out_report(held_out, context)?;
         if !report.sources.is_empty() {
-            observer.observe(&Event::Evaluation(&report))?;
+            context.emit(&Event::Evaluation(&report))?;
         }
         Ok(report)
     }
 
-    /// The held-out losses; `None` where `stops` gave it up.
-    fn evaluate_until(
+    fn held_out_report(
         &self,
         held_out: &[HeldOut],
-        observer: &mut dyn Observer,
-        stops: &dyn Fn() -> bool,
-    ) -> Result<Option<EvaluationReport>> {
+        context: &Context<'_>,
+    ) -> Result<EvaluationReport> {
         let start = Instant::now();
-        let of = held_out.iter().map(|source| source.rows.len()).sum();
-        let mut given_up = false;
-        let sources = held_out_losses(self.model(), held_out, &self.config, &mut |done| {
-            observer.observe(&Event::Evaluating { done, of })?;
-            given_up = stops() && done < of;
-            match given_up {
-                true => Err(Error::config("evaluation", "it was given up", "Resume the run")),
-                false => Ok(()),
-            }
-        });
-        if given_up {
-            return Ok(None);
-        }
-        let sources = sources?;
+        let step = self.state.step;
+        let sources = held_out_losses(self.model(), held_out, &self.config, context)?;
         let seconds = start.elapsed().as_secs_f64();
         if let Some(bad) = sources.iter().find(|source| !source.loss.is_finite()) {
             return Err(Error::NotFinite {
-                step: self.step,
+                step,
                 what: HELD_OUT_LOSS,
                 rows: vec![format!("held-out rows of `{}`", bad.name)],
                 hint: "Try a smaller learning rate".into(),
             });
         }
-        Ok(Some(EvaluationReport { step: self.step, sources, seconds }))
+        Ok(EvaluationReport { step, sources, seconds })
     }
 
-    /// Whether the evaluation of the step that was reached is still to be made, as after resuming
-    /// from a checkpoint that was made before it.
-    pub fn evaluation_due(&self) -> bool {
-        self.evaluation_due
-    }
-
-    fn save(&mut self, store: Option<&CheckpointStore>, observer: &mut dyn Observer) -> Result<()> {
-        let Some(store) = store.filter(|_| self.saved != Some(self.step)) else { return Ok(()) };
-        observer.observe(&Event::Saving { step: self.step })?;
-        let path = store.save(self)?;
-        self.saved = Some(self.step);
-        observer.observe(&Event::Checkpoint { step: self.step, path: &path })
+    /// Saves a checkpoint of this step, unless there is one.
+    fn save_once(&mut self, fit: &Fit<'_, '_, '_, M>) -> Result<()> {
+        let step = self.state.step;
+        let Some(store) = fit.checkpoints.filter(|_| self.state.saved != Some(step)) else {
+            return Ok(());
+        };
+        fit.context.emit(&Event::Saving { step })?;
+        let path = store.save(&self.state)?;
+        self.state.saved = Some(step);
+        fit.context.emit(&Event::Checkpoint { step, path: &path })
     }
 }

@@ -1,14 +1,22 @@
 //! Losses: of an optimizer step, with its gradients, and of held-out rows.
 
 use super::config::TrainConfig;
-use super::learner::HeldOut;
-use super::observer::SourceLoss;
-use crate::data::Batch;
+use crate::context::{Context, SourceLoss, Task};
+use crate::data::{Batch, Row};
 use crate::error::{Error, Result};
 use crate::model::tensors::host;
 use crate::model::{CausalLm, StepOptions};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
+
+/// Held-out rows of one source.
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    /// The source's name.
+    pub name: String,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
 
 /// Loss and gradients of one optimizer step.
 pub struct StepGradients {
@@ -46,7 +54,7 @@ pub fn step_gradients_with<M: CausalLm>(
         return Err(Error::config(
             "train.objective.distillation",
             "a row came without its teacher's tokens",
-            "Name the teacher, or wrap the rows in `TaughtRows`",
+            "Name the teacher, or wrap the rows in `DistillationRows`",
         ));
     }
     let known = model.vocabulary_size();
@@ -82,17 +90,17 @@ pub fn step_gradients_with<M: CausalLm>(
 /// Mean cross-entropy of each source's held-out rows; changes nothing. A source without rows has no
 /// line.
 ///
-/// `progress` is called with the rows done so far.
-///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read, and what `progress` returns.
+/// [`Error::Training`] where the device cannot be read; [`Error::Stopped`].
 pub fn held_out_losses<M: CausalLm>(
     model: &M,
     held_out: &[HeldOut],
     config: &TrainConfig,
-    progress: &mut dyn FnMut(usize) -> Result<()>,
+    context: &Context<'_>,
 ) -> Result<Vec<SourceLoss>> {
     let model = model.valid();
+    let rows: usize = held_out.iter().map(|source| source.rows.len()).sum();
+    let mut progress = context.task(Task::HeldOutLoss, rows as u64);
     let mut done = 0;
     let mut losses = vec![];
     for source in held_out.iter().filter(|source| !source.rows.is_empty()) {
@@ -103,7 +111,7 @@ pub fn held_out_losses<M: CausalLm>(
                 trained += batch.trained;
             }
             done += batch.examples;
-            progress(done)?;
+            progress.update(done as u64)?;
         }
         losses.push(SourceLoss {
             name: source.name.clone(),

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one line for each step and each evaluation; `samples.jsonl`: answers.
 
-use super::observer::{EvaluationReport, Event, GradedReport, Observer, Sample, StepReport};
-use super::step_lines::{Reached, StepLine, StepLines, read_lines};
+use super::step_log::{ResumePoint, StepLog, StepRecord, read_lines};
+use crate::context::{EvaluationReport, Event, GradedReport, Observer, SampleAnswer, StepReport};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -18,7 +18,7 @@ pub enum Metric {
     Graded(GradedReport),
 }
 
-impl StepLine for Metric {
+impl StepRecord for Metric {
     fn step(&self) -> usize {
         match self {
             Self::Step(report) => report.step,
@@ -32,7 +32,7 @@ impl StepLine for Metric {
     }
 }
 
-impl StepLine for Sample {
+impl StepRecord for SampleAnswer {
     fn step(&self) -> usize {
         self.step
     }
@@ -51,17 +51,38 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Metric>> {
     read_lines(path)
 }
 
-/// Writes the file, a line as soon as there is one.
-#[derive(Debug)]
-pub struct MetricsFile(StepLines);
+/// Told where a file was removed under a run.
+type Tell<'a> = Box<dyn Fn(&str) -> Result<()> + 'a>;
 
-impl MetricsFile {
+/// A log whose notices are told.
+struct TellingLog<'a> {
+    log: StepLog,
+    tell: Tell<'a>,
+}
+
+impl<'a> TellingLog<'a> {
+    fn new(log: StepLog) -> Self {
+        Self { log, tell: Box::new(|_| Ok(())) }
+    }
+
+    fn write(&mut self, line: &impl StepRecord) -> Result<()> {
+        match self.log.write(line)? {
+            Some(notice) => (self.tell)(&notice),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes the file, a line as soon as there is one.
+pub struct MetricsFile<'a>(TellingLog<'a>);
+
+impl<'a> MetricsFile<'a> {
     /// A new file.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), also where the file exists.
     pub fn create(path: &Path) -> Result<Self> {
-        StepLines::create(path).map(Self)
+        Ok(Self(TellingLog::new(StepLog::create(path)?)))
     }
 
     /// The file of a run that is resumed: lines of later steps, which will be made again, are
@@ -69,19 +90,25 @@ impl MetricsFile {
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
-    pub fn resume(path: &Path, reached: Reached) -> Result<Self> {
-        StepLines::resume::<Metric>(path, reached).map(Self)
+    pub fn resume(path: &Path, reached: ResumePoint) -> Result<Self> {
+        Ok(Self(TellingLog::new(StepLog::resume::<Metric>(path, reached)?)))
+    }
+
+    /// Calls `tell` where the file was removed under the run and is begun anew.
+    pub fn telling(mut self, tell: impl Fn(&str) -> Result<()> + 'a) -> Self {
+        self.0.tell = Box::new(tell);
+        self
     }
 }
 
-impl Observer for MetricsFile {
+impl Observer for MetricsFile<'_> {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Step(report) => self.0.write(&Metric::Step((*report).clone())),
             // What comes after the checkpoint is made again.
             Event::RolledBack { to, evaluation_due, .. } => {
                 let (step, evaluation_due) = (*to, *evaluation_due);
-                self.0.roll_back::<Metric>(Reached { step, evaluation_due })
+                self.0.log.roll_back::<Metric>(ResumePoint { step, evaluation_due })
             }
             Event::Evaluation(report) => self.0.write(&Metric::Evaluation((*report).clone())),
             Event::Graded(report) => self.0.write(&Metric::Graded((*report).clone())),
@@ -91,26 +118,31 @@ impl Observer for MetricsFile {
 }
 
 /// `samples.jsonl`: the answers to held-out problems that are shown during training.
-#[derive(Debug)]
-pub struct SamplesFile(StepLines);
+pub struct SamplesFile<'a>(TellingLog<'a>);
 
-impl SamplesFile {
+impl<'a> SamplesFile<'a> {
     /// The file of a run that begins or goes on; lines of what will be made again are removed.
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
-    pub fn resume(path: &Path, reached: Reached) -> Result<Self> {
-        StepLines::resume::<Sample>(path, reached).map(Self)
+    pub fn resume(path: &Path, reached: ResumePoint) -> Result<Self> {
+        Ok(Self(TellingLog::new(StepLog::resume::<SampleAnswer>(path, reached)?)))
+    }
+
+    /// Calls `tell` where the file was removed under the run and is begun anew.
+    pub fn telling(mut self, tell: impl Fn(&str) -> Result<()> + 'a) -> Self {
+        self.0.tell = Box::new(tell);
+        self
     }
 }
 
-impl Observer for SamplesFile {
+impl Observer for SamplesFile<'_> {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Sample(sample) => self.0.write(*sample),
             Event::RolledBack { to, evaluation_due, .. } => {
                 let (step, evaluation_due) = (*to, *evaluation_due);
-                self.0.roll_back::<Sample>(Reached { step, evaluation_due })
+                self.0.log.roll_back::<SampleAnswer>(ResumePoint { step, evaluation_due })
             }
             _ => Ok(()),
         }

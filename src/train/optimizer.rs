@@ -1,19 +1,54 @@
-//! AdamW over a whole module, with its moments kept by parameter name, so that they can be saved
-//! and read back in another process.
+//! Optimizers of whole modules, whose state checkpoints keep: the fused AdamW of this crate, with its
+//! moments by parameter name, and any `ModuleOptimizer` of Burn.
 
 use super::config::{ParameterGroup, TrainConfig};
 use crate::error::{Error, Result};
+use crate::model::FileType;
 use crate::model::tensors::{HostTensor, NamedTensor, PathStack, host};
+use crate::model::weights::{WeightFiles, write_file};
 use crate::ops::{AdamW, sum_of_squares};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{AdaptiveMomentumState, GradientsParams};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{AdaptiveMomentumState, GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::prelude::*;
-use burn::tensor::TensorData;
-use std::collections::BTreeMap;
+use burn::tensor::{Bytes, TensorData};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
 
-/// AdamW with its moments.
+/// Updates a model's parameters, and keeps its state in checkpoints.
+///
+/// A learner has a [`FusedAdamW`] unless it is given another one. Burn's optimizers are such:
+///
+/// ```
+/// use burn::optim::AdamWConfig;
+/// use mixdistill::model::DecoderLm;
+/// use mixdistill::train::Optimizer;
+/// let optimizer: Box<dyn Optimizer<DecoderLm>> = Box::new(AdamWConfig::new().init());
+/// ```
+pub trait Optimizer<M> {
+    /// The model after one update with its gradients, each times `scale`, at a learning rate.
+    fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M;
+
+    /// The file of the state in a checkpoint's folder.
+    fn file_name(&self) -> &'static str;
+
+    /// Writes the state to a file. The numbers that it returns are kept beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Training`] where the device cannot be read.
+    fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>>;
+
+    /// Takes over what [`Optimizer::save`] wrote, for a model of the same parameters; returns it, with
+    /// the identities that the state knows its parameters by.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] or [`Error::Checkpoint`] for a state that is not this model's.
+    fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M>;
+}
+
+/// AdamW with its moments, in one pass over each parameter.
 #[derive(Clone)]
-pub struct ModuleAdamW {
+pub struct FusedAdamW {
     decayed: AdamW,
     plain: AdamW,
     groups: Vec<ParameterGroup>,
@@ -21,16 +56,16 @@ pub struct ModuleAdamW {
     moments: BTreeMap<String, AdaptiveMomentumState<1>>,
 }
 
-impl std::fmt::Debug for ModuleAdamW {
+impl std::fmt::Debug for FusedAdamW {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModuleAdamW")
+        f.debug_struct("FusedAdamW")
             .field("decayed", &self.decayed)
             .field("moments", &self.moments.len())
             .finish_non_exhaustive()
     }
 }
 
-impl ModuleAdamW {
+impl FusedAdamW {
     /// An optimizer without moments yet.
     pub fn new(config: &TrainConfig) -> Self {
         let with_decay = |decay: f64| AdamW {
@@ -60,14 +95,9 @@ impl ModuleAdamW {
         (AdamW { weight_decay, ..usual.clone() }, group.learning_rate_factor.unwrap_or(1.0))
     }
 
-    /// Updates every parameter that has a gradient. Matrices decay, norms and biases do not, unless
-    /// a group says otherwise.
-    pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
-        self.scaled_step(rate, 1.0, module, gradients)
-    }
-
-    /// As [`ModuleAdamW::step`], with all gradients times `scale`.
-    pub fn scaled_step<M: Module>(
+    /// Updates every parameter that has a gradient, times `scale`. Matrices decay, norms and biases
+    /// do not, unless a group says otherwise.
+    fn update<M: Module>(
         &mut self,
         rate: f64,
         scale: f64,
@@ -76,7 +106,7 @@ impl ModuleAdamW {
     ) -> M {
         struct Mapper<'a> {
             path: PathStack,
-            optimizer: &'a mut ModuleAdamW,
+            optimizer: &'a mut FusedAdamW,
             gradients: GradientsParams,
             rate: f64,
             scale: f64,
@@ -123,23 +153,23 @@ impl ModuleAdamW {
     }
 
     /// The moments as tensors `NAME.exp_avg` and `NAME.exp_avg_sq`, and the updates made.
-    pub(crate) fn export(&self) -> (Vec<NamedTensor>, BTreeMap<String, usize>) {
+    fn export(&self) -> (Vec<NamedTensor>, BTreeMap<String, u64>) {
         let tensors = self.moments.iter().flat_map(|(name, state)| {
             [("exp_avg", &state.moment_1), ("exp_avg_sq", &state.moment_2)]
                 .map(|(part, moment)| NamedTensor::new(format!("{name}.{part}"), moment.clone()))
         });
-        let times = self.moments.iter().map(|(name, state)| (name.clone(), state.time));
+        let times = self.moments.iter().map(|(name, state)| (name.clone(), state.time as u64));
         (tensors.collect(), times.collect())
     }
 
-    /// Takes over what [`ModuleAdamW::export`] gave; `read` reads a tensor.
+    /// Takes over what [`FusedAdamW::export`] gave; `read` reads a tensor.
     ///
     /// # Errors
     /// As `read`.
-    pub(crate) fn import(
+    fn import(
         &mut self,
         read: &mut dyn FnMut(&str) -> Result<HostTensor>,
-        times: &BTreeMap<String, usize>,
+        times: &BTreeMap<String, u64>,
         device: &Device,
     ) -> Result<()> {
         self.moments.clear();
@@ -150,11 +180,138 @@ impl ModuleAdamW {
                 Ok(Tensor::from_data(data, device))
             };
             let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
-            let state = AdaptiveMomentumState::new(*time, first, second);
+            let state = AdaptiveMomentumState::new(*time as usize, first, second);
             self.moments.insert(name.clone(), state);
         }
         Ok(())
     }
+}
+
+impl<M: Module> Optimizer<M> for FusedAdamW {
+    fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M {
+        self.update(rate, scale, model, gradients)
+    }
+
+    fn file_name(&self) -> &'static str {
+        "optimizer.safetensors"
+    }
+
+    fn save(&self, _model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
+        let (moments, updates) = self.export();
+        write_file(path, &moments, FileType::F32, HashMap::new())?;
+        Ok(updates)
+    }
+
+    fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M> {
+        let mut moments = WeightFiles::open_file(path.to_owned())?;
+        let device = model.devices().first().cloned().unwrap_or_default().inner();
+        self.import(&mut |name| moments.read(name), numbers, &device)?;
+        Ok(model)
+    }
+}
+
+/// Burn's own optimizers. Their state is in Burn's format; they bring their own weight decay and know
+/// nothing of [`ParameterGroup`]s.
+impl<M: Module> Optimizer<M> for ModuleOptimizer {
+    fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M {
+        let gradients = if scale == 1.0 { gradients } else { scaled(&model, gradients, scale) };
+        ModuleOptimizer::step(self, rate, model, gradients)
+    }
+
+    fn file_name(&self) -> &'static str {
+        "optimizer.bpk"
+    }
+
+    fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
+        let bytes = self.into_bytes().map_err(|e| Error::Training {
+            what: format!("the optimizer's state cannot be written: {e}"),
+            hint: "Check the device and its memory".into(),
+        })?;
+        crate::files::write_whole(path, |file| {
+            file.write_all(&bytes).map_err(|e| Error::io("write", path, e))
+        })?;
+        Ok(parameter_ids(model))
+    }
+
+    fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes));
+        let record = record.map_err(|e| Error::Checkpoint {
+            path: path.to_owned(),
+            what: format!("it is no state of an optimizer: {e}"),
+            hint: "It belongs to another optimizer, or is damaged".into(),
+        })?;
+        *self = self.clone().load_record(record);
+        Ok(with_parameter_ids(model, numbers))
+    }
+}
+
+/// Gradients times a number.
+fn scaled<M: Module>(module: &M, gradients: GradientsParams, scale: f64) -> GradientsParams {
+    struct Visitor {
+        gradients: GradientsParams,
+        scale: f64,
+    }
+    impl ModuleVisitor for Visitor {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+                self.gradients.register(param.id, gradient * self.scale);
+            }
+        }
+    }
+    let mut visitor = Visitor { gradients, scale };
+    module.visit(&mut visitor);
+    visitor.gradients
+}
+
+/// The identities that Burn knows a module's parameters by, which differ from process to process.
+fn parameter_ids<M: Module>(module: &M) -> BTreeMap<String, u64> {
+    #[derive(Default)]
+    struct Visitor {
+        path: PathStack,
+        ids: BTreeMap<String, u64>,
+    }
+    impl ModuleVisitor for Visitor {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.ids.insert(self.path.name(), param.id.val());
+        }
+    }
+    let mut visitor = Visitor::default();
+    module.visit(&mut visitor);
+    visitor.ids
+}
+
+/// The module with the identities of another process.
+fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
+    struct Mapper<'a> {
+        path: PathStack,
+        ids: &'a BTreeMap<String, u64>,
+    }
+    impl ModuleMapper for Mapper<'_> {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn map_float<const D: usize>(&mut self, mut param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if let Some(id) = self.ids.get(&self.path.name()) {
+                param.id = ParamId::from(*id);
+            }
+            param
+        }
+    }
+    module.map(&mut Mapper { path: PathStack::default(), ids })
 }
 
 /// The root of the sum of the squares of all gradients of a module.

@@ -1,21 +1,12 @@
 //! Which step was the best by held-out loss, and whether it is long ago.
 
-use super::observer::EvaluationReport;
+use crate::context::{BestStep, EvaluationReport};
 use serde::{Deserialize, Serialize};
-
-/// A step and its held-out loss.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The step, counted from 1.
-    pub step: usize,
-    /// Mean of the sources' held-out losses.
-    pub loss: f64,
-}
 
 /// What early stopping remembers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Selection {
-    pub best: Option<Best>,
+    pub best: Option<BestStep>,
     /// Evaluations since then.
     pub since: usize,
 }
@@ -29,7 +20,7 @@ impl Selection {
         let sum: f64 = report.sources.iter().map(|source| source.loss).sum();
         let loss = sum / report.sources.len() as f64;
         if self.best.is_none_or(|best| loss < best.loss) {
-            *self = Self { best: Some(Best { step: report.step, loss }), since: 0 };
+            *self = Self { best: Some(BestStep { step: report.step, loss }), since: 0 };
             return true;
         }
         self.since += 1;

@@ -3,12 +3,12 @@
 
 use crate::data::{Batch, Row, RowStream, TopTokens};
 use crate::error::Result;
-use crate::model::DecoderLm;
+use crate::model::Generate;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Tells what it finds likely at the trained tokens of rows.
-pub trait Teacher {
+pub trait LogitTeacher {
     /// One for each row, all with the same `k`.
     ///
     /// # Errors
@@ -16,7 +16,7 @@ pub trait Teacher {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>>;
 }
 
-impl<T: Teacher + ?Sized> Teacher for Box<T> {
+impl<T: LogitTeacher + ?Sized> LogitTeacher for Box<T> {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
         (**self).top_tokens(rows)
     }
@@ -24,19 +24,19 @@ impl<T: Teacher + ?Sized> Teacher for Box<T> {
 
 /// The rows of another stream, with a teacher.
 #[derive(Clone, Debug)]
-pub struct TaughtRows<R, T> {
+pub struct DistillationRows<R, T> {
     rows: R,
     teacher: T,
 }
 
-impl<R: RowStream, T: Teacher> TaughtRows<R, T> {
+impl<R: RowStream, T: LogitTeacher> DistillationRows<R, T> {
     /// The rows of `rows`, each with what `teacher` says to it.
     pub fn new(rows: R, teacher: T) -> Self {
         Self { rows, teacher }
     }
 }
 
-impl<R: RowStream, T: Teacher> RowStream for TaughtRows<R, T> {
+impl<R: RowStream, T: LogitTeacher> RowStream for DistillationRows<R, T> {
     fn rows_per_epoch(&self) -> usize {
         self.rows.rows_per_epoch()
     }
@@ -52,23 +52,23 @@ impl<R: RowStream, T: Teacher> RowStream for TaughtRows<R, T> {
 }
 
 /// A model that teaches while the student trains.
-#[derive(Debug)]
-pub struct ModelTeacher {
-    model: DecoderLm,
+#[derive(Clone, Debug)]
+pub struct ModelTeacher<M> {
+    model: M,
     k: usize,
     temperature: f64,
     vocabulary: usize,
 }
 
-impl ModelTeacher {
+impl<M: Generate> ModelTeacher<M> {
     /// A teacher that tells the `k` likeliest of the first `vocabulary` tokens at a temperature; see
-    /// [`DecoderLm::top_tokens`]. The model is on a device without autodiff.
-    pub fn new(model: DecoderLm, k: usize, temperature: f64, vocabulary: usize) -> Self {
+    /// [`Generate::top_tokens`]. The model is on a device without autodiff.
+    pub fn new(model: M, k: usize, temperature: f64, vocabulary: usize) -> Self {
         Self { model, k, temperature, vocabulary }
     }
 }
 
-impl Teacher for ModelTeacher {
+impl<M: Generate> LogitTeacher for ModelTeacher<M> {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
         let tops = rows.iter().map(|row| {
             let batch = Batch::new([row.example()], 1);

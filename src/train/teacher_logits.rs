@@ -19,27 +19,28 @@
 //! memory map would, and a file that is cut short meanwhile is an error and not the process's end.
 //! Few parts are open at a time: a folder may have more of them than a process may open files.
 
-use super::checkpoint::differences;
-use super::teacher::Teacher;
-use crate::data::{Row, TopTokens, row_key};
+use super::teacher::LogitTeacher;
+use crate::data::batching::row_key;
+use crate::data::{Row, TopTokens};
 use crate::error::{Error, Result};
-use crate::files::{FolderLock, LOCK, flush_folder};
+use crate::files::{WorkDir, WorkDirKind, differences};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const FORMAT: &str = "mixdistill teacher logits";
 const VERSION: u32 = 1;
 const HEADER: &str = "teacher.json";
+const KIND: WorkDirKind = WorkDirKind::new("a teacher's logits", HEADER);
 
 /// What all rows of a folder have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TeacherHeader {
+pub struct TeacherLogitsHeader {
     format: String,
     version: u32,
     /// Tokens kept for each trained token.
@@ -54,7 +55,7 @@ pub struct TeacherHeader {
     pub fingerprint: String,
 }
 
-impl TeacherHeader {
+impl TeacherLogitsHeader {
     /// The header of a teacher's logits.
     ///
     /// # Errors
@@ -107,11 +108,11 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }
 
-const DAMAGED: &str = "Remove the file and let the example `teacher_logits` go on";
+const DAMAGED: &str = "Remove the file and write the logits again; only what is missing is made";
 
 /// Where a row lies in a part: offsets in the file, and the trained tokens that it is made for.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct RowPlace {
     part: usize,
     tokens: u64,
     log_probs: u64,
@@ -173,9 +174,9 @@ impl Parts {
 #[derive(Debug)]
 pub struct TeacherLogits {
     path: PathBuf,
-    header: TeacherHeader,
+    header: TeacherLogitsHeader,
     parts: Parts,
-    rows: HashMap<String, Place>,
+    rows: HashMap<String, RowPlace>,
 }
 
 impl TeacherLogits {
@@ -191,8 +192,8 @@ impl TeacherLogits {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(HEADER);
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let again = "Write the folder anew with the example `teacher_logits`";
-        let header: TeacherHeader = serde_json::from_str(&text)
+        let again = "Write the folder anew";
+        let header: TeacherLogitsHeader = serde_json::from_str(&text)
             .map_err(|e| failed(&path, format!("it is not a teacher's header: {e}"), again))?;
         if header.format != FORMAT || header.version != VERSION {
             let what = format!("it is \"{}\" version {}", header.format, header.version);
@@ -249,7 +250,7 @@ impl TeacherLogits {
                 return Err(damaged(format!("{key} has the shapes {shapes:?}, for top_k {k}")));
             }
             let part = self.parts.known.len();
-            let place = Place { part, tokens, log_probs, checksum, trained };
+            let place = RowPlace { part, tokens, log_probs, checksum, trained };
             self.rows.insert(key.to_owned(), place);
         }
         self.parts.add(path, stamp, file);
@@ -257,7 +258,7 @@ impl TeacherLogits {
     }
 
     /// What all rows have in common.
-    pub fn header(&self) -> &TeacherHeader {
+    pub fn header(&self) -> &TeacherLogitsHeader {
         &self.header
     }
 
@@ -288,7 +289,7 @@ impl TeacherLogits {
         let place = self.rows.get(&row_key(&example)).filter(|p| p.trained == example.targets());
         let Some(place) = place else {
             let what = format!("it has nothing for the row {}", row.label);
-            let hint = "Let the example `teacher_logits` go on with the settings of this run";
+            let hint = "Write the logits with the settings of this run; what is there stays";
             return Err(failed(&self.path, what, hint));
         };
         let (path, file) = self.parts.get(place.part)?;
@@ -342,7 +343,7 @@ fn check(top: &TopTokens, trained: usize, vocabulary: usize) -> Result<(), Strin
     Ok(())
 }
 
-impl Teacher for TeacherLogits {
+impl LogitTeacher for TeacherLogits {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
         rows.iter().map(|row| self.read(row)).collect()
     }
@@ -367,43 +368,33 @@ fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
 /// Writes a folder of teacher's logits, or goes on with one.
 #[derive(Debug)]
 pub struct TeacherLogitsWriter {
-    folder: PathBuf,
-    header: TeacherHeader,
+    directory: WorkDir,
+    header: TeacherLogitsHeader,
     known: BTreeSet<String>,
     /// Number of the next part.
     next: usize,
-    _lock: FolderLock,
 }
 
 impl TeacherLogitsWriter {
+    /// Looks at a folder as [`TeacherLogitsWriter::open`] does, and makes and changes nothing.
+    ///
+    /// # Errors
+    /// As [`WorkDirKind::check`](crate::files::WorkDirKind::check).
+    pub fn check(folder: &Path) -> Result<()> {
+        KIND.check(folder)
+    }
+
     /// A new folder, or one with the same header, but for the teacher's name, to go on with.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::RunDirectory`] where another process writes to it; [`Error::Model`]
-    /// where the folder holds something else, or other logits.
-    pub fn open(folder: &Path, header: TeacherHeader) -> Result<Self> {
-        let is_there = TeacherLogits::is_in(folder);
-        if !is_there && folder.exists() {
-            for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
-                let name = entry.map_err(|e| Error::io("read", folder, e))?.file_name();
-                // What a process leaves that was killed as it began.
-                if name != LOCK && name.to_str() != Some(&format!(".{HEADER}")) {
-                    return Err(failed(folder, "it is not empty", "Name a new folder"));
-                }
-            }
-        }
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        let lock = FolderLock::take(folder)?;
-        let mut writer = Self {
-            folder: folder.to_owned(),
-            header,
-            known: BTreeSet::new(),
-            next: 0,
-            _lock: lock,
-        };
-        if !is_there {
-            let text = serde_json::to_vec_pretty(&writer.header).unwrap_or_default();
-            writer.put(HEADER, &text)?;
+    /// [`Error::Io`]; [`Error::RunDirectory`] where the folder holds something else, or another process
+    /// writes to it; [`Error::Model`] where it holds other logits.
+    pub fn open(folder: &Path, header: TeacherLogitsHeader) -> Result<Self> {
+        let directory = WorkDir::open(folder, KIND)?;
+        let mut writer = Self { directory, header, known: BTreeSet::new(), next: 0 };
+        if !writer.directory.is_marked() {
+            // The header is the mark.
+            writer.directory.write_json(HEADER, &writer.header)?;
             return Ok(writer);
         }
         let there = TeacherLogits::open(folder)?;
@@ -438,7 +429,7 @@ impl TeacherLogitsWriter {
             };
             fits.map_err(|what| {
                 let what = format!("row {}: {what}", row.label);
-                failed(&self.folder, what, "This is a defect; please report it")
+                failed(self.directory.path(), what, "This is a defect; please report it")
             })?;
             let key = row_key(&example);
             let tokens: Vec<u8> = top.tokens.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -451,31 +442,22 @@ impl TeacherLogitsWriter {
         }
         let name = format!("part-{:06}.safetensors", self.next);
         let broken = |e: safetensors::SafeTensorError| {
-            Error::io("write", self.folder.join(&name), io::Error::other(e.to_string()))
+            Error::io("write", self.directory.join(&name), io::Error::other(e.to_string()))
         };
         let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
             TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
         });
         let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
         let bytes = safetensors::serialize(views, None).map_err(broken)?;
-        self.put(&name, &bytes)?;
-        self.next += 1;
-        self.known.extend(rows.iter().map(|(row, _)| row_key(&row.example())));
-        Ok(())
-    }
-
-    /// Writes a new file beside its place, flushes and renames it.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (place, beside) = (self.folder.join(name), self.folder.join(format!(".{name}")));
+        let place = self.directory.join(&name);
         if place.exists() {
             return Err(failed(&place, "it is there already", "Another program has written it"));
         }
-        let put = || {
-            fs::write(&beside, bytes)?;
-            File::options().write(true).open(&beside)?.sync_all()?;
-            fs::rename(&beside, &place)
-        };
-        put().map_err(|e| Error::io("write", &place, e))?;
-        flush_folder(&self.folder)
+        self.directory.write_with(&name, |file| {
+            file.write_all(&bytes).map_err(|e| Error::io("write", &place, e))
+        })?;
+        self.next += 1;
+        self.known.extend(rows.iter().map(|(row, _)| row_key(&row.example())));
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@
 //! format is that of TFRecord files and of `event.proto` in TensorFlow. A resumed or rolled back run
 //! begins with a session start at its step, at which TensorBoard forgets what came later.
 
-use super::observer::{Event, Observer};
+use crate::context::{Event, Observer};
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! Benchmarks and answers in the forms that other programs write.
 
 use crate::graded;
-use mixdistill::eval::{AnswerOptions, Benchmark, Judged, Scores, grade_answers};
+use mixdistill::eval::{AnswerOptions, Benchmark, GradedAnswer, Scores, grade_answers};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ fn long_integers_are_exact_references() {
         let problem = Benchmark::read(&path).unwrap().problems.remove(0);
         assert_eq!(problem.reference, number);
         let grade =
-            |text: &str| Judged::of(&problem, 0, format!("\\boxed{{{text}}}"), false).correct;
+            |text: &str| GradedAnswer::of(&problem, 0, format!("\\boxed{{{text}}}"), false).correct;
         assert!(grade(number));
         let other = format!("{}8", &number[..number.len() - 1]);
         assert!(!grade(&other), "{other}");

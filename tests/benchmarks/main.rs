@@ -5,18 +5,17 @@ mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::{devices, program, toy_run};
-use mixdistill::data::{PlainTemplate, PromptTemplate, TextTokenizer, arith};
+use common::{command, devices, toy_run};
+use mixdistill::context::{Context, Event, Observer, StopFlag};
+use mixdistill::data::{ColumnMap, PlainTemplate, PromptTemplate, TextTokenizer, arith};
 use mixdistill::eval::{
-    AnswerKind, AnswerOptions, Answering, Benchmark, BenchmarkProblem, EvaluateConfig, Judged,
-    Scores, evaluate, grade_answers,
+    AnswerKind, AnswerOptions, Benchmark, BenchmarkProblem, EvaluateConfig, EvaluationDirectory,
+    GradedAnswer, Scores, TestedModel, evaluate, grade_answers, read_benchmarks,
 };
-use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig};
+use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig, TextInterface};
 use mixdistill::recipe::{RunMode, run};
-use mixdistill::train::StopFlag;
-use std::ops::ControlFlow;
+use mixdistill::{Error, Result};
 use std::path::Path;
-use std::process::Command;
 
 #[test]
 fn every_benchmark_is_read_with_problem_and_answer() {
@@ -57,7 +56,7 @@ fn every_benchmark_is_read_with_problem_and_answer() {
 }
 
 /// The graded answers of a file.
-fn graded(benchmark: &Benchmark, path: &std::path::Path) -> Vec<Judged> {
+fn graded(benchmark: &Benchmark, path: &std::path::Path) -> Vec<GradedAnswer> {
     grade_answers(benchmark, path, &AnswerOptions::default()).unwrap().answers
 }
 
@@ -180,7 +179,8 @@ fn answers_to_choices_are_letters_whatever_the_file_names_them_by() {
             (AnswerKind::Choice, letter),
             "{row}"
         );
-        let right = Judged::of(&problem, 0, format!("It is so, hence \\boxed{{{letter}}}."), false);
+        let right =
+            GradedAnswer::of(&problem, 0, format!("It is so, hence \\boxed{{{letter}}}."), false);
         assert!(right.correct, "{row}");
     }
     let missing = serde_json::json!({ "A": "red", "B": "green", "E": null });
@@ -264,13 +264,15 @@ impl Student {
         Self { model: config.init(3, &devices()[0]).unwrap(), ..student }
     }
 
-    fn answer(&self, config: &EvaluateConfig, store: &Path) -> Vec<Judged> {
+    fn answer(&self, config: &EvaluateConfig, store: &Path) -> Vec<GradedAnswer> {
         let end = [self.tokenizer.end_token()];
-        let answering =
-            Answering { tokenizer: &self.tokenizer, template: &self.template, end_tokens: &end };
-        let go_on = &mut |_| ControlFlow::Continue(());
-        let answers = evaluate(&self.model, &answering, &benchmark(), config, store, go_on);
-        answers.unwrap().expect("nobody stops it")
+        let answering = TextInterface {
+            tokenizer: &self.tokenizer,
+            template: &self.template,
+            end_tokens: &end,
+        };
+        let context = Context::default();
+        evaluate(&self.model, &answering, &benchmark(), config, store, &context).unwrap()
     }
 }
 
@@ -287,13 +289,25 @@ fn benchmark() -> Benchmark {
     Benchmark::read(&path).unwrap()
 }
 
+/// Asks for a stop once so many answers are there.
+struct StopsAt<'a>(u64, &'a StopFlag);
+
+impl Observer for StopsAt<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        if matches!(event, Event::Task { progress, .. } if progress.done >= self.0) {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
 fn config(batch_size: usize, samples: usize, temperature: f64) -> EvaluateConfig {
     let generate =
         GenerateConfig { max_new_tokens: 9, batch_size, temperature, ..Default::default() };
     EvaluateConfig { samples, generate, ..EvaluateConfig::default() }
 }
 
-fn untimed(mut answers: Vec<Judged>) -> Vec<Judged> {
+fn untimed(mut answers: Vec<GradedAnswer>) -> Vec<GradedAnswer> {
     answers.iter_mut().for_each(|answer| answer.seconds = 0.0);
     answers
 }
@@ -338,26 +352,21 @@ fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
     assert!(more == whole);
     // A stop keeps what has ended.
     let end = [student.tokenizer.end_token()];
-    let answering =
-        Answering { tokenizer: &student.tokenizer, template: &student.template, end_tokens: &end };
-    let ask = |name: &str, most: usize| {
-        let mut seen = 0;
-        evaluate(
-            &student.model,
-            &answering,
-            &benchmark(),
-            &config(2, 1, 0.0),
-            &store(name),
-            &mut |done| {
-                seen = done;
-                if seen >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            },
-        )
+    let answering = TextInterface {
+        tokenizer: &student.tokenizer,
+        template: &student.template,
+        end_tokens: &end,
     };
-    assert!(ask("stopped", 3).unwrap().is_none());
+    let ask = |name: &str, most: usize| {
+        let stop = StopFlag::default();
+        let context = Context::new(StopsAt(most as u64, &stop), &stop);
+        let (config, store) = (config(2, 1, 0.0), store(name));
+        evaluate(&student.model, &answering, &benchmark(), &config, &store, &context)
+    };
+    assert!(matches!(ask("stopped", 3), Err(Error::Stopped { .. })));
     let kept = std::fs::read_to_string(store("stopped")).unwrap_or_default().lines().count();
     assert!((3..7).contains(&kept), "{kept}");
-    assert!(untimed(ask("stopped", 99).unwrap().unwrap()).len() == 7);
+    assert!(untimed(ask("stopped", 99).unwrap()).len() == 7);
     // What is none of ours stays as it is, down to its last byte.
     let bench = std::fs::read(store("whole1")).unwrap();
     for (foreign, what) in [
@@ -379,7 +388,7 @@ fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
     let error = ask("foreign", 99).unwrap_err().to_string();
     assert!(error.contains("problem 99 is not of toy"), "{error}");
     std::fs::write(store("torn"), [&bench[..], b"{\"id\":\"caf\xc3"].concat()).unwrap();
-    assert_eq!(ask("torn", 99).unwrap().unwrap().len(), 7);
+    assert_eq!(ask("torn", 99).unwrap().len(), 7);
     assert_eq!(std::fs::read(store("torn")).unwrap(), bench);
     let greedy = config(2, 2, 0.0).validate().unwrap_err().to_string();
     assert!(greedy.contains("greedy"), "{greedy}");
@@ -445,7 +454,7 @@ fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
     let mut config = toy_run(&folder.path().join("run"));
     config.train.steps = Some(3);
     config.evaluation.questions = 0;
-    run(&config, RunMode::New, &StopFlag::default(), &mut |_| {}).unwrap();
+    run(&config, RunMode::New, &Context::default()).unwrap();
     let bench = folder.path().join("toy.jsonl");
     let text: String = benchmark()
         .problems
@@ -458,25 +467,38 @@ fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
     let path = |path: &Path| path.display().to_string();
     let (model, out) = (path(&config.out.join("model")), path(&folder.path().join("scores")));
     let evaluate = |more: &[&str]| {
-        let output = Command::new(program("evaluate"))
-            .args(["--bench", &path(&bench), "--out", &out, "--max-new-tokens", "6"])
+        let output = command("evaluate")
+            .args(["--bench", &path(&bench), "--out", &out])
+            .args(match more.contains(&"--max-new-tokens") {
+                true => &[][..],
+                false => &["--max-new-tokens", "6"],
+            })
             .args(more)
             .output()
             .unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     };
+    let at = |name: &str| folder.path().join("scores").join(name).display().to_string();
     let ask = ["--model", model.as_str(), "--no-instruction"];
     let (good, said) = evaluate(&ask);
     assert!(good && said.contains("toy") && said.contains("95 % interval"), "{said}");
     let stored = std::fs::read_to_string(folder.path().join("scores/toy.jsonl")).unwrap();
     assert_eq!(stored.lines().count(), 7);
-    let (good, _) = evaluate(&ask);
-    assert!(good);
+    // Where the results are, and what to do about answers that were cut off.
+    assert!(said.contains(&at("toy.jsonl")) && said.contains(&at("scores.md")), "{said}");
+    assert!(said.contains("raise generate.max_new_tokens (--max-new-tokens)"), "{said}");
+    let (good, said) = evaluate(&[&ask[..], &["--json"]].concat());
+    assert!(good && said.contains("{\"out\":") && said.contains("\"accuracy\":"), "{said}");
     let again = std::fs::read_to_string(folder.path().join("scores/toy.jsonl")).unwrap();
     assert_eq!(stored, again, "nothing is asked twice");
     let (good, said) = evaluate(&["--model", &model]);
-    assert!(!good && said.contains("other settings"), "{said}");
+    assert!(!good && said.contains("other settings: instruct was false, is true"), "{said}");
+    let (good, said) = evaluate(&[&ask[..], &["--max-new-tokens", "7"]].concat());
+    assert!(
+        !good && said.contains("generate.max_new_tokens (--max-new-tokens) was 6, is 7"),
+        "{said}"
+    );
     for name in ["scores.md", "scores.json", "settings.json"] {
         assert!(folder.path().join("scores").join(name).is_file(), "{name}");
     }
@@ -492,11 +514,55 @@ fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
     assert!(!good && said.contains("other settings"), "{said}");
     // A directory with other things in it is refused, and stays as it is.
     let mine = path(folder.path());
-    let output = Command::new(program("evaluate"))
+    let output = command("evaluate")
         .args(["--bench", &path(&bench), "--out", &mine, "--answers", &answers])
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no scores"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not an evaluation's"), "{output:?}");
+}
+
+#[test]
+fn a_directory_of_answers_needs_no_model_for_what_it_holds() {
+    let (student, folder) = (Student::new(), tempfile::tempdir().unwrap());
+    let out = EvaluationDirectory::open(&folder.path().join("scores")).unwrap();
+    let benchmarks = [benchmark()];
+    let end = [student.tokenizer.end_token()];
+    let text = TextInterface {
+        tokenizer: &student.tokenizer,
+        template: &student.template,
+        end_tokens: &end,
+    };
+    let (config, context) = (config(2, 1, 0.0), Context::default());
+    let tested = |name: &str| TestedModel { fingerprint: name.into(), ..Default::default() };
+    let mut loaded = 0;
+    let mut ask = |benchmarks: &[Benchmark], name: &str, config: &EvaluateConfig| {
+        let mut load = || {
+            loaded += 1;
+            Ok(student.model.clone())
+        };
+        let answers = out.evaluate(benchmarks, config, &tested(name), &text, &mut load, &context);
+        (answers, loaded)
+    };
+    let (answers, loads) = ask(&benchmarks, "m", &config);
+    let answers = answers.unwrap();
+    assert_eq!((answers[0].len(), loads), (7, 1));
+    let (again, loads) = ask(&benchmarks, "m", &config);
+    assert!((again.unwrap(), loads) == (answers.clone(), 1));
+    // Several benchmarks load it once.
+    let more = ["a", "b"].map(|name| Benchmark { name: name.into(), ..benchmark() });
+    assert_eq!(ask(&more, "m", &config).1, 2);
+    let error = ask(&benchmarks, "other", &config).0.unwrap_err().to_string();
+    assert!(error.contains("other settings: model was \"m\", is \"other\""), "{error}");
+    let scores = out.write_scores(&benchmarks, &answers, Some(3)).unwrap();
+    assert_eq!((scores.scores[0].problems, scores.scores[0].of), (3, 3));
+    // Two files of one name would share their answers.
+    let paths = ["x/toy.jsonl", "y/TOY.jsonl"].map(|name| folder.path().join(name));
+    for path in &paths {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{\"problem\": \"1+1?\", \"answer\": 2}\n").unwrap();
+    }
+    let error = read_benchmarks(&paths, &ColumnMap::default(), &context).unwrap_err();
+    assert!(error.to_string().contains("two files are called TOY"), "{error}");
 }
 
 #[test]

@@ -2,9 +2,12 @@
 //! error that says what to do.
 
 use super::server::{Manner, Server, says};
-use mixdistill::eval::{Benchmark, BenchmarkProblem, Judged, Scores, judge_misses};
+use mixdistill::Error;
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
+use mixdistill::eval::{Benchmark, BenchmarkProblem, GradedAnswer, Scores, judge_misses};
 use mixdistill::teacher::{ChatClient, ChatConfig};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// A server that gives these answers (status, headers, body), one after the other, and then dies.
 fn server(answers: Vec<(u16, &'static str, String)>) -> Server {
@@ -46,30 +49,46 @@ fn benchmark() -> Benchmark {
     }
 }
 
+/// How far the judging was.
+#[derive(Default)]
+struct Seen(Vec<(u64, u64)>);
+
+impl Observer for Seen {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Task { task: Task::Judge, progress } = event {
+            self.0.push((progress.done, progress.total));
+        }
+        Ok(())
+    }
+}
+
+fn nobody() -> Context<'static> {
+    Context::default()
+}
+
 #[test]
 fn only_misses_that_state_something_are_judged() {
     let benchmark = benchmark();
     let texts = [r"\boxed{7}", r"\boxed{\text{the lucky number}}", r"\boxed{8}", "I do not know"];
-    let mut answers: Vec<Judged> = benchmark
+    let mut answers: Vec<GradedAnswer> = benchmark
         .problems
         .iter()
         .zip(texts)
-        .map(|(problem, text)| Judged::of(problem, 0, text.into(), false))
+        .map(|(problem, text)| GradedAnswer::of(problem, 0, text.into(), false))
         .collect();
     let judge = server(vec![verdict("Yes."), verdict("No, it is not.")]);
-    let mut seen = vec![];
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("verdicts.jsonl");
-    let unclear = judge_misses(&mut answers, &mut client(&judge.url), &store, &mut |done, of| {
-        seen.push((done, of));
-    })
-    .unwrap();
-    assert_eq!((seen, unclear), (vec![(1, 2), (2, 2)], 0));
+    let mut seen = Seen::default();
+    let context = Context::new(&mut seen, &StopFlag::default());
+    let unclear = judge_misses(&mut answers, &mut client(&judge.url), &store, &context).unwrap();
+    drop(context);
+    assert_eq!((seen.0, unclear), (vec![(1, 2), (2, 2)], 0));
     // Nothing is asked twice: the server is gone, and the verdicts are there. One that was cut off is
     // asked again.
     answers.iter_mut().for_each(|answer| answer.by_judge = None);
-    let again = |answers: &mut [Judged], url: &str| {
-        judge_misses(answers, &mut client(url), &store, &mut |_, _| {})
+    let again = |answers: &mut [GradedAnswer], url: &str| {
+        judge_misses(answers, &mut client(url), &store, &nobody())
     };
     again(&mut answers, &judge.url).unwrap();
     let text = std::fs::read_to_string(&store).unwrap();
@@ -83,11 +102,11 @@ fn only_misses_that_state_something_are_judged() {
     let config = ChatConfig { model: "other".into(), ..client(&other.url).config().clone() };
     let mut other = ChatClient::new(config).unwrap();
     let mut of_other = answers.clone();
-    judge_misses(&mut of_other, &mut other, &store, &mut |_, _| {}).unwrap();
+    judge_misses(&mut of_other, &mut other, &store, &nobody()).unwrap();
     assert_eq!(of_other[1].by_judge, Some(false));
     let foreign = folder.path().join("foreign");
     std::fs::write(&foreign, "my only line").unwrap();
-    let error = judge_misses(&mut of_other, &mut other, &foreign, &mut |_, _| {}).unwrap_err();
+    let error = judge_misses(&mut of_other, &mut other, &foreign, &nobody()).unwrap_err();
     assert!(error.to_string().contains("no whole line"), "{error}");
     assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "my only line");
     // One that is cut in the middle of a character is asked again.
@@ -97,7 +116,7 @@ fn only_misses_that_state_something_are_judged() {
         [&text[..], "{\"judge\":\"ä".as_bytes().split_last().unwrap().1].concat(),
     )
     .unwrap();
-    judge_misses(&mut of_other, &mut other, &store, &mut |_, _| {}).unwrap();
+    judge_misses(&mut of_other, &mut other, &store, &nobody()).unwrap();
     assert_eq!(std::fs::read(&store).unwrap(), text);
     let verdicts: Vec<Option<bool>> = answers.iter().map(|answer| answer.by_judge).collect();
     assert_eq!(verdicts, [None, Some(true), Some(false), None]);
@@ -117,11 +136,11 @@ fn only_misses_that_state_something_are_judged() {
 #[test]
 fn a_busy_server_is_asked_again_and_others_are_named() {
     let busy = server(vec![(429, "Retry-After: 0\r\n", String::new()), verdict("yes")]);
-    assert_eq!(client(&busy.url).complete(&[("user", "?")]).unwrap().text, "yes");
+    assert_eq!(client(&busy.url).complete(&[("user", "?")], &nobody()).unwrap().text, "yes");
     assert_eq!(busy.requests().len(), 2);
     let fails = |answers: Vec<(u16, &'static str, String)>| {
         let server = server(answers);
-        client(&server.url).complete(&[("user", "?")]).unwrap_err().to_string()
+        client(&server.url).complete(&[("user", "?")], &nobody()).unwrap_err().to_string()
     };
     let twice = |status, body: &str| {
         vec![(status, "Retry-After: 0\r\n", body.to_owned()), (status, "", body.to_owned())]
@@ -140,7 +159,24 @@ fn a_busy_server_is_asked_again_and_others_are_named() {
     let error = fails(twice(200, &" ".repeat(17 << 20)));
     assert!(error.contains("larger than 16 MiB"), "{error}");
     // Nobody is there.
-    let error = client("http://127.0.0.1:9/v1").complete(&[("user", "?")]).unwrap_err();
+    let error = client("http://127.0.0.1:9/v1").complete(&[("user", "?")], &nobody()).unwrap_err();
     assert!(error.to_string().contains("cannot be asked"), "{error}");
     assert!(ChatClient::new(ChatConfig { url: "ftp://x".into(), ..Default::default() }).is_err());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_judge() {
+    let judge = Server::start(|_| Manner::Silent(Duration::from_secs(20)));
+    let stop = StopFlag::default();
+    let asked = stop.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        asked.request();
+    });
+    let start = Instant::now();
+    let config = ChatConfig { timeout: 60, ..client(&judge.url).config().clone() };
+    let client = ChatClient::new(config).unwrap();
+    let error = client.complete(&[("user", "?")], &Context::new((), &stop)).unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -8,12 +8,12 @@ mod real;
 mod server;
 mod trouble;
 
+use mixdistill::context::{Context, Event, Observer, StopFlag};
 use mixdistill::data::{ColumnMap, Join, Pairs, Source};
 use mixdistill::teacher::{
-    ChatConfig, Failure, Keep, MakePairsConfig, PairsDirectory, PairsEvent, PairsReport, Pick,
-    Question, ReasoningForm, Response, Sample, Teacher, TeacherConfig, make_pairs, make_pairs_with,
+    ChatConfig, Failure, Keep, MakePairsConfig, PairsDirectory, PairsReport, Pick, ReasoningForm,
+    Response, Teacher, TeacherConfig, TeacherPrompt, TeacherSample, make_pairs, make_pairs_with,
 };
-use mixdistill::train::StopFlag;
 use serde_json::{Value, json};
 use server::{Manner, Server, long_answer, numbers, says, short_answer};
 use std::collections::BTreeSet;
@@ -49,8 +49,26 @@ fn set(config: &mut MakePairsConfig, set: impl Fn(&mut ChatConfig)) {
     }
 }
 
-fn run(config: &MakePairsConfig, out: &Path) -> mixdistill::Result<Option<PairsReport>> {
+fn run(config: &MakePairsConfig, out: &Path) -> mixdistill::Result<PairsReport> {
     run_saying(config, out, true).0
+}
+
+/// What is said, and how often it is told how far the asking is.
+#[derive(Default)]
+struct Said {
+    notices: Vec<String>,
+    pairs: usize,
+}
+
+impl Observer for Said {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Notice(text) => self.notices.push((*text).to_owned()),
+            Event::Pairs(_) => self.pairs += 1,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// Also what was said meanwhile.
@@ -58,15 +76,13 @@ fn run_saying(
     config: &MakePairsConfig,
     out: &Path,
     asks: bool,
-) -> (mixdistill::Result<Option<PairsReport>>, Vec<String>) {
-    let mut said = vec![];
+) -> (mixdistill::Result<PairsReport>, Vec<String>) {
+    let mut said = Said::default();
     let directory = PairsDirectory::open(out).unwrap();
-    let result = make_pairs(config, &directory, asks, &StopFlag::default(), &mut |event| {
-        if let PairsEvent::Notice(text) = event {
-            said.push(text.to_owned());
-        }
-    });
-    (result, said)
+    let context = Context::new(&mut said, &StopFlag::default());
+    let result = make_pairs(config, &directory, asks, &context);
+    drop(context);
+    (result, said.notices)
 }
 
 fn rows(path: &Path) -> Vec<Value> {
@@ -103,7 +119,7 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
     });
     let mut config = sums(folder.path(), 12, [&long, &short]);
     config.short.server.as_mut().unwrap().system = "Be brief.".into();
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.pairs, report.rows), (6, [6, 6]));
     let counts = &report.long;
     assert_eq!(counts.model, "the-model");
@@ -154,7 +170,7 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
     let before = std::fs::read(out.join("pairs.jsonl")).unwrap();
     long.requests();
     let (again, said) = run_saying(&config, &out, true);
-    let again = again.unwrap().unwrap();
+    let again = again.unwrap();
     let asked: Vec<u64> = long.requests().iter().map(|r| number(&r.prompt)).collect();
     assert!(asked.iter().all(|i| *i == 4), "{asked:?}");
     // What the long teacher refused, the short one may have been spared before.
@@ -166,11 +182,11 @@ fn correct_answers_are_kept_in_pairs_and_all_others_are_counted() {
     // Without servers, the model's name being known: the same.
     drop((long, short));
     let (offline, _) = run_saying(&config, &out, false);
-    let offline = offline.unwrap().unwrap();
+    let offline = offline.unwrap();
     assert_eq!((offline.pairs, offline.long.not_answered), (6, 1));
     // Other forms of the same answers need no server either.
     config.long.reasoning = ReasoningForm::Plain;
-    run_saying(&config, &out, false).0.unwrap().unwrap();
+    run_saying(&config, &out, false).0.unwrap();
     let pair = &rows(&out.join("pairs.jsonl"))[0];
     assert_eq!(pair["long"], "7 and 44, let me see.\n\nThe sum is \\boxed{51}.");
 }
@@ -182,7 +198,7 @@ fn a_run_that_keeps_nothing_leaves_the_rows_of_an_earlier_one() {
     let right = |request: &server::Request| Manner::Says(short_answer(&request.prompt));
     let (long, short) = (Server::start(right), Server::start(right));
     let mut config = sums(folder.path(), 3, [&long, &short]);
-    assert_eq!(run(&config, &out).unwrap().unwrap().rows, [3, 3]);
+    assert_eq!(run(&config, &out).unwrap().rows, [3, 3]);
     let files = || {
         ["long.jsonl", "short.jsonl", "pairs.jsonl", "report.json", "README.md", "config.toml"]
             .map(|name| std::fs::read(out.join(name)).unwrap())
@@ -191,13 +207,13 @@ fn a_run_that_keeps_nothing_leaves_the_rows_of_an_earlier_one() {
     // With another prompt all requests are others, and nobody is asked.
     set(&mut config, |server| server.system = "Be brief.".into());
     let (report, said) = run_saying(&config, &out, false);
-    let report = report.unwrap().unwrap();
+    let report = report.unwrap();
     assert_eq!((report.pairs, report.rows), (0, [0, 0]));
     assert!(said.iter().any(|text| text.contains("stay as they are")), "{said:?}");
     assert!(files() == before);
     // One answer is enough to write them anew.
     config.limit = Some(1);
-    assert_eq!(run(&config, &out).unwrap().unwrap().rows, [1, 1]);
+    assert_eq!(run(&config, &out).unwrap().rows, [1, 1]);
     assert_eq!(rows(&out.join("long.jsonl")).len(), 1);
 }
 
@@ -219,7 +235,7 @@ fn samples_are_asked_until_one_is_correct() {
     let error = run(&config, &folder.path().join("refused")).unwrap_err().to_string();
     assert!(error.contains("long.server.temperature"), "{error}");
     set(&mut config, |server| server.temperature = 0.7);
-    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    let report = run(&config, &folder.path().join("pairs")).unwrap();
     assert_eq!((report.pairs, report.long.without_correct), (12, 4));
     // 1 + 2 + 3 + 3 samples for each four problems.
     assert_eq!(long.requests().len(), 36);
@@ -249,13 +265,13 @@ fn the_shortest_or_the_longest_of_all_samples_is_kept() {
     config.long.price = [0.0, 1000.0];
     set(&mut config, |server| server.temperature = 1.0);
     let out = folder.path().join("pairs");
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.long.answers, report.long.correct, report.long.unstated), (12, 9, 3));
     assert_eq!((report.long.tokens, report.short.requests_new), ([0, 120], 3));
     assert!((report.long.cost - 0.12).abs() < 1e-12);
     assert_eq!(rows(&out.join("pairs.jsonl"))[0]["long"], "\\boxed{3}");
     config.pick = Pick::Longest;
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.long.requests_new, report.long.requests_known), (0, 3));
     assert_eq!(rows(&out.join("pairs.jsonl"))[0]["long"], "Certainly: \\boxed{3}");
 }
@@ -273,7 +289,7 @@ fn either_teachers_problems_are_kept_on_request() {
     let mut config = sums(folder.path(), 9, [&long, &short]);
     config.keep = Keep::Either;
     let out = folder.path().join("pairs");
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.pairs, report.rows), (3, [6, 6]));
     // Nothing is skipped, since each answer counts by itself.
     assert_eq!((long.requests().len(), short.requests().len()), (9, 9));
@@ -313,7 +329,7 @@ fn each_problem_is_asked_once_and_none_that_a_benchmark_has() {
     config.benchmarks = vec![benchmark];
     config.near_duplicates = 0.6;
     let out = folder.path().join("pairs");
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     let counts = &report.problems;
     assert_eq!((counts.read, counts.without_answer, counts.asked), (6, 1, 2), "{counts:?}");
     assert_eq!((counts.duplicates, counts.contradictions), (2, 1), "{counts:?}");
@@ -332,7 +348,7 @@ fn a_directory_with_other_files_or_another_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("thesis.tex"), "").unwrap();
     let error = PairsDirectory::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("other files"), "{error}");
+    assert!(error.contains("files that are not those of pairs"), "{error}");
     let out = folder.path().join("pairs");
     let _held = PairsDirectory::open(&out).unwrap();
     let error = PairsDirectory::open(&out).unwrap_err().to_string();
@@ -353,7 +369,7 @@ fn a_server_that_gives_fewer_answers_than_asked_is_asked_again() {
     let mut config = sums(folder.path(), 2, [&long, &short]);
     (config.samples, config.long.n) = (6, 4);
     set(&mut config, |server| server.temperature = 1.0);
-    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    let report = run(&config, &folder.path().join("pairs")).unwrap();
     assert_eq!((report.pairs, report.long.answers), (2, 10));
     let asked: Vec<u64> =
         long.requests().iter().map(|r| r.body["n"].as_u64().unwrap_or(1)).collect();
@@ -372,15 +388,15 @@ fn teachers_of_the_callers_own_are_asked_and_must_answer_all() {
         fn place(&self) -> String {
             "here".into()
         }
-        fn request(&self, question: &Question) -> Value {
+        fn request(&self, question: &TeacherPrompt) -> Value {
             json!({ "prompt": question.prompt, "seed": question.seed })
         }
         fn batch(&self) -> usize {
             3
         }
-        fn ask(&self, questions: &[Question], _: &StopFlag) -> Result<Vec<Response>, Failure> {
-            let answer = |question: &Question| Response {
-                samples: vec![Sample::of_text(&short_answer(&question.prompt), None)],
+        fn ask(&self, questions: &[TeacherPrompt], _: &StopFlag) -> Result<Vec<Response>, Failure> {
+            let answer = |question: &TeacherPrompt| Response {
+                samples: vec![TeacherSample::of_text(&short_answer(&question.prompt), None)],
                 ..Response::default()
             };
             Ok(questions.iter().take(self.0).map(answer).collect())
@@ -392,11 +408,11 @@ fn teachers_of_the_callers_own_are_asked_and_must_answer_all() {
     (config.long.server, config.short.server) = (None, None);
     let make = |teachers: [&dyn Teacher; 2], name: &str| {
         let out = PairsDirectory::open(&folder.path().join(name)).unwrap();
-        make_pairs_with(&config, teachers, &out, &StopFlag::default(), &mut |_| {})
+        make_pairs_with(&config, teachers, &out, &Context::default())
     };
-    assert_eq!(make([&Own(3), &Own(3)], "pairs").unwrap().unwrap().pairs, 7);
+    assert_eq!(make([&Own(3), &Own(3)], "pairs").unwrap().pairs, 7);
     let card = std::fs::read_to_string(folder.path().join("pairs/README.md")).unwrap();
-    assert!(card.contains("| long: own   |"), "{card}");
+    assert!(card.contains("| long: own |"), "{card}");
     let error = make([&Own(3), &Own(2)], "fewer").unwrap_err().to_string();
     assert!(error.contains("2 of 3 questions"), "{error}");
 }
@@ -408,7 +424,7 @@ fn pairs_of_other_problems_are_not_written_over() {
     let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
     let mut config = sums(folder.path(), 3, [&long, &short]);
     let out = folder.path().join("pairs");
-    run(&config, &out).unwrap().unwrap();
+    run(&config, &out).unwrap();
     let row = |a: u64| json!({ "problem": format!("Add {a} and 1."), "answer": a + 1 }).to_string();
     let others = folder.path().join("others.jsonl");
     std::fs::write(&others, row(50) + "\n" + &row(60)).unwrap();
@@ -420,7 +436,7 @@ fn pairs_of_other_problems_are_not_written_over() {
     // More problems beside the old ones are no others.
     let more = std::fs::read_to_string(&first).unwrap() + &row(70);
     std::fs::write(&others, more).unwrap();
-    assert_eq!(run(&config, &out).unwrap().unwrap().pairs, 4);
+    assert_eq!(run(&config, &out).unwrap().pairs, 4);
     config.limit = Some(0);
     assert!(run(&config, &out).unwrap_err().to_string().contains("limit"));
 }
@@ -433,7 +449,7 @@ fn pairs_are_written_as_parquet_too() {
     let short = Server::start(|request| Manner::Says(short_answer(&request.prompt)));
     let config = sums(folder.path(), 5, [&long, &short]);
     let out = folder.path().join("pairs");
-    run(&config, &out).unwrap().unwrap();
+    run(&config, &out).unwrap();
     for (role, solution) in [("long", "The sum is"), ("short", "boxed")] {
         let columns = ColumnMap { solution: Some(role.into()), ..ColumnMap::default() };
         let read =

@@ -2,8 +2,8 @@
 
 use crate::server::{Manner, Server, says};
 use crate::{rows, rows_of, run, sums};
-use mixdistill::teacher::{Keep, LocalConfig, LocalTeacher, Question, Teacher, TeacherConfig};
-use mixdistill::train::StopFlag;
+use mixdistill::context::{Context, StopFlag};
+use mixdistill::teacher::{Keep, LocalConfig, LocalTeacher, Teacher, TeacherConfig, TeacherPrompt};
 use serde_json::json;
 
 /// Problems that so small a model can answer now and then.
@@ -25,9 +25,10 @@ fn a_real_model_behind_http_and_in_the_process_answers_alike() {
         return;
     };
     let local = LocalConfig { model, max_tokens: 96, batch_size: 4, ..LocalConfig::default() };
-    let teacher = LocalTeacher::load(local.clone(), &mut |_, _| {}).unwrap();
+    let teacher = LocalTeacher::load(local.clone(), &Context::default()).unwrap();
     let served = Server::start(move |request| {
-        let question = Question { system: None, prompt: request.prompt.clone(), seed: 0, n: 1 };
+        let question =
+            TeacherPrompt { system: None, prompt: request.prompt.clone(), seed: 0, n: 1 };
         let responses = teacher.ask(&[question], &StopFlag::default()).unwrap();
         let sample = &responses[0].samples[0];
         let mut json = says(&sample.content, sample.finish_reason.as_deref().unwrap());
@@ -46,7 +47,7 @@ fn a_real_model_behind_http_and_in_the_process_answers_alike() {
     config.long.server.as_mut().unwrap().timeout = 120;
     config.short = TeacherConfig { local: Some(local), ..TeacherConfig::default() };
     let out = folder.path().join("pairs");
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     // The same greedy answers, alone over HTTP and in batches here.
     assert_eq!(report.long.with_correct, report.short.with_correct);
     assert_eq!(report.pairs, report.long.with_correct);
@@ -57,7 +58,7 @@ fn a_real_model_behind_http_and_in_the_process_answers_alike() {
     assert!(report.short.tokens[0] > 100 && report.short.tokens[1] > 10);
     // Nobody is asked again.
     served.requests();
-    let again = run(&config, &out).unwrap().unwrap();
+    let again = run(&config, &out).unwrap();
     assert_eq!((again.long.requests_new, again.short.requests_new), (0, 0));
     assert_eq!((served.requests().len(), again.pairs), (0, report.pairs));
 }

@@ -1,9 +1,10 @@
 //! Servers that are busy, break off, lie, or die, and processes that are killed.
 
 use crate::server::{Manner, Server, long_answer, says, short_answer};
-use crate::{number, rows, run, run_saying, set, sums};
-use mixdistill::teacher::{MakePairsConfig, PairsDirectory, PairsEvent, make_pairs};
-use mixdistill::train::StopFlag;
+use crate::{Said, number, rows, run, run_saying, set, sums};
+use mixdistill::Error;
+use mixdistill::context::{Context, StopFlag};
+use mixdistill::teacher::{MakePairsConfig, PairsDirectory, make_pairs};
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -48,7 +49,7 @@ fn whatever_passes_is_tried_again() {
     let mut config = sums(folder.path(), 10, [&long, &short]);
     set(&mut config, |server| server.timeout = 2);
     let out = folder.path().join("pairs");
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.pairs, report.long.refused), (9, 1));
     assert!(report.long.reason.as_ref().unwrap().contains("larger than 16 MiB"));
     let requests = long.requests();
@@ -86,7 +87,7 @@ fn a_server_that_dies_ends_the_run_and_the_next_one_asks_for_the_rest() {
     // Elsewhere, and well.
     let long = Server::start(|request| Manner::Says(long_answer(&request.prompt)));
     config.long.server.as_mut().unwrap().url.clone_from(&long.url);
-    let report = run(&config, &out).unwrap().unwrap();
+    let report = run(&config, &out).unwrap();
     assert_eq!((report.pairs, report.long.requests_known), (60, long_stored));
     assert_eq!(long.requests().len(), 60 - long_stored);
     assert_eq!(asked_of_short + short.requests().len(), 60);
@@ -102,7 +103,7 @@ fn one_question_without_an_answer_does_not_end_the_run() {
     });
     let short = right();
     let config = sums(folder.path(), 12, [&long, &short]);
-    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    let report = run(&config, &folder.path().join("pairs")).unwrap();
     assert_eq!((report.pairs, report.long.not_answered), (11, 1));
     assert!(report.long.reason.unwrap().contains("status 500: boom, 3 times"));
 }
@@ -193,7 +194,7 @@ fn a_server_that_refuses_the_few_problems_that_there_are_is_an_error() {
     });
     let short = right();
     let report = run(&sums(folder.path(), 3, [&long, &short]), &folder.path().join("pairs"));
-    assert_eq!(report.unwrap().unwrap().long.refused, 2);
+    assert_eq!(report.unwrap().long.refused, 2);
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn a_server_is_asked_with_the_name_that_it_has_for_the_limit() {
     let short = right();
     let mut config = sums(folder.path(), 3, [&long, &short]);
     config.long.server.as_mut().unwrap().max_tokens_field = "max_completion_tokens".into();
-    let report = run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    let report = run(&config, &folder.path().join("pairs")).unwrap();
     assert_eq!(report.pairs, 3);
     assert!(long.requests().iter().all(|r| r.body["max_completion_tokens"] == 8192));
     assert!(short.requests().iter().all(|r| r.body["max_tokens"] == 8192));
@@ -233,7 +234,7 @@ fn a_reply_that_ends_within_a_character_is_neither_lost_nor_spoiled() {
     let short = right();
     let out = folder.path().join("pairs");
     let (report, said) = run_saying(&sums(folder.path(), 3, [&long, &short]), &out, true);
-    assert_eq!(report.unwrap().unwrap().pairs, 3);
+    assert_eq!(report.unwrap().pairs, 3);
     assert_eq!(long.requests().len(), 4);
     let mut ends: Vec<String> = rows(&out.join("long.jsonl"))
         .iter()
@@ -259,7 +260,7 @@ fn broken_characters_in_replies_are_mended_and_said_once() {
     let out = folder.path().join("pairs");
     let config = sums(folder.path(), 4, [&long, &short]);
     let (report, said) = run_saying(&config, &out, true);
-    assert_eq!(report.unwrap().unwrap().pairs, 4);
+    assert_eq!(report.unwrap().pairs, 4);
     let about: Vec<&String> = said.iter().filter(|text| text.contains("Unicode")).collect();
     assert!(about.len() == 1 && about[0].contains("2 replies"), "{said:?}");
     let rows = rows(&out.join("long.jsonl"));
@@ -297,7 +298,7 @@ fn a_busy_server_is_left_alone_as_long_as_it_asks_and_that_is_said() {
     set(&mut config, |server| server.retries = 1);
     let start = Instant::now();
     let (report, said) = run_saying(&config, &folder.path().join("pairs"), true);
-    assert_eq!(report.unwrap().unwrap().pairs, 2);
+    assert_eq!(report.unwrap().pairs, 2);
     assert!(said.iter().any(|text| text.contains("slow down")), "{said:?}");
     // The pauses grow although the server asks for none: 0.25, 0.5, 1 and 2 seconds at least.
     assert!(start.elapsed() > Duration::from_millis(3750), "{:?}", start.elapsed());
@@ -311,7 +312,7 @@ fn requests_are_begun_no_faster_than_allowed() {
     // One in 50 ms, although four threads ask.
     set(&mut config, |server| server.requests_per_minute = 1200.0);
     let start = Instant::now();
-    run(&config, &folder.path().join("pairs")).unwrap().unwrap();
+    run(&config, &folder.path().join("pairs")).unwrap();
     assert_eq!((long.requests().len(), short.requests().len()), (21, 21));
     assert!(start.elapsed() >= Duration::from_millis(20 * 50), "{:?}", start.elapsed());
 }
@@ -331,14 +332,14 @@ fn a_stop_does_not_wait_for_a_busy_server() {
         asked.request();
         Instant::now()
     });
-    let mut shown = 0;
-    let report = make_pairs(&config, &out, true, &stop, &mut |event| {
-        shown += usize::from(matches!(event, PairsEvent::Asking(_)));
-    });
-    assert!(report.unwrap().is_none());
+    let mut said = Said::default();
+    let context = Context::new(&mut said, &stop);
+    let report = make_pairs(&config, &out, true, &context);
+    drop(context);
+    assert!(matches!(report.unwrap_err(), Error::Stopped { .. }));
     assert!(timer.join().unwrap().elapsed() < Duration::from_secs(30));
     // Something moves meanwhile.
-    assert!(shown > 2, "{shown}");
+    assert!(said.pairs > 2, "{}", said.pairs);
 }
 
 #[test]
@@ -410,7 +411,7 @@ fn a_process_that_is_killed_at_any_moment_loses_nothing() {
     // Each is asked once, but for those on their way when a process was killed, and the torn line.
     assert!(asked >= 300 && asked <= 300 + kills * 8 + 1, "{asked} requests, {kills} kills");
     let (report, _) = run_saying(&config, &out, false);
-    assert_eq!(report.unwrap().unwrap().pairs, 150);
+    assert_eq!(report.unwrap().pairs, 150);
 }
 
 /// A process that makes pairs: this test program again, with the settings in a file.

@@ -2,18 +2,20 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use mixdistill::context::{Event, Moment, Observer};
 use mixdistill::data::{Example, Row, TextTokenizer};
 use mixdistill::model::{
-    Architecture, DecoderConfig, DecoderLm, Endings, GenerateConfig, Generation, SaveAdapter,
-    named_tensors, with_named_tensors,
+    Architecture, DecoderConfig, DecoderLm, GenerateConfig, Generation, SaveAdapter,
+    StopConditions, named_tensors, with_named_tensors,
 };
 use mixdistill::recipe::RunConfig;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The backends that this build can run here without a GPU.
-#[allow(deprecated, reason = "Burn deprecates ndarray in favour of flex")]
+#[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex")]
 pub fn devices() -> Vec<Device> {
     [
         #[cfg(feature = "flex")]
@@ -105,13 +107,13 @@ pub fn generate(
     config: &GenerateConfig,
 ) -> mixdistill::Result<Vec<Generation>> {
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
-    let endings = Endings { tokens: end, tokenizer: &tokenizer };
-    model.generate(prompts, endings, config, &mut |_| ControlFlow::Continue(()))
+    let stop_conditions = StopConditions { tokens: end, tokenizer: &tokenizer };
+    model.generate(prompts, stop_conditions, config, &mut |_| ControlFlow::Continue(()))
 }
 
 /// A run of the toy corpus that takes a second or so.
 pub fn toy_run(out: &Path) -> RunConfig {
-    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::default() };
+    let mut config = RunConfig { out: out.to_owned(), ..RunConfig::toy() };
     config.data.toy_problems = 60;
     config.data.toy_test_problems = 8;
     config.model.hidden_size = 32;
@@ -120,8 +122,23 @@ pub fn toy_run(out: &Path) -> RunConfig {
     config
 }
 
+/// A command of the program, which `cargo test` builds beside the tests.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(program());
+    command.arg(name);
+    command
+}
+
+/// The path of the program, which the feature `cli` brings.
+pub fn program() -> &'static str {
+    let Some(program) = option_env!("CARGO_BIN_EXE_mixdistill") else {
+        panic!("the tests of the program need the feature `cli`");
+    };
+    program
+}
+
 /// An example's program, which `cargo test` builds beside the tests.
-pub fn program(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let profile = deps.parent().unwrap().parent().unwrap();
     let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
@@ -156,4 +173,44 @@ pub fn smollm2() -> Option<PathBuf> {
         say("skipped: MIXDISTILL_SMOLLM2 does not name the folder of SmolLM2-135M-Instruct");
     }
     folder
+}
+
+/// What a run tells, as lines of text.
+#[derive(Debug, Default)]
+pub struct Said(pub Vec<String>);
+
+impl Said {
+    /// Whether a line holds a text.
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.iter().any(|line| line.contains(text))
+    }
+}
+
+impl Observer for Said {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Overview(overview) => {
+                self.0.push(format!("data: {}", overview.data));
+                self.0.extend([overview.ledger.to_string(), overview.mixture.to_string()]);
+                self.0.extend(overview.lines.iter().cloned());
+            }
+            Event::Accuracy { moment: Moment::Before, accuracy } => {
+                self.0.push(format!("before training: {accuracy}"));
+            }
+            Event::Accuracy { moment: Moment::After, accuracy } => {
+                self.0.push(format!("after training: {accuracy}"));
+            }
+            Event::Resuming { path, skipped } => {
+                self.0.extend(skipped.iter().cloned());
+                self.0.push(format!("resuming from {}", path.display()));
+            }
+            Event::AlreadyFinished => self.0.push("this run is finished".into()),
+            Event::Part { name, about, number, of, .. } => {
+                self.0.push(format!("{name}: {about} ({number} of {of})"));
+            }
+            Event::Notice(text) => self.0.push((*text).to_owned()),
+            _ => {}
+        }
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! The measured figures: how many labelled rows of other projects' test data get their label.
+//! The measured figures: how many labeled rows of other projects' test data get their label.
 //! `MIXDISTILL_SHOW=1` prints every row that differs.
 
 use super::common;
@@ -119,7 +119,7 @@ fn measure(name: &str, file: PathBuf, goal: f64, verdict: &dyn Fn(&Value) -> Opt
 }
 
 #[test]
-fn labelled_rows() {
+fn labeled_rows() {
     let Some(grading) = common::shared("grading") else { return };
     println!("| file                         | asked | agree |      % |  goal | us / row |");
     println!("|------------------------------|-------|-------|--------|-------|----------|");

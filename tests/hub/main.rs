@@ -4,7 +4,8 @@
 mod server;
 
 use mixdistill::Error;
-use mixdistill::hub::{Hub, HubModel};
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
+use mixdistill::hub::{HubModel, HubOptions};
 use server::*;
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,6 +38,10 @@ fn model(text: &str) -> HubModel {
     HubModel::parse(text).unwrap()
 }
 
+fn quiet() -> Context<'static> {
+    Context::default()
+}
+
 fn cache() -> TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -55,8 +60,8 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// What an attempt fails with; no failure may show the token or the keys in addresses.
-fn failure(text: &str, hub: &Hub) -> String {
-    let error = model(text).fetch_with(hub).unwrap_err();
+fn failure(text: &str, hub: &HubOptions) -> String {
+    let error = model(text).fetch_with(hub, &quiet()).unwrap_err();
     assert!(matches!(error, Error::Model { .. }), "{error:?}");
     let (short, long) = (error.to_string(), format!("{error:?}"));
     assert!(short.starts_with("model some/model@"), "{short}");
@@ -146,7 +151,7 @@ fn anything_else_is_refused() {
 #[test]
 fn a_model_of_one_file_comes_whole() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
-    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache), &quiet()).unwrap();
     assert_eq!(snapshot, folder(&cache).join("snapshots").join(FIRST));
     let needed = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&snapshot), set(&needed));
@@ -162,7 +167,7 @@ fn a_model_of_one_file_comes_whole() {
 #[test]
 fn shards_come_and_nothing_that_the_index_does_not_name() {
     let (server, cache) = (Server::start(&SHARDS), cache());
-    let snapshot = model("some/model@main").fetch_with(&server.hub(&cache)).unwrap();
+    let snapshot = model("some/model@main").fetch_with(&server.hub(&cache), &quiet()).unwrap();
     assert_eq!(names(&snapshot), SHARDS[..4].iter().map(|(name, _)| (*name).to_owned()).collect());
     for (name, content) in &SHARDS[..4] {
         assert_eq!(fs::read(snapshot.join(name)).unwrap(), *content, "{name}");
@@ -174,12 +179,12 @@ fn a_second_fetch_asks_for_the_commit_only() {
     for files in [&ONE_FILE[..], &SHARDS[..]] {
         let (server, cache) = (Server::start(files), cache());
         let hub = server.hub(&cache);
-        let first = model("some/model").fetch_with(&hub).unwrap();
+        let first = model("some/model").fetch_with(&hub, &quiet()).unwrap();
         server.requests();
-        assert_eq!(model("some/model").fetch_with(&hub).unwrap(), first);
+        assert_eq!(model("some/model").fetch_with(&hub, &quiet()).unwrap(), first);
         assert_eq!(server.requests(), ["GET /api/models/some/model/revision/main +token"]);
         let pinned = format!("some/model@{FIRST}");
-        assert_eq!(model(&pinned).fetch_with(&hub).unwrap(), first);
+        assert_eq!(model(&pinned).fetch_with(&hub, &quiet()).unwrap(), first);
         assert_eq!(server.requests(), [""; 0]);
     }
 }
@@ -188,12 +193,12 @@ fn a_second_fetch_asks_for_the_commit_only() {
 fn a_new_commit_brings_only_what_changed() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
     let hub = server.hub(&cache);
-    let first = model("some/model").fetch_with(&hub).unwrap();
+    let first = model("some/model").fetch_with(&hub, &quiet()).unwrap();
     let mut files = ONE_FILE;
     files[1].1 = b"{\"new\": true}";
     server.commit(SECOND, &files);
     server.requests();
-    let second = model("some/model").fetch_with(&hub).unwrap();
+    let second = model("some/model").fetch_with(&hub, &quiet()).unwrap();
     assert_eq!(second, first.with_file_name(SECOND));
     let requests = server.requests();
     let fetched: Vec<_> = requests.iter().filter(|r| r.starts_with("GET /some")).collect();
@@ -202,7 +207,7 @@ fn a_new_commit_brings_only_what_changed() {
     assert_eq!(fs::read(first.join("tokenizer.json")).unwrap(), ONE_FILE[1].1);
     assert_eq!(fs::read(second.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
     // The old commit is still there, and needs no hub.
-    assert_eq!(model(&format!("some/model@{FIRST}")).fetch_with(&hub).unwrap(), first);
+    assert_eq!(model(&format!("some/model@{FIRST}")).fetch_with(&hub, &quiet()).unwrap(), first);
 }
 
 #[test]
@@ -210,11 +215,34 @@ fn a_revision_with_slashes_has_a_note_of_its_own() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
     server.state.lock().unwrap().revisions.insert("refs/pr/1".into(), FIRST.into());
     let mut hub = server.hub(&cache);
-    let snapshot = model("some/model@refs/pr/1").fetch_with(&hub).unwrap();
+    let snapshot = model("some/model@refs/pr/1").fetch_with(&hub, &quiet()).unwrap();
     assert_eq!(fs::read_to_string(folder(&cache).join("refs/refs/pr/1")).unwrap(), FIRST);
     hub.offline = true;
-    assert_eq!(model("some/model@refs/pr/1").fetch_with(&hub).unwrap(), snapshot);
+    assert_eq!(model("some/model@refs/pr/1").fetch_with(&hub, &quiet()).unwrap(), snapshot);
     assert_says(&failure("some/model@main", &hub), &["is not in the cache"]);
+}
+
+/// How far downloads are.
+#[derive(Default)]
+struct Bytes(Vec<(u64, u64)>);
+
+impl Observer for Bytes {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Task { task: Task::Download, progress } = event {
+            self.0.push((progress.done, progress.total));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stop_before_or_while_a_model_comes_leaves_no_snapshot_of_it() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let stop = StopFlag::default();
+    stop.request();
+    let error = model("some/model").fetch_with(&server.hub(&cache), &Context::new((), &stop));
+    assert!(matches!(error.unwrap_err(), Error::Stopped { .. }));
+    assert_eq!(names(&folder(&cache).join("refs")), set(&[]));
 }
 
 #[test]
@@ -227,7 +255,11 @@ fn big_files_come_from_elsewhere_and_the_token_stays_here() {
     server.manner("model.safetensors", elsewhere.clone());
     store.manner("model.safetensors", elsewhere);
     server.manner("config.json", Manner::Moved);
-    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    let mut bytes = Bytes::default();
+    let context = Context::new(&mut bytes, &StopFlag::default());
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache), &context).unwrap();
+    drop(context);
+    assert!(bytes.0.iter().all(|(done, total)| done < total && *total == big.len() as u64));
     assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), big);
     assert_eq!(fs::read(snapshot.join("config.json")).unwrap(), files[0].1);
     assert_eq!(store.requests(), [format!("GET /stored/{FIRST}/model.safetensors")]);
@@ -319,7 +351,7 @@ fn an_index_names_plain_files_or_is_refused() {
 fn a_cut_connection_is_tried_again() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
     server.manner("model.safetensors", Manner::Cut(2));
-    let snapshot = model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+    let snapshot = model("some/model").fetch_with(&server.hub(&cache), &quiet()).unwrap();
     assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
 }
 
@@ -344,7 +376,7 @@ fn half_a_file_is_never_left_in_the_snapshot() {
         failure("some/model", &hub);
         hub.offline = false;
         server.manner("model.safetensors", Manner::Whole);
-        model("some/model").fetch_with(&hub).unwrap();
+        model("some/model").fetch_with(&hub, &quiet()).unwrap();
         assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), ONE_FILE[3].1);
     }
 }
@@ -362,12 +394,12 @@ fn offline_a_whole_copy_is_enough() {
     for files in [&ONE_FILE[..], &SHARDS[..]] {
         let (server, cache) = (Server::start(files), cache());
         let mut hub = server.hub(&cache);
-        let online = model("some/model").fetch_with(&hub).unwrap();
+        let online = model("some/model").fetch_with(&hub, &quiet()).unwrap();
         server.requests();
         hub.offline = true;
-        assert_eq!(model("some/model").fetch_with(&hub).unwrap(), online);
+        assert_eq!(model("some/model").fetch_with(&hub, &quiet()).unwrap(), online);
         let pinned = format!("some/model@{FIRST}");
-        assert_eq!(model(&pinned).fetch_with(&hub).unwrap(), online);
+        assert_eq!(model(&pinned).fetch_with(&hub, &quiet()).unwrap(), online);
         let last = names(&online).into_iter().rfind(|name| name.ends_with(".safetensors")).unwrap();
         fs::remove_file(online.join(&last)).unwrap();
         for text in ["some/model", &pinned] {
@@ -381,7 +413,7 @@ fn offline_a_whole_copy_is_enough() {
 #[test]
 fn offline_nothing_in_the_cache_is_an_error() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
-    let hub = Hub { offline: true, ..server.hub(&cache) };
+    let hub = HubOptions { offline: true, ..server.hub(&cache) };
     let text = failure("some/model", &hub);
     assert_says(&text, &["HF_HUB_OFFLINE is set", "not in the cache", "with a network"]);
     assert_eq!(server.requests(), [""; 0]);
@@ -391,12 +423,12 @@ fn offline_nothing_in_the_cache_is_an_error() {
 #[test]
 fn without_a_network_a_whole_copy_is_enough() {
     let (server, cache1, cache2) = (Server::start(&ONE_FILE), cache(), cache());
-    let online = model("some/model").fetch_with(&server.hub(&cache1)).unwrap();
+    let online = model("some/model").fetch_with(&server.hub(&cache1), &quiet()).unwrap();
     server.fail(503, "");
-    assert_eq!(model("some/model").fetch_with(&server.hub(&cache1)).unwrap(), online);
+    assert_eq!(model("some/model").fetch_with(&server.hub(&cache1), &quiet()).unwrap(), online);
     let (hub1, hub2) = (server.hub(&cache1), server.hub(&cache2));
     drop(server);
-    assert_eq!(model("some/model").fetch_with(&hub1).unwrap(), online);
+    assert_eq!(model("some/model").fetch_with(&hub1, &quiet()).unwrap(), online);
     let text = failure("some/model", &hub2);
     assert_says(&text, &["the hub cannot be reached", "not in the cache", "with a network"]);
     fs::remove_file(online.join("config.json")).unwrap();
@@ -408,7 +440,7 @@ fn without_a_network_a_whole_copy_is_enough() {
 fn two_fetches_at_once_do_not_disturb_each_other() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
     std::thread::scope(|scope| {
-        let fetch = || model("some/model").fetch_with(&server.hub(&cache)).unwrap();
+        let fetch = || model("some/model").fetch_with(&server.hub(&cache), &quiet()).unwrap();
         let (first, second) = (scope.spawn(fetch), scope.spawn(fetch));
         let snapshot = first.join().unwrap();
         assert_eq!(snapshot, second.join().unwrap());
@@ -419,7 +451,10 @@ fn two_fetches_at_once_do_not_disturb_each_other() {
 #[test]
 fn an_endpoint_that_is_no_address_is_named() {
     let cache = cache();
-    let hub =
-        Hub { endpoint: Some("hub".into()), cache: Some(cache.path().into()), ..Hub::default() };
+    let hub = HubOptions {
+        endpoint: Some("hub".into()),
+        cache: Some(cache.path().into()),
+        ..HubOptions::default()
+    };
     assert_says(&failure("some/model", &hub), &["HF_ENDPOINT"]);
 }

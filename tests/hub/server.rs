@@ -1,6 +1,6 @@
 //! A small hub in this process, which speaks what the hub's client needs.
 
-use mixdistill::hub::Hub;
+use mixdistill::hub::HubOptions;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -104,8 +104,8 @@ impl Server {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
 
-    pub fn hub(&self, cache: &TempDir) -> Hub {
-        Hub {
+    pub fn hub(&self, cache: &TempDir) -> HubOptions {
+        HubOptions {
             endpoint: Some(self.address.clone()),
             cache: Some(cache.path().to_owned()),
             token: Some(TOKEN.into()),

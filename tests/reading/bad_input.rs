@@ -144,7 +144,16 @@ fn a_line_that_ends_early_is_explained() {
                 spread over several lines, which is fine in a JSON array only";
     assert_eq!(
         error("a.jsonl", format!("{GOOD}{{\"problem\":\"p"), ""),
-        format!("a.jsonl:2: broken JSON at column 13: EOF while parsing a string. {hint}")
+        format!("a.jsonl:2: the line ends inside a string (column 13). {hint}")
+    );
+    // Neither is a column of the next line named.
+    let cut = "[\n  {\n    \"problem\": \"two\nlines\", \"solution\": \"s\"\n  }\n]";
+    assert!(
+        error("a.json", cut, "").starts_with(
+            "a.json:1: line 3 of the file ends inside a string (column 20), in record 1 of the list"
+        ),
+        "{}",
+        error("a.json", cut, "")
     );
     let pretty = error("a.json", "{\n  \"problem\": \"p\"\n}", "");
     assert!(pretty.contains("a.json:1: broken JSON at column"), "{pretty}");
@@ -413,7 +422,8 @@ fn a_wrong_input_column_is_refused() {
 
 #[test]
 fn a_named_column_that_is_not_there_is_refused() {
-    let hint = "Check the name's spelling, or leave it out to recognize the column by name";
+    let hint = "Check the name's spelling, or leave it out to recognize the column by name \
+                (setting `columns.solution`)";
     let columns = "its columns are `problem`, `runs`, `solution`";
     let line = r#"{"problem":"p","solution":"s","runs":["a",{"text":"b"}]}"#;
     for (named, reason) in [
@@ -544,8 +554,8 @@ fn parquet_files_name_the_feature_to_enable() {
         assert_eq!(
             error(name, content, ""),
             format!(
-                "{name}: this build does not read Parquet files. Enable the Cargo feature: \
-                 `--features parquet`, or convert the file to JSONL"
+                "{name}: this build does not read Parquet files. Use a build with \
+                 the feature `parquet`, or convert the file to JSONL"
             )
         );
     }

@@ -1,4 +1,4 @@
-//! Small inputs modelled on reports of other tools' users, where they lie beside the repository: what
+//! Small inputs modeled on reports of other tools' users, where they lie beside the repository: what
 //! a row says, and what must come of it.
 
 use std::path::PathBuf;

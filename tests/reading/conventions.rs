@@ -266,13 +266,15 @@ fn a_column_that_is_not_recognized_is_reported_with_the_names_that_are() {
         error("a.jsonl", r#"{"q":"p","a":"s"}"#, ""),
         "a.jsonl:1: no column is recognized as the problem; the record's columns are `a`, `q`. \
          Name it with problem=<column>; recognized are `problem`, `question`, `prompt`, \
-         `instruction`, `query`, and conversations in `messages`, `conversations`"
+         `instruction`, `query`, and conversations in `messages`, `conversations` (setting \
+         `columns.problem`)"
     );
     assert_eq!(
         error("a.jsonl", "\n{\"problem\":\"p\",\"cot\":\"s\"}", ""),
         "a.jsonl:2: no column is recognized as the solution; the record's columns are `cot`, \
          `problem`. Name it with solution=<column>; recognized are `solution`, `answer`, \
-         `response`, `output`, `completion`, `generated_solution`, and conversations in `messages`, `conversations`"
+         `response`, `output`, `completion`, `generated_solution`, and conversations in `messages`, `conversations` (setting \
+         `columns.solution`)"
     );
 }
 

@@ -1,9 +1,9 @@
 //! What a run says and stores of its rows and of its grades.
 
 use crate::{lines, quiet, refused, small, with_files};
+use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::ColumnMap;
 use mixdistill::recipe::{RunMode, run};
-use mixdistill::train::StopFlag;
 
 #[test]
 fn the_ledger_has_the_columns_and_every_row_that_is_left_out() {
@@ -18,14 +18,13 @@ fn the_ledger_has_the_columns_and_every_row_that_is_left_out() {
     let long = [(0..30).map(row).collect::<String>().into_bytes(), b"oops\n{}\n".to_vec()].concat();
     let mut config = with_files(folder.path(), &long, &lines(30, "the answer"));
     config.data.max_left_out = 0.1;
-    let mut said = vec![];
+    let mut said = crate::common::Said::default();
     let stop = StopFlag::default();
-    let summary =
-        run(&config, RunMode::New, &stop, &mut |line| said.push(line.to_owned())).unwrap();
+    let summary = run(&config, RunMode::New, &Context::new(&mut said, &stop)).unwrap();
     let source = &summary.ledger.sources[0];
     assert_eq!((source.read, source.usable, source.left_out.rows()), (32, 30, 2));
     assert!(summary.ledger.adds_up());
-    let said = said.join("\n");
+    let said = said.0.join("\n");
     for line in [
         "long: columns problem=question, reasoning=reasoning, solution=solution, answer=gold_answer",
         "long: columns with text that are not used: source",
@@ -40,7 +39,7 @@ fn the_ledger_has_the_columns_and_every_row_that_is_left_out() {
     let trained = |columns: &str| {
         let mut config = config.clone();
         config.data.sources[0].columns = ColumnMap::parse(columns).unwrap();
-        let prepared = mixdistill::recipe::Prepared::new(&config).unwrap();
+        let prepared = mixdistill::recipe::Prepared::new(&config, &Context::default()).unwrap();
         prepared.report.sources[0].trained_tokens
     };
     assert!(trained("reasoning=reasoning") > trained("reasoning=none"));

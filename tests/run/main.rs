@@ -4,10 +4,11 @@
 mod common;
 mod ledger;
 
-use common::{program, toy_run};
+use common::{Said, command, toy_run};
+use mixdistill::Error;
+use mixdistill::context::{Context, Event, Observer, StopFlag};
 use mixdistill::data::{ColumnMap, Schedule, Share, TooLong};
 use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, compare, run};
-use mixdistill::train::StopFlag;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -23,7 +24,7 @@ fn small(out: &Path) -> RunConfig {
 }
 
 fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<mixdistill::recipe::Summary> {
-    run(config, mode, &StopFlag::default(), &mut |_| {})
+    run(config, mode, &Context::default())
 }
 
 /// The error of a run that must be refused, after which its directory must hold no run.
@@ -50,12 +51,9 @@ const FILES: [&str; 10] = [
 fn a_run_fills_its_directory_and_its_summary_holds_what_it_printed() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run1");
-    let mut said = String::new();
-    let summary = run(&small(&out), RunMode::New, &StopFlag::default(), &mut |line| {
-        said.push_str(line);
-        said.push('\n');
-    })
-    .unwrap();
+    let mut said = Said::default();
+    let stop = StopFlag::default();
+    let summary = run(&small(&out), RunMode::New, &Context::new(&mut said, &stop)).unwrap();
     for file in FILES {
         assert!(out.join(file).metadata().unwrap().len() > 0, "{file}");
     }
@@ -87,7 +85,7 @@ fn a_directory_that_holds_a_run_is_only_touched_when_told() {
     let before = std::fs::read(out.join("summary.json")).unwrap();
 
     let error = quiet(&small(&out), RunMode::New).unwrap_err().to_string();
-    assert!(error.contains("already holds a run") && error.contains("--overwrite"), "{error}");
+    assert!(error.contains("already holds a run") && error.contains("overwrite it"), "{error}");
     assert_eq!(std::fs::read(out.join("summary.json")).unwrap(), before);
 
     let other = RunConfig { seed: 2, ..small(&out) };
@@ -122,7 +120,7 @@ fn a_comparison_that_cannot_start_leaves_what_is_there() {
     let mut bad = small(&out);
     bad.data.max_length = 3;
     let attempt = |config: &RunConfig, mode| {
-        compare(config, mode, &StopFlag::default(), &mut |_| {}).unwrap_err().to_string()
+        compare(config, mode, &Context::default()).unwrap_err().to_string()
     };
     assert!(attempt(&bad, RunMode::Overwrite).contains("no row fits"));
     let mut nothing_to_ask = small(&out);
@@ -151,7 +149,8 @@ fn a_run_that_was_killed_as_it_began_can_be_replaced() {
     for file in ["config.toml", "ledger.json", "summary.json"] {
         std::fs::remove_file(out.join(file)).unwrap();
     }
-    assert!(quiet(&small(&out), RunMode::New).unwrap_err().to_string().contains("--overwrite"));
+    let error = quiet(&small(&out), RunMode::New).unwrap_err().to_string();
+    assert!(error.contains("overwrite it"), "{error}");
     quiet(&small(&out), RunMode::Overwrite).unwrap();
 }
 
@@ -178,6 +177,28 @@ fn a_run_without_checkpoints_is_not_thrown_away_by_resuming_it() {
     assert!(out.join("model/model.safetensors").is_file());
 }
 
+/// Asks for a stop when a step was made.
+struct StopAtStep(StopFlag);
+
+impl Observer for StopAtStep {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Step(_) = event {
+            self.0.request();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stop_before_training_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run1");
+    let stop = StopFlag::default();
+    stop.request();
+    let error = run(&small(&out), RunMode::New, &Context::new((), &stop)).unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }) && !out.exists(), "{error}");
+}
+
 #[test]
 fn a_stopped_run_is_resumed_to_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,8 +206,8 @@ fn a_stopped_run_is_resumed_to_the_same_model() {
     quiet(&small(&straight), RunMode::New).unwrap();
     let out = folder.path().join("stopped");
     let stop = StopFlag::default();
-    stop.request();
-    let summary = run(&small(&out), RunMode::New, &stop, &mut |_| {}).unwrap();
+    let at_first_step = StopAtStep(stop.clone());
+    let summary = run(&small(&out), RunMode::New, &Context::new(at_first_step, &stop)).unwrap();
     assert!(summary.outcome.stopped && summary.outcome.step == 1 && summary.after.is_none());
     assert!(!out.join("model").exists());
     let summary = quiet(&small(&out), RunMode::Resume).unwrap();
@@ -304,7 +325,7 @@ fn files_that_cannot_be_used_are_refused_with_their_place() {
     assert!(refused(&config).contains("none.jsonl"));
     let mut config = with_files(folder.path(), &good(), &good());
     config.data.tokenizer = None;
-    assert!(refused(&config).contains("--tokenizer"));
+    assert!(refused(&config).contains("setting `data.tokenizer`"));
     let other = b"{\"question\": \"else\", \"solution\": \"x\"}\n";
     assert!(
         refused(&with_files(folder.path(), &good(), other))
@@ -354,7 +375,7 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
     }
     if !cfg!(feature = "cuda") {
         config.backend = "cuda".into();
-        assert!(refused(&config).contains("--features cuda"));
+        assert!(refused(&config).contains("the feature `cuda`"));
     }
 }
 
@@ -380,7 +401,7 @@ fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
         ("seed = 1\nsede = 2\n", ["line 2", "sede"]),
         ("[train]\nlearning_rat = 1\n", ["line 2", "learning_rat"]),
         ("[data]\ntoo_long = \"maybe\"\n", ["line 2", "maybe"]),
-        ("[mixture\n", ["line 1", "config"]),
+        ("[mixture\n", ["settings:1", "Write settings as TOML"]),
     ] {
         let error = RunConfig::from_toml(text).unwrap_err().to_string();
         for part in parts {
@@ -388,13 +409,13 @@ fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
         }
     }
     // A table that names one key changes one key.
-    let mut expected = RunConfig::default();
+    let mut expected = RunConfig::toy();
     expected.train.epochs = 3.0;
     expected.model.hidden_size = 64;
     expected.mixture.weights = std::collections::BTreeMap::from([("a".to_owned(), 1.0)]);
     let text = "[train]\nepochs = 3.0\n[model]\nhidden_size = 64\n[mixture.weights]\na = 1.0\n";
     assert_eq!(RunConfig::from_toml(text).unwrap(), expected);
-    let mut config = RunConfig::default();
+    let mut config = RunConfig::toy();
     config.mixture.share = Share::Tokens;
     config.mixture.schedule = Schedule::Linear { to: config.mixture.weights.clone() };
     config.data.too_long = TooLong::Cut;
@@ -406,7 +427,7 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("compare");
     let stop = StopFlag::default();
-    let table = compare(&small(&out), RunMode::New, &stop, &mut |_| {}).unwrap();
+    let table = compare(&small(&out), RunMode::New, &Context::new((), &stop)).unwrap();
     let names: Vec<&str> = table.lines.iter().map(|line| line.name.as_str()).collect();
     assert_eq!(names, ["untuned", "long", "short", "mix"]);
     assert!(table.lines[1..].iter().all(|line| line.steps == 6));
@@ -417,18 +438,17 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     assert!(String::from_utf8(ledger).unwrap().contains("\"requested\": 0.2"));
     // Under other settings it is refused, and nothing of it changes.
     let other = RunConfig { seed: 9, ..small(&out) };
-    let error = compare(&other, RunMode::Resume, &stop, &mut |_| {}).unwrap_err().to_string();
+    let error = compare(&other, RunMode::Resume, &Context::new((), &stop)).unwrap_err().to_string();
     assert!(error.contains("seed was 1, is 9"), "{error}");
     // Moved and taken up again, everything is done already.
     let moved = folder.path().join("moved");
     std::fs::rename(&out, &moved).unwrap();
-    let mut said = vec![];
-    let again =
-        compare(&small(&moved), RunMode::Resume, &stop, &mut |line| said.push(line.to_owned()));
+    let mut said = Said::default();
+    let again = compare(&small(&moved), RunMode::Resume, &Context::new(&mut said, &stop));
     assert_eq!(again.unwrap(), table);
-    assert_eq!(said.iter().filter(|line| *line == "this run is finished").count(), 3);
+    assert_eq!(said.0.iter().filter(|line| *line == "this run is finished").count(), 3);
     let error = quiet(&small(&moved), RunMode::Resume).unwrap_err().to_string();
-    assert!(error.contains("--compare"), "{error}");
+    assert!(error.contains("Resume a comparison as a comparison"), "{error}");
 }
 
 #[test]
@@ -440,7 +460,7 @@ fn a_run_goes_on_with_other_settings_where_that_is_allowed() {
     longer.train.steps = Some(9);
     longer.train.learning_rate = 1e-3;
     let error = quiet(&longer, RunMode::Resume).unwrap_err().to_string();
-    assert!(error.contains("--allow-changes") && error.contains("train.steps"), "{error}");
+    assert!(error.contains("allow the change") && error.contains("train.steps"), "{error}");
     let summary = quiet(&longer, RunMode::ResumeChanged).unwrap();
     assert_eq!(summary.outcome.step, 9);
     assert_eq!(summary.evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 3, 6, 9]);
@@ -451,8 +471,8 @@ fn a_run_goes_on_with_other_settings_where_that_is_allowed() {
     assert_eq!(quiet(&longer, RunMode::ResumeChanged).unwrap().outcome.step, 10);
 }
 
-fn train_mix(arguments: &[&str]) -> Output {
-    Command::new(program("train_mix")).args(arguments).output().unwrap()
+fn train(arguments: &[&str]) -> Output {
+    command("train").args(arguments).output().unwrap()
 }
 
 #[cfg(unix)]
@@ -466,11 +486,11 @@ fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
     config.evaluation.questions = 0;
     let settings = folder.path().join("c.toml");
     std::fs::write(&settings, config.to_toml().unwrap()).unwrap();
-    let child = Command::new(program("train_mix"))
+    let child = command("train")
         .arg("--config")
         .arg(&settings)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     // As soon as a few steps are made.
@@ -483,10 +503,11 @@ fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(75), "{text}");
-    assert!(text.contains("a checkpoint is saved") && text.contains("--resume"), "{text}");
-    let output = train_mix(&["--resume", "--out", &out.display().to_string()]);
+    let again = format!("go on with: mixdistill train --resume --out {}", out.display());
+    assert!(text.contains("a checkpoint is saved") && text.contains(&again), "{text}");
+    let output = train(&["--resume", "--out", &out.display().to_string()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("resuming from"));
     let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
@@ -499,20 +520,20 @@ fn the_program_fails_with_one_line_that_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run").display().to_string();
     let config = folder.path().join("c.toml");
-    std::fs::write(&config, "colour = 1\n").unwrap();
+    std::fs::write(&config, "color = 1\n").unwrap();
     let config = config.display().to_string();
     for (arguments, message) in [
-        (vec!["--share", "1.5"], "setting `share`: it is 1.5"),
-        (vec!["--share", "-0.5"], "setting `share`: it is -0.5"),
+        (vec!["--share", "1.5"], "setting `mixture.weights` (--share): it is 1.5"),
+        (vec!["--share", "-0.5"], "setting `mixture.weights` (--share): it is -0.5"),
         (vec!["--backend", "abacus"], "there is no such backend"),
-        (vec!["--too-long", "maybe"], "unknown variant"),
-        (vec!["--config", &config], "unknown field `colour`"),
+        (vec!["--set", "data.too_long=maybe"], "data.too_long"),
+        (vec!["--config", &config], "color"),
         (vec!["--resume"], "holds no run"),
-        (vec!["--long", "a.jsonl", "--short", "b.jsonl"], "--tokenizer"),
+        (vec!["--long", "a.jsonl", "--short", "b.jsonl"], "data.tokenizer"),
         (vec!["--long", "a.jsonl"], "--short"),
         (vec!["--steps", "0"], "train.steps"),
     ] {
-        let output = train_mix(&[&arguments[..], &["--out", &out]].concat());
+        let output = train(&[&arguments[..], &["--out", &out]].concat());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(message), "{arguments:?}: {text}");
         assert!(!text.contains("panicked"), "{text}");
@@ -526,7 +547,7 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
     let out = folder.path().join("run");
     let settings = folder.path().join("c.toml");
     std::fs::write(&settings, small(&out).to_toml().unwrap()).unwrap();
-    let mut child = Command::new(program("train_mix"))
+    let mut child = command("train")
         .arg("--config")
         .arg(&settings)
         .stdout(std::process::Stdio::piped())
@@ -539,16 +560,17 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
 }
 
 #[test]
-fn flags_override_the_settings_file_and_the_printed_settings_can_be_read() {
+fn flags_count_more_than_the_settings_file_and_assignments_most() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("c.toml");
-    std::fs::write(&path, "seed = 7\n[train]\nsteps = 9\nbatch_size = 3\n").unwrap();
-    let path = path.display().to_string();
-    let output =
-        train_mix(&["--config", &path, "--steps", "5", "--share", "0.5", "--print-config"]);
+    let path = folder.path().join("c.toml").display().to_string();
+    let mut config = small(&folder.path().join("run"));
+    (config.seed, config.train.steps, config.train.batch_size) = (7, Some(9), 3);
+    std::fs::write(&path, config.to_toml().unwrap()).unwrap();
+    let words = ["--config", &path, "--steps", "2", "--seed", "8", "--share", "0.5"];
+    let output = train(&[&words[..], &["--set", "seed=9"]].concat());
     assert!(output.status.success());
-    let config = RunConfig::from_toml(&String::from_utf8(output.stdout).unwrap()).unwrap();
-    assert_eq!((config.seed, config.train.steps, config.train.batch_size), (7, Some(5), 3));
+    let config = RunConfig::read(&config.out.join("config.toml")).unwrap();
+    assert_eq!((config.seed, config.train.steps, config.train.batch_size), (9, Some(2), 3));
     assert_eq!(config.mixture.weights["long"], 0.5);
 }
 
@@ -559,7 +581,7 @@ fn real_traces_are_accounted_for() {
         println!("skipped: ../shared/data is not here");
         return;
     }
-    let mut config = RunConfig::default();
+    let mut config = RunConfig::toy();
     config.data.tokenizer = Some(data.join("tokenizers/gpt2/tokenizer.json"));
     config.data.max_length = 2048;
     for (name, file) in
@@ -569,7 +591,7 @@ fn real_traces_are_accounted_for() {
         let columns = ColumnMap::default();
         config.data.sources.push(SourceConfig { name: name.into(), path, columns });
     }
-    let prepared = mixdistill::recipe::Prepared::new(&config).unwrap();
+    let prepared = mixdistill::recipe::Prepared::new(&config, &Context::default()).unwrap();
     let ledger = &prepared.ledger;
     assert!(ledger.adds_up(), "{ledger}");
     let [long, short] = &ledger.sources[..] else { panic!("two sources") };

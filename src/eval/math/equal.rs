@@ -15,7 +15,7 @@ use super::parser::parse;
 use super::sets::{infinite, is_condition, is_region, same_region};
 use super::signs::expanded;
 use super::text::{
-    compatible_units, is_time, is_unit, labelled, lone_letter, only_words, same_text, same_words,
+    compatible_units, is_time, is_unit, labeled, lone_letter, only_words, same_text, same_words,
     spoken,
 };
 use super::units::currency;
@@ -69,7 +69,7 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     }
     // The letter of a choice against a letter with its text: `B` and `(B) twelve`.
     for (letter, choice) in [(a, b), (b, a)] {
-        if let (Some(letter), Some(label)) = (lone_letter(letter), labelled(choice)) {
+        if let (Some(letter), Some(label)) = (lone_letter(letter), labeled(choice)) {
             return verdict(letter == label);
         }
     }

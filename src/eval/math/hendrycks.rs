@@ -11,16 +11,16 @@
 /// assert!(!hendrycks_equal("1, 2", "2, 1"));
 /// ```
 pub fn hendrycks_equal(a: &str, b: &str) -> bool {
-    a == b || hendrycks_normalised(a) == hendrycks_normalised(b)
+    a == b || hendrycks_normalized(a) == hendrycks_normalized(b)
 }
 
 /// The text that the normalization makes of an answer.
 ///
 /// ```
-/// use mixdistill::eval::hendrycks_normalised;
-/// assert_eq!(hendrycks_normalised(r"x = \dfrac 3 4"), r"\frac{3}{4}");
+/// use mixdistill::eval::hendrycks_normalized;
+/// assert_eq!(hendrycks_normalized(r"x = \dfrac 3 4"), r"\frac{3}{4}");
 /// ```
-pub fn hendrycks_normalised(answer: &str) -> String {
+pub fn hendrycks_normalized(answer: &str) -> String {
     let mut text = answer.replace('\n', "").replace("\\!", "").replace("\\\\", "\\");
     text = text.replace("tfrac", "frac").replace("dfrac", "frac");
     text = text.replace("\\left", "").replace("\\right", "");

@@ -56,7 +56,7 @@ mod units;
 mod words;
 
 pub use extract::{ANY, Extractor, STATED, extract, final_answer};
-pub use hendrycks::{hendrycks_equal, hendrycks_normalised};
+pub use hendrycks::{hendrycks_equal, hendrycks_normalized};
 pub use kind::AnswerKind;
 pub use limits::{MAX_BITS, MAX_BYTES, MAX_DEPTH, MAX_STEPS};
 pub use reasoning::after_reasoning;

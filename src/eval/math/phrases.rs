@@ -330,7 +330,7 @@ fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
 
 /// What a line says behind a name of the answer that it begins with: `Final Answer: 18`, and
 /// nothing for `Final Answer`. `None` for other lines.
-pub(super) fn labelled(line: &str) -> Option<&str> {
+pub(super) fn labeled(line: &str) -> Option<&str> {
     const MARKS: [char; 5] = ['*', '_', '#', ' ', '"'];
     let lower = line.to_ascii_lowercase();
     let mut next = lower.trim_start_matches(MARKS);

@@ -1,7 +1,7 @@
 //! Where a model's reasoning ends. Only what follows it states an answer: within the reasoning a
 //! model tries answers and drops them again.
 
-use crate::data::reasoning::MARKS;
+use crate::data::chat::reasoning::MARKS;
 
 /// Most markers looked at in a text.
 const MOST: usize = 256;

@@ -11,7 +11,7 @@ use super::extract::is_answer;
 use super::formulas::formulas;
 use super::notes::is_connective;
 use super::numerals::{last_number, numeral};
-use super::phrases::{has_decimal_comma, labelled, statements};
+use super::phrases::{has_decimal_comma, labeled, statements};
 use super::words::plain_word;
 
 /// Marks of emphasis and quotation around an answer.
@@ -247,9 +247,9 @@ pub(super) fn marker(text: &str) -> Option<String> {
 
 fn of_heading(line: &str, below: &str, is_last: bool) -> Option<String> {
     let line = line.trim_matches(|c: char| WRAPPERS.contains(&c) || c.is_whitespace());
-    if let Some(labelled) = labelled(line) {
-        if !labelled.is_empty() {
-            return answer_in(labelled.trim_matches(WRAPPERS).trim_end_matches('.'));
+    if let Some(labeled) = labeled(line) {
+        if !labeled.is_empty() {
+            return answer_in(labeled.trim_matches(WRAPPERS).trim_end_matches('.'));
         }
         let next = below.lines().map(str::trim).find(|line| !line.is_empty())?;
         let next = next.trim_matches(|c: char| WRAPPERS.contains(&c));

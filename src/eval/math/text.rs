@@ -105,7 +105,7 @@ pub fn lone_letter(answer: &str) -> Option<char> {
 }
 
 /// The letter that labels an answer: that of `(B) 12` or `B. twelve`.
-pub fn labelled(answer: &str) -> Option<char> {
+pub fn labeled(answer: &str) -> Option<char> {
     let (letter, rest) = leading_letter(answer)?;
     let bracketed = rest.starts_with(')') || rest.starts_with(". ") || rest.starts_with(": ");
     let more = rest.trim_matches(|c: char| c.is_whitespace() || ").}$:".contains(c));

@@ -7,6 +7,7 @@
 //!
 //! Buffers begin at cache lines, which vector loads like.
 
+use super::blocks::par_blocks;
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{FlexTensor, Layout};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
@@ -32,7 +33,7 @@ const SLAB: usize = 16 << 20;
 /// Bytes from which a buffer has memory of its own, which small ones cannot divide.
 const LARGE: usize = SLAB / 2;
 
-/// `f32` values that begin at a cache line. Always initialised: fresh memory is zeros, memory that
+/// `f32` values that begin at a cache line. Always initialized: fresh memory is zeros, memory that
 /// is used again holds what was there.
 pub(crate) struct Buffer {
     data: NonNull<f32>,
@@ -66,13 +67,13 @@ fn layout(len: usize) -> Memory {
 }
 
 /// Memory that is kept, and what of it is free. An allocator of constant time that joins free
-/// neighbours: TLSF.
+/// neighbors: TLSF.
 struct Slabs(Mutex<Tlsf<'static, u32, u32, 32, 32>>);
 
 static SLABS: Slabs = Slabs(Mutex::new(Tlsf::new()));
 
 impl Slabs {
-    /// Initialised memory.
+    /// Initialized memory.
     fn allocate(&self, layout: Memory) -> NonNull<u8> {
         /// What the allocator adds to a piece of a slab that begins at a cache line.
         const HEAD: usize = LINE;
@@ -125,7 +126,7 @@ struct Large(Mutex<Vec<MmapMut>>);
 static WAITING: Large = Large(Mutex::new(vec![]));
 
 impl Large {
-    /// Initialised memory: a block that waits, if it is at most so many bytes larger. Where none is,
+    /// Initialized memory: a block that waits, if it is at most so many bytes larger. Where none is,
     /// as much as is asked for first goes back to the system.
     fn take(&self, size: usize, most_over: usize) -> MmapMut {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +208,7 @@ impl Buffer {
 
     fn fill_with(&mut self, values: &[f32]) {
         let all = self.shared();
-        super::par_blocks(values.len(), 64 * 1024, |block| {
+        par_blocks(values.len(), 64 * 1024, |block| {
             // SAFETY: the blocks are disjoint.
             unsafe { all.slice(block.clone()) }.copy_from_slice(&values[block]);
         });
@@ -217,7 +218,7 @@ impl Buffer {
     pub(crate) fn zeros(len: usize) -> Self {
         let mut buffer = Self::any(len);
         let all = buffer.shared();
-        super::par_blocks(len, 64 * 1024, |block| {
+        par_blocks(len, 64 * 1024, |block| {
             // SAFETY: the blocks are disjoint.
             unsafe { all.slice(block) }.fill(0.0);
         });
@@ -263,7 +264,7 @@ impl Buffer {
 
     fn into_bytes(self) -> Bytes {
         let bytes = self.len * size_of::<f32>();
-        // SAFETY: the controller's memory is `bytes` long and initialised.
+        // SAFETY: the controller's memory is `bytes` long and initialized.
         unsafe { Bytes::from_controller(Box::new(self), bytes) }
     }
 }
@@ -286,7 +287,7 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the memory has `len` initialised values, and is borrowed with `self`.
+        // SAFETY: the memory has `len` initialized values, and is borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
@@ -328,8 +329,8 @@ impl AllocationController for Buffer {
 /// A buffer that several tasks write, each its own elements.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedMut<'a> {
-    data: *mut f32,
-    len: usize,
+    pub(super) data: *mut f32,
+    pub(super) len: usize,
     buffer: PhantomData<&'a mut [f32]>,
 }
 
@@ -351,28 +352,6 @@ impl<'a> SharedMut<'a> {
         // SAFETY: the range lies in the buffer; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
-
-    /// Row-major matrix that starts at `offset` and whose rows are `row_stride` apart.
-    ///
-    /// # Safety
-    /// Nothing else uses the elements while the matrix lives.
-    pub(crate) unsafe fn matrix(
-        self,
-        offset: usize,
-        size: [usize; 2],
-        row_stride: usize,
-    ) -> super::MatrixMut<'a> {
-        assert!(offset <= self.len, "matrix outside of the buffer");
-        // SAFETY: the offset lies in the buffer, and the caller vouches for the rest.
-        unsafe {
-            super::MatrixMut::from_raw(
-                self.data.add(offset),
-                self.len - offset,
-                size,
-                [row_stride, 1],
-            )
-        }
-    }
 }
 
 #[cfg(test)]
@@ -387,7 +366,7 @@ mod tests {
         let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(large)).collect();
         for start in &taken {
             assert_eq!(start.as_ptr().align_offset(LINE), 0);
-            // SAFETY: the memory is this test's, and initialised.
+            // SAFETY: the memory is this test's, and initialized.
             assert_eq!(unsafe { start.cast::<f32>().read() }, 0.0);
         }
         let bounds = |taken: &[NonNull<u8>]| {
@@ -408,7 +387,7 @@ mod tests {
             unsafe { slabs.deallocate(start, small) };
         }
         let whole = slabs.allocate(layout(20 * SLAB / 128)).as_ptr() as usize;
-        assert!((used.0..=used.1).contains(&Some(whole)), "free neighbours were not joined");
+        assert!((used.0..=used.1).contains(&Some(whole)), "free neighbors were not joined");
         // Between two others, a piece is used again for its own size.
         let piece = layout(LEAST_SHARED);
         let [_before, between, _after] = [0; 3].map(|_| slabs.allocate(piece));
@@ -441,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_initialised_aligned_and_become_tensors() {
+    fn buffers_are_initialized_aligned_and_become_tensors() {
         for len in [0, 1, 17, 100_003, 3_000_001] {
             let mut buffer = Buffer::zeros(len);
             assert_eq!(buffer.as_ptr().align_offset(LINE), 0);

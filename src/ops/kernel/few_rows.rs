@@ -13,7 +13,7 @@
 //! threads. Written for x86-64
 //! with AVX2 or AVX-512; elsewhere these are products like others.
 
-use super::SharedMut;
+use super::buffer::SharedMut;
 use rayon::prelude::*;
 use std::ops::Range;
 

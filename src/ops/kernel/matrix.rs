@@ -1,8 +1,10 @@
 //! Matrices in buffers, and their products.
 
-use super::{Buffer, simd_fn};
+use super::buffer::{Buffer, SharedMut};
 #[cfg(target_arch = "x86_64")]
-use super::{SharedMut, few_rows};
+use super::few_rows;
+use super::simd::simd_fn;
+use super::tensors::contiguous;
 use burn::backend::TensorMetadata;
 use burn_flex::{FlexTensor, Layout};
 use rayon::prelude::*;
@@ -25,7 +27,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbours are `strides` apart in `data`.
+    /// Matrix of `size` `[rows, columns]` whose neighbors are `strides` apart in `data`.
     pub(crate) fn new(data: &'a [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(data.len(), size, strides);
         Self { data, size, strides }
@@ -64,7 +66,7 @@ impl DenseMatrix {
         let size @ [rows, _] = matrix.shape().dims();
         let column_major = matrix.layout().strides() == [1, rows as isize];
         let matrix = if column_major { matrix.transpose(0, 1) } else { matrix };
-        Self { data: super::contiguous(matrix), column_major, size }
+        Self { data: contiguous(matrix), column_major, size }
     }
 
     /// `[rows, columns]`.
@@ -157,7 +159,7 @@ pub(crate) struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbours are `strides` apart in `data`.
+    /// Matrix of `size` `[rows, columns]` whose neighbors are `strides` apart in `data`.
     pub(crate) fn new(data: &'a mut [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         let ([rows, cols], [row_stride, col_stride]) = (size, strides);
         // Each element needs a place of its own, or threads would write the same one.
@@ -179,12 +181,7 @@ impl<'a> MatrixMut<'a> {
     ///
     /// # Safety
     /// Nothing else uses the elements of the matrix while it lives.
-    pub(super) unsafe fn from_raw(
-        data: *mut f32,
-        len: usize,
-        size: [usize; 2],
-        strides: [usize; 2],
-    ) -> Self {
+    unsafe fn from_raw(data: *mut f32, len: usize, size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(len, size, strides);
         Self { data, size, strides, buffer: PhantomData }
     }
@@ -311,6 +308,25 @@ impl<'a> MatrixMut<'a> {
                 false,
                 parallelism,
             );
+        }
+    }
+}
+
+impl<'a> SharedMut<'a> {
+    /// Row-major matrix that starts at `offset` and whose rows are `row_stride` apart.
+    ///
+    /// # Safety
+    /// Nothing else uses the elements while the matrix lives.
+    pub(crate) unsafe fn matrix(
+        self,
+        offset: usize,
+        size: [usize; 2],
+        row_stride: usize,
+    ) -> MatrixMut<'a> {
+        assert!(offset <= self.len, "matrix outside of the buffer");
+        // SAFETY: the offset lies in the buffer, and the caller vouches for the rest.
+        unsafe {
+            MatrixMut::from_raw(self.data.add(offset), self.len - offset, size, [row_stride, 1])
         }
     }
 }

@@ -1,0 +1,257 @@
+//! What all commands share: flags, context, output, and how they end.
+
+use super::interrupts::Interrupts;
+use super::messages::SettingFlags;
+use clap::Args;
+use mixdistill::context::{Context, Event, Observer, RunOverview, StopFlag};
+use mixdistill::terminal::{Screen, Terminal, Verbosity};
+use mixdistill::{Error, Result};
+use serde::Serialize;
+use std::cell::RefCell;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+/// Exit status after a stop that was asked for.
+const STOPPED: u8 = 75;
+/// Exit status for wrong usage; clap's, too.
+const USAGE: u8 = 2;
+
+/// Flags of every command.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Show warnings and errors alone
+    #[arg(short, long, global = true, display_order = 1000)]
+    pub quiet: bool,
+    /// Show every step and checkpoint in a line, too
+    #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 1001)]
+    pub verbose: bool,
+    /// Where tensors are computed: auto (the fastest of this build), cuda, metal, rocm, vulkan,
+    /// wgpu, flex or ndarray [default: auto]
+    #[arg(long, global = true, value_name = "NAME", display_order = 1002)]
+    pub backend: Option<String>,
+    /// Threads on the CPU [default: as many as cores]
+    #[arg(long, global = true, value_name = "N", display_order = 1003,
+        value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
+}
+
+impl Global {
+    /// The backend's name.
+    pub fn backend(&self) -> &str {
+        self.backend.as_deref().unwrap_or("auto")
+    }
+
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// For commands whose results a script may want.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Json {
+    /// Print the results as one line of JSON, and everything else to standard error
+    #[arg(long, help_heading = "Global options", display_order = 999)]
+    pub json: bool,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was called wrongly: exit status 2.
+    Usage(Error),
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// The result of a command. A stop that was asked for is an [`Error::Stopped`], which says what is
+/// kept.
+pub type Ended = Result<(), Failure>;
+
+/// One call of the program.
+pub struct Session {
+    /// Shows what happens, and stops on Ctrl-C.
+    pub context: Context<'static>,
+    /// The flags of every command.
+    pub global: Global,
+    pub interrupts: Interrupts,
+    /// Where the context's bars and lines are.
+    pub screen: Screen,
+    /// The command's name.
+    command: String,
+    json: bool,
+    flags: Rc<SettingFlags>,
+    /// What to call to go on after a stop.
+    go_on: RefCell<GoOn>,
+}
+
+/// What goes on after a stop.
+enum GoOn {
+    /// The same call once more.
+    SameCall,
+    Call(String),
+    Nothing,
+}
+
+impl Session {
+    /// Takes the terminal and the signals.
+    ///
+    /// # Errors
+    /// As [`Interrupts::install`].
+    pub fn new(global: Global, command: &str, json: bool, flags: SettingFlags) -> Result<Self> {
+        let stop = StopFlag::default();
+        let terminal = Terminal::new(global.verbosity()).with_results_only(json);
+        let screen = terminal.screen();
+        let interrupts = Interrupts::install(&stop, screen.clone())?;
+        let flags = Rc::new(flags);
+        let context = Context::new(WithFlags { terminal, flags: flags.clone() }, &stop);
+        let (command, go_on) = (command.to_owned(), RefCell::new(GoOn::SameCall));
+        Ok(Self { context, global, interrupts, screen, command, json, flags, go_on })
+    }
+
+    /// What a person wants to know of the results; use [`say!`](crate::cli::common::say).
+    pub fn say_text(&self, text: &str) {
+        match (self.global.quiet, self.json) {
+            (true, _) => {}
+            (_, true) => self.screen.error_line(text),
+            (_, false) => self.screen.output_line(text),
+        }
+    }
+
+    /// What the command was called for, such as settings as TOML: on standard output, also where it
+    /// is to be quiet.
+    pub fn print(&self, text: &str) {
+        self.screen.output_line(text);
+    }
+
+    /// Something to know that is no result; with `-q`, too.
+    pub fn warn(&self, text: &str) {
+        self.screen.error_line(&self.flags.text(text));
+    }
+
+    /// Whether results are printed as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints the results as one line of JSON, with `--json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where they cannot be written as JSON.
+    pub fn result(&self, result: &impl Serialize) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let line = serde_json::to_string(result)
+            .map_err(|e| Error::io("write", "standard output", std::io::Error::other(e)))?;
+        self.screen.output_line(&line);
+        Ok(())
+    }
+
+    /// Says which call goes on after a stop; without it, this same call does.
+    pub fn go_on_with(&self, command: String) {
+        *self.go_on.borrow_mut() = GoOn::Call(command);
+    }
+
+    /// Says that no call goes on after a stop.
+    pub fn go_on_with_nothing(&self) {
+        *self.go_on.borrow_mut() = GoOn::Nothing;
+    }
+
+    /// Tells how the command ended; the exit status.
+    pub fn end(&self, ended: Ended) -> ExitCode {
+        self.screen.rest();
+        let stopped = |what: &str| {
+            self.screen.error_line(&format!("stopped: {what}"));
+            match &*self.go_on.borrow() {
+                GoOn::SameCall => self.screen.error_line(&format!("go on with: {}", this_call())),
+                GoOn::Call(call) => self.screen.error_line(&format!("go on with: {call}")),
+                GoOn::Nothing => {}
+            }
+            ExitCode::from(STOPPED)
+        };
+        match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Error(Error::Stopped { what })) => stopped(&what),
+            Err(Failure::Error(error)) => {
+                self.screen.error_line(&format!("error: {}", self.flags.error(&error)));
+                ExitCode::FAILURE
+            }
+            Err(Failure::Usage(error)) => {
+                let (text, command) = (self.flags.error(&error), &self.command);
+                self.screen.error_line(&format!(
+                    "error: {text}\n\nFor more information, try `mixdistill {command} --help`."
+                ));
+                ExitCode::from(USAGE)
+            }
+        }
+    }
+}
+
+/// A line of results for a person: on standard output, or with `--json` on standard error.
+macro_rules! say {
+    ($session:expr, $($text:tt)*) => {
+        $session.say_text(&format!($($text)*))
+    };
+}
+pub(super) use say;
+
+/// Shows events, with flags beside the settings that they name.
+struct WithFlags {
+    terminal: Terminal,
+    flags: Rc<SettingFlags>,
+}
+
+impl Observer for WithFlags {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Notice(text) => self.terminal.observe(&Event::Notice(&self.flags.text(text))),
+            Event::Overview(overview) => {
+                let lines: Vec<String> =
+                    overview.lines.iter().map(|line| self.flags.text(line)).collect();
+                let overview = RunOverview { lines: &lines, ..**overview };
+                self.terminal.observe(&Event::Overview(&overview))
+            }
+            event => self.terminal.observe(event),
+        }
+    }
+}
+
+/// This call, as it can be pasted.
+pub fn this_call() -> String {
+    let arguments = std::env::args_os().skip(1);
+    let arguments: Vec<String> =
+        arguments.map(|argument| quoted(&argument.to_string_lossy())).collect();
+    format!("mixdistill {}", arguments.join(" "))
+}
+
+/// A word of a command, in quotes where a shell needs them.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@+%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_needs_it() {
+        assert_eq!(quoted("--out=run-1/a_b.jsonl"), "--out=run-1/a_b.jsonl");
+        assert_eq!(quoted("two words"), "'two words'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,312 @@
+//! `mixdistill evaluate`: a model, or answers from elsewhere, scored on benchmarks.
+
+use super::common::{Ended, Failure, Json, Session, say};
+use super::run_flags::add_assignments;
+use clap::Args;
+use mixdistill::data::ColumnMap;
+use mixdistill::eval::{
+    AnswerOptions, Benchmark, EvaluateConfig, EvaluationDirectory, GradedAnswer, ScoresTable,
+    read_benchmarks,
+};
+use mixdistill::model::{LoadOptions, TextModelFiles};
+use mixdistill::settings::Layers;
+use mixdistill::terminal::Terminal;
+use mixdistill::{Error, Result};
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill evaluate --model DIR --bench gsm8k.jsonl math500.jsonl --out scores1
+  mixdistill evaluate --model DIR --adapter run/adapter --bench aime24.jsonl \\
+      --samples 16 --temperature 0.6 --set generate.top_p=0.95 --max-new-tokens 8192
+  mixdistill evaluate --bench math500.jsonl --answers vllm.jsonl
+
+Answers are stored as they come: the same call goes on where one was stopped.";
+
+/// Share of answers at the length limit from which a longer one is advised.
+const MANY_AT_LIMIT: f64 = 0.1;
+
+/// Score a model, or answers that another program made, on benchmarks
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    /// Model: a folder in Hugging Face's format, a run, or owner/name on the Hugging Face Hub
+    #[arg(long, value_name = "MODEL", required_unless_present = "answers", help_heading = "Model")]
+    model: Option<String>,
+    /// Adapter in PEFT's format, or a run that trained one [default: none]
+    #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
+    adapter: Option<PathBuf>,
+    /// Chat template in a file, or none for the built-in layout [default: the adapter's, else the
+    /// model's own]
+    #[arg(long, value_name = "FILE", requires = "model", help_heading = "Model")]
+    chat_template: Option<PathBuf>,
+    /// Message of the system [default: the chat template's own, if any]
+    #[arg(long, value_name = "TEXT", requires = "model", help_heading = "Model")]
+    system: Option<String>,
+    /// Benchmarks: files of problems with answers (JSONL, a JSON array, Parquet)
+    #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required = true, num_args = 1..,
+        help_heading = "Benchmarks")]
+    benchmarks: Vec<PathBuf>,
+    /// Columns that are not recognized: problem=NAME,answer=NAME, also id, context, options, system
+    /// and solution
+    #[arg(long, value_name = "MAP", help_heading = "Benchmarks")]
+    bench_columns: Option<String>,
+    /// Problems of each benchmark that are asked, from the first on [default: all]
+    #[arg(long, value_name = "N", help_heading = "Benchmarks")]
+    limit: Option<u64>,
+    /// Grade the answers in this file, of the one benchmark, and ask no model; also the output of
+    /// generate, and samples that lm-evaluation-harness logs
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "model",
+        help_heading = "Answers from a file"
+    )]
+    answers: Option<PathBuf>,
+    /// Columns that are not recognized: solution=NAME, also problem and id
+    #[arg(long, value_name = "MAP", requires = "answers", help_heading = "Answers from a file")]
+    answer_columns: Option<String>,
+    /// The prompts had opened the reasoning (with <think>): every answer begins within it
+    #[arg(long, requires = "answers", help_heading = "Answers from a file")]
+    reasoning_opened: bool,
+    /// Answers to each problem [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Asking")]
+    samples: Option<u64>,
+    /// 0 takes the most probable token; above, tokens are drawn [default: 0]
+    #[arg(
+        id = "generate.temperature",
+        long = "temperature",
+        allow_negative_numbers = true,
+        value_name = "T",
+        help_heading = "Asking"
+    )]
+    temperature: Option<f64>,
+    /// Length limit of an answer in tokens [default: 1024]
+    #[arg(
+        id = "generate.max_new_tokens",
+        long = "max-new-tokens",
+        value_name = "TOKENS",
+        help_heading = "Asking"
+    )]
+    max_new_tokens: Option<u64>,
+    /// Answers generated at the same time [default: 16]
+    #[arg(
+        id = "generate.batch_size",
+        long = "batch-size",
+        value_name = "N",
+        help_heading = "Asking"
+    )]
+    batch_size: Option<u64>,
+    /// Ask the problem alone, without the instruction to reason and to box the answer
+    #[arg(id = "instruct", long = "no-instruction", help_heading = "Asking")]
+    no_instruction: bool,
+    /// Any setting of how a benchmark is asked, such as generate.top_p=0.95; may be given more than
+    /// once and counts most
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Asking")]
+    set: Vec<String>,
+    #[cfg(feature = "teacher")]
+    #[command(flatten)]
+    judge: JudgeFlags,
+    /// Directory of answers and scores
+    #[arg(long, value_name = "DIR", default_value = "scores", help_heading = "Output")]
+    out: PathBuf,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// The judge, where one is asked.
+#[cfg(feature = "teacher")]
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Judge")]
+struct JudgeFlags {
+    /// Ask a judge about the misses: a server with OpenAI's chat completions, up to
+    /// /chat/completions [default: no judge]
+    #[arg(id = "url", long = "judge", value_name = "URL", requires = "judge_model")]
+    url: Option<String>,
+    /// The judge's name there
+    #[arg(id = "judge_model", long = "judge-model", value_name = "NAME", requires = "url")]
+    model: Option<String>,
+    /// Variable of the environment with the judge's key [default: OPENAI_API_KEY for
+    /// api.openai.com]
+    #[arg(id = "key_variable", long = "judge-key-variable", value_name = "NAME", requires = "url")]
+    key_variable: Option<String>,
+    /// The judge's field for the length limit, such as max_completion_tokens [default: max_tokens]
+    #[arg(
+        id = "max_tokens_field",
+        long = "judge-max-tokens-field",
+        value_name = "NAME",
+        requires = "url"
+    )]
+    max_tokens_field: Option<String>,
+}
+
+pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let config = flags.config()?;
+    let context = &session.context;
+    // Whatever is wrong with the files shows before the weights are read.
+    let columns = columns(flags.bench_columns.as_deref(), "bench_columns")?;
+    let benchmarks = read_benchmarks(&flags.benchmarks, &columns, context)?;
+    EvaluationDirectory::check(&flags.out)?;
+    let mut answers = match (&flags.answers, &flags.model) {
+        (Some(path), _) => {
+            let [benchmark] = benchmarks.as_slice() else {
+                let what = format!("there are {} benchmarks", benchmarks.len());
+                let error = Error::config("answers", what, "Name the one that they are of");
+                return Err(Failure::Usage(error));
+            };
+            vec![graded(flags, benchmark, path, &config, session)?]
+        }
+        (None, Some(model)) => {
+            let options = LoadOptions {
+                adapter: flags.adapter.clone(),
+                chat_template: flags.chat_template.clone(),
+                system: flags.system.clone(),
+                backend: session.global.backend().to_owned(),
+            };
+            let files = TextModelFiles::open(model, &options, context)?;
+            let out = EvaluationDirectory::open(&flags.out)?;
+            out.evaluate_text_model(&files, &options, &benchmarks, &config, context)?
+        }
+        // The flags do not allow it.
+        (None, None) => return Ok(()),
+    };
+    let out = EvaluationDirectory::open(&flags.out)?;
+    // By the rules first: a judge that cannot be asked takes nothing away.
+    let mut scores = out.write_scores(&benchmarks, &answers, config.limit)?;
+    show(&scores, session);
+    if judged(flags, &out, &benchmarks, &mut answers, session)? {
+        scores = out.write_scores(&benchmarks, &answers, config.limit)?;
+        show(&scores, session);
+    }
+    tell_where(flags, &out, &benchmarks, session);
+    if flags.answers.is_none() {
+        advise(&scores, &config, session);
+    }
+    let directory = out.path();
+    session.result(&serde_json::json!({ "out": directory, "scores": scores.scores }))?;
+    Ok(())
+}
+
+impl Flags {
+    /// How benchmarks are asked: flags, then `--set`.
+    fn config(&self) -> Result<EvaluateConfig, Failure> {
+        let mut layers = Layers::<EvaluateConfig>::new()?;
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        layers.set_value("instruct", !self.no_instruction)?;
+        let given = [
+            ("generate.max_new_tokens", self.max_new_tokens.or(Some(1024))),
+            ("generate.batch_size", self.batch_size.or(Some(16))),
+            ("samples", self.samples.or(Some(1))),
+            ("limit", self.limit),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                layers.set_value(key, whole(value)).map_err(Failure::Usage)?;
+            }
+        }
+        if let Some(temperature) = self.temperature {
+            layers.set_value("generate.temperature", temperature).map_err(Failure::Usage)?;
+        }
+        add_assignments(&mut layers, &self.set)?;
+        let config = layers.settings()?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// The columns that a flag names.
+fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
+    let map = text.map(ColumnMap::parse).transpose();
+    let map = map.map_err(|error| match error {
+        Error::Config { what, hint, .. } => Failure::Usage(Error::config(key, what, hint)),
+        error => error.into(),
+    });
+    Ok(map?.unwrap_or_default())
+}
+
+/// The answers of a file to the one benchmark.
+fn graded(
+    flags: &Flags,
+    benchmark: &Benchmark,
+    path: &Path,
+    config: &EvaluateConfig,
+    session: &Session,
+) -> Result<Vec<GradedAnswer>, Failure> {
+    let options = AnswerOptions {
+        columns: columns(flags.answer_columns.as_deref(), "answer_columns")?,
+        reasoning_opened: flags.reasoning_opened,
+    };
+    let out = EvaluationDirectory::open(&flags.out)?;
+    Ok(out.grade(benchmark, path, &options, config.limit, &session.context)?)
+}
+
+/// Asks the judge, where there is one, about the misses; says whether there is one.
+#[cfg(feature = "teacher")]
+fn judged(
+    flags: &Flags,
+    out: &EvaluationDirectory,
+    benchmarks: &[Benchmark],
+    answers: &mut [Vec<GradedAnswer>],
+    session: &Session,
+) -> Result<bool> {
+    use mixdistill::teacher::{ChatClient, ChatConfig};
+    let judge = &flags.judge;
+    let (Some(url), Some(model)) = (&judge.url, &judge.model) else { return Ok(false) };
+    let mut config = ChatConfig { url: url.clone(), model: model.clone(), ..Default::default() };
+    config.key_variable = judge.key_variable.clone().unwrap_or_default();
+    if let Some(field) = &judge.max_tokens_field {
+        config.max_tokens_field.clone_from(field);
+    }
+    let mut judge = ChatClient::new(config)?;
+    for (benchmark, answers) in benchmarks.iter().zip(answers) {
+        out.judge(benchmark, answers, &mut judge, &session.context)?;
+    }
+    if let Some(notice) = judge.notice() {
+        session.warn(&notice);
+    }
+    Ok(true)
+}
+
+#[cfg(not(feature = "teacher"))]
+fn judged(
+    _: &Flags,
+    _: &EvaluationDirectory,
+    _: &[Benchmark],
+    _: &mut [Vec<GradedAnswer>],
+    _: &Session,
+) -> Result<bool> {
+    Ok(false)
+}
+
+fn show(scores: &ScoresTable, session: &Session) {
+    say!(session, "{}", scores.to_text(Terminal::width()));
+}
+
+/// Says where everything is.
+fn tell_where(
+    flags: &Flags,
+    out: &EvaluationDirectory,
+    benchmarks: &[Benchmark],
+    session: &Session,
+) {
+    let ending = if flags.answers.is_some() { "graded.jsonl" } else { "jsonl" };
+    let files = benchmarks.iter().map(|benchmark| {
+        out.path().join(format!("{}.{ending}", benchmark.name)).display().to_string()
+    });
+    say!(session, "\nanswers: {}", files.collect::<Vec<_>>().join(", "));
+    let table = |name: &str| out.path().join(name).display().to_string();
+    say!(session, "scores: {}, {}", table("scores.md"), table("scores.json"));
+}
+
+/// What to do where many answers were cut off.
+fn advise(scores: &ScoresTable, config: &EvaluateConfig, session: &Session) {
+    for score in scores.scores.iter().filter(|score| score.hit_limit >= MANY_AT_LIMIT) {
+        session.warn(&format!(
+            "{}: {:.0} % of the answers were cut off at {} tokens, and most of these count as wrong; \
+             raise generate.max_new_tokens, with another directory for the scores",
+            score.benchmark,
+            100.0 * score.hit_limit,
+            config.generate.max_new_tokens
+        ));
+    }
+}

@@ -1,0 +1,164 @@
+//! What a person types, or what is piped in, message by message.
+
+use mixdistill::{Error, Result};
+use rustyline::config::Config;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Behavior, Editor};
+use std::fs;
+use std::io::{BufRead, ErrorKind, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Longest line that is taken, in bytes; no model reads as much.
+const LONGEST: u64 = 16 << 20;
+/// Lines that the history keeps.
+const HISTORY: usize = 1_000;
+/// Time within which a second Ctrl-C leaves.
+const TWICE: Duration = Duration::from_secs(2);
+
+/// One message.
+pub enum Line {
+    Text(String),
+    /// One that cannot be used, and why.
+    Unusable(String),
+    /// There is no more.
+    End,
+}
+
+/// Where messages come from.
+pub enum Lines {
+    /// A person at a terminal: arrows, history, pasted text of several lines.
+    Edited {
+        editor: Box<Editor<(), FileHistory>>,
+        history: Option<PathBuf>,
+        /// When Ctrl-C was pressed in place of a message.
+        interrupted: Option<Instant>,
+    },
+    /// A pipe or a file, or a terminal whose output goes elsewhere.
+    Plain { prompts: bool },
+}
+
+impl Lines {
+    /// Lines from standard input; what is wrong with the history, where something is.
+    pub fn open(keep_history: bool) -> (Self, Option<String>) {
+        let is_terminal = std::io::stdin().is_terminal();
+        let plain = Self::Plain { prompts: is_terminal };
+        if !(is_terminal && std::io::stdout().is_terminal()) {
+            return (plain, None);
+        }
+        let config = Config::builder()
+            .behavior(Behavior::Stdio)
+            .bracketed_paste(true)
+            .auto_add_history(true)
+            .history_ignore_space(true)
+            .max_history_size(HISTORY);
+        let editor = config.and_then(|config| {
+            let history = FileHistory::with_config(&config.clone().build());
+            Editor::with_history(config.build(), history)
+        });
+        let mut editor = match editor {
+            Ok(editor) => Box::new(editor),
+            Err(error) => return (plain, Some(format!("lines cannot be edited here: {error}"))),
+        };
+        let history = keep_history.then(history_file).flatten();
+        let trouble = history.as_ref().and_then(|path| match editor.load_history(path) {
+            Ok(()) => None,
+            Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::NotFound => None,
+            Err(error) => Some(format!("the history {} cannot be read: {error}", path.display())),
+        });
+        (Self::Edited { editor, history, interrupted: None }, trouble)
+    }
+
+    /// Whether a person can edit lines.
+    pub fn is_edited(&self) -> bool {
+        matches!(self, Self::Edited { .. })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where standard input cannot be read.
+    pub fn read(&mut self) -> Result<Line> {
+        match self {
+            Self::Plain { prompts } => plain(*prompts),
+            Self::Edited { editor, history, interrupted } => match editor.readline("> ") {
+                Ok(line) => {
+                    *interrupted = None;
+                    // At once, since a closed terminal ends the program without a word; what is
+                    // wrong with the file is told at the end.
+                    let _ = history.as_ref().map(|path| append_history(editor, path));
+                    Ok(Line::Text(line))
+                }
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                // Twice at once it ends the chat; once it clears what was typed.
+                Err(ReadlineError::Interrupted)
+                    if interrupted.is_some_and(|at| at.elapsed() < TWICE) =>
+                {
+                    Ok(Line::End)
+                }
+                Err(ReadlineError::Interrupted) => {
+                    *interrupted = Some(Instant::now());
+                    let how = "Ctrl-C once more leaves the chat, as Ctrl-D and /quit do";
+                    Ok(Line::Unusable(how.into()))
+                }
+                Err(ReadlineError::Io(error)) => Err(Error::io("read", "standard input", error)),
+                Err(error) => {
+                    Err(Error::io("read", "standard input", std::io::Error::other(error)))
+                }
+            },
+        }
+    }
+
+    /// Keeps the history; what is wrong with it, where something is.
+    pub fn close(self) -> Option<String> {
+        let Self::Edited { mut editor, history: Some(path), .. } = self else { return None };
+        let error = append_history(&mut editor, &path).err()?;
+        Some(format!("the history {} cannot be written: {error}", path.display()))
+    }
+}
+
+/// Adds what is new to the file of the history; what is there stays.
+fn append_history(
+    editor: &mut Editor<(), FileHistory>,
+    path: &Path,
+) -> std::result::Result<(), ReadlineError> {
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(ReadlineError::Io)?;
+    editor.append_history(path)
+}
+
+/// A line as it is, however long a terminal would make it.
+fn plain(prompts: bool) -> Result<Line> {
+    if prompts {
+        let _ = write!(std::io::stderr(), "> ");
+    }
+    let mut bytes = vec![];
+    let mut input = std::io::stdin().lock();
+    let read = (&mut input).take(LONGEST).read_until(b'\n', &mut bytes);
+    let count = read.map_err(|e| Error::io("read", "standard input", e))?;
+    if count == 0 {
+        return Ok(Line::End);
+    }
+    if count as u64 == LONGEST && bytes.last() != Some(&b'\n') {
+        let what = format!("a line is longer than {LONGEST} bytes");
+        return Err(Error::io("read", "standard input", std::io::Error::other(what)));
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => Line::Text(text),
+        Err(_) => Line::Unusable("not sent: the line is not UTF-8".into()),
+    })
+}
+
+/// The file of the history, in the user's folder for caches.
+fn history_file() -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = || from("HOME").map(PathBuf::from);
+    let caches = if cfg!(windows) {
+        from("LOCALAPPDATA").map(PathBuf::from)
+    } else if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Caches"))
+    } else {
+        from("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home().map(|home| home.join(".cache")))
+    };
+    caches.map(|caches| caches.join("mixdistill").join("chat_history"))
+}

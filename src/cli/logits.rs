@@ -1,0 +1,82 @@
+//! `mixdistill logits`: a teacher's logits of a run's rows, to train on.
+
+use super::common::{Ended, Failure, Json, Session, quoted, say};
+use super::run_flags::add_assignments;
+use clap::Args;
+use mixdistill::recipe::{RunConfig, TeacherLogitsOptions, write_teacher_logits};
+use mixdistill::settings::Layers;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill config --set base_model=STUDENT --set data.sources.long.path=long.jsonl \\
+      --set data.sources.short.path=short.jsonl > run.toml
+  mixdistill logits --config run.toml --teacher TEACHER --out logits
+  mixdistill train --config run.toml --set teacher.path=logits
+
+Half a minute's rows are written at a time: the same call goes on where one was stopped.";
+
+/// Write what a teacher finds likely at each trained token of a run, to train on its logits
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    /// The teacher: a model folder with the student's tokens, or owner/name on the Hugging Face Hub
+    #[arg(
+        id = "teacher.path",
+        long = "teacher",
+        value_name = "MODEL",
+        required = true,
+        help_heading = "Teacher"
+    )]
+    teacher: String,
+    /// Tokens kept for each trained token [default: that of the settings, or 64]
+    #[arg(id = "teacher.top_k", long = "top-k", value_name = "N", help_heading = "Teacher")]
+    top_k: Option<usize>,
+    /// What logits are divided by [default: that of the settings, or 1]
+    #[arg(id = "temperature", long = "temperature", value_name = "T", help_heading = "Teacher")]
+    temperature: Option<f64>,
+    /// Settings of the run as TOML [default: the toy run's]
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    config: Option<PathBuf>,
+    /// Any setting of the run, such as data.max_length=1024; may be given more than once and counts
+    /// most
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Run")]
+    set: Vec<String>,
+    /// Read all answers, and not only those that the mixture takes
+    #[arg(long, help_heading = "Run")]
+    all: bool,
+    /// Folder to write, or to go on with
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: PathBuf,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let mut layers = Layers::<RunConfig>::new()?;
+    if let Some(path) = &flags.config {
+        layers.file(path)?;
+    }
+    if let Some(backend) = &session.global.backend {
+        layers.set_value("backend", backend.as_str()).map_err(Failure::Usage)?;
+    }
+    add_assignments(&mut layers, &flags.set)?;
+    layers.notices().iter().for_each(|notice| session.warn(notice));
+    let config = layers.settings()?;
+    let options = TeacherLogitsOptions {
+        top_k: flags.top_k,
+        temperature: flags.temperature,
+        all_answers: flags.all,
+        ..TeacherLogitsOptions::new(&flags.out)
+    };
+    let written = write_teacher_logits(&config, &flags.teacher, &options, &session.context);
+    let written = written.map_err(|error| layers.locate(error))?;
+    let out = flags.out.display();
+    say!(session, "{} rows in {out}, {} of them from before", written.rows, written.before);
+    let settings = flags.config.as_ref().map(|path| quoted(&path.to_string_lossy()));
+    let settings = settings.map_or(String::new(), |path| format!(" --config {path}"));
+    let path = quoted(&flags.out.to_string_lossy());
+    say!(session, "\nnext:\n  mixdistill train{settings} --set teacher.path={path}");
+    session.result(&serde_json::json!({ "out": flags.out, "written": written }))?;
+    Ok(())
+}

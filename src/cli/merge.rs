@@ -1,0 +1,71 @@
+//! `mixdistill merge`: an adapter added to its base model.
+
+use super::common::{Ended, Json, Session, say};
+use clap::{Args, ValueEnum};
+use mixdistill::model::{FileType, MAX_SHARD_BYTES, MergeOptions, merge_adapter};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill merge --model BASE --adapter run/adapter --out merged
+  mixdistill merge --model run --out merged --save-type bf16
+  mixdistill merge --model owner/name --adapter run/adapter --out merged --json";
+
+/// Add an adapter to its base model and write a plain model folder
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    /// Base model: a folder in Hugging Face's format, or owner/name on the Hugging Face Hub; or a run
+    /// that trained an adapter
+    #[arg(long, value_name = "MODEL", help_heading = "Input")]
+    model: String,
+    /// Adapter in PEFT's format, or a run that trained one [default: the run's]
+    #[arg(long, value_name = "DIR", help_heading = "Input")]
+    adapter: Option<PathBuf>,
+    /// Folder to write; it must not exist
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: PathBuf,
+    /// Type of the weights
+    #[arg(long, value_enum, default_value = "f32", help_heading = "Output")]
+    save_type: SaveType,
+    /// Largest size of a file of weights, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_SHARD_BYTES, help_heading = "Output",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    max_shard_bytes: u64,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SaveType {
+    F32,
+    Bf16,
+}
+
+pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let options = MergeOptions {
+        file_type: match flags.save_type {
+            SaveType::F32 => FileType::F32,
+            SaveType::Bf16 => FileType::Bf16,
+        },
+        max_shard_bytes: flags.max_shard_bytes,
+        backend: session.global.backend().to_owned(),
+    };
+    let adapter = flags.adapter.as_deref();
+    let lora = merge_adapter(&flags.model, adapter, &flags.out, &options, &session.context)?;
+    say!(
+        session,
+        "{} with the adapter of rank {} on {}",
+        flags.model,
+        lora.rank,
+        lora.target_modules.join(", ")
+    );
+    session.result(&serde_json::json!({
+        "out": flags.out,
+        "model": flags.model,
+        "adapter": flags.adapter,
+        "rank": lora.rank,
+        "target_modules": lora.target_modules,
+    }))?;
+    Ok(())
+}

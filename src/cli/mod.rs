@@ -1,0 +1,162 @@
+//! The program: commands, flags, and what is shown of events.
+//!
+//! Each command has a file with its flags and a function `run`. A flag that sets a setting has the
+//! setting's key as its id, so that messages can name the flag (see [`messages`]).
+
+mod chat;
+mod common;
+mod compare;
+mod completions;
+mod config;
+mod evaluate;
+mod generate;
+mod interrupts;
+mod lines;
+mod logits;
+mod merge;
+mod messages;
+#[cfg(not(feature = "teacher"))]
+mod missing;
+#[cfg(feature = "teacher")]
+mod pairs;
+mod run_flags;
+mod speaker;
+mod study;
+mod train;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use common::{Ended, Global, Session};
+use messages::SettingFlags;
+use mixdistill::device;
+use mixdistill::eval::EvaluateConfig;
+use mixdistill::recipe::RunConfig;
+use mixdistill::study::StudyConfig;
+use run_flags::settable;
+use std::process::ExitCode;
+
+/// Fine-tunes small language models on mixtures of long and short reasoning (Mix Distillation).
+#[derive(Parser)]
+#[command(name = "mixdistill", version, about, propagate_version = true, max_term_width = 100)]
+#[command(arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill train                              the toy corpus, a minute or two on a CPU
+  mixdistill train --model DIR --long L.jsonl --short S.jsonl --lora-rank 16
+  mixdistill chat --model DIR --adapter run/adapter
+
+Exit status: 0, 1 after an error, 2 for wrong usage, 75 after a stop (Ctrl-C or SIGTERM).";
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Flags),
+    Compare(compare::Flags),
+    Generate(generate::Flags),
+    Chat(chat::Flags),
+    Evaluate(evaluate::Flags),
+    #[cfg(feature = "teacher")]
+    Pairs(pairs::Flags),
+    /// Let teachers answer problems, and keep pairs of right answers (not in this build)
+    #[cfg(not(feature = "teacher"))]
+    #[command(disable_help_flag = true)]
+    Pairs(missing::Flags),
+    Logits(logits::Flags),
+    Merge(merge::Flags),
+    Study(study::Flags),
+    Config(config::Flags),
+    Completions(completions::Flags),
+}
+
+impl Command {
+    /// Whether results are to be printed as JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Train(flags) => flags.json.json,
+            Self::Compare(flags) => flags.json.json,
+            Self::Generate(flags) => flags.json.json,
+            Self::Evaluate(flags) => flags.json.json,
+            #[cfg(feature = "teacher")]
+            Self::Pairs(flags) => flags.json.json,
+            Self::Logits(flags) => flags.json.json,
+            Self::Merge(flags) => flags.json.json,
+            Self::Study(flags) => flags.json.json,
+            _ => false,
+        }
+    }
+
+    /// Keys that the command's `--set` takes.
+    fn settable(&self) -> mixdistill::Result<Vec<String>> {
+        match self {
+            Self::Train(_) | Self::Compare(_) | Self::Logits(_) | Self::Config(_) => {
+                settable::<RunConfig>()
+            }
+            Self::Evaluate(_) => settable::<EvaluateConfig>(),
+            #[cfg(feature = "teacher")]
+            Self::Pairs(_) => settable::<mixdistill::teacher::MakePairsConfig>(),
+            Self::Study(_) => settable::<StudyConfig>(),
+            _ => Ok(vec![]),
+        }
+    }
+
+    fn run(&self, session: &Session) -> Ended {
+        match self {
+            Self::Train(flags) => train::run(flags, session),
+            Self::Compare(flags) => compare::run(flags, session),
+            Self::Generate(flags) => generate::run(flags, session),
+            Self::Chat(flags) => chat::run(flags, session),
+            #[cfg(not(feature = "teacher"))]
+            Self::Pairs(_) => missing::run("pairs", "teacher", session),
+            Self::Evaluate(flags) => evaluate::run(flags, session),
+            #[cfg(feature = "teacher")]
+            Self::Pairs(flags) => pairs::run(flags, session),
+            Self::Logits(flags) => logits::run(flags, session),
+            Self::Merge(flags) => merge::run(flags, session),
+            Self::Study(flags) => study::run(flags, session),
+            Self::Config(flags) => config::run(flags, session),
+            Self::Completions(flags) => completions::run(flags, session, Cli::command()),
+        }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let name = matches.subcommand_name().unwrap_or_default().to_owned();
+    let Cli { command, global } = match <Cli as clap::FromArgMatches>::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let threads = global.threads.map(usize::from);
+    let session = command.settable().and_then(|settable| {
+        let mut program = Cli::command();
+        // Gives the commands the global flags.
+        program.build();
+        let flags = program.find_subcommand(&name).map(|flags| SettingFlags::of(flags, settable));
+        Session::new(global, &name, command.json(), flags.unwrap_or_default())
+    });
+    let session = match session {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = device::use_threads(threads).map_err(Into::into);
+    session.end(ended.and_then(|()| command.run(&session)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,215 @@
+//! `mixdistill pairs`: two teachers answer problems, and right answers are kept.
+
+use super::common::{Ended, Failure, Json, Session, quoted, say};
+use super::run_flags::add_assignments;
+use clap::Args;
+use mixdistill::settings::Layers;
+use mixdistill::teacher::{
+    MakePairsConfig, PairsDirectory, PairsReport, TeacherConfig, make_pairs,
+};
+use mixdistill::{Error, Result};
+use std::path::{Path, PathBuf};
+use toml::Value;
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill pairs --problems gsm8k.jsonl --long-url http://localhost:8000/v1 \\
+      --short-url http://localhost:8001/v1 --out pairs
+  mixdistill pairs --problems gsm8k.jsonl --long-folder R1-DISTILL --short-folder INSTRUCT
+  mixdistill pairs --config pairs/config.toml --set pick=shortest --ask-nothing
+
+Every response is stored as it comes: the same call goes on where one was stopped.";
+
+/// Let two teachers answer problems, and keep pairs of right answers
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    /// Problems with known answers, as JSONL (GSM8K, MATH and others as they are)
+    #[arg(long, value_name = "FILE", help_heading = "Problems")]
+    problems: Option<PathBuf>,
+    /// Benchmarks whose problems must not be among them [default: none]
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Problems")]
+    benchmarks: Vec<PathBuf>,
+    /// Problems that are taken, from the first on [default: all]
+    #[arg(long, value_name = "N", help_heading = "Problems")]
+    limit: Option<u64>,
+    /// Server of the long teacher, up to /chat/completions
+    #[arg(
+        id = "long.server.url",
+        long = "long-url",
+        value_name = "URL",
+        help_heading = "Teachers"
+    )]
+    long_url: Option<String>,
+    /// Its model [default: the one that the server has]
+    #[arg(
+        id = "long.server.model",
+        long = "long-model",
+        value_name = "NAME",
+        help_heading = "Teachers"
+    )]
+    long_model: Option<String>,
+    /// Folder of the long teacher, to run it here; or owner/name on the Hugging Face Hub
+    #[arg(id = "long.local.model", long = "long-folder", value_name = "MODEL",
+        conflicts_with_all = ["long.server.url", "long.server.model"], help_heading = "Teachers")]
+    long_folder: Option<String>,
+    /// Server of the short teacher
+    #[arg(
+        id = "short.server.url",
+        long = "short-url",
+        value_name = "URL",
+        help_heading = "Teachers"
+    )]
+    short_url: Option<String>,
+    /// Its model [default: the one that the server has]
+    #[arg(
+        id = "short.server.model",
+        long = "short-model",
+        value_name = "NAME",
+        help_heading = "Teachers"
+    )]
+    short_model: Option<String>,
+    /// Folder of the short teacher
+    #[arg(id = "short.local.model", long = "short-folder", value_name = "MODEL",
+        conflicts_with_all = ["short.server.url", "short.server.model"],
+        help_heading = "Teachers")]
+    short_folder: Option<String>,
+    /// Answers that each teacher is asked for to a problem, at most [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Asking")]
+    samples: Option<u64>,
+    /// Temperature of both teachers; several answers to a problem need more than 0 [default: 0]
+    #[arg(long, value_name = "T", help_heading = "Asking")]
+    temperature: Option<f64>,
+    /// Length limit of both teachers' answers in tokens [default: 8192 at a server, 2048 in a
+    /// folder]
+    #[arg(long, value_name = "TOKENS", help_heading = "Asking")]
+    max_tokens: Option<u64>,
+    /// Requests to each server at the same time [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Asking")]
+    concurrency: Option<u64>,
+    /// Ask nobody, and make pairs of the responses that are there
+    #[arg(long, help_heading = "Asking")]
+    ask_nothing: bool,
+    /// Settings as TOML; flags count more
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    config: Option<PathBuf>,
+    /// Any setting, such as keep=either or long.server.key_variable=MY_KEY; may be given more than
+    /// once and counts most
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
+    set: Vec<String>,
+    /// Directory of responses and pairs; one that is begun goes on
+    #[arg(long, value_name = "DIR", default_value = "pairs", help_heading = "Output")]
+    out: PathBuf,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let layers = flags.layers()?;
+    layers.notices().iter().for_each(|notice| session.warn(notice));
+    let config = layers.settings()?;
+    config.validate().map_err(|error| layers.locate(error))?;
+    let out = PairsDirectory::open(&flags.out)?;
+    let report = make_pairs(&config, &out, !flags.ask_nothing, &session.context)?;
+    say!(session, "{}", report.to_markdown());
+    for teacher in [&report.long, &report.short] {
+        if let Some(reason) = &teacher.reason {
+            session.warn(&format!("{} did not answer all: {reason}", teacher.model));
+        }
+    }
+    session.result(&report)?;
+    tell_next(&report, &flags.out, session)
+}
+
+impl Flags {
+    /// Settings: the file, then flags, then `--set`.
+    fn layers(&self) -> Result<Layers<MakePairsConfig>, Failure> {
+        let mut layers = Layers::<MakePairsConfig>::new()?;
+        if let Some(path) = &self.config {
+            layers.file(path)?;
+        }
+        self.add_flags(&mut layers).map_err(Failure::Usage)?;
+        add_assignments(&mut layers, &self.set)?;
+        Ok(layers)
+    }
+
+    fn add_flags(&self, layers: &mut Layers<MakePairsConfig>) -> Result<()> {
+        let text = |path: &PathBuf| Value::from(path.to_string_lossy().into_owned());
+        if let Some(path) = &self.problems {
+            layers.set_value("problems", text(path))?;
+        }
+        if !self.benchmarks.is_empty() {
+            let paths: Vec<Value> = self.benchmarks.iter().map(text).collect();
+            layers.set_value("benchmarks", paths)?;
+        }
+        for (key, value) in [("limit", self.limit), ("samples", self.samples)] {
+            if let Some(value) = value {
+                layers.set_value(key, whole(value))?;
+            }
+        }
+        let long = [&self.long_url, &self.long_model, &self.long_folder];
+        self.add_teacher(layers, "long", long, |config| &config.long)?;
+        let short = [&self.short_url, &self.short_model, &self.short_folder];
+        self.add_teacher(layers, "short", short, |config| &config.short)
+    }
+
+    /// What the flags say of a teacher: who it is, and what both are asked with.
+    fn add_teacher(
+        &self,
+        layers: &mut Layers<MakePairsConfig>,
+        role: &str,
+        [url, model, folder]: [&Option<String>; 3],
+        teacher: fn(&MakePairsConfig) -> &TeacherConfig,
+    ) -> Result<()> {
+        // A teacher is a server or a folder, whatever the file says.
+        if let Some(folder) = folder {
+            layers.set(&format!("{role}.server="))?;
+            layers.set_value(&format!("{role}.local.model"), folder.as_str())?;
+        }
+        if let Some(url) = url {
+            layers.set(&format!("{role}.local="))?;
+            layers.set_value(&format!("{role}.server.url"), url.as_str())?;
+        }
+        if let Some(model) = model {
+            layers.set_value(&format!("{role}.server.model"), model.as_str())?;
+        }
+        if let Some(concurrency) = self.concurrency {
+            layers.set_value(&format!("{role}.concurrency"), whole(concurrency))?;
+        }
+        let config = layers.settings()?;
+        let teacher = teacher(&config);
+        let places = [("server", teacher.server.is_some()), ("local", teacher.local.is_some())];
+        for (place, _) in places.into_iter().filter(|(_, is_there)| *is_there) {
+            if let Some(temperature) = self.temperature {
+                layers.set_value(&format!("{role}.{place}.temperature"), temperature)?;
+            }
+            if let Some(tokens) = self.max_tokens {
+                layers.set_value(&format!("{role}.{place}.max_tokens"), whole(tokens))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Says what there is, and what comes next.
+fn tell_next(report: &PairsReport, out: &Path, session: &Session) -> Ended {
+    if report.rows == [0, 0] {
+        let hint = format!(
+            "Every response is in {}; the table says what became of them",
+            out.join("responses.jsonl").display()
+        );
+        return Err(Error::Training { what: "no answer is kept".into(), hint }.into());
+    }
+    let file = |name: &str| quoted(&out.join(name).to_string_lossy());
+    say!(
+        session,
+        "\nnext:\n  mixdistill train --model STUDENT --lora-rank 8 --long {} --short {}",
+        file("long.jsonl"),
+        file("short.jsonl")
+    );
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! The flags that `train` and `compare` share, and the settings that come of them.
+
+use super::common::{Failure, Global, Session, quoted};
+use clap::Args;
+use mixdistill::data::{ColumnMap, MixtureConfig};
+use mixdistill::model::LoraConfig;
+use mixdistill::recipe::{RunConfig, RunDirectory, RunMode};
+use mixdistill::settings::{Layers, table_of};
+use mixdistill::{Error, Result};
+use std::path::{Path, PathBuf};
+use toml::Value;
+
+/// Settings of a run, and its directory.
+#[derive(Args, Debug)]
+pub struct RunFlags {
+    /// Model to fine-tune: a folder in Hugging Face's format, or owner/name on the Hugging Face Hub
+    /// [default: none, a small student from random weights]
+    #[arg(
+        id = "base_model",
+        long = "model",
+        value_name = "MODEL",
+        help_heading = "Data and model"
+    )]
+    model: Option<String>,
+    /// Long answers: JSONL, JSON or Parquet [default: the built-in toy corpus]
+    #[arg(
+        id = "data.sources.long.path",
+        long = "long",
+        value_name = "FILE",
+        requires = "data.sources.short.path",
+        help_heading = "Data and model"
+    )]
+    long: Option<PathBuf>,
+    /// Short answers
+    #[arg(
+        id = "data.sources.short.path",
+        long = "short",
+        value_name = "FILE",
+        requires = "data.sources.long.path",
+        help_heading = "Data and model"
+    )]
+    short: Option<PathBuf>,
+    /// Columns of the long file that are not recognized: problem=NAME,solution=NAME, also reasoning,
+    /// answer, id, messages, system, context, options, correct; none leaves one out
+    #[arg(
+        id = "data.sources.long.columns",
+        long = "long-columns",
+        value_name = "MAP",
+        requires = "data.sources.long.path",
+        help_heading = "Data and model"
+    )]
+    long_columns: Option<String>,
+    /// Columns of the short file
+    #[arg(
+        id = "data.sources.short.columns",
+        long = "short-columns",
+        value_name = "MAP",
+        requires = "data.sources.short.path",
+        help_heading = "Data and model"
+    )]
+    short_columns: Option<String>,
+    /// Length limit of a row in tokens [default: 2048 with --model, else 512]
+    #[arg(
+        id = "data.max_length",
+        long = "max-length",
+        value_name = "TOKENS",
+        help_heading = "Data and model"
+    )]
+    max_length: Option<u64>,
+    /// Share of long answers in the mixture, 0 to 1 [default: 0.2]
+    #[arg(
+        id = "mixture.weights",
+        long = "share",
+        value_name = "SHARE",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
+    share: Option<f64>,
+    /// Train low-rank adapters of this rank [default: none, all weights are trained]
+    #[arg(id = "lora.rank", long = "lora-rank", value_name = "RANK", help_heading = "Training")]
+    lora_rank: Option<u64>,
+    /// Passes over the data [default: 2 with --model, else 1]
+    #[arg(
+        id = "train.epochs",
+        long = "epochs",
+        value_name = "N",
+        conflicts_with = "train.steps",
+        help_heading = "Training"
+    )]
+    epochs: Option<f64>,
+    /// Optimizer steps, in place of --epochs [default: as --epochs says]
+    #[arg(id = "train.steps", long = "steps", value_name = "N", help_heading = "Training")]
+    steps: Option<u64>,
+    /// Peak learning rate [default: 1e-5 with --model, 1e-4 with adapters, else 2e-3]
+    #[arg(
+        id = "train.learning_rate",
+        long = "learning-rate",
+        value_name = "RATE",
+        help_heading = "Training"
+    )]
+    learning_rate: Option<f64>,
+    /// Seed of all random choices [default: 1]
+    #[arg(long, value_name = "SEED", help_heading = "Training")]
+    seed: Option<u64>,
+    /// Held-out problems that are answered before and after [default: 0 with --model, else 200]
+    #[arg(
+        id = "evaluation.questions",
+        long = "questions",
+        value_name = "N",
+        help_heading = "Training"
+    )]
+    questions: Option<u64>,
+    /// Settings as TOML; flags count more [default: those of the run with --resume]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    config: Option<PathBuf>,
+    /// Any setting, such as train.batch_size=4; may be given more than once and counts most.
+    /// `mixdistill config explain` lists them
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
+    set: Vec<String>,
+    /// Run directory [default: run]
+    #[arg(long, value_name = "DIR", help_heading = "Run directory")]
+    out: Option<PathBuf>,
+    /// Go on with the run in the run directory, with its settings
+    #[arg(long, conflicts_with = "overwrite", help_heading = "Run directory")]
+    resume: bool,
+    /// With --resume: go on even where settings or data have changed
+    #[arg(long, requires = "resume", help_heading = "Run directory")]
+    allow_changes: bool,
+    /// Replace the run in the run directory
+    #[arg(long, help_heading = "Run directory")]
+    overwrite: bool,
+}
+
+/// What a run is called with.
+pub struct Asked {
+    pub config: RunConfig,
+    pub mode: RunMode,
+    /// Where the settings come from.
+    pub layers: Layers<RunConfig>,
+}
+
+impl RunFlags {
+    /// Settings and mode: defaults, then the file (or the resumed run's), then flags, then `--set`.
+    pub fn asked(&self, session: &Session) -> Result<Asked, Failure> {
+        let mode = match (self.resume, self.overwrite) {
+            (true, _) if self.allow_changes => RunMode::ResumeChanged,
+            (true, _) => RunMode::Resume,
+            (_, true) => RunMode::Overwrite,
+            _ => RunMode::New,
+        };
+        let mut layers = Layers::<RunConfig>::new()?;
+        if let Some(path) = &self.config {
+            layers.file(path)?;
+        } else if self.resume {
+            layers.file(&stored_settings(self.out.as_deref())?)?;
+            // The directory may have been moved since.
+            let out = self.out.clone().unwrap_or_else(usual_out);
+            layers.set_value("out", out.to_string_lossy().into_owned())?;
+        }
+        self.add_flags(&mut layers, &session.global).map_err(Failure::Usage)?;
+        add_assignments(&mut layers, &self.set)?;
+        layers.notices().iter().for_each(|notice| session.warn(notice));
+        let config = layers.settings()?;
+        config.validate().map_err(|error| layers.locate(error))?;
+        Ok(Asked { config, mode, layers })
+    }
+
+    fn add_flags(&self, layers: &mut Layers<RunConfig>, global: &Global) -> Result<()> {
+        let text = |path: &PathBuf| Value::from(path.to_string_lossy().into_owned());
+        let whole = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
+        let mut set = |key: &str, value: Option<Value>| match value {
+            Some(value) => layers.set_value(key, value),
+            None => Ok(()),
+        };
+        set("base_model", self.model.clone().map(Value::from))?;
+        set("out", self.out.as_ref().map(text))?;
+        set("backend", global.backend.clone().map(Value::from))?;
+        set("seed", self.seed.map(whole))?;
+        set("data.max_length", self.max_length.map(whole))?;
+        set("train.learning_rate", self.learning_rate.map(Value::from))?;
+        set("evaluation.questions", self.questions.map(whole))?;
+        set("train.steps", self.steps.map(whole))?;
+        if let Some(epochs) = self.epochs {
+            set("train.epochs", Some(epochs.into()))?;
+            layers.set("train.steps=")?;
+        }
+        if let Some(share) = self.share {
+            if !(0.0..=1.0).contains(&share) {
+                let hint = "Give the share of long answers, 0 to 1";
+                return Err(Error::config("mixture.weights", format!("it is {share}"), hint));
+            }
+            let weights = table_of(&MixtureConfig::long_short(share))?.remove("weights");
+            weights.map_or(Ok(()), |weights| layers.set_value("mixture.weights", weights))?;
+        }
+        self.add_lora(layers)?;
+        self.add_sources(layers)
+    }
+
+    /// Adapters of a rank are scaled as much as those of the file.
+    fn add_lora(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
+        let Some(rank) = self.lora_rank else { return Ok(()) };
+        let before = layers.settings().ok().and_then(|config| config.lora);
+        let LoraConfig { alpha, rank: old, .. } = before.unwrap_or_default();
+        let scale = alpha / old.max(1) as f64;
+        layers.set_value("lora.rank", i64::try_from(rank).unwrap_or(i64::MAX))?;
+        layers.set_value("lora.alpha", scale * rank as f64)
+    }
+
+    fn add_sources(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
+        let (Some(long), Some(short)) = (&self.long, &self.short) else { return Ok(()) };
+        let sources = [("long", long, &self.long_columns), ("short", short, &self.short_columns)];
+        let sources: Result<Vec<Value>> = sources
+            .into_iter()
+            .map(|(name, path, columns)| {
+                let mut source = toml::Table::new();
+                source.insert("name".into(), name.into());
+                source.insert("path".into(), path.to_string_lossy().into_owned().into());
+                if let Some(columns) = columns {
+                    let columns = ColumnMap::parse(columns)
+                        .map_err(|error| at_key(error, &format!("data.sources.{name}.columns")))?;
+                    source.insert("columns".into(), Value::Table(table_of(&columns)?));
+                }
+                Ok(Value::Table(source))
+            })
+            .collect();
+        layers.set_value("data.sources", sources?)
+    }
+
+    /// The call that goes on with a run: with what is stored, once there is something.
+    pub fn to_go_on(command: &str, config: &RunConfig) -> Option<String> {
+        let out = quoted(&config.out.to_string_lossy());
+        RunDirectory::holds_run(&config.out)
+            .then(|| format!("mixdistill {command} --resume --out {out}"))
+    }
+}
+
+/// Adds what `--set` says. A wrong key is wrong usage, as a wrong flag is.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn add_assignments<T: mixdistill::settings::Settings>(
+    layers: &mut Layers<T>,
+    assignments: &[String],
+) -> Result<(), Failure> {
+    assignments.iter().try_for_each(|assignment| layers.set(assignment)).map_err(Failure::Usage)
+}
+
+/// Keys that `--set` takes.
+///
+/// # Errors
+/// As [`Layers::new`].
+pub fn settable<T: mixdistill::settings::Settings>() -> Result<Vec<String>> {
+    let keys = Layers::<T>::new()?.keys()?;
+    Ok(keys.into_iter().filter(|key| !key.is_table).map(|key| key.path).collect())
+}
+
+/// The same error with the whole key of its setting.
+fn at_key(error: Error, key: &str) -> Error {
+    match error {
+        Error::Config { what, hint, .. } => Error::config(key, what, hint),
+        error => error,
+    }
+}
+
+fn usual_out() -> PathBuf {
+    RunConfig::toy().out
+}
+
+/// The settings of the run in a directory.
+fn stored_settings(out: Option<&Path>) -> Result<PathBuf> {
+    let out = out.map_or_else(usual_out, Path::to_owned);
+    let path = out.join("config.toml");
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::RunDirectory {
+        path: out,
+        what: "it holds no run".into(),
+        hint: "Check the path, or start a new run".into(),
+    })
+}

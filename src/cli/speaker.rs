@@ -1,0 +1,360 @@
+//! A model that is asked: how it is loaded, and how its answers are shown as they come.
+
+use super::common::Session;
+use clap::Args;
+use mixdistill::data::{Message, Prompt};
+use mixdistill::model::{
+    EndReason, GenerateConfig, Generation, LoadOptions, NewToken, StopConditions, TextModel,
+    TextModelFiles,
+};
+use mixdistill::{Error, Result, device};
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The model, and how it is talked to.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelFlags {
+    /// Model: a folder in Hugging Face's format, a run, or owner/name on the Hugging Face Hub; may be
+    /// left out where --adapter is a run
+    #[arg(long, value_name = "MODEL", required_unless_present = "adapter")]
+    pub model: Option<String>,
+    /// Adapter in PEFT's format, or a run that trained one [default: none, or the run's]
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Chat template in a file, or none [default: the adapter's, else the model's own]
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Message of the system [default: the chat template's own, if any]
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+}
+
+/// How answers are drawn.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Answers")]
+pub struct SamplingFlags {
+    /// Length limit of an answer in tokens
+    #[arg(
+        id = "generate.max_new_tokens",
+        long = "max-new-tokens",
+        value_name = "TOKENS",
+        default_value_t = 512
+    )]
+    max_new_tokens: usize,
+    /// 0 takes the most probable token; above, tokens are drawn
+    #[arg(
+        id = "generate.temperature",
+        long = "temperature",
+        allow_negative_numbers = true,
+        value_name = "T",
+        default_value_t = 0.0
+    )]
+    temperature: f64,
+    /// Draw among this many most probable tokens; 0 means all
+    #[arg(id = "generate.top_k", long = "top-k", value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the most probable tokens whose probabilities sum to this
+    #[arg(
+        id = "generate.top_p",
+        long = "top-p",
+        allow_negative_numbers = true,
+        value_name = "P",
+        default_value_t = 1.0
+    )]
+    top_p: f64,
+    /// Draw among tokens with at least this share of the highest probability
+    #[arg(
+        id = "generate.min_p",
+        long = "min-p",
+        allow_negative_numbers = true,
+        value_name = "P",
+        default_value_t = 0.0
+    )]
+    min_p: f64,
+    /// Above 1, tokens that stand there already are less probable
+    #[arg(
+        id = "generate.repetition_penalty",
+        long = "repetition-penalty",
+        allow_negative_numbers = true,
+        value_name = "X",
+        default_value_t = 1.0
+    )]
+    repetition_penalty: f64,
+    /// Text that ends an answer; may be given more than once [default: none]
+    #[arg(id = "generate.stop", long = "stop", value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Seed of the draws
+    #[arg(id = "generate.seed", long = "seed", value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingFlags {
+    /// The settings, checked.
+    ///
+    /// # Errors
+    /// As [`GenerateConfig::validate`].
+    pub fn config(&self, batch_size: usize) -> Result<GenerateConfig> {
+        let config = GenerateConfig {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            stop: self.stop.clone(),
+            seed: self.seed,
+            batch_size,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl ModelFlags {
+    /// Opens and checks the files of the model; no weights are read yet. With `raw` prompts go to it
+    /// as they are, whatever its template.
+    ///
+    /// # Errors
+    /// As [`TextModelFiles::open`].
+    pub fn open(&self, raw: bool, session: &Session) -> Result<TextModelFiles> {
+        // A run that trained an adapter is a model by itself.
+        let (model, adapter) = match (&self.model, &self.adapter) {
+            (Some(model), adapter) => (model.clone(), adapter.clone()),
+            (None, adapter) => {
+                let run = adapter.as_deref().unwrap_or(Path::new(""));
+                (run.to_string_lossy().into_owned(), None)
+            }
+        };
+        let options = LoadOptions {
+            adapter,
+            chat_template: if raw { Some("none".into()) } else { self.chat_template.clone() },
+            system: self.system.clone(),
+            backend: session.global.backend().to_owned(),
+        };
+        TextModelFiles::open(&model, &options, &session.context)
+    }
+}
+
+/// The tokens of a prompt, which has to leave room for an answer.
+///
+/// # Errors
+/// What the tokenizer and the template give; [`Error::Config`] where it does not fit.
+pub fn prompt_tokens(files: &TextModelFiles, prompt: Prompt<'_>, raw: bool) -> Result<Vec<u32>> {
+    let tokens = match raw {
+        true => files.plain_prompt(prompt.problem)?,
+        false => files.template().prompt(files.tokenizer(), prompt)?,
+    };
+    let context = context_length(files);
+    if tokens.len() >= context {
+        let what =
+            format!("it has {} tokens, and the model takes fewer than {context}", tokens.len());
+        return Err(Error::config("prompt", what, "Shorten it"));
+    }
+    Ok(tokens)
+}
+
+/// Tokens of the longest row that the model takes, prompt and answer together.
+pub fn context_length(files: &TextModelFiles) -> usize {
+    files.folder().config().max_position_embeddings
+}
+
+/// The tokens of a conversation, up to the model's next answer. Without a chat template the last
+/// message stands alone.
+///
+/// # Errors
+/// As [`TextModelFiles::conversation`].
+pub fn conversation_tokens(files: &TextModelFiles, messages: &[Message]) -> Result<Vec<u32>> {
+    match files.chat_template() {
+        Some(_) => files.conversation(messages),
+        None => {
+            let last = messages.last().map_or("", |message| message.content.as_str());
+            files.template().prompt(files.tokenizer(), last.into())
+        }
+    }
+}
+
+/// A model that answers.
+pub struct Speaker {
+    pub loaded: TextModel,
+    pub config: GenerateConfig,
+}
+
+/// What came of an answer that was shown.
+pub struct Shown {
+    pub answer: Generation,
+    pub text: String,
+    pub seconds: f64,
+}
+
+impl Speaker {
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// As [`TextModelFiles::load`].
+    pub fn load(files: TextModelFiles, config: GenerateConfig, session: &Session) -> Result<Self> {
+        let device = device::by_name(session.global.backend())?;
+        Ok(Self { loaded: files.load(&device, &session.context)?, config })
+    }
+
+    /// What ends an answer.
+    pub fn stop_conditions(&self) -> StopConditions<'_> {
+        let text = self.loaded.text_interface();
+        StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer }
+    }
+
+    /// The text of an answer so far that can be shown: without a character that is not whole yet,
+    /// and without what may become a stop text.
+    fn text_so_far(&self, token: &NewToken<'_>) -> Result<String> {
+        let tokenizer = self.loaded.files.tokenizer();
+        if let Some(end) = token.end {
+            let answer = Generation { tokens: token.tokens.to_vec(), end: end.clone() };
+            return answer.text(tokenizer);
+        }
+        let mut text = tokenizer.decode(token.tokens)?;
+        let whole = text.trim_end_matches('\u{FFFD}').len();
+        text.truncate(whole);
+        let begins_stop = |tail: &str| self.config.stop.iter().any(|stop| stop.starts_with(tail));
+        let hidden = text.char_indices().map(|(at, _)| at).find(|at| begins_stop(&text[*at..]));
+        text.truncate(hidden.unwrap_or(text.len()));
+        Ok(text)
+    }
+
+    /// Shows an answer as it comes; Ctrl-C ends it.
+    ///
+    /// # Errors
+    /// What generation gives.
+    pub fn stream(&self, prompt: &[u32], session: &Session) -> Result<Shown> {
+        let (start, mut shown) = (Instant::now(), String::new());
+        let mut failed = None;
+        let stop = session.interrupts.begin_answer();
+        let mut out = Out::new(session);
+        // A long prompt takes a while before its first token.
+        session.screen.watch("reading the prompt");
+        let prompts = [prompt.to_vec()];
+        let answers = self.loaded.model.generate(
+            &prompts,
+            self.stop_conditions(),
+            &self.config,
+            &mut |token| {
+                if token.tokens.len() <= 1 {
+                    session.screen.rest();
+                }
+                match self.text_so_far(token) {
+                    Ok(text) => {
+                        out.write(text.strip_prefix(shown.as_str()).unwrap_or_default());
+                        shown = if text.len() > shown.len() { text } else { shown.clone() };
+                    }
+                    Err(error) => failed = Some(error),
+                }
+                match failed.is_some() || stop.is_requested() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        );
+        session.screen.rest();
+        session.interrupts.idle();
+        out.write("\n");
+        let answer = answers?.remove(0);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let text = answer.text(self.loaded.files.tokenizer())?;
+        let shown = Shown { answer, text, seconds: start.elapsed().as_secs_f64() };
+        if !session.global.quiet {
+            session.screen.error_line(&format!("[{}]", shown.figures()));
+        }
+        Ok(shown)
+    }
+}
+
+impl Shown {
+    /// How long the answer is, how fast it came and why it ended.
+    fn figures(&self) -> String {
+        let tokens = self.answer.tokens.len();
+        let speed = tokens as f64 / self.seconds.max(1e-9);
+        format!("{tokens} tokens, {speed:.1} tokens/s; {}", ended(&self.answer.end))
+    }
+
+    /// Whether Ctrl-C ended it.
+    pub fn is_interrupted(&self) -> bool {
+        self.answer.end == EndReason::Interrupted
+    }
+
+    /// Why there is nothing to read, where there is nothing.
+    pub fn emptiness(&self) -> Option<&'static str> {
+        if !self.text.trim().is_empty() {
+            return None;
+        }
+        Some(match self.answer.end {
+            EndReason::EndToken(_) => {
+                "the answer is empty: the model ended it at once. Word the message otherwise, draw \
+                 tokens with --temperature, or check that the model is one for chats"
+            }
+            EndReason::Stop(_) => "the answer is empty: it begins with a text that --stop names",
+            EndReason::Limit => {
+                "the answer holds nothing that can be read up to its length limit \
+                 (--max-new-tokens)"
+            }
+            EndReason::Interrupted => "the answer is empty: it was stopped before its first word",
+        })
+    }
+}
+
+/// Why an answer ended, in words.
+pub fn ended(end: &EndReason) -> String {
+    match end {
+        EndReason::EndToken(_) => "ended by the model".into(),
+        EndReason::Stop(text) => format!("ended by the stop text {text:?}"),
+        EndReason::Limit => "at the length limit".into(),
+        EndReason::Interrupted => "interrupted".into(),
+    }
+}
+
+/// Where an answer is shown: on standard output, or on standard error where that is left to
+/// results.
+enum Out {
+    Output { is_terminal: bool },
+    Error { is_terminal: bool },
+}
+
+impl Out {
+    fn new(session: &Session) -> Self {
+        match session.is_json() {
+            true => Self::Error { is_terminal: std::io::stderr().is_terminal() },
+            false => Self::Output { is_terminal: std::io::stdout().is_terminal() },
+        }
+    }
+
+    /// Writes a piece at once. That nobody reads it any more is no reason to stop.
+    fn write(&mut self, text: &str) {
+        let (Self::Output { is_terminal } | Self::Error { is_terminal }) = *self;
+        let text = if is_terminal { harmless(text) } else { text.to_owned() };
+        let _ = match self {
+            Self::Output { .. } => {
+                let mut out = std::io::stdout();
+                write!(out, "{text}").and_then(|()| out.flush())
+            }
+            Self::Error { .. } => write!(std::io::stderr(), "{text}"),
+        };
+    }
+}
+
+/// A text without what a terminal would take as a command.
+fn harmless(text: &str) -> String {
+    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_command(c) { '\u{FFFD}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_cannot_command_the_terminal() {
+        assert_eq!(harmless("a\tb\n\u{1b}[2Jc\r\u{9b}d"), "a\tb\n\u{FFFD}[2Jc\u{FFFD}\u{FFFD}d");
+    }
+}

@@ -1,0 +1,76 @@
+//! `mixdistill train`: one run.
+
+use super::common::{Ended, Json, Session, quoted, say};
+use super::run_flags::{Asked, RunFlags};
+use clap::Args;
+use mixdistill::Error;
+use mixdistill::recipe::{self, RunConfig};
+use mixdistill::terminal::Terminal;
+use std::path::Path;
+
+const EXAMPLES: &str = "\
+Examples:
+  mixdistill train                              the toy corpus, a minute or two on a CPU
+  mixdistill train --model DIR --long L.jsonl --short S.jsonl --lora-rank 16 \\
+      --set mixture.share=tokens --set data.hold_out=0.1 --out run1
+  mixdistill train --resume --out run1          goes on with a run that was stopped";
+
+/// Train a student on a mixture of long and short answers
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    #[command(flatten)]
+    run: RunFlags,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let Asked { config, mode, layers } = flags.run.asked(session)?;
+    let ended = recipe::run(&config, mode, &session.context).map_err(|e| layers.locate(e));
+    if let Some(command) = RunFlags::to_go_on("train", &config) {
+        session.go_on_with(command);
+    }
+    let summary = ended?;
+    if summary.outcome.stopped {
+        session.result(&summary)?;
+        return Err(Error::stopped(kept(&config.out)).into());
+    }
+    say!(session, "{}", Terminal::fitted(&summary.conclusion().to_string()));
+    say!(session, "\nnext:{}", next(&config));
+    session.result(&summary)?;
+    Ok(())
+}
+
+/// What a stopped run leaves.
+pub fn kept(out: &Path) -> String {
+    let checkpoints = out.join("checkpoints");
+    match checkpoints.is_dir() {
+        true => format!("a checkpoint is saved in {}", checkpoints.display()),
+        false => format!("what is finished is in {}", out.display()),
+    }
+}
+
+/// Commands that come next, a line each.
+fn next(config: &RunConfig) -> String {
+    let run = quoted(&config.out.to_string_lossy());
+    let system = config.data.system_prompt.as_ref();
+    let system = system.map_or(String::new(), |text| format!(" --system {}", quoted(text)));
+    let mut lines = vec![format!("mixdistill chat --model {run}{system}")];
+    if config.lora.is_some() {
+        lines.push(format!("mixdistill merge --model {run} --out merged"));
+    }
+    if config.data.sources.is_empty() {
+        lines.push("mixdistill compare --out compare1".into());
+        lines.push("mixdistill train --share 0.5 --out half".into());
+        lines.push("mixdistill train --help".into());
+    } else {
+        let settings = quoted(&config.out.join("config.toml").to_string_lossy());
+        lines
+            .push(format!("mixdistill compare --config {settings} --questions 100 --out compare1"));
+        lines.push(format!(
+            "mixdistill train --config {settings} --set mixture.share=tokens --out tokens"
+        ));
+    }
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}

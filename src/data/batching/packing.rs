@@ -1,0 +1,207 @@
+//! How the rows of an optimizer step become micro-batches. No layout changes the step: attention
+//! stays inside each row's own example, and the loss is summed over trained tokens.
+//!
+//! ```text
+//! off                          on                            on, with a budget of 8 tokens
+//! a a a . . . . .              a a a b b b b b b b b c c     b b b b b b b b
+//! b b b b b b b b                                            a a a c c d d d
+//! c c . . . . . .
+//! ```
+
+use super::batch::{Batch, Row};
+use serde::{Deserialize, Serialize};
+
+/// Whether the examples of a micro-batch are laid out one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Each in a row of its own, padded to the longest.
+    Off,
+    /// One after the other in one row, which saves the time that padding takes.
+    On,
+    /// Where the step would otherwise be padding by more than a tenth.
+    #[default]
+    Auto,
+}
+
+/// A layout of micro-batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchLayout {
+    /// Rows in a micro-batch, where there is no budget of tokens.
+    pub rows_per_batch: usize,
+    /// Most positions of a micro-batch, padding included; a row that alone has more is a
+    /// micro-batch by itself.
+    pub tokens_per_batch: Option<usize>,
+    /// Whether examples are packed.
+    pub packing: Packing,
+    /// Lengths are rounded up to a multiple of this.
+    pub multiple: usize,
+    /// Lengths are rounded up further, to at most eight different ones between a power of two and
+    /// the next.
+    pub bucket: bool,
+}
+
+impl BatchLayout {
+    /// Micro-batches of so many rows.
+    pub fn rows(rows_per_batch: usize, multiple: usize, packing: Packing) -> Self {
+        Self { rows_per_batch, tokens_per_batch: None, packing, multiple, bucket: false }
+    }
+
+    /// The micro-batches of one optimizer step; each row is in one of them.
+    pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
+        /// Share of padding above which packing pays.
+        const MOST_PADDING: f64 = 0.1;
+        match self.packing {
+            Packing::Off => self.padded(rows),
+            Packing::On => self.packed(rows),
+            Packing::Auto => {
+                let batches = self.padded(rows);
+                let sum = |part: fn(&Batch) -> usize| batches.iter().map(part).sum::<usize>();
+                let (padding, all) = (sum(Batch::padding), sum(|batch| batch.rows * batch.length));
+                let much = padding as f64 > MOST_PADDING * all as f64;
+                if much { self.packed(rows) } else { batches }
+            }
+        }
+    }
+
+    /// Rows of similar length side by side.
+    fn padded(&self, rows: &[Row]) -> Vec<Batch> {
+        let mut sorted: Vec<&Row> = rows.iter().collect();
+        sorted.sort_by_key(|row| row.tokens.len());
+        let mut chunks: Vec<Vec<&Row>> = vec![];
+        for row in sorted {
+            let full = chunks.last().is_none_or(|chunk| match self.tokens_per_batch {
+                // This row is the longest so far.
+                Some(budget) => (chunk.len() + 1) * self.rounded(inputs(row)) > budget,
+                None => chunk.len() >= self.rows_per_batch,
+            });
+            match chunks.last_mut() {
+                Some(chunk) if !full => chunk.push(row),
+                _ => chunks.push(vec![row]),
+            }
+        }
+        let batch = |chunk: &Vec<&Row>| {
+            let longest = chunk.iter().map(|row| inputs(row)).max().unwrap_or(0);
+            Batch::new(chunk.iter().map(|row| row.example()), self.rounded(longest))
+        };
+        chunks.iter().map(batch).collect()
+    }
+
+    /// Rows one after the other.
+    fn packed(&self, rows: &[Row]) -> Vec<Batch> {
+        let bins: Vec<Vec<usize>> = match self.tokens_per_batch {
+            Some(budget) => {
+                let lengths: Vec<usize> = rows.iter().map(inputs).collect();
+                best_fit_decreasing(&lengths, |filled| self.rounded(filled) <= budget)
+            }
+            None => {
+                let all: Vec<usize> = (0..rows.len()).collect();
+                all.chunks(self.rows_per_batch.max(1)).map(<[usize]>::to_vec).collect()
+            }
+        };
+        let batch = |bin: &Vec<usize>| {
+            let length: usize = bin.iter().map(|row| inputs(&rows[*row])).sum();
+            Batch::packed(bin.iter().map(|row| rows[*row].example()), self.rounded(length))
+        };
+        bins.iter().map(batch).collect()
+    }
+
+    /// A length with the padding that makes it one of few.
+    fn rounded(&self, length: usize) -> usize {
+        let multiple = match self.bucket {
+            true => (length.next_power_of_two() / 16).max(self.multiple),
+            false => self.multiple,
+        };
+        length.next_multiple_of(multiple.max(1))
+    }
+}
+
+/// Input tokens of a row: all but the last.
+fn inputs(row: &Row) -> usize {
+    row.tokens.len().saturating_sub(1)
+}
+
+/// Puts items into bins, which may be filled as far as `fits` says: the largest first, each into the
+/// fullest bin that has room for it, or into a new one. Items that fit nowhere have a bin each. Items
+/// of a bin keep their order.
+fn best_fit_decreasing(sizes: &[usize], fits: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    // Stable, so that equal sizes keep their order.
+    order.sort_by_key(|item| std::cmp::Reverse(sizes[*item]));
+    let mut bins: Vec<(usize, Vec<usize>)> = vec![];
+    for item in order {
+        let fitting = bins.iter_mut().filter(|(filled, _)| fits(filled + sizes[item]));
+        match fitting.max_by_key(|(filled, _)| *filled) {
+            Some((filled, items)) => {
+                *filled += sizes[item];
+                items.push(item);
+            }
+            None => bins.push((sizes[item], vec![item])),
+        }
+    }
+    let sorted = |(_, mut items): (usize, Vec<usize>)| {
+        items.sort_unstable();
+        items
+    };
+    bins.into_iter().map(sorted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_fullest_bin_with_room_is_taken() {
+        let within = |capacity: usize| move |filled: usize| filled <= capacity;
+        assert_eq!(
+            best_fit_decreasing(&[5, 7, 5, 2, 4, 2, 5, 1, 6], within(10)),
+            [vec![1, 3, 7], vec![4, 8], vec![0, 2], vec![5, 6]]
+        );
+        assert_eq!(best_fit_decreasing(&[30, 1], within(10)), [vec![0], vec![1]]);
+        assert!(best_fit_decreasing(&[], within(10)).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_is_in_one_batch_within_the_budget(
+            lengths in prop::collection::vec(1usize..200, 0..40),
+            budget in 1usize..600,
+            packing in prop::sample::select(vec![Packing::Off, Packing::On, Packing::Auto]),
+            bucket: bool,
+            multiple in 1usize..20,
+        ) {
+            let row = |(number, length): (usize, &usize)| Row {
+                tokens: (0..=*length as u32).collect(),
+                prompt: 1,
+                label: String::new(),
+                number: number as u64,
+                teacher: None,
+            };
+            let rows: Vec<Row> = lengths.iter().enumerate().map(row).collect();
+            let layout = BatchLayout {
+                rows_per_batch: 4, tokens_per_batch: Some(budget), packing, multiple, bucket,
+            };
+            let batches = layout.batches(&rows);
+            prop_assert_eq!(batches.iter().map(|b| b.examples).sum::<usize>(), rows.len());
+            let tokens: usize = batches.iter().map(|b| b.tokens).sum();
+            prop_assert_eq!(tokens, lengths.iter().sum::<usize>());
+            for batch in &batches {
+                let size = batch.rows * batch.length;
+                prop_assert!(batch.examples == 1 || size <= budget, "{} {}", size, budget);
+                prop_assert!(batch.length.is_multiple_of(multiple) || bucket);
+            }
+        }
+
+        #[test]
+        fn buckets_are_few_and_cost_little(length in 1usize..100_000) {
+            let layout = BatchLayout { bucket: true, ..BatchLayout::rows(1, 1, Packing::Off) };
+            let rounded = layout.rounded(length);
+            prop_assert!(rounded >= length && (rounded as f64) < 1.126 * length as f64 + 1.0);
+            let octave = length.next_power_of_two();
+            let all: std::collections::BTreeSet<usize> =
+                (octave / 2 + 1..=octave).map(|n| layout.rounded(n)).collect();
+            prop_assert!(all.len() <= 8);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a teacher finds likely, token by token.
+
+/// A teacher's likeliest tokens for each trained token of a row.
+///
+/// ```text
+/// row         P P P A A E          three trained tokens, k = 2
+/// tokens            a a e          the likeliest token for each
+///                   b x .          the second
+/// log_probs         . . .          their logarithms of probability, and one more for all others
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopTokens {
+    /// Tokens kept for each trained token.
+    pub k: usize,
+    /// `[trained * k]`; the k of one trained token are all different.
+    pub tokens: Vec<u32>,
+    /// `[trained * (k + 1)]`: the logarithms of the k tokens' probabilities, and last the logarithm
+    /// of what is left for all others.
+    pub log_probs: Vec<f32>,
+}
+
+impl TopTokens {
+    /// Whether it is made for so many trained tokens.
+    pub fn fits(&self, trained: usize) -> bool {
+        self.k > 0
+            && trained.checked_mul(self.k) == Some(self.tokens.len())
+            && trained.checked_add(self.tokens.len()) == Some(self.log_probs.len())
+    }
+
+    /// Takes in what belongs to the next trained tokens.
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.k = other.k;
+        self.tokens.extend_from_slice(&other.tokens);
+        self.log_probs.extend_from_slice(&other.log_probs);
+    }
+}

@@ -1,0 +1,13 @@
+//! Chat: prompts and answers laid out by a model's template, as tokens.
+
+mod chat_format;
+mod chat_template;
+mod python;
+pub(crate) mod reasoning;
+mod template;
+pub(crate) mod tokenizer;
+
+pub use chat_format::ChatFormat;
+pub use chat_template::{ChatTemplate, Message};
+pub use template::{PlainTemplate, Prompt, PromptTemplate, RowTokens};
+pub use tokenizer::TextTokenizer;

@@ -1,0 +1,181 @@
+//! Texts that templates make of values, in Python's words and within a bound.
+
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Error, ErrorKind};
+use std::fmt::{self, Write};
+
+/// Longest text that one function makes, in bytes.
+pub(in crate::data::chat) const LARGEST: usize = 1 << 26;
+
+/// Parts that a value may have, its parts' parts counted, where a text is made of it.
+pub(in crate::data::chat) const MOST_PARTS: usize = 1 << 20;
+
+/// An error of a template.
+pub(in crate::data::chat) fn failed(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// A text that grows to [`LARGEST`] at most.
+#[derive(Default)]
+pub(in crate::data::chat) struct Text {
+    text: String,
+    /// Bytes that were made on the way.
+    spent: usize,
+}
+
+impl Text {
+    /// Adds to it.
+    pub(in crate::data::chat) fn push(&mut self, part: &str) -> Result<(), Error> {
+        if self.text.len() + part.len() > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        self.text.push_str(part);
+        Ok(())
+    }
+
+    /// Adds a character some number of times.
+    pub(in crate::data::chat) fn pad(&mut self, fill: char, count: usize) -> Result<(), Error> {
+        if count > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        let mut buffer = [0; 4];
+        let fill = fill.encode_utf8(&mut buffer);
+        (0..count).try_for_each(|_| self.push(fill))
+    }
+
+    /// The text.
+    pub(in crate::data::chat) fn into_string(self) -> String {
+        self.text
+    }
+
+    /// Counts a text that was made and of which only a part may go in: many of those take time.
+    pub(in crate::data::chat) fn spend(&mut self, part: String) -> Result<String, Error> {
+        self.spent += part.len();
+        if self.spent > LARGEST {
+            return Err(failed("it makes too much text"));
+        }
+        Ok(part)
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.push(part).map_err(|_| fmt::Error)
+    }
+}
+
+/// Refuses values of so many parts that a text of them has no bound worth the name.
+pub(in crate::data::chat) fn bounded(value: &Value) -> Result<(), Error> {
+    let mut left = MOST_PARTS;
+    let mut open = vec![value.clone()];
+    while let Some(value) = open.pop() {
+        if left == 0 {
+            return Err(Error::new(ErrorKind::OutOfFuel, "a value has too many parts"));
+        }
+        left -= 1;
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+            continue;
+        }
+        if let Ok(items) = value.try_iter() {
+            for item in items.take(left) {
+                if value.kind() == ValueKind::Map {
+                    open.extend(value.get_item(&item));
+                }
+                open.push(item);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Python's `str` of a value; of an undefined one it is empty, as in Jinja.
+pub(in crate::data::chat) fn python_str(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::String => Ok(value.to_string()),
+        ValueKind::Undefined => Ok(String::new()),
+        _ => python_repr(value),
+    }
+}
+
+/// Python's `repr` of a value.
+pub(in crate::data::chat) fn python_repr(value: &Value) -> Result<String, Error> {
+    bounded(value)?;
+    let mut text = Text::default();
+    add_repr(&mut text, value)?;
+    Ok(text.into_string())
+}
+
+/// Adds the `repr` of a value; what is within lists and maps is written as such.
+fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
+    if let Some(number) = as_float(value) {
+        return text.push(&float_repr(number));
+    }
+    match value.kind() {
+        ValueKind::Undefined => text.push("Undefined"),
+        ValueKind::Seq => {
+            let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
+            text.push(open)?;
+            for (index, item) in value.try_iter()?.enumerate() {
+                text.push(if index > 0 { ", " } else { "" })?;
+                add_repr(text, &item)?;
+            }
+            // A tuple of one has a comma, which tells it from a value in brackets.
+            text.push(if value.is_tuple() && value.len() == Some(1) { "," } else { "" })?;
+            text.push(close)
+        }
+        ValueKind::Map => {
+            text.push("{")?;
+            for (index, key) in value.try_iter()?.enumerate() {
+                text.push(if index > 0 { ", " } else { "" })?;
+                add_repr(text, &key)?;
+                text.push(": ")?;
+                add_repr(text, &value.get_item(&key)?)?;
+            }
+            text.push("}")
+        }
+        _ => write!(text, "{value:?}").map_err(|_| failed("it makes too much text")),
+    }
+}
+
+/// A number that is no integer.
+pub(in crate::data::chat) fn as_float(value: &Value) -> Option<f64> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
+}
+
+/// An integer, or a truth value as one.
+pub(in crate::data::chat) fn as_integer(value: &Value) -> Option<i128> {
+    match value.kind() {
+        ValueKind::Bool => Some(i128::from(value.is_true())),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
+        _ => None,
+    }
+}
+
+/// Python's `repr` of a float: the fewest digits that give it back, with an exponent where it is
+/// very large or very small.
+pub(in crate::data::chat) fn float_repr(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".into();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if number == 0.0 || (-4..16).contains(&exponent) {
+        let mut text = number.to_string();
+        if !text.contains('.') {
+            text.push_str(".0");
+        }
+        return text;
+    }
+    with_exponent(digits, exponent)
+}
+
+/// Digits and an exponent as C writes them: with a sign and at least two digits.
+pub(in crate::data::chat) fn with_exponent(digits: &str, exponent: i32) -> String {
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
+}

@@ -1,0 +1,509 @@
+//! Tokenizers: any Hugging Face `tokenizer.json`, and a small one for the built-in corpus.
+
+use super::chat_template::TokenizerConfig;
+use super::reasoning::is_reasoning_mark;
+use crate::error::{Error, Result};
+use crate::files::stands_in;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use tokenizers::Tokenizer;
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::{AddedToken, ModelWrapper};
+
+/// End tokens of the known model families, tried in this order when nothing names one.
+const KNOWN_END_TOKENS: [&str; 9] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<|end|>",
+    "<eos>",
+    "[EOS]",
+];
+
+/// First of the characters that stand for the names of special tokens while a template lays out a
+/// text that spells them; from the last private plane of Unicode, behind what icon fonts have there.
+const FIRST_STAND_IN: u32 = 0x10_4000;
+
+/// Text to tokens and back, with the token that ends an answer.
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    /// Special tokens in a text are text like any other.
+    plain: Arc<Tokenizer>,
+    /// Special tokens in a text are those tokens.
+    marked: Arc<Tokenizer>,
+    name: String,
+    end: (u32, String),
+    /// What the tokenizer puts before a text: its BOS token, or nothing.
+    bos: Vec<u32>,
+    /// Special tokens and their texts, longer ones first.
+    special: Arc<Vec<(String, u32)>>,
+    special_ids: Arc<HashMap<u32, usize>>,
+    /// Names of special tokens after which a text is encoded as if it began there.
+    dividing: Arc<Vec<String>>,
+}
+
+/// The special tokens after which a text is encoded as if it began there: none of the tokenizer's
+/// parts looks at where in a text it is, and the token takes nothing with it and is part of no other.
+fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
+    /// Parts that treat every piece of a text alike.
+    const ALIKE: [&str; 13] = [
+        "Sequence",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Lowercase",
+        "StripAccents",
+        "ByteLevel",
+        "Split",
+        "Digits",
+        "Punctuation",
+        "Whitespace",
+        "WhitespaceSplit",
+    ];
+    /// Pairs of special and added tokens that are looked at; more make loading slow.
+    const MOST_PAIRS: usize = 1 << 20;
+    fn alike(part: &serde_json::Value) -> bool {
+        match part {
+            serde_json::Value::Object(fields) => {
+                let kind = fields.get("type").and_then(serde_json::Value::as_str);
+                let parts = ["normalizers", "pretokenizers"].iter().filter_map(|k| fields.get(*k));
+                kind.is_some_and(|kind| ALIKE.contains(&kind)) && parts.into_iter().all(alike)
+            }
+            serde_json::Value::Array(parts) => parts.iter().all(alike),
+            other => other.is_null(),
+        }
+    }
+    let part = |part: Result<serde_json::Value, serde_json::Error>| part.is_ok_and(|p| alike(&p));
+    if !part(serde_json::to_value(tokenizer.get_normalizer()))
+        || !part(serde_json::to_value(tokenizer.get_pre_tokenizer()))
+    {
+        return vec![];
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let special = added.values().filter(|token| token.special).count();
+    if special * added.len() > MOST_PAIRS {
+        return vec![];
+    }
+    // Where one token can hide the beginning of another, only the whole text tells which is there.
+    let overlaps = |other: &AddedToken, name: &str| {
+        let ends = other.content.char_indices().skip(1).map(|(at, _)| &other.content[at..]);
+        ends.into_iter().any(|end| name.starts_with(end))
+    };
+    let divides = |token: &&AddedToken| {
+        let name = &token.content;
+        let plain = !(token.lstrip || token.rstrip || token.single_word || token.normalized);
+        let others = added.values().filter(|other| other.content.contains(name.as_str())).count();
+        token.special
+            && !name.is_empty()
+            && plain
+            && others == 1
+            && !added.values().any(|other| overlaps(other, name))
+    };
+    added.values().filter(divides).map(|token| token.content.clone()).collect()
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// The end token is `end_token`, else the `eos_token` of a `tokenizer_config.json` beside the
+    /// file, else the first known one in the vocabulary (`<|im_end|>`, `<|endoftext|>`, ...). A
+    /// BOS token is put before prompts where `add_bos_token` in that file says so, or, where it
+    /// says nothing, where `tokenizer.json` does.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Tokenizer`]: a file that cannot be read or is no tokenizer, an
+    /// end token that is not in the vocabulary, no end token at all.
+    pub fn from_file(path: &Path, end_token: Option<&str>) -> Result<Self> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        if let Some((what, hint)) = stands_in(&bytes) {
+            return Err(Error::Tokenizer { name, what: what.into(), hint: hint.into() });
+        }
+        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer {
+            name: name.clone(),
+            what: format!("it cannot be read: {e}"),
+            hint: "Give the tokenizer.json of a Hugging Face model".into(),
+        })?;
+        let config = TokenizerConfig::read(path.parent().unwrap_or(Path::new("")))?;
+        let end_token = end_token.or_else(|| config.token("eos_token"));
+        let mut tokenizer = Self::new(tokenizer, name, end_token)?;
+        match config.json.get("add_bos_token").and_then(serde_json::Value::as_bool) {
+            Some(false) => tokenizer.bos = vec![],
+            Some(true) => {
+                let bos = config.token("bos_token");
+                if let Some(bos) = bos.and_then(|bos| tokenizer.plain.token_to_id(bos)) {
+                    tokenizer.bos = vec![bos];
+                }
+            }
+            None => {}
+        }
+        Ok(tokenizer)
+    }
+
+    fn new(mut tokenizer: Tokenizer, name: String, end_token: Option<&str>) -> Result<Self> {
+        // Truncation and padding that a file asks for would change rows behind our back.
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.with_padding(None);
+        let found = match end_token {
+            Some(token) => tokenizer.token_to_id(token).map(|id| (id, token.to_owned())),
+            None => KNOWN_END_TOKENS
+                .iter()
+                .find_map(|token| Some((tokenizer.token_to_id(token)?, (*token).to_owned()))),
+        };
+        let end = found.ok_or_else(|| Error::Tokenizer {
+            name: name.clone(),
+            what: match end_token {
+                Some(token) => format!("the end token `{token}` is not in its vocabulary"),
+                None => "it has no end token that is known".into(),
+            },
+            hint: "Name the token that ends an answer with `end_token`".into(),
+        })?;
+        let added = tokenizer.get_added_tokens_decoder();
+        let mut special: Vec<(String, u32)> = added
+            .into_iter()
+            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .map(|(id, token)| (token.content, id))
+            .collect();
+        special.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
+        let special_ids = special.iter().enumerate().map(|(at, (_, id))| (*id, at)).collect();
+        let dividing = Arc::new(dividing_tokens(&tokenizer));
+        let mut plain = tokenizer.clone();
+        // A problem or solution that spells an end token does not end anything.
+        plain.set_encode_special_tokens(true);
+        let mut tokenizer = Self {
+            plain: Arc::new(plain),
+            marked: Arc::new(tokenizer),
+            name,
+            end,
+            bos: vec![],
+            special: Arc::new(special),
+            special_ids: Arc::new(special_ids),
+            dividing,
+        };
+        tokenizer.bos = tokenizer.own_prefix()?;
+        Ok(tokenizer)
+    }
+
+    /// Reads the tokenizer of a model's folder; see [`TextTokenizer::from_file`].
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_file`].
+    pub fn from_folder(folder: &Path, end_token: Option<&str>) -> Result<Self> {
+        Self::from_file(&folder.join("tokenizer.json"), end_token)
+    }
+
+    /// What `tokenizer.json` puts before a text by itself.
+    fn own_prefix(&self) -> Result<Vec<u32>> {
+        const SAMPLE: &str = "a";
+        let with = self.encoded(&self.marked, SAMPLE, true)?;
+        let without = self.encoded(&self.marked, SAMPLE, false)?;
+        let length = (0..with.len()).find(|start| with[*start..].starts_with(&without));
+        Ok(with[..length.unwrap_or(0)].to_vec())
+    }
+
+    /// The tokenizer of the built-in corpus: whole words where it knows them, signs with the spaces
+    /// around them, else characters, else bytes; every digit is a token. Any text comes back as it
+    /// was.
+    ///
+    /// `words` are texts whose words (letters with the space before them) become tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the `tokenizers` crate refuses the vocabulary.
+    pub fn builtin<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        const PAD: &str = "<|pad|>";
+        const END: &str = "<|end|>";
+        let failed = |what: String| Error::Tokenizer {
+            name: "built-in".into(),
+            what,
+            hint: "This is a defect; please report it".into(),
+        };
+        let mut vocabulary: Vec<(String, f64)> = vec![("<unk>".into(), -1000.0)];
+        vocabulary.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), -100.0)));
+        // Scores are log-probabilities of the Unigram model: one word beats its characters.
+        vocabulary.extend((32..127u8).map(|c| (char::from(c).to_string(), -10.0)));
+        vocabulary.push(("\n".into(), -10.0));
+        vocabulary.extend([" + ", " - ", " = "].map(|sign| (sign.to_owned(), -11.0)));
+        let mut seen: HashSet<&str> = HashSet::new();
+        for text in words {
+            for word in pieces(text) {
+                if word.chars().count() > 1 && seen.insert(word) {
+                    vocabulary.push((word.to_owned(), -11.0));
+                }
+            }
+        }
+        let unigram =
+            Unigram::from(vocabulary, Some(0), true).map_err(|e| failed(e.to_string()))?;
+        let mut tokenizer = Tokenizer::new(ModelWrapper::Unigram(unigram));
+        tokenizer.with_decoder(Some(DecoderWrapper::Sequence(Sequence::new(vec![
+            DecoderWrapper::ByteFallback(ByteFallback::new()),
+            DecoderWrapper::Fuse(Fuse::new()),
+        ]))));
+        tokenizer
+            .add_special_tokens([AddedToken::from(PAD, true), AddedToken::from(END, true)])
+            .map_err(|e| failed(e.to_string()))?;
+        Self::new(tokenizer, "built-in".into(), Some(END))
+    }
+
+    /// The file's path, or `built-in`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of tokens, added ones included: one more than the largest token number.
+    pub fn vocabulary_size(&self) -> usize {
+        let vocabulary = self.plain.get_vocab(true);
+        vocabulary.values().max().map_or(0, |id| *id as usize + 1)
+    }
+
+    /// The token that ends an answer.
+    pub fn end_token(&self) -> u32 {
+        self.end.0
+    }
+
+    /// The text of the end token.
+    pub fn end_token_text(&self) -> &str {
+        &self.end.1
+    }
+
+    /// The number of a token by its text.
+    pub fn token(&self, text: &str) -> Option<u32> {
+        self.plain.token_to_id(text)
+    }
+
+    /// The text of a token by its number.
+    pub fn token_text(&self, token: u32) -> Option<String> {
+        self.plain.id_to_token(token)
+    }
+
+    /// The first number that stands for another text in another tokenizer; `None` where all are the
+    /// same.
+    pub fn first_difference(&self, other: &Self) -> Option<u32> {
+        let count = self.vocabulary_size().max(other.vocabulary_size()) as u32;
+        (0..count).find(|token| self.token_text(*token) != other.token_text(*token))
+    }
+
+    /// Whether a token is a special one, such as an end of turn.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special_ids.contains_key(&token)
+    }
+
+    /// The tokens with the tokenizer's BOS token before them, if it has one and they do not begin
+    /// with it.
+    pub fn with_bos(&self, mut tokens: Vec<u32>) -> Vec<u32> {
+        if !tokens.starts_with(&self.bos) {
+            tokens.splice(0..0, self.bos.iter().copied());
+        }
+        tokens
+    }
+
+    /// The text of what [`with_bos`](Self::with_bos) puts before prompts; empty if nothing.
+    pub fn bos_text(&self) -> String {
+        self.bos.iter().filter_map(|token| self.plain.id_to_token(*token)).collect()
+    }
+
+    /// The tokens of a text, without any that the tokenizer would add around it. The names of
+    /// special tokens are text like any other.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encoded(&self.plain, text, false)
+    }
+
+    /// The tokens of a text that a template made: the names of special tokens are those tokens,
+    /// save where [`TextTokenizer::hide_special`] hid them.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
+        if !text.chars().any(|c| self.hidden(c).is_some()) {
+            return self.encoded(&self.marked, text, false);
+        }
+        // Special tokens divide a text for the tokenizer too: what is between them is encoded by
+        // itself.
+        let mut tokens = vec![];
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next = self.special.iter().filter_map(|(name, id)| {
+                Some((rest.find(name.as_str())?, std::cmp::Reverse(name.len()), *id))
+            });
+            let (at, length, id) = match next.min() {
+                Some((at, length, id)) => (at, length.0, Some(id)),
+                None => (rest.len(), 0, None),
+            };
+            if at > 0 {
+                let shown: String = rest[..at]
+                    .chars()
+                    .map(|c| self.hidden(c).map_or(c.to_string(), str::to_owned))
+                    .collect();
+                tokens.extend(self.encode(&shown)?);
+            }
+            tokens.extend(id);
+            rest = &rest[at + length..];
+        }
+        Ok(tokens)
+    }
+
+    /// Whether this is a copy of another tokenizer, or that one itself.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.marked, &other.marked)
+    }
+
+    /// Bytes of a text that can be encoded by themselves, whatever follows: up to the end of the last
+    /// special token that divides texts. 0 where there is none.
+    pub(super) fn divided_at(&self, text: &str) -> usize {
+        // Those are encoded piece by piece anyway.
+        if text.chars().any(|c| self.hidden(c).is_some()) {
+            return 0;
+        }
+        let ends = self.dividing.iter().filter_map(|name| Some(text.rfind(name)? + name.len()));
+        ends.max().unwrap_or(0)
+    }
+
+    /// A text in which a stand-in takes the place of each special token's name, so that a template
+    /// can lay it out without making those tokens of them.
+    pub fn hide_special<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for (index, (name, _)) in self.special.iter().enumerate() {
+            let stand_in = u32::try_from(index).ok().and_then(|i| FIRST_STAND_IN.checked_add(i));
+            if let Some(stand_in) = stand_in.and_then(char::from_u32)
+                && text.contains(name.as_str())
+            {
+                text = Cow::Owned(text.replace(name.as_str(), &stand_in.to_string()));
+            }
+        }
+        text
+    }
+
+    /// The name that a character stands for.
+    fn hidden(&self, c: char) -> Option<&str> {
+        let index = u32::from(c).checked_sub(FIRST_STAND_IN)?;
+        Some(&self.special.get(index as usize)?.0)
+    }
+
+    fn encoded(&self, tokenizer: &Tokenizer, text: &str, around: bool) -> Result<Vec<u32>> {
+        let encoding = tokenizer.encode_fast(text, around).map_err(|e| Error::Tokenizer {
+            name: self.name.clone(),
+            what: format!("it cannot encode a text of {} bytes: {e}", text.len()),
+            hint: "Check that the file belongs to the model".into(),
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens, special ones left out. A character at its end of which bytes are missing
+    /// is one U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        /// Bytes of a character that is not whole, each of which may be a token.
+        const MOST_MISSING: usize = 3;
+        let text = self.decode_as_is(tokens)?;
+        if !text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(text);
+        }
+        // Where bytes are tokens, one that is left over takes all characters before it with it that
+        // are made of bytes. Without it they are whole.
+        let whole = |text: &str| text.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).count();
+        for missing in 1..=MOST_MISSING.min(tokens.len()) {
+            let before = self.decode_as_is(&tokens[..tokens.len() - missing])?;
+            if !before.ends_with(char::REPLACEMENT_CHARACTER) {
+                let mended = whole(&before) >= whole(&text);
+                return Ok(if mended { before + "\u{FFFD}" } else { text });
+            }
+        }
+        Ok(text)
+    }
+
+    /// The text of tokens without special ones; marks around reasoning stay where they are special,
+    /// for what stands between them is no answer.
+    fn decode_as_is(&self, tokens: &[u32]) -> Result<String> {
+        let name = |token: &u32| Some(self.special.get(*self.special_ids.get(token)?)?.0.as_str());
+        let marks = |token: &u32| name(token).is_some_and(is_reasoning_mark);
+        if !tokens.iter().any(marks) {
+            return self.decoded(tokens, true);
+        }
+        let kept = |token: &&u32| name(token).is_none() || marks(token);
+        let kept: Vec<u32> = tokens.iter().filter(kept).copied().collect();
+        self.decoded(&kept, false)
+    }
+
+    fn decoded(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
+        self.plain.decode(tokens, skip_special).map_err(|e| Error::Tokenizer {
+            name: self.name.clone(),
+            what: format!("it cannot decode {} tokens: {e}", tokens.len()),
+            hint: "Check that the file belongs to the model".into(),
+        })
+    }
+
+    /// The text of tokens, special ones among it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
+    pub fn decode_all(&self, tokens: &[u32]) -> Result<String> {
+        self.decoded(tokens, false)
+    }
+
+    /// The `tokenizer.json` as text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where it cannot be serialized.
+    pub fn to_json(&self) -> Result<String> {
+        self.marked.to_string(true).map_err(|e| Error::Tokenizer {
+            name: self.name.clone(),
+            what: format!("it cannot be written: {e}"),
+            hint: "This is a defect; please report it".into(),
+        })
+    }
+}
+
+/// Words with the space before them, and single characters of everything else.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let mut chars = rest.char_indices().peekable();
+        let (_, first) = chars.next()?;
+        let word = |c: char| c.is_alphabetic();
+        let next_is_word = chars.peek().is_some_and(|(_, c)| word(*c));
+        let end = if word(first) || (first == ' ' && next_is_word) || first == '\\' {
+            chars.find(|(_, c)| !word(*c)).map_or(rest.len(), |(at, _)| at)
+        } else {
+            first.len_utf8()
+        };
+        let (piece, tail) = rest.split_at(end);
+        rest = tail;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_that_is_cut_takes_no_other_with_it() {
+        let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+        let text = "a word é😀€";
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        for cut in 0..tokens.len() {
+            let decoded = tokenizer.decode(&tokens[..cut]).unwrap();
+            let whole = decoded.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            assert!(text.starts_with(whole), "{decoded}");
+            assert!(decoded.chars().count() - whole.chars().count() <= 1, "{decoded}");
+            // What was whole at one token is whole at the next.
+            let next = tokenizer.decode(&tokens[..cut + 1]).unwrap();
+            assert!(next.starts_with(whole), "{decoded}, then {next}");
+        }
+    }
+}

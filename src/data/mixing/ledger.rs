@@ -1,0 +1,224 @@
+//! What became of every record: nothing is dropped, cut or left unpaired without a line here.
+
+use crate::data::reading::Columns;
+use crate::data::reading::left_out::LeftOut;
+use crate::error::{Error, Result};
+use crate::text::{DISPLAY_WIDTH, Table, wrapped};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What became of the records of one source.
+///
+/// Every record read is counted once in `left_out`, `wrong`, `without_verdict`, `duplicates`,
+/// `unmatched`, `too_long` or `usable`; the other counts are remarks on records that are counted
+/// there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceLedger {
+    /// The source's name.
+    pub name: String,
+    /// Records in the file.
+    pub read: usize,
+    /// The columns that are used, and those with text that are not; `None` for records that come
+    /// from no file.
+    #[serde(default)]
+    pub columns: Option<Columns>,
+    /// Left out: unusable, by reason.
+    #[serde(default)]
+    pub left_out: LeftOut,
+    /// Of those: the problem is empty.
+    pub empty_problems: usize,
+    /// Of those: the solution is empty.
+    pub empty_solutions: usize,
+    /// Left out: the solution is marked as wrong.
+    #[serde(default)]
+    pub wrong: usize,
+    /// Left out: the column that says whether the solution is right says nothing.
+    #[serde(default)]
+    pub without_verdict: usize,
+    /// Records whose reasoning stood beside the answer and was put before it.
+    #[serde(default)]
+    pub with_reasoning: usize,
+    /// Records with a system text of their own.
+    #[serde(default)]
+    pub with_system: usize,
+    /// Escapes of half a character, read as U+FFFD.
+    #[serde(default)]
+    pub broken_characters: usize,
+    /// Left out: the source already answers this problem (the first answer is kept).
+    pub duplicates: usize,
+    /// Left out: another source does not answer this problem, and only problems that all answer
+    /// were asked for.
+    pub unmatched: usize,
+    /// Left out: prompt, answer and end token exceed the length limit.
+    pub too_long: usize,
+    /// Tokens of the shortest of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortest_too_long: Option<usize>,
+    /// Answers that the mixture can choose.
+    pub usable: usize,
+    /// Of the usable ones: answers shortened to the limit, which lost their end and end token.
+    pub cut: usize,
+    /// Records that share an id, but not the problem, with an earlier record; they were joined by
+    /// their text alone.
+    pub id_conflicts: usize,
+}
+
+impl SourceLedger {
+    /// Records that cannot be used. Ledgers of earlier versions have counts of empty ones alone.
+    pub fn unusable(&self) -> usize {
+        self.left_out.rows().max(self.empty_problems + self.empty_solutions)
+    }
+
+    /// The lines about it below the table.
+    fn remarks(&self) -> Vec<String> {
+        let mut lines = vec![];
+        if let Some(columns) = &self.columns {
+            lines.push(format!("columns {columns}"));
+            if !columns.unused.is_empty() {
+                let unused = columns.unused.join(", ");
+                lines.push(format!("columns with text that are not used: {unused}"));
+            }
+            lines.extend(columns.notes.iter().cloned());
+        }
+        let counted = |counts: [(usize, &'static str); 3]| {
+            let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+            counts.map(|(count, what)| format!("{count} {what}"))
+        };
+        lines.extend(counted([
+            (
+                self.with_reasoning,
+                "rows with reasoning beside the answer, put before it in <think>",
+            ),
+            (self.with_system, "rows with a system text of their own"),
+            (self.broken_characters, "lone surrogates (half a character), read as U+FFFD"),
+        ]));
+        if !self.left_out.is_empty() {
+            lines.push(format!("unusable and left out: {}", self.left_out));
+        }
+        lines.extend(counted([
+            (self.wrong, "marked as wrong and left out"),
+            (self.without_verdict, "without a verdict (null) and left out"),
+            (self.id_conflicts, "ids that name another problem elsewhere"),
+        ]));
+        lines.into_iter().map(|line| format!("{}: {line}", self.name)).collect()
+    }
+
+    /// Why none of its records is left, in the words of its counts.
+    pub(crate) fn where_they_went(&self) -> String {
+        let counts = [
+            (self.unusable(), "unusable"),
+            (self.wrong, "marked as wrong"),
+            (self.without_verdict, "without a verdict"),
+            (self.duplicates, "duplicate"),
+            (self.unmatched, "of problems that another source does not answer"),
+            (self.too_long, "longer than data.max_length"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+        let shortest = self.shortest_too_long.map_or(String::new(), |tokens| {
+            format!(" (the shortest of those has {tokens} tokens)")
+        });
+        format!("of its {} records, {}{shortest}", self.read, counts.join(", "))
+    }
+
+    /// Whether every record read is counted exactly once.
+    pub fn adds_up(&self) -> bool {
+        self.read
+            == self.unusable()
+                + self.wrong
+                + self.without_verdict
+                + self.duplicates
+                + self.unmatched
+                + self.too_long
+                + self.usable
+    }
+}
+
+/// What became of all records and problems.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// One line for each source.
+    pub sources: Vec<SourceLedger>,
+    /// Problems after joining the sources.
+    pub joined: usize,
+    /// Problems left out because none of their answers fits the length limit, or not all of them
+    /// where all were asked for.
+    pub without_answer: usize,
+    /// Problems kept for evaluation.
+    pub held_out: usize,
+    /// Problems to train on.
+    pub training: usize,
+}
+
+impl Ledger {
+    /// Refuses sources of which no record is left.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] that says what became of the records of the first one.
+    pub fn check_sources(&self) -> Result<()> {
+        match self.sources.iter().find(|source| source.usable == 0) {
+            None => Ok(()),
+            Some(source) => Err(Error::Pairing {
+                what: format!(
+                    "source `{}` has no row left: {}",
+                    source.name,
+                    source.where_they_went()
+                ),
+                hint: match source.too_long {
+                    0 => {
+                        "Check that the files answer the same problems and that the right columns \
+                          are read, or leave the source out"
+                    }
+                    _ => {
+                        "Raise data.max_length, choose another data.too_long, or leave the source \
+                          out"
+                    }
+                }
+                .into(),
+            }),
+        }
+    }
+
+    /// Whether every record and every problem is counted exactly once.
+    pub fn adds_up(&self) -> bool {
+        self.sources.iter().all(SourceLedger::adds_up)
+            && self.joined == self.without_answer + self.held_out + self.training
+    }
+}
+
+impl Ledger {
+    /// The table and what else there is to know, in lines of at most `width` columns.
+    pub fn to_text(&self, width: usize) -> String {
+        let mut table = Table::new([
+            "source",
+            "read",
+            "left out",
+            "duplicate",
+            "unmatched",
+            "too long",
+            "usable",
+            "(cut)",
+        ]);
+        for s in &self.sources {
+            let left_out = s.unusable() + s.wrong + s.without_verdict;
+            let counts = [s.read, left_out, s.duplicates, s.unmatched, s.too_long, s.usable, s.cut];
+            let counts = counts.map(|count| count.to_string());
+            table.row([s.name.clone()].into_iter().chain(counts));
+        }
+        let mut lines = vec![table.to_text(width)];
+        let remarks = self.sources.iter().flat_map(SourceLedger::remarks);
+        lines.extend(remarks.map(|remark| wrapped(&remark, width)));
+        let problems = format!(
+            "problems: {} joined = {} to train on + {} held out + {} without the answers they need",
+            self.joined, self.training, self.held_out, self.without_answer
+        );
+        lines.push(wrapped(&problems, width));
+        lines.join("\n")
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text(f.width().unwrap_or(DISPLAY_WIDTH)))
+    }
+}

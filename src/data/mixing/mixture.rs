@@ -1,0 +1,428 @@
+//! The mixture: one answer for each problem, so that the shares of the sources are what was asked.
+//!
+//! ```text
+//! problem      0      1      2      3      4          weights: long 0.2, short 0.8
+//! source     short  short  long   short  short        -> item 2 is problem 2 with the long answer
+//! ```
+//!
+//! Mix Distillation (arXiv 2502.12143, section 4) draws long and short answers 1 : 4 and keeps the
+//! number of problems fixed. [`MixDistillation`] is a Burn [`Dataset`] over the result.
+
+use super::assign::{self, Quota};
+use super::lengths::Lengths;
+use super::pairs::{Pairs, Source};
+use super::report::{MixtureReport, SourceShare};
+use super::share::Share;
+use crate::data::reading::CotRecord;
+use crate::error::{Error, Result};
+use crate::random::Stream;
+use burn::data::dataset::Dataset;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// How the weights change over training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// They do not.
+    #[default]
+    Constant,
+    /// From the mixture's weights to these, linearly in rows.
+    Linear {
+        /// The weights at the end of training.
+        to: BTreeMap<String, f64>,
+    },
+    /// Short answers first: the share of the source with the longest answers rises linearly, so
+    /// that its mean over training is its weight.
+    ShortToLong,
+}
+
+/// What the mixture should be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MixtureConfig {
+    /// A weight for each source; they are divided by their sum.
+    pub weights: BTreeMap<String, f64>,
+    /// What the weights are shares of.
+    pub share: Share,
+    /// Draw anew in each epoch which problems get which source's answer.
+    pub redraw: bool,
+    /// How the weights change over training.
+    pub schedule: Schedule,
+}
+
+impl Default for MixtureConfig {
+    fn default() -> Self {
+        Self {
+            weights: BTreeMap::from([("long".into(), 0.2), ("short".into(), 0.8)]),
+            share: Share::default(),
+            redraw: false,
+            schedule: Schedule::default(),
+        }
+    }
+}
+
+impl MixtureConfig {
+    /// The mixture of sources `long` and `short` with this share of long answers.
+    pub fn long_short(long: f64) -> Self {
+        let weights = BTreeMap::from([("long".into(), long), ("short".into(), 1.0 - long)]);
+        Self { weights, ..Self::default() }
+    }
+}
+
+/// What a mixture is drawn from and for, beside its settings.
+#[derive(Clone, Debug, Default)]
+pub struct MixtureOptions {
+    /// Seed of the draw and of the order.
+    pub seed: u64,
+    /// The lengths of the answers, for [`Share::Tokens`] and the token columns of the report.
+    pub lengths: Option<Arc<Lengths>>,
+    /// Rows that training will see; a schedule other than constant counts its progress by them.
+    pub planned_rows: Option<u64>,
+}
+
+/// One row of the mixture: a problem with one source's answer. Cheap to clone; the texts stay in
+/// the source.
+#[derive(Clone, Debug)]
+pub struct MixedRow {
+    sources: Arc<[Source]>,
+    problem: u32,
+    source: u16,
+    record: u32,
+}
+
+impl MixedRow {
+    /// Number of the problem in the mixture's [`Pairs`].
+    pub fn problem_index(&self) -> usize {
+        self.problem as usize
+    }
+
+    /// Number of the source in the mixture's [`Pairs`].
+    pub fn source_index(&self) -> usize {
+        usize::from(self.source)
+    }
+
+    /// Number of the record in its source.
+    pub fn record_index(&self) -> usize {
+        self.record as usize
+    }
+
+    /// Name of the source.
+    pub fn source(&self) -> &str {
+        self.sources[self.source_index()].name()
+    }
+
+    /// Names the row in a message.
+    pub fn label(&self) -> String {
+        self.sources[self.source_index()].label(self.record_index())
+    }
+
+    /// The record.
+    pub fn record(&self) -> &CotRecord {
+        &self.sources[self.source_index()].records()[self.record_index()]
+    }
+}
+
+/// Problems, each with one source's answer: item `i` is problem `i`.
+///
+/// Holds two bytes a problem beside the shared [`Pairs`]; item access is O(1).
+#[derive(Clone, Debug)]
+pub struct MixDistillation {
+    pairs: Arc<Pairs>,
+    config: MixtureConfig,
+    options: MixtureOptions,
+    /// Normalized weight of each source of `pairs`, in their order.
+    weights: Vec<f64>,
+    /// The weights at the end of training.
+    end_weights: Vec<f64>,
+    epoch: u64,
+    /// Source of each problem.
+    assignment: Vec<u16>,
+}
+
+impl MixDistillation {
+    /// The mixture in its first epoch.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for weights that are negative, not finite, sum to 0, name no source of
+    /// `pairs` or leave one out; for [`Share::Tokens`] without lengths; for a schedule without
+    /// planned rows. [`Error::Pairing`] where there is no problem.
+    pub fn new(pairs: Arc<Pairs>, config: MixtureConfig, options: MixtureOptions) -> Result<Self> {
+        if pairs.is_empty() {
+            return Err(Error::Pairing {
+                what: "there is no problem to mix".into(),
+                hint: "See the ledger for what became of the records".into(),
+            });
+        }
+        let weights = resolve(&config.weights, &pairs, "mixture.weights")?;
+        let weights_len = weights.len();
+        let end_weights = match &config.schedule {
+            Schedule::Constant => weights.clone(),
+            Schedule::Linear { to } => resolve(to, &pairs, "mixture.schedule.linear.to")?,
+            Schedule::ShortToLong => Self::curriculum(&pairs, &weights)[1].clone(),
+        };
+        let start = match &config.schedule {
+            Schedule::ShortToLong => Self::curriculum(&pairs, &weights)[0].clone(),
+            _ => weights,
+        };
+        if config.schedule != Schedule::Constant && options.planned_rows.unwrap_or(0) == 0 {
+            return Err(Error::config(
+                "mixture.schedule",
+                "a schedule needs the number of rows that training will see",
+                "Pass planned_rows, epochs x problems",
+            ));
+        }
+        if config.share == Share::Tokens && options.lengths.is_none() {
+            return Err(Error::config(
+                "mixture.share",
+                "a share of tokens needs the answers' lengths in tokens",
+                "Encode the sources first and pass the lengths",
+            ));
+        }
+        if let (Share::Tokens, Some(lengths)) = (config.share, &options.lengths) {
+            let unknown = (0..pairs.len())
+                .flat_map(|problem| (0..weights_len).map(move |source| (problem, source)))
+                .find(|&(problem, source)| {
+                    let record = pairs.record_index(problem, source);
+                    record.is_some_and(|record| lengths.get(source, record).is_none())
+                });
+            if let Some((problem, source)) = unknown {
+                let name = pairs.sources()[source].name();
+                return Err(Error::config(
+                    "mixture.share",
+                    format!("the length of `{name}`'s answer to problem {problem} is not known"),
+                    "Take the pairs that `Encoded::fitting` gives",
+                ));
+            }
+        }
+        let mut mixture = Self {
+            pairs,
+            config,
+            options,
+            weights: start,
+            end_weights,
+            epoch: 0,
+            assignment: vec![],
+        };
+        mixture.assign(0);
+        Ok(mixture)
+    }
+
+    /// Weights at the start and at the end of a short-to-long curriculum with this mean.
+    fn curriculum(pairs: &Pairs, weights: &[f64]) -> [Vec<f64>; 2] {
+        let mean_length = |source: &Source| {
+            let records = source.records();
+            let total: usize = records.iter().map(|r| r.solution.len()).sum();
+            total as f64 / records.len().max(1) as f64
+        };
+        let lengths: Vec<f64> = pairs.sources().iter().map(mean_length).collect();
+        let longest = (0..lengths.len())
+            .max_by(|a, b| lengths[*a].total_cmp(&lengths[*b]))
+            .unwrap_or_default();
+        let mean = weights[longest];
+        let spread = mean.min(1.0 - mean);
+        let with = |share: f64| -> Vec<f64> {
+            let others = if mean < 1.0 { (1.0 - share) / (1.0 - mean) } else { 0.0 };
+            let weight = |i, w| if i == longest { share } else { w * others };
+            weights.iter().enumerate().map(|(i, w)| weight(i, *w)).collect()
+        };
+        [with(mean - spread), with(mean + spread)]
+    }
+
+    /// The same mixture in another epoch: equal to this one unless it redraws or has a schedule.
+    pub fn at_epoch(&self, epoch: u64) -> Self {
+        let mut mixture = Self { epoch, ..self.clone() };
+        if self.config.redraw || self.config.schedule != Schedule::Constant {
+            mixture.assign(epoch);
+        }
+        mixture
+    }
+
+    /// The order in which an epoch visits the problems: a permutation, and a pure function of the
+    /// seed and the epoch.
+    pub fn order(&self, epoch: u64) -> Vec<u32> {
+        Stream::new(self.options.seed, "order", epoch).permutation(self.pairs.len())
+    }
+
+    fn assign(&mut self, epoch: u64) {
+        let draw = if self.config.redraw { epoch } else { 0 };
+        let mut random = Stream::new(self.options.seed, "mixture", draw);
+        let pairs = &self.pairs;
+        let answers = |problem: u32, source: usize| pairs.record_index(problem as usize, source);
+        let constant = self.config.schedule == Schedule::Constant;
+        // A schedule follows the order in which the epoch visits the problems.
+        let order = if constant { random.permutation(pairs.len()) } else { self.order(epoch) };
+        let planned = self.options.planned_rows.unwrap_or(0).max(1) as f64;
+        let seen = (epoch as usize * pairs.len()) as f64;
+        let weights_at = |place: usize| -> Vec<f64> {
+            let progress = ((seen + place as f64 + 0.5) / planned).min(1.0);
+            let blend = |(a, b): (&f64, &f64)| a + (b - a) * progress;
+            self.weights.iter().zip(&self.end_weights).map(blend).collect()
+        };
+        let trained = |problem: u32, source: usize| -> Option<u32> {
+            let lengths = self.options.lengths.as_ref()?;
+            Some(lengths.get(source, answers(problem, source)?)?.trained)
+        };
+        let available = |problem, source| answers(problem, source).is_some();
+        self.assignment = match (self.config.share, constant) {
+            (Share::Exact, true) => assign::exact(&order, &self.weights, available),
+            (Share::Exact, false) => {
+                assign::following(&order, weights_at, Quota::Rows, &|problem, source| {
+                    available(problem, source).then_some(1)
+                })
+            }
+            (Share::Bernoulli, _) => assign::bernoulli(&order, weights_at, available, &mut random),
+            (Share::Tokens, true) => {
+                let mut assignment = assign::following(&order, weights_at, Quota::Tokens, &trained);
+                assign::refine_tokens(&mut assignment, &order, &self.weights, &trained);
+                assignment
+            }
+            (Share::Tokens, false) => {
+                assign::following(&order, weights_at, Quota::Tokens, &trained)
+            }
+        };
+    }
+
+    /// The problems with all their answers.
+    pub fn pairs(&self) -> &Arc<Pairs> {
+        &self.pairs
+    }
+
+    /// Whether the weights stay the same over training.
+    pub fn is_constant(&self) -> bool {
+        self.config.schedule == Schedule::Constant
+    }
+
+    /// The epoch that this value describes.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What was asked for.
+    pub fn config(&self) -> &MixtureConfig {
+        &self.config
+    }
+
+    /// All that decides which row comes when, for comparing two runs.
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        let MixtureConfig { weights, share, redraw, schedule } = &self.config;
+        serde_json::json!({
+            "weights": weights,
+            "share": share,
+            "redraw": redraw,
+            "schedule": schedule,
+            "seed": self.options.seed,
+            "planned_rows": self.options.planned_rows.unwrap_or(0),
+        })
+    }
+
+    /// The row of a problem.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn row(&self, problem: usize) -> MixedRow {
+        let source = self.assignment[problem];
+        let record = self.pairs.record_index(problem, usize::from(source));
+        MixedRow {
+            sources: self.pairs.sources().clone(),
+            problem: problem as u32,
+            source,
+            // `assign` chooses only sources that answer the problem.
+            record: record.expect("the chosen source answers the problem") as u32,
+        }
+    }
+
+    /// Bytes that this value holds beside the shared pairs.
+    pub fn index_bytes(&self) -> usize {
+        std::mem::size_of::<Self>() + self.assignment.capacity() * std::mem::size_of::<u16>()
+    }
+
+    /// Requested and realized shares in this epoch.
+    pub fn report(&self) -> MixtureReport {
+        let sources = self.pairs.sources();
+        let mut lines: Vec<SourceShare> = sources
+            .iter()
+            .zip(self.requested())
+            .enumerate()
+            .map(|(index, (source, requested))| SourceShare {
+                name: source.name().into(),
+                requested,
+                available: self.pairs.available(index),
+                ..Default::default()
+            })
+            .collect();
+        for problem in 0..self.pairs.len() {
+            let source = usize::from(self.assignment[problem]);
+            let line = &mut lines[source];
+            line.rows += 1;
+            let Some(record) = self.pairs.record_index(problem, source) else { continue };
+            let text = &sources[source].records()[record].solution;
+            line.characters += text.chars().count() as u64;
+            if let Some(length) = self.options.lengths.as_ref().and_then(|l| l.get(source, record))
+            {
+                line.tokens += u64::from(length.tokens);
+                line.trained_tokens += u64::from(length.trained);
+            }
+        }
+        MixtureReport::new(self.config.share, self.epoch, self.options.lengths.is_some(), lines)
+    }
+
+    /// The mean weights over this epoch.
+    fn requested(&self) -> Vec<f64> {
+        let planned = self.options.planned_rows.unwrap_or(0).max(1) as f64;
+        let rows = self.pairs.len();
+        let seen = self.epoch as f64 * rows as f64;
+        let progress = match self.is_constant() {
+            true => 0.0,
+            false => {
+                let at = |place: usize| ((seen + place as f64 + 0.5) / planned).min(1.0);
+                (0..rows).map(at).sum::<f64>() / rows as f64
+            }
+        };
+        let blend = |(a, b): (&f64, &f64)| a + (b - a) * progress;
+        self.weights.iter().zip(&self.end_weights).map(blend).collect()
+    }
+}
+
+impl Dataset<MixedRow, Infallible> for MixDistillation {
+    fn get(&self, index: usize) -> Result<MixedRow, Infallible> {
+        Ok(self.row(index))
+    }
+
+    fn len(&self) -> usize {
+        self.pairs.len()
+    }
+}
+
+/// Weights in the order of the sources, divided by their sum.
+fn resolve(weights: &BTreeMap<String, f64>, pairs: &Pairs, key: &str) -> Result<Vec<f64>> {
+    let names: Vec<&str> = pairs.sources().iter().map(Source::name).collect();
+    if let Some(unknown) = weights.keys().find(|name| !names.contains(&name.as_str())) {
+        let what = format!("there is no source called `{unknown}`");
+        return Err(Error::config(key, what, format!("The sources are: {}", names.join(", "))));
+    }
+    let mut values = vec![];
+    for name in &names {
+        let Some(&weight) = weights.get(*name) else {
+            let what = format!("source `{name}` has no weight");
+            return Err(Error::config(
+                key,
+                what,
+                "Give it one; with 0 it serves only problems that no other source answers",
+            ));
+        };
+        if !weight.is_finite() || weight < 0.0 {
+            let what = format!("the weight of `{name}` is {weight}");
+            return Err(Error::config(key, what, "A weight is a finite number, 0 or more"));
+        }
+        values.push(weight);
+    }
+    let sum: f64 = values.iter().sum();
+    if sum <= 0.0 || !sum.is_finite() {
+        let what = format!("the weights sum to {sum}");
+        return Err(Error::config(key, what, "At least one weight must be above 0"));
+    }
+    Ok(values.into_iter().map(|weight| weight / sum).collect())
+}

@@ -1,0 +1,20 @@
+//! Mixing: answers joined by problem, one of them chosen for each, by exact shares.
+
+mod assign;
+mod ledger;
+mod lengths;
+mod mixture;
+mod near_duplicates;
+mod overlap;
+mod pairs;
+mod report;
+mod share;
+
+pub use ledger::{Ledger, SourceLedger};
+pub use lengths::{Length, Lengths};
+pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Schedule};
+pub use near_duplicates::{NearDuplicate, near_duplicates};
+pub use overlap::{Overlap, OverlapKind, overlaps};
+pub use pairs::{Join, Pairs, Source, normalized};
+pub use report::{MixtureReport, SourceShare};
+pub use share::Share;

@@ -1,0 +1,424 @@
+//! Sources of answers, joined by problem.
+//!
+//! ```text
+//!             long     short
+//! problem 0   rec 0    rec 4      a table of record numbers, one row a problem; the texts stay
+//! problem 1   rec 1    -          in their sources and are never copied
+//! ```
+
+use super::ledger::{Ledger, SourceLedger};
+use crate::data::reading::ColumnMap;
+use crate::data::reading::CotRecord;
+use crate::data::reading::read_records;
+use crate::error::{Error, Result};
+use crate::random::Stream;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Stands in the table for "this source has no answer to this problem".
+const ABSENT: u32 = u32::MAX;
+
+/// A named list of records, all by one teacher.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: String,
+    records: Vec<CotRecord>,
+    /// Line of each record in its file; empty for records that come from no file.
+    lines: Vec<u32>,
+    ledger: SourceLedger,
+}
+
+impl Source {
+    /// A source of records made elsewhere; empty ones are left out and counted.
+    pub fn new(name: impl Into<String>, mut records: Vec<CotRecord>) -> Self {
+        let name = name.into();
+        let mut ledger =
+            SourceLedger { name: name.clone(), read: records.len(), ..Default::default() };
+        records.retain(|record| {
+            let empty_problem = record.problem.trim().is_empty();
+            let empty_solution = !empty_problem && record.solution.trim().is_empty();
+            ledger.empty_problems += usize::from(empty_problem);
+            ledger.empty_solutions += usize::from(empty_solution);
+            !(empty_problem || empty_solution)
+        });
+        Self { name, records, lines: vec![], ledger }
+    }
+
+    /// Reads a JSONL, JSON or Parquet file, of whose records a share of `max_left_out` may be
+    /// unusable.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Data`] as [`read_records`] gives them.
+    pub fn read(
+        name: impl Into<String>,
+        path: &Path,
+        columns: &ColumnMap,
+        max_left_out: f64,
+    ) -> Result<Self> {
+        let read = read_records(path, columns, max_left_out)?;
+        let name = name.into();
+        let ledger = SourceLedger {
+            name: name.clone(),
+            read: read.read,
+            columns: Some(read.columns),
+            left_out: read.left_out,
+            empty_problems: read.empty_problems,
+            empty_solutions: read.empty_solutions,
+            wrong: read.wrong,
+            without_verdict: read.without_verdict,
+            with_reasoning: read.with_reasoning,
+            with_system: read.with_system,
+            broken_characters: read.broken_characters,
+            ..Default::default()
+        };
+        Ok(Self { name, records: read.records, lines: read.lines, ledger })
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Names a record in a message: by its line, or its number where there is no file.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn label(&self, record: usize) -> String {
+        let id = self.records[record].id.as_deref();
+        let id = id.map_or(String::new(), |id| format!(" (id {id})"));
+        match self.lines.get(record) {
+            Some(line) => format!("`{}` line {line}{id}", self.name),
+            None => format!("`{}` record {}{id}", self.name, record + 1),
+        }
+    }
+
+    /// The records, without the empty ones.
+    pub fn records(&self) -> &[CotRecord] {
+        &self.records
+    }
+}
+
+/// Which problems are kept when sources are joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// Problems that every source answers, as in the paper.
+    #[default]
+    Inner,
+    /// Problems that at least one source answers.
+    Outer,
+}
+
+/// Problems with the answers that the sources have for them.
+#[derive(Clone, Debug)]
+pub struct Pairs {
+    sources: Arc<[Source]>,
+    /// Record numbers, `[problems, sources]`.
+    table: Vec<u32>,
+}
+
+impl Pairs {
+    /// Joins the sources by problem.
+    ///
+    /// Two records are of one problem if they have the same id and their problems agree (equal but
+    /// for white space and case), or else if their problems are equal after white space is
+    /// normalized. Of several answers of one source to one problem the first is kept.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] where there is no source, two sources share a name, a source is empty, or
+    /// no problem is answered by all sources (with [`Join::Inner`]).
+    pub fn join(sources: Vec<Source>, join: Join) -> Result<(Self, Ledger)> {
+        check_sources(&sources)?;
+        let width = sources.len();
+        let mut table: Vec<u32> = vec![];
+        let mut by_text: HashMap<String, u32> = HashMap::new();
+        let mut by_id: HashMap<&str, u32> = HashMap::new();
+        let mut ledger = Ledger {
+            sources: sources.iter().map(|source| source.ledger.clone()).collect(),
+            ..Default::default()
+        };
+        for (index, source) in sources.iter().enumerate() {
+            let ledger = &mut ledger.sources[index];
+            for (record_index, record) in source.records.iter().enumerate() {
+                let mut problem = None;
+                if let Some(&other) = record.id.as_deref().and_then(|id| by_id.get(id)) {
+                    let theirs = problem_text(&sources, &table[other as usize * width..][..width]);
+                    if agree(theirs, &record.problem) {
+                        problem = Some(other);
+                    } else {
+                        ledger.id_conflicts += 1;
+                    }
+                }
+                let text = normalized(&record.problem);
+                let problem =
+                    problem.or_else(|| by_text.get(&text).copied()).unwrap_or_else(|| {
+                        table.extend(std::iter::repeat_n(ABSENT, width));
+                        (table.len() / width - 1) as u32
+                    });
+                by_text.entry(text).or_insert(problem);
+                if let Some(id) = record.id.as_deref() {
+                    by_id.entry(id).or_insert(problem);
+                }
+                let cell = &mut table[problem as usize * width + index];
+                if *cell == ABSENT {
+                    *cell = record_index as u32;
+                } else {
+                    ledger.duplicates += 1;
+                }
+            }
+        }
+        let mut pairs = Self { sources: sources.into(), table };
+        if join == Join::Inner {
+            pairs.keep_complete(&mut ledger)?;
+        }
+        ledger.joined = pairs.len();
+        ledger.training = pairs.len();
+        for (index, line) in ledger.sources.iter_mut().enumerate() {
+            line.usable = pairs.available(index);
+        }
+        Ok((pairs, ledger))
+    }
+
+    /// The problems that every source still answers; the others' answers are counted as unmatched.
+    /// For use after [`Encoded::fitting`](crate::data::Encoded::fitting), where sources are to be
+    /// compared on the same problems.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] where there is none.
+    pub fn complete(mut self, ledger: &mut Ledger) -> Result<Self> {
+        let before = self.len();
+        self.keep_complete(ledger)?;
+        for (index, line) in ledger.sources.iter_mut().enumerate() {
+            line.usable = self.available(index);
+        }
+        ledger.without_answer += before - self.len();
+        ledger.training = self.len();
+        Ok(self)
+    }
+
+    /// Drops the problems that a source lacks, and counts their records as unmatched.
+    fn keep_complete(&mut self, ledger: &mut Ledger) -> Result<()> {
+        let width = self.sources.len();
+        let mut kept = Vec::with_capacity(self.table.len());
+        for row in self.table.chunks_exact(width) {
+            if row.contains(&ABSENT) {
+                for (line, _) in ledger.sources.iter_mut().zip(row).filter(|(_, r)| **r != ABSENT) {
+                    line.unmatched += 1;
+                }
+            } else {
+                kept.extend_from_slice(row);
+            }
+        }
+        if kept.is_empty() {
+            let shown: Vec<String> = self
+                .sources
+                .iter()
+                .map(|source| {
+                    let record = &source.records[0];
+                    let id = record.id.as_deref().map_or(String::new(), |id| format!("id {id}, "));
+                    format!("`{}`: {id}{:?}", source.name, shortened(&record.problem))
+                })
+                .collect();
+            return Err(Error::Pairing {
+                what: format!(
+                    "no problem is answered by every source; first keys: {}",
+                    shown.join("; ")
+                ),
+                hint: "Check that the files answer the same problems, that the right columns are \
+                       read as problem and id, and that the answers fit the length limit; \
+                       `join = \"outer\"` keeps problems that one source alone answers"
+                    .into(),
+            });
+        }
+        self.table = kept;
+        Ok(())
+    }
+
+    /// Number of problems.
+    pub fn len(&self) -> usize {
+        self.table.len() / self.sources.len()
+    }
+
+    /// Whether there is no problem.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The sources, in the order in which the table has them.
+    pub fn sources(&self) -> &Arc<[Source]> {
+        &self.sources
+    }
+
+    /// The number of the record with which `source` answers `problem`.
+    ///
+    /// # Panics
+    /// If either number is out of range.
+    pub fn record_index(&self, problem: usize, source: usize) -> Option<usize> {
+        let width = self.sources.len();
+        assert!(source < width, "source {source} of {width}");
+        let record = self.table[problem * width + source];
+        (record != ABSENT).then_some(record as usize)
+    }
+
+    /// The record with which `source` answers `problem`.
+    ///
+    /// # Panics
+    /// If either number is out of range.
+    pub fn record(&self, problem: usize, source: usize) -> Option<&CotRecord> {
+        self.record_index(problem, source).map(|record| &self.sources[source].records[record])
+    }
+
+    /// The text of a problem, from the first source that answers it.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn problem(&self, problem: usize) -> &str {
+        let width = self.sources.len();
+        problem_text(&self.sources, &self.table[problem * width..][..width])
+    }
+
+    /// The system text of a problem, where all sources that answer it have the same.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn system(&self, problem: usize) -> Option<&str> {
+        let mut records = (0..self.sources.len()).filter_map(|s| self.record(problem, s));
+        let first = records.next()?.system.as_deref()?;
+        records.all(|record| record.system.as_deref() == Some(first)).then_some(first)
+    }
+
+    /// The reference answer of a problem, from the first record that has one.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn answer(&self, problem: usize) -> Option<&str> {
+        (0..self.sources.len())
+            .filter_map(|source| self.record(problem, source))
+            .find_map(|record| record.answer.as_deref())
+    }
+
+    /// How many problems `source` answers.
+    pub fn available(&self, source: usize) -> usize {
+        self.table.chunks_exact(self.sources.len()).filter(|row| row[source] != ABSENT).count()
+    }
+
+    /// The pairs without the answers for which `keep(source, record)` is false, and without the
+    /// problems that then have no answer left; also how many problems those were.
+    pub fn retain(&self, keep: impl Fn(usize, usize) -> bool) -> (Self, usize) {
+        let width = self.sources.len();
+        let mut table = Vec::with_capacity(self.table.len());
+        for row in self.table.chunks_exact(width) {
+            let start = table.len();
+            table.extend(row.iter().enumerate().map(|(source, &record)| {
+                if record != ABSENT && keep(source, record as usize) { record } else { ABSENT }
+            }));
+            if table[start..].iter().all(|record| *record == ABSENT) {
+                table.truncate(start);
+            }
+        }
+        let dropped = self.len() - table.len() / width;
+        (Self { sources: self.sources.clone(), table }, dropped)
+    }
+
+    /// The given problems, in the given order.
+    ///
+    /// # Panics
+    /// If a number is out of range.
+    pub fn select(&self, problems: &[u32]) -> Self {
+        let width = self.sources.len();
+        let rows = problems.iter().flat_map(|&p| &self.table[p as usize * width..][..width]);
+        Self { sources: self.sources.clone(), table: rows.copied().collect() }
+    }
+
+    /// Splits off `held_out` problems, chosen by `seed`: (training, held out).
+    ///
+    /// # Panics
+    /// If there are fewer problems than that.
+    pub fn split(&self, held_out: usize, seed: u64) -> (Self, Self) {
+        let order = Stream::new(seed, "held out", 0).permutation(self.len());
+        let (held, train) = order.split_at(held_out);
+        // Training problems in the file's order; held-out ones in the drawn one, so that the first
+        // few of them are a sample too.
+        let mut train = train.to_vec();
+        train.sort_unstable();
+        (self.select(&train), self.select(held))
+    }
+
+    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is
+    /// on the same side in any other pairs that hold it, whatever else those hold.
+    pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
+        let draw = |problem: u32| {
+            let text = normalized(self.problem(problem as usize)).to_lowercase();
+            Stream::new(seed, &text, 0).unit()
+        };
+        let mut held: Vec<(f64, u32)> = (0..self.len() as u32)
+            .map(|p| (draw(p), p))
+            .filter(|(draw, _)| *draw < share)
+            .collect();
+        held.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let held: Vec<u32> = held.into_iter().map(|(_, problem)| problem).collect();
+        let is_held: std::collections::HashSet<u32> = held.iter().copied().collect();
+        let train: Vec<u32> = (0..self.len() as u32).filter(|p| !is_held.contains(p)).collect();
+        (self.select(&train), self.select(&held))
+    }
+}
+
+fn check_sources(sources: &[Source]) -> Result<()> {
+    let pairing = |what: String, hint: &str| Err(Error::Pairing { what, hint: hint.into() });
+    if sources.is_empty() {
+        return pairing("there is no source of answers".into(), "Name at least one");
+    }
+    for (index, source) in sources.iter().enumerate() {
+        if sources[..index].iter().any(|other| other.name == source.name) {
+            let what = format!("two sources are called `{}`", source.name);
+            return pairing(what, "Give each source its own name");
+        }
+        if source.records.is_empty() {
+            let went = source.ledger.where_they_went();
+            let what = format!("source `{}` has no usable record: {went}", source.name);
+            return pairing(what, "Check that it is the right file and that its columns are right");
+        }
+        if source.records.len() >= ABSENT as usize {
+            let what = format!("source `{}` has more than 4 billion records", source.name);
+            return pairing(what, "Split the file");
+        }
+    }
+    Ok(())
+}
+
+fn problem_text<'a>(sources: &'a [Source], row: &[u32]) -> &'a str {
+    row.iter()
+        .zip(sources)
+        .find(|(record, _)| **record != ABSENT)
+        .map_or("", |(record, source)| &source.records[*record as usize].problem)
+}
+
+/// The text with every run of white space replaced by one space, and none at the ends.
+pub fn normalized(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+    out
+}
+
+/// Equal but for white space and case.
+fn agree(a: &str, b: &str) -> bool {
+    let letters = |text: &'_ str| -> Vec<char> {
+        text.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect()
+    };
+    letters(a) == letters(b)
+}
+
+fn shortened(text: &str) -> String {
+    let text = normalized(text);
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

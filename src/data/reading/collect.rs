@@ -1,0 +1,189 @@
+//! Gathers the records of one file, whatever its format, and words the errors about them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::column::{FirstRows, Names};
+use super::column_map::ColumnMap;
+use super::columns::{Resolved, Taken, Texts, may_read};
+use super::describe::{At, holds_text, shortened};
+use super::left_out::{Limit, Tally, Unusable};
+use super::messages;
+use super::record::{CotRecord, Records};
+use super::row_at::{FileColumn, RowAt, Unit};
+use super::rows::{RowSink, RowsRead, no_records};
+use super::take_row::{NO_ANSWER, NO_PROBLEM, ONLY_REASONING};
+use crate::error::{Error, Place, Result};
+
+/// Rows on which the columns are chosen.
+const FIRST_ROWS: usize = 64;
+
+/// Takes the records of one file in order.
+pub(super) struct Collector<'a> {
+    path: &'a Path,
+    map: &'a ColumnMap,
+    columns: Option<Vec<FileColumn>>,
+    /// The first rows, until the columns are chosen.
+    first: Vec<(usize, Map<String, Value>)>,
+    unit: Unit,
+    resolved: Option<Resolved>,
+    /// Columns with text.
+    texts: Names,
+    /// Fields with text of the turns in conversations.
+    turn_fields: Names,
+    /// The first row's number and columns.
+    first_row: Option<(usize, String)>,
+    surrogates: usize,
+    with_reasoning: usize,
+    records: Vec<CotRecord>,
+    lines: Vec<u32>,
+    tally: Tally,
+    wrong: usize,
+    without_verdict: usize,
+    read: usize,
+}
+
+impl RowSink for Collector<'_> {
+    fn wants(&self, column: &str) -> bool {
+        may_read(self.map, column)
+    }
+
+    fn columns(&mut self, columns: Vec<FileColumn>) {
+        self.columns = Some(columns);
+    }
+
+    fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
+        self.read += 1;
+        self.unit = at.unit;
+        if self.resolved.is_none() {
+            self.first.push((at.number, row));
+            return if self.first.len() < FIRST_ROWS { Ok(()) } else { self.choose() };
+        }
+        self.take(at.number, &row);
+        Ok(())
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.read += 1;
+        self.tally.add(unusable);
+    }
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(path: &'a Path, map: &'a ColumnMap) -> Self {
+        Self {
+            path,
+            map,
+            columns: None,
+            first: vec![],
+            unit: Unit::Line,
+            resolved: None,
+            texts: Names::default(),
+            turn_fields: Names::default(),
+            first_row: None,
+            surrogates: 0,
+            with_reasoning: 0,
+            records: vec![],
+            lines: vec![],
+            tally: Tally::default(),
+            wrong: 0,
+            without_verdict: 0,
+            read: 0,
+        }
+    }
+
+    /// Chooses the columns on the first rows, and takes these.
+    fn choose(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.first);
+        let texts = self.columns.iter().flatten().filter(|column| column.is_text);
+        let other_texts: Vec<String> = texts.map(|column| column.name.clone()).collect();
+        other_texts.iter().for_each(|name| self.texts.add(name));
+        let first = FirstRows { rows: rows.iter().map(|(_, row)| row).collect(), other_texts };
+        let number = rows.first().map_or(1, |(number, _)| *number);
+        let at = At {
+            row: RowAt { path: self.path, number, unit: self.unit },
+            columns: self.columns.as_deref(),
+        };
+        self.resolved = Some(Resolved::new(self.map, &first, &at)?);
+        self.first_row = rows.first().map(|(number, row)| (*number, at.columns_of(row)));
+        rows.iter().for_each(|(number, row)| self.take(*number, row));
+        Ok(())
+    }
+
+    /// Takes one record that stands at `number`.
+    fn take(&mut self, number: usize, row: &Map<String, Value>) {
+        let Some(resolved) = &self.resolved else { return };
+        for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
+            self.texts.add(name);
+        }
+        if let Texts::Messages { column, .. } = &resolved.texts
+            && let Ok(turns) = column.find(row)
+        {
+            messages::text_fields(&turns, &mut |name| self.turn_fields.add(name));
+        }
+        let at = At {
+            row: RowAt { path: self.path, number, unit: self.unit },
+            columns: self.columns.as_deref(),
+        };
+        match resolved.take(row, &at, &mut self.surrogates) {
+            Ok(Taken::Record { record, has_reasoning }) => {
+                self.with_reasoning += usize::from(has_reasoning);
+                self.records.push(record);
+                // The reader holds numbers to this.
+                self.lines.push(u32::try_from(number).unwrap_or(u32::MAX));
+            }
+            Ok(Taken::Wrong) => self.wrong += 1,
+            Ok(Taken::WithoutVerdict) => self.without_verdict += 1,
+            Err(unusable) => self.tally.add(unusable),
+        }
+    }
+
+    /// All that was taken.
+    ///
+    /// # Errors
+    ///
+    /// If there was no record at all, or too many that cannot be used.
+    pub(super) fn finish(mut self, rows: &RowsRead, max_left_out: f64) -> Result<Records> {
+        if self.resolved.is_none() && !self.first.is_empty() {
+            self.choose()?;
+        }
+        if self.read == 0 {
+            return Err(no_records(self.path));
+        }
+        let limit = Limit::of_setting(max_left_out);
+        let left_out = self.tally.finish(self.path, self.read, limit)?;
+        if let Some(name) = self.resolved.as_ref().and_then(|r| r.missing(self.with_reasoning)) {
+            let (number, columns) = self.first_row.unwrap_or_default();
+            let error = Error::data(
+                Place::line(self.path, number).with_column(shortened(&name)),
+                format!("no record has it; the first record's columns are {columns}"),
+                "Check the name's spelling, or leave it out to recognize the column by name",
+            );
+            // What is none of the columns is a field of turns, where only reasoning can be named.
+            let named = self.map.named();
+            let key = named
+                .iter()
+                .find(|(_, column)| *column == name)
+                .map_or("reasoning", |(key, _)| key);
+            return Err(error.with_key(format!("columns.{key}")));
+        }
+        let columns =
+            self.resolved.as_ref().map(|resolved| resolved.columns(&self.texts, &self.turn_fields));
+        Ok(Records {
+            with_reasoning: self.with_reasoning,
+            with_system: self.records.iter().filter(|record| record.system.is_some()).count(),
+            records: self.records,
+            lines: self.lines,
+            columns: columns.unwrap_or_default(),
+            blank_lines: rows.blank_lines,
+            empty_problems: left_out.rows_for(NO_PROBLEM),
+            empty_solutions: left_out.rows_for(NO_ANSWER) + left_out.rows_for(ONLY_REASONING),
+            left_out,
+            wrong: self.wrong,
+            without_verdict: self.without_verdict,
+            broken_characters: rows.surrogates + self.surrogates,
+            read: self.read,
+        })
+    }
+}

@@ -1,0 +1,359 @@
+//! The columns of one file: chosen on its first rows, read from each.
+//!
+//! | text | recognized names, the first that the rows have |
+//! | --- | --- |
+//! | problem | `problem`, `question`, `prompt`, `instruction` (with `input` below it), `query` |
+//! | solution | `solution`, `answer`, `response`, `output`, `completion`, `generated_solution` |
+//! | both | `messages`, `conversations`, where the rows lack one of the two above |
+//! | reasoning | `reasoning_content`, `reasoning`, `thinking` |
+//! | reasoning and solution | `deepseek_thinking_trajectory` and `deepseek_attempt`, `deepseek_reasoning` and `deepseek_solution`, `thinking_trajectories` and `attempt` |
+//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution |
+//! | id | `id`, `problem_id`, `unique_id`, `uuid` |
+//! | system text | `system`, `system_prompt` |
+//! | before the problem | `context` |
+//! | below the problem | `options`, `choices` |
+
+use super::column::{Column, FirstRows, Names, Optional};
+use super::column_map::{Choice, ColumnMap};
+use super::describe::{At, quoted};
+use super::messages::{self, ReasoningKey};
+use super::record::{Columns, CotRecord};
+use crate::data::chat::reasoning::REASONING;
+use crate::error::{Error, Result};
+
+const PROBLEM: &[&str] = &["problem", "question", "prompt", "instruction", "query"];
+const SOLUTION: &[&str] =
+    &["solution", "answer", "response", "output", "completion", "generated_solution"];
+const ANSWER: &[&str] =
+    &["gold_answer", "ground_truth", "final_answer", "expected_answer", "answer"];
+const ID: &[&str] = &["id", "problem_id", "unique_id", "uuid"];
+const MESSAGES: &[&str] = &["messages", "conversations"];
+const SYSTEM: &[&str] = &["system", "system_prompt"];
+const CONTEXT: &[&str] = &["context"];
+const OPTIONS: &[&str] = &["options", "choices"];
+const INSTRUCTION: &str = "instruction";
+const INPUT: &str = "input";
+/// Columns of reasoning and answer that data sets have beside a bare final answer.
+const PAIRS: &[[&str; 2]] = &[
+    ["deepseek_thinking_trajectory", "deepseek_attempt"],
+    ["deepseek_reasoning", "deepseek_solution"],
+    ["thinking_trajectories.0", "attempt"],
+    ["gemini_thinking_trajectory", "gemini_attempt"],
+];
+
+/// Whether a top-level column can matter to a map: all else need not be decoded.
+pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
+    let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
+    [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, SYSTEM, CONTEXT, OPTIONS, &REASONING, &[INPUT]]
+        .iter()
+        .any(|names| names.contains(&column))
+        || pairs.into_iter().any(|name| name == column)
+        || map.names(column)
+}
+
+/// What became of one record.
+pub(super) enum Taken {
+    Record {
+        record: CotRecord,
+        /// Whether its reasoning stood beside the answer.
+        has_reasoning: bool,
+    },
+    Wrong,
+    /// Nobody said whether its solution is right.
+    WithoutVerdict,
+}
+
+/// The columns of one file, settled on its first rows.
+pub(super) struct Resolved {
+    pub(super) texts: Texts,
+    pub(super) id: Optional,
+    pub(super) answer: Optional,
+    pub(super) correct: Option<Column>,
+    pub(super) system: Optional,
+    /// Whether system texts in conversations are kept.
+    pub(super) keeps_system: bool,
+    notes: Vec<String>,
+}
+
+pub(super) enum Texts {
+    Pair {
+        problem: Column,
+        with_input: bool,
+        context: Optional,
+        options: Optional,
+        solution: Column,
+        reasoning: Optional,
+        /// Whether reasoning in lists of messages is kept.
+        keeps_reasoning: bool,
+    },
+    Messages {
+        column: Column,
+        reasoning: TurnKey,
+    },
+}
+
+/// Where the turns of a file's conversations have their reasoning.
+pub(super) enum TurnKey {
+    Usual,
+    Named(String),
+    LeftOut,
+}
+
+impl TurnKey {
+    fn of(map: &ColumnMap) -> Self {
+        match Choice::of(&map.reasoning) {
+            Choice::Usual => Self::Usual,
+            Choice::Named(name) => Self::Named(name.to_owned()),
+            Choice::LeftOut => Self::LeftOut,
+        }
+    }
+
+    pub(super) fn key(&self) -> ReasoningKey<'_> {
+        match self {
+            Self::Usual => ReasoningKey::Usual,
+            Self::Named(name) => ReasoningKey::Named(name),
+            Self::LeftOut => ReasoningKey::LeftOut,
+        }
+    }
+}
+
+impl Resolved {
+    /// Chooses the columns by `map` and by what the first rows have.
+    pub(super) fn new(map: &ColumnMap, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
+        let mut notes = vec![];
+        let named = |key: &str, name: &Option<String>| {
+            name.as_deref().map(|name| Column::named(key, name, first, at)).transpose()
+        };
+        let optional = |name: &Option<String>, usual: &[&str], taken: &[&str]| {
+            Optional::new(Choice::of(name), usual, taken, first)
+        };
+        let mut bare = None;
+        let texts = match named("messages", &map.messages)? {
+            Some(column) => Found::Conversation(column),
+            None => text_columns(map, first, at, &mut notes, &mut bare)?,
+        };
+        let texts = match texts {
+            Found::Conversation(column) => {
+                map.check_conversation()?;
+                Texts::Messages { column, reasoning: TurnKey::of(map) }
+            }
+            Found::Pair { problem, solution, reasoning } => {
+                let taken = [problem.name.as_str(), solution.name.as_str()];
+                let reasoning = match reasoning {
+                    Some(column) => Optional::of(column),
+                    None => optional(&map.reasoning, &REASONING, &taken),
+                };
+                Texts::Pair {
+                    with_input: map.problem.is_none()
+                        && problem.name == INSTRUCTION
+                        && solution.name != INPUT,
+                    context: optional(&map.context, CONTEXT, &taken),
+                    options: optional(&map.options, OPTIONS, &taken),
+                    reasoning,
+                    keeps_reasoning: Choice::of(&map.reasoning) != Choice::LeftOut,
+                    problem,
+                    solution,
+                }
+            }
+        };
+        let solution = match &texts {
+            Texts::Pair { solution, .. } => solution.name.as_str(),
+            Texts::Messages { .. } => "",
+        };
+        // What looked like solutions and is bare final answers, where nothing else is the answer.
+        let usual = || first.recognized(ANSWER, Some(solution)).is_none();
+        let answer = match bare.filter(|_| map.answer.is_none() && usual()) {
+            Some(name) => Optional::of(Column::key(&name)),
+            None => optional(&map.answer, ANSWER, &[solution]),
+        };
+        let id = optional(&map.id, ID, &[]);
+        let correct = named("correct", &map.correct)?;
+        let system = optional(&map.system, SYSTEM, &[]);
+        let keeps_system = Choice::of(&map.system) != Choice::LeftOut;
+        Ok(Self { texts, id, answer, correct, system, keeps_system, notes })
+    }
+
+    /// The column, or the field of turns, that was named and that no row has had.
+    pub(super) fn missing(&self, with_reasoning: usize) -> Option<String> {
+        let mut optional = vec![&self.id, &self.answer, &self.system];
+        if let Texts::Pair { context, options, reasoning, .. } = &self.texts {
+            optional.extend([context, options, reasoning]);
+        }
+        if let Texts::Messages { column, reasoning: TurnKey::Named(name) } = &self.texts
+            && with_reasoning == 0
+        {
+            return Some(format!("{}.*.{name}", column.name));
+        }
+        optional.into_iter().find_map(Optional::missing).map(str::to_owned)
+    }
+
+    /// The columns for display, with those of `texts`, and of the fields of turns, that are not used.
+    pub(super) fn columns(&self, texts: &Names, turn_fields: &Names) -> Columns {
+        let mut columns = Columns {
+            id: self.id.shown(),
+            answer: self.answer.shown(),
+            correct: self.correct.as_ref().map(|column| column.name.clone()),
+            system: self.system.shown(),
+            notes: self.notes.clone(),
+            ..Columns::default()
+        };
+        let mut used: Vec<&str> = [&self.id, &self.answer, &self.system]
+            .into_iter()
+            .flat_map(Optional::names)
+            .chain(self.correct.as_ref().map(|column| column.name.as_str()))
+            .collect();
+        match &self.texts {
+            Texts::Pair { problem, with_input, context, options, solution, reasoning, .. } => {
+                columns.problem = Some(problem.name.clone());
+                columns.input = with_input.then(|| INPUT.to_owned());
+                columns.context = context.shown();
+                columns.options = options.shown();
+                columns.solution = Some(solution.name.clone());
+                columns.reasoning = reasoning.shown();
+                used.extend([problem.name.as_str(), solution.name.as_str()]);
+                used.extend(with_input.then_some(INPUT));
+                used.extend([context, options, reasoning].into_iter().flat_map(Optional::names));
+            }
+            Texts::Messages { column, reasoning } => {
+                columns.messages = Some(column.name.clone());
+                if let TurnKey::Named(name) = reasoning {
+                    columns.reasoning = Some(format!("{}.*.{name}", column.name));
+                }
+                used.push(&column.name);
+            }
+        }
+        let is_used = |name: &str| {
+            used.iter().any(|used| *used == name || used.split('.').next() == Some(name))
+        };
+        columns.unused = texts.shown(|name| !is_used(name), |name| name.to_owned());
+        if let Texts::Messages { column, reasoning } = &self.texts {
+            let key = reasoning.key();
+            let unused = |name: &str| !messages::is_read(name, key);
+            let shown = |name: &str| format!("{}.*.{name}", column.name);
+            columns.unused.extend(turn_fields.shown(unused, shown));
+        }
+        columns
+    }
+}
+
+/// The columns of the two texts.
+enum Found {
+    Pair { problem: Column, solution: Column, reasoning: Option<Column> },
+    Conversation(Column),
+}
+
+/// Looks for the columns of problem and solution, or of conversations. `bare` becomes the column that
+/// looks like one of solutions and holds bare final answers, where another is taken.
+fn text_columns(
+    map: &ColumnMap,
+    first: &FirstRows<'_>,
+    at: &At<'_>,
+    notes: &mut Vec<String>,
+    bare: &mut Option<String>,
+) -> Result<Found> {
+    let named = |key: &str, name: &Option<String>| {
+        name.as_deref().map(|name| Column::named(key, name, first, at)).transpose()
+    };
+    let problem = match named("problem", &map.problem)? {
+        Some(column) => Some(column),
+        None => first.recognized(PROBLEM, map.solution.as_deref()),
+    };
+    let taken = problem.as_ref().map(|column| column.name.clone());
+    let taken = taken.as_deref();
+    let usual = first.recognized(SOLUTION, taken);
+    if map.solution.is_none() && map.reasoning.is_none() {
+        let pair = PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)));
+        if let (Some([thinking, solution]), Some(problem)) = (pair, taken) {
+            if let Some(usual) = usual.filter(|column| first.values(column) > 0) {
+                let name = &usual.name;
+                notes.push(format!(
+                    "`{thinking}` and `{solution}` are read as reasoning and solution, as data sets \
+                     with these columns have them; solution={name} reads the other"
+                ));
+                *bare = first.is_bare(name).then(|| name.clone());
+            }
+            return Ok(Found::Pair {
+                problem: Column::key(problem),
+                solution: Column::path(solution),
+                reasoning: Some(Column::path(thinking)),
+            });
+        }
+    }
+    let solution = match named("solution", &map.solution)? {
+        Some(column) => Some(column),
+        None => usual.map(|usual| not_bare(usual, first, taken, notes, bare)),
+    };
+    // Looked for only where neither text is named: who names one means that form.
+    let conversation = match (&map.problem, &map.solution) {
+        (None, None) => first.recognized(MESSAGES, None),
+        _ => None,
+    };
+    let says = |column: &Option<Column>| column.as_ref().is_some_and(|c| first.values(c) > 0);
+    let empty = !says(&problem) || !says(&solution);
+    match (problem, solution) {
+        (Some(problem), Some(solution)) if !(empty && says(&conversation)) => {
+            Ok(Found::Pair { problem, solution, reasoning: None })
+        }
+        (problem, _) => match conversation {
+            Some(column) => Ok(Found::Conversation(column)),
+            None if problem.is_none() => Err(unrecognized("problem", PROBLEM, first, at)),
+            None => Err(unrecognized("solution", SOLUTION, first, at)),
+        },
+    }
+}
+
+/// The column of solutions that was recognized, or another that may be one where it holds bare final
+/// answers.
+fn not_bare(
+    usual: Column,
+    first: &FirstRows<'_>,
+    taken: Option<&str>,
+    notes: &mut Vec<String>,
+    bare: &mut Option<String>,
+) -> Column {
+    if !first.is_bare(&usual.name) {
+        return usual;
+    }
+    let names: Vec<&str> = SOLUTION.iter().copied().filter(|name| *name != usual.name).collect();
+    let mut others = names
+        .iter()
+        .filter(|name| taken != Some(**name) && first.mostly_have(name) && !first.is_bare(name));
+    if let Some(other) = others.next() {
+        notes.push(format!(
+            "`{}` holds bare final answers, so `{other}` is read as the solution; \
+             solution={} reads the other",
+            usual.name, usual.name
+        ));
+        *bare = Some(usual.name);
+        return Column::key(other);
+    }
+    // Where nothing else could be a solution, short answers are what the file is about.
+    let longer = |name: &&str| *name != usual.name && taken != Some(*name) && !first.is_bare(name);
+    if first.texts().iter().any(longer) {
+        notes.push(format!(
+            "warning: the solutions in `{}` are bare final answers, without any working; if another \
+             column holds the answers to train on, name it with solution=<column> (and its \
+             reasoning with reasoning=<column>)",
+            usual.name
+        ));
+    }
+    usual
+}
+
+/// No column of the first rows bears a usual name.
+fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
+    let record = first.rows.first().copied();
+    at.error(
+        None,
+        format!(
+            "no column is recognized as the {key}; the record's columns are {}",
+            record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
+        ),
+        format!(
+            "Name it with {key}=<column>; recognized are {}, and conversations in {}",
+            quoted(names.iter().copied()),
+            quoted(MESSAGES.iter().copied())
+        ),
+    )
+    .with_key(format!("columns.{key}"))
+}

@@ -1,0 +1,400 @@
+//! Conversations: lists of `{role, content}` (OpenAI, TRL) or of `{from, value}` (ShareGPT), whose
+//! assistant turns may have their reasoning beside the content, and whose contents may be lists of
+//! parts.
+
+use serde_json::{Map, Value};
+
+use super::describe::{described, holds_text, shortened};
+use crate::data::chat::reasoning::REASONING;
+
+/// What is wrong with a conversation, and what to do.
+pub(super) struct Fault {
+    /// The kind of fault, by which rows are counted.
+    pub(super) reason: &'static str,
+    pub(super) what: String,
+    pub(super) hint: &'static str,
+}
+
+/// Who speaks a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaker {
+    System,
+    User,
+    Assistant,
+}
+
+impl Speaker {
+    /// The speaker by the names of all conventions.
+    fn parse(role: &str) -> Option<Self> {
+        match role {
+            "system" | "developer" => Some(Self::System),
+            "user" | "human" => Some(Self::User),
+            "assistant" | "gpt" | "model" => Some(Self::Assistant),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// Where a turn's reasoning is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReasoningKey<'a> {
+    /// Under its usual names.
+    Usual,
+    /// Under this name.
+    Named(&'a str),
+    /// Nowhere: it is left out.
+    LeftOut,
+}
+
+/// One question and its reply; a text is `None` where the turn's content is null.
+#[derive(Default)]
+pub(super) struct Exchange {
+    pub(super) system: Option<String>,
+    pub(super) problem: Option<String>,
+    pub(super) reasoning: Option<String>,
+    pub(super) solution: Option<String>,
+}
+
+struct Turn {
+    speaker: Speaker,
+    text: Option<String>,
+    reasoning: Option<String>,
+}
+
+const SPLIT: &str = "A record takes one user turn and the assistant turn that follows: split longer \
+     conversations into one record for each exchange, or leave them out";
+const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
+     \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
+
+/// Whether a field of a turn is read.
+pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
+    ["role", "content", "from", "value"].contains(&field)
+        || match key {
+            ReasoningKey::Usual => REASONING.contains(&field),
+            ReasoningKey::Named(name) => name == field,
+            ReasoningKey::LeftOut => false,
+        }
+}
+
+/// Whether a list can be one of messages at all.
+pub(super) fn is_conversation(list: &[Value]) -> bool {
+    let has_role = |turn: &Value| turn.get("role").is_some() || turn.get("from").is_some();
+    !list.is_empty() && list.iter().all(Value::is_object) && list.iter().any(has_role)
+}
+
+/// Whether a list is one of the parts of a single message.
+pub(super) fn is_parts(list: &[Value]) -> bool {
+    let is_part = |part: &Value| part.get("type").is_some_and(Value::is_string);
+    !list.is_empty() && list.iter().all(is_part) && !is_conversation(list)
+}
+
+/// The list in a text that is one written as JSON, as data frames and CSV files hold it.
+pub(super) fn list_in(text: &str) -> Option<Vec<Value>> {
+    list_with_repairs(text).map(|(list, _)| list)
+}
+
+/// The same, with how many halves of characters were mended in it.
+pub(super) fn list_with_repairs(text: &str) -> Option<(Vec<Value>, usize)> {
+    let text = text.trim();
+    if !(text.starts_with('[') && text.ends_with(']')) {
+        return None;
+    }
+    let (value, repairs) = super::lenient_json::parse(text.as_bytes()).ok()?;
+    match value {
+        Value::Array(list) => Some((list, repairs.surrogates)),
+        _ => None,
+    }
+}
+
+/// Tells the fields with text of the turns of a conversation.
+pub(super) fn text_fields(turns: &Value, tell: &mut dyn FnMut(&str)) {
+    let read;
+    let list = match turns {
+        Value::Array(list) => list,
+        Value::String(text) => {
+            read = list_in(text).unwrap_or_default();
+            &read
+        }
+        _ => return,
+    };
+    for (name, value) in list.iter().filter_map(Value::as_object).flatten() {
+        if holds_text(value, 3) {
+            tell(name);
+        }
+    }
+}
+
+/// The turns of a conversation but the system's.
+struct Turns {
+    turns: Vec<Turn>,
+    /// The system's text at the beginning.
+    system: Option<String>,
+    /// The message, counted from 1, of a system turn that follows another turn.
+    late_system: Option<usize>,
+}
+
+impl Turns {
+    /// Refuses a system turn that follows another turn: a template lays it out first.
+    fn check_order(&self) -> Result<(), Fault> {
+        let Some(message) = self.late_system else { return Ok(()) };
+        Err(Fault {
+            reason: "system turn within a conversation",
+            what: format!("message {message}: a system turn follows another turn"),
+            hint: "Put the system's text first, or leave the record out",
+        })
+    }
+}
+
+/// The one exchange of a conversation.
+pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
+    let all = turns(list, key)?;
+    if all.turns.len() == 2 {
+        all.check_order()?;
+    }
+    let Turns { turns, system, .. } = all;
+    match <[Turn; 2]>::try_from(turns) {
+        Ok([problem, solution])
+            if (problem.speaker, solution.speaker) == (Speaker::User, Speaker::Assistant) =>
+        {
+            Ok(Exchange {
+                system,
+                problem: problem.text,
+                reasoning: solution.reasoning,
+                solution: solution.text,
+            })
+        }
+        Ok(turns) => Err(no_exchange(&turns)),
+        Err(turns) => Err(no_exchange(&turns)),
+    }
+}
+
+fn no_exchange(turns: &[Turn]) -> Fault {
+    let (reason, what) = match turns {
+        [] => (
+            "conversation without an exchange",
+            "the conversation has neither a user turn nor an assistant turn".to_owned(),
+        ),
+        turns if turns.iter().all(|turn| turn.speaker == Speaker::User) => {
+            ("conversation without an answer", "the conversation has no assistant turn".to_owned())
+        }
+        [Turn { speaker: Speaker::Assistant, .. }, ..] => (
+            "conversation that begins with an answer",
+            "the conversation begins with an assistant turn, expected a user turn".to_owned(),
+        ),
+        turns => (
+            "conversation of several exchanges",
+            format!(
+                "the conversation has more than one exchange ({}), expected one user turn and \
+                 one assistant turn",
+                listed(turns)
+            ),
+        ),
+    };
+    Fault { reason, what, hint: SPLIT }
+}
+
+/// The one turn of a list that holds only a prompt or only a completion (TRL).
+pub(super) fn lone_turn(
+    list: &[Value],
+    speaker: Speaker,
+    key: ReasoningKey<'_>,
+) -> Result<Exchange, Fault> {
+    let all = turns(list, key)?;
+    if all.turns.len() == 1 {
+        all.check_order()?;
+    }
+    let Turns { turns, system, .. } = all;
+    let (reason, what) = match <[Turn; 1]>::try_from(turns) {
+        Ok([turn]) if turn.speaker == speaker => {
+            let exchange = Exchange { system, ..Exchange::default() };
+            return Ok(match speaker {
+                Speaker::Assistant => {
+                    Exchange { reasoning: turn.reasoning, solution: turn.text, ..exchange }
+                }
+                _ => Exchange { problem: turn.text, ..exchange },
+            });
+        }
+        Err(turns) if turns.is_empty() => (
+            "list of messages without its turn",
+            format!("the list of messages has no {} turn", speaker.name()),
+        ),
+        Ok(turns) => ("list of other messages", holds(&turns, speaker)),
+        Err(turns) => ("list of several messages", holds(&turns, speaker)),
+    };
+    Err(Fault { reason, what, hint: SPLIT })
+}
+
+fn holds(turns: &[Turn], speaker: Speaker) -> String {
+    let name = speaker.name();
+    format!("the list of messages holds {}, expected one {name} turn", listed(turns))
+}
+
+/// All turns but the system's, and the text of those at the beginning.
+fn turns(list: &[Value], key: ReasoningKey<'_>) -> Result<Turns, Fault> {
+    let mut turns = Vec::with_capacity(list.len().min(2));
+    let mut systems: Vec<String> = vec![];
+    let mut late_system = None;
+    for (index, message) in list.iter().enumerate() {
+        let turn = turn(message, key).map_err(|(reason, what)| Fault {
+            reason,
+            what: format!("message {}: {what}", index + 1),
+            hint: FORM,
+        })?;
+        match turn.speaker {
+            Speaker::System if turns.is_empty() => systems.extend(turn.text),
+            Speaker::System => late_system = late_system.or(Some(index + 1)),
+            _ => turns.push(turn),
+        }
+    }
+    systems.retain(|text| !text.trim().is_empty());
+    let system = (!systems.is_empty()).then(|| systems.join("\n\n"));
+    Ok(Turns { turns, system, late_system })
+}
+
+/// A turn; otherwise the kind of fault and what was found.
+fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, String)> {
+    const BROKEN: &str = "message of another form";
+    let Value::Object(message) = message else {
+        return Err((BROKEN, format!("found {}, expected an object", described(message))));
+    };
+    let (role_key, text_key) =
+        if message.contains_key("role") { ("role", "content") } else { ("from", "value") };
+    let role = match message.get(role_key) {
+        Some(Value::String(role)) => role,
+        Some(other) => {
+            let what = format!("`{role_key}`: found {}, expected text", described(other));
+            return Err((BROKEN, what));
+        }
+        None => return Err((BROKEN, "it has neither `role` nor `from`".to_owned())),
+    };
+    let Some(speaker) = Speaker::parse(&role.trim().to_lowercase()) else {
+        let what = format!("unknown role `{}`", shortened(role));
+        return Err(("role that cannot be laid out", what));
+    };
+    let beside = match speaker {
+        Speaker::Assistant => reasoning_beside(message, key)?,
+        _ => None,
+    };
+    let content = match message.get(text_key) {
+        Some(value) => content(value).map_err(|what| (NO_TEXT, format!("`{text_key}`: {what}")))?,
+        None if beside.is_some() => Content::default(),
+        None => return Err((BROKEN, format!("it has `{role_key}` but no `{text_key}`"))),
+    };
+    let within = content.reasoning.filter(|_| key != ReasoningKey::LeftOut);
+    Ok(Turn { speaker, text: content.text, reasoning: beside.or(within) })
+}
+
+const NO_TEXT: &str = "message that is no text";
+
+/// The reasoning beside a turn's content.
+fn reasoning_beside(
+    message: &Map<String, Value>,
+    key: ReasoningKey<'_>,
+) -> Result<Option<String>, (&'static str, String)> {
+    let names: &[&str] = match &key {
+        ReasoningKey::Usual => &REASONING,
+        ReasoningKey::Named(name) => &[name],
+        ReasoningKey::LeftOut => &[],
+    };
+    for name in names {
+        let Some(value) = message.get(*name) else { continue };
+        let content = content(value).map_err(|what| (NO_TEXT, format!("`{name}`: {what}")))?;
+        let text = content.text.or(content.reasoning);
+        if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
+/// What a content holds.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub(super) text: Option<String>,
+    /// Parts that are marked as thinking.
+    pub(super) reasoning: Option<String>,
+}
+
+/// The text of a content: a string, null, or a list of parts with text.
+pub(super) fn content(value: &Value) -> Result<Content, String> {
+    match value {
+        Value::Null => Ok(Content::default()),
+        Value::String(text) => Ok(Content { text: Some(text.clone()), reasoning: None }),
+        Value::Array(parts) => parts_text(parts),
+        other => Err(format!("found {}, expected text", described(other))),
+    }
+}
+
+fn parts_text(parts: &[Value]) -> Result<Content, String> {
+    let mut content = Content::default();
+    for (index, part) in parts.iter().enumerate() {
+        let Some((is_reasoning, text)) = part_text(part) else {
+            let kind = part.get("type").and_then(Value::as_str);
+            let found = kind.map_or_else(|| described(part), |kind| format!("a part `{kind}`"));
+            return Err(format!("part {}: found {found}, expected text", index + 1));
+        };
+        let slot = if is_reasoning { &mut content.reasoning } else { &mut content.text };
+        slot.get_or_insert_default().push_str(&text);
+    }
+    Ok(content)
+}
+
+/// Whether a part of a content is reasoning, and its text; `None` for a part without text.
+pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
+    if let Value::String(text) = part {
+        return Some((false, text.clone()));
+    }
+    let kind = part.get("type").and_then(Value::as_str);
+    let is_reasoning = matches!(kind, Some("thinking" | "reasoning"));
+    let keys: &[&str] = if is_reasoning { &["thinking", "reasoning", "text"] } else { &["text"] };
+    let text = keys.iter().find_map(|key| match part.get(*key)? {
+        Value::String(text) => Some(text.clone()),
+        // Mistral's form: a list of parts within.
+        Value::Array(parts) => {
+            parts.iter().map(|part| part.get("text")?.as_str()).collect::<Option<String>>()
+        }
+        _ => None,
+    });
+    Some((is_reasoning, text?))
+}
+
+/// `user, assistant, user and 5 more`.
+fn listed(turns: &[Turn]) -> String {
+    const SHOWN: usize = 4;
+    let names: Vec<_> = turns.iter().take(SHOWN).map(|turn| turn.speaker.name()).collect();
+    let mut text = names.join(", ");
+    if turns.len() > SHOWN {
+        text.push_str(&format!(" and {} more", turns.len() - SHOWN));
+    }
+    text
+}
+
+/// The system's text and the problem of a prompt that is a list of messages, or of a text that is
+/// one; `None` for any other value.
+///
+/// # Errors
+/// What is wrong with the messages, in words.
+pub(crate) fn prompt_text(value: &Value) -> Result<Option<(Option<String>, String)>, String> {
+    let list = match value {
+        Value::Array(list) => list.clone(),
+        Value::String(text) => match list_in(text) {
+            Some(list) => list,
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    if !is_conversation(&list) {
+        return Ok(None);
+    }
+    let exchange =
+        lone_turn(&list, Speaker::User, ReasoningKey::Usual).map_err(|fault| fault.what)?;
+    Ok(exchange.problem.map(|problem| (exchange.system, problem)))
+}

@@ -1,0 +1,35 @@
+//! Reading: rows of files in several formats as records of problem and answer.
+
+pub(crate) mod asked;
+mod collect;
+mod column;
+mod column_map;
+mod columns;
+pub(crate) mod describe;
+mod json_array;
+pub(crate) mod left_out;
+pub(crate) mod lenient_json;
+mod messages;
+#[cfg(feature = "parquet")]
+mod parquet;
+pub(crate) mod problem_text;
+mod prompts;
+mod read;
+pub(crate) mod record;
+pub(crate) mod row_at;
+pub(crate) mod rows;
+mod take_row;
+#[cfg(all(feature = "parquet", feature = "teacher"))]
+mod text_table;
+
+pub(crate) use column::value_at;
+pub use column_map::ColumnMap;
+pub(crate) use describe::{described, quoted};
+pub use left_out::{LeftOut, LeftOutReason, MAX_LEFT_OUT};
+#[cfg(feature = "teacher")]
+pub(crate) use messages::part_text;
+pub use prompts::{PromptRow, PromptRows, read_prompts};
+pub use read::read_records;
+pub use record::{Columns, CotRecord, Records};
+#[cfg(all(feature = "parquet", feature = "teacher"))]
+pub(crate) use text_table::TextTable;

@@ -1,0 +1,137 @@
+//! Files of prompts: problems to answer, without any answers.
+
+use super::asked::{NamedColumns, RowFields};
+use super::column_map::ColumnMap;
+use super::left_out::{LeftOut, Limit, Tally, Unusable};
+use super::row_at::{FileColumn, RowAt};
+use super::rows::{RowSink, read_rows};
+use crate::data::chat::Prompt;
+use crate::error::{Error, Place, Result};
+use crate::files::stands_in;
+use serde_json::{Map, Value};
+use std::ffi::OsStr;
+use std::path::Path;
+
+/// A prompt in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptRow {
+    /// Its id, where it has one.
+    pub id: Option<String>,
+    /// The system's text, where it has one.
+    pub system: Option<String>,
+    /// The problem, with context and options where it has them.
+    pub problem: String,
+}
+
+impl PromptRow {
+    /// The prompt.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: self.system.as_deref(), problem: &self.problem }
+    }
+}
+
+/// The prompts of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptRows {
+    /// The prompts, in the file's order.
+    pub prompts: Vec<PromptRow>,
+    /// Rows that are left out, by reason.
+    pub left_out: LeftOut,
+}
+
+struct Rows<'a> {
+    columns: &'a ColumnMap,
+    prompts: Vec<PromptRow>,
+    named: NamedColumns,
+    tally: Tally,
+    read: usize,
+}
+
+impl RowSink for Rows<'_> {
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+
+    fn columns(&mut self, _: Vec<FileColumn>) {}
+
+    fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
+        self.read += 1;
+        self.named.see(&row);
+        let fields = RowFields { columns: self.columns, row: &row };
+        match fields.asked() {
+            Ok(asked) => self.prompts.push(PromptRow {
+                id: fields.id(),
+                system: asked.system,
+                problem: asked.problem,
+            }),
+            Err((reason, what)) => {
+                let hint = "Give the problem as problem, question, prompt or instruction, or name \
+                            its column with problem=<column>";
+                self.tally.add(Unusable::new(reason, at.error(what, hint)));
+            }
+        }
+        Ok(())
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.read += 1;
+        self.tally.add(unusable);
+    }
+}
+
+/// The prompts in the rows of a file.
+fn rows_of(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+    let mut rows = Rows {
+        columns,
+        prompts: vec![],
+        named: NamedColumns::new(columns),
+        tally: Tally::default(),
+        read: 0,
+    };
+    let read = read_rows(path, &mut rows)?;
+    let left_out = read.explain(path, rows.tally.finish(path, rows.read, Limit::USUAL))?;
+    rows.named.check(path)?;
+    Ok(PromptRows { prompts: rows.prompts, left_out })
+}
+
+/// Whether a text is rows in JSON, whatever its file is called.
+fn is_json(text: &str) -> bool {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let is_object = serde_json::from_str::<Map<String, Value>>(first).is_ok();
+    is_object || serde_json::from_str::<Vec<Map<String, Value>>>(text).is_ok()
+}
+
+/// Reads the prompts of a file: rows of JSONL, a JSON array or (feature `parquet`) Parquet by the
+/// ending `.jsonl`, `.ndjson`, `.json` or `.parquet`; of any other file that is not
+/// JSON each line that is not blank.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Data`] where more of the rows than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
+/// allows have no prompt, or all of them; [`Error::Config`] for a key that prompts do not have.
+pub fn read_prompts(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+    let keys = ["problem", "id", "context", "options", "system", "messages"];
+    columns.check_keys("prompts", &keys)?;
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase();
+    let read = match extension.as_str() {
+        "jsonl" | "ndjson" | "json" | "parquet" => rows_of(path, columns)?,
+        _ => {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            if let Some((what, hint)) = stands_in(text.as_bytes()) {
+                return Err(Error::data(Place::file(path), what, hint));
+            }
+            if is_json(text) {
+                return rows_of(path, columns);
+            }
+            let lines = text.lines().filter(|line| !line.trim().is_empty());
+            let prompt =
+                |line: &str| PromptRow { id: None, system: None, problem: line.to_owned() };
+            PromptRows { prompts: lines.map(prompt).collect(), ..PromptRows::default() }
+        }
+    };
+    if read.prompts.is_empty() {
+        let hint = "Give a file with at least one prompt";
+        return Err(Error::data(Place::file(path), "it has no prompt", hint));
+    }
+    Ok(read)
+}

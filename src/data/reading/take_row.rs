@@ -1,0 +1,352 @@
+//! One row of a file to a record, by the columns that were chosen for the file.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use serde_json::{Map, Value};
+
+use super::column::{Column, Optional};
+use super::columns::{Resolved, Taken, Texts};
+use super::describe::{At, described};
+use super::left_out::Unusable;
+use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
+use super::problem_text::{Options, with_context};
+use super::record::CotRecord;
+use crate::data::chat::reasoning::{Joined, joined};
+
+/// Reasons that count as an empty problem and an empty answer.
+pub(super) const NO_PROBLEM: &str = "no problem";
+pub(super) const NO_ANSWER: &str = "no answer";
+pub(super) const ONLY_REASONING: &str = "no answer, only reasoning";
+
+const INPUT: &str = "input";
+
+impl Resolved {
+    /// Takes one record apart.
+    ///
+    /// All types are checked before a record is left out as empty, so that a wrong file is not
+    /// taken for an empty one.
+    pub(super) fn take(
+        &self,
+        record: &Map<String, Value>,
+        at: &At<'_>,
+        surrogates: &mut usize,
+    ) -> Result<Taken, Unusable> {
+        let row = RowReader { record, at, surrogates: Cell::new(0) };
+        let taken = self.taken(&row);
+        *surrogates += row.surrogates.get();
+        taken
+    }
+
+    fn taken(&self, row: &RowReader<'_>) -> Result<Taken, Unusable> {
+        let exchange = match &self.texts {
+            Texts::Pair { .. } => self.pair(row)?,
+            Texts::Messages { column, reasoning } => row.conversation(column, reasoning.key())?,
+        };
+        let id = row.scalar(&self.id, "id")?;
+        let answer = row.scalar(&self.answer, "answer")?;
+        let beside = row.plain(&self.system, "system")?;
+        let verdict = match &self.correct {
+            Some(column) => row.verdict(column)?,
+            None => Some(true),
+        };
+        let present = |text: &String| !text.trim().is_empty();
+        let Some(problem) = exchange.problem.filter(present) else {
+            return Err(row.empty(NO_PROBLEM, "the problem is empty"));
+        };
+        let answered = exchange.solution.unwrap_or_default();
+        let reasoning = exchange.reasoning.filter(present);
+        let has_reasoning = reasoning.is_some();
+        let solution = match reasoning {
+            None => answered,
+            Some(reasoning) => match joined(&reasoning, &answered) {
+                Joined::Text(text) => text,
+                Joined::OnlyReasoning => {
+                    let what = "the answer is empty, with reasoning beside it";
+                    return Err(row.empty(ONLY_REASONING, what));
+                }
+                Joined::TwoReasonings => {
+                    let what = "the answer holds another reasoning than the one beside it";
+                    let hint = "Leave the one beside it out with reasoning=none";
+                    return Err(Unusable::new("two reasonings", row.at.error(None, what, hint)));
+                }
+            },
+        };
+        if solution.trim().is_empty() {
+            return Err(row.empty(NO_ANSWER, "the answer is empty"));
+        }
+        let system = both_texts(beside, exchange.system).filter(|_| self.keeps_system);
+        Ok(match verdict {
+            Some(true) => {
+                let record = CotRecord { id, system, problem, solution, answer };
+                Taken::Record { record, has_reasoning }
+            }
+            Some(false) => Taken::Wrong,
+            None => Taken::WithoutVerdict,
+        })
+    }
+
+    /// Problem and solution from columns of their own.
+    fn pair(&self, row: &RowReader<'_>) -> Result<Exchange, Unusable> {
+        let Texts::Pair {
+            problem,
+            with_input,
+            context,
+            options,
+            solution,
+            reasoning,
+            keeps_reasoning,
+        } = &self.texts
+        else {
+            return Ok(Exchange::default());
+        };
+        let key = match keeps_reasoning {
+            true => ReasoningKey::Usual,
+            false => ReasoningKey::LeftOut,
+        };
+        let asked = row.text(problem, "problem", Speaker::User, key)?;
+        let answered = row.text(solution, "solution", Speaker::Assistant, key)?;
+        let mut text = asked.problem.filter(|text| !text.trim().is_empty());
+        if let (true, Some(text)) = (*with_input, &mut text) {
+            row.add_input(text)?;
+        }
+        let context = row.plain(context, "context")?;
+        if let (Some(text), Some(context)) = (&mut text, context) {
+            *text = with_context(text, &context);
+        }
+        if let (Some((column, value)), Some(text)) = (options.find(row.record), &mut text) {
+            let options = Options::of(Some(&value)).map_err(|what| {
+                let hint = "Name another column with options=<column>, or leave them out with \
+                            options=none";
+                row.unusable("options that cannot be laid out", column, what, hint)
+            })?;
+            *text = options.below(std::mem::take(text));
+        }
+        let beside = row.plain(reasoning, "reasoning")?;
+        Ok(Exchange {
+            system: both_texts(asked.system, answered.system),
+            problem: text,
+            reasoning: beside.or(answered.reasoning),
+            solution: answered.solution,
+        })
+    }
+}
+
+/// Both of two texts, where they differ.
+pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String> {
+    match (a, b) {
+        (Some(a), Some(b)) if a.trim() != b.trim() => Some(format!("{a}\n\n{b}")),
+        (a, b) => a.or(b),
+    }
+}
+
+/// A row that is taken apart.
+struct RowReader<'r> {
+    record: &'r Map<String, Value>,
+    at: &'r At<'r>,
+    /// Halves of characters that were mended in lists written as text.
+    surrogates: Cell<usize>,
+}
+
+impl<'r> RowReader<'r> {
+    fn unusable(
+        &self,
+        reason: impl Into<String>,
+        column: &Column,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Unusable {
+        Unusable::new(reason, self.at.error(Some(&column.name), what, hint))
+    }
+
+    fn empty(&self, reason: &str, what: &str) -> Unusable {
+        let columns = self.at.columns_of(self.record);
+        let what = format!("{what}; the record's columns are {columns}");
+        let hint = "Check that the right columns are read, or leave the record out";
+        Unusable::new(reason, self.at.error(None, what, hint))
+    }
+
+    fn fault(&self, column: &Column, fault: Fault) -> Unusable {
+        self.unusable(fault.reason, column, fault.what, fault.hint)
+    }
+
+    /// The value of a column that every row has.
+    fn value(&self, column: &Column) -> Result<Cow<'r, Value>, Unusable> {
+        column.find(self.record).map_err(|reason| {
+            let name = &column.name;
+            let columns = self.at.columns_of(self.record);
+            self.unusable(
+                format!("without the column `{name}`"),
+                column,
+                format!(
+                    "the record lacks it, which others have{reason}; its columns are {columns}"
+                ),
+                "Give every record the same columns; null is fine where there is no value",
+            )
+        })
+    }
+
+    /// The list in a text that is one written as JSON.
+    fn list_in(&self, text: &str) -> Option<Vec<Value>> {
+        let (list, surrogates) = messages::list_with_repairs(text)?;
+        self.surrogates.set(self.surrogates.get() + surrogates);
+        Some(list)
+    }
+
+    /// A column of plain text that a row may lack; `None` where there is none, or a blank one.
+    fn plain(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
+        let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
+        let text = match &*value {
+            Value::String(text) => Some(text.clone()),
+            // s1K's trajectories: a list of one.
+            Value::Array(list) => match &list[..] {
+                [Value::String(text)] => Some(text.clone()),
+                [] => None,
+                _ => return Err(self.wrong_type(column, key, &value, "text")),
+            },
+            _ => return Err(self.wrong_type(column, key, &value, "text")),
+        };
+        Ok(text.filter(|text| !text.trim().is_empty()))
+    }
+
+    /// The text of a problem or of a solution, or the one message of a list.
+    fn text(
+        &self,
+        column: &Column,
+        key: &str,
+        speaker: Speaker,
+        reasoning: ReasoningKey<'_>,
+    ) -> Result<Exchange, Unusable> {
+        let value = self.value(column)?;
+        let of = |text: Option<String>, reasoning| match speaker {
+            Speaker::Assistant => Exchange { solution: text, reasoning, ..Exchange::default() },
+            _ => Exchange { problem: text, ..Exchange::default() },
+        };
+        let lone = |turns: &[Value]| {
+            messages::lone_turn(turns, speaker, reasoning)
+                .map_err(|fault| self.fault(column, fault))
+        };
+        match &*value {
+            Value::Null => Ok(of(None, None)),
+            Value::String(text) => match self.list_in(text) {
+                Some(turns) if messages::is_conversation(&turns) => lone(&turns),
+                _ => Ok(of(Some(text.clone()), None)),
+            },
+            Value::Array(turns) if messages::is_conversation(turns) => lone(turns),
+            Value::Array(parts) if messages::is_parts(parts) => match content(&value) {
+                Ok(content) => {
+                    let beside = content.reasoning.filter(|_| reasoning != ReasoningKey::LeftOut);
+                    Ok(of(content.text, beside))
+                }
+                Err(what) => {
+                    let hint = "Leave out parts that are no text";
+                    Err(self.unusable("message that is no text", column, what, hint))
+                }
+            },
+            value => Err(self.wrong_type(column, key, value, "text")),
+        }
+    }
+
+    /// Puts Alpaca's `input` below its instruction. Unlike the other columns it may come and go:
+    /// Alpaca files leave it out, or blank, where an instruction needs none.
+    fn add_input(&self, problem: &mut String) -> Result<(), Unusable> {
+        match self.record.get(INPUT) {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::String(input)) => {
+                if !input.trim().is_empty() {
+                    problem.push_str("\n\n");
+                    problem.push_str(input);
+                }
+                Ok(())
+            }
+            Some(value) => Err(Unusable::new(
+                "wrong type in `input`",
+                self.at.error(
+                    Some(INPUT),
+                    format!(
+                        "found {}, expected text; the record's columns are {}",
+                        described(value),
+                        self.at.columns_of(self.record)
+                    ),
+                    "Write the value as text, or name problem=instruction to read the instruction \
+                     alone",
+                ),
+            )),
+        }
+    }
+
+    /// Problem and solution of a conversation; `None` where one is null.
+    fn conversation(&self, column: &Column, key: ReasoningKey<'_>) -> Result<Exchange, Unusable> {
+        let value = self.value(column)?;
+        let exchange = |turns: &[Value]| {
+            messages::exchange(turns, key).map_err(|fault| self.fault(column, fault))
+        };
+        match &*value {
+            Value::Null => Ok(Exchange::default()),
+            Value::Array(turns) => exchange(turns),
+            Value::String(text) => match self.list_in(text) {
+                Some(turns) => exchange(&turns),
+                None if text.trim_start().starts_with("[{'") => Err(self.unusable(
+                    "list written as text",
+                    column,
+                    "found a list in Python's notation, expected JSON",
+                    "Write the list itself, or its text with json.dumps",
+                )),
+                None => Err(self.wrong_type(column, "messages", &value, "a list of messages")),
+            },
+            value => Err(self.wrong_type(column, "messages", value, "a list of messages")),
+        }
+    }
+
+    /// Whether a solution is right; `None` where nobody said.
+    fn verdict(&self, column: &Column) -> Result<Option<bool>, Unusable> {
+        let value = self.value(column)?;
+        match (&*value, value.as_f64()) {
+            (Value::Null, _) => Ok(None),
+            (Value::Bool(verdict), _) => Ok(Some(*verdict)),
+            (_, Some(1.0)) => Ok(Some(true)),
+            (_, Some(0.0)) => Ok(Some(false)),
+            _ => Err(self.unusable(
+                format!("wrong type in `{}`", column.name),
+                column,
+                format!("`correct` is {value}"),
+                "Give true or false, or 1 or 0, or null where nobody knows",
+            )),
+        }
+    }
+
+    /// An id or a gold answer as text. A row may lack it.
+    fn scalar(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
+        let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
+        match &*value {
+            Value::String(text) => Ok(Some(text.clone())),
+            Value::Number(number) => Ok(Some(number.to_string())),
+            value => Err(self.wrong_type(column, key, value, "text or a number")),
+        }
+    }
+
+    /// A column that holds something else than it should.
+    fn wrong_type(&self, column: &Column, key: &str, value: &Value, expected: &str) -> Unusable {
+        let name = &column.name;
+        let hint = match value {
+            Value::Array(list) if !list.is_empty() && key != "messages" => {
+                format!("Name one element of the list, for example {key}={name}.0")
+            }
+            Value::Object(object) if !object.is_empty() => {
+                // A name that would have to be shortened could not be copied.
+                let inner = object.keys().find(|name| name.len() <= 40);
+                let inner = inner.map_or("<field>", String::as_str);
+                format!("Name one field of the object, for example {key}={name}.{inner}")
+            }
+            _ => {
+                format!("Write the value as {expected}, or name another column with {key}=<column>")
+            }
+        };
+        let what = format!(
+            "found {}, expected {expected}; the record's columns are {}",
+            described(value),
+            self.at.columns_of(self.record)
+        );
+        self.unusable(format!("wrong type in `{name}`"), column, what, hint)
+    }
+}

@@ -1,0 +1,411 @@
+//! Benchmarks asked, graded and scored into a directory that any call may take up again.
+//!
+//! ```text
+//! scores/
+//!   settings.json        what the answers depend on
+//!   NAME.jsonl           a model's answers to a benchmark, as they come
+//!   NAME.graded.jsonl    answers of another program, graded
+//!   NAME.judge.jsonl     a judge's verdicts, as they come
+//!   scores.md            the scores as a table       scores.json   every figure
+//!   weights.json         the weights by the sizes and times of their files
+//! ```
+
+use super::answers::{AnswerOptions, grade_answers};
+use super::benchmark::Benchmark;
+use super::evaluate::{EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily};
+use super::judge::{Judge, judge_misses};
+use super::scores::{Scores, ScoresTable};
+use crate::context::Context;
+use crate::data::{ChatTemplate, ColumnMap};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::files::{WorkDir, WorkDirKind, same_settings, sha256_of};
+use crate::model::{
+    DecoderLm, Generate, GenerateConfig, LoadOptions, TextInterface, TextModelFiles,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+const KIND: WorkDirKind = WorkDirKind::new("an evaluation's", ".mixdistill-scores");
+const SETTINGS: &str = "settings.json";
+const WEIGHTS: &str = "weights.json";
+const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
+
+/// Reads benchmarks that are asked together, and tells what is left out of them.
+///
+/// # Errors
+/// As [`Benchmark::read_with`]; [`Error::Config`] where two have the same name, and so the same files of
+/// answers.
+pub fn read_benchmarks(
+    paths: &[PathBuf],
+    columns: &ColumnMap,
+    context: &Context<'_>,
+) -> Result<Vec<Benchmark>> {
+    let mut benchmarks: Vec<Benchmark> = vec![];
+    for path in paths {
+        let benchmark = Benchmark::read_with(path, columns)?;
+        let name = &benchmark.name;
+        if !benchmark.without_answer.is_empty() {
+            let lines = first_of(&benchmark.without_answer);
+            context
+                .notice(format!("{name}: rows without an answer are left out, lines {lines}"))?;
+        }
+        if !benchmark.left_out.is_empty() {
+            context.notice(format!("{name}: unusable and left out: {}", benchmark.left_out))?;
+        }
+        // As some file systems see it.
+        let same = |other: &Benchmark| other.name.to_lowercase() == name.to_lowercase();
+        if benchmarks.iter().any(same) {
+            let what = format!("two files are called {name}");
+            let hint = "Ask them in two calls with two directories";
+            return Err(Error::config("benchmarks", what, hint));
+        }
+        benchmarks.push(benchmark);
+    }
+    Ok(benchmarks)
+}
+
+/// The first numbers of a list, and how many more there are.
+fn first_of(numbers: &[usize]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = numbers.iter().take(SHOWN).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(more) = numbers.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+/// What the answers of a model depend on, beside how it is asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TestedModel<'a> {
+    /// What tells its weights from others, such as [`DecoderLm::fingerprint`], the adapter's left out.
+    pub fingerprint: String,
+    /// The folder of its adapter.
+    pub adapter: Option<&'a Path>,
+    /// The text of its chat template.
+    pub template: Option<&'a str>,
+    /// The system's text that is asked with.
+    pub system: Option<&'a str>,
+}
+
+/// A directory of answers and scores, which this process alone works in.
+#[derive(Clone, Debug)]
+pub struct EvaluationDirectory(WorkDir);
+
+impl EvaluationDirectory {
+    /// Looks at a directory as [`EvaluationDirectory::open`] does, and makes and changes nothing.
+    ///
+    /// # Errors
+    /// As [`WorkDirKind::check`].
+    pub fn check(path: &Path) -> Result<()> {
+        KIND.check(path)
+    }
+
+    /// Takes a directory of answers and scores, or makes one.
+    ///
+    /// # Errors
+    /// As [`WorkDir::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let directory = WorkDir::open(path, KIND)?;
+        if !directory.is_marked() {
+            directory.set_mark("")?;
+        }
+        Ok(Self(directory))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The answers of a model to benchmarks, in their order; as [`EvaluationDirectory::evaluate`].
+    /// `options` are those that the model's files were opened with. Where the weights are those of the
+    /// last call and no answer is missing, they are not read.
+    ///
+    /// # Errors
+    /// As [`EvaluationDirectory::evaluate`].
+    pub fn evaluate_text_model(
+        &self,
+        files: &TextModelFiles,
+        options: &LoadOptions,
+        benchmarks: &[Benchmark],
+        config: &EvaluateConfig,
+        context: &Context<'_>,
+    ) -> Result<Vec<Vec<GradedAnswer>>> {
+        config.validate()?;
+        let read = || -> Result<DecoderLm> {
+            let device = device::by_name(&options.backend)?;
+            Ok(files.clone().load(&device, context)?.model)
+        };
+        let (folder, mut loaded) = (files.folder().path(), None);
+        let fingerprint = match self.noted_fingerprint(folder) {
+            Some(fingerprint) => fingerprint,
+            None => {
+                let model = read()?;
+                let fingerprint = model.fingerprint()?;
+                self.note_fingerprint(folder, &fingerprint)?;
+                loaded = Some(model);
+                fingerprint
+            }
+        };
+        let tested = TestedModel {
+            fingerprint,
+            adapter: files.adapter(),
+            template: files.chat_template().map(ChatTemplate::source),
+            system: options.system.as_deref(),
+        };
+        let mut load = || loaded.take().map_or_else(read, Ok);
+        let text = files.text_interface();
+        self.evaluate(benchmarks, config, &tested, &text, &mut load, context)
+    }
+
+    /// A model's answers to benchmarks, in their order. What is stored of the same model and settings is
+    /// not asked again; where nothing is missing, the model is not loaded.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`] where the answers here are of another model or other settings, with what
+    /// differs; [`Error::Stopped`]: what had ended is stored; what loading and
+    /// [`evaluate`](super::evaluate) give.
+    pub fn evaluate<M: Generate>(
+        &self,
+        benchmarks: &[Benchmark],
+        config: &EvaluateConfig,
+        tested: &TestedModel<'_>,
+        text: &TextInterface<'_>,
+        load: &mut dyn FnMut() -> Result<M>,
+        context: &Context<'_>,
+    ) -> Result<Vec<Vec<GradedAnswer>>> {
+        config.validate()?;
+        self.check_settings(config, tested)?;
+        let mut model = LazyModel::new(load);
+        let answers = benchmarks.iter().map(|benchmark| {
+            let store = self.0.join(&format!("{}.jsonl", benchmark.name));
+            evaluate_lazily(&mut model, text, benchmark, config, &store, context)
+        });
+        answers.collect()
+    }
+
+    /// Refuses to put answers beside those of another model or other settings.
+    fn check_settings(&self, config: &EvaluateConfig, tested: &TestedModel<'_>) -> Result<()> {
+        let adapter = tested.adapter.map(|folder| folder.join("adapter_model.safetensors"));
+        // What makes an answer; how many there are to a problem, and how many problems, does not.
+        let settings = json!({
+            "model": tested.fingerprint,
+            "adapter": adapter.as_deref().map(checksum).transpose()?,
+            "template": tested.template,
+            "system": tested.system,
+            "instruct": config.instruct,
+            "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
+        });
+        let files = adapter.as_deref().map(|file| ("adapter", file));
+        self.same_settings(&settings, files)
+    }
+
+    /// As [`same_settings`]; where an earlier version has stored its checksum of a file, today's takes
+    /// its place.
+    fn same_settings(&self, settings: &Value, file: Option<(&str, &Path)>) -> Result<()> {
+        let older = |then: &mut Value| {
+            if let Some((key, path)) = file
+                && then.get(key).is_some_and(|old| *old != settings[key])
+                && then[key] == earlier_checksum(path)?
+            {
+                then[key] = settings[key].clone();
+            }
+            Ok(())
+        };
+        same_settings(&self.0.join(SETTINGS), settings, older, HINT)
+    }
+
+    /// Grades the answers of a file to a benchmark, of which the first `limit` problems count, and
+    /// stores them graded.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where `path` is no regular file; [`Error::RunDirectory`] where other answers
+    /// are scored here; as [`grade_answers`].
+    pub fn grade(
+        &self,
+        benchmark: &Benchmark,
+        path: &Path,
+        options: &AnswerOptions,
+        limit: Option<usize>,
+        context: &Context<'_>,
+    ) -> Result<Vec<GradedAnswer>> {
+        // It is read a second time, to tell it from others.
+        if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+            let what = format!("{} is not a regular file", path.display());
+            return Err(Error::config("answers", what, "Write the answers to a file first"));
+        }
+        let graded = grade_answers(benchmark, path, options)?;
+        let name = &benchmark.name;
+        for (count, what) in [
+            (graded.without_reference, "rows without a usable reference"),
+            (graded.other_filters, "other filters of lm-evaluation-harness"),
+        ] {
+            if count > 0 {
+                context.notice(format!("{name}: answers of {what} are left out: {count}"))?;
+            }
+        }
+        if !graded.left_out.is_empty() {
+            let left_out = &graded.left_out;
+            context.notice(format!("{}: unusable and left out: {left_out}", path.display()))?;
+        }
+        // Never over the scores of other answers; those that are stored here may be graded anew.
+        let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
+        if find(path)?.parent() != Some(&*find(self.path())?) {
+            let settings = json!({ "answers": checksum(path)? });
+            self.same_settings(&settings, Some(("answers", path)))?;
+        }
+        let asked = benchmark.first(limit);
+        let asked: HashSet<&str> = asked.problems.iter().map(|p| p.id.as_str()).collect();
+        let mut answers = graded.answers;
+        answers.retain(|answer| asked.contains(answer.id.as_str()));
+        self.0.write_jsonl(&format!("{name}.graded.jsonl"), &answers)?;
+        Ok(answers)
+    }
+
+    /// Asks a judge about the answers to a benchmark that the rules call wrong, as
+    /// [`judge_misses`] does. Returns how many it said nothing clear of.
+    ///
+    /// # Errors
+    /// As [`judge_misses`].
+    pub fn judge(
+        &self,
+        benchmark: &Benchmark,
+        answers: &mut [GradedAnswer],
+        judge: &mut dyn Judge,
+        context: &Context<'_>,
+    ) -> Result<usize> {
+        let store = self.0.join(&format!("{}.judge.jsonl", benchmark.name));
+        let unclear = judge_misses(answers, judge, &store, context)?;
+        if unclear > 0 {
+            let name = &benchmark.name;
+            context.notice(format!("{name}: the judge says neither yes nor no to {unclear}"))?;
+        }
+        Ok(unclear)
+    }
+
+    /// Scores the answers to benchmarks, of which the first `limit` problems count, and writes the
+    /// table.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_scores(
+        &self,
+        benchmarks: &[Benchmark],
+        answers: &[Vec<GradedAnswer>],
+        limit: Option<usize>,
+    ) -> Result<ScoresTable> {
+        let scores = benchmarks.iter().zip(answers);
+        let scores =
+            scores.map(|(benchmark, answers)| Scores::of(&benchmark.first(limit), answers));
+        let table = ScoresTable { scores: scores.collect() };
+        self.0.write("scores.md", &table.to_markdown())?;
+        self.0.write_json("scores.json", &table)?;
+        Ok(table)
+    }
+
+    /// The fingerprint of the weights in a folder, where it was noted here and their files are those of
+    /// then, by sizes and times.
+    pub fn noted_fingerprint(&self, folder: &Path) -> Option<String> {
+        let text = std::fs::read_to_string(self.0.join(WEIGHTS)).ok()?;
+        let noted: NotedWeights = serde_json::from_str(&text).ok()?;
+        (noted.files == weight_files(folder)?).then_some(noted.fingerprint)
+    }
+
+    /// Notes the fingerprint of the weights in a folder, so that they need not be read again.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn note_fingerprint(&self, folder: &Path, fingerprint: &str) -> Result<()> {
+        let Some(files) = weight_files(folder) else { return Ok(()) };
+        self.0.write_json(WEIGHTS, &NotedWeights { files, fingerprint: fingerprint.to_owned() })
+    }
+}
+
+/// Weights, and the files that they were read from.
+#[derive(Serialize, Deserialize)]
+struct NotedWeights {
+    /// Size, and seconds and nanoseconds of the last change, by path.
+    files: BTreeMap<PathBuf, (u64, u64, u32)>,
+    fingerprint: String,
+}
+
+/// The files that a model in a folder is read from, where the system tells of all of them.
+fn weight_files(folder: &Path) -> Option<BTreeMap<PathBuf, (u64, u64, u32)>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder.canonicalize().ok()?).ok()? {
+        // Links of the hub's cache lead to files that are named by what they hold.
+        let path = entry.ok()?.path();
+        let is_read = |ending: &str| ["safetensors", "json"].contains(&ending);
+        if !path.extension().is_some_and(|ending| ending.to_str().is_some_and(is_read)) {
+            continue;
+        }
+        let metadata = std::fs::metadata(&path).ok()?;
+        let time = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        files.insert(path, (metadata.len(), time.as_secs(), time.subsec_nanos()));
+    }
+    Some(files)
+}
+
+/// What tells one file from another: the first 16 digits of its SHA-256.
+fn checksum(path: &Path) -> Result<String> {
+    const DIGITS: usize = 16;
+    let mut hash = sha256_of(path)?;
+    hash.truncate(DIGITS);
+    Ok(hash)
+}
+
+/// What earlier versions stored in place of [`checksum`]: the hash of the standard library, which may
+/// change with the compiler.
+fn earlier_checksum(path: &Path) -> Result<String> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_earlier_versions_are_known_and_others_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [answers, other] = ["a.jsonl", "b.jsonl"].map(|name| folder.path().join(name));
+        std::fs::write(&answers, "one").unwrap();
+        std::fs::write(&other, "two").unwrap();
+        let out = EvaluationDirectory::open(&folder.path().join("scores")).unwrap();
+        let same = |path: &Path| {
+            let settings = json!({ "answers": checksum(path).unwrap() });
+            out.same_settings(&settings, Some(("answers", path)))
+        };
+        let settings = out.0.join(SETTINGS);
+        for stored in [checksum(&answers).unwrap(), earlier_checksum(&answers).unwrap()] {
+            assert_eq!(stored.len(), 16);
+            std::fs::write(&settings, json!({ "answers": stored }).to_string()).unwrap();
+            same(&answers).unwrap();
+            let error = same(&other).unwrap_err().to_string();
+            assert!(error.contains(&format!("answers was \"{stored}\"")), "{error}");
+        }
+        assert_eq!(checksum(&answers).unwrap(), "7692c3ad3540bb80");
+    }
+
+    #[test]
+    fn weights_are_noted_until_their_files_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(model.join("model.safetensors"), "weights").unwrap();
+        let out = EvaluationDirectory::open(&folder.path().join("scores")).unwrap();
+        assert_eq!(out.noted_fingerprint(&model), None);
+        out.note_fingerprint(&model, "f1").unwrap();
+        assert_eq!(out.noted_fingerprint(&model).as_deref(), Some("f1"));
+        std::fs::write(model.join("model.safetensors"), "other weights").unwrap();
+        assert_eq!(out.noted_fingerprint(&model), None);
+        assert_eq!(out.noted_fingerprint(&folder.path().join("nowhere")), None);
+    }
+}

@@ -1,0 +1,23 @@
+//! What a model is asked.
+
+use crate::data::Prompt;
+use serde::{Deserialize, Serialize};
+
+/// A problem and its reference answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The system's text, where the problem comes with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The problem.
+    pub problem: String,
+    /// The reference answer, as [`final_answer`](super::final_answer) gives it.
+    pub reference: String,
+}
+
+impl Question {
+    /// What a model is asked.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: self.system.as_deref(), problem: &self.problem }
+    }
+}

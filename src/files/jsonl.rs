@@ -1,0 +1,302 @@
+//! Lines of JSON that are appended one after the other and outlive a process that is killed: a last
+//! line that is not whole is known by its missing end, left out, and cut off before the next one.
+
+use crate::error::{Error, Place, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Longest line that is read, in bytes: an answer as large as any server may give, each byte of it
+/// escaped.
+const LONGEST_LINE: u64 = 128 << 20;
+/// How much time's lines the machine may lose when it goes down.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// A line that is read.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "teacher"), allow(dead_code, reason = "teachers' responses need places"))]
+pub(crate) struct Line<'a> {
+    /// Its bytes, without its end.
+    pub bytes: &'a [u8],
+    /// Its number, from 1.
+    pub number: usize,
+    /// Where it begins in the file.
+    pub start: u64,
+    /// Where the next one begins.
+    pub end: u64,
+    /// Bytes of the file.
+    pub of: u64,
+}
+
+impl Line<'_> {
+    /// The value of the line.
+    ///
+    /// # Errors
+    /// What serde says of it.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(self.bytes)
+    }
+}
+
+/// Reads the lines of a file that are whole, blank ones left out. Returns the bytes of whole lines,
+/// and those behind them.
+fn read_lines(
+    path: &Path,
+    file: &File,
+    each: &mut dyn FnMut(Line<'_>) -> Result<()>,
+) -> Result<[u64; 2]> {
+    let read = |e| Error::io("read", path, e);
+    let of = file.metadata().map_err(read)?.len();
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    let (mut start, mut number, mut line) = (0, 0, vec![]);
+    loop {
+        line.clear();
+        let bytes =
+            reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(read)?;
+        number += 1;
+        if line.last() != Some(&b'\n') {
+            if bytes as u64 == LONGEST_LINE {
+                let what = "it is longer than any line that is written";
+                return Err(Error::data(Place::line(path, number), what, "Remove the line"));
+            }
+            return Ok([start, bytes as u64]);
+        }
+        let end = start + bytes as u64;
+        let bytes = &line[..line.len() - 1];
+        if !bytes.trim_ascii().is_empty() {
+            each(Line { bytes, number, start, end, of })?;
+        }
+        start = end;
+    }
+}
+
+/// What a missing end of the last line means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastLine {
+    /// The file is appended to: the line was cut off by a crash, and is left out.
+    MayBeTorn,
+    /// The file is written as a whole: the line counts.
+    Counts,
+}
+
+/// The values in a file of lines.
+///
+/// # Errors
+/// [`Error::Io`], also where there is no file; [`Error::Data`], with `hint`, for a line that is no such
+/// value.
+pub(crate) fn read_values<T: DeserializeOwned>(
+    path: &Path,
+    last: LastLine,
+    hint: &str,
+) -> Result<Vec<T>> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut values = vec![];
+    let wrong = |number: usize, error: serde_json::Error| {
+        Error::data(Place::line(path, number), error.to_string(), hint)
+    };
+    let mut lines = 0;
+    let [whole, torn] = read_lines(path, &file, &mut |line| {
+        lines = line.number;
+        values.push(line.parse().map_err(|e| wrong(line.number, e))?);
+        Ok(())
+    })?;
+    if torn > 0 && last == LastLine::Counts {
+        let mut line = vec![];
+        let mut file = &file;
+        let read =
+            file.seek(SeekFrom::Start(whole)).and_then(|_| file.take(torn).read_to_end(&mut line));
+        read.map_err(|e| Error::io("read", path, e))?;
+        if !line.trim_ascii().is_empty() {
+            values.push(serde_json::from_slice(&line).map_err(|e| wrong(lines + 1, e))?);
+        }
+    }
+    Ok(values)
+}
+
+/// A file of lines that a process appends to, and the next one goes on with.
+#[derive(Debug)]
+pub(crate) struct JsonlLog {
+    path: PathBuf,
+    /// Open once it is written to or read from again.
+    file: Option<File>,
+    /// Bytes of whole lines.
+    whole: u64,
+    /// Bytes behind them.
+    torn: u64,
+    /// Whether what is left of a line could not be taken back.
+    is_broken: bool,
+    synced: Instant,
+}
+
+impl JsonlLog {
+    /// Reads what earlier processes have appended, if anything; no file is made or changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] for a line that is far too long; what `each` gives.
+    pub(crate) fn open(path: &Path, each: &mut dyn FnMut(Line<'_>) -> Result<()>) -> Result<Self> {
+        let [whole, torn] = match File::open(path) {
+            Ok(file) => read_lines(path, &file, each)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => [0, 0],
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        Ok(Self::at(path, None, [whole, torn]))
+    }
+
+    /// A new file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where the file exists.
+    pub(crate) fn create_new(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let file = file.map_err(|e| Error::io("create", path, e))?;
+        Ok(Self::at(path, Some(file), [0, 0]))
+    }
+
+    fn at(path: &Path, file: Option<File>, [whole, torn]: [u64; 2]) -> Self {
+        let (path, synced) = (path.to_owned(), Instant::now());
+        Self { path, file, whole, torn, is_broken: false, synced }
+    }
+
+    /// Bytes of a line that an earlier process did not finish.
+    #[cfg(feature = "teacher")]
+    pub(crate) fn torn(&self) -> u64 {
+        self.torn
+    }
+
+    /// Refuses a file that holds a beginning of a line and no whole one: it may be no log at all.
+    ///
+    /// # Errors
+    /// [`Error::Data`].
+    pub(crate) fn refuse_without_whole_line(&self) -> Result<()> {
+        if self.whole > 0 || self.torn == 0 {
+            return Ok(());
+        }
+        let hint = "If it is of an evaluation that was killed at its beginning, remove it";
+        Err(Error::data(Place::file(&self.path), "it holds no whole line", hint))
+    }
+
+    /// Removes what was cut off of a last line.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn cut_torn(&mut self) -> Result<()> {
+        if self.torn > 0 {
+            let (path, whole) = (self.path.clone(), self.whole);
+            let cut = self.file()?.set_len(whole);
+            cut.map_err(|e| Error::io("write", path, e))?;
+            self.torn = 0;
+        }
+        Ok(())
+    }
+
+    /// The file, made where there is none.
+    fn file(&mut self) -> Result<&mut File> {
+        if self.file.is_none() {
+            // Not opened for appending: then some systems do not let it be cut.
+            let options = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&self.path);
+            self.file = Some(options.map_err(|e| Error::io("open", &self.path, e))?);
+        }
+        let gone = || Error::io("open", &self.path, std::io::ErrorKind::NotFound.into());
+        self.file.as_mut().ok_or_else(gone)
+    }
+
+    /// Appends a line for each value, all of them or none. Returns where the first begins.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was written is taken back.
+    pub(crate) fn append<T: Serialize>(&mut self, values: &[T]) -> Result<u64> {
+        let path = self.path.clone();
+        let failed = |e| Error::io("write", &path, e);
+        let mut lines = vec![];
+        for value in values {
+            serde_json::to_writer(&mut lines, value).map_err(|e| failed(e.into()))?;
+            lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(self.whole);
+        }
+        if self.is_broken {
+            return Err(failed(std::io::Error::other("an earlier line could not be written")));
+        }
+        self.cut_torn()?;
+        let file = self.file()?;
+        let start = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if let Err(error) = file.write_all(&lines) {
+            // On a full disk this frees the little that went in.
+            self.is_broken = file.set_len(start).is_err();
+            return Err(failed(error));
+        }
+        self.whole = start + lines.len() as u64;
+        if self.synced.elapsed() > SYNC_EVERY {
+            self.sync()?;
+        }
+        Ok(start)
+    }
+
+    /// The bytes of the line that begins at a place, its end included.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    #[cfg(feature = "teacher")]
+    pub(crate) fn line_at(&mut self, place: u64) -> Result<Vec<u8>> {
+        let path = self.path.clone();
+        let read = |e| Error::io("read", &path, e);
+        let file = self.file()?;
+        file.seek(SeekFrom::Start(place)).map_err(read)?;
+        let mut line = vec![];
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(read)?;
+        Ok(line)
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if let Some(file) = &self.file {
+            file.sync_data().map_err(|e| Error::io("flush", &self.path, e))?;
+        }
+        self.synced = Instant::now();
+        Ok(())
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still leads to the file that is written; a file that was not written to yet is
+    /// in its place.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let Some(file) = &self.file else { return true };
+        let Ok(there) = std::fs::metadata(&self.path) else { return false };
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let same =
+                |own: std::fs::Metadata| (own.dev(), own.ino()) == (there.dev(), there.ino());
+            file.metadata().is_ok_and(same)
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = file;
+            there.is_file()
+        }
+    }
+
+    /// Lets go of the file, so that the next line is written to whatever is in its place.
+    pub(crate) fn reopen(&mut self) -> Result<()> {
+        (self.file, self.is_broken) = (None, false);
+        self.file().map(drop)
+    }
+}

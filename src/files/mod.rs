@@ -1,0 +1,171 @@
+//! What several stages do with files and folders: a directory that one process works in
+//! ([`WorkDir`]), files that are written whole or not at all, lines that outlive a kill.
+
+mod jsonl;
+mod lock;
+mod settings;
+mod work_dir;
+
+pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
+pub(crate) use settings::{differences, same_settings};
+pub use work_dir::{WorkDir, WorkDirKind};
+
+use crate::error::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+
+/// Writes a file, whole or not at all, even where power is lost: beside its place first.
+pub(crate) fn write_whole(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    let failed = |e| Error::io("write", &beside, e);
+    let mut file = BufWriter::new(File::create(&beside).map_err(failed)?);
+    fill(&mut file)?;
+    file.flush().map_err(failed)?;
+    file.get_ref().sync_all().map_err(failed)?;
+    fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))?;
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), flush_folder)
+}
+
+/// As [`write_whole`], of a text.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_whole(path, |file| {
+        file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))
+    })
+}
+
+/// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
+pub(crate) fn flush_folder(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| Error::io("flush", path, e))?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+/// Whether a file that begins so is a Git LFS pointer: a clone without Git LFS has these in place of
+/// large files.
+pub(crate) fn is_lfs_pointer(head: &[u8]) -> bool {
+    head.starts_with(b"version https://git-lfs.github.com/spec/v1")
+}
+
+/// Whether a file that begins so is a web page, as where a download got the page of a file.
+pub(crate) fn is_web_page(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins = |tag: &[u8]| head.get(..tag.len()).is_some_and(|h| h.eq_ignore_ascii_case(tag));
+    begins(b"<!doctype") || begins(b"<html")
+}
+
+/// Bytes of a file's beginning that tell what it is.
+pub(crate) const HEAD: usize = 256;
+
+/// What a file is in place of the one that its name says, and what to do, by how it begins; `None`
+/// where nothing speaks against it.
+pub(crate) fn stands_in(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    if is_lfs_pointer(head) {
+        return Some((
+            "it is a Git LFS pointer, not the file itself",
+            "Run `git lfs pull` in its folder, or download it again",
+        ));
+    }
+    is_web_page(head).then_some((
+        "it is a web page (HTML), not the file itself",
+        "Download the file again, by its raw or `resolve` address; a page that asks for a login \
+         may have been saved in its place",
+    ))
+}
+
+/// The beginning of a file.
+pub(crate) fn head_of(path: &Path) -> Result<Vec<u8>> {
+    let mut head = vec![];
+    let read = File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
+    read.map(|_| head).map_err(|e| Error::io("read", path, e))
+}
+
+/// The text of a small file of a model's folder, or `None` where there is none.
+///
+/// # Errors
+/// [`Error::Io`], also for a file that is too large to be what its name says; [`Error::Model`] where
+/// a Git LFS pointer or a web page is in its place.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
+    const LARGEST: u64 = 64 << 20;
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    if length > LARGEST {
+        let what = format!("it has {length} bytes, more than any file of its name should");
+        return Err(Error::io("read", path, std::io::Error::other(what)));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    match stands_in(text.as_bytes()) {
+        None => Ok(Some(text)),
+        Some((what, hint)) => {
+            Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
+        }
+    }
+}
+
+/// A run's directory is not where it was.
+pub(crate) fn gone(folder: &Path, step: usize) -> Error {
+    Error::RunDirectory {
+        path: folder.to_owned(),
+        what: format!("it was removed or moved under the run, which had come to step {step}"),
+        hint: "If it was moved, resume the run at its new place".into(),
+    }
+}
+
+/// Removes a folder if it is there.
+pub(crate) fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// The SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    let read = |e| Error::io("read", path, e);
+    let mut file = File::open(path).map_err(read)?;
+    let (mut hash, mut block) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut block).map_err(read)? {
+            0 => break,
+            bytes => hash.update(&block[..bytes]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_for_a_file_is_known_by_its_beginning() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        assert!(is_lfs_pointer(pointer) && stands_in(pointer).is_some());
+        for page in ["<!DOCTYPE html>", "\n  <html lang=\"en\">", "\u{feff}<!doctype HTML"] {
+            assert!(is_web_page(page.as_bytes()), "{page}");
+        }
+        for file in ["", "{}", "version 2", "<|im_start|>", "<htm", "{{ '<html>' }}"] {
+            assert_eq!(stands_in(file.as_bytes()), None, "{file}");
+        }
+    }
+}

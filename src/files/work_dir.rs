@@ -1,0 +1,312 @@
+//! A directory that one process at a time works in, known by a mark, so that nothing is written
+//! among files of something else.
+
+use super::lock::{FolderLock, LOCK};
+use super::{remove_file, write_text, write_whole};
+use crate::error::{Error, Result};
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Written and removed, to see whether a directory can be written to.
+const PROBE: &str = ".write-probe";
+
+/// What the directories of one kind have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkDirKind {
+    /// Whose files are in it, as in "it holds files that are not a run's".
+    pub owner: &'static str,
+    /// The file that says that a directory is one of these.
+    pub mark: &'static str,
+    /// Whether a directory without the mark is one of these all the same, such as those that were
+    /// made before there was a mark.
+    pub is_unmarked: fn(&Path) -> bool,
+}
+
+impl WorkDirKind {
+    /// A kind whose directories all have the mark.
+    pub const fn new(owner: &'static str, mark: &'static str) -> Self {
+        Self { owner, mark, is_unmarked: |_| false }
+    }
+
+    /// The kind, with a rule for directories without the mark.
+    pub const fn or_unmarked(self, is_unmarked: fn(&Path) -> bool) -> Self {
+        Self { is_unmarked, ..self }
+    }
+
+    /// Whether a directory is one of these.
+    pub fn holds(&self, path: &Path) -> bool {
+        path.join(self.mark).is_file() || (self.is_unmarked)(path)
+    }
+
+    /// Whether a file in a directory that is not one of these yet is what a process leaves that was
+    /// killed as it began.
+    fn is_leftover(&self, name: &std::ffi::OsStr) -> bool {
+        // The last is what earlier versions left.
+        let mark_on_its_way = [format!(".{}.new", self.mark), format!(".{}", self.mark)];
+        name == PROBE || name == LOCK || mark_on_its_way.iter().any(|leftover| name == &**leftover)
+    }
+
+    /// Looks at a directory as [`WorkDir::open`] does, and makes and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`]: it is none, it holds other files, or another process works on it;
+    /// [`Error::Io`].
+    pub fn check(&self, path: &Path) -> Result<()> {
+        let refuse = |what: String, hint: &str| {
+            Err(Error::RunDirectory { path: path.to_owned(), what, hint: hint.to_owned() })
+        };
+        let read = |e| Error::io("read", path, e);
+        if path.exists() && !path.is_dir() {
+            return refuse("it is not a directory".into(), "Choose another path");
+        }
+        if path.is_dir() && !self.holds(path) {
+            for entry in fs::read_dir(path).map_err(read)? {
+                if !self.is_leftover(&entry.map_err(read)?.file_name()) {
+                    let what = format!("it holds files that are not {}", self.owner);
+                    return refuse(what, "Choose an empty directory");
+                }
+            }
+        }
+        if path.join(LOCK).is_file() {
+            drop(FolderLock::take(path)?);
+        }
+        Ok(())
+    }
+}
+
+/// A directory that this process alone works in. Clones share it. One that this process has made and
+/// left empty is removed when the last of them is dropped.
+///
+/// ```
+/// use mixdistill::files::{WorkDir, WorkDirKind};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("curves");
+/// const CURVES: WorkDirKind = WorkDirKind::new("learning curves", ".curves");
+/// let directory = WorkDir::open(&path, CURVES)?;
+/// directory.set_mark("")?;
+/// directory.write_json("first.json", &[3.1, 2.7])?;
+/// assert!(WorkDir::open(&path, CURVES).is_err(), "it is taken");
+/// # Ok::<(), mixdistill::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct WorkDir(Arc<Taken>);
+
+/// A directory, taken.
+#[derive(Debug)]
+struct Taken {
+    path: PathBuf,
+    kind: WorkDirKind,
+    /// Directories that were made for it, the deepest first.
+    made: Vec<PathBuf>,
+    lock: Option<FolderLock>,
+}
+
+impl WorkDir {
+    /// Takes a directory, and makes it where there is none. The mark is not set yet.
+    ///
+    /// # Errors
+    /// As [`WorkDirKind::check`]; [`Error::Io`] where it cannot be written to.
+    pub fn open(path: &Path, kind: WorkDirKind) -> Result<Self> {
+        kind.check(path)?;
+        let ancestors = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+        let made = ancestors.take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
+        fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+        let mut taken = Taken { path: path.to_owned(), kind, made, lock: None };
+        let probe = path.join(PROBE);
+        fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
+        remove_file(&probe)?;
+        taken.lock = Some(FolderLock::take(path)?);
+        Ok(Self(Arc::new(taken)))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// A path inside.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.path.join(name)
+    }
+
+    /// Whether it is one of its kind already: whether a process has worked in it.
+    pub fn is_marked(&self) -> bool {
+        self.0.kind.holds(&self.0.path)
+    }
+
+    /// Sets the mark, which may hold a text. Set before anything else is written, it says of whatever
+    /// a killed process leaves whose it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_mark(&self, text: &str) -> Result<()> {
+        self.write(self.0.kind.mark, text)
+    }
+
+    /// Writes a text, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        write_text(&self.join(name), text)
+    }
+
+    /// Writes a file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what `fill` gives.
+    pub fn write_with(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+    ) -> Result<()> {
+        write_whole(&self.join(name), fill)
+    }
+
+    /// Writes a value as JSON for people.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value);
+        let text = text.map_err(|e| Error::io("write", self.join(name), e.into()))?;
+        self.write(name, &(text + "\n"))
+    }
+
+    /// Writes values as JSONL.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_jsonl<T: Serialize>(&self, name: &str, values: &[T]) -> Result<()> {
+        self.write_with(name, |file| {
+            values.iter().try_for_each(|value| self.write_line(name, file, value))
+        })
+    }
+
+    /// Writes one value as a line of JSON to a file that is being written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_line(
+        &self,
+        name: &str,
+        file: &mut impl Write,
+        value: &impl Serialize,
+    ) -> Result<()> {
+        let failed = |e| Error::io("write", self.join(name), e);
+        serde_json::to_writer(&mut *file, value).map_err(|e| failed(e.into()))?;
+        file.write_all(b"\n").map_err(failed)
+    }
+
+    /// Removes a file if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(&self, name: &str) -> Result<()> {
+        remove_file(&self.join(name))
+    }
+}
+
+impl Taken {
+    /// Whether nothing is in it but what says that it is taken.
+    fn is_empty(&self) -> bool {
+        let Ok(mut entries) = fs::read_dir(&self.path) else { return false };
+        let own = |name: &std::ffi::OsStr| name == LOCK || name == self.kind.mark;
+        entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name())))
+    }
+
+    /// Removes the directories that were made, up to one that holds something by now.
+    fn remove_made(&self) {
+        let _ = self.made.iter().try_for_each(fs::remove_dir);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Whatever cannot be removed does no harm. What another process has taken is left to it.
+        if self.lock.is_none() {
+            self.remove_made();
+        }
+        if self.lock.is_none() || self.made.is_empty() || !self.is_empty() {
+            return;
+        }
+        let _ = fs::remove_file(self.path.join(self.kind.mark));
+        if fs::remove_file(self.path.join(LOCK)).is_err() {
+            // Some systems do not remove a file that is open.
+            self.lock = None;
+            let _ = fs::remove_file(self.path.join(LOCK));
+        }
+        self.remove_made();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: WorkDirKind =
+        WorkDirKind::new("a test's", ".mark").or_unmarked(|path| path.join("old.txt").is_file());
+
+    fn refusal(path: &Path) -> String {
+        let error = KIND.check(path).unwrap_err();
+        assert_eq!(WorkDir::open(path, KIND).unwrap_err().to_string(), error.to_string());
+        error.to_string()
+    }
+
+    #[test]
+    fn other_files_and_no_directories_are_refused_and_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("notes.txt");
+        fs::write(&file, "mine").unwrap();
+        assert!(refusal(folder.path()).contains("files that are not a test's"));
+        assert!(refusal(&file).contains("not a directory"));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // The same beside a mark, and beside what was there before there were marks.
+        for sign in [".mark", "old.txt"] {
+            fs::write(folder.path().join(sign), "").unwrap();
+            assert!(WorkDir::open(folder.path(), KIND).unwrap().is_marked());
+            fs::remove_file(folder.path().join(sign)).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    }
+
+    #[test]
+    fn one_at_a_time_takes_it_and_an_empty_one_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("b");
+        KIND.check(&path).unwrap();
+        assert!(!folder.path().join("a").exists());
+        let first = WorkDir::open(&path, KIND).unwrap();
+        assert!(!first.is_marked());
+        assert!(refusal(&path).contains("another process"));
+        let clone = first.clone();
+        drop(first);
+        assert!(refusal(&path).contains("another process"));
+        clone.set_mark("today").unwrap();
+        drop(clone);
+        assert!(!folder.path().join("a").exists(), "made and left empty");
+        let second = WorkDir::open(&path, KIND).unwrap();
+        second.set_mark("").unwrap();
+        second.write_jsonl("rows.jsonl", &[1, 2]).unwrap();
+        drop(second);
+        assert_eq!(fs::read_to_string(path.join("rows.jsonl")).unwrap(), "1\n2\n");
+        // One that was there before stays, empty or not.
+        fs::remove_file(path.join("rows.jsonl")).unwrap();
+        drop(WorkDir::open(&path, KIND).unwrap());
+        assert!(path.join(".mark").is_file());
+    }
+
+    #[test]
+    fn what_a_killed_beginning_leaves_is_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [PROBE, LOCK, "..mark.new"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert!(!WorkDir::open(folder.path(), KIND).unwrap().is_marked());
+    }
+}

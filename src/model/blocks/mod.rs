@@ -1,0 +1,18 @@
+//! The parts of a decoder, each a configuration, a module that it makes, and the module's `forward`.
+//!
+//! Activations are `[tokens, width]`, rows one after the other, so that a weight's gradient is one
+//! matrix product; what tells rows and positions apart stands in [`AttentionMetadata`]. Module fields
+//! carry the names that Hugging Face gives the tensors.
+
+mod attention;
+mod checks;
+mod layer;
+mod mlp;
+mod rms_norm;
+
+pub use attention::{AttentionMetadata, SelfAttention, SelfAttentionConfig};
+pub(in crate::model) use attention::{CacheStep, VisibleKeys, int_tensor};
+pub(in crate::model) use checks::{check_number, check_parameters, check_size, refuse};
+pub use layer::{DecoderLayer, DecoderLayerConfig};
+pub use mlp::{Mlp, MlpConfig};
+pub use rms_norm::{RmsNorm, RmsNormConfig};

@@ -1,0 +1,65 @@
+//! Root-mean-square normalization.
+
+use super::checks::{check_number, check_size};
+use crate::error::Result;
+use crate::model::weight_source::{RandomWeights, WeightSource, path};
+use crate::ops::rms_norm;
+use burn::module::Param;
+use burn::prelude::*;
+
+/// The shape of an [`RmsNorm`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsNormConfig {
+    /// Values that are normalized together.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl RmsNormConfig {
+    /// A norm over `width` values, with 1e-5 added to the mean square.
+    pub fn new(width: usize) -> Self {
+        Self { width, eps: 1e-5 }
+    }
+
+    /// A norm that scales by 1.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a size or number out of range.
+    pub fn init(&self, device: &Device) -> Result<RmsNorm> {
+        check_size("hidden_size", self.width)?;
+        check_number("rms_norm_eps", self.eps)?;
+        self.build(&mut RandomWeights { seed: 0, device }, "")
+    }
+
+    pub(in crate::model) fn build(
+        &self,
+        source: &mut impl WeightSource,
+        prefix: &str,
+    ) -> Result<RmsNorm> {
+        let weight = source.tensor(&path(prefix, "weight"), [self.width], 0.0, 1.0)?;
+        Ok(RmsNorm { weight: Param::from_tensor(weight), eps: self.eps })
+    }
+}
+
+/// Root-mean-square normalization with a learned scale.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// # Shapes
+    /// `[rows, width]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        rms_norm(x, self.weight.val(), self.eps as f32)
+    }
+
+    /// Normalizes each head: `[tokens, heads * width]` to the same.
+    pub(super) fn forward_heads(&self, x: Tensor<2>) -> Tensor<2> {
+        let [tokens, total] = x.dims();
+        let [width] = self.weight.dims();
+        self.forward(x.reshape([tokens * total / width, width])).reshape([tokens, total])
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a model and its adapters lie, by the name of a folder, of a run, or of a model on the hub.
+
+use super::adapter::CONFIG as ADAPTER_CONFIG;
+use super::folder::model_folder;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::files::read_if_there;
+use std::path::{Path, PathBuf};
+
+/// The settings of a run, in its directory.
+const RUN_CONFIG: &str = "config.toml";
+/// Where a run writes its student.
+const RUN_MODEL: &str = "model";
+/// Where a run writes adapters.
+const RUN_ADAPTER: &str = "adapter";
+/// Runs in the directory of a comparison.
+const RUNS_OF_COMPARISON: [&str; 3] = ["long", "short", "mix"];
+
+/// A model's folder, and its adapters.
+#[derive(Debug)]
+pub(super) struct Location {
+    pub folder: PathBuf,
+    pub adapter: Option<PathBuf>,
+}
+
+impl Location {
+    /// Finds a model: a folder with `config.json`, a run, or what [`model_folder`] finds. A run stands
+    /// for the student that it has written: its model, or its adapters on their base model.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where nothing is found; [`Error::Config`] for an adapter beside a run's own.
+    pub fn find(name: &str, adapter: Option<&Path>, context: &Context<'_>) -> Result<Self> {
+        let adapter = adapter.map(adapter_folder).transpose()?;
+        let path = Path::new(name);
+        let model = path.join(RUN_MODEL);
+        if !is_run(path) {
+            return Ok(Self { folder: model_folder(name, context)?, adapter });
+        }
+        if holds_model(&model) {
+            return Ok(Self { folder: model, adapter });
+        }
+        let own = path.join(RUN_ADAPTER);
+        if !holds_adapter(&own) {
+            return Err(without_student(path));
+        }
+        if adapter.is_some_and(|adapter| adapter != own) {
+            let what = format!("the model {name} is a run with adapters of its own");
+            let hint = "Leave it out, or give the base model as the model";
+            return Err(Error::config("adapter", what, hint));
+        }
+        let base = base_model(path)?;
+        let folder = model_folder(&base, context).map_err(|error| match error {
+            Error::Model { path: base, what, .. } => Error::Model {
+                path: base,
+                what: format!("{what}; {} is the adapter of this model", own.display()),
+                hint: format!(
+                    "Give the base model's folder as the model, and {} as the adapter",
+                    path.display()
+                ),
+            },
+            error => error,
+        })?;
+        Ok(Self { folder, adapter: Some(own) })
+    }
+}
+
+fn failed(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
+}
+
+fn holds_model(folder: &Path) -> bool {
+    folder.join("config.json").is_file()
+}
+
+fn holds_adapter(folder: &Path) -> bool {
+    folder.join(ADAPTER_CONFIG).is_file()
+}
+
+/// Whether a folder is a run's directory, or that of a comparison of runs.
+fn is_run(folder: &Path) -> bool {
+    folder.join(RUN_CONFIG).is_file() && !holds_model(folder)
+}
+
+/// The folder of an adapter, which may be named by its run.
+fn adapter_folder(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        let what = if path.exists() { "it is a file" } else { "there is no such folder" };
+        let hint = "Give the folder of an adapter in PEFT's format, or a run that trained one";
+        return Err(failed(path, what, hint));
+    }
+    let of_run = path.join(RUN_ADAPTER);
+    if holds_adapter(path) {
+        return Ok(path.to_owned());
+    }
+    if holds_adapter(&of_run) {
+        return Ok(of_run);
+    }
+    if is_run(path) {
+        let model = path.join(RUN_MODEL);
+        return Err(match holds_model(&model) {
+            true => failed(
+                path,
+                "it is a run that trained all weights, and has no adapter",
+                format!("Give {} as the model", model.display()),
+            ),
+            false => without_student(path),
+        });
+    }
+    Ok(path.to_owned())
+}
+
+/// A run that has written neither a model nor adapters.
+fn without_student(run: &Path) -> Error {
+    let of_comparison: Vec<String> = RUNS_OF_COMPARISON
+        .iter()
+        .map(|name| run.join(name))
+        .filter(|run| is_run(run))
+        .map(|run| run.display().to_string())
+        .collect();
+    if !of_comparison.is_empty() {
+        let hint = format!("Give one of its runs: {}", of_comparison.join(", "));
+        return failed(run, "it is a comparison of several runs", hint);
+    }
+    failed(
+        run,
+        "it is a run that has not written its student yet: it has neither model/ nor adapter/",
+        "Let it come to its end, or resume it",
+    )
+}
+
+/// The model that a run has trained adapters for, by its settings.
+fn base_model(run: &Path) -> Result<String> {
+    let path = run.join(RUN_CONFIG);
+    let text = read_if_there(&path)?.unwrap_or_default();
+    let settings: toml::Table = toml::from_str(&text)
+        .map_err(|e| failed(&path, format!("it is not TOML: {e}"), "Mend the file"))?;
+    let name = settings.get("base_model").and_then(toml::Value::as_str);
+    name.map(str::to_owned).ok_or_else(|| {
+        let hint = "Give the base model as the model, and the run as the adapter";
+        failed(&path, "it names no base_model, which the run's adapters belong to", hint)
+    })
+}

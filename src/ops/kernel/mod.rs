@@ -1,0 +1,22 @@
+//! Helpers shared by the flex kernels: buffers, row-parallel loops, matrix products and an `exp`
+//! that vectorizes.
+//!
+//! [`buffer`] has memory that is used again, [`matrix`] products of any size, [`few_rows`] those of
+//! a few rows, as in generation.
+//!
+//! Every reduction here has a fixed order (lane sums, then row blocks in order), so a result does
+//! not depend on the number of threads and is the same, bit for bit, from run to run.
+
+mod blocks;
+mod buffer;
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
+mod matrix;
+mod simd;
+mod tensors;
+
+pub(crate) use blocks::{ROW_BLOCK, par_blocks, par_row_blocks, sum_rows};
+pub(crate) use buffer::{Buffer, SharedMut};
+pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads, has_few_rows};
+pub(crate) use simd::{dot, exp, exp_sum, max, simd_fn};
+pub(crate) use tensors::{all_f32, contiguous, from_vec, indices};

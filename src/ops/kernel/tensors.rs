@@ -1,0 +1,45 @@
+//! Flex tensors in and out of kernels.
+
+use burn::tensor::{DType, Shape};
+use burn_flex::FlexTensor;
+
+/// Whether all tensors are f32, the one type that the kernels here are written for.
+pub(crate) fn all_f32<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// Row-major tensor that fills its whole buffer; the handle stays unique if the argument was.
+///
+/// `storage` ignores offset and strides, so every kernel reads its inputs through this.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    // `to_contiguous` may return a second handle to the same buffer, and a later `storage_mut`
+    // would copy as long as the first one lives.
+    let view = tensor.to_contiguous();
+    drop(tensor);
+    view
+}
+
+/// Wraps numbers as a row-major `f32` tensor.
+pub(crate) fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    let layout = burn_flex::Layout::contiguous(shape.into());
+    FlexTensor::new(burn::tensor::Bytes::from_elems(data), layout, DType::F32)
+}
+
+/// The values of an integer tensor, each of which must lie in `0..bound`.
+///
+/// # Panics
+/// Where one does not; `what` names it in the message.
+pub(crate) fn indices(tensor: FlexTensor, bound: usize, what: &str) -> Vec<usize> {
+    let check = |(at, value): (usize, i64)| match usize::try_from(value) {
+        Ok(index) if index < bound => index,
+        _ => panic!("{what} {value} of token {at} is outside 0..{bound}"),
+    };
+    let tensor = contiguous(tensor);
+    match tensor.dtype() {
+        DType::I64 => tensor.storage::<i64>().iter().copied().enumerate().map(check).collect(),
+        DType::I32 => {
+            tensor.storage::<i32>().iter().map(|&i| i64::from(i)).enumerate().map(check).collect()
+        }
+        dtype => panic!("{what}: expected i32 or i64 indices, got {dtype:?}"),
+    }
+}

@@ -1,0 +1,125 @@
+//! Whether settings can be used, as far as no file says so.
+
+use super::{DataConfig, EvaluationConfig, RunConfig};
+use crate::error::{Error, Problems, Result};
+use crate::model::FileType;
+
+fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
+    Err(Error::config(key, what, hint))
+}
+
+impl RunConfig {
+    /// Checks the settings that need no file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the setting that cannot be used, or [`Error::Several`] with all such.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        problems.note(self.train.validate());
+        problems.note(self.generate.validate());
+        problems.note(self.validate_teacher());
+        problems.note(self.evaluation.validate(self.train.evaluate_every));
+        problems.note(self.data.validate());
+        problems.note(self.validate_model());
+        problems.check()
+    }
+
+    /// The teacher and its part in the loss go together.
+    fn validate_teacher(&self) -> Result<()> {
+        match (&self.teacher, &self.train.objective.distillation) {
+            (None, Some(_)) => refuse(
+                "train.objective.distillation",
+                "there is no teacher",
+                "Name one with teacher.path",
+            ),
+            (Some(_), None) => refuse(
+                "teacher",
+                "a teacher is named, and has no part in the loss",
+                "Set train.objective.distillation, or leave it out",
+            ),
+            (Some(teacher), Some(_)) if teacher.top_k == 0 => {
+                refuse("teacher.top_k", "it is 0", "64 is usual")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is trained, and how it is written.
+    fn validate_model(&self) -> Result<()> {
+        if let Some(lora) = &self.lora {
+            lora.validate()?;
+            if self.save.file_type != FileType::F32 {
+                let what = "adapters are written as they were trained, in f32";
+                return refuse("save.file_type", what, "Leave it out, or merge the adapters");
+            }
+            if self.base_model.is_none() {
+                let what = "there is no model to add adapters to";
+                return refuse("lora", what, "Name it with base_model");
+            }
+        }
+        if self.base_model.is_some() && self.data.tokenizer.is_some() {
+            let what = "the base model has a tokenizer of its own";
+            return refuse("data.tokenizer", what, "Leave it out");
+        }
+        if self.save.max_shard_bytes == 0 {
+            return refuse("save.max_shard_bytes", "it is 0", "Give a positive number");
+        }
+        Ok(())
+    }
+}
+
+impl EvaluationConfig {
+    fn validate(&self, evaluate_every: usize) -> Result<()> {
+        let asks = self.during_training > 0;
+        if asks && (self.questions < self.during_training || evaluate_every == 0) {
+            let what = format!(
+                "it is {}, of {} questions, at evaluations every {evaluate_every} steps",
+                self.during_training, self.questions
+            );
+            let hint = "Raise evaluation.questions and train.evaluate_every";
+            return refuse("evaluation.during_training", what, hint);
+        }
+        Ok(())
+    }
+}
+
+impl DataConfig {
+    fn validate(&self) -> Result<()> {
+        if self.max_length < 2 {
+            let what = format!("it is {}", self.max_length);
+            return refuse("data.max_length", what, "A row needs at least two tokens");
+        }
+        if !(0.0..1.0).contains(&self.hold_out) {
+            let what = format!("it is {}", self.hold_out);
+            return refuse("data.hold_out", what, "Give a share of the problems, 0 to below 1");
+        }
+        if let Some(date) = &self.date
+            && date.parse::<jiff::civil::Date>().is_err()
+        {
+            return refuse("data.date", format!("it is \"{date}\""), "Give it as YYYY-MM-DD");
+        }
+        if self.sources.is_empty() { self.validate_toy() } else { Ok(()) }
+    }
+
+    fn validate_toy(&self) -> Result<()> {
+        let toy = &self.toy;
+        let ordered = 1 <= toy.operations.0 && toy.operations.0 <= toy.operations.1;
+        if !ordered || toy.operations.1 > 64 {
+            let what = format!("{} to {}", toy.operations.0, toy.operations.1);
+            return refuse("data.toy.operations", what, "Give 1 to 64, the smaller first");
+        }
+        for (key, value) in [("data.toy.start", toy.start), ("data.toy.operand", toy.operand)] {
+            if !(1..=1_000_000_000).contains(&value) {
+                return refuse(key, format!("it is {value}"), "Give 1 to 1000000000");
+            }
+        }
+        /// Far above any use.
+        const MOST: usize = 10_000_000;
+        let problems = self.toy_problems.saturating_add(self.toy_test_problems);
+        if self.toy_problems == 0 || problems > MOST {
+            let what = format!("{} problems", self.toy_problems);
+            return refuse("data.toy_problems", what, "Give 1 to 10000000");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Held-out rows and questions, and the fingerprints by which a resumed run knows its data.
+
+use crate::data::{Encoded, MixDistillation, Pairs, Row};
+use crate::eval::{Question, final_answer};
+use crate::train::HeldOut;
+use sha2::{Digest, Sha256};
+
+/// The rows of held-out problems, the first `problems` of them at most, each source apart: what a
+/// learner takes the held-out loss of. `encoded` is of these pairs.
+pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
+    let sources = pairs.sources().iter().enumerate();
+    sources
+        .map(|(index, source)| {
+            let rows = (0..pairs.len().min(problems)).filter_map(|problem| {
+                let record = pairs.record_index(problem, index)?;
+                let example = encoded.example(index, record)?;
+                Some(Row {
+                    tokens: example.tokens.to_vec(),
+                    prompt: example.prompt,
+                    label: source.label(record),
+                    number: problem as u64,
+                    ..Row::default()
+                })
+            });
+            HeldOut { name: source.name().to_owned(), rows: rows.collect() }
+        })
+        .collect()
+}
+
+/// The first `limit` of the held-out problems that have a reference answer, to be asked and graded
+/// ([`ask`](crate::eval::ask)).
+pub fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
+    (0..pairs.len())
+        .filter_map(|problem| {
+            let reference = pairs.answer(problem)?;
+            Some(Question {
+                system: pairs.system(problem).map(str::to_owned),
+                problem: pairs.problem(problem).to_owned(),
+                // A reference may come with its working, as GSM8K's do.
+                reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),
+            })
+        })
+        .take(limit)
+        .collect()
+}
+
+pub(super) fn longest(mixture: &MixDistillation, encoded: &Encoded) -> usize {
+    let pairs = mixture.pairs();
+    let sources = 0..pairs.sources().len();
+    let lengths = sources.flat_map(|source| {
+        (0..pairs.len()).filter_map(move |problem| {
+            let record = pairs.record_index(problem, source)?;
+            Some(encoded.example(source, record)?.tokens.len())
+        })
+    });
+    lengths.max().unwrap_or(0)
+}
+
+pub(super) fn held_out_fingerprint(held_out: &[HeldOut]) -> String {
+    let mut hash = Sha256::new();
+    for source in held_out {
+        hash.update(source.name.as_bytes());
+        for row in &source.rows {
+            hash.update((row.tokens.len() as u64).to_le_bytes());
+            hash.update((row.prompt as u64).to_le_bytes());
+            row.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hex(hash)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
+    let mut hash = Sha256::new();
+    let pairs = mixture.pairs();
+    for problem in 0..pairs.len() {
+        for source in 0..pairs.sources().len() {
+            let record = pairs.record_index(problem, source);
+            let example = record.and_then(|record| encoded.example(source, record));
+            // Lengths keep two rows apart from one long row.
+            let tokens = example.map_or(&[][..], |example| example.tokens);
+            hash.update((tokens.len() as u64).to_le_bytes());
+            hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hex(hash)
+}

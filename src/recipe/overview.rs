@@ -1,0 +1,126 @@
+//! What a run will do, told before it does it.
+
+use super::config::RunConfig;
+use super::prepare::Prepared;
+use super::summary::{Parameters, backend_name};
+use crate::context::{Context, Event, RunOverview};
+use crate::error::Result;
+use crate::model::Precision;
+
+/// Tells data, mixture, student and training.
+pub(super) fn tell_overview(
+    config: &RunConfig,
+    prepared: &Prepared,
+    parameters: Parameters,
+    context: &Context<'_>,
+) -> Result<()> {
+    let sources = config.data.sources.iter().map(|source| source.path.display().to_string());
+    let data = match config.data.sources.is_empty() {
+        true => "the built-in toy corpus of arithmetic problems".to_owned(),
+        false => sources.collect::<Vec<_>>().join(" + "),
+    };
+    let mut lines = remarks_on_data(config, prepared);
+    lines.extend(student_lines(config, prepared, parameters));
+    lines.extend(training_lines(config, prepared));
+    context.emit(&Event::Overview(&RunOverview {
+        data: &data,
+        ledger: &prepared.ledger,
+        mixture: &prepared.report,
+        lines: &lines,
+        warnings: &warnings(config, prepared),
+    }))
+}
+
+fn remarks_on_data(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
+    let mixture = &prepared.mixture;
+    let no_question = prepared.questions.is_empty() && config.evaluation.questions > 0;
+    let remarks = [
+        (
+            mixture.config().redraw || !mixture.is_constant(),
+            "(this is the first epoch; later ones are drawn anew or follow the schedule)",
+        ),
+        (
+            prepared.held_out.iter().all(|source| source.rows.is_empty()),
+            "no problem is held out, so there is no held-out loss (data.hold_out)",
+        ),
+        (no_question, "no held-out problem has a reference answer, so nothing is graded"),
+    ];
+    remarks.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()
+}
+
+fn student_lines(config: &RunConfig, prepared: &Prepared, parameters: Parameters) -> Vec<String> {
+    let from = config.base_model.as_deref().unwrap_or("random weights");
+    let trained = match &config.lora {
+        Some(lora) => format!(" ({} trained: adapters of rank {})", parameters.trained, lora.rank),
+        None => String::new(),
+    };
+    let mut lines = vec![format!(
+        "student: from {from}, {} parameters{trained}, {} tokens in its vocabulary, backend {}",
+        parameters.all,
+        prepared.model.vocab_size,
+        backend_name(config),
+    )];
+    if config.base_model.is_some() || config.data.chat_template.is_some() {
+        lines.push(format!("rows are laid out by {}", prepared.template_name));
+    }
+    lines
+}
+
+/// What is other than it was asked for.
+fn warnings(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
+    let steps = config.train.total_steps(prepared.mixture.pairs().len());
+    let shortfalls = prepared.report.shortfalls.iter();
+    let shortfalls = shortfalls.map(|shortfall| format!("a share is not filled: {shortfall}"));
+    shortfalls.chain(unreached_peak(config, steps)).collect()
+}
+
+/// What a run that is shorter than its warm-up reaches.
+fn unreached_peak(config: &RunConfig, steps: usize) -> Option<String> {
+    let train = &config.train;
+    (steps < train.warmup_steps).then(|| {
+        format!(
+            "the learning rate reaches {}, not its peak: the warm-up has {} steps and the run {steps} \
+             (train.warmup_steps)",
+            rate_text(train.learning_rate_at(steps, steps)),
+            train.warmup_steps,
+        )
+    })
+}
+
+fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
+    let train = &config.train;
+    let steps = train.total_steps(prepared.mixture.pairs().len());
+    let mut lines = vec![format!(
+        "training: {steps} optimizer steps of {} rows ({} x {}), at most {} tokens a row, peak learning \
+         rate {}",
+        train.rows_per_step(),
+        train.batch_size,
+        train.accumulate,
+        config.data.max_length,
+        rate_text(train.learning_rate),
+    )];
+    lines.extend(unreached_peak(config, steps));
+    if config.precision == Precision::Bf16 {
+        let slow = ["flex", "ndarray"].contains(&backend_name(config).as_str());
+        let slow = if slow { "; a CPU emulates it, which is slower than f32" } else { "" };
+        lines.push(format!("computed in bf16, with trained weights and loss in f32{slow}"));
+    }
+    if let (Some(teacher), Some(part)) = (&config.teacher, &train.objective.distillation) {
+        lines.push(format!(
+            "teacher: {}, weight {} beside the answers' {}, temperature {}",
+            teacher.path,
+            part.weight,
+            1.0 - part.weight,
+            part.temperature,
+        ));
+    }
+    lines
+}
+
+/// A learning rate as people write it: `2e-3`, `1.25e-5`.
+pub(super) fn rate_text(rate: f64) -> String {
+    // Three digits behind the point are more than anyone sets.
+    let text = format!("{rate:.3e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'))
+}

@@ -1,0 +1,68 @@
+//! The student of a run: read or made, counted, and written at the end.
+
+use super::card::model_card;
+use super::config::RunConfig;
+use super::directory::RunDirectory;
+use super::prepare::Prepared;
+use super::summary::Summary;
+use crate::context::Context;
+use crate::error::Result;
+use crate::files::remove_folder;
+use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
+use burn::tensor::Device;
+
+/// The student before training.
+///
+/// # Errors
+/// What reading its folder gives.
+pub(crate) fn student(
+    config: &RunConfig,
+    prepared: &Prepared,
+    device: &Device,
+    context: &Context<'_>,
+) -> Result<DecoderLm> {
+    let model = match &prepared.base {
+        Some(folder) => folder.load_with(device, context)?,
+        None => prepared.model.init(config.seed, device)?,
+    };
+    match &config.lora {
+        Some(lora) => model.with_lora(lora, config.seed),
+        None => Ok(model),
+    }
+}
+
+/// Writes the student, or its adapters, with a model card.
+pub(super) fn save(
+    config: &RunConfig,
+    prepared: &Prepared,
+    model: &DecoderLm,
+    directory: &RunDirectory,
+    summary: &Summary,
+) -> Result<()> {
+    for name in ["model", "adapter"] {
+        remove_folder(&directory.path(name))?;
+    }
+    let card = model_card(summary, &prepared.template_name);
+    // The base's own template stays where the base has it.
+    let own = match &prepared.base {
+        Some(base) => base.chat_template()?.map(|template| template.source().to_owned()),
+        None => None,
+    };
+    let changed = own.is_none_or(|own| own != prepared.chat_template);
+    let chat_template = changed.then_some(prepared.chat_template.as_str());
+    if model.lora().is_some() {
+        let base = config.base_model.as_deref().unwrap_or_default();
+        let how = SaveAdapter { base, chat_template, card: Some(&card) };
+        return model.save_adapter(&directory.path("adapter"), &how);
+    }
+    let how = SaveFolder {
+        base: prepared.base.as_ref(),
+        end_tokens: &prepared.end_tokens,
+        chat_template,
+        file_type: config.save.file_type,
+        max_shard_bytes: config.save.max_shard_bytes,
+        card: Some(&card),
+        ..SaveFolder::new(&prepared.tokenizer)
+    };
+    model.save(&directory.path("model"), &how)
+}

@@ -1,0 +1,170 @@
+//! The figures of a run, from what it has written and measured.
+
+use super::config::{RunConfig, stored};
+use super::prepare::{Prepared, SeenOfSource};
+use crate::context::{Accuracy, BestStep, EvaluationReport, Outcome, StepReport};
+use crate::data::{Ledger, MixtureReport};
+use crate::device;
+use crate::error::Result;
+use crate::eval::Answer;
+use crate::model::DecoderLm;
+use crate::model::tensors::{NamedTensor, lazy_tensors};
+use crate::train::{Metric, read_metrics};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Instant;
+
+/// Every figure of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The settings.
+    #[serde(deserialize_with = "stored")]
+    pub config: RunConfig,
+    /// The backend that was used.
+    pub backend: String,
+    /// Parameters of the student, adapters included.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trained_parameters: usize,
+    /// Tokens in its vocabulary.
+    pub vocabulary: usize,
+    /// SHA-256 of the tokens to train on.
+    pub data: String,
+    /// What became of every record.
+    pub ledger: Ledger,
+    /// The mixture, in its first epoch.
+    pub mixture: MixtureReport,
+    /// Answers to held-out problems before training.
+    pub before: Option<Accuracy>,
+    /// Answers to held-out problems after training.
+    pub after: Option<Accuracy>,
+    /// Mean training loss of the first steps, ten at most.
+    pub first_loss: f64,
+    /// Mean training loss of the last steps, ten at most.
+    pub last_loss: f64,
+    /// Input tokens of all steps, padding left out.
+    pub tokens: u64,
+    /// Trained tokens of all steps.
+    pub trained_tokens: u64,
+    /// Padding of all steps, in positions.
+    pub padding: u64,
+    /// What training saw of each source; empty in summaries of earlier versions.
+    #[serde(default)]
+    pub seen: Vec<SeenOfSource>,
+    /// Wall time of all steps.
+    pub training_seconds: f64,
+    /// Input tokens a second of the steps' time.
+    pub tokens_per_second: f64,
+    /// Held-out losses before training and at each evaluation.
+    pub evaluations: Vec<EvaluationReport>,
+    /// How training ended in the last process that worked on the run.
+    pub outcome: Outcome,
+    /// The first answers to held-out problems after training.
+    pub samples: Vec<Answer>,
+    /// Most memory that the last process had, in MiB, where the system tells (Linux); memory of a
+    /// GPU is not in it.
+    pub peak_memory_mib: Option<f64>,
+    /// Wall time of everything in the last process.
+    pub seconds: f64,
+}
+
+impl Summary {
+    /// The evaluation of the weights that the run ended with.
+    pub fn final_evaluation(&self) -> Option<&EvaluationReport> {
+        let best = self.outcome.best.filter(|_| self.config.train.keep_best);
+        let of_best = |best: BestStep| self.evaluations.iter().find(|e| e.step == best.step);
+        best.and_then(of_best).or(self.evaluations.last())
+    }
+}
+
+/// How many parameters a student has, and how many of them are trained.
+#[derive(Clone, Copy)]
+pub(super) struct Parameters {
+    pub all: usize,
+    pub trained: usize,
+}
+
+impl Parameters {
+    pub fn of(model: &DecoderLm) -> Self {
+        let size = |tensor: &NamedTensor| tensor.shape.iter().product::<usize>();
+        Self {
+            all: lazy_tensors(model, false).iter().map(size).sum(),
+            trained: lazy_tensors(model, true).iter().map(size).sum(),
+        }
+    }
+}
+
+/// What a run has found out by itself, beside its metrics.
+pub(super) struct Measured {
+    pub before: Option<Accuracy>,
+    pub after: Option<Accuracy>,
+    pub samples: Vec<Answer>,
+    pub outcome: Outcome,
+    pub parameters: Parameters,
+    pub start: Instant,
+}
+
+impl Summary {
+    /// The summary of a run whose metrics are in a file.
+    ///
+    /// # Errors
+    /// As [`read_metrics`].
+    pub(super) fn of(
+        config: &RunConfig,
+        prepared: &Prepared,
+        metrics: &Path,
+        measured: Measured,
+    ) -> Result<Self> {
+        let (mut steps, mut evaluations) = (vec![], vec![]);
+        let stored = if metrics.exists() { read_metrics(metrics)? } else { vec![] };
+        for metric in stored {
+            match metric {
+                Metric::Step(step) => steps.push(step),
+                Metric::Evaluation(evaluation) => evaluations.push(evaluation),
+                Metric::Graded(_) => {}
+            }
+        }
+        let mean_loss = |part: &[StepReport]| {
+            part.iter().map(|step| step.loss).sum::<f64>() / part.len().max(1) as f64
+        };
+        // The two ends do not overlap.
+        let edge = (steps.len() / 2).clamp(1, 10).min(steps.len());
+        let sum =
+            |part: fn(&StepReport) -> usize| steps.iter().map(|s| part(s) as u64).sum::<u64>();
+        let training_seconds = steps.iter().map(|step| step.seconds).sum::<f64>();
+        let tokens = sum(|step| step.tokens);
+        Ok(Self {
+            backend: backend_name(config),
+            parameters: measured.parameters.all,
+            trained_parameters: measured.parameters.trained,
+            vocabulary: prepared.model.vocab_size,
+            data: prepared.fingerprint.clone(),
+            ledger: prepared.ledger.clone(),
+            mixture: prepared.report.clone(),
+            before: measured.before,
+            after: measured.after,
+            first_loss: mean_loss(&steps[..edge]),
+            last_loss: mean_loss(&steps[steps.len() - edge..]),
+            tokens,
+            trained_tokens: sum(|step| step.trained_tokens),
+            padding: sum(|step| step.padding),
+            seen: prepared.seen(sum(|step| step.rows)),
+            training_seconds,
+            tokens_per_second: tokens as f64 / training_seconds.max(1e-9),
+            evaluations,
+            outcome: measured.outcome,
+            samples: measured.samples,
+            peak_memory_mib: device::peak_memory_mib(),
+            seconds: measured.start.elapsed().as_secs_f64(),
+            config: config.clone(),
+        })
+    }
+}
+
+/// The backend's name, `auto` resolved.
+pub(super) fn backend_name(config: &RunConfig) -> String {
+    match config.backend.as_str() {
+        "auto" => device::compiled().first().copied().unwrap_or("none").to_owned(),
+        name => name.to_owned(),
+    }
+}

@@ -1,0 +1,172 @@
+//! Holds given settings against what there is.
+
+use super::nearest;
+use super::path::KeyPath;
+use super::schema::{Kind, Schema, Table};
+use toml::Value;
+
+/// What is wrong with one key.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) path: KeyPath,
+    pub(super) what: String,
+    pub(super) hint: String,
+}
+
+/// The table in which paths of the settings begin.
+type Root<'s> = (&'s Table, &'s KeyPath);
+
+/// Everything in a table that the settings do not take.
+pub(super) fn problems(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
+    let mut found = vec![];
+    if let Some(table) = schema.as_table() {
+        let at = KeyPath::default();
+        check_table(value, table, &at, (table, &at), &mut found);
+    }
+    found
+}
+
+/// Every key that has no default and is not there.
+pub(super) fn missing(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
+    let mut found = vec![];
+    if let Some(table) = schema.as_table() {
+        missing_in(value, table, &KeyPath::default(), &mut found);
+    }
+    found
+}
+
+fn missing_in(value: &toml::Table, table: &Table, at: &KeyPath, found: &mut Vec<Problem>) {
+    // The rest of it comes from elsewhere.
+    if table.is_partial {
+        return;
+    }
+    for field in &table.fields {
+        let path = at.with(field.name);
+        match (value.get(field.name), &field.schema.kind) {
+            (None, _) if field.required => found.push(Problem {
+                path,
+                what: "it is missing".into(),
+                hint: field.schema.advice(),
+            }),
+            (Some(Value::Table(value)), Kind::Table(table)) => {
+                missing_in(value, table, &path, found);
+            }
+            (Some(Value::Array(values)), Kind::List(inner)) => {
+                let Some(table) = inner.as_table() else { continue };
+                for (index, value) in values.iter().enumerate() {
+                    if let Value::Table(value) = value {
+                        missing_in(value, table, &path.with(index.to_string()), found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_table(
+    value: &toml::Table,
+    table: &Table,
+    at: &KeyPath,
+    root: Root<'_>,
+    found: &mut Vec<Problem>,
+) {
+    let root = if table.is_root { (table, at) } else { root };
+    for (key, value) in value {
+        let path = at.with(key);
+        match table.fields.iter().find(|field| field.name == key) {
+            Some(field) => check(value, &field.schema, &path, root, found),
+            None => found.push(unknown(key, table, at, root)),
+        }
+    }
+}
+
+/// A key that a table does not have.
+pub(super) fn unknown(key: &str, table: &Table, at: &KeyPath, root: Root<'_>) -> Problem {
+    let retired = table.retired.iter().find(|(name, _)| *name == key);
+    let (what, hint) = match retired {
+        Some((_, why)) => ("it is no setting any more".into(), format!("Leave it out: {why}")),
+        None => ("there is no such setting".into(), nearest::advice(key, (table, at), root)),
+    };
+    Problem { path: at.with(key), what, hint }
+}
+
+fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &mut Vec<Problem>) {
+    match (&schema.kind, value) {
+        (Kind::Any, _)
+        | (Kind::TrueFalse, Value::Boolean(_))
+        | (Kind::Number, Value::Float(_) | Value::Integer(_))
+        | (Kind::Text, Value::String(_)) => {}
+        (Kind::WholeNumber { least, most }, Value::Integer(number))
+            if (least..=most).contains(&number) => {}
+        (Kind::List(inner), Value::Array(values)) => {
+            for (index, value) in values.iter().enumerate() {
+                check(value, inner, &at.with(index.to_string()), root, found);
+            }
+        }
+        (Kind::Tuple(parts), Value::Array(values)) if values.len() == parts.len() => {
+            for (index, (value, part)) in values.iter().zip(parts).enumerate() {
+                check(value, part, &at.with(index.to_string()), root, found);
+            }
+        }
+        (Kind::Map(inner), Value::Table(values)) => {
+            for (name, value) in values {
+                check(value, inner, &at.with(name), root, found);
+            }
+        }
+        (Kind::Table(table), Value::Table(values)) => {
+            check_table(values, table, at, root, found);
+        }
+        // A choice that comes with something may have a short form of its own.
+        (Kind::Choice { variants, .. }, Value::String(name))
+            if variants.iter().any(|variant| variant.name == name) => {}
+        (Kind::Choice { variants, .. }, Value::Table(values)) if values.len() == 1 => {
+            let one = values.iter().next();
+            let content = one.and_then(|(name, value)| {
+                let variant = variants.iter().find(|variant| variant.name == name)?;
+                Some((name, value, variant.content.as_ref()?))
+            });
+            match content {
+                Some((name, value, content)) => {
+                    check(value, content, &at.with(name), root, found);
+                }
+                None => found.push(wrong(value, schema, at, root)),
+            }
+        }
+        _ => found.push(wrong(value, schema, at, root)),
+    }
+}
+
+/// A value that a key does not take.
+pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>) -> Problem {
+    let hint = match (&schema.kind, value) {
+        (Kind::Table(_), Value::Table(_)) => None,
+        (Kind::Table(_), _) => at.0.last().and_then(|key| nearest::other_name(key, root.0, root.1)),
+        _ => None,
+    };
+    let hint = hint.unwrap_or_else(|| schema.advice());
+    Problem { path: at.clone(), what: format!("it is {}", described(value)), hint }
+}
+
+/// A value in a message.
+fn described(value: &Value) -> String {
+    /// Longer ones are shortened.
+    const LONGEST: usize = 60;
+    let text = match value {
+        Value::Table(_) => return "a table".into(),
+        Value::Array(values) if values.is_empty() => return "an empty list".into(),
+        // On one line, whatever it holds.
+        Value::String(text) => format!("{text:?}"),
+        value => value.to_string(),
+    };
+    let text: String = match text.chars().count() > LONGEST {
+        true => text.chars().take(LONGEST).chain("...".chars()).collect(),
+        false => text,
+    };
+    match value {
+        Value::Array(_) => format!("the list {text}"),
+        Value::String(_) => format!("the text {text}"),
+        Value::Datetime(_) => format!("the date {text}"),
+        _ => text,
+    }
+}

@@ -1,0 +1,102 @@
+//! Where in which file a key was given.
+
+use super::path::KeyPath;
+use std::collections::BTreeMap;
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// The places of keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places(BTreeMap<KeyPath, Place>);
+
+/// A file, where the text has one, and a line, from 1.
+#[derive(Clone, Debug)]
+struct Place {
+    file: Option<String>,
+    line: usize,
+    /// Whether it is a list, which replaces an earlier one.
+    is_list: bool,
+}
+
+impl Places {
+    /// The places of all keys of a TOML text.
+    pub(super) fn of(text: &str, path: Option<&Path>) -> Self {
+        let mut places = Self::default();
+        let file = path.map(|path| path.display().to_string());
+        if let Ok(table) = DeTable::parse(text) {
+            let mut finder = Finder { starts: line_starts(text), file, places: &mut places };
+            finder.table(table.get_ref(), &KeyPath::default());
+        }
+        places
+    }
+
+    /// The place of a key, to be put before a message about it; empty where it is not known.
+    pub(super) fn before(&self, path: &KeyPath) -> String {
+        match self.0.get(path) {
+            Some(Place { file: Some(file), line, .. }) => format!("{file}: line {line}: "),
+            Some(Place { file: None, line, .. }) => format!("line {line}: "),
+            None => String::new(),
+        }
+    }
+
+    /// Adds the places of a later layer.
+    pub(super) fn add(&mut self, later: &Self) {
+        for (path, place) in &later.0 {
+            if place.is_list {
+                self.forget(path);
+            }
+            self.0.insert(path.clone(), place.clone());
+        }
+    }
+
+    /// Forgets the places of a key and of all below it.
+    pub(super) fn forget(&mut self, path: &KeyPath) {
+        self.0.retain(|known, _| !known.0.starts_with(&path.0));
+    }
+}
+
+/// The line of a byte, from 1.
+pub(super) fn line(text: &str, byte: usize) -> usize {
+    text.bytes().take(byte).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+    std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect()
+}
+
+struct Finder<'p> {
+    starts: Vec<usize>,
+    file: Option<String>,
+    places: &'p mut Places,
+}
+
+impl Finder<'_> {
+    fn table(&mut self, table: &DeTable<'_>, at: &KeyPath) {
+        for (key, value) in table {
+            let at = at.with(key.get_ref().as_ref());
+            self.found(&at, key.span().start, value.get_ref());
+            self.within(value.get_ref(), &at);
+        }
+    }
+
+    fn within(&mut self, value: &DeValue<'_>, at: &KeyPath) {
+        match value {
+            DeValue::Table(table) => self.table(table, at),
+            DeValue::Array(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    let at = at.with(index.to_string());
+                    self.found(&at, value.span().start, value.get_ref());
+                    self.within(value.get_ref(), &at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn found(&mut self, at: &KeyPath, byte: usize, value: &DeValue<'_>) {
+        let line = self.starts.partition_point(|start| *start <= byte);
+        let place = Place { file: self.file.clone(), line, is_list: value.is_array() };
+        self.places.0.insert(at.clone(), place);
+    }
+}

@@ -1,0 +1,111 @@
+//! Numbers, tables and paragraphs as people read them: one form for each, wherever they stand.
+
+mod duration;
+mod table;
+
+pub use duration::duration;
+pub use table::Table;
+pub(crate) use table::markdown_escaped;
+
+use unicode_width::UnicodeWidthChar;
+
+/// Columns that tables and paragraphs may use where nobody says how wide the terminal is.
+pub const DISPLAY_WIDTH: usize = 100;
+
+/// Columns that a text takes on a terminal; control characters take none.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+/// Columns that a character takes on a terminal.
+pub(crate) fn columns_of(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
+/// The text, or its beginning and its end where it is wider than `room`: names often differ in one of
+/// the two. `width` is that of a character.
+pub(crate) fn shortened(text: &str, room: f64, width: impl Fn(char) -> f64) -> String {
+    if text.chars().map(&width).sum::<f64>() <= room {
+        return text.to_owned();
+    }
+    let (mut head, mut tail) = (String::new(), vec![]);
+    let mut left = room - width('…');
+    let mut characters = text.chars();
+    for at_head in [true, false].into_iter().cycle() {
+        let next = if at_head { characters.next() } else { characters.next_back() };
+        let Some(c) = next else { break };
+        left -= width(c);
+        if left < 0.0 {
+            break;
+        }
+        if at_head { head.push(c) } else { tail.push(c) }
+    }
+    head.push('…');
+    head.extend(tail.into_iter().rev());
+    head
+}
+
+/// The paragraph in lines of at most `width` columns, parted between words; every line but the first
+/// is indented by two. A word that is longer than a line stays whole: a path or an address that is
+/// broken is of no use.
+///
+/// ```
+/// let text = mixdistill::text::wrapped("long: 12 rows that cannot be used", 20);
+/// assert_eq!(text, "long: 12 rows that\n  cannot be used");
+/// ```
+pub fn wrapped(paragraph: &str, width: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for word in paragraph.split_whitespace() {
+        let needed = columns(word);
+        match used {
+            0 => {}
+            _ if used + 1 + needed <= width => {
+                out.push(' ');
+                used += 1;
+            }
+            _ => {
+                out.push_str("\n  ");
+                used = 2;
+            }
+        }
+        out.push_str(word);
+        used += needed;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_are_parted_between_words() {
+        assert_eq!(wrapped("", 10), "");
+        assert_eq!(wrapped("  one   two ", 10), "one two");
+        assert_eq!(wrapped("one two three", 7), "one two\n  three");
+        // A word that is too long stays whole, alone on its line.
+        assert_eq!(wrapped("a /a/very/long/path b", 8), "a\n  /a/very/long/path\n  b");
+        // Characters that take two columns.
+        assert_eq!(wrapped("答案 答案", 8), "答案\n  答案");
+        for width in 0..40 {
+            let text = wrapped("what became of every record and of every problem", width);
+            let fits = |line: &str| columns(line) <= width.max(9);
+            assert!(text.lines().all(fits), "{width}: {text}");
+        }
+    }
+
+    #[test]
+    fn names_are_shortened_in_their_middle() {
+        let cut = |text: &str, room: usize| shortened(text, room as f64, |c| columns_of(c) as f64);
+        assert_eq!(cut("a long name", 11), "a long name");
+        assert_eq!(cut("a long name", 8), "a lo…ame");
+        assert_eq!(cut("a long name", 1), "…");
+        assert_eq!(cut("答案答案", 5), "答…案");
+    }
+
+    #[test]
+    fn columns_are_those_of_a_terminal() {
+        assert_eq!(["", "abc", "é", "答案", "e\u{301}"].map(columns), [0, 3, 1, 4, 1]);
+    }
+}
