@@ -4,15 +4,9 @@
 use clap::Command;
 use mixdistill::Error;
 
-/// What the library advises for a run directory, with what says so to a command, where it has that
-/// flag.
-const ADVICE: [(&str, &str, &str); 10] = [
+/// What the library advises, with what says so to a command, where it has that flag.
+const ADVICE: [(&str, &str, &str); 9] = [
     ("the model to fine-tune in base_model", "--model", "the model to fine-tune with --model"),
-    (
-        "random weights a tokenizer.json",
-        "--model",
-        "random weights a tokenizer.json with --set data.tokenizer=FILE",
-    ),
     ("Name it with base_model", "--model", "Name it with --model"),
     ("choose another directory (out)", "--out", "choose another directory with --out"),
     ("choose another backend", "--backend", "choose another backend with --backend"),
@@ -196,6 +190,27 @@ mod tests {
         assert!(text.contains("Resume it with --resume, overwrite it with --overwrite"), "{text}");
         let text = SettingFlags::default().error(&error);
         assert!(!text.contains("--"), "{text}");
+    }
+
+    #[test]
+    fn the_library_says_what_advice_is_looked_for() {
+        fn sources(folder: &std::path::Path, text: &mut String) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && !path.ends_with("src/cli") {
+                    sources(&path, text);
+                } else if path.is_file() {
+                    text.push_str(&std::fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        let mut text = String::new();
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
+        // Texts go on in the next line.
+        let text = text.split("\\\n").map(str::trim_start).collect::<String>();
+        for (advice, _, _) in ADVICE {
+            assert!(text.contains(advice), "nothing says {advice:?}");
+        }
     }
 
     #[test]

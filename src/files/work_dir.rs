@@ -123,6 +123,18 @@ impl WorkDir {
         Ok(Self(Arc::new(taken)))
     }
 
+    /// As [`WorkDir::open`], and sets an empty mark where it is not one of its kind yet.
+    ///
+    /// # Errors
+    /// As [`WorkDir::open`].
+    pub fn open_marked(path: &Path, kind: WorkDirKind) -> Result<Self> {
+        let directory = Self::open(path, kind)?;
+        if !directory.is_marked() {
+            directory.set_mark("")?;
+        }
+        Ok(directory)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0.path

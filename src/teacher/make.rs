@@ -56,11 +56,7 @@ impl PairsDirectory {
     /// # Errors
     /// As [`WorkDir::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let directory = WorkDir::open(path, KIND)?;
-        if !directory.is_marked() {
-            directory.set_mark("")?;
-        }
-        Ok(Self(directory))
+        WorkDir::open_marked(path, KIND).map(Self)
     }
 
     /// Where it is.
