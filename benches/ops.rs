@@ -104,7 +104,7 @@ fn without_gradients(criterion: &mut Criterion) {
     let (q, cache) = (random([16, 576], &device), random([16, 3, 256, 64], &device));
     let mask = Tensor::zeros([16, 1, 1, 200], &device);
     group.bench_function("cached_attention", |bencher| {
-        bencher.iter(|| cached_attention(q.clone(), cache.clone(), cache.clone(), mask.clone()));
+        bencher.iter(|| cached_attention(q.clone(), cache.clone(), cache.clone(), mask.clone(), 0));
     });
     group.finish();
     let count = 4 << 20;

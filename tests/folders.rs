@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{devices, shaken, tiny};
+use common::{Said, devices, shaken, tiny};
 use mixdistill::Error;
+use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::TextTokenizer;
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, FileType, HostTensor, ModelFolder, RopeScaling,
@@ -14,8 +15,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-
-const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
 
 fn tokenizer() -> TextTokenizer {
     TextTokenizer::builtin([" word"]).unwrap()
@@ -78,7 +77,7 @@ fn safetensors(header: &Value, length: Option<u64>, data: &[u8]) -> Vec<u8> {
 fn a_folder_gives_the_same_model_back() {
     let device = &devices()[0];
     let tokenizer = tokenizer();
-    for architecture in ALL {
+    for architecture in Architecture::ALL {
         let mut config = config(architecture);
         if architecture == Architecture::Llama {
             config.rope_scaling = Some(RopeScaling {
@@ -86,6 +85,7 @@ fn a_folder_gives_the_same_model_back() {
                 low_freq_factor: 1.0,
                 high_freq_factor: 4.0,
                 original_max_position_embeddings: 64,
+                ..RopeScaling::default()
             });
         }
         let model = shaken(&config, device);
@@ -173,10 +173,21 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         ("mlp_bias", json!(true), "`mlp_bias`"),
         ("use_sliding_window", json!(true), "`use_sliding_window`"),
         ("layer_types", json!(["full_attention", "sliding_attention"]), "sliding_attention"),
+        ("layer_types", json!(["full_attention"]), "1 of 2 layers"),
+        ("layer_types", json!(["full_attention", "linear_attention"]), "linear_attention"),
+        ("layer_types", json!("all"), "not a list"),
         ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor`"),
         ("quantization_config", json!({"bits": 4}), "`quantization_config`"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "RoPE type `linear`"),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), "RoPE type `yarn`"),
+        ("rope_scaling", json!({"type": "linear"}), "`rope_scaling.factor`"),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 0.5}), "its factor is 0.5"),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": "x"}), "`rope_scaling.factor`"),
+        ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), "short_factor"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+            "its short_factor has 1 numbers",
+        ),
+        ("final_logit_softcapping", json!(30.0), "`final_logit_softcapping`"),
         ("rope_parameters", json!({"rope_type": "dynamic"}), "RoPE type `dynamic`"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
         ("rope_scaling", json!(3), "`rope_scaling` is 3"),
@@ -205,7 +216,7 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
     }
     saved.edit("config.json", |config| {
         config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 10000.0});
-        config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0});
+        config["rope_scaling"] = json!({"rope_type": "dynamic", "factor": 4.0});
     });
     assert!(saved.error().contains("both set and differ"));
     std::fs::write(saved.path("config.json"), &original).unwrap();
@@ -225,11 +236,19 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         config["output_router_logits"] = json!(true);
     });
     saved.load().unwrap();
-    let folder = ModelFolder::open(&saved.folder).unwrap();
-    let error = folder.for_training().unwrap_err().to_string();
-    assert!(error.contains("`attention_dropout` is 0.1"), "{error}");
+    let for_training = || {
+        let mut said = Said::default();
+        let context = Context::new(&mut said, &StopFlag::default());
+        ModelFolder::open(&saved.folder).unwrap().for_training(&context).unwrap();
+        drop(context);
+        said
+    };
+    for key in ["attention_dropout", "resid_pdrop", "embd_pdrop"] {
+        let notice = format!("sets `{key}` to 0.1; it is trained without");
+        assert!(for_training().contains(&notice), "{key}");
+    }
     std::fs::write(saved.path("config.json"), &original).unwrap();
-    ModelFolder::open(&saved.folder).unwrap().for_training().unwrap();
+    assert!(for_training().0.is_empty());
     for text in ["", "[]", "{", "null", "\"text\""] {
         std::fs::write(saved.path("config.json"), text).unwrap();
         saved.error();
@@ -279,7 +298,12 @@ fn both_forms_of_rope_are_read_where_they_agree() {
         (none(), llama(json!(8)), plain.clone(), vec!["both set and differ", "llama3", "default"]),
         (json!(1e4), none(), plain.clone(), vec!["`rope_theta` is 10000", "500000"]),
         (none(), json!({"rope_theta": 1e6}), plain, vec!["1000000", "500000"]),
-        (none(), json!({"type": "yarn"}), json!({"rope_type": "yarn"}), vec!["RoPE type `yarn`"]),
+        (
+            none(),
+            json!({"type": "dynamic"}),
+            json!({"rope_type": "dynamic"}),
+            vec!["RoPE type `dynamic`"],
+        ),
         (none(), json!({"factor": 2.0}), none(), vec!["no `rope_type`"]),
         (none(), json!({"rope_type": 3}), none(), vec!["`rope_scaling.rope_type` is 3"]),
     ] {
@@ -307,7 +331,7 @@ fn a_hint_is_about_what_is_wrong() {
         ("architectures", json!(["GPT2LMHeadModel"]), true),
         ("mlp_bias", json!(true), false),
         ("hidden_size", json!("wide"), false),
-        ("rope_scaling", json!({"rope_type": "yarn"}), false),
+        ("rope_scaling", json!({"rope_type": "dynamic"}), false),
         ("quantization_config", json!({"bits": 4}), false),
         ("num_key_value_heads", json!(3), false),
     ] {

@@ -9,12 +9,10 @@ use mixdistill::model::{
 };
 use std::ops::ControlFlow;
 
-const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
-
 #[test]
 fn a_cache_gives_the_tokens_that_whole_rows_give() {
     for device in devices() {
-        for architecture in ALL {
+        for architecture in Architecture::ALL {
             let config = tiny(architecture);
             let model = shaken(&config, &device);
             let prompt = rows(&[(7, 1)])[0].tokens.clone();

@@ -14,6 +14,8 @@ mod reference;
 mod support;
 #[path = "ops/token_loss.rs"]
 mod token_loss;
+#[path = "ops/variants.rs"]
+mod variants;
 
 use burn::optim::{AdamWConfig, GradientsParams, Optimizer};
 use burn::prelude::*;
@@ -488,6 +490,7 @@ fn results_are_the_same_to_the_bit_with_one_and_two_threads() {
             case.tensor(&numbers(14, 4 * 2 * 70 * 8), [4, 2, 70, 8]),
             case.tensor(&numbers(15, 4 * 2 * 70 * 8), [4, 2, 70, 8]),
             case.tensor(&[0.0; 4 * 60], [4, 1, 1, 60]),
+            5,
         );
         [few_rows, turned, many, added, cached]
             .map(values)

@@ -2,58 +2,21 @@
 //! with their adapters (`tests/parity/fixtures`, made by `tests/parity/make_references.py`).
 
 mod common;
+mod parity_support;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{adapter_of, devices, generate, ids, shared, smollm2};
-use mixdistill::data::{Batch, Example, Row};
+use common::{devices, generate, shared, smollm2};
+use mixdistill::data::Row;
 use mixdistill::model::{
     DecoderLm, GenerateConfig, HostTensor, ModelFolder, PROJECTIONS, named_tensors,
 };
-use mixdistill::train::{Learner, LrSchedule, TrainConfig, named_gradients, step_gradients};
-use safetensors::SafeTensors;
+use mixdistill::train::{Learner, LrSchedule, TrainConfig};
+use parity_support::{
+    PROMPT, Reference, largest_difference, line, logits, loss_and_gradients, norm, our_name,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// What transformers gave.
-struct Reference(Vec<u8>);
-
-impl Reference {
-    fn read(path: &Path) -> Self {
-        Self(std::fs::read(path).unwrap())
-    }
-
-    fn names(&self) -> Vec<String> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        file.names().into_iter().map(str::to_owned).collect()
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
-        data.data().as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)).collect()
-    }
-
-    fn tokens(&self, name: &str) -> Vec<u32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let data = file.tensor(name).unwrap();
-        data.data().as_chunks::<8>().0.iter().map(|w| i64::from_le_bytes(*w) as u32).collect()
-    }
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
-}
-
-fn norm(tensor: &HostTensor) -> f64 {
-    tensor.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
-}
-
-fn logits(model: &DecoderLm, tokens: &[u32], device: &Device) -> Vec<f32> {
-    let tokens = ids(tokens, [1, tokens.len()], device);
-    model.logits(tokens).try_into_vec_as::<f32>().unwrap()
-}
 
 /// Mean loss and the gradients' norms, by Hugging Face's names.
 fn loss_and_norms(
@@ -61,10 +24,8 @@ fn loss_and_norms(
     tokens: &[u32],
     prompt: usize,
 ) -> (f64, BTreeMap<String, f64>) {
-    let batch = Batch::new([Example { tokens, prompt, ..Example::default() }], 1);
-    let step = step_gradients(model, &[batch]).unwrap();
-    let gradients = named_gradients(model, &step.gradients).unwrap();
-    (step.loss, gradients.iter().map(|(name, g)| (name.clone(), norm(g))).collect())
+    let (loss, gradients) = loss_and_gradients(model, tokens, prompt);
+    (loss, gradients.iter().map(|(name, g)| (name.clone(), norm(g))).collect())
 }
 
 /// The loss of each token after the prompt.
@@ -79,16 +40,6 @@ fn token_losses(model: &DecoderLm, tokens: &[u32], prompt: usize, device: &Devic
             sum.ln() - f64::from(row[tokens[place] as usize] - max)
         })
         .collect()
-}
-
-/// One line of the table, and whether it holds.
-fn line(what: &str, ours: f64, limit: f64) -> bool {
-    let holds = ours <= limit;
-    println!(
-        "{what:52} {ours:>10.2e}   allowed {limit:.0e}{}",
-        if holds { "" } else { "  FAILED" }
-    );
-    holds
 }
 
 #[test]
@@ -166,8 +117,6 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 const FIXTURES: [&str; 4] = ["llama3", "llama_bf16", "qwen2", "qwen3"];
-/// Prompt tokens of the fixtures' supervised example.
-const PROMPT: usize = 10;
 
 #[test]
 fn small_models_of_every_kind_give_what_transformers_gives() {
@@ -275,9 +224,9 @@ fn adapters_of_peft_give_what_peft_gives() {
             // Only the adapters have gradients.
             let theirs: BTreeMap<String, f64> = reference
                 .names()
-                .into_iter()
-                .filter(|name| name.starts_with("grad_norm."))
-                .map(|name| (peft_path(&name), f64::from(reference.floats(&name)[0])))
+                .iter()
+                .filter_map(|name| Some((name, name.strip_prefix("grad_norm.")?)))
+                .map(|(name, of)| (our_name(of).into(), f64::from(reference.floats(name)[0])))
                 .collect();
             assert_eq!(norms.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
             let relative = |(name, norm): (&String, &f64)| (norm / theirs[name] - 1.0).abs();
@@ -286,13 +235,6 @@ fn adapters_of_peft_give_what_peft_gives() {
             assert!(holds, "see the table above");
         }
     }
-}
-
-/// Our path of a parameter that PEFT names.
-fn peft_path(name: &str) -> String {
-    let path = name.strip_prefix("grad_norm.").unwrap();
-    let path = path.strip_prefix("base_model.model.").unwrap_or(path);
-    path.replace(".default.", ".")
 }
 
 /// Writes what `check_ours.py` reads, where `MIXDISTILL_PARITY_OUT` says: for each fixture the
@@ -308,9 +250,9 @@ fn folders_for_transformers_are_written() {
 
 mod written {
     use super::*;
+    use crate::parity_support::{with_random_b, write_adapter, write_logits};
     use mixdistill::data::{ChatTemplate, Message, TextTokenizer};
-    use mixdistill::model::{FileType, LoraConfig, SaveFolder, with_named_tensors};
-    use safetensors::tensor::{Dtype, TensorView};
+    use mixdistill::model::{FileType, LoraConfig, SaveFolder};
 
     pub(super) fn write_all(out: &Path) {
         let device = devices().remove(0);
@@ -350,20 +292,9 @@ mod written {
                     },
                 ),
             ] {
-                // B starts at zero; it must not stay there for the logits to tell anything.
                 let model = base.load(&device).unwrap().with_lora(&config, 1).unwrap();
-                let mut tensors = named_tensors(&model).unwrap();
-                for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("lora_B"))
-                {
-                    for (i, value) in tensor.values.iter_mut().enumerate() {
-                        *value = ((i * 7 + name.len()) % 11) as f32 / 20.0 - 0.25;
-                    }
-                }
-                let model = with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap();
                 let folder = out.join(format!("{name}-{form}"));
-                model.save_adapter(&folder, &adapter_of("a-small-model")).unwrap();
-                std::fs::write(folder.join("base.txt"), format!("{name}-f32")).unwrap();
-                write_logits(&folder, &tokens, &logits(&model, &tokens, &device));
+                write_adapter(&folder, &with_random_b(model), &format!("{name}-f32"), &tokens);
             }
         }
         write_own(&out.join("own"), &device, &tokenizer);
@@ -410,27 +341,11 @@ mod written {
         let tokens = tokenizer.encode_marked(&template.render(&messages, true).unwrap()).unwrap();
         write_logits(folder, &tokens, &logits(&model, &tokens, device));
     }
-
-    fn write_logits(folder: &Path, tokens: &[u32], logits: &[f32]) {
-        let ids: Vec<u8> = tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
-        let values: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let (length, vocabulary) = (tokens.len(), logits.len() / tokens.len());
-        let tensors = [
-            ("input_ids", TensorView::new(Dtype::I64, vec![1, length], &ids).unwrap()),
-            ("logits", TensorView::new(Dtype::F32, vec![1, length, vocabulary], &values).unwrap()),
-        ];
-        safetensors::serialize_to_file(tensors, None, &folder.join("ours.safetensors")).unwrap();
-    }
 }
 
 #[test]
 fn twenty_steps_equal_those_of_pytorch() {
     let reference = Reference::read(&fixture("training_record.safetensors"));
-    let doubles = |name: &str| -> Vec<f64> {
-        let file = SafeTensors::deserialize(&reference.0).unwrap();
-        let data = file.tensor(name).unwrap();
-        data.data().as_chunks::<8>().0.iter().map(|w| f64::from_le_bytes(*w)).collect()
-    };
     let (rows, prompts) = (reference.tokens("rows"), reference.tokens("prompts"));
     let length = rows.len() / prompts.len();
     let config = TrainConfig {
@@ -466,9 +381,9 @@ fn twenty_steps_equal_those_of_pytorch() {
                 .collect();
             let report = learner.train_step(&rows, 20).unwrap();
             let pairs = [
-                (report.loss, doubles("losses")[step]),
-                (report.gradient_norm, doubles("norms")[step]),
-                (report.learning_rate, doubles("rates")[step]),
+                (report.loss, reference.doubles("losses")[step]),
+                (report.gradient_norm, reference.doubles("norms")[step]),
+                (report.learning_rate, reference.doubles("rates")[step]),
             ];
             for (worst, (ours, theirs)) in worst.iter_mut().zip(pairs) {
                 // The last rate of the cosine is small; all are compared to the peak.

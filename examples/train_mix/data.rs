@@ -34,7 +34,9 @@ impl Data {
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         // A model brings its tokenizer, and as its chat template the layout that it answers in.
         let base = match &config.base_model {
-            Some(name) => Some(ModelFolder::open(&model_folder(name, context)?)?.for_training()?),
+            Some(name) => {
+                Some(ModelFolder::open(&model_folder(name, context)?)?.for_training(context)?)
+            }
             None => None,
         };
         let tokenizer = match &base {

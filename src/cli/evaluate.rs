@@ -161,6 +161,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
                 adapter: flags.adapter.clone(),
                 chat_template: flags.chat_template.clone(),
                 system: flags.system.clone(),
+                max_length: Some(config.generate.max_new_tokens),
                 backend: session.global.backend().to_owned(),
             };
             let files = TextModelFiles::open(model, &options, context)?;

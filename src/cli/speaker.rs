@@ -132,6 +132,7 @@ impl ModelFlags {
             adapter,
             chat_template: if raw { Some("none".into()) } else { self.chat_template.clone() },
             system: self.system.clone(),
+            max_length: None,
             backend: session.global.backend().to_owned(),
         };
         TextModelFiles::open(&model, &options, &session.context)
@@ -158,7 +159,7 @@ pub fn prompt_tokens(files: &TextModelFiles, prompt: Prompt<'_>, raw: bool) -> R
 
 /// Tokens of the longest row that the model takes, prompt and answer together.
 pub fn context_length(files: &TextModelFiles) -> usize {
-    files.folder().config().max_position_embeddings
+    files.folder().config().context()
 }
 
 /// The tokens of a conversation, up to the model's next answer. Without a chat template the last

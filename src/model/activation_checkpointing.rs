@@ -4,8 +4,7 @@
 //! once more, with gradients this time, and let go of again. The result is the same; the price is
 //! one more forward pass.
 
-use super::blocks::AttentionMetadata;
-use super::decoder::DecoderLm;
+use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::Objective;
 use crate::data::Batch;
 use burn::module::Module;
@@ -22,7 +21,7 @@ impl DecoderLm {
         objective: &Objective,
     ) -> (Tensor<1>, GradientsParams) {
         let device = self.device();
-        let metadata = AttentionMetadata::batch(&self.config().attention(), batch, &device);
+        let metadata = LayerMetadata::batch(self.config(), batch, &device);
         let inputs = self.block_inputs(batch, &metadata, objective);
         let mut all = GradientsAccumulator::new();
         let mut add = |gradients| {
@@ -40,10 +39,10 @@ impl DecoderLm {
         let gradients = loss.backward();
         let mut gradient = x.grad(&gradients);
         add(gradients);
-        for (layer, input) in self.layers().iter().zip(blocks).rev() {
+        for (number, (layer, input)) in self.layers().iter().zip(blocks).enumerate().rev() {
             let Some(above) = gradient else { break };
             let x = Tensor::from_inner(input.clone()).require_grad();
-            let y = layer.forward(x.clone(), &metadata);
+            let y = layer.forward(x.clone(), metadata.of(number));
             let gradients = through(y, above).backward();
             gradient = x.grad(&gradients);
             add(gradients);
@@ -58,15 +57,15 @@ impl DecoderLm {
     fn block_inputs(
         &self,
         batch: &Batch,
-        metadata: &AttentionMetadata,
+        metadata: &LayerMetadata,
         objective: &Objective,
     ) -> Vec<Tensor<2>> {
         let plain = self.valid();
         let metadata = metadata.inner();
         let mut inputs = vec![plain.embed_batch(batch, objective)];
-        for layer in plain.layers() {
+        for (number, layer) in plain.layers().iter().enumerate() {
             let x = inputs[inputs.len() - 1].clone();
-            inputs.push(layer.forward(x, &metadata));
+            inputs.push(layer.forward(x, metadata.of(number)));
         }
         inputs
     }

@@ -424,6 +424,9 @@ impl AdapterFiles {
             .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Mend the file"))?;
         let config =
             read_config(&json).map_err(|refusal| failed(&path, refusal.what, refusal.hint))?;
+        let config = config.for_layers(model.linear_layers()).map_err(|error| {
+            failed(&path, error.to_string().trim_end_matches('.').to_owned(), MERGE)
+        })?;
         let path = folder.join(WEIGHTS);
         if !path.exists() {
             return Err(no_weights(folder));

@@ -9,24 +9,40 @@ use crate::ops::{AttentionShape, cached_attention};
 use burn::prelude::*;
 use burn::tensor::DType;
 
+/// New tokens for which a cache that lets go of old ones makes room.
+const LEAST_ROOM: usize = 64;
+
 /// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity doubles when
-/// it is used up, so that a generous length limit costs nothing.
+/// it is used up, so that a generous length limit costs nothing. With a sliding window it then lets go
+/// of what no later token sees, so that its size grows with the window and not with the row.
 #[derive(Debug)]
 pub(super) struct LayerCache {
     keys: Option<Tensor<4>>,
     values: Option<Tensor<4>>,
+    /// Tokens that it holds.
     filled: usize,
     heads: usize,
+    window: Option<usize>,
+}
+
+/// Sizes of a cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CacheShape {
+    pub rows: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Tokens for which it has room at first.
+    pub capacity: usize,
+    /// Keys that a token sees, where it does not see all.
+    pub window: Option<usize>,
 }
 
 impl LayerCache {
-    pub(super) fn new(
-        [rows, heads, kv_heads, capacity, head_dim]: [usize; 5],
-        dtype: DType,
-        device: &Device,
-    ) -> Self {
+    pub(super) fn new(shape: CacheShape, dtype: DType, device: &Device) -> Self {
+        let CacheShape { rows, heads, kv_heads, head_dim, capacity, window } = shape;
         let empty = || Some(Tensor::zeros([rows, kv_heads, capacity, head_dim], (device, dtype)));
-        Self { keys: empty(), values: empty(), filled: 0, heads }
+        Self { keys: empty(), values: empty(), filled: 0, heads, window }
     }
 
     /// The shape of attention among the tokens in the cache.
@@ -38,37 +54,46 @@ impl LayerCache {
 
     /// Takes in new keys and values, `[rows * new, kv_heads * head_dim]`.
     pub(super) fn append(&mut self, k: Tensor<2>, v: Tensor<2>) {
-        let start = self.filled;
-        let mut new = 0;
+        let (mut start, mut new) = (self.filled, 0);
         for (all, x) in [(&mut self.keys, k), (&mut self.values, v)] {
             let mut old = all.take().expect("a cache is put back after each use");
             let [rows, kv_heads, capacity, dim] = old.dims();
             new = x.dims()[0] / rows;
-            let keys = start + new;
-            if capacity < keys {
-                let more = capacity.max(keys - capacity);
+            start = self.filled;
+            if capacity < start + new {
+                // Of what is there, the first new token sees the last `window - 1`.
+                let kept = self.window.map_or(start, |window| start.min(window - 1));
+                let more = match kept < start {
+                    true => kept.max(LEAST_ROOM) + new,
+                    false => capacity.max(start + new - capacity),
+                };
+                if kept < start {
+                    old = old.narrow(2, start - kept, kept);
+                    start = kept;
+                }
                 let like_old = (&old.device(), old.dtype());
                 let room = Tensor::zeros([rows, kv_heads, more, dim], like_old);
                 old = Tensor::cat(vec![old, room], 2);
             }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
             // The old tensor is owned here, so that it is written in place.
-            *all = Some(old.slice_assign([0..rows, 0..kv_heads, start..keys, 0..dim], x));
+            *all = Some(old.slice_assign([0..rows, 0..kv_heads, start..start + new, 0..dim], x));
         }
-        self.filled += new;
+        self.filled = start + new;
     }
 
-    /// Takes in new keys and values and lets the new queries attend to all of them.
+    /// Takes in new keys and values and lets the new queries attend to the last of them.
     ///
     /// # Shapes
     /// `q`: `[rows * new, heads * head_dim]`; `k`, `v`: `[rows * new, kv_heads * head_dim]`;
-    /// `mask`: `[rows, 1, new, keys]`, added to the scores; result: like `q`.
+    /// `mask`: `[rows, 1, new, keys]`, added to the scores of the last keys; result: like `q`.
     pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
         self.append(k, v);
         let all = |cached: &Option<Tensor<4>>| {
             cached.clone().expect("a cache is put back after each use")
         };
-        cached_attention(q, all(&self.keys), all(&self.values), mask)
+        let first = self.filled - mask.dims()[3];
+        cached_attention(q, all(&self.keys), all(&self.values), mask, first)
     }
 
     /// Keeps the given rows only.

@@ -1,10 +1,11 @@
 //! The decoder: embedding, blocks, final norm and head.
 
-use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm};
+use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig};
 use super::config::DecoderConfig;
 use super::lora::{LoraConfig, LoraLinear};
 use super::precision::{Precision, in_f32};
 use super::weight_source::{RandomWeights, WeightSource};
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ops::{embedding, linear};
 use burn::module::Param;
@@ -53,9 +54,8 @@ impl DecoderConfig {
     pub(super) fn build(&self, source: &mut impl WeightSource) -> Result<DecoderLm> {
         self.validate()?;
         let (std, width) = (self.initializer_range, self.hidden_size);
-        let layer = self.layer();
         let layers = (0..self.num_hidden_layers)
-            .map(|number| layer.build(source, &format!("model.layers.{number}")))
+            .map(|number| self.layer(number).build(source, &format!("model.layers.{number}")))
             .collect::<Result<_>>()?;
         let vocabulary = [self.vocab_size, width];
         let embedding = source.tensor("model.embed_tokens.weight", vocabulary, std, 0.0)?;
@@ -95,13 +95,14 @@ impl DecoderLm {
             let what = "the model has adapters already";
             return Err(Error::config("lora", what, "Merge them first"));
         }
+        let config = config.for_layers(self.config.linear_layers())?;
         let mut model = self.no_grad();
         for (name, layer) in model.linear_layers_mut() {
             if config.targets(&name) {
-                layer.attach(config, &name, seed);
+                layer.attach(&config, &name, seed);
             }
         }
-        model.lora = Some(config.clone());
+        model.lora = Some(config);
         Ok(model)
     }
 
@@ -121,18 +122,12 @@ impl DecoderLm {
         let mut layers = vec![];
         for (number, layer) in self.model.layers.iter_mut().enumerate() {
             let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-            layers.extend(
-                [
-                    ("self_attn.q_proj", &mut attention.q_proj),
-                    ("self_attn.k_proj", &mut attention.k_proj),
-                    ("self_attn.v_proj", &mut attention.v_proj),
-                    ("self_attn.o_proj", &mut attention.o_proj),
-                    ("mlp.gate_proj", &mut mlp.gate_proj),
-                    ("mlp.up_proj", &mut mlp.up_proj),
-                    ("mlp.down_proj", &mut mlp.down_proj),
-                ]
-                .map(|(part, linear)| (format!("model.layers.{number}.{part}"), linear)),
-            );
+            for (part, parts) in
+                [("self_attn", attention.linear_layers_mut()), ("mlp", mlp.linear_layers_mut())]
+            {
+                let path = |name| format!("model.layers.{number}.{part}.{name}");
+                layers.extend(parts.into_iter().map(|(name, linear)| (path(name), linear)));
+            }
         }
         layers
     }
@@ -188,12 +183,25 @@ impl DecoderLm {
     ///
     /// # Shapes
     /// `ids`: `[rows, length]`, padded on the right; result: `[rows * length, width]`.
-    pub fn hidden(&self, ids: Tensor<2, Int>, metadata: &AttentionMetadata) -> Tensor<2> {
-        let mut x = self.embed(ids);
-        for layer in &self.model.layers {
-            x = layer.forward(x, metadata);
-        }
-        self.model.norm.forward(x)
+    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<2> {
+        let [rows, length] = ids.dims();
+        let device = ids.device();
+        let rows = |kind: &_| AttentionMetadata::rows(kind, rows, length, &device);
+        let metadata = LayerMetadata::new(&self.config, rows);
+        self.normalized(self.through_blocks(self.embed(ids), &metadata))
+    }
+
+    /// The output of the last block.
+    pub(super) fn through_blocks(&self, x: Tensor<2>, metadata: &LayerMetadata) -> Tensor<2> {
+        let layers = self.model.layers.iter().enumerate();
+        layers.fold(x, |x, (number, layer)| layer.forward(x, metadata.of(number)))
+    }
+
+    /// What the head gets: the output of the last block normalized, and divided by what logits are
+    /// divided by.
+    pub(super) fn normalized(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = self.model.norm.forward(x);
+        if self.config.logits_scaling == 1.0 { x } else { x / self.config.logits_scaling }
     }
 
     /// Scores of every next token; for inspection and tests, since it holds them all.
@@ -202,9 +210,7 @@ impl DecoderLm {
     /// `ids`: `[rows, length]`, padded on the right; result: `[rows, length, vocabulary]`.
     pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [rows, length] = ids.dims();
-        let metadata =
-            AttentionMetadata::rows(&self.config.attention(), rows, length, &ids.device());
-        let logits = linear(in_f32(self.hidden(ids, &metadata)), self.head());
+        let logits = linear(in_f32(self.hidden(ids)), self.head());
         logits.reshape([rows, length, self.config.vocab_size])
     }
 
@@ -220,6 +226,47 @@ impl DecoderLm {
     pub(super) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [rows, length] = ids.dims();
         let weight = self.model.embed_tokens.weight.val();
-        self.computed(embedding(weight, ids.reshape([rows * length])))
+        self.scaled_embedding(embedding(weight, ids.reshape([rows * length])))
+    }
+
+    /// Embeddings as the first block takes them: multiplied, in the type that is computed in.
+    pub(super) fn scaled_embedding(&self, x: Tensor<2>) -> Tensor<2> {
+        let scale = self.config.embedding_scale();
+        self.computed(if scale == 1.0 { x } else { x * scale })
+    }
+}
+
+/// Where the tokens of a forward pass stand, for each layer.
+pub(super) struct LayerMetadata {
+    /// One for each attention that layers have.
+    kinds: Vec<AttentionMetadata>,
+    /// Which of them a layer has.
+    of_layer: Vec<usize>,
+}
+
+impl LayerMetadata {
+    /// `make` gives the metadata of an attention.
+    pub(super) fn new(
+        config: &DecoderConfig,
+        make: impl FnMut(&SelfAttentionConfig) -> AttentionMetadata,
+    ) -> Self {
+        let (kinds, of_layer) = config.attentions();
+        Self { kinds: kinds.iter().map(make).collect(), of_layer }
+    }
+
+    /// The rows of a micro-batch.
+    pub(super) fn batch(config: &DecoderConfig, batch: &Batch, device: &Device) -> Self {
+        Self::new(config, |kind| AttentionMetadata::batch(kind, batch, device))
+    }
+
+    /// That of a layer.
+    pub(super) fn of(&self, layer: usize) -> &AttentionMetadata {
+        &self.kinds[self.of_layer[layer]]
+    }
+
+    /// The same on the device without autodiff.
+    pub(super) fn inner(&self) -> Self {
+        let kinds = self.kinds.iter().map(AttentionMetadata::inner).collect();
+        Self { kinds, of_layer: self.of_layer.clone() }
     }
 }

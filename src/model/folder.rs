@@ -9,7 +9,8 @@
 
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
-use super::hf_config::{Refusal, read_config, refuse_in_training, token_ids, write_config};
+use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids, write_config};
+use super::rope::RopeType;
 use super::tensors::lazy_tensors;
 use super::weight_source::WeightSource;
 use super::weights::{FileType, WeightFiles, listed, write_model};
@@ -20,6 +21,7 @@ use crate::files::{flush_folder, read_if_there, remove_folder};
 use crate::ops::resident;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +85,10 @@ pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 pub struct ModelFolder {
     path: PathBuf,
     config: DecoderConfig,
+    /// `config.json`, or of a model of text and images what its text part would have as one.
     json: Value,
+    /// Whether the decoder is the text part of such a model.
+    is_part: bool,
     generation: Value,
 }
 
@@ -130,20 +135,49 @@ impl ModelFolder {
             failed("it has no config.json".into(), hint)
         })?;
         let refused = |refusal: Refusal| refused(path, &refusal);
+        let text = text_part(&json).map_err(refused)?;
+        let (is_part, json) = (matches!(text, Cow::Owned(_)), text.into_owned());
         let config = read_config(&json).map_err(refused)?;
         config
             .validate()
             .map_err(|e| refused(e.to_string().trim_end_matches('.').to_owned().into()))?;
         let generation = read("generation_config.json")?.unwrap_or(Value::Null);
-        Ok(Self { path: path.to_owned(), config, json, generation })
+        Ok(Self { path: path.to_owned(), config, json, is_part, generation })
     }
 
-    /// The folder, to be trained: what its configuration asks for in training alone is looked at.
+    /// The folder for rows of up to so many tokens; see [`DecoderConfig::for_length`]. The context is told
+    /// where that decides anything.
     ///
     /// # Errors
-    /// [`Error::Model`] for a dropout, which is not done here. Whoever only asks the model needs none.
-    pub fn for_training(self) -> Result<Self> {
-        refuse_in_training(&self.json).map_err(|refusal| refused(&self.path, &refusal))?;
+    /// [`Error::Stopped`].
+    pub fn for_length(mut self, tokens: usize, context: &Context<'_>) -> Result<Self> {
+        self.config = self.config.for_length(tokens);
+        if let Some(scaling) = &self.config.rope_scaling
+            && scaling.rope_type == RopeType::LongRope
+        {
+            let list = if scaling.long { "long_factor" } else { "short_factor" };
+            context.notice(format!(
+                "LongRoPE: rows have up to {tokens} tokens and the model's original context {}, so \
+                 `{list}` is used, for all rows of up to {} tokens",
+                scaling.original_max_position_embeddings,
+                self.config.context()
+            ))?;
+        }
+        Ok(self)
+    }
+
+    /// The folder, to be trained. The context is told of a dropout that its configuration asks for in
+    /// training: it is trained without.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a dropout that is no number; [`Error::Stopped`].
+    pub fn for_training(self, context: &Context<'_>) -> Result<Self> {
+        let dropouts = dropouts(&self.json).map_err(|refusal| refused(&self.path, &refusal))?;
+        for (key, rate) in dropouts {
+            context.notice(format!(
+                "the model's config.json sets `{key}` to {rate}; it is trained without that dropout"
+            ))?;
+        }
         Ok(self)
     }
 
@@ -266,7 +300,10 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::load`], but for the tensors' numbers.
     pub(super) fn open_weights(&self) -> Result<WeightFiles> {
-        let files = WeightFiles::open(&self.path)?;
+        let mut files = WeightFiles::open(&self.path)?;
+        if self.is_part {
+            files.keep_text_part();
+        }
         let expected = self.config.tensor_shapes();
         let missing = expected.keys().filter(|name| !files.holds(name));
         let mut problems: Vec<String> = missing.map(|name| format!("{name} is missing")).collect();

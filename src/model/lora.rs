@@ -5,7 +5,7 @@
 use super::precision::{in_f32, like};
 use super::weight_source::{WeightSource, path};
 use crate::error::{Error, Result};
-use crate::ops::{linear, linear_add, swiglu, swiglu_linear_add};
+use crate::ops::{Activation, gated, gated_linear_add, linear, linear_add};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
@@ -15,9 +15,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The linear layers of a block, by the names that PEFT calls them.
+/// The linear layers of a block, by the names that PEFT calls them. Some models have several of them as
+/// one; see [`FUSED`].
 pub const PROJECTIONS: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Linear layers that stand for several of [`PROJECTIONS`] in some models (Phi-3), and for which ones.
+pub const FUSED: [(&str, &[&str]); 2] =
+    [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
 /// Which layers get adapters, and of what kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +36,8 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Scale by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732).
     pub rslora: bool,
-    /// The layers, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
+    /// The layers, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`. In a
+    /// model that has several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none.
     pub target_modules: Vec<String>,
 }
 
@@ -81,6 +87,30 @@ impl LoraConfig {
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
+    /// The same for a model with these linear layers: where the model has several of the targets as one
+    /// layer, that one is the target.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for targets that the model does not have.
+    pub(super) fn for_layers(&self, layers: &[&str]) -> Result<Self> {
+        let mut targets: Vec<&str> = self.target_modules.iter().map(String::as_str).collect();
+        for (one, several) in FUSED.iter().filter(|(one, _)| layers.contains(one)) {
+            if several.iter().all(|part| targets.contains(part)) {
+                targets.retain(|target| !several.contains(target));
+                targets.push(one);
+            }
+        }
+        if let Some(unknown) = targets.iter().find(|target| !layers.contains(target)) {
+            return Err(Error::config(
+                "lora.target_modules",
+                format!("the model has no linear layer `{unknown}` of its own"),
+                format!("Choose of {}", layers.join(", ")),
+            ));
+        }
+        let target_modules = targets.into_iter().map(str::to_owned).collect();
+        Ok(Self { target_modules, ..self.clone() })
+    }
+
     /// Whether the layer of this path gets an adapter.
     pub(super) fn targets(&self, path: &str) -> bool {
         let name = path.rsplit('.').next().unwrap_or(path);
@@ -107,7 +137,9 @@ impl LoraConfig {
             let what = format!("it is {}", self.dropout);
             return refuse("dropout", what, "Give a share, 0 to below 1");
         }
-        let unknown = self.target_modules.iter().find(|m| !PROJECTIONS.contains(&m.as_str()));
+        let known =
+            |name: &str| PROJECTIONS.contains(&name) || FUSED.iter().any(|(one, _)| *one == name);
+        let unknown = self.target_modules.iter().find(|name| !known(name));
         if let Some(unknown) = unknown {
             let what = format!("there is no linear layer `{unknown}`");
             return refuse(
@@ -203,22 +235,35 @@ impl LoraLinear {
         self.complete(y, x, dropout)
     }
 
-    /// The output for `swiglu(gate, up)` added to `residual`.
+    /// The output, added to `residual` where there is one.
+    pub(super) fn forward_to(
+        &self,
+        x: Tensor<2>,
+        residual: Option<Tensor<2>>,
+        dropout: Option<&DropoutKeys>,
+    ) -> Tensor<2> {
+        match residual {
+            Some(residual) => self.forward_add(x, residual, dropout),
+            None => self.forward(x, dropout),
+        }
+    }
+
+    /// The output for `gated(gate, up, activation)` added to `residual`.
     ///
     /// # Shapes
     /// `[tokens, input]` twice and `[tokens, output]` to `[tokens, output]`.
     pub(super) fn forward_gated_add(
         &self,
-        gate: Tensor<2>,
-        up: Tensor<2>,
+        [gate, up]: [Tensor<2>; 2],
+        activation: Activation,
         residual: Tensor<2>,
         dropout: Option<&DropoutKeys>,
     ) -> Tensor<2> {
         if self.bias.is_some() || self.adapter.is_some() {
-            return self.forward_add(swiglu(gate, up), residual, dropout);
+            return self.forward_add(gated(gate, up, activation), residual, dropout);
         }
         let weight = like(self.weight.val(), &gate);
-        swiglu_linear_add(gate, up, weight, residual)
+        gated_linear_add(gate, up, weight, residual, activation)
     }
 
     /// `y` with what bias and adapter add.

@@ -4,9 +4,9 @@
 //! `[tokens, vocabulary]` tensor exists; the noise on embeddings is a function of seed, row and
 //! position, so that batching and resuming do not change it.
 
-use super::blocks::{AttentionMetadata, DecoderLayer, int_tensor};
+use super::blocks::{DecoderLayer, int_tensor};
 use super::causal_lm::{CausalLm, loss_and_gradients};
-use super::decoder::DecoderLm;
+use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::{Objective, StepOptions};
 use super::precision::in_f32;
 use crate::data::Batch;
@@ -27,11 +27,8 @@ impl CausalLm for DecoderLm {
     }
 
     fn objective_sum(&self, batch: &Batch, scale: f64, objective: &Objective) -> Tensor<1> {
-        let metadata = AttentionMetadata::batch(&self.config.attention(), batch, &self.device());
-        let mut x = self.embed_batch(batch, objective);
-        for layer in &self.model.layers {
-            x = layer.forward(x, &metadata);
-        }
+        let metadata = LayerMetadata::batch(&self.config, batch, &self.device());
+        let x = self.through_blocks(self.embed_batch(batch, objective), &metadata);
         self.loss_of_blocks(x, batch, scale, objective.token_loss())
     }
 
@@ -67,7 +64,7 @@ impl DecoderLm {
         let device = self.device();
         let ids = int_tensor(batch.ids.iter().copied(), &device);
         let embedded = embedding(self.model.embed_tokens.weight.val(), ids);
-        self.computed(match objective.neftune_alpha {
+        self.scaled_embedding(match objective.neftune_alpha {
             0.0 => embedded,
             _ => {
                 let noise = noise(batch, self.config.hidden_size, objective);
@@ -85,13 +82,10 @@ impl DecoderLm {
         if trained.is_empty() {
             return None;
         }
-        let metadata = AttentionMetadata::batch(&self.config.attention(), batch, &device);
-        let mut x = self.embed_batch(batch, &Objective::default());
-        for layer in &self.model.layers {
-            x = layer.forward(x, &metadata);
-        }
+        let metadata = LayerMetadata::batch(&self.config, batch, &device);
+        let x = self.through_blocks(self.embed_batch(batch, &Objective::default()), &metadata);
         let places = int_tensor(trained.iter().map(|i| *i as u32), &device);
-        Some(self.model.norm.forward(x).select(0, places))
+        Some(self.normalized(x).select(0, places))
     }
 
     /// The loss that the output of the last block makes; see [`CausalLm::objective_sum`].
@@ -103,7 +97,7 @@ impl DecoderLm {
         terms: TokenLoss,
     ) -> Tensor<1> {
         let device = self.device();
-        let hidden = self.model.norm.forward(x);
+        let hidden = self.normalized(x);
         // Only these positions reach the head.
         let trained = trained_places(batch);
         if trained.is_empty() {

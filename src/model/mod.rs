@@ -1,4 +1,4 @@
-//! A small decoder-only transformer of the Llama family: training, generation, adapters, folders.
+//! A small decoder-only transformer, of one of ten families: training, generation, adapters, folders.
 //!
 //! ```text
 //! architecture  the families, as a table of properties    folder, hf_config  models as folders
@@ -35,13 +35,13 @@ mod weight_source;
 pub(crate) mod weights;
 
 pub use adapter::SaveAdapter;
-pub use architecture::{Architecture, ArchitectureProperties};
+pub use architecture::{Architecture, ArchitectureProperties, ScoreScale, WindowRule};
 pub use blocks::{
-    AttentionMetadata, DecoderLayer, DecoderLayerConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig,
-    SelfAttention, SelfAttentionConfig,
+    AttentionMetadata, DecoderLayer, DecoderLayerConfig, Mlp, MlpConfig, NormPlacement, QkNorm,
+    RmsNorm, RmsNormConfig, SelfAttention, SelfAttentionConfig,
 };
 pub use causal_lm::CausalLm;
-pub use config::DecoderConfig;
+pub use config::{DecoderConfig, LayerType};
 pub use decoder::{Decoder, DecoderLm};
 pub(crate) use folder::writing_place;
 pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder};
@@ -49,11 +49,11 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
-pub use lora::{LoraConfig, LoraLinear, PROJECTIONS};
+pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
 pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};
 pub use precision::Precision;
-pub use rope::RopeScaling;
+pub use rope::{RopeScaling, RopeType};
 pub use tensors::{HostTensor, named_tensors, with_named_tensors};
 pub(crate) use text_model::BUILT_IN;
 pub use text_model::{LoadOptions, TextInterface, TextModel, TextModelFiles};

@@ -1,28 +1,196 @@
-//! Frequencies of the rotary position embedding, scaled as Llama 3.1 does it.
+//! Frequencies of the rotary position embedding, and how they are scaled for longer contexts.
+//!
+//! ```text
+//! linear     all divided by `factor`                       arXiv 2306.15595
+//! llama3     low ones divided, high ones kept              Llama 3.1
+//! yarn       the same by a ramp over the dimensions,       arXiv 2309.00071
+//!            cosines and sines scaled
+//! longrope   each divided by a number of its own, of one   arXiv 2402.13753
+//!            list for short rows or of one for long rows
+//! ```
 
+use super::blocks::refuse;
+use crate::error::Result;
 use crate::ops::rotary_frequencies;
 use serde::{Deserialize, Serialize};
+use std::f64::consts::PI;
 
-/// Llama 3.1's scaling (`rope_type` `llama3`): low frequencies, whose waves are longer than the
-/// context that the model was trained on, are divided by `factor`; high ones stay; between the two
-/// the change is gradual.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How frequencies are scaled; the names are those of `rope_type` in `config.json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RopeType {
+    /// As in Llama 3.1: frequencies whose waves are longer than the original context are divided by
+    /// `factor`, high ones stay, and between the two the change is gradual.
+    #[default]
+    Llama3,
+    /// All divided by `factor`.
+    Linear,
+    /// YaRN: as `Llama3` with another ramp; cosines and sines are scaled too.
+    Yarn,
+    /// LongRoPE: each frequency divided by a number of its own, which depends on whether rows go
+    /// beyond the original context; cosines and sines are scaled too.
+    LongRope,
+}
+
+/// Scaling of RoPE's frequencies; field names follow `rope_scaling` in `config.json`. Each type reads
+/// the fields that it names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RopeScaling {
-    /// Divides the low frequencies.
+    /// What is done with the frequencies.
+    pub rope_type: RopeType,
+    /// Divides the low frequencies; with `longrope` the whole context over the original one.
     pub factor: f64,
-    /// Waves longer than the original context divided by this are low.
-    pub low_freq_factor: f64,
-    /// Waves shorter than the original context divided by this are high.
-    pub high_freq_factor: f64,
-    /// The context before scaling, in tokens.
+    /// The context before scaling, in tokens; `linear` has no use for it.
     pub original_max_position_embeddings: usize,
+    /// `llama3`: waves longer than the original context divided by this are low.
+    pub low_freq_factor: f64,
+    /// `llama3`: waves shorter than the original context divided by this are high.
+    pub high_freq_factor: f64,
+    /// `yarn`: frequencies with more rotations than this in the original context stay.
+    pub beta_fast: f64,
+    /// `yarn`: frequencies with fewer rotations than this are divided by `factor`.
+    pub beta_slow: f64,
+    /// `yarn`: whether the ends of its ramp are whole dimensions.
+    pub truncate: bool,
+    /// `yarn`, `longrope`: scales cosines and sines; without it what the factor calls for.
+    pub attention_factor: Option<f64>,
+    /// `yarn`: with `mscale_all_dim`, part of the scale that the factor calls for.
+    pub mscale: Option<f64>,
+    /// `yarn`: see `mscale`.
+    pub mscale_all_dim: Option<f64>,
+    /// `longrope`: divides each frequency where rows stay within the original context.
+    pub short_factor: Vec<f64>,
+    /// `longrope`: divides each frequency where rows go beyond it.
+    pub long_factor: Vec<f64>,
+    /// `longrope`: whether rows go beyond the original context. A run decides it once, by its length
+    /// limit; transformers decides for each batch.
+    pub long: bool,
+    /// Queries at position `p` are multiplied by `1 + beta ln(1 + floor(p / original context))`, as
+    /// in Llama 4 and Ministral 3.
+    pub llama_4_scaling_beta: Option<f64>,
+}
+
+impl Default for RopeScaling {
+    /// Llama 3.1's type with a factor of 1, which changes nothing.
+    fn default() -> Self {
+        Self {
+            rope_type: RopeType::Llama3,
+            factor: 1.0,
+            original_max_position_embeddings: 8192,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: None,
+            mscale: None,
+            mscale_all_dim: None,
+            short_factor: vec![],
+            long_factor: vec![],
+            long: false,
+            llama_4_scaling_beta: None,
+        }
+    }
 }
 
 impl RopeScaling {
-    fn scaled(&self, frequency: f64) -> f64 {
+    /// Checks the fields that its type reads; `rotated` is the number of a head's values that are
+    /// rotated.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) with what is out of range.
+    pub(super) fn validate(&self, rotated: usize) -> Result<()> {
+        let refuse = |what: String, hint: &str| refuse("rope_scaling", what, hint);
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        if !self.factor.is_finite() || self.factor < 1.0 {
+            return refuse(format!("its factor is {}", self.factor), "Give 1 or more");
+        }
+        if self.original_max_position_embeddings == 0 {
+            return refuse("its original context is 0".into(), "Give its tokens");
+        }
+        let (low, high) = (self.low_freq_factor, self.high_freq_factor);
+        let llama3 = self.rope_type == RopeType::Llama3;
+        if llama3 && (!positive(low) || !high.is_finite() || high <= low) {
+            let what = format!("its low_freq_factor is {low} and its high_freq_factor {high}");
+            return refuse(what, "Give 0 < low < high");
+        }
+        let (fast, slow) = (self.beta_fast, self.beta_slow);
+        if self.rope_type == RopeType::Yarn && (!positive(slow) || !positive(fast) || fast < slow) {
+            let what = format!("its beta_fast is {fast} and its beta_slow {slow}");
+            return refuse(what, "Give 0 < slow <= fast");
+        }
+        if let Some(factor) = self.attention_factor.filter(|factor| !positive(*factor)) {
+            return refuse(format!("its attention_factor is {factor}"), "Give a positive number");
+        }
+        let scales = [self.mscale, self.mscale_all_dim, self.llama_4_scaling_beta];
+        if let Some(scale) = scales.into_iter().flatten().find(|x| !x.is_finite() || *x < 0.0) {
+            return refuse(format!("one of its scales is {scale}"), "Give 0 or more");
+        }
+        if self.rope_type != RopeType::LongRope {
+            return Ok(());
+        }
+        for (name, list) in [("short", &self.short_factor), ("long", &self.long_factor)] {
+            if list.len() != rotated / 2 {
+                let what = format!("its {name}_factor has {} numbers", list.len());
+                return refuse(what, &format!("Give {}, one for each frequency", rotated / 2));
+            }
+            if let Some(factor) = list.iter().find(|factor| !positive(**factor)) {
+                let what = format!("its {name}_factor holds {factor}");
+                return refuse(what, "Give positive numbers");
+            }
+        }
+        Ok(())
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub(super) fn attention_factor(&self) -> f64 {
+        let ln = self.factor.ln();
+        match self.rope_type {
+            RopeType::Llama3 | RopeType::Linear => 1.0,
+            _ if self.attention_factor.is_some() => self.attention_factor.unwrap_or(1.0),
+            RopeType::Yarn => {
+                let scale = |of: f64| if self.factor <= 1.0 { 1.0 } else { 0.1 * of * ln + 1.0 };
+                // A scale of 0 is none, as in transformers.
+                match (self.mscale, self.mscale_all_dim) {
+                    (Some(one), Some(all)) if one != 0.0 && all != 0.0 => scale(one) / scale(all),
+                    _ => scale(1.0),
+                }
+            }
+            RopeType::LongRope if self.factor <= 1.0 => 1.0,
+            RopeType::LongRope => {
+                (1.0 + ln / (self.original_max_position_embeddings as f64).ln()).sqrt()
+            }
+        }
+    }
+
+    /// What a query at a position is multiplied by.
+    pub(super) fn query_scale(&self, position: u32) -> f64 {
+        let beta = self.llama_4_scaling_beta.unwrap_or(0.0);
+        let contexts = f64::from(position) / self.original_max_position_embeddings as f64;
+        1.0 + beta * contexts.floor().ln_1p()
+    }
+
+    /// The frequencies scaled.
+    fn scaled(&self, plain: Vec<f64>, theta: f64) -> Vec<f64> {
+        let ramp = match self.rope_type {
+            RopeType::Yarn => self.yarn_ramp(plain.len(), theta),
+            _ => vec![],
+        };
+        let scaled = |(i, frequency): (usize, f64)| match self.rope_type {
+            RopeType::Llama3 => self.llama3(frequency),
+            RopeType::Linear => frequency / self.factor,
+            RopeType::Yarn => frequency / self.factor * ramp[i] + frequency * (1.0 - ramp[i]),
+            RopeType::LongRope => {
+                frequency / if self.long { self.long_factor[i] } else { self.short_factor[i] }
+            }
+        };
+        plain.into_iter().enumerate().map(scaled).collect()
+    }
+
+    fn llama3(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings as f64;
-        let wave = 2.0 * std::f64::consts::PI / frequency;
+        let wave = 2.0 * PI / frequency;
         if wave < context / self.high_freq_factor {
             frequency
         } else if wave > context / self.low_freq_factor {
@@ -33,12 +201,68 @@ impl RopeScaling {
             (1.0 - smooth) * frequency / self.factor + smooth * frequency
         }
     }
+
+    /// How much of each frequency is divided: 0 up to the dimension that rotates `beta_fast` times in
+    /// the original context, 1 from the one that rotates `beta_slow` times on.
+    fn yarn_ramp(&self, pairs: usize, theta: f64) -> Vec<f64> {
+        let width = 2.0 * pairs as f64;
+        let context = self.original_max_position_embeddings as f64;
+        let dimension =
+            |rotations: f64| width * (context / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
+        let (mut low, mut high) = (dimension(self.beta_fast), dimension(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(width - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        (0..pairs).map(|i| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)).collect()
+    }
 }
 
-/// Angle per position of each pair of a head's values, in radians: `head_dim / 2` numbers.
-pub(super) fn frequencies(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Vec<f64> {
-    rotary_frequencies(head_dim, theta)
-        .into_iter()
-        .map(|frequency| scaling.map_or(frequency, |s| s.scaled(frequency)))
-        .collect()
+/// Angle per position of each pair of the `rotated` values of a head, in radians: `rotated / 2`
+/// numbers.
+pub(super) fn frequencies(rotated: usize, theta: f64, scaling: Option<&RopeScaling>) -> Vec<f64> {
+    let plain = rotary_frequencies(rotated, theta);
+    match scaling {
+        Some(scaling) => scaling.scaled(plain, theta),
+        None => plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_scaled_by_the_contexts_before_them() {
+        let scaling = RopeScaling {
+            original_max_position_embeddings: 16,
+            llama_4_scaling_beta: Some(0.1),
+            ..RopeScaling::default()
+        };
+        assert_eq!(scaling.query_scale(15), 1.0);
+        assert!((scaling.query_scale(16) - (1.0 + 0.1 * 2f64.ln())).abs() < 1e-15);
+        assert!((scaling.query_scale(47) - (1.0 + 0.1 * 3f64.ln())).abs() < 1e-15);
+    }
+
+    #[test]
+    fn long_rows_have_factors_of_their_own() {
+        let mut scaling = RopeScaling {
+            rope_type: RopeType::LongRope,
+            factor: 4.0,
+            original_max_position_embeddings: 16,
+            short_factor: vec![1.0, 2.0],
+            long_factor: vec![4.0, 8.0],
+            ..RopeScaling::default()
+        };
+        scaling.validate(4).unwrap();
+        assert!(scaling.validate(6).is_err());
+        assert_eq!(frequencies(4, 100.0, Some(&scaling)), [1.0, 0.05]);
+        scaling.long = true;
+        assert_eq!(frequencies(4, 100.0, Some(&scaling)), [0.25, 0.0125]);
+        // ln 4 / ln 16 is a half.
+        assert!((scaling.attention_factor() - 1.5f64.sqrt()).abs() < 1e-15);
+    }
 }

@@ -37,6 +37,10 @@ pub struct LoadOptions {
     pub chat_template: Option<PathBuf>,
     /// The system's message in each conversation. It takes the place of one that a prompt has.
     pub system: Option<String>,
+    /// Tokens of the longest row that is asked for, prompt and answer together, where that is known. It
+    /// decides LongRoPE, which otherwise is that of the model's original context; see
+    /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length).
+    pub max_length: Option<usize>,
     /// The device, by the name of its backend; see [`device::by_name`].
     pub backend: String,
 }
@@ -44,7 +48,13 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     /// No adapter, the model's own template, the fastest backend.
     fn default() -> Self {
-        Self { adapter: None, chat_template: None, system: None, backend: "auto".into() }
+        Self {
+            adapter: None,
+            chat_template: None,
+            system: None,
+            max_length: None,
+            backend: "auto".into(),
+        }
     }
 }
 
@@ -87,7 +97,10 @@ impl TextModelFiles {
     pub(super) fn read(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let Location { folder, adapter } =
             Location::find(name, options.adapter.as_deref(), context)?;
-        let folder = ModelFolder::open(&folder)?;
+        let mut folder = ModelFolder::open(&folder)?;
+        if let Some(tokens) = options.max_length {
+            folder = folder.for_length(tokens, context)?;
+        }
         folder.open_weights()?;
         if let Some(adapter) = &adapter {
             AdapterFiles::open(adapter, folder.config())?;

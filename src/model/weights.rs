@@ -166,9 +166,29 @@ impl WeightFile {
 /// All weights of a folder, by name.
 pub(crate) struct WeightFiles {
     files: Vec<WeightFile>,
-    /// Where each tensor is, and its shape.
-    tensors: BTreeMap<String, (usize, Vec<usize>)>,
+    /// Where each tensor is, its name there, and its shape.
+    tensors: BTreeMap<String, Held>,
     path: PathBuf,
+}
+
+/// A tensor in a file.
+struct Held {
+    file: usize,
+    name: String,
+    shape: Vec<usize>,
+}
+
+/// The name that a tensor of a model of text and images has in the text part alone; `None` for tensors
+/// of the other parts.
+fn text_name(name: &str) -> Option<String> {
+    // As transformers 4 and 5 name them.
+    for prefix in ["language_model.model.", "model.language_model."] {
+        if let Some(rest) = name.strip_prefix(prefix) {
+            return Some(format!("model.{rest}"));
+        }
+    }
+    let head = name.strip_prefix("language_model.").unwrap_or(name);
+    (head == "lm_head.weight").then(|| head.to_owned())
 }
 
 impl WeightFiles {
@@ -230,7 +250,18 @@ impl WeightFiles {
     fn add(&mut self, file: WeightFile, shapes: Vec<(String, Vec<usize>)>) {
         let index = self.files.len();
         self.files.push(file);
-        self.tensors.extend(shapes.into_iter().map(|(name, shape)| (name, (index, shape))));
+        self.tensors.extend(shapes.into_iter().map(|(name, shape)| {
+            let held = Held { file: index, name: name.clone(), shape };
+            (name, held)
+        }));
+    }
+
+    /// Keeps the tensors of the text part of a model of text and images, by the names that they have in a
+    /// model of text alone.
+    pub(super) fn keep_text_part(&mut self) {
+        let all = std::mem::take(&mut self.tensors);
+        let text = all.into_iter().filter_map(|(name, held)| Some((text_name(&name)?, held)));
+        self.tensors = text.collect();
     }
 
     /// The file, or the index of the files.
@@ -240,7 +271,7 @@ impl WeightFiles {
 
     /// Names and shapes.
     pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, (_, shape))| (name.as_str(), shape.as_slice()))
+        self.tensors.iter().map(|(name, held)| (name.as_str(), held.shape.as_slice()))
     }
 
     /// An entry of the metadata in the header of the first file.
@@ -273,7 +304,7 @@ impl WeightFiles {
     /// [`Error::Model`]: it is missing, of an unknown type, or has numbers that are not finite.
     pub(crate) fn read(&mut self, name: &str) -> Result<HostTensor> {
         match self.tensors.get(name) {
-            Some((file, _)) => self.files[*file].read(name),
+            Some(held) => self.files[held.file].read(&held.name),
             None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
         }
     }

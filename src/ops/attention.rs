@@ -13,6 +13,10 @@
 //!                                            5            x
 //! ```
 //!
+//! A sliding window is told in the same way: where token `i` sees `window` keys at most, its first one is
+//! `i - window + 1` or that of its segment, whichever comes later. What is out of sight costs nothing
+//! but the keys that other queries of a block see.
+//!
 //! Works on the layout that the projections produce, `[tokens, heads * head_dim]`. Queries are
 //! taken in blocks, and the key and value heads are never repeated for their groups of query heads.
 //! What is kept for the backward pass is the output and one log-sum-exp per query and head; the
@@ -77,7 +81,8 @@ impl AttentionShape {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
     shape: AttentionShape,
-    /// Tokens of the longest segment; `shape.seq` where it is not known.
+    /// Most keys that a query sees: tokens of the longest segment, or the window where that is less;
+    /// `shape.seq` where it is not known.
     longest: usize,
 }
 
@@ -185,9 +190,9 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
 /// With `tokens = batch * seq`, row after row:
 /// - `q`: `[tokens, heads * head_dim]`
 /// - `k`, `v`: `[tokens, kv_heads * head_dim]`
-/// - `segment_starts`: `[tokens]`, the index within its row (`0..seq`) of the first token of each
-///   token's segment; never above the token's own index, and never falling along a row. All 0 for
-///   rows that are not packed.
+/// - `segment_starts`: `[tokens]`, the index within its row (`0..seq`) of the first key that each token
+///   sees: the first token of its segment, or with a sliding window a later one; never above the
+///   token's own index, and never falling along a row. All 0 for rows that are not packed.
 /// - result: like `q`
 ///
 /// # Panics
@@ -205,15 +210,16 @@ pub fn causal_attention(
     causal_attention_within(q, k, v, segment_starts, shape, shape.seq)
 }
 
-/// As [`causal_attention`], where it is known that no segment has more than `longest` tokens: for
-/// short examples in a long row, time and memory then grow with the row and not with its square.
+/// As [`causal_attention`], where it is known that no token sees more than `longest` keys: for short
+/// examples in a long row, and for sliding windows, time and memory then grow with the row and not with
+/// its square.
 ///
 /// # Shapes
 /// As there.
 ///
 /// # Panics
-/// As there, and if `longest` is 0. Where a segment is longer, flex gives the result for the whole
-/// segment; other backends may leave out its first keys.
+/// As there, and if `longest` is 0. Where a token sees more keys, flex takes all of them in; other
+/// backends may leave out the first ones.
 pub fn causal_attention_within(
     q: Tensor<2>,
     k: Tensor<2>,

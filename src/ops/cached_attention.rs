@@ -13,8 +13,9 @@ pub(crate) trait CachedAttentionKernel: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: FloatTensor<Self>,
+        first: usize,
     ) -> FloatTensor<Self> {
-        portable::<Self>(q, k, v, mask)
+        portable::<Self>(q, k, v, mask, first)
     }
 }
 
@@ -25,7 +26,7 @@ for_each_portable_backend! { CachedAttentionKernel {} }
 struct Sizes {
     rows: usize,
     new: usize,
-    /// Keys that there are; the cache may have room for more.
+    /// Keys that are looked at; the cache may have others before and after them.
     keys: usize,
     heads: usize,
     kv_heads: usize,
@@ -44,11 +45,12 @@ fn portable<B: Backend>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     mask: FloatTensor<B>,
+    first: usize,
 ) -> FloatTensor<B> {
     let Sizes { rows, new, keys, heads, kv_heads, dim } =
         Sizes::of(&q.shape(), &k.shape(), &mask.shape());
     let (group, dtype) = (heads / kv_heads, q.dtype());
-    let seen = [0..rows, 0..kv_heads, 0..keys, 0..dim].map(Slice::from);
+    let seen = [0..rows, 0..kv_heads, first..first + keys, 0..dim].map(Slice::from);
     let [k, v] = [k, v].map(|all| B::float_slice(all, &seen));
     // The heads of a group share keys, so they are rows of one product.
     let q = B::float_reshape(q, [rows, new, kv_heads, group, dim].into());
@@ -75,8 +77,9 @@ dispatched! {
             k: FloatTensor<Self>,
             v: FloatTensor<Self>,
             mask: FloatTensor<Self>,
+            first: usize,
         ) -> FloatTensor<Self> {
-            <Self as CachedAttentionKernel>::attend_to_cache(q, k, v, mask)
+            <Self as CachedAttentionKernel>::attend_to_cache(q, k, v, mask, first)
         }
     }
 }
@@ -86,14 +89,21 @@ dispatched! {
 ///
 /// # Shapes
 /// - `q`: `[rows * new, heads * head_dim]`
-/// - `k`, `v`: `[rows, kv_heads, capacity, head_dim]`, of which the first `keys` are there
+/// - `k`, `v`: `[rows, kv_heads, capacity, head_dim]`, of which those from `first` on are looked at, as
+///   many as the mask has; what stands before and after them costs nothing
 /// - `mask`: `[rows, 1, new, keys]` in f32 (f64 for f64), 0 where a key is seen and a large negative
 ///   number where it is not; each query sees one key at least
 /// - result: like `q`
 ///
 /// # Panics
 /// If the shapes do not fit together, a size is 0, or a tensor is on an autodiff device.
-pub fn cached_attention(q: Tensor<2>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4>) -> Tensor<2> {
+pub fn cached_attention(
+    q: Tensor<2>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: Tensor<4>,
+    first: usize,
+) -> Tensor<2> {
     let ([tokens, width], [rows, kv_heads, capacity, dim]) = (q.dims(), k.dims());
     let [mask_rows, one, new, keys] = mask.dims();
     assert_eq!(k.dims(), v.dims(), "cached_attention: the shapes of k and v differ");
@@ -102,8 +112,12 @@ pub fn cached_attention(q: Tensor<2>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4
         "cached_attention: a size is 0"
     );
     assert!(
-        mask_rows == rows && one == 1 && tokens == rows * new && keys <= capacity,
-        "cached_attention: a mask {:?} does not fit {tokens} tokens and a cache {:?}",
+        mask_rows == rows
+            && one == 1
+            && tokens == rows * new
+            && first.checked_add(keys).is_some_and(|end| end <= capacity),
+        "cached_attention: a mask {:?} from key {first} on does not fit {tokens} tokens and a cache \
+         {:?}",
         mask.dims(),
         k.dims()
     );
@@ -117,6 +131,7 @@ pub fn cached_attention(q: Tensor<2>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4
         k.into_dispatch(),
         v.into_dispatch(),
         mask.into_dispatch(),
+        first,
     ))
 }
 
@@ -134,9 +149,10 @@ mod flex {
             k: FloatTensor<Self>,
             v: FloatTensor<Self>,
             mask: FloatTensor<Self>,
+            first: usize,
         ) -> FloatTensor<Self> {
             if !kernel::all_f32([&q, &k, &v, &mask]) {
-                return portable::<Self>(q, k, v, mask);
+                return portable::<Self>(q, k, v, mask, first);
             }
             let sizes = Sizes::of(&q.shape(), &k.shape(), &mask.shape());
             let Sizes { rows, new, keys, heads, kv_heads, dim } = sizes;
@@ -150,7 +166,7 @@ mod flex {
                 || vec![0.0; group * keys],
                 |scores, task| {
                     let (row, kv_head) = (task / kv_heads, task % kv_heads);
-                    let cached = (row * kv_heads + kv_head) * capacity * dim;
+                    let cached = ((row * kv_heads + kv_head) * capacity + first) * dim;
                     let (k, v) = (&k[cached..][..keys * dim], &v[cached..][..keys * dim]);
                     for token in row * new..(row + 1) * new {
                         let place = token * width + kv_head * group * dim;

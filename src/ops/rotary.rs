@@ -15,20 +15,31 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
 
+/// How heads are rotated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotation {
+    /// Values of a head.
+    head_dim: usize,
+    /// Whether it goes backwards.
+    inverse: bool,
+}
+
 /// Rotation of plain backend tensors.
 pub(crate) trait RotaryKernel: Backend {
-    /// Rotates each head of `x` `[tokens, heads * head_dim]` by the angles of its token's position.
+    /// Rotates the first values of each head of `x` `[tokens, heads * head_dim]` by the angles of its
+    /// token's position: twice as many as the table has columns.
     ///
-    /// `cos` and `sin` are `[positions, head_dim / 2]`, `positions` is `[tokens]`. The inverse
-    /// rotation is the transpose, hence also the backward pass.
+    /// `cos` and `sin` are `[positions, rotated / 2]`, `positions` is `[tokens]`. The inverse rotation
+    /// is the transpose (of a table whose cosines and sines are scaled too), hence also the backward
+    /// pass.
     fn rotate(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
         positions: IntTensor<Self>,
-        inverse: bool,
+        rotation: Rotation,
     ) -> FloatTensor<Self> {
-        portable_rotate::<Self>(x, cos, sin, positions, inverse)
+        portable_rotate::<Self>(x, cos, sin, positions, rotation)
     }
 }
 
@@ -39,17 +50,17 @@ fn portable_rotate<B: Backend>(
     cos: FloatTensor<B>,
     sin: FloatTensor<B>,
     positions: IntTensor<B>,
-    inverse: bool,
+    Rotation { head_dim, inverse }: Rotation,
 ) -> FloatTensor<B> {
     let ([tokens, width], dtype) = (x.shape().dims(), x.dtype());
     let [_, half] = cos.shape().dims::<2>();
-    let heads = width / (2 * half);
+    let heads = width / head_dim;
     let [cos, sin] = [cos, sin].map(|table| {
         let angles = B::float_select(table, 0, positions.clone());
         cast::<B>(B::float_reshape(angles, [tokens, 1, half].into()), wide(dtype))
     });
     let sin = if inverse { B::float_neg(sin) } else { sin };
-    let x = widen::<B>(B::float_reshape(x, [tokens, heads, 2 * half].into()));
+    let x = widen::<B>(B::float_reshape(x, [tokens, heads, head_dim].into()));
     let part = |range| {
         B::float_slice(x.clone(), &[(0..tokens).into(), (0..heads).into(), Slice::from(range)])
     };
@@ -57,7 +68,11 @@ fn portable_rotate<B: Backend>(
     let first =
         B::float_sub(B::float_mul(a.clone(), cos.clone()), B::float_mul(b.clone(), sin.clone()));
     let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
-    let rotated = B::float_cat(vec![first, second], 2);
+    let mut parts = vec![first, second];
+    if 2 * half < head_dim {
+        parts.push(part(2 * half..head_dim));
+    }
+    let rotated = B::float_cat(parts, 2);
     cast::<B>(B::float_reshape(rotated, [tokens, width].into()), dtype.into())
 }
 
@@ -69,8 +84,10 @@ dispatched! {
             cos: FloatTensor<Self>,
             sin: FloatTensor<Self>,
             positions: IntTensor<Self>,
+            head_dim: usize,
         ) -> FloatTensor<Self> {
-            <Self as RotaryKernel>::rotate(x, cos, sin, positions, false)
+            let rotation = Rotation { head_dim, inverse: false };
+            <Self as RotaryKernel>::rotate(x, cos, sin, positions, rotation)
         }
     }
 }
@@ -81,12 +98,14 @@ impl<B: RotaryKernel, C: CheckpointStrategy> RotaryOps for Autodiff<B, C> {
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
         positions: IntTensor<Self>,
+        head_dim: usize,
     ) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
-        let y = B::rotate(x, cos.clone(), sin.clone(), positions.clone(), false);
+        let rotation = Rotation { head_dim, inverse: false };
+        let y = B::rotate(x, cos.clone(), sin.clone(), positions.clone(), rotation);
         match RotaryBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((cos, sin, positions), y),
+            OpsKind::Tracked(prep) => prep.finish((cos, sin, positions, head_dim), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -96,14 +115,15 @@ impl<B: RotaryKernel, C: CheckpointStrategy> RotaryOps for Autodiff<B, C> {
 struct RotaryBackward;
 
 impl<B: RotaryKernel> Backward<B, 1> for RotaryBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
+    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>, usize);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (cos, sin, positions) = ops.state;
+        let (cos, sin, positions, head_dim) = ops.state;
+        let rotation = Rotation { head_dim, inverse: true };
         let [node] = ops.parents;
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::rotate(grad, cos, sin, positions, true));
+            grads.register::<B>(node.id, B::rotate(grad, cos, sin, positions, rotation));
         }
     }
 }
@@ -158,14 +178,35 @@ pub fn rotary_table(positions: usize, frequencies: &[f64], device: &Device) -> [
 /// If the shapes do not fit together. On flex also if a position is outside of the table; other
 /// backends leave that check to their own indexing, since values on a GPU cannot be looked at
 /// without waiting for it.
-pub fn rotary(x: Tensor<2>, [cos, sin]: [Tensor<2>; 2], positions: Tensor<1, Int>) -> Tensor<2> {
+pub fn rotary(x: Tensor<2>, table: [Tensor<2>; 2], positions: Tensor<1, Int>) -> Tensor<2> {
+    let head_dim = 2 * table[0].dims()[1];
+    rotary_partial(x, table, positions, head_dim)
+}
+
+/// As [`rotary`] on the first values of each head, twice as many as the table has columns; the others
+/// stay as they are.
+///
+/// # Shapes
+/// As there, where `head_dim` is given and the table is `[table length, rotated / 2]`.
+///
+/// # Panics
+/// As there, and if the table rotates more values than a head has.
+pub fn rotary_partial(
+    x: Tensor<2>,
+    [cos, sin]: [Tensor<2>; 2],
+    positions: Tensor<1, Int>,
+    head_dim: usize,
+) -> Tensor<2> {
     let ([tokens, width], [length, half]) = (x.dims(), cos.dims());
     assert_eq!(cos.dims(), sin.dims(), "rotary: the shapes of cos and sin differ");
     assert!(tokens > 0 && length > 0, "rotary: no tokens or an empty table");
     assert!(
-        half > 0 && width > 0 && width.is_multiple_of(2 * half),
-        "rotary: the width {width} of x is not a multiple of head_dim {}, twice the table's width",
-        2 * half
+        half > 0 && 2 * half <= head_dim,
+        "rotary: a table of {half} columns does not fit a head_dim of {head_dim}"
+    );
+    assert!(
+        width > 0 && width.is_multiple_of(head_dim),
+        "rotary: the width {width} of x is not a multiple of head_dim {head_dim}"
     );
     assert_eq!(positions.dims(), [tokens], "rotary: positions are not one per token of x");
     Tensor::from_dispatch(<Dispatch as RotaryOps>::rotary(
@@ -173,6 +214,7 @@ pub fn rotary(x: Tensor<2>, [cos, sin]: [Tensor<2>; 2], positions: Tensor<1, Int
         cos.into_dispatch(),
         sin.into_dispatch(),
         positions.into_dispatch(),
+        head_dim,
     ))
 }
 
@@ -189,18 +231,18 @@ mod flex {
             cos: FloatTensor<Self>,
             sin: FloatTensor<Self>,
             positions: IntTensor<Self>,
-            inverse: bool,
+            rotation: Rotation,
         ) -> FloatTensor<Self> {
             let [tokens, width] = x.shape().dims();
             let [length, half] = cos.shape().dims();
             if !kernel::all_f32([&x, &cos, &sin]) {
                 kernel::indices(positions.clone(), length, "rotary: position");
-                return portable_rotate::<Self>(x, cos, sin, positions, inverse);
+                return portable_rotate::<Self>(x, cos, sin, positions, rotation);
             }
             let (cos, sin) = (kernel::contiguous(cos), kernel::contiguous(sin));
             let (cos, sin) = (cos.storage::<f32>(), sin.storage::<f32>());
             let positions = kernel::indices(positions, length, "rotary: position");
-            let sign = if inverse { -1.0 } else { 1.0 };
+            let sign = if rotation.inverse { -1.0 } else { 1.0 };
             let mut x = kernel::contiguous(x);
             let x_all = SharedMut::new(x.storage_mut::<f32>());
             kernel::par_row_blocks(tokens, |block| {
@@ -208,7 +250,8 @@ mod flex {
                     let angles = positions[token] * half..(positions[token] + 1) * half;
                     // SAFETY: the tokens' rows are disjoint.
                     let row = unsafe { x_all.slice(token * width..(token + 1) * width) };
-                    rotate_row(row, &cos[angles.clone()], &sin[angles], sign);
+                    let table = [&cos[angles.clone()], &sin[angles]];
+                    rotate_row(row, rotation.head_dim, table, sign);
                 }
             });
             x
@@ -217,10 +260,11 @@ mod flex {
 
     simd_fn! {
         /// Rotates every head of one token; `sign` -1 rotates backwards.
-        fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        fn rotate_row(row: &mut [f32], head_dim: usize, table: [&[f32]; 2], sign: f32) {
+            let [cos, sin] = table;
             let half = cos.len();
-            for head in row.chunks_exact_mut(2 * half) {
-                let (first, second) = head.split_at_mut(half);
+            for head in row.chunks_exact_mut(head_dim) {
+                let (first, second) = head[..2 * half].split_at_mut(half);
                 for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                     let sin = sin * sign;
                     (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);

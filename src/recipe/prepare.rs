@@ -262,7 +262,7 @@ impl Inputs {
         }
         let base = match &config.base_model {
             None => Some(None),
-            Some(name) => problems.note(base_model(name, context)).map(Some),
+            Some(name) => problems.note(base_model(name, data.max_length, context)).map(Some),
         };
         let tokenizer = match &base {
             // Without its model there is nothing to say of it.
@@ -299,9 +299,10 @@ fn check_file(path: &Path) -> Result<()> {
     open().map_err(|e| Error::io("read", path, e))
 }
 
-/// The folder of the model to fine-tune.
-fn base_model(name: &str, context: &Context<'_>) -> Result<ModelFolder> {
-    ModelFolder::open(&model_folder(name, context)?)?.for_training()
+/// The folder of the model to fine-tune, for rows of up to so many tokens.
+fn base_model(name: &str, max_length: usize, context: &Context<'_>) -> Result<ModelFolder> {
+    let folder = ModelFolder::open(&model_folder(name, context)?)?;
+    folder.for_length(max_length, context)?.for_training(context)
 }
 
 fn read_tokenizer(
@@ -359,8 +360,9 @@ fn student_shape(
     }
     if base.is_none() {
         model.max_position_embeddings = model.max_position_embeddings.max(max_length);
-    } else if max_length > model.max_position_embeddings {
-        let positions = model.max_position_embeddings;
+        model = model.for_length(max_length);
+    } else if max_length > model.context() {
+        let positions = model.context();
         return Err(Error::config(
             "data.max_length",
             format!("it is {max_length}, but the model is made for {positions} tokens"),

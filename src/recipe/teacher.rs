@@ -93,7 +93,11 @@ pub fn load_teacher(
         ));
     }
     // It is given tokens, and no template.
-    let options = LoadOptions { chat_template: Some(BUILT_IN.into()), ..LoadOptions::default() };
+    let options = LoadOptions {
+        chat_template: Some(BUILT_IN.into()),
+        max_length: Some(prepared.longest),
+        ..LoadOptions::default()
+    };
     let files = TextModelFiles::open(name, &options, context)?;
     if let Some(token) = prepared.tokenizer.first_difference(files.tokenizer()) {
         return Err(Error::config(
@@ -102,7 +106,7 @@ pub fn load_teacher(
             "Logits can be learned only from a teacher with the student's tokens",
         ));
     }
-    let (longest, limit) = (prepared.longest, files.folder().config().max_position_embeddings);
+    let (longest, limit) = (prepared.longest, files.folder().config().context());
     if longest > limit {
         return Err(Error::config(
             "teacher.path",

@@ -461,6 +461,10 @@ const HINT: &str = "Take the old settings and data, name another directory (out)
 /// The student that a cell's run has written, in the precision in which the run tested it.
 fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
     let name = run.out.display().to_string();
-    let options = LoadOptions { backend: run.backend.clone(), ..LoadOptions::default() };
+    let options = LoadOptions {
+        max_length: Some(run.data.max_length),
+        backend: run.backend.clone(),
+        ..LoadOptions::default()
+    };
     TextModel::load(&name, &options, context)?.model.with_precision(run.precision)
 }

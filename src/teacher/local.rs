@@ -117,7 +117,7 @@ impl LocalTeacher {
         stop: &StopFlag,
     ) -> Result<Option<Vec<Response>>> {
         // A problem that leaves no room for an answer has none.
-        let longest = self.files.folder().config().max_position_embeddings;
+        let longest = self.files.folder().config().context();
         let TextInterface { tokenizer, template, end_tokens } = self.files.text_interface();
         let mut responses = vec![Response::default(); questions.len()];
         let (mut places, mut prompts, mut numbers) = (vec![], vec![], vec![]);

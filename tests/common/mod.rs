@@ -5,8 +5,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use mixdistill::context::{Event, Moment, Observer};
 use mixdistill::data::{Example, Row, TextTokenizer};
 use mixdistill::model::{
-    Architecture, DecoderConfig, DecoderLm, GenerateConfig, Generation, SaveAdapter,
-    StopConditions, named_tensors, with_named_tensors,
+    Architecture, DecoderConfig, DecoderLm, GenerateConfig, Generation, LayerType, RopeScaling,
+    RopeType, SaveAdapter, StopConditions, named_tensors, with_named_tensors,
 };
 use mixdistill::recipe::RunConfig;
 use std::io::Write;
@@ -48,7 +48,63 @@ pub fn tiny(architecture: Architecture) -> DecoderConfig {
         head_dim: Some(6),
         tie_word_embeddings: architecture == Architecture::Llama,
         initializer_range: 0.3,
-        ..DecoderConfig::default()
+        ..of_family(architecture)
+    }
+}
+
+/// The defaults, with what the family has and others do not, at a size at which it matters.
+fn of_family(architecture: Architecture) -> DecoderConfig {
+    let usual = DecoderConfig::default();
+    let [sliding, full] = [LayerType::SlidingAttention, LayerType::FullAttention];
+    match architecture {
+        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Olmo2 => {
+            usual
+        }
+        Architecture::Mistral => DecoderConfig { sliding_window: Some(7), ..usual },
+        Architecture::Smollm3 => DecoderConfig {
+            no_rope_layers: vec![1, 0],
+            sliding_window: Some(11),
+            layer_types: vec![full, sliding],
+            ..usual
+        },
+        Architecture::Granite => DecoderConfig {
+            embedding_multiplier: Some(3.0),
+            attention_multiplier: Some(0.3),
+            residual_multiplier: 0.6,
+            logits_scaling: 0.5,
+            ..usual
+        },
+        Architecture::Phi3 => DecoderConfig {
+            partial_rotary_factor: 0.7,
+            rope_scaling: Some(RopeScaling {
+                rope_type: RopeType::LongRope,
+                factor: 8.0,
+                original_max_position_embeddings: 256,
+                short_factor: vec![1.0, 1.5],
+                long_factor: vec![2.0, 9.0],
+                ..RopeScaling::default()
+            }),
+            ..usual
+        },
+        Architecture::Gemma3Text => DecoderConfig {
+            sliding_window: Some(5),
+            layer_types: vec![sliding, full],
+            attention_multiplier: Some(10f64.powf(-0.5)),
+            rope_theta: 1_000_000.0,
+            rope_local_base_freq: Some(10_000.0),
+            ..usual
+        },
+        Architecture::Ministral3 => DecoderConfig {
+            rope_theta: 50.0,
+            rope_scaling: Some(RopeScaling {
+                rope_type: RopeType::Yarn,
+                factor: 8.0,
+                original_max_position_embeddings: 16,
+                llama_4_scaling_beta: Some(0.4),
+                ..RopeScaling::default()
+            }),
+            ..usual
+        },
     }
 }
 

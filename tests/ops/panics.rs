@@ -43,7 +43,7 @@ fn shapes_that_do_not_fit_panic_with_their_names() {
         assert_panics("rms_norm: the last dimension of x [2, 3]", || {
             rms_norm(matrix([2, 3]), vector(2), 1e-5);
         });
-        assert_panics("swiglu: the shapes of gate and up", || {
+        assert_panics("gated: the shapes of gate and up", || {
             swiglu(matrix([2, 3]), matrix([3, 2]));
         });
         let table = || rotary_table(5, &rotary_frequencies(4, 1e4), &case.device);

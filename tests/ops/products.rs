@@ -6,7 +6,8 @@ use super::{input, reference};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use mixdistill::ops::{
-    cached_attention, embedding, linear, linear_add, sum_of_squares, swiglu, swiglu_linear_add,
+    Activation, cached_attention, embedding, gated_linear_add, linear, linear_add, sum_of_squares,
+    swiglu,
 };
 
 /// `x w` for `x` `[tokens, inner]` in f64.
@@ -43,10 +44,10 @@ fn linear_is_the_product_and_has_its_gradients() {
 fn swiglu_and_linear_together_are_both_in_turn() {
     for case in cases() {
         check_reference(
-            "swiglu_linear_add",
+            "gated_linear_add",
             [[4, 5], [4, 5], [5, 7], [4, 7]].map(|shape| input(shape[1] as u64, shape, 1.0)),
             &case,
-            |[gate, up, w, residual]| swiglu_linear_add(gate, up, w, residual),
+            |[gate, up, w, residual]| gated_linear_add(gate, up, w, residual, Activation::Silu),
             |[gate, up, w, residual]| {
                 let gated: Vec<f64> =
                     gate.iter().zip(up).map(|(g, u)| reference::silu(*g) * u).collect();
@@ -55,10 +56,10 @@ fn swiglu_and_linear_together_are_both_in_turn() {
         );
         // One tensor in several places: nothing may be overwritten.
         check_composition(
-            "swiglu_linear_add, shared",
+            "gated_linear_add, shared",
             [input(1, [64, 64], 1.0)],
             &case,
-            |[x]| swiglu_linear_add(x.clone(), x.clone(), x.clone(), x),
+            |[x]| gated_linear_add(x.clone(), x.clone(), x.clone(), x, Activation::Silu),
             |[x]| linear_add(swiglu(x.clone(), x.clone()), x.clone(), x),
         );
     }
@@ -193,7 +194,7 @@ fn attention_to_a_cache_is_that_to_its_visible_keys() {
                     ));
                 }
             }
-            let found = values(cached_attention(q, k, v, mask));
+            let found = values(cached_attention(q, k, v, mask, 0));
             case.assert_close("cached_attention", &found, &expected);
         }
     }
@@ -220,9 +221,14 @@ fn products_that_do_not_fit_panic_with_their_names() {
     }
     let (q, [k, v], mask, _) = cache(case, 1);
     assert_panics("cached_attention: a mask", || {
-        drop(cached_attention(q.clone().repeat_dim(0, 2), k.clone(), v.clone(), mask.clone()));
+        let twice = q.clone().repeat_dim(0, 2);
+        drop(cached_attention(twice, k.clone(), v.clone(), mask.clone(), 0));
+    });
+    // The cache has room for two keys after those of the mask.
+    assert_panics("cached_attention: a mask", || {
+        drop(cached_attention(q.clone(), k.clone(), v.clone(), mask.clone(), 3));
     });
     assert_panics("cached_attention: the width 35", || {
-        drop(cached_attention(q.narrow(1, 0, 35), k, v, mask));
+        drop(cached_attention(q.narrow(1, 0, 35), k, v, mask, 0));
     });
 }

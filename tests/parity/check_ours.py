@@ -6,8 +6,10 @@ Every folder in DIR is a case, in one of two forms, with the `input_ids` and the
 mixdistill computed in `ours.safetensors`:
 
   model    config.json and weights; tokenizer.json, ours.json and generation_config.json if there.
-           ours.json: {"text": ..., "ids": [...], "chat": {"messages": [...], "rendered": ...}},
-           `chat` optional; ids without added special tokens, rendered with a generation prompt.
+           ours.json: {"class": ..., "config_of": ..., "text": ..., "ids": [...],
+           "chat": {"messages": [...], "rendered": ...}}, all optional. `class`: what it must load
+           as; `config_of`: the folder that it was made from, whose configuration (its text part)
+           it must have; ids without added special tokens, rendered with a generation prompt.
   adapter  adapter_config.json, adapter_model.safetensors and base.txt: the base model's folder,
            relative to DIR. Merged into the base, the adapter must give the same logits.
 
@@ -32,12 +34,26 @@ import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 # Of the largest logit. Sums in another order differ by some 1e-6 of it.
 TOLERANCE = 1e-5
-# PEFT 0.21 itself asks transformers 5.24 for this old name, whatever the files are.
-NOT_OURS = "`is_gradient_checkpointing` is deprecated"
+# What a configuration may say otherwise than the one that it was made from.
+FREE_KEYS = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "transformers_version",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+NOT_OURS = [
+    # PEFT 0.21 itself asks transformers 5.24 for this old name, whatever the files are.
+    "`is_gradient_checkpointing` is deprecated",
+    # On any Phi with LongRoPE: the published folders do not say `factor` either.
+    "This model config has set a `rope_parameters['original_max_position_embeddings']` field",
+]
 
 
 @dataclass
@@ -82,7 +98,7 @@ class Case:
                 logger.removeHandler(handler)
             messages += [f"{w.category.__name__}: {w.message}" for w in caught]
             for message in dict.fromkeys(messages):
-                if NOT_OURS not in message:
+                if not any(text in message for text in NOT_OURS):
                     self.problems.append(f"warning on {doing}: {message}")
 
 
@@ -101,26 +117,42 @@ def load_model(case, folder):
     return model.eval()
 
 
+def what_we_said(case):
+    path = case.folder / "ours.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def check_model(case, ids, ours):
     model = load_model(case, case.folder)
     case.compare("logits", model(ids).logits, ours)
+    said = what_we_said(case)
+    check_config(case, model, said)
     if (case.folder / "generation_config.json").exists():
         with case.no_warnings("loading generation_config.json"):
             GenerationConfig.from_pretrained(case.folder)
     if (case.folder / "tokenizer.json").exists():
-        check_tokenizer(case)
+        check_tokenizer(case, said)
 
 
-def check_tokenizer(case):
+def check_config(case, model, said):
+    name = type(model).__name__
+    case.require("architectures", model.config.architectures, [name])
+    case.require("class", name, said.get("class", name))
+    if "config_of" not in said:
+        return
+    theirs = AutoConfig.from_pretrained(said["config_of"]).get_text_config().to_dict()
+    ours = model.config.to_dict()
+    for key in sorted((theirs.keys() | ours.keys()) - FREE_KEYS):
+        case.require(f"config's {key}", ours.get(key), theirs.get(key))
+
+
+def check_tokenizer(case, said):
     with case.no_warnings("using the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(case.folder)
-        path = case.folder / "ours.json"
-        if not path.exists():
-            return
-        ours = json.loads(path.read_text(encoding="utf-8"))
-        ids = tokenizer(ours["text"], add_special_tokens=False)["input_ids"]
-        case.require("ids", ours["ids"], ids)
-        if chat := ours.get("chat"):
+        if "text" in said:
+            ids = tokenizer(said["text"], add_special_tokens=False)["input_ids"]
+            case.require("ids", said["ids"], ids)
+        if chat := said.get("chat"):
             rendered = tokenizer.apply_chat_template(
                 chat["messages"], tokenize=False, add_generation_prompt=True
             )

@@ -146,10 +146,10 @@ def load(folder):
     return model.eval()
 
 
-def loss_reference(model, ids):
-    """Logits, next-token losses, their mean, and the norm of the mean's gradient by parameter."""
+def loss_tensors(model, ids, untrained=UNTRAINED):
+    """Logits, next-token losses and their mean, whose gradient the parameters keep."""
     labels = ids.clone()
-    labels[:, :UNTRAINED] = -100
+    labels[:, :untrained] = -100
     out = model(input_ids=ids, labels=labels)
     out.loss.backward()
     tensors = {
@@ -159,6 +159,12 @@ def loss_reference(model, ids):
         "token_losses": F.cross_entropy(out.logits[0, :-1], labels[0, 1:], reduction="none"),
         "loss": out.loss.reshape(1),
     }
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def loss_reference(model, ids):
+    """`loss_tensors` and the norm of the gradient by parameter."""
+    tensors = loss_tensors(model, ids)
     squares = torch.zeros(1, dtype=torch.float64)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -167,17 +173,17 @@ def loss_reference(model, ids):
             # PEFT keeps the adapter's name, "default", out of its files.
             tensors["grad_norm." + name.replace(".default.", ".")] = norm.float()
     tensors["grad_norm_total"] = squares.sqrt().float()
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
-def greedy_reference(model, ids):
-    """Greedy continuation of the first input tokens, to its full length (no end token)."""
+def greedy_reference(model, ids, prompt=GREEDY_PROMPT, new=GREEDY_NEW):
+    """Greedy continuation of the first `prompt` input tokens, to its full length (no end token)."""
     model.generation_config.eos_token_id = None
     out = model.generate(
-        ids[:, :GREEDY_PROMPT],
-        attention_mask=torch.ones_like(ids[:, :GREEDY_PROMPT]),
+        ids[:, :prompt],
+        attention_mask=torch.ones_like(ids[:, :prompt]),
         do_sample=False,
-        max_new_tokens=GREEDY_NEW,
+        max_new_tokens=new,
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
@@ -186,7 +192,7 @@ def greedy_reference(model, ids):
     margins = best[:, 0] - best[:, 1]
     if margins.min() < LEAST_MARGIN:
         sys.exit(f"a greedy margin of {margins.min():.4f} is too small: change the seed")
-    return {"greedy": out.sequences[0, GREEDY_PROMPT:].clone(), "greedy_margins": margins}
+    return {"greedy": out.sequences[0, prompt:].clone(), "greedy_margins": margins}
 
 
 def make_model(folder, make, seed):
@@ -204,13 +210,8 @@ def make_model(folder, make, seed):
     save_file(tensors, folder / "reference.safetensors")
 
 
-def make_adapter(base, folder, seed, **settings):
-    torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **settings)
-    model = get_peft_model(load(base), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
+def save_adapter(model, folder, base):
+    """Writes a PEFT model's adapter the same way on every machine."""
     # The default would be the path of the base model on this machine.
     model.peft_config["default"].base_model_name_or_path = None
     model.base_model.model.name_or_path = ""
@@ -222,18 +223,46 @@ def make_adapter(base, folder, seed, **settings):
     written["target_modules"] = sorted(written["target_modules"])  # a set: in no fixed order
     path.write_text(json.dumps(written, indent=2) + "\n")
 
+
+def random_adapter(model, seed, **settings):
+    """A PEFT model with a LoRA adapter whose B is not zero."""
+    torch.manual_seed(seed)
+    config = LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **settings)
+    model = get_peft_model(model, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def make_adapter(base, folder, seed, **settings):
+    save_adapter(random_adapter(load(base), seed, r=4, lora_alpha=8, **settings), folder, base)
+
     ids = torch.randint(3, VOCAB, (1, LENGTH))
     model = PeftModel.from_pretrained(load(base), folder, is_trainable=True).eval()
     save_file(loss_reference(model, ids), folder / "reference.safetensors")
+
+
+def versions(command):
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "command": command,
+    }
+
+
+def be_deterministic():
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
 
 
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     out = Path(sys.argv[1])
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    be_deterministic()
     for make, seed in MODELS:
         folder = out / make.__name__
         shutil.rmtree(folder, ignore_errors=True)
@@ -246,13 +275,7 @@ def main():
         target_modules=["q_proj", "v_proj"],
         use_rslora=True,
     )
-    versions = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "command": COMMAND,
-    }
-    (out / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+    (out / "versions.json").write_text(json.dumps(versions(COMMAND), indent=2) + "\n")
 
 
 if __name__ == "__main__":

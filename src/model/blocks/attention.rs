@@ -6,16 +6,29 @@ use crate::data::Batch;
 use crate::error::Result;
 use crate::model::cache::LayerCache;
 use crate::model::lora::{DropoutKeys, LoraLinear};
+use crate::model::precision::like;
 use crate::model::rope::{RopeScaling, frequencies};
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention, causal_attention_within, rotary, rotary_table};
+use crate::ops::{causal_attention_within, rotary_partial, rotary_table};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use std::sync::Arc;
 
+/// What of queries and keys is normalized before they are rotated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    #[default]
+    None,
+    /// Each head by itself, with a weight as wide as a head (Qwen3, Gemma 3).
+    Heads,
+    /// All heads together, with a weight as wide as the projection (OLMo 2).
+    Whole,
+}
+
 /// The shape of a [`SelfAttention`], and how its queries and keys are rotated.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SelfAttentionConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -27,10 +40,20 @@ pub struct SelfAttentionConfig {
     pub head_dim: usize,
     /// Whether the projections to q, k and v have biases.
     pub attention_bias: bool,
-    /// Whether each head of q and k is normalized before it is rotated.
-    pub qk_norm: bool,
-    /// Added to the mean square in those norms.
-    pub rms_norm_eps: f64,
+    /// Whether the projections to q, k and v are one matrix, `qkv_proj` (Phi-3).
+    pub fused: bool,
+    /// What of q and k is normalized before they are rotated.
+    pub qk_norm: QkNorm,
+    /// The norms of q and k, and of the block; their width is not looked at.
+    pub norm: RmsNormConfig,
+    /// What scores are multiplied by; `None` is 1 over the root of `head_dim`.
+    pub score_scale: Option<f64>,
+    /// Keys that a token sees, itself among them; `None` is all of its example before it.
+    pub sliding_window: Option<usize>,
+    /// Whether queries and keys are rotated at all.
+    pub rotated: bool,
+    /// Share of a head's values that are rotated, from the first on.
+    pub partial_rotary_factor: f64,
     /// Base of RoPE's frequencies.
     pub rope_theta: f64,
     /// Scaling of those frequencies; `None` leaves them as they are.
@@ -43,7 +66,7 @@ pub struct SelfAttentionConfig {
 
 impl SelfAttentionConfig {
     /// As many heads of keys and values as of queries, which share the width; neither biases nor
-    /// norms; a base of 10,000; initial weights with the standard deviation 0.02.
+    /// norms of q and k; no window; a base of 10,000; initial weights with the standard deviation 0.02.
     pub fn new(hidden_size: usize, num_attention_heads: usize) -> Self {
         Self {
             hidden_size,
@@ -51,8 +74,13 @@ impl SelfAttentionConfig {
             num_key_value_heads: num_attention_heads,
             head_dim: hidden_size / num_attention_heads.max(1),
             attention_bias: false,
-            qk_norm: false,
-            rms_norm_eps: 1e-5,
+            fused: false,
+            qk_norm: QkNorm::None,
+            norm: RmsNormConfig::new(hidden_size),
+            score_scale: None,
+            sliding_window: None,
+            rotated: true,
+            partial_rotary_factor: 1.0,
             rope_theta: 10_000.0,
             rope_scaling: None,
             initializer_range: 0.02,
@@ -70,9 +98,55 @@ impl SelfAttentionConfig {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Angle per position of each pair of a head's values, in radians: `head_dim / 2` numbers.
+    /// Values of a head that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        (self.head_dim as f64 * self.partial_rotary_factor) as usize
+    }
+
+    /// Angle per position of each pair of a head's rotated values, in radians: half as many numbers.
     pub fn rope_frequencies(&self) -> Vec<f64> {
-        frequencies(self.head_dim, self.rope_theta, self.rope_scaling)
+        frequencies(self.rotary_dim(), self.rope_theta, self.rope_scaling.as_ref())
+    }
+
+    /// Cosine and sine of the first positions, `[positions, rotary_dim / 2]`; `None` where nothing is
+    /// rotated.
+    pub(in crate::model) fn rotary_table(
+        &self,
+        positions: usize,
+        device: &Device,
+    ) -> Option<[Tensor<2>; 2]> {
+        let factor = self.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor);
+        let table = || {
+            let table = rotary_table(positions, &self.rope_frequencies(), device);
+            if factor == 1.0 { table } else { table.map(|part| part * factor) }
+        };
+        self.rotated.then(table)
+    }
+
+    /// What each query is multiplied by, `[tokens, 1]`, so that scores over the root of `head_dim` are
+    /// those of this attention; `None` where that is 1 for all.
+    pub(in crate::model) fn query_scale(
+        &self,
+        positions: &[u32],
+        device: &Device,
+    ) -> Option<Tensor<2>> {
+        let of_all = self.score_scale.map_or(1.0, |scale| scale * (self.head_dim as f64).sqrt());
+        let by_position = self.rope_scaling.as_ref().filter(|s| s.llama_4_scaling_beta.is_some());
+        if of_all == 1.0 && by_position.is_none() {
+            return None;
+        }
+        let scale = |position: &u32| by_position.map_or(1.0, |s| s.query_scale(*position));
+        let scales = positions.iter().map(|position| (of_all * scale(position)) as f32);
+        let scales = TensorData::new(scales.collect(), [positions.len(), 1]);
+        Some(Tensor::from_data(scales, device))
+    }
+
+    /// The first key that a token sees, where its example begins at `start` of its row.
+    pub(in crate::model) fn first_key(&self, place: usize, start: usize) -> usize {
+        match self.sliding_window {
+            Some(window) => start.max((place + 1).saturating_sub(window)),
+            None => start,
+        }
     }
 
     /// Checks that the sizes fit together.
@@ -95,27 +169,32 @@ impl SelfAttentionConfig {
             );
             return refuse("num_key_value_heads", what, "Choose a divisor");
         }
-        if !self.head_dim.is_multiple_of(2) {
-            let what = format!("{} is odd, and RoPE rotates halves", self.head_dim);
-            return refuse("head_dim", what, "Choose an even width");
+        let share = self.partial_rotary_factor;
+        if !(0.0..=1.0).contains(&share) {
+            let what = format!("it is {share}");
+            return refuse("partial_rotary_factor", what, "Give a share, above 0 to 1");
+        }
+        let rotated = self.rotary_dim();
+        if self.rotated && (rotated == 0 || !rotated.is_multiple_of(2)) {
+            let (head, whole) = (self.head_dim, share == 1.0);
+            let key = if whole { "head_dim" } else { "partial_rotary_factor" };
+            let what = format!("{rotated} of {head} values are rotated, and RoPE rotates halves");
+            return refuse(key, what, "Choose an even number");
+        }
+        if self.sliding_window == Some(0) {
+            return refuse("sliding_window", "it is 0".into(), "Leave it out, or give its tokens");
         }
         let widths = (self.query_width() + self.key_value_width()) as u128;
         check_parameters(2 * self.hidden_size as u128 * widths)?;
-        check_number("rms_norm_eps", self.rms_norm_eps)?;
+        check_number("rms_norm_eps", self.norm.eps)?;
         check_number("rope_theta", self.rope_theta)?;
+        check_number("attention_multiplier", self.score_scale.unwrap_or(1.0))?;
         check_number("initializer_range", self.initializer_range)?;
         check_number("output_initializer_range", self.output_initializer_range)?;
-        let Some(scaling) = &self.rope_scaling else { return Ok(()) };
-        let (low, high) = (scaling.low_freq_factor, scaling.high_freq_factor);
-        let fits = scaling.factor >= 1.0 && scaling.factor.is_finite() && low > 0.0;
-        if !fits || !high.is_finite() || high <= low {
-            let what = format!("{scaling:?} is out of range");
-            return refuse("rope_scaling", what, "factor >= 1, 0 < low < high");
+        match &self.rope_scaling {
+            Some(scaling) => scaling.validate(rotated),
+            None => Ok(()),
         }
-        if scaling.original_max_position_embeddings == 0 {
-            return refuse("rope_scaling", "its context is 0".into(), "Give its tokens");
-        }
-        Ok(())
     }
 
     /// Random weights; the same seed gives the same weights on every backend.
@@ -134,24 +213,33 @@ impl SelfAttentionConfig {
     ) -> Result<SelfAttention> {
         let (width, query) = (self.hidden_size, self.query_width());
         let key_value = self.key_value_width();
-        let norm = RmsNormConfig { width: self.head_dim, eps: self.rms_norm_eps };
-        let mut head_norm = |part: &str| match self.qk_norm {
-            true => norm.build(source, &path(prefix, part)).map(Some),
-            false => Ok(None),
+        let mut norm_of = |part: &str, whole: usize| {
+            let width = match self.qk_norm {
+                QkNorm::None => return Ok(None),
+                QkNorm::Heads => self.head_dim,
+                QkNorm::Whole => whole,
+            };
+            RmsNormConfig { width, ..self.norm }.build(source, &path(prefix, part)).map(Some)
         };
-        let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
+        let (q_norm, k_norm) = (norm_of("q_norm", query)?, norm_of("k_norm", key_value)?);
         let (std, output, bias) =
             (self.initializer_range, self.output_initializer_range, self.attention_bias);
         let mut linear = |part: &str, sizes, deviation, bias| {
             LoraLinear::build(source, &path(prefix, part), sizes, deviation, bias)
         };
+        let mut input = |part: &str, columns: usize, is_there: bool| {
+            is_there.then(|| linear(part, [width, columns], std, bias)).transpose()
+        };
         Ok(SelfAttention {
-            q_proj: linear("q_proj", [width, query], std, bias)?,
-            k_proj: linear("k_proj", [width, key_value], std, bias)?,
-            v_proj: linear("v_proj", [width, key_value], std, bias)?,
+            q_proj: input("q_proj", query, !self.fused)?,
+            k_proj: input("k_proj", key_value, !self.fused)?,
+            v_proj: input("v_proj", key_value, !self.fused)?,
+            qkv_proj: input("qkv_proj", query + 2 * key_value, self.fused)?,
             o_proj: linear("o_proj", [query, width], output, false)?,
             q_norm,
             k_norm,
+            widths: [query, key_value],
+            head_dim: self.head_dim,
         })
     }
 }
@@ -160,72 +248,96 @@ impl SelfAttentionConfig {
 #[derive(Clone, Debug)]
 pub struct AttentionMetadata {
     shape: AttentionShape,
-    /// Tokens of the longest example.
+    /// Most keys that a token sees, or more.
     longest: usize,
-    /// Cosine and sine, `[positions, head_dim / 2]`.
-    table: [Tensor<2>; 2],
-    /// Position of each token in its example, `[tokens]`.
-    positions: Tensor<1, Int>,
-    /// Index in its row of the first token of each token's example, `[tokens]`.
-    segment_starts: Tensor<1, Int>,
+    place: TokenPlaces,
+    /// Index in its row of the first key that each token sees, `[tokens]`.
+    first_keys: Tensor<1, Int>,
     /// In training, what the adapters' dropout depends on.
     dropout: Option<DropoutKeys>,
+}
+
+/// What rotation and scale of queries and keys depend on.
+#[derive(Clone, Debug)]
+pub(in crate::model) struct TokenPlaces {
+    /// Position of each token in its example, `[tokens]`.
+    pub positions: Tensor<1, Int>,
+    /// Cosine and sine, `[positions, rotary_dim / 2]`; `None` where nothing is rotated.
+    pub table: Option<[Tensor<2>; 2]>,
+    /// What each query is multiplied by, `[tokens, 1]`; `None` where that is 1.
+    pub query_scale: Option<Tensor<2>>,
 }
 
 impl AttentionMetadata {
     /// `rows` rows of `length` tokens, one example each, all starting at position 0. A row that is
     /// shorter is padded on the right, where nothing before it sees the padding.
     pub fn rows(config: &SelfAttentionConfig, rows: usize, length: usize, device: &Device) -> Self {
-        Self {
-            shape: attention_shape(config, rows, length),
-            longest: length,
-            table: rotary_table(length, &config.rope_frequencies(), device),
-            positions: Tensor::<1, Int>::arange(0..length as i64, device).repeat_dim(0, rows),
-            segment_starts: Tensor::zeros([rows * length], device),
-            dropout: None,
-        }
+        let positions: Vec<u32> = (0..length as u32).collect::<Vec<_>>().repeat(rows);
+        let starts = vec![0; rows * length];
+        Self::new(config, [rows, length], [&positions, &starts], length, device)
     }
 
     /// The rows of a micro-batch, packed or not.
     pub fn batch(config: &SelfAttentionConfig, batch: &Batch, device: &Device) -> Self {
         let positions = batch.positions.iter().max().map_or(1, |last| *last as usize + 1);
+        // Few different numbers, since some backends prepare each shape anew.
+        let longest = positions.next_multiple_of(64);
+        let (size, of_tokens) = ([batch.rows, batch.length], [&batch.positions, &batch.starts]);
+        let metadata = Self::new(config, size, of_tokens.map(Vec::as_slice), longest, device);
+        let dropout = device.is_autodiff().then(|| {
+            let numbers = batch.numbers.iter().copied();
+            let tokens = numbers.zip(batch.positions.iter().copied()).collect();
+            DropoutKeys { tokens: Arc::new(tokens) }
+        });
+        Self { dropout, ..metadata }
+    }
+
+    /// From the position of each token, and the index in its row of the first token of its example.
+    fn new(
+        config: &SelfAttentionConfig,
+        [rows, length]: [usize; 2],
+        [positions, starts]: [&[u32]; 2],
+        longest: usize,
+        device: &Device,
+    ) -> Self {
+        let last = positions.iter().max().map_or(1, |last| *last as usize + 1);
+        let first_key = |(token, start): (usize, &u32)| {
+            config.first_key(token % length, *start as usize) as u32
+        };
         Self {
-            shape: attention_shape(config, batch.rows, batch.length),
-            // Few different numbers, since some backends prepare each shape anew.
-            longest: positions.next_multiple_of(64),
-            table: rotary_table(positions, &config.rope_frequencies(), device),
-            positions: int_tensor(batch.positions.iter().copied(), device),
-            segment_starts: int_tensor(batch.starts.iter().copied(), device),
-            dropout: device.is_autodiff().then(|| {
-                let numbers = batch.numbers.iter().copied();
-                let tokens = numbers.zip(batch.positions.iter().copied()).collect();
-                DropoutKeys { tokens: Arc::new(tokens) }
-            }),
+            shape: AttentionShape {
+                batch: rows,
+                seq: length,
+                heads: config.num_attention_heads,
+                kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+            },
+            longest: longest.min(config.sliding_window.unwrap_or(usize::MAX)),
+            place: TokenPlaces {
+                positions: int_tensor(positions.iter().copied(), device),
+                table: config.rotary_table(last, device),
+                query_scale: config.query_scale(positions, device),
+            },
+            first_keys: int_tensor(starts.iter().enumerate().map(first_key), device),
+            dropout: None,
         }
     }
 
     /// The same on the device without autodiff.
     pub(in crate::model) fn inner(&self) -> Self {
         Self {
-            table: self.table.clone().map(Tensor::inner),
-            positions: self.positions.clone().inner(),
-            segment_starts: self.segment_starts.clone().inner(),
+            place: TokenPlaces {
+                positions: self.place.positions.clone().inner(),
+                table: self.place.table.clone().map(|table| table.map(Tensor::inner)),
+                query_scale: self.place.query_scale.clone().map(Tensor::inner),
+            },
+            first_keys: self.first_keys.clone().inner(),
             ..self.clone()
         }
     }
 
     pub(super) fn dropout(&self) -> Option<&DropoutKeys> {
         self.dropout.as_ref()
-    }
-}
-
-fn attention_shape(config: &SelfAttentionConfig, rows: usize, length: usize) -> AttentionShape {
-    AttentionShape {
-        batch: rows,
-        seq: length,
-        heads: config.num_attention_heads,
-        kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
     }
 }
 
@@ -238,21 +350,21 @@ pub(in crate::model) fn int_tensor(
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// What all layers need to know of a step of generation.
+/// What layers with the same attention need to know of a step of generation.
 pub(in crate::model) struct CacheStep {
-    /// Cosine and sine, `[positions, head_dim / 2]`.
-    pub table: [Tensor<2>; 2],
-    /// Positions of the new tokens, `[rows * new]`.
-    pub positions: Tensor<1, Int>,
+    /// Where the new tokens stand.
+    pub place: TokenPlaces,
     /// What they see.
     pub visible: VisibleKeys,
 }
 
 /// What new tokens see of the tokens in the cache and of each other.
 pub(in crate::model) enum VisibleKeys {
-    /// At the beginning, each its own row from here on, `[rows * new]`; the cache is empty.
-    Rows(Tensor<1, Int>),
-    /// Later: added to the scores, `[rows, 1, new, keys]`, 0 where visible, else very negative.
+    /// At the beginning, when the cache is empty: the first key that each sees, `[rows * new]`, and the
+    /// most that one sees.
+    Rows(Tensor<1, Int>, usize),
+    /// Later: added to the scores of the last keys, `[rows, 1, new, keys]`, 0 where visible, else very
+    /// negative.
     Mask(Tensor<4>),
 }
 
@@ -275,12 +387,19 @@ pub(in crate::model) enum VisibleKeys {
 /// ```
 #[derive(Module, Debug)]
 pub struct SelfAttention {
-    pub(in crate::model) q_proj: LoraLinear,
-    pub(in crate::model) k_proj: LoraLinear,
-    pub(in crate::model) v_proj: LoraLinear,
-    pub(in crate::model) o_proj: LoraLinear,
+    q_proj: Option<LoraLinear>,
+    k_proj: Option<LoraLinear>,
+    v_proj: Option<LoraLinear>,
+    /// In place of those three.
+    qkv_proj: Option<LoraLinear>,
+    o_proj: LoraLinear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
+    /// Widths of all heads of the queries, and of all heads of the keys.
+    #[module(skip)]
+    widths: [usize; 2],
+    #[module(skip)]
+    head_dim: usize,
 }
 
 impl SelfAttention {
@@ -288,62 +407,100 @@ impl SelfAttention {
     /// `[tokens, hidden_size]` to the same; `metadata` is of the same configuration and says which
     /// rows and positions the tokens have.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
-        self.o_proj.forward(self.mixed(x, metadata), metadata.dropout())
+        self.forward_to(x, None, metadata)
     }
 
-    /// `residual` with the attention of `x` added, in one operation.
-    pub(super) fn forward_add(
+    /// The same, added to `residual` in one operation where there is one.
+    pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
-        residual: Tensor<2>,
+        residual: Option<Tensor<2>>,
         metadata: &AttentionMetadata,
     ) -> Tensor<2> {
-        self.o_proj.forward_add(self.mixed(x, metadata), residual, metadata.dropout())
+        self.o_proj.forward_to(self.mixed(x, metadata), residual, metadata.dropout())
     }
 
     /// What the heads make of the tokens, `[tokens, heads * head_dim]`.
     fn mixed(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
-        let [q, k, v] =
-            self.heads(x, &metadata.table, &metadata.positions, metadata.dropout.as_ref());
-        let starts = metadata.segment_starts.clone();
-        causal_attention_within(q, k, v, starts, metadata.shape, metadata.longest)
+        let [q, k, v] = self.heads(x, &metadata.place, metadata.dropout.as_ref());
+        let first_keys = metadata.first_keys.clone();
+        causal_attention_within(q, k, v, first_keys, metadata.shape, metadata.longest)
     }
 
     /// Queries, keys and values, rotated.
     fn heads(
         &self,
         x: Tensor<2>,
-        table: &[Tensor<2>; 2],
-        positions: &Tensor<1, Int>,
+        place: &TokenPlaces,
         dropout: Option<&DropoutKeys>,
     ) -> [Tensor<2>; 3] {
+        let [q, k, v] = self.projected(x, dropout);
         let norm = |norm: &Option<RmsNorm>, x| match norm {
-            Some(norm) => norm.forward_heads(x),
+            Some(norm) => norm.forward_parts(x),
             None => x,
         };
-        let q = norm(&self.q_norm, self.q_proj.forward(x.clone(), dropout));
-        let k = norm(&self.k_norm, self.k_proj.forward(x.clone(), dropout));
-        let v = self.v_proj.forward(x, dropout);
-        let rotate = |x| rotary(x, table.clone(), positions.clone());
-        [rotate(q), rotate(k), v]
+        let rotate = |x| match &place.table {
+            Some(table) => rotary_partial(x, table.clone(), place.positions.clone(), self.head_dim),
+            None => x,
+        };
+        let (q, k) = (rotate(norm(&self.q_norm, q)), rotate(norm(&self.k_norm, k)));
+        let q = match &place.query_scale {
+            Some(scale) => {
+                let scale = like(scale.clone(), &q);
+                q * scale
+            }
+            None => q,
+        };
+        [q, k, v]
     }
 
-    /// `residual` with the attention of new tokens to the cache added; it takes them in.
+    /// Queries, keys and values as the projections give them.
+    fn projected(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> [Tensor<2>; 3] {
+        if let Some(all) = &self.qkv_proj {
+            let all = all.forward(x, dropout);
+            let [query, key_value] = self.widths;
+            let part = |start, width| all.clone().narrow(1, start, width);
+            return [part(0, query), part(query, key_value), part(query + key_value, key_value)];
+        }
+        let (Some(q), Some(k), Some(v)) = (&self.q_proj, &self.k_proj, &self.v_proj) else {
+            unreachable!("the projections are one or three")
+        };
+        [q.forward(x.clone(), dropout), k.forward(x.clone(), dropout), v.forward(x, dropout)]
+    }
+
+    /// The attention of new tokens to the cache, which takes them in; added to `residual` where there is
+    /// one.
     pub(super) fn forward_cached(
         &self,
         x: Tensor<2>,
-        residual: Tensor<2>,
+        residual: Option<Tensor<2>>,
         step: &CacheStep,
         cache: &mut LayerCache,
     ) -> Tensor<2> {
-        let [q, k, v] = self.heads(x, &step.table, &step.positions, None);
-        let mixed = match &step.visible {
-            VisibleKeys::Rows(starts) => {
+        self.o_proj.forward_to(self.mixed_cached(x, step, cache), residual, None)
+    }
+
+    fn mixed_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
+        let [q, k, v] = self.heads(x, &step.place, None);
+        match &step.visible {
+            VisibleKeys::Rows(first_keys, longest) => {
                 cache.append(k.clone(), v.clone());
-                causal_attention(q, k, v, starts.clone(), cache.shape())
+                let shape = cache.shape();
+                causal_attention_within(q, k, v, first_keys.clone(), shape, *longest)
             }
             VisibleKeys::Mask(mask) => cache.attend([q, k, v], mask.clone()),
-        };
-        self.o_proj.forward_add(mixed, residual, None)
+        }
+    }
+
+    /// The linear layers by their names.
+    pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
+        let layers = [
+            ("q_proj", self.q_proj.as_mut()),
+            ("k_proj", self.k_proj.as_mut()),
+            ("v_proj", self.v_proj.as_mut()),
+            ("qkv_proj", self.qkv_proj.as_mut()),
+            ("o_proj", Some(&mut self.o_proj)),
+        ];
+        layers.into_iter().filter_map(|(name, layer)| Some((name, layer?))).collect()
     }
 }

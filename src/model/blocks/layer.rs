@@ -1,5 +1,14 @@
-//! One block of a decoder: attention and feed-forward, each after a norm, each added to the residual
-//! stream.
+//! One block of a decoder: attention and feed-forward, each with a norm before it, after it or both, each
+//! added to the residual stream.
+//!
+//! ```text
+//!          attention                                   feed-forward
+//! Before   x + attention(input(x))                     x + mlp(post_attention(x))
+//! After    x + post_attention(attention(x))            x + post_feedforward(mlp(x))
+//! Both     x + post_attention(attention(input(x)))     x + post_feedforward(mlp(pre_feedforward(x)))
+//! ```
+//!
+//! The names are those of the norms in files, without `_layernorm`.
 
 use super::attention::{AttentionMetadata, CacheStep, SelfAttention, SelfAttentionConfig};
 use super::checks::{check_number, refuse};
@@ -7,24 +16,40 @@ use super::mlp::{Mlp, MlpConfig};
 use super::rms_norm::{RmsNorm, RmsNormConfig};
 use crate::error::Result;
 use crate::model::cache::LayerCache;
+use crate::model::lora::DropoutKeys;
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use burn::prelude::*;
 
+/// Where a block has its norms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// Before attention and feed-forward (Llama).
+    #[default]
+    Before,
+    /// After them, before they are added to the residual stream (OLMo 2).
+    After,
+    /// Before and after them (Gemma 3).
+    Both,
+}
+
 /// The shape of a [`DecoderLayer`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DecoderLayerConfig {
     /// Its attention.
     pub attention: SelfAttentionConfig,
     /// Its feed-forward part, of the same width.
     pub mlp: MlpConfig,
-    /// Added to the mean square in its norms.
-    pub rms_norm_eps: f64,
+    /// Where its norms are; they are like those within the attention.
+    pub norm_placement: NormPlacement,
+    /// What attention and feed-forward are multiplied by before they are added (Granite).
+    pub residual_multiplier: f64,
 }
 
 impl DecoderLayerConfig {
-    /// A block of these parts, whose norms are like those within the attention.
+    /// A block of these parts, with norms before them.
     pub fn new(attention: SelfAttentionConfig, mlp: MlpConfig) -> Self {
-        Self { attention, mlp, rms_norm_eps: attention.rms_norm_eps }
+        let norm_placement = NormPlacement::Before;
+        Self { attention, mlp, norm_placement, residual_multiplier: 1.0 }
     }
 
     /// Random weights; the same seed gives the same weights on every backend.
@@ -35,7 +60,7 @@ impl DecoderLayerConfig {
     pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLayer> {
         self.attention.validate()?;
         self.mlp.validate()?;
-        check_number("rms_norm_eps", self.rms_norm_eps)?;
+        check_number("residual_multiplier", self.residual_multiplier)?;
         let (width, other) = (self.attention.hidden_size, self.mlp.hidden_size);
         if width != other {
             let what =
@@ -50,13 +75,26 @@ impl DecoderLayerConfig {
         source: &mut impl WeightSource,
         prefix: &str,
     ) -> Result<DecoderLayer> {
-        let norm = RmsNormConfig { width: self.attention.hidden_size, eps: self.rms_norm_eps };
+        let norm = RmsNormConfig { width: self.attention.hidden_size, ..self.attention.norm };
         let at = |part: &str| path(prefix, part);
+        let (before, after) = match self.norm_placement {
+            NormPlacement::Before => (true, false),
+            NormPlacement::After => (false, true),
+            NormPlacement::Both => (true, true),
+        };
+        let mut norm_if = |is_there: bool, part: &str| {
+            is_there.then(|| norm.build(source, &at(part))).transpose()
+        };
         Ok(DecoderLayer {
-            input_layernorm: norm.build(source, &at("input_layernorm"))?,
-            post_attention_layernorm: norm.build(source, &at("post_attention_layernorm"))?,
+            input_layernorm: norm_if(before, "input_layernorm")?,
+            // All blocks have one of this name, at different places.
+            post_attention_layernorm: norm_if(true, "post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm_if(before && after, "pre_feedforward_layernorm")?,
+            post_feedforward_layernorm: norm_if(after, "post_feedforward_layernorm")?,
             self_attn: self.attention.build(source, &at("self_attn"))?,
             mlp: self.mlp.build(source, &at("mlp"))?,
+            placement: self.norm_placement,
+            residual_multiplier: self.residual_multiplier,
         })
     }
 }
@@ -64,20 +102,25 @@ impl DecoderLayerConfig {
 /// One block.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
-    input_layernorm: RmsNorm,
+    input_layernorm: Option<RmsNorm>,
     pub(in crate::model) self_attn: SelfAttention,
-    post_attention_layernorm: RmsNorm,
+    post_attention_layernorm: Option<RmsNorm>,
+    pre_feedforward_layernorm: Option<RmsNorm>,
     pub(in crate::model) mlp: Mlp,
+    post_feedforward_layernorm: Option<RmsNorm>,
+    #[module(skip)]
+    placement: NormPlacement,
+    #[module(skip)]
+    residual_multiplier: f64,
 }
 
 impl DecoderLayer {
     /// # Shapes
     /// `[tokens, hidden_size]` to the same; `metadata` says which rows and positions the tokens have.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
-        let h = self.input_layernorm.forward(x.clone());
-        let x = self.self_attn.forward_add(h, x, metadata);
-        let h = self.post_attention_layernorm.forward(x.clone());
-        self.mlp.forward_add(h, x, metadata.dropout())
+        let attention = |h, residual| self.self_attn.forward_to(h, residual, metadata);
+        let x = self.add(self.attention_norms(), x, attention);
+        self.add_mlp(x, metadata.dropout())
     }
 
     /// The block on new tokens, which see those in the cache; it takes them in.
@@ -87,16 +130,58 @@ impl DecoderLayer {
         step: &CacheStep,
         cache: &mut LayerCache,
     ) -> Tensor<2> {
-        let h = self.input_layernorm.forward(x.clone());
-        let x = self.self_attn.forward_cached(h, x, step, cache);
-        let h = self.post_attention_layernorm.forward(x.clone());
-        self.mlp.forward_add(h, x, None)
+        let attention = |h, residual| self.self_attn.forward_cached(h, residual, step, cache);
+        let x = self.add(self.attention_norms(), x, attention);
+        self.add_mlp(x, None)
+    }
+
+    /// The norms before and after the attention.
+    fn attention_norms(&self) -> [Option<&RmsNorm>; 2] {
+        let after = match self.placement {
+            NormPlacement::Before => None,
+            NormPlacement::After | NormPlacement::Both => self.post_attention_layernorm.as_ref(),
+        };
+        [self.input_layernorm.as_ref(), after]
+    }
+
+    /// The norms before and after the feed-forward part.
+    fn mlp_norms(&self) -> [Option<&RmsNorm>; 2] {
+        let before = match self.placement {
+            NormPlacement::Before => self.post_attention_layernorm.as_ref(),
+            NormPlacement::After | NormPlacement::Both => self.pre_feedforward_layernorm.as_ref(),
+        };
+        [before, self.post_feedforward_layernorm.as_ref()]
+    }
+
+    fn add_mlp(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+        self.add(self.mlp_norms(), x, |h, residual| self.mlp.forward_to(h, residual, dropout))
+    }
+
+    /// The residual stream with a part of the block added, which the part does itself where nothing
+    /// stands between the two.
+    fn add(
+        &self,
+        [before, after]: [Option<&RmsNorm>; 2],
+        x: Tensor<2>,
+        part: impl FnOnce(Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let normed = |norm: Option<&RmsNorm>, x| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let h = normed(before, x.clone());
+        if after.is_none() && self.residual_multiplier == 1.0 {
+            return part(h, Some(x));
+        }
+        let y = normed(after, part(h, None));
+        if self.residual_multiplier == 1.0 { x + y } else { x + y * self.residual_multiplier }
     }
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
+    use crate::model::blocks::QkNorm;
     use burn::tensor::Distribution;
 
     fn error(x: Tensor<2>, y: Tensor<2>) -> f32 {
@@ -107,7 +192,7 @@ mod tests {
         let attention = SelfAttentionConfig {
             num_key_value_heads: 2,
             head_dim: 6,
-            qk_norm: true,
+            qk_norm: QkNorm::Heads,
             attention_bias: true,
             ..SelfAttentionConfig::new(16, 4)
         };
@@ -120,9 +205,10 @@ mod tests {
         let layer = config.init(3, &device).unwrap();
         let x = Tensor::<2>::random([8, 16], Distribution::Default, &device);
         let metadata = AttentionMetadata::rows(&config.attention, 2, 4, &device);
-        let h = layer.input_layernorm.forward(x.clone());
+        let norm = |norm: &Option<RmsNorm>, x| norm.as_ref().unwrap().forward(x);
+        let h = norm(&layer.input_layernorm, x.clone());
         let middle = x.clone() + layer.self_attn.forward(h, &metadata);
-        let h = layer.post_attention_layernorm.forward(middle.clone());
+        let h = norm(&layer.post_attention_layernorm, middle.clone());
         let expected = middle.clone() + layer.mlp.forward(h);
         let found = layer.forward(x.clone(), &metadata);
         assert!(error(found.clone(), expected) < 1e-6);
@@ -143,7 +229,7 @@ mod tests {
     fn sizes_that_do_not_fit_together_are_refused() {
         let (device, good) = (Device::flex(), config());
         let attention = |change: &dyn Fn(&mut SelfAttentionConfig)| {
-            let mut config = good;
+            let mut config = good.clone();
             change(&mut config.attention);
             config
         };
@@ -153,8 +239,11 @@ mod tests {
             (attention(&|a| a.head_dim = usize::MAX), "head_dim"),
             (attention(&|a| a.hidden_size = 18), "hidden_size"),
             (attention(&|a| a.rope_theta = f64::NAN), "rope_theta"),
-            (DecoderLayerConfig { mlp: MlpConfig::new(16, 0), ..good }, "intermediate_size"),
-            (DecoderLayerConfig { rms_norm_eps: 0.0, ..good }, "rms_norm_eps"),
+            (
+                DecoderLayerConfig { mlp: MlpConfig::new(16, 0), ..good.clone() },
+                "intermediate_size",
+            ),
+            (attention(&|a| a.norm.eps = 0.0), "rms_norm_eps"),
         ] {
             let error = config.init(1, &device).unwrap_err().to_string();
             assert!(error.contains(&format!("model.{key}`")), "{error}");

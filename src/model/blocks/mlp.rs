@@ -4,7 +4,7 @@ use super::checks::{check_number, check_parameters, check_size};
 use crate::error::Result;
 use crate::model::lora::{DropoutKeys, LoraLinear};
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
-use crate::ops::swiglu;
+use crate::ops::{Activation, gated};
 use burn::prelude::*;
 
 /// The shape of an [`Mlp`].
@@ -14,17 +14,27 @@ pub struct MlpConfig {
     pub hidden_size: usize,
     /// Width inside.
     pub intermediate_size: usize,
-    /// Standard deviation of the initial weights of `gate_proj` and `up_proj`.
+    /// The gate's activation.
+    pub activation: Activation,
+    /// Whether the projections to gate and up are one matrix, `gate_up_proj` (Phi-3).
+    pub fused: bool,
+    /// Standard deviation of the initial weights of the projections to gate and up.
     pub initializer_range: f64,
     /// The same of `down_proj`, which writes to the residual stream.
     pub output_initializer_range: f64,
 }
 
 impl MlpConfig {
-    /// Initial weights have the standard deviation 0.02.
+    /// SwiGLU with separate projections; initial weights have the standard deviation 0.02.
     pub fn new(hidden_size: usize, intermediate_size: usize) -> Self {
-        let (initializer_range, output_initializer_range) = (0.02, 0.02);
-        Self { hidden_size, intermediate_size, initializer_range, output_initializer_range }
+        Self {
+            hidden_size,
+            intermediate_size,
+            activation: Activation::Silu,
+            fused: false,
+            initializer_range: 0.02,
+            output_initializer_range: 0.02,
+        }
     }
 
     /// Checks the sizes.
@@ -58,40 +68,76 @@ impl MlpConfig {
         let mut linear = |part: &str, sizes, deviation| {
             LoraLinear::build(source, &path(prefix, part), sizes, deviation, false)
         };
+        let mut input = |part: &str, columns: usize, is_there: bool| {
+            is_there.then(|| linear(part, [width, columns], std)).transpose()
+        };
         Ok(Mlp {
-            gate_proj: linear("gate_proj", [width, inner], std)?,
-            up_proj: linear("up_proj", [width, inner], std)?,
+            gate_proj: input("gate_proj", inner, !self.fused)?,
+            up_proj: input("up_proj", inner, !self.fused)?,
+            gate_up_proj: input("gate_up_proj", 2 * inner, self.fused)?,
             down_proj: linear("down_proj", [inner, width], output)?,
+            activation: self.activation,
         })
     }
 }
 
-/// SwiGLU feed-forward: `down(silu(gate(x)) * up(x))`.
+/// Gated feed-forward: `down(activation(gate(x)) * up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    pub(in crate::model) gate_proj: LoraLinear,
-    pub(in crate::model) up_proj: LoraLinear,
-    pub(in crate::model) down_proj: LoraLinear,
+    gate_proj: Option<LoraLinear>,
+    up_proj: Option<LoraLinear>,
+    /// In place of those two.
+    gate_up_proj: Option<LoraLinear>,
+    down_proj: LoraLinear,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl Mlp {
     /// # Shapes
     /// `[tokens, hidden_size]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = self.gate_proj.forward(x.clone(), None);
-        let up = self.up_proj.forward(x, None);
-        self.down_proj.forward(swiglu(gate, up), None)
+        self.forward_to(x, None, None)
     }
 
-    /// `residual` with the output for `x` added, in one operation.
-    pub(super) fn forward_add(
+    /// The same, added to `residual` in one operation where there is one.
+    pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
-        residual: Tensor<2>,
+        residual: Option<Tensor<2>>,
         dropout: Option<&DropoutKeys>,
     ) -> Tensor<2> {
-        let gate = self.gate_proj.forward(x.clone(), dropout);
-        let up = self.up_proj.forward(x, dropout);
-        self.down_proj.forward_gated_add(gate, up, residual, dropout)
+        let [gate, up] = self.gate_and_up(x, dropout);
+        match residual {
+            Some(residual) => {
+                self.down_proj.forward_gated_add([gate, up], self.activation, residual, dropout)
+            }
+            None => self.down_proj.forward(gated(gate, up, self.activation), dropout),
+        }
+    }
+
+    fn gate_and_up(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> [Tensor<2>; 2] {
+        match (&self.gate_up_proj, &self.gate_proj, &self.up_proj) {
+            (Some(both), _, _) => {
+                let both = both.forward(x, dropout);
+                let inner = both.dims()[1] / 2;
+                [0, inner].map(|start| both.clone().narrow(1, start, inner))
+            }
+            (None, Some(gate), Some(up)) => {
+                [gate.forward(x.clone(), dropout), up.forward(x, dropout)]
+            }
+            _ => unreachable!("the projections are one or two"),
+        }
+    }
+
+    /// The linear layers by their names.
+    pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
+        let layers = [
+            ("gate_proj", self.gate_proj.as_mut()),
+            ("up_proj", self.up_proj.as_mut()),
+            ("gate_up_proj", self.gate_up_proj.as_mut()),
+            ("down_proj", Some(&mut self.down_proj)),
+        ];
+        layers.into_iter().filter_map(|(name, layer)| Some((name, layer?))).collect()
     }
 }

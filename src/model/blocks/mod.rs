@@ -10,9 +10,9 @@ mod layer;
 mod mlp;
 mod rms_norm;
 
-pub use attention::{AttentionMetadata, SelfAttention, SelfAttentionConfig};
-pub(in crate::model) use attention::{CacheStep, VisibleKeys, int_tensor};
+pub use attention::{AttentionMetadata, QkNorm, SelfAttention, SelfAttentionConfig};
+pub(in crate::model) use attention::{CacheStep, TokenPlaces, VisibleKeys, int_tensor};
 pub(in crate::model) use checks::{check_number, check_parameters, check_size, refuse};
-pub use layer::{DecoderLayer, DecoderLayerConfig};
+pub use layer::{DecoderLayer, DecoderLayerConfig, NormPlacement};
 pub use mlp::{Mlp, MlpConfig};
 pub use rms_norm::{RmsNorm, RmsNormConfig};

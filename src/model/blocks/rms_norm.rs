@@ -14,12 +14,14 @@ pub struct RmsNormConfig {
     pub width: usize,
     /// Added to the mean square.
     pub eps: f64,
+    /// Whether it scales by 1 and its weight, so that a weight of 0 changes nothing (Gemma).
+    pub weight_plus_one: bool,
 }
 
 impl RmsNormConfig {
-    /// A norm over `width` values, with 1e-5 added to the mean square.
+    /// A norm over `width` values that scales by its weight, with 1e-5 added to the mean square.
     pub fn new(width: usize) -> Self {
-        Self { width, eps: 1e-5 }
+        Self { width, eps: 1e-5, weight_plus_one: false }
     }
 
     /// A norm that scales by 1.
@@ -37,8 +39,10 @@ impl RmsNormConfig {
         source: &mut impl WeightSource,
         prefix: &str,
     ) -> Result<RmsNorm> {
-        let weight = source.tensor(&path(prefix, "weight"), [self.width], 0.0, 1.0)?;
-        Ok(RmsNorm { weight: Param::from_tensor(weight), eps: self.eps })
+        let start = if self.weight_plus_one { 0.0 } else { 1.0 };
+        let weight = source.tensor(&path(prefix, "weight"), [self.width], 0.0, start)?;
+        let weight = Param::from_tensor(weight);
+        Ok(RmsNorm { weight, eps: self.eps, weight_plus_one: self.weight_plus_one })
     }
 }
 
@@ -47,17 +51,21 @@ impl RmsNormConfig {
 pub struct RmsNorm {
     weight: Param<Tensor<1>>,
     eps: f64,
+    weight_plus_one: bool,
 }
 
 impl RmsNorm {
     /// # Shapes
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        rms_norm(x, self.weight.val(), self.eps as f32)
+        let weight = self.weight.val();
+        let scale = if self.weight_plus_one { weight + 1.0 } else { weight };
+        rms_norm(x, scale, self.eps as f32)
     }
 
-    /// Normalizes each head: `[tokens, heads * width]` to the same.
-    pub(super) fn forward_heads(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Normalizes each part as wide as the weight, such as a head: `[tokens, parts * width]` to the
+    /// same.
+    pub(super) fn forward_parts(&self, x: Tensor<2>) -> Tensor<2> {
         let [tokens, total] = x.dims();
         let [width] = self.weight.dims();
         self.forward(x.reshape([tokens * total / width, width])).reshape([tokens, total])

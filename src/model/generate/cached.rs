@@ -7,11 +7,11 @@ use super::model::Generate;
 use super::rows::{RowScores, answer_prompts};
 use crate::data::{Batch, TopTokens};
 use crate::error::Result;
-use crate::model::blocks::{CacheStep, VisibleKeys};
-use crate::model::cache::LayerCache;
+use crate::model::blocks::{CacheStep, SelfAttentionConfig, TokenPlaces, VisibleKeys, int_tensor};
+use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
 use crate::model::precision::in_f32;
-use crate::ops::{linear, rotary_table};
+use crate::ops::linear;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -25,7 +25,7 @@ const FIRST_ROOM: usize = 128;
 impl Generate for DecoderLm {
     fn limits(&self) -> TokenLimits {
         let config = self.config();
-        TokenLimits { vocabulary: config.vocab_size, context: config.max_position_embeddings }
+        TokenLimits { vocabulary: config.vocab_size, context: config.context() }
     }
 
     fn device(&self) -> Device {
@@ -79,22 +79,19 @@ impl DecoderLm {
         Generate::generate(self, prompts, stop_conditions, config, observe)
     }
 
-    /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens
-    /// `[rows, new]` go into the caches.
-    fn logits_cached(
-        &self,
-        ids: Tensor<2, Int>,
-        step: &CacheStep,
-        caches: &mut [LayerCache],
-    ) -> Tensor<2> {
-        let [rows, new] = ids.dims();
+    /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens `[rows, new]` go
+    /// into the caches.
+    fn logits_cached(&self, ids: Tensor<2, Int>, rows: &mut CachedKinds) -> Tensor<2> {
+        let [of_batch, new] = ids.dims();
         let mut x = self.embed(ids);
-        for (layer, cache) in self.model.layers.iter().zip(caches) {
-            x = layer.forward_cached(x, step, cache);
+        for ((layer, cache), kind) in
+            self.model.layers.iter().zip(&mut rows.caches).zip(&rows.of_layer)
+        {
+            x = layer.forward_cached(x, &rows.steps[*kind], cache);
         }
         let width = self.config.hidden_size;
-        let last = x.reshape([rows, new, width]).narrow(1, new - 1, 1).reshape([rows, width]);
-        linear(in_f32(self.model.norm.forward(last)), self.head())
+        let last = x.reshape([of_batch, new, width]).narrow(1, new - 1, 1);
+        linear(in_f32(self.normalized(last.reshape([of_batch, width]))), self.head())
     }
 }
 
@@ -111,65 +108,91 @@ struct CachedRows<'a> {
     prompts: Vec<Vec<u32>>,
     /// Padding before each row.
     paddings: Vec<usize>,
-    caches: Vec<LayerCache>,
-    frequencies: Vec<f64>,
-    /// Positions that `rotation` has.
+    /// The attentions that layers have.
+    attentions: Vec<SelfAttentionConfig>,
+    /// Cosines and sines for each of them.
+    tables: Vec<Option<[Tensor<2>; 2]>>,
+    /// Positions that these have.
     positions: usize,
-    rotation: [Tensor<2>; 2],
+    kinds: CachedKinds,
     /// Places that are filled.
     filled: usize,
 }
 
+/// The caches of all layers, and what the layers need to know of a step.
+struct CachedKinds {
+    caches: Vec<LayerCache>,
+    /// Which of the attentions each layer has.
+    of_layer: Vec<usize>,
+    /// For each of the attentions.
+    steps: Vec<CacheStep>,
+}
+
 impl<'a> CachedRows<'a> {
     fn new(model: &'a DecoderLm, prompts: Vec<Vec<u32>>, max_new_tokens: usize) -> Self {
-        let (shape, device) = (model.config(), model.device());
+        let (config, device) = (model.config(), model.device());
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let sizes = [
-            prompts.len(),
-            shape.num_attention_heads,
-            shape.num_key_value_heads,
-            longest + FIRST_ROOM.min(max_new_tokens),
-            shape.head_dim(),
-        ];
-        let frequencies = shape.rope_frequencies();
-        let positions = sizes[3];
-        let rotation = rotary_table(positions, &frequencies, &device);
-        let dtype = model.activation_type();
-        let caches =
-            (0..shape.num_hidden_layers).map(|_| LayerCache::new(sizes, dtype, &device)).collect();
+        let (attentions, of_layer) = config.attentions();
+        let positions = longest + FIRST_ROOM.min(max_new_tokens);
+        let cache = |kind: &usize| {
+            let attention = &attentions[*kind];
+            let shape = CacheShape {
+                rows: prompts.len(),
+                heads: attention.num_attention_heads,
+                kv_heads: attention.num_key_value_heads,
+                head_dim: attention.head_dim,
+                capacity: positions,
+                window: attention.sliding_window,
+            };
+            LayerCache::new(shape, model.activation_type(), &device)
+        };
+        let caches = of_layer.iter().map(cache).collect();
+        let tables = attentions.iter().map(|kind| kind.rotary_table(positions, &device)).collect();
         let paddings = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        let filled = 0;
-        Self { model, device, prompts, paddings, caches, frequencies, positions, rotation, filled }
+        let kinds = CachedKinds { caches, of_layer, steps: vec![] };
+        Self { model, device, prompts, paddings, attentions, tables, positions, kinds, filled: 0 }
     }
 
-    /// Positions of `new` tokens after `start` earlier places, and what they see.
-    fn step(&self, start: usize, new: usize) -> CacheStep {
+    /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
+    /// attention.
+    fn step(&self, kind: usize, start: usize, new: usize) -> CacheStep {
         let (rows, keys, device) = (self.paddings.len(), start + new, &self.device);
+        let attention = &self.attentions[kind];
         let places = || {
             self.paddings
                 .iter()
                 .flat_map(|padding| (start..keys).map(move |place| (*padding, place)))
         };
-        let ints = |values: Vec<i32>| {
-            Tensor::<1, Int>::from_data(TensorData::new(values, [rows * new]), device)
-        };
-        let positions = places().map(|(padding, place)| place.saturating_sub(padding) as i32);
+        let positions = places().map(|(padding, place)| place.saturating_sub(padding) as u32);
+        let positions: Vec<u32> = positions.collect();
         let visible = if start == 0 {
             // A prompt is a row whose padding is an example of its own.
-            let starts = places().map(|(padding, place)| if place < padding { 0 } else { padding });
-            VisibleKeys::Rows(ints(starts.map(|start| start as i32).collect()))
+            let first_key = |(padding, place)| {
+                attention.first_key(place, if place < padding { 0 } else { padding }) as u32
+            };
+            let first_keys: Vec<u32> = places().map(first_key).collect();
+            let longest = attention.sliding_window.unwrap_or(new).min(new);
+            VisibleKeys::Rows(int_tensor(first_keys.into_iter(), device), longest)
         } else {
-            let mut mask = Vec::with_capacity(rows * new * keys);
+            // Of no use to any of the new tokens are the keys before this one.
+            let first = attention.first_key(start, 0);
+            let mut mask = Vec::with_capacity(rows * new * (keys - first));
             for (padding, place) in places() {
-                mask.extend((0..keys).map(|key| match key >= padding && key <= place {
+                let seen = attention.first_key(place, padding)..=place;
+                mask.extend((first..keys).map(|key| match seen.contains(&key) {
                     true => 0.0,
                     false => HIDDEN,
                 }));
             }
-            let mask = TensorData::new(mask, [rows, 1, new, keys]);
+            let mask = TensorData::new(mask, [rows, 1, new, keys - first]);
             VisibleKeys::Mask(Tensor::from_data(mask, device))
         };
-        CacheStep { table: self.rotation.clone(), positions: ints(positions.collect()), visible }
+        let place = TokenPlaces {
+            table: self.tables[kind].clone(),
+            query_scale: attention.query_scale(&positions, device),
+            positions: int_tensor(positions.into_iter(), device),
+        };
+        CacheStep { place, visible }
     }
 }
 
@@ -188,12 +211,15 @@ impl RowScores for CachedRows<'_> {
         let new = input.len() / rows;
         if self.filled + new > self.positions {
             self.positions *= 2;
-            self.rotation = rotary_table(self.positions, &self.frequencies, &self.device);
+            let table =
+                |kind: &SelfAttentionConfig| kind.rotary_table(self.positions, &self.device);
+            self.tables = self.attentions.iter().map(table).collect();
         }
-        let step = self.step(self.filled, new);
+        let kinds = 0..self.attentions.len();
+        self.kinds.steps = kinds.map(|kind| self.step(kind, self.filled, new)).collect();
         let ids: Vec<i32> = input.iter().map(|id| *id as i32).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, new]), &self.device);
-        let logits = self.model.logits_cached(ids, &step, &mut self.caches);
+        let logits = self.model.logits_cached(ids, &mut self.kinds);
         self.filled += new;
         Ok(logits)
     }
@@ -207,7 +233,7 @@ impl RowScores for CachedRows<'_> {
         let places: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
         let places = TensorData::new(places, [rows.len()]);
         let places = Tensor::<1, Int>::from_data(places, &self.device);
-        self.caches.iter_mut().for_each(|cache| cache.select(&places));
+        self.kinds.caches.iter_mut().for_each(|cache| cache.select(&places));
         self.paddings = rows.iter().map(|row| self.paddings[*row]).collect();
     }
 }

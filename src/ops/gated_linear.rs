@@ -1,10 +1,10 @@
-//! The second half of a SwiGLU feed-forward, `residual + swiglu(gate, up) W`, which keeps no
-//! `swiglu(gate, up)` for the backward pass: it costs little to compute again, and it is as large
+//! The second half of a gated feed-forward, `residual + gated(gate, up) W`, which keeps no
+//! `gated(gate, up)` for the backward pass: it costs little to compute again, and it is as large
 //! as the gate.
 
 use super::backends::dispatched;
+use super::gated::{Activation, GatedKernel};
 use super::linear::LinearKernel;
-use super::swiglu::SwigluKernel;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -16,58 +16,62 @@ use burn::tensor::Tensor;
 
 dispatched! {
     [Autodiff]
-    trait SwigluLinearOps {
-        fn swiglu_linear_add(
+    trait GatedLinearOps {
+        fn gated_linear_add(
             gate: FloatTensor<Self>,
             up: FloatTensor<Self>,
             weight: FloatTensor<Self>,
             residual: FloatTensor<Self>,
+            activation: Activation,
         ) -> FloatTensor<Self> {
-            let gated = <Self as SwigluKernel>::swiglu_forward(gate, up);
+            let gated = <Self as GatedKernel>::gated_forward(gate, up, activation);
             <Self as LinearKernel>::linear_add_forward(gated, weight, residual)
         }
     }
 }
 
-impl<B: SwigluKernel + LinearKernel, C: CheckpointStrategy> SwigluLinearOps for Autodiff<B, C> {
-    fn swiglu_linear_add(
+impl<B: GatedKernel + LinearKernel, C: CheckpointStrategy> GatedLinearOps for Autodiff<B, C> {
+    fn gated_linear_add(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         residual: FloatTensor<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let wants_weight = weight.is_tracked();
         let (gate, gate_node) = gate.into_parts();
         let (up, up_node) = up.into_parts();
         let (weight, weight_node) = weight.into_parts();
         let (residual, residual_node) = residual.into_parts();
-        let gated = B::swiglu_forward(gate.clone(), up.clone());
+        let gated = B::gated_forward(gate.clone(), up.clone(), activation);
         let out = B::linear_add_forward(gated, weight.clone(), residual);
         let nodes = [gate_node, up_node, weight_node, residual_node];
-        match SwigluLinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((gate, up, weight, wants_weight), out),
+        match GatedLinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                prep.finish((gate, up, weight, wants_weight, activation), out)
+            }
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 }
 
 #[derive(Debug)]
-struct SwigluLinearBackward;
+struct GatedLinearBackward;
 
-impl<B: SwigluKernel + LinearKernel> Backward<B, 4> for SwigluLinearBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, bool);
+impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, bool, Activation);
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [gate_node, up_node, weight_node, residual_node] = ops.parents;
-        let (gate, up, weight, wants_weight) = ops.state;
+        let (gate, up, weight, wants_weight, activation) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let Some(node) = weight_node.filter(|_| wants_weight) {
-            let gated = B::swiglu_forward(gate.clone(), up.clone());
+            let gated = B::gated_forward(gate.clone(), up.clone(), activation);
             grads.register::<B>(node.id, B::linear_grad_weight(grad.clone(), gated));
         }
         if gate_node.is_some() || up_node.is_some() {
             let grad_gated = B::linear_grad_input(grad.clone(), weight);
-            let (grad_gate, grad_up) = B::swiglu_backward(grad_gated, gate, up);
+            let (grad_gate, grad_up) = B::gated_backward(grad_gated, gate, up, activation);
             for (node, value) in [(gate_node, grad_gate), (up_node, grad_up)] {
                 if let Some(node) = node {
                     grads.register::<B>(node.id, value);
@@ -80,7 +84,7 @@ impl<B: SwigluKernel + LinearKernel> Backward<B, 4> for SwigluLinearBackward {
     }
 }
 
-/// `residual + swiglu(gate, up) @ weight`; see [`swiglu`](super::swiglu()) and
+/// `residual + gated(gate, up, activation) @ weight`; see [`gated`](super::gated) and
 /// [`linear_add`](super::linear_add).
 ///
 /// # Shapes
@@ -90,17 +94,18 @@ impl<B: SwigluKernel + LinearKernel> Backward<B, 4> for SwigluLinearBackward {
 ///
 /// # Panics
 /// If the shapes do not fit together or the element types differ.
-pub fn swiglu_linear_add(
+pub fn gated_linear_add(
     gate: Tensor<2>,
     up: Tensor<2>,
     weight: Tensor<2>,
     residual: Tensor<2>,
+    activation: Activation,
 ) -> Tensor<2> {
     let ([tokens, inner], [rows, output]) = (gate.dims(), weight.dims());
-    assert_eq!(gate.dims(), up.dims(), "swiglu_linear_add: the shapes of gate and up differ");
+    assert_eq!(gate.dims(), up.dims(), "gated_linear_add: the shapes of gate and up differ");
     assert!(
         inner == rows && residual.dims() == [tokens, output],
-        "swiglu_linear_add: a weight {:?} and a residual {:?} do not fit a gate {:?}",
+        "gated_linear_add: a weight {:?} and a residual {:?} do not fit a gate {:?}",
         weight.dims(),
         residual.dims(),
         gate.dims()
@@ -108,12 +113,13 @@ pub fn swiglu_linear_add(
     let dtype = gate.dtype();
     assert!(
         [up.dtype(), weight.dtype(), residual.dtype()].iter().all(|other| *other == dtype),
-        "swiglu_linear_add: the element types differ"
+        "gated_linear_add: the element types differ"
     );
-    Tensor::from_dispatch(<Dispatch as SwigluLinearOps>::swiglu_linear_add(
+    Tensor::from_dispatch(<Dispatch as GatedLinearOps>::gated_linear_add(
         gate.into_dispatch(),
         up.into_dispatch(),
         weight.into_dispatch(),
         residual.into_dispatch(),
+        activation,
     ))
 }

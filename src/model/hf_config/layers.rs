@@ -1,0 +1,147 @@
+//! Which layers have a sliding window, and which are not rotated.
+
+use super::super::architecture::{ArchitectureProperties, WindowRule};
+use super::super::config::{LayerType, MOST_LAYERS};
+use super::{Read, flag, size, unsupported};
+use serde_json::Value;
+
+/// What a configuration says of its layers.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    /// Keys that a token sees in layers with a window.
+    pub window: Option<usize>,
+    /// Which layers have it, one by one.
+    pub types: Vec<LayerType>,
+    /// 0 for layers without RoPE, 1 for the others.
+    pub no_rope: Vec<u8>,
+}
+
+pub(super) fn read(
+    value: &Value,
+    properties: &ArchitectureProperties,
+    layers: usize,
+) -> Read<Layers> {
+    if layers > MOST_LAYERS {
+        // Refused by name when the whole is checked; lists of so many are not made.
+        return Ok(Layers::default());
+    }
+    let no_rope = read_no_rope(value, properties, layers)?;
+    // One that is null is none; where nothing is said it is that of the class.
+    let given_or = |default: Option<usize>| match value.get("sliding_window") {
+        None => Ok(default),
+        Some(Value::Null) => Ok(None),
+        Some(_) => size(value, "sliding_window").map(Some),
+    };
+    let switched = || flag(value, "use_sliding_window", false);
+    let window = match properties.window {
+        WindowRule::Never => {
+            if switched()? {
+                let what = "`use_sliding_window` is true; this family has no sliding windows";
+                return Err(unsupported(what));
+            }
+            None
+        }
+        WindowRule::FromLayer | WindowRule::WithoutRope if !switched()? => None,
+        _ => given_or(properties.sliding_window)?,
+    };
+    let given = read_types(value, layers)?;
+    let types = given.clone().unwrap_or_else(|| usual_types(value, properties, &no_rope, layers));
+    if window.is_none() {
+        if let Some(types) = given.filter(|types| types.contains(&LayerType::SlidingAttention)) {
+            let count = types.iter().filter(|kind| **kind == LayerType::SlidingAttention).count();
+            return Err(unsupported(format!(
+                "`layer_types` has {count} times \"sliding_attention\", but there is no window \
+                 (`sliding_window`)"
+            )));
+        }
+        return Ok(Layers { window, types: vec![], no_rope });
+    }
+    if properties.window == WindowRule::All && types.contains(&LayerType::FullAttention) {
+        let what = "`layer_types` has \"full_attention\" beside `sliding_window`, which this family \
+                    has in all layers";
+        return Err(unsupported(what));
+    }
+    let types = if properties.window == WindowRule::All { vec![] } else { types };
+    Ok(Layers { window, types, no_rope })
+}
+
+/// The types of layers that are named one by one.
+fn read_types(value: &Value, layers: usize) -> Read<Option<Vec<LayerType>>> {
+    let given = match &value["layer_types"] {
+        Value::Null => return Ok(None),
+        Value::Array(given) => given,
+        other => return Err(format!("`layer_types` is {other}, not a list").into()),
+    };
+    let types = given.iter().map(|kind| {
+        serde_json::from_value(kind.clone()).map_err(|_| {
+            unsupported(format!(
+                "`layer_types` has {kind}; only \"full_attention\" and \"sliding_attention\" are \
+                 supported"
+            ))
+        })
+    });
+    let types = types.collect::<Read<Vec<_>>>()?;
+    match types.len() == layers {
+        true => Ok(Some(types)),
+        false => Err(format!("`layer_types` has {} of {layers} layers", types.len()).into()),
+    }
+}
+
+/// The types where none are named.
+fn usual_types(
+    value: &Value,
+    properties: &ArchitectureProperties,
+    no_rope: &[u8],
+    layers: usize,
+) -> Vec<LayerType> {
+    let number = |key: &str, default: usize| {
+        value[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
+    };
+    let slides = |layer: usize| match properties.window {
+        WindowRule::Never => false,
+        WindowRule::All => true,
+        WindowRule::FromLayer => layer >= number("max_window_layers", 28),
+        WindowRule::WithoutRope => no_rope.get(layer) == Some(&0),
+        WindowRule::AllButEachSixth => {
+            let older = number("_sliding_window_pattern", 6);
+            let pattern = number("sliding_window_pattern", older).max(1);
+            !(layer + 1).is_multiple_of(pattern)
+        }
+    };
+    (0..layers).map(|layer| LayerType::of(slides(layer))).collect()
+}
+
+fn read_no_rope(
+    value: &Value,
+    properties: &ArchitectureProperties,
+    layers: usize,
+) -> Read<Vec<u8>> {
+    let Some(usual) = properties.no_rope_interval else { return Ok(vec![]) };
+    match &value["no_rope_layers"] {
+        Value::Array(given) => {
+            let is_rotated = |part: &Value| match part.as_u64() {
+                Some(flag @ (0 | 1)) => Ok(flag as u8),
+                _ => Err(format!("`no_rope_layers` holds {part}, not 0 or 1").into()),
+            };
+            let list: Vec<u8> = given.iter().map(is_rotated).collect::<Read<_>>()?;
+            match list.len() >= layers {
+                true => Ok(list[..layers].to_vec()),
+                false => {
+                    Err(format!("`no_rope_layers` has {} of {layers} layers", list.len()).into())
+                }
+            }
+        }
+        Value::Null => {
+            let interval = match value["no_rope_layer_interval"].is_null() {
+                true => usual,
+                false => size(value, "no_rope_layer_interval")?,
+            };
+            if interval == 0 {
+                return Err("`no_rope_layer_interval` is 0".to_owned().into());
+            }
+            let rotated = |layer: usize| u8::from(!(layer + 1).is_multiple_of(interval));
+            Ok((0..layers).map(rotated).collect())
+        }
+        other => Err(format!("`no_rope_layers` is {other}, not a list").into()),
+    }
+}
