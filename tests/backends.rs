@@ -7,10 +7,12 @@
 
 mod common;
 
+use burn::tensor::Device;
 use common::{backends, tiny};
 use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
 use mixdistill::model::{
-    Architecture, DecoderConfig, GenerateConfig, LoraConfig, Objective, StepOptions, StopConditions,
+    Architecture, DecoderConfig, GenerateConfig, LoraConfig, Objective, RopeScaling, RopeType,
+    StepOptions, StopConditions,
 };
 use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
 use std::collections::BTreeMap;
@@ -33,14 +35,41 @@ fn slack(name: &str) -> f64 {
 
 /// Two layers at a size at which GPUs work in more than one block.
 fn model() -> DecoderConfig {
+    model_of(Architecture::Qwen3)
+}
+
+fn model_of(architecture: Architecture) -> DecoderConfig {
     DecoderConfig {
         vocab_size: 67,
         hidden_size: 64,
         intermediate_size: 96,
         head_dim: Some(16),
         initializer_range: 0.1,
-        ..tiny(Architecture::Qwen3)
+        ..tiny(architecture)
     }
+}
+
+/// For each property that some families have and Qwen3 has not, one that has it.
+fn properties() -> [(&'static str, DecoderConfig); 6] {
+    let of = |architecture| DecoderConfig { rope_scaling: None, ..model_of(architecture) };
+    let ministral = RopeScaling {
+        rope_type: RopeType::Yarn,
+        factor: 4.0,
+        original_max_position_embeddings: 8,
+        llama_4_scaling_beta: Some(0.4),
+        ..RopeScaling::default()
+    };
+    [
+        ("sliding window", of(Architecture::Mistral)),
+        ("partial rotary, fused projections", of(Architecture::Phi3)),
+        ("norms after, whole q and k normalized", of(Architecture::Olmo2)),
+        ("gelu, norms before and after", of(Architecture::Gemma3Text)),
+        ("multipliers", of(Architecture::Granite)),
+        (
+            "YaRN, queries scaled by position",
+            DecoderConfig { rope_scaling: Some(ministral), ..of(Architecture::Ministral3) },
+        ),
+    ]
 }
 
 /// Rows that have something to learn, of a length for each number: each counts up in steps of its own.
@@ -69,12 +98,13 @@ fn largest(values: &[f32]) -> f64 {
 
 /// Loss and gradients of a batch on a backend.
 fn gradients(
-    device: &burn::tensor::Device,
+    config: &DecoderConfig,
+    device: &Device,
     batch: &Batch,
     options: &StepOptions,
     lora: bool,
 ) -> (f64, BTreeMap<String, Vec<f32>>) {
-    let mut decoder = model().init(5, &device.clone().autodiff()).unwrap();
+    let mut decoder = config.init(5, &device.clone().autodiff()).unwrap();
     if lora {
         let config = LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() };
         decoder = decoder.with_lora(&config, 1).unwrap();
@@ -99,34 +129,55 @@ fn losses_and_gradients_are_those_of_flex() {
         (&packed, "recomputed, smoothed", recomputed, false),
         (&packed, "adapters", StepOptions::default(), true),
     ] {
-        let (loss, expected) = gradients(&burn::tensor::Device::flex(), batch, &options, lora);
-        for (name, device) in backends() {
-            let (found_loss, found) = gradients(&device, batch, &options, lora);
-            let off = (found_loss - loss).abs() / loss;
-            assert!(off <= LOSS * slack(name), "{name} {layout} {what}: loss off by {off:e}");
-            assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
-            let mut worst: f64 = 0.0;
-            for (parameter, expected) in &expected {
-                assert_eq!(found[parameter].len(), expected.len(), "{parameter}");
-                let difference: Vec<f32> =
-                    found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
-                let off = largest(&difference) / largest(expected).max(1e-30);
-                // B starts at 0, so that A has no gradient at all.
-                let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
-                worst = worst.max(off);
-                assert!(
-                    off <= GRADIENT * slack(name),
-                    "{name} {layout} {what}: gradient of {parameter} off by {off:e}"
-                );
-            }
-            println!("{name} {layout} {what}: loss {off:.1e}, gradients {worst:.1e}");
+        compare_gradients(&format!("{layout} {what}"), &model(), batch, &options, lora);
+    }
+}
+
+/// Holds loss and gradients on each backend to those on flex.
+fn compare_gradients(
+    what: &str,
+    config: &DecoderConfig,
+    batch: &Batch,
+    options: &StepOptions,
+    lora: bool,
+) {
+    let (loss, expected) = gradients(config, &Device::flex(), batch, options, lora);
+    for (name, device) in backends() {
+        let (found_loss, found) = gradients(config, &device, batch, options, lora);
+        let off = (found_loss - loss).abs() / loss;
+        assert!(off <= LOSS * slack(name), "{name} {what}: loss off by {off:e}");
+        assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
+        let mut worst: f64 = 0.0;
+        for (parameter, expected) in &expected {
+            assert_eq!(found[parameter].len(), expected.len(), "{parameter}");
+            let difference: Vec<f32> =
+                found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
+            let off = largest(&difference) / largest(expected).max(1e-30);
+            // B starts at 0, so that A has no gradient at all.
+            let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
+            worst = worst.max(off);
+            assert!(
+                off <= GRADIENT * slack(name),
+                "{name} {what}: gradient of {parameter} off by {off:e}"
+            );
         }
+        println!("{name} {what}: loss {off:.1e}, gradients {worst:.1e}");
+    }
+}
+
+#[test]
+fn each_property_of_a_family_is_what_it_is_on_flex() {
+    let rows = rows(0, 3, |number| 12 + number as usize * 7 % 30);
+    let packed = Batch::packed(rows.iter().map(Row::example), 8);
+    for (property, config) in properties() {
+        compare_gradients(property, &config, &packed, &StepOptions::default(), false);
+        compare_generation(property, &config);
     }
 }
 
 #[test]
 fn twenty_steps_have_the_course_they_have_on_flex() {
-    let course = |device: &burn::tensor::Device| -> Vec<f64> {
+    let course = |device: &Device| -> Vec<f64> {
         let config = TrainConfig {
             batch_size: 2,
             accumulate: 2,
@@ -139,7 +190,7 @@ fn twenty_steps_have_the_course_they_have_on_flex() {
         let step = |i: u64| learner.train_step(&rows(4 * i, 4, |_| 25), 20).unwrap().loss;
         (0..20u64).map(step).collect()
     };
-    let expected = course(&burn::tensor::Device::flex());
+    let expected = course(&Device::flex());
     assert!(expected[19] < 0.7 * expected[0], "nothing was learned: {expected:?}");
     for (name, device) in backends() {
         let found = course(&device);
@@ -152,21 +203,26 @@ fn twenty_steps_have_the_course_they_have_on_flex() {
 
 #[test]
 fn generation_gives_the_tokens_of_flex() {
+    compare_generation("Qwen3", &model());
+}
+
+/// Holds the tokens that each backend gives to those of flex.
+fn compare_generation(what: &str, config: &DecoderConfig) {
     let words = arith::vocabulary();
     let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
     let prompts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6, 5], vec![35]];
-    let config = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
-    let answers = |device: &burn::tensor::Device| -> Vec<Vec<u32>> {
-        let model = model().init(5, device).unwrap();
+    let settings = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
+    let answers = |device: &Device| -> Vec<Vec<u32>> {
+        let model = config.init(5, device).unwrap();
         let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
         let all = model
-            .generate(&prompts, stop_conditions, &config, &mut |_| ControlFlow::Continue(()))
+            .generate(&prompts, stop_conditions, &settings, &mut |_| ControlFlow::Continue(()))
             .unwrap();
         all.into_iter().map(|answer| answer.tokens).collect()
     };
-    let expected = answers(&burn::tensor::Device::flex());
+    let expected = answers(&Device::flex());
     assert!(expected.iter().all(|tokens| tokens.len() == 12));
     for (name, device) in backends() {
-        assert_eq!(answers(&device), expected, "{name}");
+        assert_eq!(answers(&device), expected, "{name} {what}");
     }
 }

@@ -5,14 +5,16 @@
 mod common;
 mod parity_support;
 
+use burn::module::Module;
 use burn::tensor::Device;
-use common::{devices, generate};
+use common::{devices, generate, shaken, tiny};
 use mixdistill::context::Context;
-use mixdistill::data::{Batch, Example, TextTokenizer};
+use mixdistill::data::{Batch, Example, Row, TextTokenizer};
 use mixdistill::model::{
-    DecoderLm, FileType, GenerateConfig, HostTensor, LoraConfig, ModelFolder, SaveFolder,
+    Architecture, DecoderConfig, DecoderLm, FileType, GenerateConfig, HostTensor, LoraConfig,
+    ModelFolder, SaveFolder,
 };
-use mixdistill::train::step_gradients;
+use mixdistill::train::{Learner, TrainConfig, step_gradients};
 use parity_support::{
     PROMPT, Reference, largest_difference, line, logits, loss_and_gradients, norm, norm_of,
     our_name, with_random_b, write_adapter, write_logits,
@@ -232,7 +234,12 @@ fn folders_for_transformers_are_written() {
         let base = open(&family(name));
         let reference = Reference::read(&family(name).join("reference.safetensors"));
         let tokens = reference.tokens("input_ids");
-        for (form, file_type) in [("f32", FileType::F32), ("bf16", FileType::Bf16)] {
+        let as_it_is = base.load(&device).unwrap();
+        for (form, model, file_type) in [
+            ("f32", as_it_is.clone(), FileType::F32),
+            ("bf16", as_it_is, FileType::Bf16),
+            ("tuned", tuned(&base, &tokens), FileType::F32),
+        ] {
             let folder = out.join(format!("{name}-{form}"));
             let how = SaveFolder {
                 base: Some(&base),
@@ -240,7 +247,7 @@ fn folders_for_transformers_are_written() {
                 file_type,
                 ..SaveFolder::new(&tokenizer)
             };
-            base.load(&device).unwrap().save(&folder, &how).unwrap();
+            model.save(&folder, &how).unwrap();
             let read = open(&folder).load(&device).unwrap();
             write_logits(&folder, &tokens, &logits(&read, &tokens, &device));
             let said = serde_json::json!({"class": class_of(name), "config_of": family(name)});
@@ -249,6 +256,44 @@ fn folders_for_transformers_are_written() {
         let model = base.load(&device).unwrap().with_lora(&adapter(), 1).unwrap();
         let folder = out.join(format!("{name}-lora"));
         write_adapter(&folder, &with_random_b(model), &format!("{name}-f32"), &tokens);
+    }
+}
+
+/// The model of a folder after three steps of fine-tuning on a row.
+fn tuned(base: &ModelFolder, tokens: &[u32]) -> DecoderLm {
+    let row = Row { tokens: tokens.to_vec(), prompt: PROMPT, ..Row::default() };
+    let config = TrainConfig { learning_rate: 1e-2, ..TrainConfig::default() };
+    let model = base.load(&devices().remove(0).autodiff()).unwrap();
+    let mut learner = Learner::new(model, config).unwrap();
+    let losses = [(); 3].map(|()| learner.train_step(std::slice::from_ref(&row), 3).unwrap().loss);
+    assert!(losses[2] < losses[0], "{losses:?}");
+    learner.model().valid()
+}
+
+/// The same for models that did not come from a folder, of each family.
+#[test]
+fn models_of_our_own_are_written_for_transformers() {
+    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
+        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
+        return;
+    };
+    let device = devices().remove(0);
+    let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
+    for architecture in Architecture::ALL {
+        let config = DecoderConfig {
+            vocab_size: tokenizer.vocabulary_size(),
+            // Some classes know no other width of heads than this by their number.
+            hidden_size: 24,
+            head_dim: None,
+            ..tiny(architecture)
+        };
+        let model = shaken(&config, &device);
+        let folder = out.join(format!("own-{}", architecture.properties().model_type));
+        model.save(&folder, &SaveFolder::new(&tokenizer)).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 300).collect();
+        write_logits(&folder, &tokens, &logits(&model, &tokens, &device));
+        let class = serde_json::json!({"class": architecture.properties().class});
+        std::fs::write(folder.join("ours.json"), class.to_string()).unwrap();
     }
 }
 

@@ -438,7 +438,9 @@ impl DecoderLm {
                 }
                 if how.base.is_none() {
                     config.insert("eos_token_id".into(), one_or_all(&ends));
+                    // Those of its class may be beyond the vocabulary.
                     config.insert("bos_token_id".into(), Value::Null);
+                    config.insert("pad_token_id".into(), Value::Null);
                 }
             }
             write("config.json", &format!("{config:#}\n"))?;

@@ -75,7 +75,7 @@ fn of_family(architecture: Architecture) -> DecoderConfig {
             ..usual
         },
         Architecture::Phi3 => DecoderConfig {
-            partial_rotary_factor: 0.7,
+            partial_rotary_factor: 0.75,
             rope_scaling: Some(RopeScaling {
                 rope_type: RopeType::LongRope,
                 factor: 8.0,
@@ -95,11 +95,12 @@ fn of_family(architecture: Architecture) -> DecoderConfig {
             ..usual
         },
         Architecture::Ministral3 => DecoderConfig {
+            max_position_embeddings: 256,
             rope_theta: 50.0,
             rope_scaling: Some(RopeScaling {
                 rope_type: RopeType::Yarn,
                 factor: 8.0,
-                original_max_position_embeddings: 16,
+                original_max_position_embeddings: 32,
                 llama_4_scaling_beta: Some(0.4),
                 ..RopeScaling::default()
             }),
