@@ -38,7 +38,7 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn gradients_in_bf16_are_near_those_in_f32() {
     for device in able() {
-        for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+        for architecture in Architecture::ALL {
             let model = shaken(&tiny(architecture), &device.clone().autodiff());
             let lora = LoraConfig { rank: 3, ..LoraConfig::default() };
             let mut adapted = model.clone().with_lora(&lora, 1).unwrap();
