@@ -6,9 +6,9 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mixdistill::device::{by_name, use_threads};
 use mixdistill::ops::{
-    AdamW, AttentionShape, cached_attention, causal_attention, embedding, linear, linear_add,
-    linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table, sum_of_squares,
-    swiglu,
+    AdamW, AttentionShape, cached_attention, causal_attention, causal_attention_within, embedding,
+    linear, linear_add, linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table,
+    sum_of_squares, swiglu,
 };
 use std::time::Duration;
 
@@ -77,6 +77,15 @@ fn operations(criterion: &mut Criterion) {
     both(criterion, "causal_attention", [x, kv, kv], &device, |[q, k, v]| {
         causal_attention(q, k, v, starts.clone(), SHAPE)
     });
+    // One row of 4,096 tokens, whole and with sliding windows.
+    let shape = AttentionShape { batch: 1, seq: 4096, heads: 4, kv_heads: 2, head_dim: 64 };
+    let (q, kv) = ([4096, 256], [4096, 128]);
+    for window in [4096, 1024, 256] {
+        let first_keys = ints((0..4096usize).map(|i| (i + 1).saturating_sub(window)), &device);
+        both(criterion, &format!("a window of {window}"), [q, kv, kv], &device, |[q, k, v]| {
+            causal_attention_within(q, k, v, first_keys.clone(), shape, window)
+        });
+    }
     let ids = ints((0..TOKENS).map(|i| i * 31 % VOCABULARY), &device);
     let table = [VOCABULARY, WIDTH];
     both(criterion, "embedding", [table], &device, |[w]| embedding(w, ids.clone()));

@@ -341,6 +341,22 @@ def qwen2_yarn():
     return Case(transformers.Qwen2ForCausalLM(config), config4={})
 
 
+def qwen2_window():
+    """A window of 10 in the layers from max_window_layers on, none in the first."""
+    config = transformers.Qwen2Config(
+        **TINY,
+        hidden_size=24,
+        intermediate_size=28,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=10,
+        max_window_layers=1,
+    )
+    return Case(transformers.Qwen2ForCausalLM(config), config4={})
+
+
 def qwen3_config(rope):
     return transformers.Qwen3Config(
         **TINY | {"max_position_embeddings": 1024},
@@ -405,6 +421,7 @@ CASES = [
     (gemma3, 102),
     (ministral3, 9),
     (mistral3, 3),
+    (qwen2_window, 4),
     (qwen2_yarn, 1),
     (qwen3_yarn_mscale, 9),
     (qwen3_yarn_attention_factor, 12),
