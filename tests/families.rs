@@ -419,3 +419,68 @@ fn each_family_is_fine_tuned_from_its_folder_and_answers() {
         }
     }
 }
+
+/// Each setting of each family's configuration, at any depth, replaced by whatever else JSON has.
+#[test]
+fn whatever_a_configuration_says_it_is_a_model_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut models, mut errors) = (0, 0);
+    for name in CASES {
+        let config = std::fs::read_to_string(family(name).join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        for pointer in pointers(&config) {
+            for value in others() {
+                let mut changed = config.clone();
+                match value {
+                    Some(value) => *changed.pointer_mut(&pointer).unwrap() = value,
+                    None => remove(&mut changed, &pointer),
+                }
+                std::fs::write(folder.path().join("config.json"), changed.to_string()).unwrap();
+                match ModelFolder::open(folder.path()) {
+                    Ok(folder) => {
+                        let config = folder.config().clone().for_length(LENGTH);
+                        config.tensor_shapes();
+                        for layer in 0..config.num_hidden_layers {
+                            let frequencies = config.attention(layer).rope_frequencies();
+                            assert!(frequencies.iter().all(|f| f.is_finite()), "{name} {pointer}");
+                        }
+                        models += 1;
+                    }
+                    Err(error) => {
+                        // It names what is wrong, and says what to do.
+                        assert!(error.to_string().contains(". "), "{name} {pointer}: {error}");
+                        errors += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{models} models, {errors} errors");
+    assert!(models > 1000 && errors > 1000);
+}
+
+/// Values that a setting may be replaced by; `None` removes it.
+fn others() -> Vec<Option<Value>> {
+    let values = serde_json::json!([
+        null, true, false, 0, 1, 2, 3, -1, 0.5, 1e-300, 1e300, u64::MAX, 1 << 20, "", "silu",
+        "yarn", [], [0], ["sliding_attention"], {}, {"rope_type": "longrope"}
+    ]);
+    let Value::Array(values) = values else { unreachable!() };
+    std::iter::once(None).chain(values.into_iter().map(Some)).collect()
+}
+
+/// The places of all values within a value.
+fn pointers(value: &Value) -> Vec<String> {
+    let Value::Object(map) = value else { return vec![] };
+    let below = |(key, value): (&String, &Value)| {
+        let here = format!("/{key}");
+        let deeper = pointers(value).into_iter().map(|rest| format!("{here}{rest}"));
+        std::iter::once(here.clone()).chain(deeper).collect::<Vec<_>>()
+    };
+    map.iter().flat_map(below).collect()
+}
+
+fn remove(value: &mut Value, pointer: &str) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    value.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
+}

@@ -191,10 +191,15 @@ impl SelfAttentionConfig {
         check_number("attention_multiplier", self.score_scale.unwrap_or(1.0))?;
         check_number("initializer_range", self.initializer_range)?;
         check_number("output_initializer_range", self.output_initializer_range)?;
-        match &self.rope_scaling {
-            Some(scaling) => scaling.validate(rotated),
-            None => Ok(()),
+        let Some(scaling) = &self.rope_scaling else { return Ok(()) };
+        scaling.validate(rotated)?;
+        let finite = scaling.attention_factor().is_finite()
+            && self.rope_frequencies().iter().all(|frequency| frequency.is_finite());
+        if !finite {
+            let what = "with this base it gives frequencies that are not finite".to_owned();
+            return refuse("rope_scaling", what, "Check rope_theta and the original context");
         }
+        Ok(())
     }
 
     /// Random weights; the same seed gives the same weights on every backend.

@@ -89,7 +89,7 @@ fn without_layer_types(
                 kinds.join(", ")
             )));
         }
-        let sliding = &rope[SLIDING];
+        let sliding = rope.get(SLIDING).unwrap_or(&Value::Null);
         if rope_type(sliding) != "default" {
             return Err(unsupported(format!(
                 "`{key}.{SLIDING}` scales RoPE ({}), which is not supported",
