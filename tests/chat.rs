@@ -2,14 +2,13 @@
 
 mod common;
 
+use common::chat_folder::ChatFolder;
 use common::{shared, smollm2};
 use mixdistill::Error;
 use mixdistill::data::{
     ChatFormat, ChatTemplate, Message, PlainTemplate, Prompt, PromptTemplate, TextTokenizer,
 };
 use serde_json::{Value, json};
-use std::path::Path;
-use tempfile::TempDir;
 
 #[test]
 fn renderings_equal_those_of_transformers() {
@@ -88,67 +87,13 @@ fn templates_written_for_python_are_rendered() {
     assert!(error.contains("`%` is for two numbers or for a text and values"), "{error}");
 }
 
-/// A folder with a byte-level tokenizer that has special tokens, as chat models have them.
-struct Folder(TempDir);
+/// A folder with the special tokens that the templates here name.
+struct Folder;
 
 impl Folder {
-    /// `adds_bos`: whether tokenizer.json puts `<s>` before every text by itself.
-    fn new(adds_bos: bool, settings: Value) -> Self {
-        let mut vocab = serde_json::Map::new();
-        for byte in 0..=255u8 {
-            // The printable stand-ins of byte-level tokenizers.
-            let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
-            let unprintable = (0..byte).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..=255));
-            let code = if printable { u32::from(byte) } else { 256 + unprintable.count() as u32 };
-            vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte));
-        }
+    fn new(adds_bos: bool, settings: Value) -> ChatFolder {
         let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
-        let added: Vec<Value> = special
-            .iter()
-            .enumerate()
-            .map(|(i, content)| {
-                json!({"id": 256 + i, "content": content, "single_word": false, "lstrip": false,
-                       "rstrip": false, "normalized": false, "special": true})
-            })
-            .collect();
-        let processor = json!({
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-                       {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}},
-                     {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
-        });
-        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                           "use_regex": true});
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": null, "pre_tokenizer": level, "decoder": level,
-            "post_processor": if adds_bos { processor } else { Value::Null },
-            "model": {"type": "BPE", "dropout": null, "unk_token": null,
-                      "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                      "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
-        });
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, value: &Value| {
-            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
-        };
-        write("tokenizer.json", &tokenizer);
-        write("tokenizer_config.json", &settings);
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn tokenizer(&self) -> TextTokenizer {
-        TextTokenizer::from_folder(self.path(), None).unwrap()
-    }
-
-    fn format(&self, system: Option<&str>) -> mixdistill::Result<ChatFormat> {
-        let template = ChatTemplate::from_folder(self.path())?.expect("the folder has a template");
-        ChatFormat::new(template, &self.tokenizer(), system.map(str::to_owned))
+        ChatFolder::new(&special, &[], adds_bos, settings)
     }
 }
 
@@ -388,14 +333,14 @@ fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts()
         assert!(matches!(error, Error::Template { .. }), "{error}");
         error.to_string()
     };
-    let thinking = PLAIN.replace("<|bot|>{% endif %}", "<|bot|><think>\n{% endif %}");
-    let message = error(&thinking, "2");
+    let other = PLAIN.replace("<|bot|>{% endif %}", "<|bot|>Well,\n{% endif %}");
+    let message = error(&other, "2");
     assert!(message.contains("does not begin with the same conversation"), "{message}");
-    assert!(message.contains("<|bot|><think>") && message.contains("First answer"), "{message}");
-    let dropping = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}");
-    let message = error(&dropping, "<think>1 and 1</think>2");
+    assert!(message.contains("<|bot|>Well,") && message.contains("First answer"), "{message}");
+    let dropping = PLAIN.replace("{{ m.content }}", "{{ m.content.split('###')[-1] }}");
+    let message = error(&dropping, "### 1 and 1 ### 2");
     assert!(message.contains("leaves out or changes part of the answer"), "{message}");
-    assert!(message.contains("<think>1 and 1</think>2"), "{message}");
+    assert!(message.contains("### 1 and 1 ### 2"), "{message}");
     let counting = "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages | length }}";
     error(counting, "2");
     error("{{ raise_exception('never') }}", "2");

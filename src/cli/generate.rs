@@ -43,7 +43,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", requires = "prompts", help_heading = "Prompts")]
     out: Option<PathBuf>,
     /// Give prompts to the model as they are, without a chat template; special tokens can be spelled
-    #[arg(long, conflicts_with_all = ["system", "chat_template"], help_heading = "Prompts")]
+    #[arg(long, conflicts_with_all = ["system", "chat_template", "template_variables"],
+        help_heading = "Prompts")]
     raw: bool,
     /// Prompts of a file that are answered at the same time
     #[arg(

@@ -1,6 +1,6 @@
 //! A model that is asked: how it is loaded, and how its answers are shown as they come.
 
-use super::common::Session;
+use super::common::{Session, TemplateVariable};
 use clap::Args;
 use mixdistill::data::{Message, Prompt};
 use mixdistill::model::{
@@ -27,6 +27,10 @@ pub struct ModelFlags {
     /// Chat template in a file, or none [default: the adapter's, else the model's own]
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Variable for the chat template, such as enable_thinking=false; may be given more than once
+    /// [default: none]
+    #[arg(id = "template_variables", long = "template-variable", value_name = "NAME=VALUE")]
+    pub template_variables: Vec<TemplateVariable>,
     /// Message of the system [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -131,6 +135,7 @@ impl ModelFlags {
         let options = LoadOptions {
             adapter,
             chat_template: if raw { Some("none".into()) } else { self.chat_template.clone() },
+            template_variables: TemplateVariable::by_name(&self.template_variables),
             system: self.system.clone(),
             backend: session.global.backend().to_owned(),
         };

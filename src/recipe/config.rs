@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file of one teacher's answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Its name in the mixture.
@@ -28,6 +28,10 @@ pub struct SourceConfig {
     /// Which columns hold what; without it they are recognized by name.
     #[serde(default)]
     pub columns: ColumnMap,
+    /// Variables for the chat template where it lays out this source's answers, laid over those of all
+    /// data: `enable_thinking = true` for the long ones, `false` for the short ones.
+    #[serde(default)]
+    pub template_variables: BTreeMap<String, serde_json::Value>,
 }
 
 /// Which problems are trained on, and as which tokens.
@@ -50,7 +54,8 @@ pub struct DataConfig {
     pub end_token: Option<String>,
     /// A chat template in a file, or `none` for the built-in layout; without it the base model's.
     pub chat_template: Option<String>,
-    /// Variables for the chat template, such as `enable_thinking`.
+    /// Variables for the chat template, such as `enable_thinking`. A source, and the held-out problems
+    /// that are answered, may have others laid over them.
     pub template_variables: BTreeMap<String, serde_json::Value>,
     /// The system's message in each conversation; without it the chat template's own.
     pub system_prompt: Option<String>,
@@ -130,6 +135,9 @@ pub struct EvaluationConfig {
     pub before: bool,
     /// Where their answers are looked for.
     pub kind: AnswerKind,
+    /// Variables for the chat template where problems are answered, laid over those of all data. The
+    /// held-out losses of a source have the source's own.
+    pub template_variables: BTreeMap<String, serde_json::Value>,
     /// Of these, how many are answered at each evaluation during training too. Takes its time:
     /// generation is far slower than a training step on as many tokens.
     pub during_training: usize,
@@ -144,6 +152,7 @@ impl Default for EvaluationConfig {
             questions: 200,
             before: true,
             kind: AnswerKind::Stated,
+            template_variables: BTreeMap::new(),
             during_training: 0,
             samples: 3,
         }
@@ -312,6 +321,13 @@ impl RunConfig {
     /// The seed of the toy corpus and of the held-out split.
     pub fn data_seed(&self) -> u64 {
         self.data.seed.unwrap_or(self.seed)
+    }
+
+    /// The variables of the chat template where held-out problems are answered.
+    pub fn asked_with(&self) -> BTreeMap<String, serde_json::Value> {
+        let mut variables = self.data.template_variables.clone();
+        variables.extend(self.evaluation.template_variables.clone());
+        variables
     }
 
     /// Sets the teacher, and its part in the loss to the usual one where it has none.

@@ -121,7 +121,7 @@ impl EncodedSource {
     }
 }
 
-/// What all rows are encoded with.
+/// What all rows of a source are encoded with.
 struct With<'a> {
     tokenizer: &'a TextTokenizer,
     template: &'a dyn PromptTemplate,
@@ -202,11 +202,36 @@ impl Encoded {
         limit: LengthLimit,
         context: &Context<'_>,
     ) -> Result<Self> {
-        let answers: usize = (0..pairs.sources().len()).map(|s| pairs.available(s)).sum();
+        let templates = vec![template; pairs.sources().len()];
+        Self::encode_by_source(pairs, tokenizer, &templates, limit, context)
+    }
+
+    /// As [`Encoded::encode`], each source with a template of its own: `templates` has one for each,
+    /// in the order of [`Pairs::sources`].
+    ///
+    /// # Errors
+    /// As [`Encoded::encode`].
+    ///
+    /// # Panics
+    /// If there is not a template for each source.
+    pub fn encode_by_source(
+        pairs: &Pairs,
+        tokenizer: &TextTokenizer,
+        templates: &[&dyn PromptTemplate],
+        limit: LengthLimit,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let count = pairs.sources().len();
+        assert_eq!(templates.len(), count, "a template for each source");
+        let answers: usize = (0..count).map(|s| pairs.available(s)).sum();
         let mut progress = context.task(Task::Encode, answers as u64);
-        let with = With { tokenizer, template, limit };
-        let sources = (0..pairs.sources().len())
-            .map(|index| encode_source(pairs, index, &with, &mut progress))
+        let sources = templates
+            .iter()
+            .enumerate()
+            .map(|(index, &template)| {
+                let with = With { tokenizer, template, limit };
+                encode_source(pairs, index, &with, &mut progress)
+            })
             .collect::<Result<Vec<_>>>()?;
         let any = sources.iter().flat_map(|source| &source.rows).any(|row| row.1 > 0);
         if !any {

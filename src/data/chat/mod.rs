@@ -1,5 +1,6 @@
 //! Chat: prompts and answers laid out by a model's template, as tokens.
 
+mod answer_form;
 mod chat_format;
 mod chat_template;
 mod python;
