@@ -349,7 +349,7 @@ impl Out {
 }
 
 /// A text without what a terminal would take as a command.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().map(|c| if is_command(c) { '\u{FFFD}' } else { c }).collect()
 }

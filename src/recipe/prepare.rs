@@ -155,20 +155,25 @@ impl Prepared {
     /// problem and source; rows have no number.
     pub fn all_answers(&self) -> Vec<Row> {
         let pairs = self.mixture.pairs();
-        let sources = pairs.sources().iter().enumerate();
-        let of = |problem: usize| {
-            sources.clone().filter_map(move |(index, source)| {
-                let record = pairs.record_index(problem, index)?;
-                let example = self.encoded.example(index, record)?;
-                Some(Row {
-                    tokens: example.tokens.to_vec(),
-                    prompt: example.prompt,
-                    label: source.label(record),
-                    ..Row::default()
-                })
-            })
-        };
+        let sources = 0..pairs.sources().len();
+        let of = |problem| sources.clone().filter_map(move |source| self.answer(problem, source));
         (0..pairs.len()).flat_map(of).collect()
+    }
+
+    /// The row of one source's answer to a problem that is trained on, if it has one; it has no number.
+    ///
+    /// # Panics
+    /// If either number is out of range.
+    pub fn answer(&self, problem: usize, source: usize) -> Option<Row> {
+        let pairs = self.mixture.pairs();
+        let record = pairs.record_index(problem, source)?;
+        let example = self.encoded.example(source, record)?;
+        Some(Row {
+            tokens: example.tokens.to_vec(),
+            prompt: example.prompt,
+            label: pairs.sources()[source].label(record),
+            ..Row::default()
+        })
     }
 
     /// The rows that a run will see, each once, in training order.
