@@ -129,7 +129,7 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
                  {% if add_generation_prompt %}<|bot|>assistant:{% endif %}";
     let folder = Folder::new(false, settings(names));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
-    let prompt = Prompt { system: Some(" Be <|end|> brief. "), problem: "1+1?" };
+    let prompt = Prompt { system: Some(" Be <|end|> brief. "), ..Prompt::from("1+1?") };
     let row = format.row(&tokenizer, prompt, "2").unwrap();
     let asked = format.prompt(&tokenizer, prompt).unwrap();
     assert_eq!(row.tokens[..row.prompt], asked);
@@ -173,7 +173,7 @@ fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
     let folder = Folder::new(true, settings(PLAIN));
     let tokenizer = folder.tokenizer();
     let layout = PlainTemplate::default();
-    let prompt = Prompt { system: Some("Be brief."), problem: "1+1?" };
+    let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
     assert_eq!(layout.prompt_text(prompt), "Be brief.\n\nProblem:\n1+1?\n\nSolution:\n");
     let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, true)).unwrap();
     let messages = [Message::new("system", " Be brief. "), Message::new("user", "1+1?")];

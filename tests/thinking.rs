@@ -224,7 +224,7 @@ fn what_cannot_be_derived_is_refused_with_both_texts() {
     }
     // A system text that is lost is so before reasoning, too.
     let format = format(&usual.replace("{% else %}", "{% elif m.role == 'user' %}"), json!({}));
-    let prompt = Prompt { system: Some("Be brief."), problem: "1+1?" };
+    let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
     let error = format.unwrap().row(&tokenizer(), prompt, REASONED).unwrap_err().to_string();
     assert!(error.contains("it leaves out the system text"), "{error}");
 }

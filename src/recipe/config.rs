@@ -3,7 +3,9 @@
 mod validate;
 
 use crate::data::arith::ArithConfig;
-use crate::data::{ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong};
+use crate::data::{
+    ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong, TrainedTurns,
+};
 use crate::error::{Error, Result};
 use crate::eval::AnswerKind;
 use crate::model::{
@@ -65,6 +67,8 @@ pub struct DataConfig {
     pub seed: Option<u64>,
     /// The date that a chat template sees, as YYYY-MM-DD; without it the day of the run's start.
     pub date: Option<String>,
+    /// Which answers of a conversation of several turns are trained.
+    pub trained_turns: TrainedTurns,
     /// Length limit of a row in tokens: prompt, answer and end token.
     pub max_length: usize,
     /// What happens to longer rows.
@@ -95,6 +99,7 @@ impl Default for DataConfig {
             system_prompt: None,
             seed: None,
             date: None,
+            trained_turns: TrainedTurns::Last,
             max_length: 512,
             too_long: TooLong::Drop,
             hold_out: 0.05,

@@ -171,6 +171,7 @@ impl Prepared {
         Some(Row {
             tokens: example.tokens.to_vec(),
             prompt: example.prompt,
+            untrained: example.untrained.to_vec(),
             label: pairs.sources()[source].label(record),
             ..Row::default()
         })
@@ -406,7 +407,8 @@ fn encode(
     let data = &config.data;
     let limit = LengthLimit { tokens: data.max_length, too_long: data.too_long };
     let templates: Vec<&dyn PromptTemplate> = templates.iter().map(|layout| &**layout).collect();
-    Encoded::encode_by_source(pairs, tokenizer, &templates, limit, context).map(Arc::new)
+    let turns = data.trained_turns;
+    Encoded::encode_by_source(pairs, tokenizer, &templates, turns, limit, context).map(Arc::new)
 }
 
 fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<MixDistillation> {

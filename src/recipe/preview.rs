@@ -5,7 +5,7 @@ use super::directory::RunMode;
 use super::prepare::Prepared;
 use super::run::dated;
 use crate::context::Context;
-use crate::data::TextTokenizer;
+use crate::data::{Example, TextTokenizer};
 use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ impl Preview {
                 label: row.label.clone(),
                 tokens: row.tokens.len(),
                 trained_tokens: row.example().trained(),
-                parts: parts(tokenizer, &row.tokens, row.prompt),
+                parts: parts(tokenizer, &row.example()),
             });
             PreviewSource {
                 name: source.name().to_owned(),
@@ -88,7 +88,8 @@ impl Preview {
         let sources = sources.collect();
         let question = prepared.questions.first().map(|question| -> Result<PreviewRow> {
             let tokens = prepared.template.prompt(tokenizer, question.prompt())?;
-            let parts = parts(tokenizer, &tokens, tokens.len());
+            let prompt = Example { tokens: &tokens, prompt: tokens.len(), ..Example::default() };
+            let parts = parts(tokenizer, &prompt);
             let label = "held-out problem".into();
             Ok(PreviewRow { label, tokens: tokens.len(), trained_tokens: 0, parts })
         });
@@ -106,19 +107,26 @@ fn variables(config: &RunConfig, source: &str) -> BTreeMap<String, serde_json::V
     variables
 }
 
-/// The text of tokens, of which those from `prompt` on are trained.
-fn parts(tokenizer: &TextTokenizer, tokens: &[u32], prompt: usize) -> Vec<PreviewPart> {
+/// The text of a row, divided where what is trained begins and ends.
+fn parts(tokenizer: &TextTokenizer, row: &Example<'_>) -> Vec<PreviewPart> {
     // A token that cannot be decoded stands there as what it is.
     let text = |tokens: &[u32]| {
         tokenizer.decode_all(tokens).unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string())
     };
-    let (before, whole) = (text(&tokens[..prompt]), text(tokens));
-    // Some tokenizers take the space at the beginning of a text away.
-    let trained = match whole.strip_prefix(&before) {
-        Some(trained) => trained.to_owned(),
-        None => text(&tokens[prompt..]),
-    };
-    let parts = [(before, false), (trained, true)].into_iter();
-    let parts = parts.map(|(text, trained)| PreviewPart { text, trained });
-    parts.filter(|part| !part.text.is_empty()).collect()
+    let gaps = row.untrained.iter().flat_map(|gap| [gap.start as usize, gap.end as usize]);
+    let ends = std::iter::once(row.prompt).chain(gaps).chain([row.tokens.len()]);
+    let (mut start, mut before, mut trained, mut parts) = (0, String::new(), false, vec![]);
+    for end in ends {
+        let so_far = text(&row.tokens[..end]);
+        // Some tokenizers take the space at the beginning of a text away.
+        let part = match so_far.strip_prefix(&before) {
+            Some(part) => part.to_owned(),
+            None => text(&row.tokens[start..end]),
+        };
+        if !part.is_empty() {
+            parts.push(PreviewPart { text: part, trained });
+        }
+        (start, before, trained) = (end, so_far, !trained);
+    }
+    parts
 }

@@ -65,7 +65,7 @@ pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
             prompt,
             label: format!("row {index}"),
             number: index as u64,
-            teacher: None,
+            ..Row::default()
         })
         .collect()
 }

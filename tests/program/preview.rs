@@ -45,7 +45,7 @@ fn rows_of_each_source_are_shown_with_what_is_trained() {
         "<|user|>1 + 1?<|end|><|bot|><think>[\nHm.\u{FFFD}[2J\n</think>\n\n2<|end|>]\n",
         "\n`short` line 1 (id 1): 28 tokens, 4 trained\n\
          <|user|>1 + 1?<|end|><|bot|><think></think>[\n\n2<|end|>]\n",
-        "m ... 7214 characters left out ... m",
+        "m ... 7220 characters left out ... m",
         "\nheld-out problem: asked with ",
     ] {
         assert!(ended.out.contains(shown), "{shown:?} in {}", ended.out);

@@ -16,7 +16,7 @@
 use super::answer_form::{AnswerForm, Written};
 use super::chat_template::{Beside, ChatTemplate, Message};
 use super::reasoning::{CLOSE, OPEN, divided, with_reasoning};
-use super::template::{Prompt, PromptTemplate, RowTokens};
+use super::template::{EarlierTurn, Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -175,7 +175,11 @@ impl ChatFormat {
     fn messages(&self, prompt: Prompt<'_>) -> Vec<Message> {
         let system = self.system.as_deref().or(prompt.system);
         let system = system.into_iter().map(|text| Message::new("system", text));
-        system.chain([Message::new("user", prompt.problem)]).collect()
+        let earlier = prompt.earlier.iter().flat_map(|turn| {
+            [("user", &turn.problem), ("assistant", &turn.solution)]
+                .map(|(role, text)| Message::new(role, text.as_str()))
+        });
+        system.chain(earlier).chain([Message::new("user", prompt.problem)]).collect()
     }
 
     /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
@@ -390,6 +394,7 @@ impl ChatFormat {
 /// A row's texts with stand-ins for the names of special tokens.
 struct Hidden<'a> {
     system: Option<Cow<'a, str>>,
+    earlier: Vec<EarlierTurn>,
     problem: Cow<'a, str>,
     /// Reasoning and answer as the row has them.
     solution: Cow<'a, str>,
@@ -406,6 +411,7 @@ impl<'a> Hidden<'a> {
         let (reasoning, answer) = divided(solution);
         Self {
             system: prompt.system.map(|text| tokenizer.hide_special(text.trim())),
+            earlier: prompt.earlier.iter().map(|turn| hidden_turn(tokenizer, turn)).collect(),
             problem: tokenizer.hide_special(prompt.problem.trim()),
             solution: tokenizer.hide_special(solution.trim()),
             reasoning: reasoning.map(|text| tokenizer.hide_special(text)),
@@ -415,7 +421,7 @@ impl<'a> Hidden<'a> {
     }
 
     fn prompt(&self) -> Prompt<'_> {
-        Prompt { system: self.system.as_deref(), problem: &self.problem }
+        Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }
 }
 
@@ -467,6 +473,14 @@ impl PromptTemplate for ChatFormat {
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
         let end = self.end.or(self.ending.first().copied());
         end.unwrap_or_else(|| tokenizer.end_token())
+    }
+}
+
+/// An earlier exchange with stand-ins for the names of special tokens.
+fn hidden_turn(tokenizer: &TextTokenizer, turn: &EarlierTurn) -> EarlierTurn {
+    EarlierTurn {
+        problem: tokenizer.hide_special(turn.problem.trim()).into_owned(),
+        solution: hide_special_of_answer(tokenizer, turn.solution.trim()).into_owned(),
     }
 }
 

@@ -10,5 +10,5 @@ pub(crate) mod tokenizer;
 
 pub use chat_format::ChatFormat;
 pub use chat_template::{ChatTemplate, Message};
-pub use template::{PlainTemplate, Prompt, PromptTemplate, RowTokens};
+pub use template::{EarlierTurn, PlainTemplate, Prompt, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;
