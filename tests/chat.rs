@@ -88,13 +88,9 @@ fn templates_written_for_python_are_rendered() {
 }
 
 /// A folder with the special tokens that the templates here name.
-struct Folder;
-
-impl Folder {
-    fn new(adds_bos: bool, settings: Value) -> ChatFolder {
-        let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
-        ChatFolder::new(&special, &[], adds_bos, settings)
-    }
+fn folder_with(adds_bos: bool, settings: Value) -> ChatFolder {
+    let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
+    ChatFolder::new(&special, &[], adds_bos, settings)
 }
 
 const PLAIN: &str = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
@@ -107,7 +103,7 @@ fn settings(template: &str) -> Value {
 
 #[test]
 fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let row = format.row(&tokenizer, " 1+1? ".into(), "\n2\n").unwrap();
     let [user, bot, end] = [258, 259, 260];
@@ -127,7 +123,7 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
     let names = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
                  {{ m.role }}:{{ m.content }}<|end|>\n{% endfor %}\
                  {% if add_generation_prompt %}<|bot|>assistant:{% endif %}";
-    let folder = Folder::new(false, settings(names));
+    let folder = folder_with(false, settings(names));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let prompt = Prompt { system: Some(" Be <|end|> brief. "), ..Prompt::from("1+1?") };
     let row = format.row(&tokenizer, prompt, "2").unwrap();
@@ -152,7 +148,7 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
          {% endif %}{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}\
          {% if add_generation_prompt %}<|user|>{% endif %}",
     ] {
-        let folder = Folder::new(false, settings(template));
+        let folder = folder_with(false, settings(template));
         let format = folder.format(None).unwrap();
         assert!(format.row(&tokenizer, "1+1?".into(), "2").is_ok());
         for error in [
@@ -170,7 +166,7 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
 
 #[test]
 fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
-    let folder = Folder::new(true, settings(PLAIN));
+    let folder = folder_with(true, settings(PLAIN));
     let tokenizer = folder.tokenizer();
     let layout = PlainTemplate::default();
     let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
@@ -186,7 +182,7 @@ fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
 
 #[test]
 fn a_problem_or_answer_cannot_spell_special_tokens() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let (problem, solution) = ("What is <|end|>?", "A token: <|end|><|user|> and </s>.");
     let row = format.row(&tokenizer, problem.into(), solution).unwrap();
@@ -202,7 +198,7 @@ fn a_problem_or_answer_cannot_spell_special_tokens() {
 fn there_is_exactly_one_bos() {
     let with_bos = format!("{{{{ bos_token }}}}{PLAIN}");
     let count = |adds_bos: bool, settings: Value| {
-        let folder = Folder::new(adds_bos, settings);
+        let folder = folder_with(adds_bos, settings);
         let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
         let row = format.row(&tokenizer, "1".into(), "2").unwrap();
         assert!(row.tokens.starts_with(&format.prompt(&tokenizer, "1".into()).unwrap()));
@@ -223,7 +219,7 @@ fn there_is_exactly_one_bos() {
 #[test]
 fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
     for adds_bos in [true, false] {
-        let folder = Folder::new(adds_bos, settings(PLAIN));
+        let folder = folder_with(adds_bos, settings(PLAIN));
         let tokenizer = folder.tokenizer();
         let layout = PlainTemplate::default();
         let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, false)).unwrap();
@@ -239,7 +235,7 @@ fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
 fn a_template_that_ends_no_answer_gets_the_tokenizers_end() {
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
-    let folder = Folder::new(false, settings(template));
+    let folder = folder_with(false, settings(template));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let row = format.row(&tokenizer, "1".into(), "2").unwrap();
     assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "2\n");
@@ -315,7 +311,7 @@ fn rows_have_the_tokens_of_their_whole_text() {
 
 #[test]
 fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let format = format.with_end_token(257);
     let row = format.row(&tokenizer, "1".into(), "2").unwrap();
@@ -326,7 +322,7 @@ fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
 #[test]
 fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts() {
     let error = |template: &str, solution: &str| {
-        let folder = Folder::new(false, settings(template));
+        let folder = folder_with(false, settings(template));
         let row =
             folder.format(None).and_then(|f| f.row(&folder.tokenizer(), "1+1?".into(), solution));
         let error = row.unwrap_err();
@@ -350,7 +346,7 @@ fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts()
 #[test]
 fn a_template_is_found_wherever_folders_have_it() {
     let found = |settings: Value, file: Option<&str>| {
-        let folder = Folder::new(false, settings);
+        let folder = folder_with(false, settings);
         if let Some(file) = file {
             std::fs::write(folder.path().join("chat_template.jinja"), file).unwrap();
         }

@@ -2,9 +2,10 @@
 
 mod common;
 
+use common::Said;
 use common::chat_folder::{ChatFolder, template, template_folders};
 use mixdistill::Error;
-use mixdistill::context::Context;
+use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::{ChatFormat, ChatTemplate, Prompt, PromptTemplate, TextTokenizer};
 use mixdistill::recipe::{Prepared, RunConfig};
 use mixdistill::settings::Layers;
@@ -309,6 +310,23 @@ fn each_source_and_the_questions_have_variables_of_their_own() {
     // The settings as they are written are the same ones.
     let again = RunConfig::from_toml(&config.to_toml().unwrap()).unwrap();
     assert_eq!(again, config);
+}
+
+#[test]
+fn answers_without_reasoning_behind_prompts_that_open_it_are_told() {
+    let mixture = Mixture::new();
+    let told = |settings: &str| {
+        let config = mixture.settings(settings).settings().unwrap();
+        let (mut said, stop) = (Said::default(), StopFlag::default());
+        Prepared::new(&config, &Context::new(&mut said, &stop)).unwrap();
+        said.0
+    };
+    let notices = told("template_variables = { enable_thinking = true }");
+    let of = |name: &str| {
+        let begins = format!("source `{name}`: its prompts open the reasoning");
+        notices.iter().filter(|notice| notice.contains(&begins)).count()
+    };
+    assert_eq!((of("long"), of("short")), (0, 1), "{notices:?}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn a_conversation_is_one_record_with_its_earlier_turns() {
         solution: "Yes.".into(),
         ..CotRecord::default()
     };
-    assert_eq!(read(&json!({"messages": messages}).to_string()).unwrap(), [expected.clone()]);
+    assert_eq!(read(&json!({"messages": messages}).to_string()).unwrap(), vec![expected.clone()]);
     // A prompt of several messages, with the completion beside it.
     let prompt = json!({"prompt": messages.as_array().unwrap()[..4], "completion": "Yes."});
     assert_eq!(read(&prompt.to_string()).unwrap(), [expected]);
@@ -233,7 +233,7 @@ fn gapped() -> Row {
     Row {
         tokens: vec![3, 1, 4, 1, 5, 9, 2, 6, 5, 8],
         prompt: 3,
-        untrained: vec![5..7],
+        untrained: std::iter::once(5..7).collect(),
         ..Row::default()
     }
 }

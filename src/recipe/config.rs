@@ -40,7 +40,8 @@ pub struct SourceConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// The teachers' answers; empty means the built-in toy corpus, with sources long and short.
+    /// The teachers' answers, as a list or by name (`[data.sources.long]`); empty means the built-in toy
+    /// corpus, with sources long and short.
     pub sources: Vec<SourceConfig>,
     /// Share of a file's rows that may be unusable (no JSON, a wrong type, no problem, no answer), 0
     /// to 1; they are left out and counted by reason. One row may be in any file, unless it is 0.

@@ -2,8 +2,11 @@
 //! answered.
 
 use super::config::RunConfig;
-use crate::data::{ChatFormat, ChatTemplate, PromptTemplate, TextTokenizer};
+use crate::context::Context;
+use crate::data::chat::reasoning::divided;
+use crate::data::{ChatFormat, ChatTemplate, Encoded, Pairs, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
+use crate::eval::opens_reasoning;
 use crate::model::ModelFolder;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -114,6 +117,34 @@ fn chat_template(config: &RunConfig, base: Option<&ModelFolder>) -> Result<Optio
         chat.set_date(date);
     }
     Ok(Some(chat))
+}
+
+/// Tells of sources whose prompts open the reasoning, and whose answers have none.
+pub(super) fn tell_empty_reasoning(
+    pairs: &Pairs,
+    encoded: &Encoded,
+    tokenizer: &TextTokenizer,
+    context: &Context<'_>,
+) -> Result<()> {
+    for (index, source) in pairs.sources().iter().enumerate() {
+        let mut records = (0..pairs.len()).filter_map(|problem| pairs.record_index(problem, index));
+        let Some(first) = records.next() else { continue };
+        let Some(example) = encoded.example(index, first) else { continue };
+        let reasons = |record: usize| {
+            let (reasoning, _) = divided(&source.records()[record].solution);
+            reasoning.is_some_and(|reasoning| !reasoning.is_empty())
+        };
+        let none = !reasons(first) && !records.any(reasons);
+        if none && opens_reasoning(tokenizer, &example.tokens[..example.prompt])? {
+            context.notice(format!(
+                "source `{0}`: its prompts open the reasoning, and none of its answers has any, so that \
+                 the student learns to end it at once. Mark the reasoning in the answers (<think>), \
+                 name its column, or switch thinking off with data.sources.{0}.template_variables",
+                source.name()
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// Formats of a template with different variables; each is made once.

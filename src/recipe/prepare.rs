@@ -2,7 +2,7 @@
 
 use super::config::RunConfig;
 use super::held_out::{fingerprint, held_out_fingerprint, held_out_rows, longest, questions};
-use super::layout::{Layouts, layouts};
+use super::layout::{Layouts, layouts, tell_empty_reasoning};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
@@ -92,6 +92,7 @@ impl Prepared {
         let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
         let encoded = encode(config, &pairs, &tokenizer, &of_sources, context)?;
         let mut pairs = encoded.fitting(&pairs, &mut ledger);
+        tell_empty_reasoning(&pairs, &encoded, &tokenizer, context)?;
         if data.complete {
             pairs = pairs.complete(&mut ledger)?;
         }
