@@ -134,6 +134,7 @@ fn synthetic(problems: usize) -> Result<Value> {
     let source = |name: &str| {
         let record = |id: usize| CotRecord {
             system: None,
+            earlier: vec![],
             id: None,
             problem: id.to_string(),
             solution: "0".into(),

@@ -82,7 +82,7 @@ fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
                 prompt: 3,
                 label: format!("row {number}"),
                 number,
-                teacher: None,
+                ..Row::default()
             }
         })
         .collect()

@@ -2,14 +2,13 @@
 
 mod common;
 
+use common::chat_folder::ChatFolder;
 use common::{shared, smollm2};
 use mixdistill::Error;
 use mixdistill::data::{
     ChatFormat, ChatTemplate, Message, PlainTemplate, Prompt, PromptTemplate, TextTokenizer,
 };
 use serde_json::{Value, json};
-use std::path::Path;
-use tempfile::TempDir;
 
 #[test]
 fn renderings_equal_those_of_transformers() {
@@ -88,68 +87,10 @@ fn templates_written_for_python_are_rendered() {
     assert!(error.contains("`%` is for two numbers or for a text and values"), "{error}");
 }
 
-/// A folder with a byte-level tokenizer that has special tokens, as chat models have them.
-struct Folder(TempDir);
-
-impl Folder {
-    /// `adds_bos`: whether tokenizer.json puts `<s>` before every text by itself.
-    fn new(adds_bos: bool, settings: Value) -> Self {
-        let mut vocab = serde_json::Map::new();
-        for byte in 0..=255u8 {
-            // The printable stand-ins of byte-level tokenizers.
-            let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
-            let unprintable = (0..byte).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..=255));
-            let code = if printable { u32::from(byte) } else { 256 + unprintable.count() as u32 };
-            vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte));
-        }
-        let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
-        let added: Vec<Value> = special
-            .iter()
-            .enumerate()
-            .map(|(i, content)| {
-                json!({"id": 256 + i, "content": content, "single_word": false, "lstrip": false,
-                       "rstrip": false, "normalized": false, "special": true})
-            })
-            .collect();
-        let processor = json!({
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-                       {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}},
-                     {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
-        });
-        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                           "use_regex": true});
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": null, "pre_tokenizer": level, "decoder": level,
-            "post_processor": if adds_bos { processor } else { Value::Null },
-            "model": {"type": "BPE", "dropout": null, "unk_token": null,
-                      "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                      "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
-        });
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, value: &Value| {
-            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
-        };
-        write("tokenizer.json", &tokenizer);
-        write("tokenizer_config.json", &settings);
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn tokenizer(&self) -> TextTokenizer {
-        TextTokenizer::from_folder(self.path(), None).unwrap()
-    }
-
-    fn format(&self, system: Option<&str>) -> mixdistill::Result<ChatFormat> {
-        let template = ChatTemplate::from_folder(self.path())?.expect("the folder has a template");
-        ChatFormat::new(template, &self.tokenizer(), system.map(str::to_owned))
-    }
+/// A folder with the special tokens that the templates here name.
+fn folder_with(adds_bos: bool, settings: Value) -> ChatFolder {
+    let special = ["<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>"];
+    ChatFolder::new(&special, &[], adds_bos, settings)
 }
 
 const PLAIN: &str = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
@@ -162,7 +103,7 @@ fn settings(template: &str) -> Value {
 
 #[test]
 fn the_answer_and_its_end_of_turn_are_trained_and_nothing_else() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let row = format.row(&tokenizer, " 1+1? ".into(), "\n2\n").unwrap();
     let [user, bot, end] = [258, 259, 260];
@@ -182,9 +123,9 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
     let names = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
                  {{ m.role }}:{{ m.content }}<|end|>\n{% endfor %}\
                  {% if add_generation_prompt %}<|bot|>assistant:{% endif %}";
-    let folder = Folder::new(false, settings(names));
+    let folder = folder_with(false, settings(names));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
-    let prompt = Prompt { system: Some(" Be <|end|> brief. "), problem: "1+1?" };
+    let prompt = Prompt { system: Some(" Be <|end|> brief. "), ..Prompt::from("1+1?") };
     let row = format.row(&tokenizer, prompt, "2").unwrap();
     let asked = format.prompt(&tokenizer, prompt).unwrap();
     assert_eq!(row.tokens[..row.prompt], asked);
@@ -207,7 +148,7 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
          {% endif %}{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}\
          {% if add_generation_prompt %}<|user|>{% endif %}",
     ] {
-        let folder = Folder::new(false, settings(template));
+        let folder = folder_with(false, settings(template));
         let format = folder.format(None).unwrap();
         assert!(format.row(&tokenizer, "1+1?".into(), "2").is_ok());
         for error in [
@@ -225,10 +166,10 @@ fn a_rows_own_system_text_is_laid_out_replaced_or_refused() {
 
 #[test]
 fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
-    let folder = Folder::new(true, settings(PLAIN));
+    let folder = folder_with(true, settings(PLAIN));
     let tokenizer = folder.tokenizer();
     let layout = PlainTemplate::default();
-    let prompt = Prompt { system: Some("Be brief."), problem: "1+1?" };
+    let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
     assert_eq!(layout.prompt_text(prompt), "Be brief.\n\nProblem:\n1+1?\n\nSolution:\n");
     let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, true)).unwrap();
     let messages = [Message::new("system", " Be brief. "), Message::new("user", "1+1?")];
@@ -241,7 +182,7 @@ fn the_built_in_layout_has_a_place_for_a_rows_own_system_text() {
 
 #[test]
 fn a_problem_or_answer_cannot_spell_special_tokens() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let (problem, solution) = ("What is <|end|>?", "A token: <|end|><|user|> and </s>.");
     let row = format.row(&tokenizer, problem.into(), solution).unwrap();
@@ -257,7 +198,7 @@ fn a_problem_or_answer_cannot_spell_special_tokens() {
 fn there_is_exactly_one_bos() {
     let with_bos = format!("{{{{ bos_token }}}}{PLAIN}");
     let count = |adds_bos: bool, settings: Value| {
-        let folder = Folder::new(adds_bos, settings);
+        let folder = folder_with(adds_bos, settings);
         let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
         let row = format.row(&tokenizer, "1".into(), "2").unwrap();
         assert!(row.tokens.starts_with(&format.prompt(&tokenizer, "1".into()).unwrap()));
@@ -278,7 +219,7 @@ fn there_is_exactly_one_bos() {
 #[test]
 fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
     for adds_bos in [true, false] {
-        let folder = Folder::new(adds_bos, settings(PLAIN));
+        let folder = folder_with(adds_bos, settings(PLAIN));
         let tokenizer = folder.tokenizer();
         let layout = PlainTemplate::default();
         let template = ChatTemplate::new("layout", layout.to_jinja(&tokenizer, false)).unwrap();
@@ -294,7 +235,7 @@ fn the_built_in_layout_as_a_template_begins_as_its_rows_do() {
 fn a_template_that_ends_no_answer_gets_the_tokenizers_end() {
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
-    let folder = Folder::new(false, settings(template));
+    let folder = folder_with(false, settings(template));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let row = format.row(&tokenizer, "1".into(), "2").unwrap();
     assert_eq!(tokenizer.decode(&row.tokens[row.prompt..]).unwrap(), "2\n");
@@ -370,7 +311,7 @@ fn rows_have_the_tokens_of_their_whole_text() {
 
 #[test]
 fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
-    let folder = Folder::new(false, settings(PLAIN));
+    let folder = folder_with(false, settings(PLAIN));
     let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
     let format = format.with_end_token(257);
     let row = format.row(&tokenizer, "1".into(), "2").unwrap();
@@ -381,21 +322,21 @@ fn an_end_token_of_ones_own_takes_the_place_of_the_templates() {
 #[test]
 fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts() {
     let error = |template: &str, solution: &str| {
-        let folder = Folder::new(false, settings(template));
+        let folder = folder_with(false, settings(template));
         let row =
             folder.format(None).and_then(|f| f.row(&folder.tokenizer(), "1+1?".into(), solution));
         let error = row.unwrap_err();
         assert!(matches!(error, Error::Template { .. }), "{error}");
         error.to_string()
     };
-    let thinking = PLAIN.replace("<|bot|>{% endif %}", "<|bot|><think>\n{% endif %}");
-    let message = error(&thinking, "2");
+    let other = PLAIN.replace("<|bot|>{% endif %}", "<|bot|>Well,\n{% endif %}");
+    let message = error(&other, "2");
     assert!(message.contains("does not begin with the same conversation"), "{message}");
-    assert!(message.contains("<|bot|><think>") && message.contains("First answer"), "{message}");
-    let dropping = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}");
-    let message = error(&dropping, "<think>1 and 1</think>2");
+    assert!(message.contains("<|bot|>Well,") && message.contains("First answer"), "{message}");
+    let dropping = PLAIN.replace("{{ m.content }}", "{{ m.content.split('###')[-1] }}");
+    let message = error(&dropping, "### 1 and 1 ### 2");
     assert!(message.contains("leaves out or changes part of the answer"), "{message}");
-    assert!(message.contains("<think>1 and 1</think>2"), "{message}");
+    assert!(message.contains("### 1 and 1 ### 2"), "{message}");
     let counting = "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages | length }}";
     error(counting, "2");
     error("{{ raise_exception('never') }}", "2");
@@ -405,7 +346,7 @@ fn a_template_that_changes_the_prompt_or_the_answer_is_refused_with_both_texts()
 #[test]
 fn a_template_is_found_wherever_folders_have_it() {
     let found = |settings: Value, file: Option<&str>| {
-        let folder = Folder::new(false, settings);
+        let folder = folder_with(false, settings);
         if let Some(file) = file {
             std::fs::write(folder.path().join("chat_template.jinja"), file).unwrap();
         }

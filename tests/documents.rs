@@ -2,13 +2,25 @@
 
 use mixdistill::ops::{Distillation, Divergence};
 use mixdistill::recipe::RunConfig;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 #[test]
 fn the_settings_that_the_readme_shows_are_settings() {
     let readme = include_str!("../README.md");
     let blocks = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let [pairs, block] = blocks.collect::<Vec<_>>()[..] else { panic!("two blocks of settings") };
+    let [pairs, thinking, block] = blocks.collect::<Vec<_>>()[..] else {
+        panic!("three blocks of settings")
+    };
+    let config = RunConfig::from_toml(thinking).unwrap();
+    config.validate().unwrap();
+    let thinks =
+        |variables: &BTreeMap<String, serde_json::Value>| variables["enable_thinking"].clone();
+    let [long, short] = &config.data.sources[..] else { panic!("two sources") };
+    assert_eq!((long.name.as_str(), short.name.as_str()), ("long", "short"));
+    assert_eq!(thinks(&long.template_variables), true);
+    assert_eq!(thinks(&short.template_variables), false);
+    assert_eq!(thinks(&config.asked_with()), true);
     #[cfg(feature = "teacher")]
     {
         use mixdistill::teacher::MakePairsConfig;

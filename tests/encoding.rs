@@ -24,6 +24,7 @@ fn pairs(count: usize) -> (Pairs, Ledger) {
     let source = |name: &str, words: fn(usize) -> usize| {
         let record = |i: usize| CotRecord {
             system: None,
+            earlier: vec![],
             id: None,
             problem: format!("What is {i} + 1?"),
             solution: format!("{}\\boxed{{{}}}", "step ".repeat(words(i)), i + 1),
@@ -70,7 +71,7 @@ fn the_answer_and_its_end_token_are_trained_and_nothing_else() {
 fn rows_are_laid_out_side_by_side_with_padding_on_the_right() {
     let rows = [
         Example { tokens: &[1, 2, 3, 4, 5], prompt: 2, ..Example::default() },
-        Example { tokens: &[6, 7, 8], prompt: 1, number: 1, teacher: None },
+        Example { tokens: &[6, 7, 8], prompt: 1, number: 1, ..Example::default() },
     ];
     let batch = Batch::new(rows, 3);
     assert_eq!((batch.rows, batch.length), (2, 6));

@@ -4,7 +4,6 @@ mod common;
 
 use common::toy_run;
 use mixdistill::context::Context;
-use mixdistill::data::ColumnMap;
 use mixdistill::data::arith::{ArithConfig, ArithCorpus, sources};
 use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, run};
 use serde_json::Value;
@@ -148,7 +147,7 @@ fn train_mix_fine_tunes_a_model_on_files_and_goes_on_after_a_stop() {
         .map(|(name, path)| SourceConfig {
             name: name.into(),
             path: path.clone(),
-            columns: ColumnMap::default(),
+            ..SourceConfig::default()
         })
         .into();
     run(&config, RunMode::New, &Context::default()).unwrap();

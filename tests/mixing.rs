@@ -13,6 +13,7 @@ use std::sync::Arc;
 fn record(problem: usize, solution: &str) -> CotRecord {
     CotRecord {
         system: None,
+        earlier: vec![],
         id: Some(format!("p{problem}")),
         problem: format!("What is {problem} + {problem}?"),
         solution: solution.into(),

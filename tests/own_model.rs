@@ -84,16 +84,16 @@ fn rows_of_text(tokenizer: &TextTokenizer) -> Rows {
         let laid_out =
             PlainTemplate::default().row(tokenizer, problem.into(), "\\boxed{7}").unwrap();
         let (tokens, prompt) = (laid_out.tokens, laid_out.prompt);
-        Row { tokens, prompt, label: problem.into(), number, teacher: None }
+        Row { tokens, prompt, label: problem.into(), number, ..Row::default() }
     };
     Rows((0..3).zip(["3 + 4", "9 - 2", "1 + 6"]).map(row).collect())
 }
 
 fn questions() -> Vec<Question> {
     let question = |(problem, reference): (&str, &str)| Question {
-        system: None,
         problem: problem.into(),
         reference: reference.into(),
+        ..Question::default()
     };
     [("2 + 5", "7"), ("8 - 1", "7"), ("1 + 1", "2")].map(question).to_vec()
 }
@@ -163,7 +163,7 @@ fn it_is_trained_graded_and_evaluated_and_teaches() {
 
     let mut asked = questions();
     // It leaves no room for an answer.
-    asked.push(Question { problem: "1".repeat(60), reference: "1".into(), system: None });
+    asked.push(Question { problem: "1".repeat(60), reference: "1".into(), ..Question::default() });
     let benchmark = Benchmark::of_questions("own", &asked, AnswerKind::Stated);
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("own.jsonl");

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 fn record(id: Option<&str>, problem: &str) -> CotRecord {
     CotRecord {
         system: None,
+        earlier: vec![],
         id: id.map(str::to_owned),
         problem: problem.into(),
         solution: format!("solved {problem}"),

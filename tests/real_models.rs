@@ -71,7 +71,7 @@ impl Setting {
         let source = |name: &str| SourceConfig {
             name: name.into(),
             path: self.path(&format!("{name}.jsonl")),
-            columns: Default::default(),
+            ..SourceConfig::default()
         };
         let config = RunConfig::fine_tune(self.text("base"));
         let mut config = match lora {
@@ -332,9 +332,9 @@ fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
         },
         "there is no chat template to put it into",
     );
-    std::fs::write(setting.path("thinking.jinja"), format!("{TEMPLATE}<think>")).unwrap();
+    std::fs::write(setting.path("begins.jinja"), format!("{TEMPLATE}Well, ")).unwrap();
     refused(
-        &|c| c.data.chat_template = Some(setting.text("thinking.jinja")),
+        &|c| c.data.chat_template = Some(setting.text("begins.jinja")),
         "does not begin with the same conversation",
     );
 }
@@ -342,10 +342,10 @@ fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
 #[test]
 fn an_answer_that_the_template_changes_is_named() {
     let setting = Setting::new();
-    let dropping = TEMPLATE.replace("m.content", "m.content.split('</think>')[-1]");
+    let dropping = TEMPLATE.replace("m.content", "m.content.split('###')[-1]");
     std::fs::write(setting.path("dropping.jinja"), dropping).unwrap();
     let line = json!({"problem": "one?", "solution": "1"}).to_string();
-    let thought = json!({"problem": "two?", "solution": "<think>1 + 1</think>2"}).to_string();
+    let thought = json!({"problem": "two?", "solution": "1 + 1 ### 2"}).to_string();
     std::fs::write(setting.path("long.jsonl"), format!("{line}\n{thought}\n")).unwrap();
     std::fs::write(setting.path("short.jsonl"), format!("{line}\n{thought}\n")).unwrap();
     let mut config = setting.config("run", None);
@@ -493,7 +493,7 @@ fn smollm2_learns_from_real_pairs() {
     let source = |name: &str, file: &str| SourceConfig {
         name: name.into(),
         path: data.join(file),
-        columns: Default::default(),
+        ..SourceConfig::default()
     };
     // Two teachers whose answers to many problems fit this limit.
     config.data.sources = vec![

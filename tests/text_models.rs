@@ -144,6 +144,23 @@ fn a_template_lays_out_prompts_and_without_one_the_built_in_layout_is_told() {
 }
 
 #[test]
+fn a_chat_template_is_given_the_variables_that_are_asked_with() {
+    let place = Place::new();
+    let switch = "{{ messages[-1].content }}{{ '<think>' if enable_thinking else '' }}";
+    place.model("switch", Some(switch));
+    place.model("plain", None);
+    let open = |name: &str| {
+        let template_variables = [("enable_thinking".to_owned(), true.into())].into();
+        let options = LoadOptions { template_variables, ..LoadOptions::default() };
+        open(&place.name(name), &options).map(|(files, _)| files)
+    };
+    let prompt = open("switch").unwrap().template().prompt(&tokenizer(), "2?".into()).unwrap();
+    assert_eq!(tokenizer().decode_all(&prompt).unwrap(), "2?<think>");
+    let error = open("plain").unwrap_err();
+    assert!(matches!(&error, Error::Config { key, .. } if key == "template_variables"), "{error}");
+}
+
+#[test]
 fn a_template_or_a_systems_text_that_cannot_be_used_is_an_error() {
     let place = Place::new();
     place.model("plain", None);
@@ -166,13 +183,13 @@ fn a_template_or_a_systems_text_that_cannot_be_used_is_an_error() {
     for broken in ["{% if %}", "{{ raise_exception('never') }}"] {
         assert!(matches!(with(Some(broken), None), Err(Error::Template { .. })), "{broken}");
     }
-    // It begins the reasoning for the model and removes it from answers: of no use in training.
-    let thinking = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}\n\
-                    {% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}";
-    let files = with(Some(thinking), None).unwrap();
+    // It begins the answer for the model, and not as answers begin: of no use in training.
+    let begins = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}\
+                  {% if add_generation_prompt %}<assistant>Well, {% endif %}";
+    let files = with(Some(begins), None).unwrap();
     let tokenizer = tokenizer();
     let prompt = files.template().prompt(&tokenizer, "1 + 1?".into()).unwrap();
-    assert!(tokenizer.decode_all(&prompt).unwrap().ends_with("<assistant><think>"));
+    assert!(tokenizer.decode_all(&prompt).unwrap().ends_with("<assistant>Well, "));
     assert!(files.template().row(&tokenizer, "1 + 1?".into(), "2").is_err());
     let missing = LoadOptions { chat_template: Some("nowhere.jinja".into()), ..Default::default() };
     assert!(matches!(open(&place.name("plain"), &missing), Err(Error::Io { .. })));

@@ -68,7 +68,12 @@ impl Flags {
         for (name, path) in [("long", &self.long), ("short", &self.short)] {
             let Some(path) = path.clone() else { continue };
             let columns = ColumnMap::default();
-            config.data.sources.push(SourceConfig { name: name.into(), path, columns });
+            config.data.sources.push(SourceConfig {
+                name: name.into(),
+                path,
+                columns,
+                ..SourceConfig::default()
+            });
         }
         if let Some(share) = self.share {
             config.set_share(share)?;

@@ -8,8 +8,10 @@ use mixdistill::terminal::{Screen, Terminal, Verbosity};
 use mixdistill::{Error, Result};
 use serde::Serialize;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::str::FromStr;
 
 /// Exit status after a stop that was asked for.
 const STOPPED: u8 = 75;
@@ -243,9 +245,58 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
+/// A variable for a chat template as a flag has it: a value in JSON, else a text.
+#[derive(Clone, Debug)]
+pub struct TemplateVariable {
+    pub name: String,
+    pub value: serde_json::Value,
+}
+
+impl FromStr for TemplateVariable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+        let is_letter = |c: char| c == '_' || c.is_ascii_alphabetic();
+        let goes_on = |c: char| is_letter(c) || c.is_ascii_digit();
+        if !name.starts_with(is_letter) || !name.chars().all(goes_on) {
+            return Err(format!("{name:?} is no name: write letters, digits and _"));
+        }
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
+impl TemplateVariable {
+    /// Variables by name; of one that is given twice the last counts.
+    pub fn by_name(variables: &[Self]) -> BTreeMap<String, serde_json::Value> {
+        variables.iter().map(|variable| (variable.name.clone(), variable.value.clone())).collect()
+    }
+
+    /// The flag with which a command takes this variable.
+    pub fn flag(name: &str, value: &serde_json::Value) -> String {
+        format!("--template-variable {}", quoted(&format!("{name}={value}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_json_or_text() {
+        let value = |text: &str| text.parse::<TemplateVariable>().unwrap().value;
+        assert_eq!(value("enable_thinking=false"), serde_json::json!(false));
+        assert_eq!(value("budget=12"), serde_json::json!(12));
+        assert_eq!(value("mode=low"), serde_json::json!("low"));
+        assert_eq!(value("mode=\"12\""), serde_json::json!("12"));
+        assert_eq!(value("mode="), serde_json::json!(""));
+        for wrong in ["enable_thinking", "=1", "a b=1", "1a=1", "a.b=1"] {
+            wrong.parse::<TemplateVariable>().unwrap_err();
+        }
+        let flag = TemplateVariable::flag("a", &serde_json::json!(["x"]));
+        assert_eq!(flag, "--template-variable 'a=[\"x\"]'");
+    }
 
     #[test]
     fn words_are_quoted_where_a_shell_needs_it() {

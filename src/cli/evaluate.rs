@@ -1,6 +1,6 @@
 //! `mixdistill evaluate`: a model, or answers from elsewhere, scored on benchmarks.
 
-use super::common::{Ended, Failure, Json, Session, say};
+use super::common::{Ended, Failure, Json, Session, TemplateVariable, say};
 use super::run_flags::add_assignments;
 use clap::Args;
 use mixdistill::data::ColumnMap;
@@ -40,6 +40,16 @@ pub struct Flags {
     /// model's own]
     #[arg(long, value_name = "FILE", requires = "model", help_heading = "Model")]
     chat_template: Option<PathBuf>,
+    /// Variable for the chat template, such as enable_thinking=false; may be given more than once
+    /// [default: none]
+    #[arg(
+        id = "template_variables",
+        long = "template-variable",
+        value_name = "NAME=VALUE",
+        requires = "model",
+        help_heading = "Model"
+    )]
+    template_variables: Vec<TemplateVariable>,
     /// Message of the system [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT", requires = "model", help_heading = "Model")]
     system: Option<String>,
@@ -160,6 +170,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
             let options = LoadOptions {
                 adapter: flags.adapter.clone(),
                 chat_template: flags.chat_template.clone(),
+                template_variables: TemplateVariable::by_name(&flags.template_variables),
                 system: flags.system.clone(),
                 max_length: Some(config.generate.max_new_tokens),
                 backend: session.global.backend().to_owned(),

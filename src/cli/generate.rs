@@ -43,7 +43,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", requires = "prompts", help_heading = "Prompts")]
     out: Option<PathBuf>,
     /// Give prompts to the model as they are, without a chat template; special tokens can be spelled
-    #[arg(long, conflicts_with_all = ["system", "chat_template"], help_heading = "Prompts")]
+    #[arg(long, conflicts_with_all = ["system", "chat_template", "template_variables"],
+        help_heading = "Prompts")]
     raw: bool,
     /// Prompts of a file that are answered at the same time
     #[arg(
@@ -67,7 +68,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     // Whatever is wrong with files and prompts shows before the weights are read.
     match (&flags.prompt, &flags.prompts, &flags.out) {
         (Some(prompt), _, _) => {
-            let files = flags.model.open(raw, session)?;
+            let files = flags.model.open(raw, config.max_new_tokens, session)?;
             let tokens = prompt_tokens(&files, prompt.as_str().into(), raw)?;
             one(&Speaker::load(files, config, session)?, &tokens, session)
         }
@@ -75,7 +76,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
             let rows = rows(path, flags.columns.as_deref(), session)?;
             // Tried and removed, so that nothing is in the way when the weights cannot be read.
             drop(AnswerFile::create(out)?);
-            let files = flags.model.open(raw, session)?;
+            let files = flags.model.open(raw, config.max_new_tokens, session)?;
             let prompts = prompts(path, &rows, &files, raw)?;
             let speaker = Speaker::load(files, config, session)?;
             let out = AnswerFile::create(out)?;

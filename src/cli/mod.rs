@@ -19,6 +19,7 @@ mod messages;
 mod missing;
 #[cfg(feature = "teacher")]
 mod pairs;
+mod preview;
 mod run_flags;
 mod speaker;
 mod study;
@@ -56,6 +57,7 @@ Exit status: 0, 1 after an error, 2 for wrong usage, 75 after a stop (Ctrl-C or 
 #[derive(Subcommand)]
 enum Command {
     Train(train::Flags),
+    Preview(preview::Flags),
     Compare(compare::Flags),
     Generate(generate::Flags),
     Chat(chat::Flags),
@@ -78,6 +80,7 @@ impl Command {
     fn json(&self) -> bool {
         match self {
             Self::Train(flags) => flags.json.json,
+            Self::Preview(flags) => flags.json.json,
             Self::Compare(flags) => flags.json.json,
             Self::Generate(flags) => flags.json.json,
             Self::Evaluate(flags) => flags.json.json,
@@ -93,9 +96,11 @@ impl Command {
     /// Keys that the command's `--set` takes.
     fn settable(&self) -> mixdistill::Result<Vec<String>> {
         match self {
-            Self::Train(_) | Self::Compare(_) | Self::Logits(_) | Self::Config(_) => {
-                settable::<RunConfig>()
-            }
+            Self::Train(_)
+            | Self::Preview(_)
+            | Self::Compare(_)
+            | Self::Logits(_)
+            | Self::Config(_) => settable::<RunConfig>(),
             Self::Evaluate(_) => settable::<EvaluateConfig>(),
             #[cfg(feature = "teacher")]
             Self::Pairs(_) => settable::<mixdistill::teacher::MakePairsConfig>(),
@@ -107,6 +112,7 @@ impl Command {
     fn run(&self, session: &Session) -> Ended {
         match self {
             Self::Train(flags) => train::run(flags, session),
+            Self::Preview(flags) => preview::run(flags, session),
             Self::Compare(flags) => compare::run(flags, session),
             Self::Generate(flags) => generate::run(flags, session),
             Self::Chat(flags) => chat::run(flags, session),

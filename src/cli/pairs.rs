@@ -1,6 +1,6 @@
 //! `mixdistill pairs`: two teachers answer problems, and right answers are kept.
 
-use super::common::{Ended, Failure, Json, Session, quoted, say};
+use super::common::{Ended, Failure, Json, Session, TemplateVariable, quoted, say};
 use super::run_flags::add_assignments;
 use clap::Args;
 use mixdistill::settings::Layers;
@@ -53,6 +53,15 @@ pub struct Flags {
     #[arg(id = "long.local.model", long = "long-folder", value_name = "MODEL",
         conflicts_with_all = ["long.server.url", "long.server.model"], help_heading = "Teachers")]
     long_folder: Option<String>,
+    /// Variable for the long teacher's chat template, such as enable_thinking=true; may be given more
+    /// than once. A server gets it in chat_template_kwargs [default: none]
+    #[arg(
+        id = "long.local.template_variables",
+        long = "long-template-variable",
+        value_name = "NAME=VALUE",
+        help_heading = "Teachers"
+    )]
+    long_variables: Vec<TemplateVariable>,
     /// Server of the short teacher
     #[arg(
         id = "short.server.url",
@@ -74,6 +83,14 @@ pub struct Flags {
         conflicts_with_all = ["short.server.url", "short.server.model"],
         help_heading = "Teachers")]
     short_folder: Option<String>,
+    /// Variable for the short teacher's chat template, such as enable_thinking=false
+    #[arg(
+        id = "short.local.template_variables",
+        long = "short-template-variable",
+        value_name = "NAME=VALUE",
+        help_heading = "Teachers"
+    )]
+    short_variables: Vec<TemplateVariable>,
     /// Answers that each teacher is asked for to a problem, at most [default: 1]
     #[arg(long, value_name = "N", help_heading = "Asking")]
     samples: Option<u64>,
@@ -148,9 +165,9 @@ impl Flags {
             }
         }
         let long = [&self.long_url, &self.long_model, &self.long_folder];
-        self.add_teacher(layers, "long", long, |config| &config.long)?;
+        self.add_teacher(layers, "long", long, &self.long_variables, |config| &config.long)?;
         let short = [&self.short_url, &self.short_model, &self.short_folder];
-        self.add_teacher(layers, "short", short, |config| &config.short)
+        self.add_teacher(layers, "short", short, &self.short_variables, |config| &config.short)
     }
 
     /// What the flags say of a teacher: who it is, and what both are asked with.
@@ -159,6 +176,7 @@ impl Flags {
         layers: &mut Layers<MakePairsConfig>,
         role: &str,
         [url, model, folder]: [&Option<String>; 3],
+        variables: &[TemplateVariable],
         teacher: fn(&MakePairsConfig) -> &TeacherConfig,
     ) -> Result<()> {
         // A teacher is a server or a folder, whatever the file says.
@@ -178,8 +196,19 @@ impl Flags {
         }
         let config = layers.settings()?;
         let teacher = teacher(&config);
-        let places = [("server", teacher.server.is_some()), ("local", teacher.local.is_some())];
-        for (place, _) in places.into_iter().filter(|(_, is_there)| *is_there) {
+        let places = [
+            ("server", "extra.chat_template_kwargs", teacher.server.is_some()),
+            ("local", "template_variables", teacher.local.is_some()),
+        ];
+        for (place, for_template, _) in places.into_iter().filter(|(_, _, is_there)| *is_there) {
+            for TemplateVariable { name, value } in variables {
+                let value = Value::try_from(value).map_err(|_| {
+                    let what = format!("`{name}` is {value}, which settings cannot hold");
+                    let key = format!("{role}.{place}.{for_template}");
+                    Error::config(key, what, "Leave it out, or give another value")
+                })?;
+                layers.set_value(&format!("{role}.{place}.{for_template}.{name}"), value)?;
+            }
             if let Some(temperature) = self.temperature {
                 layers.set_value(&format!("{role}.{place}.temperature"), temperature)?;
             }

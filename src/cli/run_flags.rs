@@ -1,4 +1,4 @@
-//! The flags that `train` and `compare` share, and the settings that come of them.
+//! The flags that `train`, `compare` and `preview` share, and the settings that come of them.
 
 use super::common::{Failure, Global, Session, quoted};
 use clap::Args;
@@ -206,8 +206,16 @@ impl RunFlags {
         layers.set_value("lora.alpha", scale * rank as f64)
     }
 
+    /// Files take the place of those that are set. How the template lays out the answers of a source
+    /// stays as it is set.
     fn add_sources(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let (Some(long), Some(short)) = (&self.long, &self.short) else { return Ok(()) };
+        let set = layers.given().get("data").and_then(|data| data.get("sources")).cloned();
+        let variables = |name: &str| {
+            let sources = set.as_ref()?.as_array()?;
+            let named = |source: &&Value| source.get("name").and_then(Value::as_str) == Some(name);
+            sources.iter().find(named)?.get("template_variables").cloned()
+        };
         let sources = [("long", long, &self.long_columns), ("short", short, &self.short_columns)];
         let sources: Result<Vec<Value>> = sources
             .into_iter()
@@ -219,6 +227,9 @@ impl RunFlags {
                     let columns = ColumnMap::parse(columns)
                         .map_err(|error| at_key(error, &format!("data.sources.{name}.columns")))?;
                     source.insert("columns".into(), Value::Table(table_of(&columns)?));
+                }
+                if let Some(variables) = variables(name) {
+                    source.insert("template_variables".into(), variables);
                 }
                 Ok(Value::Table(source))
             })

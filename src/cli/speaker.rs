@@ -1,6 +1,6 @@
 //! A model that is asked: how it is loaded, and how its answers are shown as they come.
 
-use super::common::Session;
+use super::common::{Session, TemplateVariable};
 use clap::Args;
 use mixdistill::data::{Message, Prompt};
 use mixdistill::model::{
@@ -27,6 +27,10 @@ pub struct ModelFlags {
     /// Chat template in a file, or none [default: the adapter's, else the model's own]
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+    /// Variable for the chat template, such as enable_thinking=false; may be given more than once
+    /// [default: none]
+    #[arg(id = "template_variables", long = "template-variable", value_name = "NAME=VALUE")]
+    pub template_variables: Vec<TemplateVariable>,
     /// Message of the system [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -115,11 +119,16 @@ impl SamplingFlags {
 
 impl ModelFlags {
     /// Opens and checks the files of the model; no weights are read yet. With `raw` prompts go to it
-    /// as they are, whatever its template.
+    /// as they are, whatever its template. Answers have up to `max_new_tokens`, which decides LongRoPE.
     ///
     /// # Errors
     /// As [`TextModelFiles::open`].
-    pub fn open(&self, raw: bool, session: &Session) -> Result<TextModelFiles> {
+    pub fn open(
+        &self,
+        raw: bool,
+        max_new_tokens: usize,
+        session: &Session,
+    ) -> Result<TextModelFiles> {
         // A run that trained an adapter is a model by itself.
         let (model, adapter) = match (&self.model, &self.adapter) {
             (Some(model), adapter) => (model.clone(), adapter.clone()),
@@ -131,8 +140,9 @@ impl ModelFlags {
         let options = LoadOptions {
             adapter,
             chat_template: if raw { Some("none".into()) } else { self.chat_template.clone() },
+            template_variables: TemplateVariable::by_name(&self.template_variables),
             system: self.system.clone(),
-            max_length: None,
+            max_length: Some(max_new_tokens),
             backend: session.global.backend().to_owned(),
         };
         TextModelFiles::open(&model, &options, &session.context)
@@ -345,7 +355,7 @@ impl Out {
 }
 
 /// A text without what a terminal would take as a command.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().map(|c| if is_command(c) { '\u{FFFD}' } else { c }).collect()
 }

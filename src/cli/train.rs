@@ -1,6 +1,6 @@
 //! `mixdistill train`: one run.
 
-use super::common::{Ended, Json, Session, quoted, say};
+use super::common::{Ended, Json, Session, TemplateVariable, quoted, say};
 use super::run_flags::{Asked, RunFlags};
 use clap::Args;
 use mixdistill::Error;
@@ -56,7 +56,12 @@ fn next(config: &RunConfig) -> String {
     let run = quoted(&config.out.to_string_lossy());
     let system = config.data.system_prompt.as_ref();
     let system = system.map_or(String::new(), |text| format!(" --system {}", quoted(text)));
-    let mut lines = vec![format!("mixdistill chat --model {run}{system}")];
+    let variables = config.asked_with();
+    let variables: String = variables
+        .iter()
+        .map(|(name, value)| format!(" {}", TemplateVariable::flag(name, value)))
+        .collect();
+    let mut lines = vec![format!("mixdistill chat --model {run}{system}{variables}")];
     if config.lora.is_some() {
         lines.push(format!("mixdistill merge --model {run} --out merged"));
     }

@@ -88,6 +88,7 @@ impl ArithProblem {
     fn record(&self, id: usize, solution: &str) -> CotRecord {
         CotRecord {
             system: None,
+            earlier: vec![],
             id: Some(format!("arith-{id}")),
             problem: self.problem.clone(),
             solution: solution.to_owned(),

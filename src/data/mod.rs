@@ -15,11 +15,11 @@ pub(crate) mod reading;
 
 pub use batching::{
     Batch, BatchLayout, Encoded, Example, LengthLimit, MixedRows, Packing, Row, RowStream, TooLong,
-    TopTokens,
+    TopTokens, TrainedTurns,
 };
 pub use chat::{
-    ChatFormat, ChatTemplate, Message, PlainTemplate, Prompt, PromptTemplate, RowTokens,
-    TextTokenizer,
+    ChatFormat, ChatTemplate, EarlierTurn, Message, PlainTemplate, Prompt, PromptTemplate,
+    RowTokens, TextTokenizer,
 };
 pub use mixing::{
     Join, Ledger, Length, Lengths, MixDistillation, MixedRow, MixtureConfig, MixtureOptions,

@@ -87,6 +87,8 @@ pub struct TestedModel<'a> {
     pub adapter: Option<&'a Path>,
     /// The text of its chat template.
     pub template: Option<&'a str>,
+    /// The variables that are given to the template.
+    pub template_variables: Option<&'a BTreeMap<String, Value>>,
     /// The system's text that is asked with.
     pub system: Option<&'a str>,
 }
@@ -151,6 +153,7 @@ impl EvaluationDirectory {
             fingerprint,
             adapter: files.adapter(),
             template: files.chat_template().map(ChatTemplate::source),
+            template_variables: Some(&options.template_variables),
             system: options.system.as_deref(),
         };
         let mut load = || loaded.take().map_or_else(read, Ok);
@@ -187,11 +190,14 @@ impl EvaluationDirectory {
     /// Refuses to put answers beside those of another model or other settings.
     fn check_settings(&self, config: &EvaluateConfig, tested: &TestedModel<'_>) -> Result<()> {
         let adapter = tested.adapter.map(|folder| folder.join("adapter_model.safetensors"));
+        // As directories of earlier versions have it, where there are none.
+        let variables = tested.template_variables.filter(|variables| !variables.is_empty());
         // What makes an answer; how many there are to a problem, and how many problems, does not.
         let settings = json!({
             "model": tested.fingerprint,
             "adapter": adapter.as_deref().map(checksum).transpose()?,
             "template": tested.template,
+            "template_variables": variables,
             "system": tested.system,
             "instruct": config.instruct,
             "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },

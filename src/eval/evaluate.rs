@@ -203,7 +203,7 @@ fn prompts(
             (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
             (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
         };
-        let prompt = Prompt { system: problem.system.as_deref(), problem: &body };
+        let prompt = Prompt { system: problem.system.as_deref(), ..(&body).into() };
         let prompt = text.template.prompt(text.tokenizer, prompt)?;
         if prompt.len() < model.limits().context {
             asked.push(Asked { index, sample, prompt });

@@ -5,7 +5,7 @@ use super::math::{AnswerKind, same_answer};
 use super::question::Question;
 use crate::context::{Accuracy, Context, Task};
 use crate::data::chat::reasoning::ends_in_reasoning;
-use crate::data::{Prompt, TextTokenizer};
+use crate::data::{EarlierTurn, Prompt, TextTokenizer};
 use crate::error::Result;
 use crate::model::{Generate, GenerateConfig, StopConditions, TextInterface};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Answer {
     /// The system's text, where the problem comes with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// The exchanges before the problem, in a conversation of several turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierTurn>,
     /// The problem.
     pub problem: String,
     /// The reference answer.
@@ -50,7 +53,7 @@ pub struct Answer {
 impl Answer {
     /// The prompt that it answers.
     pub fn prompt(&self) -> Prompt<'_> {
-        Prompt { system: self.system.as_deref(), problem: &self.problem }
+        Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }
 
     /// The same answer, graded anew: what an earlier version said of it is forgotten.
@@ -124,6 +127,7 @@ pub fn ask(
         .map(|((question, answer), reasoning_opened)| {
             let answer = Answer {
                 system: question.system.clone(),
+                earlier: question.earlier.clone(),
                 problem: question.problem.clone(),
                 reference: question.reference.clone(),
                 text: answer.text(tokenizer)?,

@@ -11,6 +11,7 @@ use crate::data::{
 use crate::device;
 use crate::error::{Error, Result};
 use burn::tensor::Device;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The value of [`LoadOptions::chat_template`] that stands for the built-in layout.
@@ -35,6 +36,8 @@ pub struct LoadOptions {
     /// A chat template in a file, or `none` for the built-in layout; without it the adapter's, else
     /// the model's own, and where there is none the built-in layout.
     pub chat_template: Option<PathBuf>,
+    /// Variables for the chat template, such as `enable_thinking`.
+    pub template_variables: BTreeMap<String, serde_json::Value>,
     /// The system's message in each conversation. It takes the place of one that a prompt has.
     pub system: Option<String>,
     /// Tokens of the longest row that is asked for, prompt and answer together, where that is known. It
@@ -51,6 +54,7 @@ impl Default for LoadOptions {
         Self {
             adapter: None,
             chat_template: None,
+            template_variables: BTreeMap::new(),
             system: None,
             max_length: None,
             backend: "auto".into(),
@@ -80,8 +84,8 @@ impl TextModelFiles {
     /// # Errors
     /// [`Error::Model`] where there is no such model, its adapter is of another one, or it asks for
     /// what is not done here; [`Error::Tokenizer`]; [`Error::Template`], also for a template without a
-    /// place for the system's text; [`Error::Config`] for a system's text where there is no template;
-    /// [`Error::Io`].
+    /// place for the system's text; [`Error::Config`] for a system's text, or variables, where there is
+    /// no template; [`Error::Io`].
     pub fn open(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let files = Self::read(name, options, context)?;
         if files.chat.is_none() && options.chat_template.is_none() {
@@ -112,7 +116,18 @@ impl TextModelFiles {
         };
         let (plain, system) = (PlainTemplate::default(), options.system.clone());
         let chat = match template {
-            Some(template) => Some(ChatFormat::for_prompts(template, &tokenizer, system)?),
+            Some(mut template) => {
+                template.set_all(&options.template_variables);
+                Some(ChatFormat::for_prompts(template, &tokenizer, system)?)
+            }
+            None if !options.template_variables.is_empty() => {
+                let what = "there is no chat template to give them to";
+                return Err(Error::config(
+                    "template_variables",
+                    what,
+                    "Name one, or leave them out",
+                ));
+            }
             None if system.is_some() => {
                 let what = "there is no chat template to put it into";
                 return Err(Error::config("system", what, "Name one, or leave the text out"));

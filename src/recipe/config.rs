@@ -3,7 +3,9 @@
 mod validate;
 
 use crate::data::arith::ArithConfig;
-use crate::data::{ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong};
+use crate::data::{
+    ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong, TrainedTurns,
+};
 use crate::error::{Error, Result};
 use crate::eval::AnswerKind;
 use crate::model::{
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file of one teacher's answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Its name in the mixture.
@@ -28,13 +30,18 @@ pub struct SourceConfig {
     /// Which columns hold what; without it they are recognized by name.
     #[serde(default)]
     pub columns: ColumnMap,
+    /// Variables for the chat template where it lays out this source's answers, laid over those of all
+    /// data: `enable_thinking = true` for the long ones, `false` for the short ones.
+    #[serde(default)]
+    pub template_variables: BTreeMap<String, serde_json::Value>,
 }
 
 /// Which problems are trained on, and as which tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// The teachers' answers; empty means the built-in toy corpus, with sources long and short.
+    /// The teachers' answers, as a list or by name (`[data.sources.long]`); empty means the built-in toy
+    /// corpus, with sources long and short.
     pub sources: Vec<SourceConfig>,
     /// Share of a file's rows that may be unusable (no JSON, a wrong type, no problem, no answer), 0
     /// to 1; they are left out and counted by reason. One row may be in any file, unless it is 0.
@@ -50,7 +57,8 @@ pub struct DataConfig {
     pub end_token: Option<String>,
     /// A chat template in a file, or `none` for the built-in layout; without it the base model's.
     pub chat_template: Option<String>,
-    /// Variables for the chat template, such as `enable_thinking`.
+    /// Variables for the chat template, such as `enable_thinking`. A source, and the held-out problems
+    /// that are answered, may have others laid over them.
     pub template_variables: BTreeMap<String, serde_json::Value>,
     /// The system's message in each conversation; without it the chat template's own.
     pub system_prompt: Option<String>,
@@ -60,6 +68,8 @@ pub struct DataConfig {
     pub seed: Option<u64>,
     /// The date that a chat template sees, as YYYY-MM-DD; without it the day of the run's start.
     pub date: Option<String>,
+    /// Which answers of a conversation of several turns are trained.
+    pub trained_turns: TrainedTurns,
     /// Length limit of a row in tokens: prompt, answer and end token.
     pub max_length: usize,
     /// What happens to longer rows.
@@ -90,6 +100,7 @@ impl Default for DataConfig {
             system_prompt: None,
             seed: None,
             date: None,
+            trained_turns: TrainedTurns::Last,
             max_length: 512,
             too_long: TooLong::Drop,
             hold_out: 0.05,
@@ -130,6 +141,9 @@ pub struct EvaluationConfig {
     pub before: bool,
     /// Where their answers are looked for.
     pub kind: AnswerKind,
+    /// Variables for the chat template where problems are answered, laid over those of all data. The
+    /// held-out losses of a source have the source's own.
+    pub template_variables: BTreeMap<String, serde_json::Value>,
     /// Of these, how many are answered at each evaluation during training too. Takes its time:
     /// generation is far slower than a training step on as many tokens.
     pub during_training: usize,
@@ -144,6 +158,7 @@ impl Default for EvaluationConfig {
             questions: 200,
             before: true,
             kind: AnswerKind::Stated,
+            template_variables: BTreeMap::new(),
             during_training: 0,
             samples: 3,
         }
@@ -312,6 +327,13 @@ impl RunConfig {
     /// The seed of the toy corpus and of the held-out split.
     pub fn data_seed(&self) -> u64 {
         self.data.seed.unwrap_or(self.seed)
+    }
+
+    /// The variables of the chat template where held-out problems are answered.
+    pub fn asked_with(&self) -> BTreeMap<String, serde_json::Value> {
+        let mut variables = self.data.template_variables.clone();
+        variables.extend(self.evaluation.template_variables.clone());
+        variables
     }
 
     /// Sets the teacher, and its part in the loss to the usual one where it has none.

@@ -1,5 +1,6 @@
 //! Held-out rows and questions, and the fingerprints by which a resumed run knows its data.
 
+use crate::data::batching::hash_ranges;
 use crate::data::{Encoded, MixDistillation, Pairs, Row};
 use crate::eval::{Question, final_answer};
 use crate::train::HeldOut;
@@ -17,6 +18,7 @@ pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<H
                 Some(Row {
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
+                    untrained: example.untrained.to_vec(),
                     label: source.label(record),
                     number: problem as u64,
                     ..Row::default()
@@ -35,6 +37,7 @@ pub fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
             let reference = pairs.answer(problem)?;
             Some(Question {
                 system: pairs.system(problem).map(str::to_owned),
+                earlier: pairs.earlier(problem).to_vec(),
                 problem: pairs.problem(problem).to_owned(),
                 // A reference may come with its working, as GSM8K's do.
                 reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),
@@ -63,6 +66,7 @@ pub(super) fn held_out_fingerprint(held_out: &[HeldOut]) -> String {
         for row in &source.rows {
             hash.update((row.tokens.len() as u64).to_le_bytes());
             hash.update((row.prompt as u64).to_le_bytes());
+            hash_ranges(&mut hash, &row.untrained);
             row.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }
@@ -84,6 +88,7 @@ pub(super) fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> Strin
             let tokens = example.map_or(&[][..], |example| example.tokens);
             hash.update((tokens.len() as u64).to_le_bytes());
             hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
+            hash_ranges(&mut hash, example.map_or(&[][..], |example| example.untrained));
             tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }

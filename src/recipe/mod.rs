@@ -14,6 +14,7 @@ mod held_out;
 mod layout;
 mod overview;
 mod prepare;
+mod preview;
 mod run;
 mod student;
 mod summary;
@@ -28,6 +29,7 @@ pub use config::{
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
 pub use prepare::{Prepared, SeenOfSource};
+pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
 pub(crate) use run::run_on;
 pub(crate) use student::student;

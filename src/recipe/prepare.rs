@@ -2,7 +2,7 @@
 
 use super::config::RunConfig;
 use super::held_out::{fingerprint, held_out_fingerprint, held_out_rows, longest, questions};
-use super::layout::{TemplateChoice, layout};
+use super::layout::{Layouts, layouts, tell_empty_reasoning};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
@@ -37,7 +37,7 @@ pub struct SeenOfSource {
 pub struct Prepared {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
-    /// TemplateChoice of prompts and answers.
+    /// The layout of the problems that the student is asked.
     pub template: Arc<dyn PromptTemplate>,
     /// A name for that layout.
     pub template_name: String,
@@ -77,11 +77,12 @@ impl Prepared {
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
-        let Inputs { base, tokenizer, layout, sources, test } = Inputs::read(config, context)?;
-        let TemplateChoice { template, name: template_name, source } = layout;
+        let Inputs { base, tokenizer, layouts, sources, test } = Inputs::read(config, context)?;
+        let Layouts { asked: template, sources: of_sources, name: template_name, source } = layouts;
+        let trained = of_sources.first().unwrap_or(&template);
         let end_tokens = match &base {
-            Some(base) => base.answer_ends(&tokenizer, &*template),
-            None => vec![template.end_token(&tokenizer)],
+            Some(base) => base.answer_ends(&tokenizer, &**trained),
+            None => vec![trained.end_token(&tokenizer)],
         };
         // The built-in layout has a place for system texts where the data have any.
         let systems =
@@ -89,8 +90,9 @@ impl Prepared {
         let chat_template = source.unwrap_or_else(|| data.template.to_jinja(&tokenizer, systems()));
         let model = student_shape(config, base.as_ref(), &tokenizer)?;
         let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
-        let encoded = encode(config, &pairs, &tokenizer, &*template, context)?;
+        let encoded = encode(config, &pairs, &tokenizer, &of_sources, context)?;
         let mut pairs = encoded.fitting(&pairs, &mut ledger);
+        tell_empty_reasoning(&pairs, &encoded, &tokenizer, context)?;
         if data.complete {
             pairs = pairs.complete(&mut ledger)?;
         }
@@ -98,7 +100,7 @@ impl Prepared {
         let (training, held, held_encoded) = match test {
             Some(test) => {
                 let (test, _) = Pairs::join(test, data.join)?;
-                let test_encoded = encode(config, &test, &tokenizer, &*template, context)?;
+                let test_encoded = encode(config, &test, &tokenizer, &of_sources, context)?;
                 let (test, _) = test.retain(|s, r| test_encoded.example(s, r).is_some());
                 (pairs, test, test_encoded)
             }
@@ -154,20 +156,26 @@ impl Prepared {
     /// problem and source; rows have no number.
     pub fn all_answers(&self) -> Vec<Row> {
         let pairs = self.mixture.pairs();
-        let sources = pairs.sources().iter().enumerate();
-        let of = |problem: usize| {
-            sources.clone().filter_map(move |(index, source)| {
-                let record = pairs.record_index(problem, index)?;
-                let example = self.encoded.example(index, record)?;
-                Some(Row {
-                    tokens: example.tokens.to_vec(),
-                    prompt: example.prompt,
-                    label: source.label(record),
-                    ..Row::default()
-                })
-            })
-        };
+        let sources = 0..pairs.sources().len();
+        let of = |problem| sources.clone().filter_map(move |source| self.answer(problem, source));
         (0..pairs.len()).flat_map(of).collect()
+    }
+
+    /// The row of one source's answer to a problem that is trained on, if it has one; it has no number.
+    ///
+    /// # Panics
+    /// If either number is out of range.
+    pub fn answer(&self, problem: usize, source: usize) -> Option<Row> {
+        let pairs = self.mixture.pairs();
+        let record = pairs.record_index(problem, source)?;
+        let example = self.encoded.example(source, record)?;
+        Some(Row {
+            tokens: example.tokens.to_vec(),
+            prompt: example.prompt,
+            untrained: example.untrained.to_vec(),
+            label: pairs.sources()[source].label(record),
+            ..Row::default()
+        })
     }
 
     /// The rows that a run will see, each once, in training order.
@@ -244,7 +252,7 @@ fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
 struct Inputs {
     base: Option<ModelFolder>,
     tokenizer: TextTokenizer,
-    layout: TemplateChoice,
+    layouts: Layouts,
     sources: Vec<Source>,
     /// The test set of the toy corpus.
     test: Option<Vec<Source>>,
@@ -271,7 +279,7 @@ impl Inputs {
         };
         let template = match (&base, &tokenizer) {
             (Some(base), Some(tokenizer)) => {
-                problems.note(layout(config, base.as_ref(), tokenizer))
+                problems.note(layouts(config, base.as_ref(), tokenizer))
             }
             _ => None,
         };
@@ -282,8 +290,8 @@ impl Inputs {
         context.check()?;
         problems.check()?;
         match (base, tokenizer, template) {
-            (Some(base), Some(tokenizer), Some(layout)) => {
-                Ok(Self { base, tokenizer, layout, sources, test })
+            (Some(base), Some(tokenizer), Some(layouts)) => {
+                Ok(Self { base, tokenizer, layouts, sources, test })
             }
             _ => unreachable!("what is missing is among the problems"),
         }
@@ -396,12 +404,14 @@ fn encode(
     config: &RunConfig,
     pairs: &Pairs,
     tokenizer: &TextTokenizer,
-    template: &dyn PromptTemplate,
+    templates: &[Arc<dyn PromptTemplate>],
     context: &Context<'_>,
 ) -> Result<Arc<Encoded>> {
     let data = &config.data;
     let limit = LengthLimit { tokens: data.max_length, too_long: data.too_long };
-    Encoded::encode(pairs, tokenizer, template, limit, context).map(Arc::new)
+    let templates: Vec<&dyn PromptTemplate> = templates.iter().map(|layout| &**layout).collect();
+    let turns = data.trained_turns;
+    Encoded::encode_by_source(pairs, tokenizer, &templates, turns, limit, context).map(Arc::new)
 }
 
 fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<MixDistillation> {

@@ -310,6 +310,7 @@ fn settings(
     if !selects {
         train.evaluate_every = 0;
     }
+    let asked_with = &config.evaluation.template_variables;
     serde_json::json!({
         "seed": config.seed,
         "model": prepared.model,
@@ -322,6 +323,7 @@ fn settings(
         "data": prepared.fingerprint,
         "held_out": selects.then_some(&prepared.held_out_fingerprint),
         "questions": config.evaluation.questions,
+        "template_variables": (!asked_with.is_empty()).then_some(asked_with),
         "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
     })
 }

@@ -1,5 +1,6 @@
 //! One setting at a time: `train.learning_rate=1e-4`.
 
+use super::by_name::has_names;
 use super::check::{self, Problem};
 use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
@@ -135,10 +136,7 @@ fn entry(
             false => Err(no_entry(step, &target.path, entries.len())),
         };
     }
-    let is_named = inner.as_table().is_some_and(|table| {
-        table.fields.iter().any(|field| field.name == "name" && field.schema.kind == Kind::Text)
-    });
-    if !is_named {
+    if !has_names(inner) {
         return Err(no_entry(step, &target.path, entries.len()));
     }
     let has_name = |value: &Value| value.get("name").and_then(Value::as_str) == Some(step);

@@ -21,6 +21,7 @@
 //! ```
 
 mod assign;
+mod by_name;
 mod check;
 mod explain;
 mod nearest;
@@ -117,7 +118,8 @@ impl<T: Settings> Layers<T> {
         })
     }
 
-    /// Adds a TOML file.
+    /// Adds a TOML file. A list of entries that have a `name` may stand there as tables by name
+    /// (`[data.sources.long]`); these are laid over the entries of those names that there are.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] with the line for what is no TOML; [`Error::Config`] with the
@@ -160,6 +162,13 @@ impl<T: Settings> Layers<T> {
                 self.notices.push(format!("{place}setting `{path}` is ignored: {why}"));
             }
         }
+        let mut places = places.clone();
+        if let Some(known) = self.schema.as_table() {
+            let root = KeyPath::default();
+            let moved = by_name::listed(&mut table, Some(&self.given), known, &root);
+            places.moved(&moved);
+        }
+        let places = &places;
         let found = problems(&table, &self.schema).into_iter();
         found.map(|problem| error(problem, places)).collect::<Problems>().check()?;
         if let Some(known) = self.schema.as_table() {

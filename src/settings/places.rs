@@ -49,6 +49,21 @@ impl Places {
         }
     }
 
+    /// Takes the places of keys, and of all below them, to where these have moved.
+    pub(super) fn moved(&mut self, moved: &[(KeyPath, KeyPath)]) {
+        for (from, to) in moved {
+            let keys: Vec<KeyPath> =
+                self.0.keys().filter(|key| key.0.starts_with(&from.0)).cloned().collect();
+            for key in keys {
+                if let Some(place) = self.0.remove(&key) {
+                    let rest = key.0[from.0.len()..].iter();
+                    let steps = to.0.iter().chain(rest).cloned().collect();
+                    self.0.insert(KeyPath(steps), place);
+                }
+            }
+        }
+    }
+
     /// Forgets the places of a key and of all below it.
     pub(super) fn forget(&mut self, path: &KeyPath) {
         self.0.retain(|known, _| !known.0.starts_with(&path.0));

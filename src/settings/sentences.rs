@@ -10,6 +10,7 @@ const SOURCES: &[&str] = &[
     include_str!("../data/reading/column_map.rs"),
     include_str!("../data/batching/encode.rs"),
     include_str!("../data/batching/packing.rs"),
+    include_str!("../data/batching/turns.rs"),
     include_str!("../data/mixing/mixture.rs"),
     include_str!("../data/mixing/pairs.rs"),
     include_str!("../data/mixing/share.rs"),

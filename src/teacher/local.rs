@@ -12,6 +12,7 @@ use crate::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +24,8 @@ pub struct LocalConfig {
     pub model: String,
     /// Message of the system; none where it is empty.
     pub system: String,
+    /// Variables for the chat template, such as `enable_thinking`.
+    pub template_variables: BTreeMap<String, Value>,
     /// The device, by the name of its backend.
     pub backend: String,
     /// Length limit of an answer in tokens.
@@ -40,6 +43,7 @@ impl Default for LocalConfig {
         Self {
             model: String::new(),
             system: String::new(),
+            template_variables: BTreeMap::new(),
             backend: "auto".into(),
             max_tokens: 2048,
             temperature: 0.0,
@@ -96,7 +100,14 @@ impl LocalTeacher {
         config.validate()?;
         let system = Some(config.system.clone()).filter(|system| !system.is_empty());
         let backend = config.backend.clone();
-        let options = LoadOptions { system, backend, ..LoadOptions::default() };
+        let template_variables = config.template_variables.clone();
+        let options = LoadOptions {
+            system,
+            template_variables,
+            max_length: Some(config.max_tokens),
+            backend,
+            ..LoadOptions::default()
+        };
         let TextModel { model, files } = TextModel::load(&config.model, &options, context)?;
         let fingerprint = model.fingerprint()?;
         Ok(Self { config, model: Mutex::new(model), fingerprint, files })

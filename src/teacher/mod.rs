@@ -54,7 +54,7 @@ pub struct TeacherPrompt {
 impl TeacherPrompt {
     /// What a model in a folder is asked.
     pub(crate) fn prompt(&self) -> crate::data::Prompt<'_> {
-        crate::data::Prompt { system: self.system.as_deref(), problem: &self.prompt }
+        crate::data::Prompt { system: self.system.as_deref(), ..(&self.prompt).into() }
     }
 }
 

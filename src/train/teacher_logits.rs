@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A row's key is the first 32 hexadecimal digits of the SHA-256 of its prompt's length (u64, little
-//! endian) and its tokens (u32 each). The logarithms of probabilities are those of the logits over
+//! endian), where tokens after the prompt are not trained the ranges of these (two u32 each), and its
+//! tokens (u32 each). The logarithms of probabilities are those of the logits over
 //! the temperature, of the first `vocabulary` tokens; the last is that of all other tokens together.
 //! The checksum is that of the row's tokens and log_probs as they lie in the file. A part is written
 //! beside its place, flushed and renamed, so that a process that is killed leaves whole parts only,

@@ -3,6 +3,8 @@
 //! the same manner.
 #![cfg(feature = "teacher")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod judge;
 mod real;
 mod server;
@@ -297,6 +299,45 @@ fn either_teachers_problems_are_kept_on_request() {
     let (long, short) = (ids(&out.join("long.jsonl")), ids(&out.join("short.jsonl")));
     assert_eq!(&long | &short, all);
     assert_eq!(&long & &short, ids(&out.join("pairs.jsonl")));
+}
+
+/// The same model may be both teachers, thinking and not.
+#[test]
+fn each_teachers_chat_template_is_given_its_own_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = || Server::start(|request| Manner::Says(short_answer(&request.prompt)));
+    let (long, short) = (server(), server());
+    let config = sums(folder.path(), 2, [&long, &short]);
+    let path = |name: &str| folder.path().join(name);
+    let call = |more: &[&str]| {
+        let mut command = common::command("pairs");
+        command.arg("--problems").arg(&config.problems).arg("--out").arg(path("pairs"));
+        command.args(["--set", "long.server.key_variable=MIXDISTILL_TEST_NO_KEY"]);
+        command.args(["--set", "short.server.key_variable=MIXDISTILL_TEST_NO_KEY"]);
+        command.args(more).output().unwrap()
+    };
+    let servers = ["--long-url", &long.url, "--short-url", &short.url];
+    let variables = [
+        "--long-template-variable=enable_thinking=true",
+        "--long-template-variable=budget=7",
+        "--short-template-variable=enable_thinking=false",
+        "--set",
+        "short.server.extra.top_k=3",
+    ];
+    let output = call(&[&servers[..], &variables].concat());
+    assert!(output.status.success(), "{output:?}");
+    let [long_body, short_body] = [&long, &short].map(|server| server.requests()[0].body.clone());
+    let given = |body: &Value| body["chat_template_kwargs"].clone();
+    assert_eq!(given(&long_body), json!({"enable_thinking": true, "budget": 7}));
+    assert_eq!(given(&short_body), json!({"enable_thinking": false}));
+    assert_eq!(short_body["top_k"], 3);
+    // A teacher in a folder has them as a setting, which is kept with the others.
+    let text = "[long.local]\nmodel = \"m\"\ntemplate_variables = { enable_thinking = true }";
+    let config = MakePairsConfig::from_toml(text).unwrap();
+    assert_eq!(config.long.local.unwrap().template_variables["enable_thinking"], true);
+    let output = call(&["--long-url", &long.url, "--long-template-variable", "x=null"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("settings cannot hold"), "{said}");
 }
 
 #[test]

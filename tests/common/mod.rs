@@ -1,6 +1,8 @@
 //! Shared by the tests of models and training.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod chat_folder;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mixdistill::context::{Event, Moment, Observer};
 use mixdistill::data::{Example, Row, TextTokenizer};
@@ -120,7 +122,7 @@ pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
             prompt,
             label: format!("row {index}"),
             number: index as u64,
-            teacher: None,
+            ..Row::default()
         })
         .collect()
 }

@@ -41,6 +41,42 @@ fn one_prompt_is_answered_on_standard_output() {
 }
 
 #[test]
+fn variables_reach_the_chat_template_wherever_a_model_is_asked() {
+    let (folder, run, problem) = student();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let switch = "{{ messages[-1].content }}{{ ' + 1 + 1 + 1' if enable_thinking }}";
+    std::fs::write(path("switch.jinja"), switch).unwrap();
+    let template = path("switch.jinja");
+    let asked = ["--model", &run, "--chat-template", &template, "--max-new-tokens", "2"];
+    let tokens = |more: &[&str]| {
+        let words = [&["generate", "--prompt", &problem, "--json"], &asked[..], more].concat();
+        let json: Value = serde_json::from_str(&call(&words).with(0).out).unwrap();
+        json["prompt_tokens"].as_u64().unwrap()
+    };
+    let (on, off) = ("enable_thinking=true", "enable_thinking=false");
+    assert_eq!(tokens(&["--template-variable", off]), tokens(&[]));
+    // The last of two counts.
+    let twice = ["--template-variable", off, "--template-variable", on];
+    assert!(tokens(&twice) > tokens(&[]));
+    let chat = [&["chat", "--template-variable", on], &asked[..]].concat();
+    call_with(&chat, &problem).with(0);
+    let said = call(&[&chat[..], &["--template-variable", "2 = 3"]].concat()).with(2).err;
+    assert!(said.contains("is no name"), "{said}");
+
+    // Answers that were asked for otherwise are others.
+    let (bench, out) = (path("bench.jsonl"), path("scores"));
+    std::fs::write(&bench, format!("{{\"problem\": {problem:?}, \"answer\": 1}}\n")).unwrap();
+    let evaluate = |more: &[&str]| {
+        let words = ["evaluate", "--bench", &bench, "--out", &out];
+        call(&[&words[..], &asked[..], more].concat())
+    };
+    evaluate(&["--template-variable", on]).with(0);
+    evaluate(&["--template-variable", on]).with(0);
+    let said = evaluate(&["--template-variable", off]).with(1).err;
+    assert!(said.contains("template_variables.enable_thinking was true, is false"), "{said}");
+}
+
+#[test]
 fn a_file_of_prompts_is_answered_in_its_order_and_never_overwritten() {
     let (folder, run, problem) = student();
     let path = |name: &str| -> (PathBuf, String) {

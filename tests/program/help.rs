@@ -2,8 +2,9 @@
 
 use super::call;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "train",
+    "preview",
     "compare",
     "generate",
     "chat",

@@ -456,8 +456,9 @@ fn a_list_without_the_named_element_is_refused_later_too() {
 
 #[test]
 fn conversations_of_another_shape_are_refused() {
-    let split = "A record takes one user turn and the assistant turn that follows: split longer \
-                 conversations into one record for each exchange, or leave them out";
+    let alternate = "Write user and assistant turns by turns, a user's first and the answer to train \
+                     on last, or leave the record out";
+    let one = "Give that turn alone, or the whole conversation in one list of messages";
     let (user, assistant, system) = (
         r#"{"role":"user","content":"u"}"#,
         r#"{"role":"assistant","content":"a"}"#,
@@ -475,34 +476,33 @@ fn conversations_of_another_shape_are_refused() {
         ),
         (
             vec![user, assistant, system, user, assistant, user],
-            "the conversation has more than one exchange (user, assistant, user, assistant and 1 \
-             more), expected one user turn and one assistant turn",
+            "the conversation ends with a user turn (user, assistant, user, assistant and 1 more), \
+             expected an answer",
         ),
         (
             vec![user, assistant, assistant],
-            "the conversation has more than one exchange (user, assistant, assistant), expected \
-             one user turn and one assistant turn",
+            "the conversation's turns do not alternate (user, assistant, assistant)",
         ),
     ] {
         assert_eq!(
             error("a.jsonl", format!(r#"{{"messages":[{}]}}"#, turns.join(",")), ""),
-            format!("a.jsonl:1: column `messages`: {what}. {split}")
+            format!("a.jsonl:1: column `messages`: {what}. {alternate}")
         );
     }
     assert_eq!(
         error(
             "a.jsonl",
-            format!(r#"{{"prompt":[{user},{assistant},{user}],"completion":"x"}}"#),
+            format!(r#"{{"prompt":[{user},{assistant},{assistant}],"completion":"x"}}"#),
             ""
         ),
         format!(
-            "a.jsonl:1: column `prompt`: the list of messages holds user, assistant, user, expected \
-             one user turn. {split}"
+            "a.jsonl:1: column `prompt`: the list of messages holds user, assistant, assistant, \
+             expected one user turn. {one}"
         )
     );
     assert_eq!(
         error("a.jsonl", format!(r#"{{"prompt":[{system}],"completion":"x"}}"#), ""),
-        format!("a.jsonl:1: column `prompt`: the list of messages has no user turn. {split}")
+        format!("a.jsonl:1: column `prompt`: the list of messages has no user turn. {one}")
     );
 }
 

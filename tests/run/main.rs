@@ -258,7 +258,12 @@ fn with_files(folder: &Path, long: &[u8], short: &[u8]) -> RunConfig {
         let path = folder.join(format!("{name}.jsonl"));
         std::fs::write(&path, bytes).unwrap();
         let columns = ColumnMap::default();
-        config.data.sources.push(SourceConfig { name: name.into(), path, columns });
+        config.data.sources.push(SourceConfig {
+            name: name.into(),
+            path,
+            columns,
+            ..SourceConfig::default()
+        });
     }
     config
 }
@@ -486,7 +491,12 @@ fn real_traces_are_accounted_for() {
     {
         let path = data.join(format!("longcot_example/{file}.jsonl"));
         let columns = ColumnMap::default();
-        config.data.sources.push(SourceConfig { name: name.into(), path, columns });
+        config.data.sources.push(SourceConfig {
+            name: name.into(),
+            path,
+            columns,
+            ..SourceConfig::default()
+        });
     }
     let prepared = mixdistill::recipe::Prepared::new(&config, &Context::default()).unwrap();
     let ledger = &prepared.ledger;

@@ -15,13 +15,16 @@ use crate::error::Result;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One row of training: tokens, and how many of them are prompt.
+/// One row of training: tokens, and which of them are trained.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Prompt, answer and end token.
     pub tokens: Vec<u32>,
     /// Tokens of the prompt; those after it are trained.
     pub prompt: usize,
+    /// Tokens after the prompt that are not trained, in ascending ranges: what a user says between two
+    /// answers.
+    pub untrained: Vec<Range<u32>>,
     /// Names the row in messages: source and problem.
     pub label: String,
     /// Its number in training order; what is random about a row depends on it.
@@ -33,8 +36,13 @@ pub struct Row {
 impl Row {
     /// The row without its label.
     pub fn example(&self) -> Example<'_> {
-        let teacher = self.teacher.as_deref();
-        Example { tokens: &self.tokens, prompt: self.prompt, number: self.number, teacher }
+        Example {
+            tokens: &self.tokens,
+            prompt: self.prompt,
+            untrained: &self.untrained,
+            number: self.number,
+            teacher: self.teacher.as_deref(),
+        }
     }
 }
 
@@ -92,6 +100,7 @@ impl RowStream for MixedRows {
                 Ok(Row {
                     tokens: example.tokens.to_vec(),
                     prompt: example.prompt,
+                    untrained: example.untrained.to_vec(),
                     label: row.label(),
                     number,
                     teacher: None,
@@ -208,9 +217,17 @@ impl Batch {
         for (index, position) in self.positions[at.clone()].iter_mut().enumerate() {
             *position = index as u32;
         }
-        let trained = example.targets();
-        self.weights[at][inputs - trained..].fill(1.0);
-        self.trained += trained;
+        let weights = &mut self.weights[at];
+        weights[example.first_target()..].fill(1.0);
+        for range in example.untrained {
+            // A token is the target of the one before it.
+            let range =
+                range.start.saturating_sub(1) as usize..range.end.saturating_sub(1) as usize;
+            if let Some(weights) = weights.get_mut(range) {
+                weights.fill(0.0);
+            }
+        }
+        self.trained += example.targets();
     }
 
     /// Takes over what the examples, which lie in this order, have of a teacher.

@@ -4,17 +4,22 @@
 //! tokens    P P P P P A A A A E       P prompt, A answer, E end token
 //! trained   . . . . . x x x x x       by position, never by token: the answer and its end
 //! ```
+//!
+//! Of a conversation in which several answers are trained, what stands between them is not.
 
 use super::top_tokens::TopTokens;
+use super::turns::{LaidOut, TrainedTurns, with_turns};
 use crate::context::{Context, Task, TaskProgress};
 use crate::data::chat::TextTokenizer;
-use crate::data::chat::{Prompt, PromptTemplate, RowTokens};
-use crate::data::mixing::{Ledger, Length, Lengths, Pairs};
+use crate::data::chat::{Prompt, PromptTemplate};
+use crate::data::mixing::{Ledger, Length, Lengths, Pairs, Source};
 use crate::data::reading::CotRecord;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What happens to a row that exceeds the length limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,8 @@ pub struct Example<'a> {
     pub tokens: &'a [u32],
     /// Tokens of the prompt; those after it are trained.
     pub prompt: usize,
+    /// Tokens after the prompt that are not trained, in ascending ranges.
+    pub untrained: &'a [Range<u32>],
     /// Its number in training order, where it has one; what is random about it depends on that.
     pub number: u64,
     /// What a teacher finds likely at its trained tokens, where there is a teacher.
@@ -67,12 +74,30 @@ impl Example<'_> {
     /// Tokens that are trained as the target of another: position p predicts token p + 1, so the
     /// first is at `prompt - 1`, and a row's first token is none.
     pub(crate) fn targets(&self) -> usize {
-        self.inputs() - self.prompt.saturating_sub(1).min(self.inputs())
+        (self.inputs() - self.first_target()).saturating_sub(count(self.untrained))
+    }
+
+    /// The input whose target is the first that is trained.
+    pub(super) fn first_target(&self) -> usize {
+        self.prompt.saturating_sub(1).min(self.inputs())
     }
 
     /// Tokens that are trained.
     pub fn trained(&self) -> usize {
-        self.tokens.len() - self.prompt
+        (self.tokens.len() - self.prompt).saturating_sub(count(self.untrained))
+    }
+}
+
+/// Tokens in ranges.
+fn count(ranges: &[Range<u32>]) -> usize {
+    ranges.iter().map(|range| range.len()).sum()
+}
+
+/// Adds ranges to a hash, which is the same as ever where there are none.
+pub(crate) fn hash_ranges(hash: &mut Sha256, ranges: &[Range<u32>]) {
+    for range in ranges {
+        hash.update(range.start.to_le_bytes());
+        hash.update(range.end.to_le_bytes());
     }
 }
 
@@ -83,6 +108,8 @@ struct EncodedSource {
     /// For each record: where its tokens start, how many, and how many of them are prompt. All 0
     /// for a record that was not encoded or does not fit.
     rows: Vec<(usize, u32, u32)>,
+    /// Tokens after the prompt that are not trained, for the records that have any.
+    untrained: BTreeMap<usize, Vec<Range<u32>>>,
     too_long: Vec<bool>,
     cut: Vec<bool>,
     /// Tokens of the shortest record that exceeds the limit.
@@ -99,9 +126,12 @@ impl EncodedSource {
         label: &dyn Fn() -> String,
     ) -> Result<()> {
         match row {
-            RowFit::Fits { tokens, prompt, cut } => {
+            RowFit::Fits { row: LaidOut { tokens, prompt, untrained }, cut } => {
                 self.cut[record] = cut;
                 self.rows[record] = (self.tokens.len(), tokens.len() as u32, prompt as u32);
+                if !untrained.is_empty() {
+                    self.untrained.insert(record, untrained);
+                }
                 self.tokens.extend(tokens);
             }
             RowFit::TooLong(length) if limit.too_long == TooLong::Error => {
@@ -121,11 +151,31 @@ impl EncodedSource {
     }
 }
 
-/// What all rows are encoded with.
+/// What all rows of a source are encoded with.
 struct With<'a> {
     tokenizer: &'a TextTokenizer,
     template: &'a dyn PromptTemplate,
+    turns: TrainedTurns,
     limit: LengthLimit,
+}
+
+impl With<'_> {
+    /// The rows of some records of a source.
+    fn rows(&self, source: &Source, records: &[usize]) -> Vec<Result<RowFit>> {
+        let answer = |&index: &usize| {
+            let CotRecord { system, earlier, problem, solution, .. } = &source.records()[index];
+            (Prompt { system: system.as_deref(), earlier, problem }, solution.as_str())
+        };
+        let answers: Vec<(Prompt<'_>, &str)> = records.iter().map(answer).collect();
+        let rows = self.template.rows(self.tokenizer, &answers).into_iter().zip(records);
+        rows.map(|(row, &index)| {
+            let (record, label) = (&source.records()[index], || source.label(index));
+            let row = row.map_err(|error| error.within(&label()))?;
+            let row = with_turns(row, record, self.turns, self.tokenizer, self.template, &label)?;
+            Ok(within_limit(row, self.limit))
+        })
+        .collect()
+    }
 }
 
 /// The answers of one source that are in `pairs`.
@@ -152,22 +202,8 @@ fn encode_source(
     };
     let mut done = progress.progress().done;
     for chunk in wanted.chunks(CHUNK) {
-        let rows: Vec<Vec<Result<RowFit>>> = chunk
-            .par_chunks(TOGETHER)
-            .map(|part| {
-                let answer = |&index: &usize| {
-                    let CotRecord { system, problem, solution, .. } = &records[index];
-                    (Prompt { system: system.as_deref(), problem }, solution.as_str())
-                };
-                let answers: Vec<(Prompt<'_>, &str)> = part.iter().map(answer).collect();
-                let rows = with.template.rows(with.tokenizer, &answers).into_iter().zip(part);
-                rows.map(|(row, &index)| {
-                    let row = row.map_err(|error| error.within(&source.label(index)))?;
-                    Ok(within_limit(row, with.limit))
-                })
-                .collect()
-            })
-            .collect();
+        let rows: Vec<Vec<Result<RowFit>>> =
+            chunk.par_chunks(TOGETHER).map(|part| with.rows(source, part)).collect();
         for (&record, row) in chunk.iter().zip(rows.into_iter().flatten()) {
             encoded.put(record, row?, with.limit, &|| source.label(record))?;
         }
@@ -185,7 +221,7 @@ pub struct Encoded {
 
 /// One record after tokenizing.
 enum RowFit {
-    Fits { tokens: Vec<u32>, prompt: usize, cut: bool },
+    Fits { row: LaidOut, cut: bool },
     TooLong(usize),
 }
 
@@ -202,11 +238,40 @@ impl Encoded {
         limit: LengthLimit,
         context: &Context<'_>,
     ) -> Result<Self> {
-        let answers: usize = (0..pairs.sources().len()).map(|s| pairs.available(s)).sum();
+        let templates = vec![template; pairs.sources().len()];
+        let turns = TrainedTurns::Last;
+        Self::encode_by_source(pairs, tokenizer, &templates, turns, limit, context)
+    }
+
+    /// As [`Encoded::encode`], each source with a template of its own: `templates` has one for each,
+    /// in the order of [`Pairs::sources`]. Of conversations of several turns those answers are trained
+    /// that `turns` says.
+    ///
+    /// # Errors
+    /// As [`Encoded::encode`]; [`Error::Config`] with key `data.trained_turns` where an earlier answer
+    /// is to be trained that its template changes.
+    ///
+    /// # Panics
+    /// If there is not a template for each source.
+    pub fn encode_by_source(
+        pairs: &Pairs,
+        tokenizer: &TextTokenizer,
+        templates: &[&dyn PromptTemplate],
+        turns: TrainedTurns,
+        limit: LengthLimit,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let count = pairs.sources().len();
+        assert_eq!(templates.len(), count, "a template for each source");
+        let answers: usize = (0..count).map(|s| pairs.available(s)).sum();
         let mut progress = context.task(Task::Encode, answers as u64);
-        let with = With { tokenizer, template, limit };
-        let sources = (0..pairs.sources().len())
-            .map(|index| encode_source(pairs, index, &with, &mut progress))
+        let sources = templates
+            .iter()
+            .enumerate()
+            .map(|(index, &template)| {
+                let with = With { tokenizer, template, turns, limit };
+                encode_source(pairs, index, &with, &mut progress)
+            })
             .collect::<Result<Vec<_>>>()?;
         let any = sources.iter().flat_map(|source| &source.rows).any(|row| row.1 > 0);
         if !any {
@@ -229,15 +294,21 @@ impl Encoded {
         let encoded = self.sources.get(source)?;
         let &(start, length, prompt) = encoded.rows.get(record)?;
         let tokens = &encoded.tokens[start..start + length as usize];
-        (length > 0).then_some(Example { tokens, prompt: prompt as usize, ..Example::default() })
+        let untrained = encoded.untrained.get(&record).map_or(&[][..], Vec::as_slice);
+        let prompt = prompt as usize;
+        (length > 0).then_some(Example { tokens, prompt, untrained, ..Example::default() })
     }
 
     /// The lengths of all records.
     pub fn lengths(&self) -> Lengths {
-        let length = |&(_, tokens, prompt): &(usize, u32, u32)| {
-            (tokens > 0).then_some(Length { tokens, trained: tokens - prompt })
+        let length = |source, record| {
+            let example = self.example(source, record)?;
+            Some(Length { tokens: example.tokens.len() as u32, trained: example.trained() as u32 })
         };
-        Lengths::new(self.sources.iter().map(|s| s.rows.iter().map(length).collect()).collect())
+        let of = |(index, source): (usize, &EncodedSource)| {
+            (0..source.rows.len()).map(|record| length(index, record)).collect()
+        };
+        Lengths::new(self.sources.iter().enumerate().map(of).collect())
     }
 
     /// The pairs without the answers that do not fit, which are entered in the ledger.
@@ -264,10 +335,10 @@ impl Encoded {
 }
 
 /// Holds a row to the length limit.
-fn within_limit(row: RowTokens, limit: LengthLimit) -> RowFit {
+fn within_limit(mut row: LaidOut, limit: LengthLimit) -> RowFit {
     let LengthLimit { tokens: max_length, too_long } = limit;
-    let RowTokens { mut tokens, prompt } = row;
-    let length = tokens.len();
+    let LaidOut { tokens, prompt, untrained } = &mut row;
+    let (length, prompt) = (tokens.len(), *prompt);
     let cut = length > max_length;
     // An empty prompt would leave the first trained token without anything before it, and a prompt
     // that fills the limit leaves nothing to train.
@@ -275,13 +346,18 @@ fn within_limit(row: RowTokens, limit: LengthLimit) -> RowFit {
         return RowFit::TooLong(length);
     }
     tokens.truncate(max_length);
-    RowFit::Fits { tokens, prompt, cut }
+    // What is trained is what is left of it.
+    let most = tokens.len() as u32;
+    untrained.retain(|range| range.start < most);
+    untrained.iter_mut().for_each(|range| range.end = range.end.min(most));
+    RowFit::Fits { row, cut }
 }
 
 /// A row's tokens and prompt in 32 hexadecimal digits (half of a SHA-256), by which files know it.
 pub(crate) fn row_key(example: &Example) -> String {
     let mut hash = Sha256::new();
     hash.update((example.prompt as u64).to_le_bytes());
+    hash_ranges(&mut hash, example.untrained);
     example.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

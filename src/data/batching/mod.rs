@@ -4,9 +4,11 @@ mod batch;
 mod encode;
 mod packing;
 mod top_tokens;
+mod turns;
 
 pub use batch::{Batch, MixedRows, Row, RowStream};
-pub(crate) use encode::row_key;
 pub use encode::{Encoded, Example, LengthLimit, TooLong};
+pub(crate) use encode::{hash_ranges, row_key};
 pub use packing::{BatchLayout, Packing};
 pub use top_tokens::TopTokens;
+pub use turns::TrainedTurns;

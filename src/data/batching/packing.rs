@@ -174,9 +174,8 @@ mod tests {
             let row = |(number, length): (usize, &usize)| Row {
                 tokens: (0..=*length as u32).collect(),
                 prompt: 1,
-                label: String::new(),
                 number: number as u64,
-                teacher: None,
+                ..Row::default()
             };
             let rows: Vec<Row> = lengths.iter().enumerate().map(row).collect();
             let layout = BatchLayout {

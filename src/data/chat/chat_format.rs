@@ -7,11 +7,16 @@
 //! 2<|im_end|>                 answer and end of turn: what the template adds for the answer
 //! ```
 //!
-//! What is trained is found by position: the conversation with the answer must begin with the
-//! conversation without it.
+//! What is trained is found by position: where the conversation with the answer begins with the
+//! conversation without it, all that follows. A template may lay out earlier answers otherwise than a
+//! model writes them, without their reasoning or without the mark that opens it in the prompt. Then
+//! reasoning and answer follow the prompt in the form that the template itself shows (see
+//! [`AnswerForm`]), without what the prompt has written of it.
 
-use super::chat_template::{ChatTemplate, Message};
-use super::template::{Prompt, PromptTemplate, RowTokens};
+use super::answer_form::{AnswerForm, Written};
+use super::chat_template::{Beside, ChatTemplate, Message};
+use super::reasoning::{CLOSE, OPEN, divided, with_reasoning};
+use super::template::{EarlierTurn, Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -26,7 +31,11 @@ pub struct ChatFormat {
     /// on. Of these the first is trained, the others are left out. Empty where the template ends
     /// no answer; then the tokenizer's end token does.
     ending: Vec<u32>,
-    /// A token that ends answers in place of those.
+    /// The text that begins with those.
+    after: String,
+    /// How reasoning and answer are written; `None` where the template shows it of no answer.
+    form: Option<AnswerForm>,
+    /// A token that ends answers in place of the template's.
     end: Option<u32>,
     /// The text that all prompts begin with, up to where texts divide, and its tokens in a tokenizer.
     beginning: Arc<(Option<TextTokenizer>, String, Vec<u32>)>,
@@ -37,14 +46,15 @@ impl ChatFormat {
     ///
     /// # Errors
     /// [`Error::Template`] where the template cannot be used for training: it fails, or the
-    /// conversation with an answer does not begin with the conversation without it.
+    /// conversation with an answer begins otherwise than the conversation without it, marks around
+    /// reasoning aside.
     pub fn new(
         template: ChatTemplate,
         tokenizer: &TextTokenizer,
         system: Option<String>,
     ) -> Result<Self> {
         let mut format = Self::unprobed(template, system);
-        format.ending = format.find_ending(tokenizer)?;
+        format.learn(tokenizer)?;
         format.find_beginning(tokenizer)?;
         Ok(format)
     }
@@ -60,25 +70,52 @@ impl ChatFormat {
         system: Option<String>,
     ) -> Result<Self> {
         let mut format = Self::unprobed(template, system);
-        format.ending = format.find_ending(tokenizer).unwrap_or_default();
+        // Why not, each row says anew.
+        let _ = format.learn(tokenizer);
         format.find_beginning(tokenizer)?;
         Ok(format)
     }
 
     fn unprobed(template: ChatTemplate, system: Option<String>) -> Self {
-        Self { template, system, ending: vec![], end: None, beginning: Arc::default() }
+        Self {
+            template,
+            system,
+            ending: vec![],
+            after: String::new(),
+            form: None,
+            end: None,
+            beginning: Arc::default(),
+        }
     }
 
-    /// What ends an answer, from two conversations that have an answer.
-    fn find_ending(&self, tokenizer: &TextTokenizer) -> Result<Vec<u32>> {
-        let probe = |answer| self.texts("A problem.".into(), answer).map(|(_, rest)| rest);
+    /// Learns how answers are written and what ends them, from conversations that have one.
+    fn learn(&mut self, tokenizer: &TextTokenizer) -> Result<()> {
+        const PROBLEM: &str = "A problem.";
+        let asked = self.messages(PROBLEM.into());
+        let prompt = self.template.render(&asked, true)?;
+        let form = AnswerForm::learned(&self.template, &asked, &prompt);
+        // The prompt but for what it has written of the answer.
+        let (start, _) = form.written(&prompt, PROBLEM);
+        let header = Some(prompt[..start].trim_end()).filter(|_| start < prompt.len());
+        let probe = |answer| -> Result<String> {
+            let [prompt, whole] = self.conversation_texts(PROBLEM.into(), answer)?;
+            let turn = || header.and_then(|header| whole.strip_prefix(header));
+            match (self.rest(&prompt, &whole, answer), turn()) {
+                (Ok(rest), _) => Ok(rest.to_owned()),
+                (Err(_), Some(turn)) if turn.contains(answer) => Ok(turn.to_owned()),
+                (Err(error), _) => Err(error),
+            }
+        };
         let (first, second) = (probe("First answer")?, probe("Another one")?);
         // What the two have in common at their end does not depend on the answer.
         let common = first.chars().rev().zip(second.chars().rev()).take_while(|(a, b)| a == b);
         let length: usize = common.map(|(c, _)| c.len_utf8()).sum();
-        let ending = tokenizer.encode_marked(&first[first.len() - length..])?;
+        self.after = first[first.len() - length..].to_owned();
+        let ending = tokenizer.encode_marked(&self.after)?;
         let special = ending.iter().position(|token| tokenizer.is_special(*token));
-        Ok(special.map_or(vec![], |at| ending[at..].to_vec()))
+        self.ending = special.map_or(vec![], |at| ending[at..].to_vec());
+        self.form = Some(form);
+        Ok(())
     }
 
     /// Finds what all prompts begin with, and refuses a template that leaves the system's text out.
@@ -113,7 +150,11 @@ impl ChatFormat {
         let own = |message: &&Message| message.role == "system" && self.system.is_some();
         let system = self.system.iter().map(|text| Message::new("system", text.clone()));
         let hidden = messages.iter().filter(|message| !own(message)).map(|message| {
-            Message::new(message.role.clone(), tokenizer.hide_special(&message.content))
+            let content = match message.role.as_str() {
+                "assistant" => hide_special_of_answer(tokenizer, &message.content),
+                _ => tokenizer.hide_special(&message.content),
+            };
+            Message::new(message.role.clone(), content)
         });
         let text = self.template.render(&system.chain(hidden).collect::<Vec<_>>(), true)?;
         Ok(tokenizer.with_bos(tokenizer.encode_marked(&text)?))
@@ -134,7 +175,11 @@ impl ChatFormat {
     fn messages(&self, prompt: Prompt<'_>) -> Vec<Message> {
         let system = self.system.as_deref().or(prompt.system);
         let system = system.into_iter().map(|text| Message::new("system", text));
-        system.chain([Message::new("user", prompt.problem)]).collect()
+        let earlier = prompt.earlier.iter().flat_map(|turn| {
+            [("user", &turn.problem), ("assistant", &turn.solution)]
+                .map(|(role, text)| Message::new(role, text.as_str()))
+        });
+        system.chain(earlier).chain([Message::new("user", prompt.problem)]).collect()
     }
 
     /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
@@ -169,11 +214,92 @@ impl ChatFormat {
         self.template.render_all(&wanted)
     }
 
-    /// The text of the prompt, and that of the answer with all that follows it.
-    fn texts(&self, prompt: Prompt<'_>, solution: &str) -> Result<(String, String)> {
-        let texts = self.conversations(&[(prompt, solution)])?;
-        let rest = self.rest(&texts[0], &texts[1], solution)?.to_owned();
-        Ok((texts.into_iter().next().unwrap_or_default(), rest))
+    /// The text of a prompt, and that of its conversation with the answer.
+    fn conversation_texts(&self, prompt: Prompt<'_>, solution: &str) -> Result<[String; 2]> {
+        let mut texts = self.conversations(&[(prompt, solution)])?.into_iter();
+        Ok(std::array::from_fn(|_| texts.next().unwrap_or_default()))
+    }
+
+    /// What a model writes behind the prompt: reasoning, answer, and what ends it. `whole` is the
+    /// template's text of the conversation with the answer.
+    fn written_by_the_model<'w>(
+        &self,
+        prompt: &str,
+        whole: &'w str,
+        row: &Hidden<'_>,
+    ) -> Result<Cow<'w, str>> {
+        let as_it_is = || self.rest(prompt, whole, &row.solution).map(Cow::Borrowed);
+        let Some(form) = &self.form else { return as_it_is() };
+        let (_, written) = form.written(prompt, &row.problem);
+        let (reasoning, answer) = (row.reasoning.as_deref(), &*row.answer);
+        let is_closed = matches!(written, Written::Closed(_));
+        match reasoning {
+            Some("") if is_closed => {
+                // The prompt has it already.
+                let [prompt, whole] = self.conversation_texts(row.prompt(), answer)?;
+                if let Ok(rest) = self.rest(&prompt, &whole, answer) {
+                    return Ok(Cow::Owned(rest.to_owned()));
+                }
+            }
+            Some(_) if is_closed => return Err(self.not_to_reason(prompt)),
+            // The template has marks of its own for what stands in the row's text.
+            Some(_) if row.hides_marks || !form.is_usual() => {}
+            _ => match as_it_is() {
+                Ok(rest) if reasoning.is_none() || form.is_once(written, &rest, &row.solution) => {
+                    return Ok(rest);
+                }
+                Err(error) if reasoning.is_none() && written == Written::Nothing => {
+                    return Err(error);
+                }
+                _ => {}
+            },
+        }
+        if let Some((key, reasoning)) = form.key.zip(reasoning)
+            && let Some(rest) = self.with_reasoning_beside(prompt, row, key, reasoning)?
+        {
+            return Ok(Cow::Owned(rest));
+        }
+        if !form.is_known {
+            return as_it_is();
+        }
+        let rest = form.rest(written, reasoning, answer);
+        let rest = rest.ok_or_else(|| self.not_to_reason(prompt))?;
+        Ok(Cow::Owned(rest + &self.after))
+    }
+
+    /// The text behind the prompt where the template takes reasoning beside the content; `None` where
+    /// it leaves out any of it, or begins otherwise.
+    fn with_reasoning_beside(
+        &self,
+        prompt: &str,
+        row: &Hidden<'_>,
+        key: &'static str,
+        reasoning: &str,
+    ) -> Result<Option<String>> {
+        let mut messages = self.messages(row.prompt());
+        let beside = Some(Beside { key, text: reasoning.to_owned() });
+        messages.push(Message { beside, ..Message::new("assistant", &*row.answer) });
+        let whole = self.template.render(&messages, false)?;
+        let Some(rest) = whole.strip_prefix(prompt) else { return Ok(None) };
+        let behind = rest.find(reasoning).map(|at| &rest[at + reasoning.len()..]);
+        let is_whole = behind.is_some_and(|behind| behind.contains(&*row.answer));
+        Ok(is_whole.then(|| rest.to_owned()))
+    }
+
+    /// The error of a row whose reasoning the prompt forbids.
+    fn not_to_reason(&self, prompt: &str) -> Error {
+        Error::Template {
+            name: self.template.name().to_owned(),
+            what: format!(
+                "the answer has reasoning, but the prompt has ended it already, as where thinking \
+                 is off. The prompt: \"{}\"",
+                shortened(prompt)
+            ),
+            hint: "Switch thinking on for this source, with template_variables = \
+                   { enable_thinking = true } or what the template calls it, or leave the reasoning \
+                   out (columns.reasoning = \"none\")"
+                .into(),
+        }
     }
 
     /// The text of the answer with all that follows it.
@@ -235,9 +361,10 @@ impl ChatFormat {
         &self,
         tokenizer: &TextTokenizer,
         [prompt_text, whole]: [&str; 2],
-        solution: &str,
+        row: &Hidden<'_>,
     ) -> Result<RowTokens> {
-        let rest = self.rest(prompt_text, whole, solution)?;
+        self.check_system(prompt_text, row.prompt())?;
+        let rest = &*self.written_by_the_model(prompt_text, whole, row)?;
         // What prompt and row have in common is encoded once, up to where that makes no difference.
         let shared = tokenizer.divided_at(prompt_text);
         let mut prompt = self.encode_shared(tokenizer, &prompt_text[..shared])?;
@@ -267,21 +394,34 @@ impl ChatFormat {
 /// A row's texts with stand-ins for the names of special tokens.
 struct Hidden<'a> {
     system: Option<Cow<'a, str>>,
+    earlier: Vec<EarlierTurn>,
     problem: Cow<'a, str>,
+    /// Reasoning and answer as the row has them.
     solution: Cow<'a, str>,
+    /// The reasoning alone, where there is any.
+    reasoning: Option<Cow<'a, str>>,
+    /// The answer alone.
+    answer: Cow<'a, str>,
+    /// Whether marks in the row's text are hidden, being names of special tokens.
+    hides_marks: bool,
 }
 
 impl<'a> Hidden<'a> {
     fn new(tokenizer: &TextTokenizer, prompt: Prompt<'a>, solution: &'a str) -> Self {
+        let (reasoning, answer) = divided(solution);
         Self {
             system: prompt.system.map(|text| tokenizer.hide_special(text.trim())),
+            earlier: prompt.earlier.iter().map(|turn| hidden_turn(tokenizer, turn)).collect(),
             problem: tokenizer.hide_special(prompt.problem.trim()),
             solution: tokenizer.hide_special(solution.trim()),
+            reasoning: reasoning.map(|text| tokenizer.hide_special(text)),
+            answer: tokenizer.hide_special(answer),
+            hides_marks: hides_marks(tokenizer),
         }
     }
 
     fn prompt(&self) -> Prompt<'_> {
-        Prompt { system: self.system.as_deref(), problem: &self.problem }
+        Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }
 }
 
@@ -300,9 +440,8 @@ impl PromptTemplate for ChatFormat {
         solution: &str,
     ) -> Result<RowTokens> {
         let hidden = Hidden::new(tokenizer, prompt, solution);
-        let texts = self.conversations(&[(hidden.prompt(), &hidden.solution)])?;
-        self.check_system(&texts[0], hidden.prompt())?;
-        self.row_of(tokenizer, [&texts[0], &texts[1]], &hidden.solution)
+        let [prompt, whole] = self.conversation_texts(hidden.prompt(), &hidden.solution)?;
+        self.row_of(tokenizer, [&prompt, &whole], &hidden)
     }
 
     /// The template's thread is asked once for all of them.
@@ -321,10 +460,7 @@ impl PromptTemplate for ChatFormat {
             Ok(texts) => texts
                 .chunks_exact(2)
                 .zip(&hidden)
-                .map(|(texts, row)| {
-                    self.check_system(&texts[0], row.prompt())?;
-                    self.row_of(tokenizer, [&texts[0], &texts[1]], &row.solution)
-                })
+                .map(|(texts, row)| self.row_of(tokenizer, [&texts[0], &texts[1]], row))
                 .collect(),
             // One of them; each for itself, so that it is the right one that fails.
             Err(_) => answers
@@ -337,6 +473,30 @@ impl PromptTemplate for ChatFormat {
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
         let end = self.end.or(self.ending.first().copied());
         end.unwrap_or_else(|| tokenizer.end_token())
+    }
+}
+
+/// An earlier exchange with stand-ins for the names of special tokens.
+fn hidden_turn(tokenizer: &TextTokenizer, turn: &EarlierTurn) -> EarlierTurn {
+    EarlierTurn {
+        problem: tokenizer.hide_special(turn.problem.trim()).into_owned(),
+        solution: hide_special_of_answer(tokenizer, turn.solution.trim()).into_owned(),
+    }
+}
+
+/// Whether marks around reasoning are names of special tokens.
+fn hides_marks(tokenizer: &TextTokenizer) -> bool {
+    [OPEN, CLOSE].iter().any(|mark| tokenizer.hide_special(mark) != *mark)
+}
+
+/// An answer with stand-ins for the names of special tokens, but for the marks around its reasoning.
+fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'a, str> {
+    match divided(text) {
+        (Some(reasoning), answer) if hides_marks(tokenizer) => {
+            let [reasoning, answer] = [reasoning, answer].map(|text| tokenizer.hide_special(text));
+            Cow::Owned(with_reasoning(&reasoning, &answer))
+        }
+        _ => tokenizer.hide_special(text),
     }
 }
 

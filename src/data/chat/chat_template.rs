@@ -13,7 +13,7 @@ use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,18 +43,45 @@ const NAME: &str = "chat_template";
 const WITH_CALLS: &str = "chat_template_with_calls";
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
     /// Its text.
     pub content: String,
+    /// Its reasoning, where that stands beside the text.
+    pub(super) beside: Option<Beside>,
+}
+
+/// Reasoning beside a message's text, under the name that a template has for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Beside {
+    pub(super) key: &'static str,
+    pub(super) text: String,
 }
 
 impl Message {
     /// A message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), beside: None }
+    }
+
+    /// Bytes of its texts.
+    fn bytes(&self) -> usize {
+        self.content.len() + self.beside.as_ref().map_or(0, |beside| beside.text.len())
+    }
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = 2 + usize::from(self.beside.is_some());
+        let mut message = serializer.serialize_struct("Message", fields)?;
+        message.serialize_field("role", &self.role)?;
+        message.serialize_field("content", &self.content)?;
+        if let Some(Beside { key, text }) = &self.beside {
+            message.serialize_field(key, text)?;
+        }
+        message.end()
     }
 }
 
@@ -150,6 +177,11 @@ impl ChatTemplate {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
+    /// Sets several variables; see [`ChatTemplate::set`].
+    pub fn set_all(&mut self, variables: &BTreeMap<String, serde_json::Value>) {
+        variables.iter().for_each(|(name, value)| self.set(name, value));
+    }
+
     /// Sets the date that `strftime_now` formats (midnight of it); at first it is today's.
     pub fn set_date(&mut self, date: Date) {
         let format = move |format: String| {
@@ -178,7 +210,7 @@ impl ChatTemplate {
             for unused in ["tools", "documents"] {
                 context.entry(unused.into()).or_insert_with(|| Value::from(()));
             }
-            let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+            let bytes: usize = messages.iter().map(Message::bytes).sum();
             (context, FUEL + bytes as u64)
         };
         let contexts: Vec<_> = conversations.iter().map(context).collect();

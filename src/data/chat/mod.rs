@@ -1,5 +1,6 @@
 //! Chat: prompts and answers laid out by a model's template, as tokens.
 
+mod answer_form;
 mod chat_format;
 mod chat_template;
 mod python;
@@ -9,5 +10,5 @@ pub(crate) mod tokenizer;
 
 pub use chat_format::ChatFormat;
 pub use chat_template::{ChatTemplate, Message};
-pub use template::{PlainTemplate, Prompt, PromptTemplate, RowTokens};
+pub use template::{EarlierTurn, PlainTemplate, Prompt, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;

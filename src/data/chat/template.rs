@@ -13,18 +13,29 @@ pub struct RowTokens {
     pub prompt: usize,
 }
 
+/// An exchange that a conversation begins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierTurn {
+    /// What was asked.
+    pub problem: String,
+    /// What was answered, reasoning in its marks included.
+    pub solution: String,
+}
+
 /// What a model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prompt<'a> {
     /// The system's text, where the conversation has one of its own.
     pub system: Option<&'a str>,
+    /// The exchanges before, in a conversation of several turns.
+    pub earlier: &'a [EarlierTurn],
     /// The problem.
     pub problem: &'a str,
 }
 
 impl<'a> From<&'a str> for Prompt<'a> {
     fn from(problem: &'a str) -> Self {
-        Self { system: None, problem }
+        Self { system: None, earlier: &[], problem }
     }
 }
 
@@ -93,10 +104,14 @@ impl Default for PlainTemplate {
 }
 
 impl PlainTemplate {
-    /// The text before the answer.
+    /// The text before the answer, where nothing was asked before.
     pub fn prompt_text(&self, prompt: Prompt<'_>) -> String {
         let system = prompt.system.map_or(String::new(), |text| format!("{}\n\n", text.trim()));
-        format!("{system}{}{}{}", self.before, prompt.problem.trim(), self.between)
+        format!("{system}{}", self.problem_text(prompt.problem))
+    }
+
+    fn problem_text(&self, problem: &str) -> String {
+        format!("{}{}{}", self.before, problem.trim(), self.between)
     }
 
     /// The layout as a chat template, for tools that read the model's folder; such tools put no BOS
@@ -136,7 +151,16 @@ impl PlainTemplate {
 
 impl PromptTemplate for PlainTemplate {
     fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>> {
-        Ok(tokenizer.with_bos(tokenizer.encode(&self.prompt_text(prompt))?))
+        let first = prompt.earlier.first().map_or(prompt.problem, |turn| &turn.problem);
+        let first = Prompt { problem: first, ..prompt };
+        let mut tokens = tokenizer.with_bos(tokenizer.encode(&self.prompt_text(first))?);
+        let next = prompt.earlier.iter().skip(1).map(|turn| turn.problem.as_str());
+        for (turn, next) in prompt.earlier.iter().zip(next.chain([prompt.problem])) {
+            tokens.extend(tokenizer.encode(self.answer_text(&turn.solution))?);
+            tokens.push(tokenizer.end_token());
+            tokens.extend(tokenizer.encode(&self.problem_text(next))?);
+        }
+        Ok(tokens)
     }
 
     fn row(

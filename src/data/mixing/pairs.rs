@@ -7,6 +7,7 @@
 //! ```
 
 use super::ledger::{Ledger, SourceLedger};
+use crate::data::chat::EarlierTurn;
 use crate::data::reading::ColumnMap;
 use crate::data::reading::CotRecord;
 use crate::data::reading::read_records;
@@ -124,7 +125,7 @@ impl Pairs {
     ///
     /// Two records are of one problem if they have the same id and their problems agree (equal but
     /// for white space and case), or else if their problems are equal after white space is
-    /// normalized. Of several answers of one source to one problem the first is kept.
+    /// normalized; of a conversation of several turns all that the user says counts. Of several answers of one source to one problem the first is kept.
     ///
     /// # Errors
     /// [`Error::Pairing`] where there is no source, two sources share a name, a source is empty, or
@@ -144,14 +145,14 @@ impl Pairs {
             for (record_index, record) in source.records.iter().enumerate() {
                 let mut problem = None;
                 if let Some(&other) = record.id.as_deref().and_then(|id| by_id.get(id)) {
-                    let theirs = problem_text(&sources, &table[other as usize * width..][..width]);
-                    if agree(theirs, &record.problem) {
+                    let theirs = first_record(&sources, &table[other as usize * width..][..width]);
+                    if theirs.is_some_and(|theirs| agree(&theirs.asked(), &record.asked())) {
                         problem = Some(other);
                     } else {
                         ledger.id_conflicts += 1;
                     }
                 }
-                let text = normalized(&record.problem);
+                let text = normalized(&record.asked());
                 let problem =
                     problem.or_else(|| by_text.get(&text).copied()).unwrap_or_else(|| {
                         table.extend(std::iter::repeat_n(ABSENT, width));
@@ -275,8 +276,21 @@ impl Pairs {
     /// # Panics
     /// If the number is out of range.
     pub fn problem(&self, problem: usize) -> &str {
+        self.first_record(problem).map_or("", |record| &record.problem)
+    }
+
+    /// The exchanges before a problem, in a conversation of several turns: those of the first source
+    /// that answers it.
+    ///
+    /// # Panics
+    /// If the number is out of range.
+    pub fn earlier(&self, problem: usize) -> &[EarlierTurn] {
+        self.first_record(problem).map_or(&[], |record| &record.earlier)
+    }
+
+    fn first_record(&self, problem: usize) -> Option<&CotRecord> {
         let width = self.sources.len();
-        problem_text(&self.sources, &self.table[problem * width..][..width])
+        first_record(&self.sources, &self.table[problem * width..][..width])
     }
 
     /// The system text of a problem, where all sources that answer it have the same.
@@ -350,7 +364,8 @@ impl Pairs {
     /// on the same side in any other pairs that hold it, whatever else those hold.
     pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
         let draw = |problem: u32| {
-            let text = normalized(self.problem(problem as usize)).to_lowercase();
+            let asked = self.first_record(problem as usize).map(CotRecord::asked);
+            let text = normalized(&asked.unwrap_or_default()).to_lowercase();
             Stream::new(seed, &text, 0).unit()
         };
         let mut held: Vec<(f64, u32)> = (0..self.len() as u32)
@@ -388,11 +403,10 @@ fn check_sources(sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-fn problem_text<'a>(sources: &'a [Source], row: &[u32]) -> &'a str {
-    row.iter()
-        .zip(sources)
-        .find(|(record, _)| **record != ABSENT)
-        .map_or("", |(record, source)| &source.records[*record as usize].problem)
+/// The record of the first source that answers the problem of a row of the table.
+fn first_record<'a>(sources: &'a [Source], row: &[u32]) -> Option<&'a CotRecord> {
+    let (record, source) = row.iter().zip(sources).find(|(record, _)| **record != ABSENT)?;
+    Some(&source.records[*record as usize])
 }
 
 /// The text with every run of white space replaced by one space, and none at the ends.

@@ -58,6 +58,8 @@ pub(super) enum ReasoningKey<'a> {
 #[derive(Default)]
 pub(super) struct Exchange {
     pub(super) system: Option<String>,
+    /// The exchanges before, without system texts.
+    pub(super) earlier: Vec<Exchange>,
     pub(super) problem: Option<String>,
     pub(super) reasoning: Option<String>,
     pub(super) solution: Option<String>,
@@ -69,8 +71,9 @@ struct Turn {
     reasoning: Option<String>,
 }
 
-const SPLIT: &str = "A record takes one user turn and the assistant turn that follows: split longer \
-     conversations into one record for each exchange, or leave them out";
+const ALTERNATE: &str = "Write user and assistant turns by turns, a user's first and the answer to \
+     train on last, or leave the record out";
+const ONE_TURN: &str = "Give that turn alone, or the whole conversation in one list of messages";
 const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
      \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
 
@@ -153,27 +156,50 @@ impl Turns {
     }
 }
 
-/// The one exchange of a conversation.
+/// The last exchange of a conversation, with those before it.
 pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
     let all = turns(list, key)?;
-    if all.turns.len() == 2 {
-        all.check_order()?;
+    if !alternate(&all.turns) || all.turns.is_empty() || !all.turns.len().is_multiple_of(2) {
+        return Err(no_exchange(&all.turns));
     }
+    all.check_order()?;
     let Turns { turns, system, .. } = all;
-    match <[Turn; 2]>::try_from(turns) {
-        Ok([problem, solution])
-            if (problem.speaker, solution.speaker) == (Speaker::User, Speaker::Assistant) =>
-        {
-            Ok(Exchange {
-                system,
-                problem: problem.text,
-                reasoning: solution.reasoning,
-                solution: solution.text,
-            })
-        }
-        Ok(turns) => Err(no_exchange(&turns)),
-        Err(turns) => Err(no_exchange(&turns)),
+    let mut earlier = exchanges(turns);
+    let last = earlier.pop().unwrap_or_default();
+    Ok(Exchange { system, earlier, ..last })
+}
+
+/// The question that a list of messages ends with, and the exchanges before it.
+pub(super) fn question(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
+    let all = turns(list, key)?;
+    if all.turns.len() < 2 || !alternate(&all.turns) || all.turns.len().is_multiple_of(2) {
+        return lone_turn(list, Speaker::User, key);
     }
+    all.check_order()?;
+    let Turns { mut turns, system, .. } = all;
+    let problem = turns.pop().and_then(|turn| turn.text);
+    Ok(Exchange { system, earlier: exchanges(turns), problem, ..Exchange::default() })
+}
+
+/// Whether users and assistants speak by turns, a user first.
+fn alternate(turns: &[Turn]) -> bool {
+    let speakers = [Speaker::User, Speaker::Assistant].into_iter().cycle();
+    turns.iter().zip(speakers).all(|(turn, speaker)| turn.speaker == speaker)
+}
+
+/// The exchanges of turns that alternate.
+fn exchanges(turns: Vec<Turn>) -> Vec<Exchange> {
+    let mut turns = turns.into_iter();
+    let next = || {
+        let (problem, solution) = (turns.next()?, turns.next()?);
+        Some(Exchange {
+            problem: problem.text,
+            reasoning: solution.reasoning,
+            solution: solution.text,
+            ..Exchange::default()
+        })
+    };
+    std::iter::from_fn(next).collect()
 }
 
 fn no_exchange(turns: &[Turn]) -> Fault {
@@ -189,16 +215,19 @@ fn no_exchange(turns: &[Turn]) -> Fault {
             "conversation that begins with an answer",
             "the conversation begins with an assistant turn, expected a user turn".to_owned(),
         ),
-        turns => (
-            "conversation of several exchanges",
+        turns if alternate(turns) => (
+            "conversation that ends with a question",
             format!(
-                "the conversation has more than one exchange ({}), expected one user turn and \
-                 one assistant turn",
+                "the conversation ends with a user turn ({}), expected an answer",
                 listed(turns)
             ),
         ),
+        turns => (
+            "conversation whose turns do not alternate",
+            format!("the conversation's turns do not alternate ({})", listed(turns)),
+        ),
     };
-    Fault { reason, what, hint: SPLIT }
+    Fault { reason, what, hint: ALTERNATE }
 }
 
 /// The one turn of a list that holds only a prompt or only a completion (TRL).
@@ -229,7 +258,7 @@ pub(super) fn lone_turn(
         Ok(turns) => ("list of other messages", holds(&turns, speaker)),
         Err(turns) => ("list of several messages", holds(&turns, speaker)),
     };
-    Err(Fault { reason, what, hint: SPLIT })
+    Err(Fault { reason, what, hint: ONE_TURN })
 }
 
 fn holds(turns: &[Turn], speaker: Speaker) -> String {

@@ -26,7 +26,7 @@ pub struct PromptRow {
 impl PromptRow {
     /// The prompt.
     pub fn prompt(&self) -> Prompt<'_> {
-        Prompt { system: self.system.as_deref(), problem: &self.problem }
+        Prompt { system: self.system.as_deref(), ..(&self.problem).into() }
     }
 }
 

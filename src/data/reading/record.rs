@@ -1,10 +1,12 @@
 //! One reasoning trace, and what a file of them held.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::left_out::LeftOut;
+use crate::data::chat::EarlierTurn;
 
 /// One problem with one worked solution, the unit that every later stage takes.
 ///
@@ -20,6 +22,9 @@ pub struct CotRecord {
     /// The system's text in its conversation, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// The exchanges before the problem, in a conversation of several turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierTurn>,
     /// The problem as the model is asked it.
     pub problem: String,
     /// The chain of thought with its final answer: the text that is trained on.
@@ -28,6 +33,17 @@ pub struct CotRecord {
     /// one is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
+}
+
+impl CotRecord {
+    /// All that is asked in the conversation: what tells one problem from another.
+    pub(crate) fn asked(&self) -> Cow<'_, str> {
+        if self.earlier.is_empty() {
+            return Cow::Borrowed(&self.problem);
+        }
+        let turns = self.earlier.iter().map(|turn| turn.problem.as_str());
+        Cow::Owned(turns.chain([self.problem.as_str()]).collect::<Vec<_>>().join("\n\n"))
+    }
 }
 
 /// What [`read_records`](super::read_records) found in one file.

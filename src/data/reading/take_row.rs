@@ -12,6 +12,7 @@ use super::left_out::Unusable;
 use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
 use super::problem_text::{Options, with_context};
 use super::record::CotRecord;
+use crate::data::chat::EarlierTurn;
 use crate::data::chat::reasoning::{Joined, joined};
 
 /// Reasons that count as an empty problem and an empty answer.
@@ -54,31 +55,19 @@ impl Resolved {
         let Some(problem) = exchange.problem.filter(present) else {
             return Err(row.empty(NO_PROBLEM, "the problem is empty"));
         };
-        let answered = exchange.solution.unwrap_or_default();
-        let reasoning = exchange.reasoning.filter(present);
-        let has_reasoning = reasoning.is_some();
-        let solution = match reasoning {
-            None => answered,
-            Some(reasoning) => match joined(&reasoning, &answered) {
-                Joined::Text(text) => text,
-                Joined::OnlyReasoning => {
-                    let what = "the answer is empty, with reasoning beside it";
-                    return Err(row.empty(ONLY_REASONING, what));
-                }
-                Joined::TwoReasonings => {
-                    let what = "the answer holds another reasoning than the one beside it";
-                    let hint = "Leave the one beside it out with reasoning=none";
-                    return Err(Unusable::new("two reasonings", row.at.error(None, what, hint)));
-                }
-            },
+        let has_reasoning = exchange.reasoning.as_ref().is_some_and(present);
+        let solution = row.solution(exchange.solution, exchange.reasoning)?;
+        let turn = |turn: Exchange| -> Result<EarlierTurn, Unusable> {
+            let problem = turn.problem.filter(present);
+            let problem =
+                problem.ok_or_else(|| row.empty(NO_PROBLEM, "an earlier user turn is empty"))?;
+            Ok(EarlierTurn { problem, solution: row.solution(turn.solution, turn.reasoning)? })
         };
-        if solution.trim().is_empty() {
-            return Err(row.empty(NO_ANSWER, "the answer is empty"));
-        }
+        let earlier = exchange.earlier.into_iter().map(turn).collect::<Result<_, _>>()?;
         let system = both_texts(beside, exchange.system).filter(|_| self.keeps_system);
         Ok(match verdict {
             Some(true) => {
-                let record = CotRecord { id, system, problem, solution, answer };
+                let record = CotRecord { id, system, earlier, problem, solution, answer };
                 Taken::Record { record, has_reasoning }
             }
             Some(false) => Taken::Wrong,
@@ -125,6 +114,7 @@ impl Resolved {
         let beside = row.plain(reasoning, "reasoning")?;
         Ok(Exchange {
             system: both_texts(asked.system, answered.system),
+            earlier: asked.earlier,
             problem: text,
             reasoning: beside.or(answered.reasoning),
             solution: answered.solution,
@@ -164,6 +154,34 @@ impl<'r> RowReader<'r> {
         let what = format!("{what}; the record's columns are {columns}");
         let hint = "Check that the right columns are read, or leave the record out";
         Unusable::new(reason, self.at.error(None, what, hint))
+    }
+
+    /// The text to train on of an answer and the reasoning beside it.
+    fn solution(
+        &self,
+        answered: Option<String>,
+        reasoning: Option<String>,
+    ) -> Result<String, Unusable> {
+        let answered = answered.unwrap_or_default();
+        let solution = match reasoning.filter(|text| !text.trim().is_empty()) {
+            None => answered,
+            Some(reasoning) => match joined(&reasoning, &answered) {
+                Joined::Text(text) => text,
+                Joined::OnlyReasoning => {
+                    let what = "the answer is empty, with reasoning beside it";
+                    return Err(self.empty(ONLY_REASONING, what));
+                }
+                Joined::TwoReasonings => {
+                    let what = "the answer holds another reasoning than the one beside it";
+                    let hint = "Leave the one beside it out with reasoning=none";
+                    return Err(Unusable::new("two reasonings", self.at.error(None, what, hint)));
+                }
+            },
+        };
+        match solution.trim().is_empty() {
+            true => Err(self.empty(NO_ANSWER, "the answer is empty")),
+            false => Ok(solution),
+        }
     }
 
     fn fault(&self, column: &Column, fault: Fault) -> Unusable {
@@ -223,8 +241,11 @@ impl<'r> RowReader<'r> {
             _ => Exchange { problem: text, ..Exchange::default() },
         };
         let lone = |turns: &[Value]| {
-            messages::lone_turn(turns, speaker, reasoning)
-                .map_err(|fault| self.fault(column, fault))
+            let turns = match speaker {
+                Speaker::User => messages::question(turns, reasoning),
+                _ => messages::lone_turn(turns, speaker, reasoning),
+            };
+            turns.map_err(|fault| self.fault(column, fault))
         };
         match &*value {
             Value::Null => Ok(of(None, None)),

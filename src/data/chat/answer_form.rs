@@ -1,0 +1,180 @@
+//! How a template has a model write reasoning and answer, learned from what it makes of samples.
+//!
+//! ```text
+//! <|im_start|>assistant\n <think>\n R \n</think>\n\n A <|im_end|>\n
+//! header                  open       close          after
+//! ```
+//!
+//! A prompt ends with the header, and may have written more: the mark that opens the reasoning, where
+//! the model is to reason, or an empty reasoning with both marks, where it is not. The model writes
+//! the rest.
+
+use super::chat_template::{Beside, ChatTemplate, Message};
+use super::reasoning::{CLOSE, MARKS, OPEN, REASONING, with_reasoning};
+use crate::error::Result;
+
+/// The texts around reasoning and answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AnswerForm {
+    /// Before the reasoning, from its mark on.
+    open: String,
+    /// Between reasoning and answer.
+    close: String,
+    /// The name under which the template takes reasoning beside the content, where it does.
+    pub(super) key: Option<&'static str>,
+    /// Whether the template showed these texts, or writes others around what stands under `key`.
+    pub(super) is_known: bool,
+}
+
+/// What of the form stands at the end of a prompt, with the white space behind the last mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written<'a> {
+    /// Nothing: the model writes all of it.
+    Nothing,
+    /// The mark that opens the reasoning.
+    Opened(&'a str),
+    /// The mark that closes it: the model is not to reason.
+    Closed(&'a str),
+}
+
+impl AnswerForm {
+    /// The form by what `template` makes of samples after the messages `asked`, the last of which is
+    /// the user's. Where it shows none, the usual one, in the marks that `prompt` ends with.
+    pub(super) fn learned(template: &ChatTemplate, asked: &[Message], prompt: &str) -> Self {
+        const REASONED: &str = "Some thoughts";
+        const ANSWERED: &str = "First answer";
+        let problem = asked.last().map_or("", |message| message.content.as_str());
+        let shown = |content: String, key: Option<&'static str>| -> Result<Option<Self>> {
+            let beside = key.map(|key| Beside { key, text: REASONED.into() });
+            let answer = Message { beside, ..Message::new("assistant", content) };
+            let messages: Vec<Message> = asked.iter().cloned().chain([answer]).collect();
+            let whole = template.render(&messages, false)?;
+            let Some(at) = whole.rfind(problem) else { return Ok(None) };
+            let turn = &whole[at + problem.len()..];
+            let Some(at) = turn.rfind(REASONED) else { return Ok(None) };
+            let (before, rest) = (&turn[..at], &turn[at + REASONED.len()..]);
+            let Some(end) = rest.find(ANSWERED) else { return Ok(None) };
+            Ok(Some(Self { key, ..Self::around(before, &rest[..end], prompt) }))
+        };
+        let with_key = REASONING.iter().map(|key| shown(ANSWERED.into(), Some(key)));
+        let within = std::iter::once_with(|| shown(with_reasoning(REASONED, ANSWERED), None));
+        // A template that refuses such a message says nothing of the form.
+        let found = with_key.chain(within).find_map(|form| form.ok().flatten());
+        found.unwrap_or_else(|| Self::usual(prompt))
+    }
+
+    /// The form by what stands before a sample's reasoning and between it and the answer.
+    fn around(before: &str, close: &str, prompt: &str) -> Self {
+        let lower = before.to_ascii_lowercase();
+        let start = MARKS.iter().filter_map(|(open, _)| lower.rfind(open)).max();
+        match start.filter(|_| !close.trim().is_empty()) {
+            Some(start) => Self {
+                open: before[start..].to_owned(),
+                close: close.to_owned(),
+                key: None,
+                is_known: true,
+            },
+            None => Self { is_known: false, ..Self::usual(prompt) },
+        }
+    }
+
+    /// The form that most models use.
+    fn usual(prompt: &str) -> Self {
+        let end = prompt.trim_end().to_ascii_lowercase();
+        let ends = |(open, close): &&(&str, &str)| end.ends_with(open) || end.ends_with(close);
+        let (open, close) = MARKS.iter().find(ends).unwrap_or(&(OPEN, CLOSE));
+        let (open, close) = (format!("{open}\n"), format!("\n{close}\n\n"));
+        Self { open, close, key: None, is_known: true }
+    }
+
+    /// Whether reasoning stands in the texts of rows in the marks that the template has for it.
+    pub(super) fn is_usual(&self) -> bool {
+        self.is_known && self.open.trim() == OPEN && self.close.trim() == CLOSE
+    }
+
+    /// Whether the text that a template makes of a row's `solution`, behind what the prompt has
+    /// written, opens and closes no more reasoning than that does.
+    pub(super) fn is_once(&self, written: Written<'_>, text: &str, solution: &str) -> bool {
+        let opens = |text: &str| text.matches(OPEN).count();
+        let before = usize::from(matches!(written, Written::Opened(_)));
+        let closes = |text: &str| text.matches(CLOSE).count();
+        before + opens(text) <= opens(solution).max(1) && closes(text) <= closes(solution)
+    }
+
+    /// What of the form `prompt` has written behind `problem`, and where that begins.
+    pub(super) fn written<'a>(&self, prompt: &'a str, problem: &str) -> (usize, Written<'a>) {
+        let asked = prompt.rfind(problem).map_or(0, |at| at + problem.len());
+        let end = asked + prompt[asked..].trim_end().len();
+        let (turn, space) = (&prompt[asked..end], &prompt[end..]);
+        let (open, close) = (self.open.trim(), self.close.trim());
+        if turn.ends_with(open) {
+            return (end - open.len(), Written::Opened(space));
+        }
+        match turn.strip_suffix(close) {
+            Some(inner) => {
+                let start = inner.rfind(open).unwrap_or(inner.len());
+                (asked + start, Written::Closed(space))
+            }
+            None => (prompt.len(), Written::Nothing),
+        }
+    }
+
+    /// What a model writes behind what its prompt has written; `None` for reasoning behind a prompt
+    /// that has closed it.
+    pub(super) fn rest(
+        &self,
+        written: Written<'_>,
+        reasoning: Option<&str>,
+        answer: &str,
+    ) -> Option<String> {
+        // White space behind a mark, without what is there.
+        let missing = |text: &str, mark: &str, there: &str| {
+            let space = &text[text.find(mark).map_or(0, |at| at + mark.len())..];
+            space.strip_prefix(there).unwrap_or_default().to_owned()
+        };
+        let close = match answer.is_empty() {
+            true => self.close.trim_end(),
+            false => &self.close,
+        };
+        Some(match (written, reasoning) {
+            (Written::Nothing, None) => answer.to_owned(),
+            (Written::Nothing, Some(reasoning)) => {
+                format!("{}{reasoning}{close}{answer}", self.open)
+            }
+            (Written::Opened(space), reasoning) => {
+                let space = missing(&self.open, self.open.trim(), space);
+                format!("{space}{}{close}{answer}", reasoning.unwrap_or_default())
+            }
+            (Written::Closed(_), Some(reasoning)) if !reasoning.is_empty() => return None,
+            (Written::Closed(space), _) => {
+                format!("{}{answer}", missing(&self.close, self.close.trim(), space))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_prompt_has_written_is_not_written_again() {
+        let form = AnswerForm::usual("");
+        let written = |prompt| form.written(prompt, "1+1?").1;
+        let rest = |prompt, reasoning, answer| form.rest(written(prompt), reasoning, answer);
+        assert_eq!(written("1+1?<bot>"), Written::Nothing);
+        assert_eq!(rest("1+1?<bot>", Some("R"), "A").unwrap(), "<think>\nR\n</think>\n\nA");
+        assert_eq!(rest("1+1?<bot>", None, "A").unwrap(), "A");
+        assert_eq!(rest("1+1?<bot><think>", Some("R"), "A").unwrap(), "\nR\n</think>\n\nA");
+        assert_eq!(rest("1+1?<bot><think>\n", Some("R"), "A").unwrap(), "R\n</think>\n\nA");
+        assert_eq!(rest("1+1?<bot><think>\n", None, "A").unwrap(), "\n</think>\n\nA");
+        assert_eq!(rest("1+1?<think>\n\n</think>\n\n", None, "A").unwrap(), "A");
+        assert_eq!(rest("1+1?<think></think>", Some(""), "A").unwrap(), "\n\nA");
+        assert_eq!(rest("1+1?<think></think>", Some("R"), "A"), None);
+        assert_eq!(rest("1+1?<bot></think>", Some("R"), "A"), None);
+        assert_eq!(rest("1+1?<think>\n", Some("R"), "").unwrap(), "R\n</think>");
+        // Marks of the problem are none of the prompt's.
+        assert_eq!(form.written("<think>", "<think>").1, Written::Nothing);
+        assert_eq!(form.written("<think></think>1+1?", "1+1?").1, Written::Nothing);
+    }
+}

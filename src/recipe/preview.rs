@@ -1,0 +1,132 @@
+//! Rows as they will be trained, to look at before any training.
+
+use super::config::RunConfig;
+use super::directory::RunMode;
+use super::prepare::Prepared;
+use super::run::dated;
+use crate::context::Context;
+use crate::data::{Example, TextTokenizer};
+use crate::error::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A part of a row's text, with the names of special tokens in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PreviewPart {
+    /// The text.
+    pub text: String,
+    /// Whether its tokens are trained.
+    pub trained: bool,
+}
+
+/// A row as it will be trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PreviewRow {
+    /// Source and place.
+    pub label: String,
+    /// All of its tokens.
+    pub tokens: usize,
+    /// Those that are trained.
+    pub trained_tokens: usize,
+    /// Its text.
+    pub parts: Vec<PreviewPart>,
+}
+
+/// Rows of one source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PreviewSource {
+    /// The source's name.
+    pub name: String,
+    /// Variables that the chat template is given for it.
+    pub template_variables: BTreeMap<String, serde_json::Value>,
+    /// Its answers to the problems that are trained on, whether the mixture takes them or not.
+    pub answers: usize,
+    /// The first of them.
+    pub rows: Vec<PreviewRow>,
+}
+
+/// Rows of each source of a run, and the prompt of a held-out problem.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Preview {
+    /// The layout of prompts and answers.
+    pub template: String,
+    /// The sources, in their order.
+    pub sources: Vec<PreviewSource>,
+    /// The prompt of the first held-out problem that is answered, where there is any; all that follows
+    /// it the model writes.
+    pub question: Option<PreviewRow>,
+}
+
+impl Preview {
+    /// Reads and lays out the data of a run, and shows the first `rows` rows of each source. No weights
+    /// are read, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
+        let config = &dated(config, RunMode::New);
+        let prepared = Prepared::new(config, context)?;
+        let tokenizer = &prepared.tokenizer;
+        let pairs = prepared.mixture.pairs();
+        let sources = pairs.sources().iter().enumerate().map(|(index, source)| {
+            let answered =
+                (0..pairs.len()).filter(|problem| pairs.record_index(*problem, index).is_some());
+            let shown = answered.take(rows).filter_map(|problem| prepared.answer(problem, index));
+            let shown = shown.map(|row| PreviewRow {
+                label: row.label.clone(),
+                tokens: row.tokens.len(),
+                trained_tokens: row.example().trained(),
+                parts: parts(tokenizer, &row.example()),
+            });
+            PreviewSource {
+                name: source.name().to_owned(),
+                template_variables: variables(config, source.name()),
+                answers: pairs.available(index),
+                rows: shown.collect(),
+            }
+        });
+        let sources = sources.collect();
+        let question = prepared.questions.first().map(|question| -> Result<PreviewRow> {
+            let tokens = prepared.template.prompt(tokenizer, question.prompt())?;
+            let prompt = Example { tokens: &tokens, prompt: tokens.len(), ..Example::default() };
+            let parts = parts(tokenizer, &prompt);
+            let label = "held-out problem".into();
+            Ok(PreviewRow { label, tokens: tokens.len(), trained_tokens: 0, parts })
+        });
+        let question = question.transpose()?;
+        Ok(Self { template: prepared.template_name.clone(), sources, question })
+    }
+}
+
+/// The variables that the template is given for a source.
+fn variables(config: &RunConfig, source: &str) -> BTreeMap<String, serde_json::Value> {
+    let mut variables = config.data.template_variables.clone();
+    if let Some(source) = config.data.sources.iter().find(|known| known.name == source) {
+        variables.extend(source.template_variables.clone());
+    }
+    variables
+}
+
+/// The text of a row, divided where what is trained begins and ends.
+fn parts(tokenizer: &TextTokenizer, row: &Example<'_>) -> Vec<PreviewPart> {
+    // A token that cannot be decoded stands there as what it is.
+    let text = |tokens: &[u32]| {
+        tokenizer.decode_all(tokens).unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string())
+    };
+    let gaps = row.untrained.iter().flat_map(|gap| [gap.start as usize, gap.end as usize]);
+    let ends = std::iter::once(row.prompt).chain(gaps).chain([row.tokens.len()]);
+    let (mut start, mut before, mut trained, mut parts) = (0, String::new(), false, vec![]);
+    for end in ends {
+        let so_far = text(&row.tokens[..end]);
+        // Some tokenizers take the space at the beginning of a text away.
+        let part = match so_far.strip_prefix(&before) {
+            Some(part) => part.to_owned(),
+            None => text(&row.tokens[start..end]),
+        };
+        if !part.is_empty() {
+            parts.push(PreviewPart { text: part, trained });
+        }
+        (start, before, trained) = (end, so_far, !trained);
+    }
+    parts
+}
