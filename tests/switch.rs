@@ -110,6 +110,9 @@ fn a_student_thinks_where_it_is_told_to_and_answers_at_once_where_not() {
     let corpus = ArithCorpus::generate(&toy, 2500, 24, 5);
     write_files(folder.path(), &corpus.train);
     run(&config(folder.path()), RunMode::New, &Context::default()).unwrap();
+    // Who finds the student is told how its sources were laid out.
+    let card = std::fs::read_to_string(folder.path().join("run/model/README.md")).unwrap();
+    assert!(card.contains(r"| template variables of short | enable\_thinking = false |"), "{card}");
     let name = folder.path().join("run").display().to_string();
     let model = TextModel::load(&name, &LoadOptions::default(), &Context::default()).unwrap();
     let [on, off] = [true, false].map(|on| answers(&model, on, folder.path(), &corpus.test));

@@ -181,6 +181,59 @@ fn reasoning_of_any_form_is_trained_once_and_whole() {
     );
 }
 
+/// Rows of any pieces, through templates that keep, drop, open, end and take reasoning apart.
+#[test]
+fn no_letter_of_a_row_is_lost_whatever_marks_are_in_it() {
+    let around = |content: &str, prompt: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{content}<|im_end|>{{% endfor %}}\
+             {{% if add_generation_prompt %}}<|im_start|>assistant\n{prompt}{{% endif %}}"
+        )
+    };
+    let dropped = "{{ m.content.split('</think>')[-1] }}";
+    let taken = "{% if m.thinking %}[THINK]{{ m.thinking }}[/THINK]{% endif %}{{ m.content }}";
+    let templates = [
+        around("{{ m.content }}", ""),
+        around("{{ m.content }}", "<think>\n"),
+        around(dropped, ""),
+        around(dropped, "<think>"),
+        around(dropped, "<think>\n\n</think>\n\n"),
+        around(taken, ""),
+        around(taken, "[THINK]"),
+    ];
+    let pieces = ["<think>", "</think>", "x", " y\n", "\n\n", "<|im_end|>", "é", "[THINK]", ""];
+    let letters = |text: &str| text.chars().filter(|c| "xyé".contains(*c)).collect::<String>();
+    let tokenizer = tokenizer();
+    let (mut rows, mut refused) = (0, 0);
+    for (number, source) in templates.iter().enumerate() {
+        let format = format(source, json!({})).unwrap();
+        for seed in 0..4000usize {
+            let piece = |i: u32| pieces[seed / pieces.len().pow(i) % pieces.len()];
+            let problem = format!("q{}", piece(0));
+            let solution: String = (0..5).map(piece).chain(["x"]).collect();
+            let row = match format.row(&tokenizer, problem.as_str().into(), &solution) {
+                Ok(row) => row,
+                Err(error) => {
+                    // Reasoning behind a prompt that has ended it, or marks within the answer.
+                    let marks = [1, 2, 3, 4].contains(&number) && solution.contains("think>");
+                    assert!(marks, "{source} {solution:?}: {error}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            rows += 1;
+            let asked = format.prompt(&tokenizer, problem.as_str().into()).unwrap();
+            assert_eq!(row.tokens[..row.prompt], asked, "{source} {solution:?}");
+            let trained = tokenizer.decode_all(&row.tokens[row.prompt..]).unwrap();
+            assert_eq!(letters(&trained), letters(&solution), "{source} {solution:?}: {trained:?}");
+            let ends = row.tokens.iter().filter(|token| tokenizer.is_special(**token)).count();
+            assert_eq!(ends, 4, "{source} {solution:?}: {trained:?}");
+        }
+    }
+    println!("{rows} rows, {refused} refused");
+    assert!(rows > 5 * refused, "{rows} {refused}");
+}
+
 /// They would be spelled letter by letter where they stand in a row's text.
 #[test]
 fn marks_that_are_special_tokens_are_those_tokens() {

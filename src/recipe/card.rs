@@ -1,6 +1,6 @@
 //! The model card: what a student is made of, for whoever finds its folder.
 
-use super::overview::rate_text;
+use super::overview::{rate_text, variables_of_sources};
 use super::summary::Summary;
 use crate::model::Precision;
 use crate::text::Table;
@@ -110,6 +110,10 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
     if config.base_model.is_some() {
         let name = Path::new(template).file_name();
         row("chat template", name.map_or(template.into(), |n| n.to_string_lossy().into_owned()));
+    }
+    let names = summary.mixture.sources.iter().map(|source| source.name.as_str());
+    for (name, variables) in variables_of_sources(config, names) {
+        row(&format!("template variables of {name}"), variables);
     }
     writeln!(out, "## Training\n\n{}", table.to_markdown())
 }

@@ -329,6 +329,15 @@ impl RunConfig {
         self.data.seed.unwrap_or(self.seed)
     }
 
+    /// The variables of the chat template where it lays out the answers of a source.
+    pub fn laid_out_with(&self, source: &str) -> BTreeMap<String, serde_json::Value> {
+        let mut variables = self.data.template_variables.clone();
+        if let Some(source) = self.data.sources.iter().find(|known| known.name == source) {
+            variables.extend(source.template_variables.clone());
+        }
+        variables
+    }
+
     /// The variables of the chat template where held-out problems are answered.
     pub fn asked_with(&self) -> BTreeMap<String, serde_json::Value> {
         let mut variables = self.data.template_variables.clone();

@@ -4,6 +4,7 @@ use super::config::RunConfig;
 use super::prepare::Prepared;
 use super::summary::{Parameters, backend_name};
 use crate::context::{Context, Event, RunOverview};
+use crate::data::Source;
 use crate::error::Result;
 use crate::model::Precision;
 
@@ -61,9 +62,26 @@ fn student_lines(config: &RunConfig, prepared: &Prepared, parameters: Parameters
         backend_name(config),
     )];
     if config.base_model.is_some() || config.data.chat_template.is_some() {
-        lines.push(format!("rows are laid out by {}", prepared.template_name));
+        let names = prepared.mixture.pairs().sources().iter().map(Source::name);
+        let with = variables_of_sources(config, names);
+        let with: String =
+            with.iter().map(|(name, with)| format!("; {name} with {with}")).collect();
+        lines.push(format!("rows are laid out by {}{with}", prepared.template_name));
     }
     lines
+}
+
+/// The sources that the chat template is given variables for, with these.
+pub(super) fn variables_of_sources<'a>(
+    config: &RunConfig,
+    names: impl Iterator<Item = &'a str>,
+) -> Vec<(&'a str, String)> {
+    let of = |name: &'a str| {
+        let variables = config.laid_out_with(name);
+        let shown = variables.iter().map(|(name, value)| format!("{name} = {value}"));
+        (name, shown.collect::<Vec<_>>().join(", "))
+    };
+    names.map(of).filter(|(_, shown)| !shown.is_empty()).collect()
 }
 
 /// What is other than it was asked for.

@@ -80,7 +80,7 @@ impl Preview {
             });
             PreviewSource {
                 name: source.name().to_owned(),
-                template_variables: variables(config, source.name()),
+                template_variables: config.laid_out_with(source.name()),
                 answers: pairs.available(index),
                 rows: shown.collect(),
             }
@@ -96,15 +96,6 @@ impl Preview {
         let question = question.transpose()?;
         Ok(Self { template: prepared.template_name.clone(), sources, question })
     }
-}
-
-/// The variables that the template is given for a source.
-fn variables(config: &RunConfig, source: &str) -> BTreeMap<String, serde_json::Value> {
-    let mut variables = config.data.template_variables.clone();
-    if let Some(source) = config.data.sources.iter().find(|known| known.name == source) {
-        variables.extend(source.template_variables.clone());
-    }
-    variables
 }
 
 /// The text of a row, divided where what is trained begins and ends.

@@ -103,17 +103,22 @@ impl AnswerForm {
 
     /// What of the form `prompt` has written behind `problem`, and where that begins.
     pub(super) fn written<'a>(&self, prompt: &'a str, problem: &str) -> (usize, Written<'a>) {
-        let asked = prompt.rfind(problem).map_or(0, |at| at + problem.len());
-        let end = asked + prompt[asked..].trim_end().len();
-        let (turn, space) = (&prompt[asked..end], &prompt[end..]);
+        let (turn, space) = prompt.split_at(prompt.trim_end().len());
+        // A mark that the problem ends with is none of the prompt's, where nothing follows it.
+        let problem = problem.trim_end();
+        let behind = |text: &'a str, mark: &str| {
+            let before = text.strip_suffix(problem).filter(|_| problem.ends_with(mark));
+            let is_own = before.is_some_and(|before| !before.contains(problem));
+            text.strip_suffix(mark).filter(|_| !is_own)
+        };
         let (open, close) = (self.open.trim(), self.close.trim());
-        if turn.ends_with(open) {
-            return (end - open.len(), Written::Opened(space));
+        if let Some(header) = behind(turn, open) {
+            return (header.len(), Written::Opened(space));
         }
-        match turn.strip_suffix(close) {
+        match behind(turn, close) {
             Some(inner) => {
-                let start = inner.rfind(open).unwrap_or(inner.len());
-                (asked + start, Written::Closed(space))
+                let header = behind(inner.trim_end(), open).unwrap_or(inner);
+                (header.len(), Written::Closed(space))
             }
             None => (prompt.len(), Written::Nothing),
         }
@@ -173,8 +178,13 @@ mod tests {
         assert_eq!(rest("1+1?<think></think>", Some("R"), "A"), None);
         assert_eq!(rest("1+1?<bot></think>", Some("R"), "A"), None);
         assert_eq!(rest("1+1?<think>\n", Some("R"), "").unwrap(), "R\n</think>");
-        // Marks of the problem are none of the prompt's.
-        assert_eq!(form.written("<think>", "<think>").1, Written::Nothing);
+        // Marks of the problem are none of the prompt's; letters of it may be in the prompt's.
+        assert_eq!(form.written("user: a <think>", "a <think>").1, Written::Nothing);
         assert_eq!(form.written("<think></think>1+1?", "1+1?").1, Written::Nothing);
+        assert_eq!(form.written("user: n bot: <think>\n", "n").1, Written::Opened("\n"));
+        assert_eq!(
+            form.written("user: <think> bot: <think>", "<think>"),
+            (19, Written::Opened(""))
+        );
     }
 }
