@@ -230,7 +230,7 @@ const GEMMA3: ArchitectureProperties = ArchitectureProperties {
     qk_norm: QkNorm::Heads,
     norm_placement: NormPlacement::Both,
     norm_weight_plus_one: true,
-    activation: Activation::GeluTanh,
+    activation: Activation::GeluPytorchTanh,
     activation_key: "hidden_activation",
     scales_embedding: true,
     score_scale: Some(ScoreScale::QueryPreAttnScalar(256.0)),

@@ -18,14 +18,13 @@ use serde::{Deserialize, Serialize};
 
 /// The activation of a gate, by its name in `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// `x / (1 + exp(-x))`
+    /// `x / (1 + exp(-x))`.
     #[default]
-    #[serde(rename = "silu")]
     Silu,
-    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`
-    #[serde(rename = "gelu_pytorch_tanh")]
-    GeluTanh,
+    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluPytorchTanh,
 }
 
 /// `2 sqrt(2 / pi)`
@@ -69,7 +68,7 @@ fn inner<B: Backend>(
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     match activation {
         Activation::Silu => (gate, None),
-        Activation::GeluTanh => {
+        Activation::GeluPytorchTanh => {
             let square = B::float_mul(gate.clone(), gate.clone());
             let polynomial = |cube: f64| {
                 let part = B::float_mul_scalar(square.clone(), (GELU_SCALE * cube).into());
@@ -229,7 +228,7 @@ mod flex {
                 let (gate, up) = (&gate[block.clone()], &up[block]);
                 match activation {
                     Activation::Silu => silu_block(gate, up, out),
-                    Activation::GeluTanh => gelu_block(gate, up, out),
+                    Activation::GeluPytorchTanh => gelu_block(gate, up, out),
                 }
             });
             out.into_tensor(shape)
@@ -256,7 +255,7 @@ mod flex {
                     unsafe { (gate_all.slice(block.clone()), up_all.slice(block.clone())) };
                 match activation {
                     Activation::Silu => silu_backward_block(&grads[block], gate, up),
-                    Activation::GeluTanh => gelu_backward_block(&grads[block], gate, up),
+                    Activation::GeluPytorchTanh => gelu_backward_block(&grads[block], gate, up),
                 }
             });
             (gate, up)

@@ -25,6 +25,7 @@ const SOURCES: &[&str] = &[
     include_str!("../model/precision.rs"),
     include_str!("../model/rope.rs"),
     include_str!("../model/weights.rs"),
+    include_str!("../ops/gated.rs"),
     include_str!("../ops/token_loss.rs"),
     include_str!("../recipe/config.rs"),
     include_str!("../study/config.rs"),

@@ -10,7 +10,7 @@ use mixdistill::ops::{
 
 #[test]
 fn geglu_gates_and_has_its_gradients() {
-    let gelu = Activation::GeluTanh;
+    let gelu = Activation::GeluPytorchTanh;
     for case in cases() {
         check_reference(
             "geglu",
