@@ -3,17 +3,24 @@
 //!
 //! ```text
 //! cargo run --example bench_generate -- --model SmolLM2-135M-Instruct --batch 16
+//! cargo run --example bench_generate -- --model SmolLM2-135M-Instruct --bench gsm8k.jsonl --limit 64 --new 512
 //! ```
+//!
+//! With `--bench` the prompts are real problems in the model's chat template, and answers end where the
+//! model ends them: what an evaluation does, without the grading.
 
 use clap::Parser;
 use mixdistill::Result;
 use mixdistill::context::{Context, StopFlag, Task};
-use mixdistill::data::TextTokenizer;
 use mixdistill::device::{self, peak_memory_mib};
-use mixdistill::model::{DecoderLm, GenerateConfig, ModelFolder, StopConditions, model_folder};
+use mixdistill::eval::{Benchmark, BenchmarkProblem};
+use mixdistill::model::{
+    DecoderLm, GenerateConfig, LoadOptions, StopConditions, TextModel, TextModelFiles,
+};
 use mixdistill::terminal::Terminal;
 use serde_json::json;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,9 +36,15 @@ struct Flags {
     /// Tokens of each prompt
     #[arg(long, default_value_t = 64)]
     prompt: usize,
-    /// New tokens for each prompt; nothing ends an answer earlier
+    /// New tokens for each prompt; nothing ends an answer earlier, but with --bench the model
     #[arg(long, default_value_t = 128)]
     new: usize,
+    /// Problems of a benchmark in place of made-up prompts
+    #[arg(long)]
+    bench: Option<PathBuf>,
+    /// The first so many of them
+    #[arg(long, default_value_t = 64)]
+    limit: usize,
     /// Threads of the CPU backends; as many as cores without it
     #[arg(long)]
     threads: Option<usize>,
@@ -57,18 +70,33 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     device::use_threads(flags.threads)?;
     let device = device::by_name(&flags.backend)?;
     let context = Context::new(Terminal::default(), &StopFlag::default());
-    let path = model_folder(&flags.model, &context)?;
-    let folder = ModelFolder::open(&path)?;
-    let model = folder.load(&device)?;
-    let tokenizer = TextTokenizer::from_folder(&path, None)?;
+    let files = TextModelFiles::open(&flags.model, &LoadOptions::default(), &context)?;
+    let TextModel { model, files } = files.load(&device, &context)?;
+    let text = files.text_interface();
     let vocabulary = model.config().vocab_size;
     let token =
         |row: usize, place: usize| ((row * 7919 + place * 104_729 + 13) % vocabulary) as u32;
-    let prompts: Vec<Vec<u32>> =
-        (0..flags.batch).map(|i| (0..flags.prompt).map(|j| token(i, j)).collect()).collect();
-    generate(&model, &tokenizer, &prompts, 4, &context)?;
+    let (prompts, ends): (Vec<Vec<u32>>, &[u32]) = match &flags.bench {
+        None => {
+            let row = |i| (0..flags.prompt).map(|j| token(i, j)).collect();
+            ((0..flags.batch).map(row).collect(), &[])
+        }
+        Some(path) => {
+            let benchmark = Benchmark::read(path)?;
+            let problems = benchmark.problems.iter().take(flags.limit);
+            let prompt = |p: &BenchmarkProblem| {
+                text.template.prompt(text.tokenizer, p.problem.as_str().into())
+            };
+            (problems.map(prompt).collect::<Result<_>>()?, text.end_tokens)
+        }
+    };
+    let run = |prompts: &[Vec<u32>], new| {
+        let stop = StopConditions { tokens: ends, tokenizer: text.tokenizer };
+        generate(&model, stop, prompts, flags.batch, new, &context)
+    };
+    run(&prompts[..prompts.len().min(flags.batch)], 4)?;
     let start = Instant::now();
-    let answers = generate(&model, &tokenizer, &prompts, flags.new, &context)?;
+    let answers = run(&prompts, flags.new)?;
     let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = answers.iter().map(Vec::len).sum();
     let first = answers.first().map_or(&[][..], |answer| &answer[..answer.len().min(8)]);
@@ -77,6 +105,8 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         "seconds": (seconds * 1e4).round() / 1e4,
         "tokens_per_s": (tokens as f64 / seconds * 100.0).round() / 100.0,
         "peak_rss_mib": peak_memory_mib().map(f64::round),
+        "answers": answers.len(),
+        "longest": answers.iter().map(Vec::len).max(),
         "first": first,
     }))
 }
@@ -84,18 +114,18 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
 /// The answers' tokens.
 fn generate(
     model: &DecoderLm,
-    tokenizer: &TextTokenizer,
+    stop_conditions: StopConditions<'_>,
     prompts: &[Vec<u32>],
+    batch_size: usize,
     new: usize,
     context: &Context<'_>,
 ) -> Result<Vec<Vec<u32>>> {
     let config = GenerateConfig {
         max_new_tokens: new,
-        batch_size: prompts.len(),
+        batch_size,
         temperature: 0.0,
         ..GenerateConfig::default()
     };
-    let stop_conditions = StopConditions { tokens: &[], tokenizer };
     let mut progress = context.task(Task::Answer, prompts.len() as u64);
     let answers = model.generate(prompts, stop_conditions, &config, &mut |token| {
         progress.add_tokens(1);

@@ -61,6 +61,32 @@ fn answers_do_not_depend_on_what_they_are_batched_with() {
     }
 }
 
+/// Answers end at different times, and the next prompts take their places: far beyond the places that the
+/// first rows had, so that what is padding in all rows is let go of.
+#[test]
+fn prompts_that_take_the_places_of_ended_answers_get_the_answers_that_they_get_alone() {
+    let device = &devices()[0];
+    for architecture in Architecture::ALL {
+        let model = shaken(&tiny(architecture), device);
+        let shapes: Vec<(usize, usize)> = (0..40).map(|i| (1 + i * 7 % 23, 1)).collect();
+        let prompts: Vec<Vec<u32>> = rows(&shapes).into_iter().map(|row| row.tokens).collect();
+        let settings = |batch_size| GenerateConfig {
+            max_new_tokens: 60,
+            temperature: 0.8,
+            seed: 9,
+            batch_size,
+            ..Default::default()
+        };
+        let alone = generate(&model, &prompts, &[3], &settings(1)).unwrap();
+        let lengths: Vec<usize> = alone.iter().map(|answer| answer.tokens.len()).collect();
+        assert!(lengths.iter().max() > lengths.iter().min(), "{architecture:?}: {lengths:?}");
+        for batch_size in [2, 3, 7] {
+            let together = generate(&model, &prompts, &[3], &settings(batch_size)).unwrap();
+            assert_eq!(together, alone, "{architecture:?} {batch_size}");
+        }
+    }
+}
+
 #[test]
 fn drawn_answers_follow_their_seed() {
     let device = &devices()[0];
@@ -202,8 +228,9 @@ fn an_observer_sees_every_token_and_may_end_the_work() {
         .unwrap();
     assert_eq!((count, stopped.len()), (6, 5));
     assert!(stopped.iter().all(|answer| answer.end == EndReason::Interrupted));
-    assert_eq!(stopped[0].tokens, answers[0].tokens[..3]);
-    assert!(stopped[4].tokens.is_empty());
+    // The longest prompts come first.
+    assert_eq!(stopped[4].tokens, answers[4].tokens[..3]);
+    assert!(stopped[0].tokens.is_empty());
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! A model's answers to a benchmark: asked and stored in batches of similar length, and taken up where a
-//! process ended.
+//! A model's answers to a benchmark: stored as each of them ends, and taken up where a process ended.
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
 use super::grade::opens_reasoning;
@@ -8,10 +7,7 @@ use crate::context::{Context, Task};
 use crate::data::Prompt;
 use crate::error::{Error, Place, Result};
 use crate::files::JsonlLog;
-use crate::model::{
-    EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TextInterface,
-    TokenObserver,
-};
+use crate::model::{Generate, GenerateConfig, Generation, NewToken, StopConditions, TextInterface};
 use crate::settings::{Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -84,7 +80,7 @@ pub struct GradedAnswer {
     /// What a judge said of it, where one was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_judge: Option<bool>,
-    /// Wall time of its batch, shared out among the batch's answers.
+    /// Wall time between the end of the answer before it and its own; together they are that of all.
     pub seconds: f64,
 }
 
@@ -115,7 +111,7 @@ impl GradedAnswer {
     }
 }
 
-/// Lets a model answer a benchmark; answers are appended to `store` batch by batch, and those that it
+/// Lets a model answer a benchmark; each answer is appended to `store` when it ends, and those that it
 /// holds already are not asked again. The result is in the order of problems and samples. A problem
 /// that leaves the model no position for an answer has an empty one, at the length limit.
 ///
@@ -143,32 +139,39 @@ pub fn evaluate(
     store.append(&too_long)?;
     answers.append(&mut too_long);
     progress.update(answers.len() as u64)?;
-    for batch in missing.chunks(config.generate.batch_size.max(1)) {
-        let before = answers.len();
-        let mut given_up = None;
-        let mut observe = |token: &NewToken<'_>| {
-            progress.add_tokens(1);
-            match progress.update((before + token.finished) as u64) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    given_up = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        };
-        let mut new = answer_batch(model, text, benchmark, config, batch, &mut observe)?;
-        store.append(&new)?;
-        answers.append(&mut new);
-        if let Some(error) = given_up.or_else(|| context.check().err()) {
-            return Err(match error {
-                Error::Stopped { .. } => {
-                    Error::stopped(format!("{} answers are stored", answers.len()))
-                }
-                error => error,
-            });
+    let conditions = StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer };
+    let tokens: Vec<Vec<u32>> = missing.iter().map(|asked| asked.prompt.clone()).collect();
+    let numbers: Vec<u64> = missing.iter().map(Asked::number).collect();
+    let before = answers.len();
+    let mut last_end = Instant::now();
+    let mut take = |token: &NewToken<'_>| -> Result<()> {
+        if let Some(end) = token.end {
+            let generation = Generation { tokens: token.tokens.to_vec(), end: end.clone() };
+            let mut answer = graded(text, benchmark, &missing[token.prompt], &generation)?;
+            answer.seconds = last_end.elapsed().as_secs_f64();
+            last_end = Instant::now();
+            store.append(std::slice::from_ref(&answer))?;
+            answers.push(answer);
         }
+        progress.add_tokens(1);
+        progress.update((before + token.finished) as u64)
+    };
+    let mut given_up = None;
+    let mut observe = |token: &NewToken<'_>| match take(token) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            given_up = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    model.generate_as(&tokens, &numbers, conditions, &config.generate, &mut observe)?;
+    match given_up.or_else(|| context.check().err()) {
+        None => Ok(in_order(answers, benchmark)),
+        Some(Error::Stopped { .. }) => {
+            Err(Error::stopped(format!("{} answers are stored", answers.len())))
+        }
+        Some(error) => Err(error),
     }
-    Ok(in_order(answers, benchmark))
 }
 
 /// A prompt that is to be answered.
@@ -212,43 +215,22 @@ fn prompts(
             too_long.push(GradedAnswer { hit_limit: true, ..empty });
         }
     }
-    // The longest first: a batch then pads little, and what takes most memory comes first.
-    asked.sort_by_key(|asked| (std::cmp::Reverse(asked.prompt.len()), asked.index, asked.sample));
     Ok((asked, too_long))
 }
 
-/// The answers of a batch that came to their end.
-fn answer_batch(
-    model: &dyn Generate,
+/// A whole answer, graded.
+fn graded(
     text: &TextInterface<'_>,
     benchmark: &Benchmark,
-    config: &EvaluateConfig,
-    batch: &[Asked],
-    observe: &mut TokenObserver<'_>,
-) -> Result<Vec<GradedAnswer>> {
-    let start = Instant::now();
-    let prompts: Vec<Vec<u32>> = batch.iter().map(|asked| asked.prompt.clone()).collect();
-    let numbers: Vec<u64> = batch.iter().map(Asked::number).collect();
-    let conditions = StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer };
-    let generated = model.generate_as(&prompts, &numbers, conditions, &config.generate, observe)?;
-    let seconds = start.elapsed().as_secs_f64() / batch.len() as f64;
-    // What had ended before a stop is kept; the rest is asked again.
-    let whole = |generation: &Generation| generation.end != EndReason::Interrupted;
-    batch
-        .iter()
-        .zip(generated)
-        .filter(|(_, generation)| whole(generation))
-        .map(|(asked, generation)| {
-            let answer = generation.text(text.tokenizer)?;
-            let opened = opens_reasoning(text.tokenizer, &asked.prompt)?;
-            let problem = &benchmark.problems[asked.index];
-            let mut answer = GradedAnswer::of(problem, asked.sample, answer, opened);
-            answer.tokens = generation.tokens.len();
-            answer.hit_limit = generation.hit_limit();
-            answer.seconds = seconds;
-            Ok(answer)
-        })
-        .collect()
+    asked: &Asked,
+    generation: &Generation,
+) -> Result<GradedAnswer> {
+    let answer = generation.text(text.tokenizer)?;
+    let opened = opens_reasoning(text.tokenizer, &asked.prompt)?;
+    let problem = &benchmark.problems[asked.index];
+    let answer = GradedAnswer::of(problem, asked.sample, answer, opened);
+    let (tokens, hit_limit) = (generation.tokens.len(), generation.hit_limit());
+    Ok(GradedAnswer { tokens, hit_limit, ..answer })
 }
 
 /// The answers in a store where it holds all that are asked for; no model is needed then.

@@ -96,6 +96,38 @@ impl LayerCache {
         cached_attention(q, all(&self.keys), all(&self.values), mask, first)
     }
 
+    /// Lets rows of another cache take the places of rows here: their last tokens become the last ones of
+    /// these rows, as far as those go back. What stands before them is not theirs.
+    pub(super) fn insert(&mut self, rows: &[usize], from: &Self, lengths: &[usize]) {
+        for (all, of_new) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+            let mut old = all.take().expect("a cache is put back after each use");
+            let of_new = of_new.as_ref().expect("a cache is put back after each use");
+            let [_, kv_heads, _, dim] = old.dims();
+            for (index, (row, length)) in rows.iter().zip(lengths).enumerate() {
+                let length = (*length).min(self.filled).min(from.filled);
+                let there = from.filled - length..from.filled;
+                let x = of_new.clone().slice([index..index + 1, 0..kv_heads, there, 0..dim]);
+                let here = self.filled - length..self.filled;
+                old = old.slice_assign([*row..*row + 1, 0..kv_heads, here, 0..dim], x);
+            }
+            *all = Some(old);
+        }
+    }
+
+    /// Keeps no more than the last so many tokens, with room for others.
+    pub(super) fn keep_last(&mut self, tokens: usize) {
+        let kept = self.filled.min(tokens);
+        for all in [&mut self.keys, &mut self.values] {
+            let old = all.take().expect("a cache is put back after each use");
+            let [rows, kv_heads, _, dim] = old.dims();
+            let like_old = (&old.device(), old.dtype());
+            let room = Tensor::zeros([rows, kv_heads, kept.max(LEAST_ROOM), dim], like_old);
+            let old = old.narrow(2, self.filled - kept, kept);
+            *all = Some(Tensor::cat(vec![old, room], 2));
+        }
+        self.filled = kept;
+    }
+
     /// Keeps the given rows only.
     pub(super) fn select(&mut self, rows: &Tensor<1, Int>) {
         for all in [&mut self.keys, &mut self.values] {

@@ -175,7 +175,8 @@ impl<'a> CachedRows<'a> {
             VisibleKeys::Rows(int_tensor(first_keys.into_iter(), device), longest)
         } else {
             // Of no use to any of the new tokens are the keys before this one.
-            let first = attention.first_key(start, 0);
+            let padding = self.paddings.iter().min().copied().unwrap_or(0);
+            let first = attention.first_key(start, padding).min(start);
             let mut mask = Vec::with_capacity(rows * new * (keys - first));
             for (padding, place) in places() {
                 let seen = attention.first_key(place, padding)..=place;
@@ -193,6 +194,20 @@ impl<'a> CachedRows<'a> {
             positions: int_tensor(positions.into_iter(), device),
         };
         CacheStep { place, visible }
+    }
+}
+
+impl CachedRows<'_> {
+    /// Lets go of the places that are padding in all rows, where they are most of what is there.
+    fn trim(&mut self) {
+        let padding = self.paddings.iter().min().copied().unwrap_or(0);
+        let kept = self.filled - padding;
+        if padding < kept.max(FIRST_ROOM) {
+            return;
+        }
+        self.kinds.caches.iter_mut().for_each(|cache| cache.keep_last(kept));
+        self.paddings.iter_mut().for_each(|of_row| *of_row -= padding);
+        self.filled = kept;
     }
 }
 
@@ -227,6 +242,25 @@ impl RowScores for CachedRows<'_> {
     /// Where half of them are finished: dropping them copies the cache.
     fn drops(&self, active: usize, rows: usize) -> bool {
         active * 2 <= rows
+    }
+
+    /// Behind what is there, a shorter prompt stands as if it had been padded.
+    fn fits(&self, tokens: usize) -> bool {
+        tokens <= self.filled
+    }
+
+    fn replace(&mut self, rows: &[usize], prompts: Vec<Vec<u32>>) -> Result<Tensor<2>> {
+        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let mut new = Self::new(self.model, prompts, 0);
+        let logits = new.next(None)?;
+        for (cache, of_new) in self.kinds.caches.iter_mut().zip(&new.kinds.caches) {
+            cache.insert(rows, of_new, &lengths);
+        }
+        for (row, length) in rows.iter().zip(lengths) {
+            self.paddings[*row] = self.filled - length;
+        }
+        self.trim();
+        Ok(logits)
     }
 
     fn keep(&mut self, rows: &[usize]) {

@@ -7,6 +7,7 @@ use super::sample::{most_probable, penalize, sample};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use burn::tensor::Tensor;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 /// Computes the scores of a batch of rows.
@@ -20,9 +21,17 @@ pub(super) trait RowScores {
 
     /// Keeps the given rows only, in this order.
     fn keep(&mut self, rows: &[usize]);
+
+    /// Whether a prompt of so many tokens can take the place of a finished row now.
+    fn fits(&self, tokens: usize) -> bool;
+
+    /// Puts prompts that fit in the places of finished rows; the scores of the token that follows each
+    /// of them, `[prompts, vocabulary]`.
+    fn replace(&mut self, rows: &[usize], prompts: Vec<Vec<u32>>) -> Result<Tensor<2>>;
 }
 
-/// Answers prompts in batches; `begin` makes the scores of a batch from its prompts.
+/// Answers prompts, as many at a time as `config.batch_size` says: where an answer ends, the next prompt
+/// takes its place. `begin` makes the scores of the first prompts.
 ///
 /// # Errors
 /// As [`Generate::generate_as`](super::Generate::generate_as).
@@ -37,34 +46,31 @@ pub(super) fn answer_prompts<S: RowScores>(
 ) -> Result<Vec<Generation>> {
     config.validate()?;
     check_prompts(limits, prompts, numbers)?;
-    // Similar lengths go together, which saves padding.
+    // The longest first: all others then fit behind what is there.
     let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|index| prompts[*index].len());
+    order.sort_by_key(|index| std::cmp::Reverse(prompts[*index].len()));
     let interrupted = Generation { tokens: vec![], end: EndReason::Interrupted };
-    let mut answers = vec![interrupted; prompts.len()];
-    let mut finished = 0;
-    for chunk in order.chunks(config.batch_size) {
-        let rows = chunk.iter().map(|&index| {
-            Some(ActiveRow {
-                index,
-                tokens: vec![],
-                room: limits.context - prompts[index].len(),
-                random: Stream::new(config.seed, "generate", numbers[index]),
-            })
-        });
-        let decoding =
-            Decoding { prompts, rows: rows.collect(), stop_conditions, config, finished };
-        let scores = begin(chunk.iter().map(|&index| prompts[index].clone()).collect());
-        let (results, flow) = decoding.run(scores, observe)?;
-        finished += results.len();
-        for (index, generation) in results {
-            answers[index] = generation;
-        }
-        if flow.is_break() {
-            break;
-        }
+    let mut waiting: VecDeque<usize> = order.into();
+    let first: Vec<usize> = waiting.drain(..config.batch_size.min(prompts.len())).collect();
+    if first.is_empty() {
+        return Ok(vec![]);
     }
-    Ok(answers)
+    let scores = begin(first.iter().map(|index| prompts[*index].clone()).collect());
+    let mut decoding = Decoding {
+        prompts,
+        numbers,
+        context: limits.context,
+        rows: vec![],
+        waiting,
+        answers: vec![interrupted; prompts.len()],
+        finished: 0,
+        stop_conditions,
+        config,
+        flow: ControlFlow::Continue(()),
+    };
+    decoding.rows = first.into_iter().map(|index| Some(decoding.row(index))).collect();
+    decoding.run(scores, observe)?;
+    Ok(decoding.answers)
 }
 
 /// Refuses prompts that the model cannot be given.
@@ -92,9 +98,6 @@ fn check_prompts(limits: TokenLimits, prompts: &[Vec<u32>], numbers: &[u64]) -> 
     Ok(())
 }
 
-/// An answer and the number of its prompt.
-type Finished = (usize, Generation);
-
 /// A row whose answer is not finished.
 struct ActiveRow {
     /// Number of the prompt.
@@ -106,56 +109,44 @@ struct ActiveRow {
     random: Stream,
 }
 
-/// One batch on its way.
+/// Answers on their way.
 struct Decoding<'a> {
     prompts: &'a [Vec<u32>],
-    /// The rows that scores are computed for; finished ones stay until they are dropped there.
+    numbers: &'a [u64],
+    /// Tokens of the longest row.
+    context: usize,
+    /// The rows that scores are computed for; finished ones stay until others take their places.
     rows: Vec<Option<ActiveRow>>,
+    /// Prompts without a row yet.
+    waiting: VecDeque<usize>,
+    /// The answers, by the number of their prompt.
+    answers: Vec<Generation>,
+    /// How many of them have ended.
+    finished: usize,
     stop_conditions: StopConditions<'a>,
     config: &'a GenerateConfig,
-    /// Answers of earlier batches.
-    finished: usize,
+    /// What the observer said last.
+    flow: ControlFlow<()>,
 }
 
 impl Decoding<'_> {
-    fn run(
-        mut self,
-        mut scores: impl RowScores,
-        observe: &mut TokenObserver<'_>,
-    ) -> Result<(Vec<Finished>, ControlFlow<()>)> {
-        let mut finished = vec![];
-        let mut flow = ControlFlow::Continue(());
+    fn run(&mut self, mut scores: impl RowScores, observe: &mut TokenObserver<'_>) -> Result<()> {
         let mut new: Option<Vec<u32>> = None;
         loop {
             let logits = scores.next(new.as_deref())?;
-            let mut next = self.choose(logits)?;
-            for (slot, token) in self.rows.iter_mut().zip(&next) {
-                let Some(row) = slot else { continue };
-                let end = row.take(*token, self.stop_conditions, self.config)?;
-                let event = NewToken {
-                    prompt: row.index,
-                    tokens: &row.tokens,
-                    end: end.as_ref(),
-                    finished: self.finished + finished.len() + usize::from(end.is_some()),
-                };
-                if flow.is_continue() {
-                    flow = observe(&event);
-                }
-                if let Some(end) = end {
-                    let tokens = std::mem::take(&mut row.tokens);
-                    finished.push((row.index, Generation { tokens, end }));
-                    *slot = None;
-                }
-            }
-            if flow.is_break() {
+            let rows: Vec<usize> = (0..self.rows.len()).collect();
+            let mut next = vec![0; rows.len()];
+            self.advance(logits, &rows, &mut next, observe)?;
+            self.refill(&mut scores, &mut next, observe)?;
+            if self.flow.is_break() {
                 for row in self.rows.iter_mut().filter_map(Option::take) {
                     let end = EndReason::Interrupted;
-                    finished.push((row.index, Generation { tokens: row.tokens, end }));
+                    self.answers[row.index] = Generation { tokens: row.tokens, end };
                 }
             }
             let active = self.rows.iter().flatten().count();
             if active == 0 {
-                return Ok((finished, flow));
+                return Ok(());
             }
             if scores.drops(active, self.rows.len()) {
                 let kept: Vec<usize> =
@@ -168,8 +159,80 @@ impl Decoding<'_> {
         }
     }
 
-    /// The next token of each row; rows that are finished get any.
-    fn choose(&mut self, logits: Tensor<2>) -> Result<Vec<u32>> {
+    /// A new row for a prompt.
+    fn row(&self, index: usize) -> ActiveRow {
+        ActiveRow {
+            index,
+            tokens: vec![],
+            room: self.context - self.prompts[index].len(),
+            random: Stream::new(self.config.seed, "generate", self.numbers[index]),
+        }
+    }
+
+    /// Lets waiting prompts take the places of finished rows, until there are no more of either.
+    fn refill(
+        &mut self,
+        scores: &mut impl RowScores,
+        next: &mut [u32],
+        observe: &mut TokenObserver<'_>,
+    ) -> Result<()> {
+        while self.flow.is_continue() {
+            let free = (0..self.rows.len()).filter(|row| self.rows[*row].is_none());
+            let mut taken = vec![];
+            for row in free.collect::<Vec<_>>() {
+                let Some(index) = self.waiting.front().copied() else { break };
+                if !scores.fits(self.prompts[index].len()) {
+                    break;
+                }
+                self.waiting.pop_front();
+                self.rows[row] = Some(self.row(index));
+                taken.push((row, index));
+            }
+            if taken.is_empty() {
+                break;
+            }
+            let rows: Vec<usize> = taken.iter().map(|(row, _)| *row).collect();
+            let prompts = taken.iter().map(|(_, index)| self.prompts[*index].clone()).collect();
+            let logits = scores.replace(&rows, prompts)?;
+            self.advance(logits, &rows, next, observe)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next token into each of these rows, whose scores are given; those that end are finished.
+    fn advance(
+        &mut self,
+        logits: Tensor<2>,
+        rows: &[usize],
+        next: &mut [u32],
+        observe: &mut TokenObserver<'_>,
+    ) -> Result<()> {
+        let tokens = self.choose(logits, rows)?;
+        for (&place, token) in rows.iter().zip(tokens) {
+            next[place] = token;
+            let Some(row) = &mut self.rows[place] else { continue };
+            let end = row.take(token, self.stop_conditions, self.config)?;
+            self.finished += usize::from(end.is_some());
+            let event = NewToken {
+                prompt: row.index,
+                tokens: &row.tokens,
+                end: end.as_ref(),
+                finished: self.finished,
+            };
+            if self.flow.is_continue() {
+                self.flow = observe(&event);
+            }
+            if let Some(end) = end {
+                let tokens = std::mem::take(&mut row.tokens);
+                self.answers[row.index] = Generation { tokens, end };
+                self.rows[place] = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next token of each of these rows; those that are finished get any.
+    fn choose(&mut self, logits: Tensor<2>, places: &[usize]) -> Result<Vec<u32>> {
         let failed = |e: &dyn std::fmt::Display| Error::Training {
             what: format!("the device failed while generating: {e}"),
             hint: "Try a smaller generate.batch_size".into(),
@@ -181,10 +244,10 @@ impl Decoding<'_> {
         }
         let [_, vocabulary] = logits.dims();
         let mut logits = logits.try_into_vec_as::<f32>().map_err(|e| failed(&e))?;
-        let rows = self.rows.iter_mut().zip(logits.chunks_exact_mut(vocabulary));
+        let rows = places.iter().zip(logits.chunks_exact_mut(vocabulary));
         Ok(rows
-            .map(|(row, logits)| {
-                let Some(row) = row else { return 0 };
+            .map(|(place, logits)| {
+                let Some(row) = &mut self.rows[*place] else { return 0 };
                 let earlier = self.prompts[row.index].iter().chain(&row.tokens);
                 penalize(logits, earlier, config.repetition_penalty as f32);
                 match config.temperature {

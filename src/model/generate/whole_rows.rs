@@ -88,19 +88,7 @@ impl RowScores for WholeRows<'_> {
         for (text, token) in self.texts.iter_mut().zip(new.unwrap_or_default()) {
             text.push(*token);
         }
-        let vocabulary = self.model.limits.vocabulary;
-        let longest = self.texts.iter().map(Vec::len).max().unwrap_or(0);
-        let together = (MOST_SCORES / (longest * vocabulary).max(1)).max(1);
-        let mut last = Vec::with_capacity(self.texts.len());
-        for texts in self.texts.chunks(together) {
-            let rows: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-            let scores = self.model.scores(&rows)?;
-            for (index, row) in rows.iter().enumerate() {
-                let of_row = scores.clone().narrow(0, index, 1).narrow(1, row.len() - 1, 1);
-                last.push(of_row.reshape([1, vocabulary]));
-            }
-        }
-        Ok(Tensor::cat(last, 0))
+        self.last_scores(&(0..self.texts.len()).collect::<Vec<_>>())
     }
 
     /// Always, since a finished row costs as much as any other and would outgrow the model.
@@ -110,5 +98,35 @@ impl RowScores for WholeRows<'_> {
 
     fn keep(&mut self, rows: &[usize]) {
         self.texts = rows.iter().map(|row| std::mem::take(&mut self.texts[*row])).collect();
+    }
+
+    fn fits(&self, _tokens: usize) -> bool {
+        true
+    }
+
+    fn replace(&mut self, rows: &[usize], prompts: Vec<Vec<u32>>) -> Result<Tensor<2>> {
+        for (row, prompt) in rows.iter().zip(prompts) {
+            self.texts[*row] = prompt;
+        }
+        self.last_scores(rows)
+    }
+}
+
+impl WholeRows<'_> {
+    /// The scores of the token after each of these rows, `[rows, vocabulary]`.
+    fn last_scores(&self, rows: &[usize]) -> Result<Tensor<2>> {
+        let texts: Vec<&[u32]> = rows.iter().map(|row| self.texts[*row].as_slice()).collect();
+        let vocabulary = self.model.limits.vocabulary;
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        let together = (MOST_SCORES / (longest * vocabulary).max(1)).max(1);
+        let mut last = Vec::with_capacity(texts.len());
+        for rows in texts.chunks(together) {
+            let scores = self.model.scores(rows)?;
+            for (index, row) in rows.iter().enumerate() {
+                let of_row = scores.clone().narrow(0, index, 1).narrow(1, row.len() - 1, 1);
+                last.push(of_row.reshape([1, vocabulary]));
+            }
+        }
+        Ok(Tensor::cat(last, 0))
     }
 }
