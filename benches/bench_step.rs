@@ -3,18 +3,24 @@
 //! ```text
 //! cargo run --example bench_step -- --shape 256 6 8 4 704 4096 256 8
 //! cargo run --example bench_step -- --shape 576 30 9 3 1536 49152 256 2 --trained-share 0.5
+//! cargo run --example bench_step -- --model SmolLM2-135M-Instruct --lora-rank 8 --seq 600 --batch 4
+//! cargo run --example bench_step -- --products
 //! ```
+//!
+//! `--products` times the matrix products of a step alone, and gives their GFLOP/s: what is left for
+//! everything else can be read from it on any machine.
 //!
 //! The model is the library's own, and so is the step: [`Learner::train_step`], with loss,
 //! gradients, their norm, clipping and AdamW. Tokens are random. `peak_device_mib` is what the
 //! device's memory pool has reserved at the end, free room in it included.
 
 use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
-use mixdistill::context::{Event, Observer};
+use mixdistill::context::{Context, Event, Observer};
 use mixdistill::data::Row;
 use mixdistill::device::{self, peak_memory_mib};
-use mixdistill::model::{DecoderConfig, Precision};
+use mixdistill::model::{DecoderConfig, LoraConfig, ModelFolder, Precision, model_folder};
 use mixdistill::terminal::Terminal;
 use mixdistill::train::{Learner, TrainConfig};
 use mixdistill::{Error, Result};
@@ -56,6 +62,21 @@ struct Flags {
     /// Compute the activations anew in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// A model's folder in place of random weights of a shape
+    #[arg(long)]
+    model: Option<String>,
+    /// Tokens in a row, in place of the shape's
+    #[arg(long)]
+    seq: Option<usize>,
+    /// Rows, in place of the shape's
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Train low-rank adapters of this rank on all linear layers
+    #[arg(long)]
+    lora_rank: Option<usize>,
+    /// Time the step's products alone
+    #[arg(long)]
+    products: bool,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +98,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     else {
         return refuse("shape", format!("{} numbers", flags.shape.len()), "Give eight");
     };
+    let (seq, rows) = (flags.seq.unwrap_or(seq), flags.batch.unwrap_or(rows));
     if seq == 0 || rows == 0 || flags.steps == 0 {
         return refuse("shape", "no tokens, rows or steps".into(), "Give at least one of each");
     }
@@ -97,9 +119,28 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         ..DecoderConfig::default()
     };
     let device = device::by_name(&flags.backend)?.autodiff();
+    let model = match &flags.model {
+        Some(name) => {
+            let folder = model_folder(name, &Context::default())?;
+            ModelFolder::open(&folder)?.load(&device)?
+        }
+        None => config.init(0, &device)?,
+    };
+    let config = model.config().clone();
+    let vocab_size = config.vocab_size;
+    if flags.products {
+        return Ok(products(&config, seq * rows, flags.steps, &device.inner()));
+    }
     let precision = if flags.precision == "bf16" { Precision::Bf16 } else { Precision::F32 };
-    let model = config.init(0, &device)?.with_precision(precision)?;
     let params = model.num_params();
+    let model = match flags.lora_rank {
+        Some(rank) => {
+            let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() };
+            model.with_lora(&lora, 0)?
+        }
+        None => model,
+    };
+    let model = model.with_precision(precision)?;
     let train = TrainConfig {
         batch_size: rows,
         accumulate: 1,
@@ -154,4 +195,49 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         "peak_rss_mib": peak_memory_mib().map(f64::round),
         "peak_device_mib": device.memory_pool_usage().map(|usage| usage.bytes_reserved >> 20),
     }))
+}
+
+/// Times the products of a step alone, forward and backward, each as often as a step has it.
+fn products(
+    config: &DecoderConfig,
+    tokens: usize,
+    rounds: usize,
+    device: &Device,
+) -> serde_json::Value {
+    let (width, inner) = (config.hidden_size, config.intermediate_size);
+    let query = config.num_attention_heads * config.head_dim();
+    let key_value = config.num_key_value_heads * config.head_dim();
+    let layers = config.num_hidden_layers;
+    // Input and output widths of the linear layers, and how many of each there are.
+    let linear = [
+        (width, query, layers),
+        (width, key_value, 2 * layers),
+        (query, width, layers),
+        (width, inner, 2 * layers),
+        (inner, width, layers),
+        (width, config.vocab_size, 1),
+    ];
+    let (mut seconds, mut flops) = (0.0, 0.0);
+    for (from, to, count) in linear {
+        let random = |shape| Tensor::<2>::random(shape, Distribution::Default, device);
+        let (x, w, dy) = (random([tokens, from]), random([from, to]), random([tokens, to]));
+        let one = || {
+            let start = Instant::now();
+            // The output, the gradient of the input and that of the weight.
+            let all = [
+                x.clone().matmul(w.clone()),
+                dy.clone().matmul(w.clone().transpose()),
+                x.clone().transpose().matmul(dy.clone()),
+            ];
+            let _ = device.sync();
+            drop(all);
+            start.elapsed().as_secs_f64()
+        };
+        one();
+        let mut times: Vec<f64> = (0..rounds).map(|_| one()).collect();
+        times.sort_by(f64::total_cmp);
+        seconds += times[times.len() / 2] * count as f64;
+        flops += 6.0 * (tokens * from * to * count) as f64;
+    }
+    json!({"products_s": seconds, "gflops": (flops / seconds / 1e9).round()})
 }

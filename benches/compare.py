@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Runs this library and its peers in turn, A B A B, and prints a table of ratios of medians.
 
-usage: compare.py [--rounds N] [--only small|smollm2|masked|generate16|generate1|data] [--torch FILE]
-                  [--model DIR] [--rows N] [--out FILE.md]
+usage: compare.py [--rounds N] [--only CASE ...] [--torch FILE] [--model DIR] [--rows N] [--out FILE.md]
+cases: small, smollm2, masked, lora, long, long_recomputed, long_lora, long_lora_recomputed, generate16,
+       generate1, data
 needs: the examples bench_step, bench_generate and bench_data, built (cargo build --examples); a Python
-with torch, transformers and datasets, which runs this script; the folder of SmolLM2-135M-Instruct for
+with torch, transformers, peft and datasets, which runs this script; the folder of SmolLM2-135M-Instruct for
 generation and data; pairs of answers for the data, made here from GSM8K.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile
@@ -65,7 +66,8 @@ cases = {
     "small": ("training step, 6.5M parameters, tokens/s", "tokens_per_s", ours("bench_step", *small), {
         "PyTorch eager": peer(a.torch, *small, *threads), "torch.compile": peer(a.torch, *small, *threads, "--compile")}),
     "smollm2": ("training step, SmolLM2-135M shape, tokens/s", "tokens_per_s", ours("bench_step", *smollm2), {
-        "PyTorch eager": peer(a.torch, *smollm2, *threads)}),
+        "PyTorch eager": peer(a.torch, *smollm2, *threads),
+        "torch.compile": peer(a.torch, *smollm2, *threads, "--compile")}),
     "masked": ("the same, half of the tokens trained, tokens/s", "tokens_per_s", ours("bench_step", *masked), {
         "PyTorch eager": peer(a.torch, *masked, *threads)}),
     "generate16": ("greedy generation, SmolLM2-135M, batch 16, tokens/s", "tokens_per_s",
@@ -77,6 +79,42 @@ cases = {
     "data": ("encode, mix and pack, answers/s", "rows_per_s", ours("bench_data", *files), {
         "datasets.map": peer(here / "peers/data.py", *files, "--processes", a.threads)}),
 }
+
+
+def of_model(what, seq, batch, lora=None, recomputed=False, compiled=False):
+    """A step of the model itself, whole or with adapters, beside transformers and PEFT."""
+    flags = ["--model", a.model, "--seq", seq, "--batch", batch, "--steps", 4]
+    flags += ["--lora-rank", lora] if lora else []
+    theirs = peer(here / "peers/step.py", *flags, *threads, *(["--checkpointing"] if recomputed else []))
+    name = "PEFT" if lora else "transformers"
+    peers = {name: theirs} | ({f"{name}, torch.compile": [*theirs, "--compile"]} if compiled else {})
+    return what, "tokens_per_s", ours("bench_step", *flags, *(["--recompute"] if recomputed else [])), peers
+
+
+cases |= {
+    "lora": of_model("LoRA step, SmolLM2-135M, 4 rows of 600 tokens, rank 8, tokens/s", 600, 4, 8, compiled=True),
+    "long": of_model("step at 2,048 tokens, SmolLM2-135M, tokens/s", 2048, 1),
+    "long_recomputed": of_model("the same, activations recomputed", 2048, 1, recomputed=True),
+    "long_lora": of_model("LoRA step at 2,048 tokens, rank 8, tokens/s", 2048, 1, 8),
+    "long_lora_recomputed": of_model("the same, activations recomputed", 2048, 1, 8, recomputed=True),
+}
+
+
+def machine():
+    """The processor, and what the products alone reach on it."""
+    told = subprocess.run(["lscpu", "--json"], capture_output=True, text=True).stdout
+    flat = lambda entries: [e for entry in entries for e in [entry, *flat(entry.get("children", []))]]
+    facts = {entry["field"].rstrip(":"): entry["data"] for entry in flat(json.loads(told)["lscpu"])}
+    keys = ["Model name", "CPU(s)", "Thread(s) per core", "L1d cache", "L2 cache", "L3 cache", "L1d", "L2", "L3"]
+    yield ", ".join(f"{key} {facts[key]}" for key in keys if facts.get(key))
+    for name, shape in (("6.5M", small), ("SmolLM2 shape", smollm2)):
+        gemm = run(ours("bench_step", *shape[:9], "--steps", 5, "--products"))["gflops"]
+        mkl = run(peer(here / "peers/products.py", *shape[:9], *threads))["gflops"]
+        yield f"products of the {name} step alone: {gemm:.0f} GFLOP/s here, {mkl:.0f} in PyTorch"
+
+
+for fact in machine():
+    print(fact, file=sys.stderr)
 lines = ["| what | mixdistill | peer | ratio | peak memory, MiB |", "| --- | --- | --- | --- | --- |"]
 for key, (what, figure, our_command, peers) in cases.items():
     if a.only and key not in a.only:

@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Times the matrix products of a training step alone, as benches/bench_step.rs does with --products;
+prints one line of JSON.
+
+usage: products.py --shape D LAYERS HEADS KV_HEADS FF VOCAB SEQ BATCH [--rounds N] [--threads N]
+needs: torch
+"""
+import argparse, json, statistics, time
+import torch
+
+ap = argparse.ArgumentParser()
+ap.add_argument("--shape", type=int, nargs=8, required=True)
+ap.add_argument("--rounds", type=int, default=5)
+ap.add_argument("--threads", type=int, default=2)
+a = ap.parse_args()
+torch.set_num_threads(a.threads)
+width, layers, heads, kv_heads, inner, vocabulary, seq, batch = a.shape
+tokens, key_value = seq * batch, width // heads * kv_heads
+linear = [(width, width, layers), (width, key_value, 2 * layers), (width, width, layers),
+          (width, inner, 2 * layers), (inner, width, layers), (width, vocabulary, 1)]
+seconds = flops = 0.0
+for wide, out, count in linear:
+    x, w, dy = torch.rand(tokens, wide), torch.rand(wide, out), torch.rand(tokens, out)
+
+    def once():
+        start = time.perf_counter()
+        x @ w, dy @ w.T, x.T @ dy
+        return time.perf_counter() - start
+
+    once()
+    seconds += statistics.median(once() for _ in range(a.rounds)) * count
+    flops += 6.0 * tokens * wide * out * count
+print(json.dumps({"products_s": seconds, "gflops": round(flops / seconds / 1e9)}))
