@@ -50,7 +50,7 @@ fn model_of(architecture: Architecture) -> DecoderConfig {
 }
 
 /// For each property that some families have and Qwen3 has not, one that has it.
-fn properties() -> [(&'static str, DecoderConfig); 6] {
+fn properties() -> [(&'static str, DecoderConfig); 7] {
     let of = |architecture| DecoderConfig { rope_scaling: None, ..model_of(architecture) };
     let ministral = RopeScaling {
         rope_type: RopeType::Yarn,
@@ -59,9 +59,26 @@ fn properties() -> [(&'static str, DecoderConfig); 6] {
         llama_4_scaling_beta: Some(0.4),
         ..RopeScaling::default()
     };
+    let linear = RopeScaling { rope_type: RopeType::Linear, factor: 4.0, ..RopeScaling::default() };
+    let longrope = RopeScaling {
+        rope_type: RopeType::LongRope,
+        factor: 4.0,
+        original_max_position_embeddings: 8,
+        short_factor: vec![1.0; 6],
+        long_factor: vec![1.0, 1.5, 2.0, 3.0, 5.0, 8.0],
+        long: true,
+        ..RopeScaling::default()
+    };
     [
         ("sliding window", of(Architecture::Mistral)),
-        ("partial rotary, fused projections", of(Architecture::Phi3)),
+        (
+            "partial rotary, LongRoPE, fused projections",
+            DecoderConfig { rope_scaling: Some(longrope), ..of(Architecture::Phi3) },
+        ),
+        (
+            "layers without RoPE, linear RoPE in the others",
+            DecoderConfig { rope_scaling: Some(linear), ..of(Architecture::Smollm3) },
+        ),
         ("norms after, whole q and k normalized", of(Architecture::Olmo2)),
         ("gelu, norms before and after", of(Architecture::Gemma3Text)),
         ("multipliers", of(Architecture::Granite)),

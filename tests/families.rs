@@ -14,7 +14,7 @@ use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, FileType, GenerateConfig, HostTensor, LoraConfig,
     ModelFolder, SaveFolder,
 };
-use mixdistill::model::{LoadOptions, TextModel};
+use mixdistill::model::{LoadOptions, RopeType, TextModel};
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::train::{Learner, TrainConfig, step_gradients};
 use parity_support::{
@@ -49,8 +49,8 @@ const CASES: [&str; 19] = [
     "smollm3_sliding",
 ];
 /// Those with an adapter.
-const WITH_ADAPTER: [&str; 7] =
-    ["gemma3_text", "granite", "ministral3", "mistral", "olmo2", "phi3", "smollm3"];
+const WITH_ADAPTER: [&str; 8] =
+    ["gemma3_text", "granite", "ministral3", "mistral", "mistral3", "olmo2", "phi3", "smollm3"];
 /// Tokens of the references' row.
 const LENGTH: usize = 48;
 /// Tokens that the greedy ones follow.
@@ -173,14 +173,13 @@ fn training(what: &str, model: &DecoderLm, reference: &Reference) -> [Figure; 2]
 /// gradients of the same tensors.
 fn worst_gradient(ours: &BTreeMap<String, HostTensor>, reference: &Reference) -> (f64, String) {
     let names = reference.names();
-    let theirs: BTreeMap<&str, &str> = names
+    let theirs: BTreeMap<String, &str> = names
         .iter()
         .filter_map(|name| Some((our_name(name.strip_prefix("grad.")?), name.as_str())))
         .collect();
-    let our_names: Vec<&str> = ours.keys().map(String::as_str).collect();
-    assert_eq!(our_names, theirs.keys().copied().collect::<Vec<_>>());
+    assert!(ours.keys().eq(theirs.keys()), "{:?} and {:?}", ours.keys(), theirs.keys());
     let gradients: BTreeMap<&str, Vec<f32>> =
-        theirs.iter().map(|(name, theirs)| (*name, reference.floats(theirs))).collect();
+        theirs.iter().map(|(name, theirs)| (name.as_str(), reference.floats(theirs))).collect();
     let total = norm_of(gradients.values().flatten().copied());
     // Some are 0 but for rounding: a key's bias moves all scores alike.
     let near_zero = 1e-4 * total;
@@ -301,7 +300,12 @@ fn folders_for_transformers_are_written() {
         }
         let model = base.load(&device).unwrap().with_lora(&adapter(), 1).unwrap();
         let folder = out.join(format!("{name}-lora"));
-        write_adapter(&folder, &with_random_b(model), &format!("{name}-f32"), &tokens);
+        // That of a text part is for the whole model, as it was read.
+        let base = match class_of(name) == class_there(name) {
+            true => format!("{name}-f32"),
+            false => family(name).display().to_string(),
+        };
+        write_adapter(&folder, &with_random_b(model), &base, &tokens);
     }
 }
 
@@ -345,14 +349,18 @@ fn models_of_our_own_are_written_for_transformers() {
 
 /// The class that a folder of ours must load as: that of the text part alone.
 fn class_of(name: &str) -> String {
+    match class_there(name).as_str() {
+        "Gemma3ForConditionalGeneration" => "Gemma3ForCausalLM".into(),
+        "Mistral3ForConditionalGeneration" => "Ministral3ForCausalLM".into(),
+        class => class.into(),
+    }
+}
+
+/// The class of a reference's folder.
+fn class_there(name: &str) -> String {
     let config = std::fs::read_to_string(family(name).join("config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
-    let class = match config["architectures"][0].as_str().unwrap() {
-        "Gemma3ForConditionalGeneration" => "Gemma3ForCausalLM",
-        "Mistral3ForConditionalGeneration" => "Ministral3ForCausalLM",
-        class => class,
-    };
-    class.to_owned()
+    config["architectures"][0].as_str().unwrap().to_owned()
 }
 
 /// An adapter on all layers.
@@ -370,7 +378,7 @@ fn a_wrong_gradient_is_seen() {
         .filter_map(|name| Some((name, name.strip_prefix("grad.")?)))
         .map(|(name, of)| {
             let (shape, values) = (reference.shape(name), reference.floats(name));
-            (our_name(of).to_owned(), HostTensor { shape, values })
+            (our_name(of), HostTensor { shape, values })
         })
         .collect();
     assert_eq!(worst_gradient(&ours, &reference).0, 0.0);
@@ -418,6 +426,51 @@ fn each_family_is_fine_tuned_from_its_folder_and_answers() {
             assert_eq!(loaded.model.lora().is_some(), config.lora.is_some(), "{name}");
         }
     }
+}
+
+/// The decoder that a case's configuration describes after a change.
+fn changed(name: &str, change: impl FnOnce(&mut Value)) -> DecoderConfig {
+    let folder = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(family(name).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    change(&mut config);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    ModelFolder::open(folder.path()).unwrap().config().clone()
+}
+
+/// Published folders leave out what equals the defaults of their class.
+#[test]
+fn what_a_configuration_leaves_out_is_what_its_class_has() {
+    let config = changed("ministral3", |config| remove(config, "/rope_parameters"));
+    let scaling = config.rope_scaling.unwrap();
+    assert_eq!(config.rope_theta, 1e6);
+    assert_eq!((scaling.rope_type, scaling.factor), (RopeType::Yarn, 16.0));
+    assert_eq!(scaling.original_max_position_embeddings, 16_384);
+    assert_eq!(scaling.llama_4_scaling_beta, Some(0.1));
+
+    let config = changed("phi3_longrope_long", |config| {
+        remove(config, "/original_max_position_embeddings");
+        config["max_position_embeddings"] = 131_072.into();
+    });
+    let scaling = config.rope_scaling.unwrap();
+    assert_eq!((scaling.original_max_position_embeddings, scaling.factor), (4096, 32.0));
+
+    // Layers with a window are never scaled, whatever their base is.
+    let config = changed("gemma3_text", |config| {
+        config["rope_parameters"] = serde_json::json!({
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        });
+    });
+    assert!(config.attention(0).rope_scaling.is_none());
+    assert!(config.attention(5).rope_scaling.is_some());
+
+    let sizes = ["num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size"];
+    let config = changed("smollm3", |config| {
+        sizes.iter().for_each(|size| remove(config, &format!("/{size}")));
+    });
+    assert_eq!((config.num_attention_heads, config.num_key_value_heads), (16, 4));
+    assert_eq!((config.hidden_size, config.vocab_size), (2048, 128_256));
 }
 
 /// Each setting of each family's configuration, at any depth, replaced by whatever else JSON has.

@@ -30,7 +30,8 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     // One conversation has one answer at a time.
     let config = flags.sampling.config(1)?;
     session.go_on_with_nothing();
-    let files = flags.model.open(false, config.max_new_tokens, session)?;
+    let files = flags.model.open(false, session)?;
+    let files = files.for_length(config.max_new_tokens, &session.context)?;
     let speaker = Speaker::load(files, config, session)?;
     session.screen.rest();
     session.interrupts.idle();

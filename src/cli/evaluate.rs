@@ -172,7 +172,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
                 chat_template: flags.chat_template.clone(),
                 template_variables: TemplateVariable::by_name(&flags.template_variables),
                 system: flags.system.clone(),
-                max_length: Some(config.generate.max_new_tokens),
+                max_length: None,
                 backend: session.global.backend().to_owned(),
             };
             let files = TextModelFiles::open(model, &options, context)?;

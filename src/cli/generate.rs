@@ -68,16 +68,20 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     // Whatever is wrong with files and prompts shows before the weights are read.
     match (&flags.prompt, &flags.prompts, &flags.out) {
         (Some(prompt), _, _) => {
-            let files = flags.model.open(raw, config.max_new_tokens, session)?;
+            let files = flags.model.open(raw, session)?;
             let tokens = prompt_tokens(&files, prompt.as_str().into(), raw)?;
+            let longest = tokens.len() + config.max_new_tokens;
+            let files = files.for_length(longest, &session.context)?;
             one(&Speaker::load(files, config, session)?, &tokens, session)
         }
         (None, Some(path), Some(out)) => {
             let rows = rows(path, flags.columns.as_deref(), session)?;
             // Tried and removed, so that nothing is in the way when the weights cannot be read.
             drop(AnswerFile::create(out)?);
-            let files = flags.model.open(raw, config.max_new_tokens, session)?;
+            let files = flags.model.open(raw, session)?;
             let prompts = prompts(path, &rows, &files, raw)?;
+            let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.max_new_tokens;
+            let files = files.for_length(longest, &session.context)?;
             let speaker = Speaker::load(files, config, session)?;
             let out = AnswerFile::create(out)?;
             all(&speaker, &rows, &prompts, out, session)

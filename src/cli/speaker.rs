@@ -119,16 +119,11 @@ impl SamplingFlags {
 
 impl ModelFlags {
     /// Opens and checks the files of the model; no weights are read yet. With `raw` prompts go to it
-    /// as they are, whatever its template. Answers have up to `max_new_tokens`, which decides LongRoPE.
+    /// as they are, whatever its template.
     ///
     /// # Errors
     /// As [`TextModelFiles::open`].
-    pub fn open(
-        &self,
-        raw: bool,
-        max_new_tokens: usize,
-        session: &Session,
-    ) -> Result<TextModelFiles> {
+    pub fn open(&self, raw: bool, session: &Session) -> Result<TextModelFiles> {
         // A run that trained an adapter is a model by itself.
         let (model, adapter) = match (&self.model, &self.adapter) {
             (Some(model), adapter) => (model.clone(), adapter.clone()),
@@ -142,7 +137,7 @@ impl ModelFlags {
             chat_template: if raw { Some("none".into()) } else { self.chat_template.clone() },
             template_variables: TemplateVariable::by_name(&self.template_variables),
             system: self.system.clone(),
-            max_length: Some(max_new_tokens),
+            max_length: None,
             backend: session.global.backend().to_owned(),
         };
         TextModelFiles::open(&model, &options, &session.context)
@@ -158,7 +153,8 @@ pub fn prompt_tokens(files: &TextModelFiles, prompt: Prompt<'_>, raw: bool) -> R
         true => files.plain_prompt(prompt.problem)?,
         false => files.template().prompt(files.tokenizer(), prompt)?,
     };
-    let context = context_length(files);
+    // LongRoPE is decided when the longest prompt is known.
+    let context = files.folder().config().max_position_embeddings;
     if tokens.len() >= context {
         let what =
             format!("it has {} tokens, and the model takes fewer than {context}", tokens.len());

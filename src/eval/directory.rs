@@ -12,7 +12,7 @@
 
 use super::answers::{AnswerOptions, grade_answers};
 use super::benchmark::Benchmark;
-use super::evaluate::{EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily};
+use super::evaluate::{EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily, longest_row};
 use super::judge::{Judge, judge_misses};
 use super::scores::{Scores, ScoresTable};
 use crate::context::Context;
@@ -134,6 +134,14 @@ impl EvaluationDirectory {
         context: &Context<'_>,
     ) -> Result<Vec<Vec<GradedAnswer>>> {
         config.validate()?;
+        let mut files = files.clone();
+        let model = files.folder().config();
+        if model.context() < model.max_position_embeddings {
+            // Decided once for all of them, whatever is stored already.
+            let longest = longest_row(&files.text_interface(), benchmarks, config)?;
+            files = files.for_length(longest, context)?;
+        }
+        let files = &files;
         let read = || -> Result<DecoderLm> {
             let device = device::by_name(&options.backend)?;
             Ok(files.clone().load(&device, context)?.model)

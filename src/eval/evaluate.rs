@@ -190,6 +190,34 @@ impl Asked {
     }
 }
 
+/// The tokens of a problem as the model is asked it.
+fn prompt_tokens(
+    text: &TextInterface<'_>,
+    problem: &BenchmarkProblem,
+    config: &EvaluateConfig,
+) -> Result<Vec<u32>> {
+    let body = match (config.instruct, problem.kind) {
+        (false, _) => problem.problem.clone(),
+        (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
+        (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
+    };
+    let prompt = Prompt { system: problem.system.as_deref(), ..(&body).into() };
+    text.template.prompt(text.tokenizer, prompt)
+}
+
+/// Tokens of the longest row that these benchmarks may make, prompt and answer together.
+pub(super) fn longest_row(
+    text: &TextInterface<'_>,
+    benchmarks: &[Benchmark],
+    config: &EvaluateConfig,
+) -> Result<usize> {
+    let limit = config.limit.unwrap_or(usize::MAX);
+    let problems = benchmarks.iter().flat_map(|benchmark| benchmark.problems.iter().take(limit));
+    let lengths = problems.map(|problem| Ok(prompt_tokens(text, problem, config)?.len()));
+    let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+    Ok(longest + config.generate.max_new_tokens)
+}
+
 /// The prompts that are missing, and answers to those that leave no room for one.
 fn prompts(
     model: &dyn Generate,
@@ -201,13 +229,7 @@ fn prompts(
     let (mut asked, mut too_long) = (vec![], vec![]);
     for (index, sample) in missing {
         let problem = &benchmark.problems[index];
-        let body = match (config.instruct, problem.kind) {
-            (false, _) => problem.problem.clone(),
-            (true, AnswerKind::Choice) => format!("{}\n{CHOICE_INSTRUCTION}", problem.problem),
-            (true, _) => format!("{}\n{INSTRUCTION}", problem.problem),
-        };
-        let prompt = Prompt { system: problem.system.as_deref(), ..(&body).into() };
-        let prompt = text.template.prompt(text.tokenizer, prompt)?;
+        let prompt = prompt_tokens(text, problem, config)?;
         if prompt.len() < model.limits().context {
             asked.push(Asked { index, sample, prompt });
         } else {

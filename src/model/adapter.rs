@@ -24,6 +24,12 @@ const PICKLED: &str = "adapter_model.bin";
 /// What PEFT puts before the paths of a causal language model.
 const PREFIX: &str = "base_model.model.";
 
+/// Where the decoder of a model of text and images is, in place of `model.`.
+const WITHIN: &str = "model.language_model.";
+
+/// PEFT's name of all linear layers.
+const ALL_LINEAR: &str = "all-linear";
+
 /// Key in the metadata of the weights: the fingerprint of the base model.
 const BASE_KEY: &str = "base_model_sha256";
 
@@ -64,8 +70,24 @@ pub struct SaveAdapter<'a> {
     pub card: Option<&'a str>,
 }
 
-/// The adapter's settings in PEFT's words.
-fn write_config(config: &LoraConfig, base: &str) -> Value {
+/// Our name of an adapter's tensor; `None` for those on other parts of a model of text and images, which
+/// text does not pass.
+fn own_name(name: &str) -> Option<String> {
+    let Some(path) = name.strip_prefix(PREFIX) else { return Some(name.to_owned()) };
+    match path.strip_prefix(WITHIN) {
+        Some(rest) => Some(format!("{PREFIX}model.{rest}")),
+        None if path.contains("vision_tower.") || path.contains("multi_modal_projector.") => None,
+        None => Some(name.to_owned()),
+    }
+}
+
+/// The adapter's settings in PEFT's words. In a model of text and images the layers of the text part alone
+/// have adapters.
+fn write_config(config: &LoraConfig, is_part: bool, base: &str) -> Value {
+    let target_modules = match is_part {
+        true => json!(format!(r".*\.language_model\..*\.({})", config.target_modules.join("|"))),
+        false => json!(config.target_modules),
+    };
     // A name on the hub may come with its revision, which PEFT keeps apart.
     let (base, revision) = match base.split_once('@') {
         Some((name, revision)) if !Path::new(base).exists() => (name, Some(revision)),
@@ -80,7 +102,7 @@ fn write_config(config: &LoraConfig, base: &str) -> Value {
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
-        "target_modules": config.target_modules,
+        "target_modules": target_modules,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -170,13 +192,7 @@ fn read_config(value: &Value) -> std::result::Result<LoraConfig, Refusal> {
         Value::Array(list) => {
             list.iter().filter_map(|m| Some(m.as_str()?.rsplit('.').next()?.to_owned())).collect()
         }
-        Value::String(all) if all == "all-linear" => PROJECTIONS.map(str::to_owned).into(),
-        Value::String(pattern) => {
-            return Err(merge(format!(
-                "`target_modules` is \"{pattern}\", a regular expression and not a list of layers, \
-                 which this build does not support"
-            )));
-        }
+        Value::String(all) if all == ALL_LINEAR => PROJECTIONS.map(str::to_owned).into(),
         other => {
             return Err(mend(format!("`target_modules` is {other}, not a list of layers")));
         }
@@ -341,6 +357,9 @@ impl DecoderLm {
             .into_iter()
             .filter(|tensor| tensor.name.contains(".lora_"))
             .map(|mut tensor| {
+                if self.is_part() {
+                    tensor.name = tensor.name.replacen("model.", WITHIN, 1);
+                }
                 tensor.name.insert_str(0, PREFIX);
                 tensor
             })
@@ -352,7 +371,7 @@ impl DecoderLm {
                 let path = beside.join(name);
                 std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
             };
-            write(CONFIG, &format!("{:#}\n", write_config(config, how.base)))?;
+            write(CONFIG, &format!("{:#}\n", write_config(config, self.is_part(), how.base)))?;
             if let Some(template) = how.chat_template {
                 write(CHAT_TEMPLATE, template)?;
             }
@@ -403,6 +422,34 @@ impl DecoderLm {
     }
 }
 
+/// The tensors of an adapter by our names.
+struct AdapterWeights(WeightFiles);
+
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] where there are none in safetensors, or the file is broken.
+fn open_adapter_weights(folder: &Path) -> Result<AdapterWeights> {
+    let path = folder.join(WEIGHTS);
+    if !path.exists() {
+        return Err(no_weights(folder));
+    }
+    let mut files = WeightFiles::open_file(path)?;
+    files.rename(own_name);
+    Ok(AdapterWeights(files))
+}
+
+impl AdapterWeights {
+    /// The names of the layers that have an adapter.
+    fn targets(&self) -> Vec<String> {
+        let layer = |name: &str| {
+            let path = name.strip_suffix(".lora_A.weight")?;
+            Some(path.rsplit('.').next()?.to_owned())
+        };
+        let layers: BTreeSet<String> =
+            self.0.shapes().filter_map(|(name, _)| layer(name)).collect();
+        layers.into_iter().collect()
+    }
+}
+
 /// An adapter's folder, held against the shape of its base model; nothing of the weights is read.
 pub(super) struct AdapterFiles {
     config: LoraConfig,
@@ -420,18 +467,19 @@ impl AdapterFiles {
             let hint = "Give the folder of an adapter in PEFT's format";
             failed(folder, format!("it has no {CONFIG}"), hint)
         })?;
-        let json: Value = serde_json::from_str(&text)
+        let mut json: Value = serde_json::from_str(&text)
             .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Mend the file"))?;
+        if json["target_modules"].as_str().is_some_and(|pattern| pattern != ALL_LINEAR) {
+            // A regular expression; which layers it has found, the tensors tell.
+            json["target_modules"] = open_adapter_weights(folder)?.targets().into();
+        }
         let config =
             read_config(&json).map_err(|refusal| failed(&path, refusal.what, refusal.hint))?;
         let config = config.for_layers(model.linear_layers()).map_err(|error| {
             failed(&path, error.to_string().trim_end_matches('.').to_owned(), MERGE)
         })?;
         let path = folder.join(WEIGHTS);
-        if !path.exists() {
-            return Err(no_weights(folder));
-        }
-        let files = WeightFiles::open_file(path.clone())?;
+        let AdapterWeights(files) = open_adapter_weights(folder)?;
         let held: BTreeMap<String, Vec<usize>> =
             files.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
         let expected = shapes(model, &config);

@@ -104,6 +104,8 @@ pub struct ArchitectureProperties {
     pub rms_norm_eps: f64,
     /// The base of RoPE's frequencies where `config.json` has none.
     pub rope_theta: f64,
+    /// RoPE's settings, as JSON, where `config.json` has none at all.
+    pub rope_parameters: Option<&'static str>,
     /// The same for layers with a sliding window, where these have a base of their own.
     pub rope_local_base_freq: Option<f64>,
     /// What the family's `config.json` can switch on and is not computed here; written as off.
@@ -143,6 +145,7 @@ const LLAMA: ArchitectureProperties = ArchitectureProperties {
     tie_word_embeddings: false,
     rms_norm_eps: 1e-6,
     rope_theta: 10_000.0,
+    rope_parameters: None,
     rope_local_base_freq: None,
     switches: &["attention_bias", "mlp_bias"],
 };
@@ -176,7 +179,15 @@ const MISTRAL: ArchitectureProperties = ArchitectureProperties {
     within: &["Mistral3ForConditionalGeneration"],
     window: WindowRule::All,
     sliding_window: Some(4096),
-    sizes: &[("num_key_value_heads", 8)],
+    sizes: &[
+        ("vocab_size", 32_000),
+        ("hidden_size", 4096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("num_key_value_heads", 8),
+        ("max_position_embeddings", 131_072),
+    ],
     key_value_heads_follow: false,
     switches: &[],
     ..LLAMA
@@ -187,7 +198,15 @@ const SMOLLM3: ArchitectureProperties = ArchitectureProperties {
     model_type: "smollm3",
     no_rope_interval: Some(4),
     window: WindowRule::WithoutRope,
-    sizes: &[("num_key_value_heads", 4)],
+    sizes: &[
+        ("vocab_size", 128_256),
+        ("hidden_size", 2048),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 36),
+        ("num_attention_heads", 16),
+        ("num_key_value_heads", 4),
+        ("max_position_embeddings", 32_768),
+    ],
     key_value_heads_follow: false,
     tie_word_embeddings: true,
     rope_theta: 2_000_000.0,
@@ -199,6 +218,14 @@ const GRANITE: ArchitectureProperties = ArchitectureProperties {
     model_type: "granite",
     score_scale: Some(ScoreScale::AttentionMultiplier),
     multipliers: true,
+    sizes: &[
+        ("vocab_size", 32_000),
+        ("hidden_size", 4096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("max_position_embeddings", 2048),
+    ],
     ..LLAMA
 };
 
@@ -207,6 +234,14 @@ const OLMO2: ArchitectureProperties = ArchitectureProperties {
     model_type: "olmo2",
     qk_norm: QkNorm::Whole,
     norm_placement: NormPlacement::After,
+    sizes: &[
+        ("vocab_size", 50_304),
+        ("hidden_size", 4096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("max_position_embeddings", 2048),
+    ],
     rms_norm_eps: 1e-5,
     switches: &["attention_bias"],
     ..LLAMA
@@ -218,6 +253,15 @@ const PHI3: ArchitectureProperties = ArchitectureProperties {
     fused_projections: true,
     partial_rotary: true,
     window: WindowRule::All,
+    sizes: &[
+        ("vocab_size", 32_064),
+        ("hidden_size", 3072),
+        ("intermediate_size", 8192),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("max_position_embeddings", 4096),
+        ("original_max_position_embeddings", 4096),
+    ],
     rms_norm_eps: 1e-5,
     switches: &[],
     ..LLAMA
@@ -238,6 +282,9 @@ const GEMMA3: ArchitectureProperties = ArchitectureProperties {
     sliding_window: Some(4096),
     sizes: &[
         ("vocab_size", 262_208),
+        ("hidden_size", 2304),
+        ("intermediate_size", 9216),
+        ("num_hidden_layers", 26),
         ("num_attention_heads", 8),
         ("num_key_value_heads", 4),
         ("max_position_embeddings", 131_072),
@@ -258,7 +305,20 @@ const MINISTRAL3: ArchitectureProperties = ArchitectureProperties {
     window: WindowRule::All,
     key_value_heads_follow: false,
     head_dim: Some(128),
-    sizes: &[("num_key_value_heads", 8)],
+    sizes: &[
+        ("vocab_size", 131_072),
+        ("hidden_size", 4096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 34),
+        ("num_attention_heads", 32),
+        ("num_key_value_heads", 8),
+        ("max_position_embeddings", 262_144),
+    ],
+    rope_parameters: Some(
+        r#"{"type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1}"#,
+    ),
     rms_norm_eps: 1e-5,
     switches: &[],
     ..LLAMA

@@ -216,7 +216,8 @@ impl DecoderConfig {
     pub fn attention(&self, layer: usize) -> SelfAttentionConfig {
         let properties = self.architecture.properties();
         let slides = self.slides(layer);
-        let local = slides && self.rope_local_base() != self.rope_theta;
+        let of_family = properties.rope_local_base_freq;
+        let local = slides && self.rope_local_base_freq.or(of_family).is_some();
         SelfAttentionConfig {
             hidden_size: self.hidden_size,
             num_attention_heads: self.num_attention_heads,

@@ -32,6 +32,9 @@ pub struct DecoderLm {
     /// Set where the linear layers have adapters.
     #[module(skip)]
     lora: Option<LoraConfig>,
+    /// Whether it is the text part of a model of text and images, which its adapters are then made for.
+    #[module(skip)]
+    is_part: bool,
     /// What activations are computed in, where that is not f32.
     #[module(skip)]
     compute: Option<FloatDType>,
@@ -69,7 +72,8 @@ impl DecoderConfig {
         };
         let embed_tokens = Embedding { weight: Param::from_tensor(embedding) };
         let model = Decoder { embed_tokens, layers, norm };
-        Ok(DecoderLm { model, lm_head, config: self.clone(), lora: None, compute: None })
+        let (config, lora, compute) = (self.clone(), None, None);
+        Ok(DecoderLm { model, lm_head, config, lora, is_part: false, compute })
     }
 }
 
@@ -130,6 +134,15 @@ impl DecoderLm {
             }
         }
         layers
+    }
+
+    pub(super) fn set_part(&mut self, is_part: bool) {
+        self.is_part = is_part;
+    }
+
+    /// Whether it is the text part of a model of text and images.
+    pub(super) fn is_part(&self) -> bool {
+        self.is_part
     }
 
     pub(super) fn set_lora(&mut self, config: LoraConfig) {

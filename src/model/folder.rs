@@ -13,7 +13,7 @@ use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids, wri
 use super::rope::RopeType;
 use super::tensors::lazy_tensors;
 use super::weight_source::WeightSource;
-use super::weights::{FileType, WeightFiles, listed, write_model};
+use super::weights::{FileType, WeightFiles, listed, text_name, write_model};
 use crate::context::{Context, Task, TaskProgress};
 use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
@@ -291,7 +291,9 @@ impl ModelFolder {
             return Err(misfit(files.path(), what));
         }
         let progress = context.task(task, self.config.tensor_shapes().len() as u64);
-        self.config.build(&mut FileWeights { files, device, progress, done: 0 })
+        let mut model = self.config.build(&mut FileWeights { files, device, progress, done: 0 })?;
+        model.set_part(self.is_part);
+        Ok(model)
     }
 
     /// Opens the files of weights, and holds names and shapes of their tensors against the
@@ -302,7 +304,7 @@ impl ModelFolder {
     pub(super) fn open_weights(&self) -> Result<WeightFiles> {
         let mut files = WeightFiles::open(&self.path)?;
         if self.is_part {
-            files.keep_text_part();
+            files.rename(text_name);
         }
         let expected = self.config.tensor_shapes();
         let missing = expected.keys().filter(|name| !files.holds(name));

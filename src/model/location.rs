@@ -21,6 +21,8 @@ const RUNS_OF_COMPARISON: [&str; 3] = ["long", "short", "mix"];
 pub(super) struct Location {
     pub folder: PathBuf,
     pub adapter: Option<PathBuf>,
+    /// The length limit of the rows that a run has trained on.
+    pub trained_length: Option<usize>,
 }
 
 impl Location {
@@ -34,10 +36,11 @@ impl Location {
         let path = Path::new(name);
         let model = path.join(RUN_MODEL);
         if !is_run(path) {
-            return Ok(Self { folder: model_folder(name, context)?, adapter });
+            let folder = model_folder(name, context)?;
+            return Ok(Self { folder, adapter, trained_length: None });
         }
         if holds_model(&model) {
-            return Ok(Self { folder: model, adapter });
+            return Ok(Self { folder: model, adapter, trained_length: trained_length(path)? });
         }
         let own = path.join(RUN_ADAPTER);
         if !holds_adapter(&own) {
@@ -60,7 +63,7 @@ impl Location {
             },
             error => error,
         })?;
-        Ok(Self { folder, adapter: Some(own) })
+        Ok(Self { folder, adapter: Some(own), trained_length: trained_length(path)? })
     }
 }
 
@@ -128,12 +131,26 @@ fn without_student(run: &Path) -> Error {
     )
 }
 
-/// The model that a run has trained adapters for, by its settings.
-fn base_model(run: &Path) -> Result<String> {
+/// A run's settings, and their file.
+fn settings(run: &Path) -> Result<(PathBuf, toml::Table)> {
     let path = run.join(RUN_CONFIG);
     let text = read_if_there(&path)?.unwrap_or_default();
-    let settings: toml::Table = toml::from_str(&text)
-        .map_err(|e| failed(&path, format!("it is not TOML: {e}"), "Mend the file"))?;
+    match toml::from_str(&text) {
+        Ok(settings) => Ok((path, settings)),
+        Err(e) => Err(failed(&path, format!("it is not TOML: {e}"), "Mend the file")),
+    }
+}
+
+/// The length limit of a run's rows, by its settings.
+fn trained_length(run: &Path) -> Result<Option<usize>> {
+    let (_, settings) = settings(run)?;
+    let length = settings.get("data").and_then(|data| data.get("max_length")?.as_integer());
+    Ok(length.and_then(|length| usize::try_from(length).ok()))
+}
+
+/// The model that a run has trained adapters for, by its settings.
+fn base_model(run: &Path) -> Result<String> {
+    let (path, settings) = settings(run)?;
     let name = settings.get("base_model").and_then(toml::Value::as_str);
     name.map(str::to_owned).ok_or_else(|| {
         let hint = "Give the base model as the model, and the run as the adapter";

@@ -99,10 +99,11 @@ impl TextModelFiles {
 
     /// As [`TextModelFiles::open`], where it makes no difference whether there is a template.
     pub(super) fn read(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
-        let Location { folder, adapter } =
+        let Location { folder, adapter, trained_length } =
             Location::find(name, options.adapter.as_deref(), context)?;
         let mut folder = ModelFolder::open(&folder)?;
-        if let Some(tokens) = options.max_length {
+        // A run's student goes on with what its training had.
+        if let Some(tokens) = options.max_length.max(trained_length) {
             folder = folder.for_length(tokens, context)?;
         }
         folder.open_weights()?;
@@ -137,6 +138,21 @@ impl TextModelFiles {
         let mut files = Self { folder, adapter, tokenizer, chat, plain, end_tokens: vec![] };
         files.end_tokens = files.folder.answer_ends(&files.tokenizer, files.template());
         Ok(files)
+    }
+
+    /// The same for rows of up to so many tokens, prompt and answer together; see
+    /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length). What was decided for longer rows
+    /// stays.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub fn for_length(mut self, tokens: usize, context: &Context<'_>) -> Result<Self> {
+        if self.folder.config().clone().for_length(tokens).context()
+            > self.folder.config().context()
+        {
+            self.folder = self.folder.for_length(tokens, context)?;
+        }
+        Ok(self)
     }
 
     /// The folder of the model, or of the adapter's base model.

@@ -180,7 +180,7 @@ struct Held {
 
 /// The name that a tensor of a model of text and images has in the text part alone; `None` for tensors
 /// of the other parts.
-fn text_name(name: &str) -> Option<String> {
+pub(super) fn text_name(name: &str) -> Option<String> {
     // As transformers 4 and 5 name them.
     for prefix in ["language_model.model.", "model.language_model."] {
         if let Some(rest) = name.strip_prefix(prefix) {
@@ -256,12 +256,11 @@ impl WeightFiles {
         }));
     }
 
-    /// Keeps the tensors of the text part of a model of text and images, by the names that they have in a
-    /// model of text alone.
-    pub(super) fn keep_text_part(&mut self) {
+    /// Gives tensors other names, and leaves out those that get none.
+    pub(super) fn rename(&mut self, new_name: impl Fn(&str) -> Option<String>) {
         let all = std::mem::take(&mut self.tensors);
-        let text = all.into_iter().filter_map(|(name, held)| Some((text_name(&name)?, held)));
-        self.tensors = text.collect();
+        let renamed = all.into_iter().filter_map(|(name, held)| Some((new_name(&name)?, held)));
+        self.tensors = renamed.collect();
     }
 
     /// The file, or the index of the files.

@@ -107,8 +107,13 @@ def base_of(folder):
 
 
 def load_model(case, folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Models of text and images are none that AutoModelForCausalLM knows.
+    auto = AutoModelForCausalLM
+    if "text_config" in config:
+        auto = getattr(transformers, config["architectures"][0])
     with case.no_warnings("loading the model"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )
     for key, names in info.items():

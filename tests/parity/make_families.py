@@ -82,7 +82,7 @@ class Case:
 
     model: transformers.PreTrainedModel
     # LoRA goes on these layers; none: no adapter.
-    adapter: list[str] | None = None
+    adapter: list[str] | str | None = None
     # Norms multiply by one plus their weight.
     norms_around_zero: bool = False
     # Keys of a config.json in the form of transformers 4; a key that is None there is left out.
@@ -324,7 +324,11 @@ def mistral3():
         image_token_index=106,
         tie_word_embeddings=True,
     )
-    return Case(transformers.Mistral3ForConditionalGeneration(config))
+    # The layers of the text part alone.
+    return Case(
+        transformers.Mistral3ForConditionalGeneration(config),
+        adapter=r".*language_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)",
+    )
 
 
 def qwen2_yarn():

@@ -220,7 +220,8 @@ def save_adapter(model, folder, base):
     path = folder / "adapter_config.json"
     written = json.loads(path.read_text())
     written["base_model_name_or_path"] = "tiny-" + base.name
-    written["target_modules"] = sorted(written["target_modules"])  # a set: in no fixed order
+    if not isinstance(written["target_modules"], str):
+        written["target_modules"] = sorted(written["target_modules"])  # a set: in no fixed order
     path.write_text(json.dumps(written, indent=2) + "\n")
 
 

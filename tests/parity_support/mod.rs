@@ -105,9 +105,10 @@ pub fn line(what: &str, ours: f64, limit: f64) -> bool {
 }
 
 /// Our name of a parameter: that of transformers and PEFT without the models around the decoder.
-pub fn our_name(name: &str) -> &str {
+pub fn our_name(name: &str) -> String {
     let name = name.strip_prefix("base_model.model.").unwrap_or(name);
-    name.strip_prefix("language_model.").unwrap_or(name)
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    name.replace("model.language_model.", "model.")
 }
 
 /// The model, whose adapters do something: B starts at zero.

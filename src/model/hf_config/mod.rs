@@ -60,7 +60,15 @@ pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
         whole => whole.clone(),
     };
     text.insert("tie_word_embeddings".into(), tied);
-    for key in ["eos_token_id", "bos_token_id", "pad_token_id", "quantization_config"] {
+    // transformers looks at its version in files of tokenizers.
+    let whole = [
+        "eos_token_id",
+        "bos_token_id",
+        "pad_token_id",
+        "quantization_config",
+        "transformers_version",
+    ];
+    for key in whole {
         if let Some(given) = value.get(key).filter(|given| !given.is_null()) {
             text.entry(key).or_insert_with(|| given.clone());
         }
@@ -77,10 +85,7 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
     let architecture = read_architecture(value)?;
     let properties = architecture.properties();
     refuse_unsupported(value, properties)?;
-    let size = |key: &str| match properties.sizes.iter().find(|(name, _)| *name == key) {
-        Some((_, usual)) if value[key].is_null() => Ok(*usual),
-        _ => size(value, key),
-    };
+    let size = |key: &str| size_or_usual(value, key, properties);
     let heads = size("num_attention_heads")?;
     let kv_heads = match value["num_key_value_heads"].is_null() && properties.key_value_heads_follow
     {
@@ -133,6 +138,14 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
             .filter(|range| range.is_finite() && *range > 0.0)
             .unwrap_or(0.02),
     })
+}
+
+/// A size, or where it is not given that of the class.
+fn size_or_usual(value: &Value, key: &str, properties: &ArchitectureProperties) -> Read<usize> {
+    match properties.sizes.iter().find(|(name, _)| *name == key) {
+        Some((_, usual)) if value[key].is_null() => Ok(*usual),
+        _ => size(value, key),
+    }
 }
 
 /// The dropouts that a configuration asks for in training, by key and rate; none is done here.

@@ -2,7 +2,7 @@
 
 use super::super::architecture::{ArchitectureProperties, WindowRule};
 use super::super::rope::{RopeScaling, RopeType};
-use super::{Read, Refusal, flag, number, size, unsupported};
+use super::{Read, Refusal, flag, number, size, size_or_usual, unsupported};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -26,7 +26,13 @@ const SLIDING: &str = "sliding_attention";
 
 /// Base and scaling of RoPE. Either form may hold them, and both where they say the same.
 pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<Rope> {
-    let (value, local) = without_layer_types(value, properties)?;
+    let (mut value, local) = without_layer_types(value, properties)?;
+    if let Some(usual) = properties.rope_parameters
+        && ROPE.iter().all(|key| value[*key].is_null())
+    {
+        value["rope_parameters"] = serde_json::from_str(usual)
+            .map_err(|e| format!("`rope_parameters` of the class are no JSON: {e}"))?;
+    }
     let value = &value;
     for key in ROPE {
         check(value, key)?;
@@ -134,10 +140,13 @@ fn read_scaling(
     };
     // Where transformers looks for it: beside RoPE's settings first, then among them.
     let context = "original_max_position_embeddings";
+    let of_class = properties.sizes.iter().any(|(name, _)| *name == context);
     let original = match (value[context].is_null(), rope[context].is_null()) {
+        // What its class says of it counts more than RoPE's settings, too.
+        _ if of_class => size_or_usual(value, context, properties),
         (false, _) => size(value, context),
         (true, false) => size(rope, context),
-        (true, true) => size(value, "max_position_embeddings"),
+        (true, true) => size_or_usual(value, "max_position_embeddings", properties),
     }?;
     let usual = RopeScaling::default();
     let mut scaling = RopeScaling {
@@ -148,7 +157,8 @@ fn read_scaling(
         ..usual
     };
     let contexts = || -> Read<f64> {
-        Ok(size(value, "max_position_embeddings")? as f64 / original.max(1) as f64)
+        let whole = size_or_usual(value, "max_position_embeddings", properties)?;
+        Ok(whole as f64 / original.max(1) as f64)
     };
     match rope_type {
         RopeType::Linear => scaling.factor = field("factor")?,
