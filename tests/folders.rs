@@ -162,11 +162,9 @@ fn half_precision_files_are_read_and_written() {
     assert!(read.values().all(|tensor| tensor.values.iter().all(|value| *value == 1.5)));
 }
 
-#[test]
-fn what_the_decoder_does_not_do_is_refused_by_name() {
-    let saved = Saved::new(u64::MAX);
-    let original = std::fs::read_to_string(saved.path("config.json")).unwrap();
-    let cases = [
+/// Settings that are refused, and what is said of them.
+fn refused_settings() -> Vec<(&'static str, Value, &'static str)> {
+    vec![
         ("architectures", json!(["GPT2LMHeadModel"]), "architecture `GPT2LMHeadModel`"),
         ("hidden_act", json!("gelu"), "activation \"gelu\""),
         ("attention_bias", json!(true), "`attention_bias`"),
@@ -207,8 +205,14 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         ("rms_norm_eps", json!("small"), "`rms_norm_eps`"),
         ("tie_word_embeddings", json!("yes"), "`tie_word_embeddings`"),
         ("tie_word_embeddings", json!(false), "lm_head.weight is missing"),
-    ];
-    for (key, value, message) in cases {
+    ]
+}
+
+#[test]
+fn what_the_decoder_does_not_do_is_refused_by_name() {
+    let saved = Saved::new(u64::MAX);
+    let original = std::fs::read_to_string(saved.path("config.json")).unwrap();
+    for (key, value, message) in refused_settings() {
         saved.edit("config.json", |config| config[key] = value.clone());
         let error = saved.error();
         assert!(error.contains(message), "{key} = {value}: {error}");
