@@ -6,7 +6,10 @@ use common::Said;
 use common::chat_folder::{ChatFolder, template, template_folders};
 use mixdistill::Error;
 use mixdistill::context::{Context, StopFlag};
-use mixdistill::data::{ChatFormat, ChatTemplate, Prompt, PromptTemplate, TextTokenizer};
+use mixdistill::data::{
+    ChatFormat, ChatTemplate, ColumnMap, EarlierTurn, Prompt, PromptTemplate, TextTokenizer,
+    read_records,
+};
 use mixdistill::recipe::{Prepared, RunConfig};
 use mixdistill::settings::Layers;
 use serde_json::{Value, json};
@@ -97,6 +100,14 @@ fn cases() -> Vec<Case> {
             None,
             "\n\nTwo.<｜end▁of▁sentence｜>",
         ),
+        // In blocks of the content.
+        (
+            "mistralai-Ministral-3-14B-Reasoning-2512",
+            json!({"eos_token": "<|im_end|>"}),
+            "[INST]1+1?[/INST]",
+            Some("[THINK]One and one.[/THINK]Two.<|im_end|>"),
+            "Two.<|im_end|>",
+        ),
         // With marks of their own, other spaces, or an empty reasoning before the one in the content.
         (
             "ByteDance-Seed-OSS",
@@ -179,6 +190,90 @@ fn reasoning_of_any_form_is_trained_once_and_whole() {
     assert!(
         tokenizer.decode_all(&row.tokens).unwrap().contains("<think>\n<｜end▁of▁sentence｜> is")
     );
+}
+
+/// A template that takes reasoning in blocks of the content, within marks that no other has.
+const BLOCKS: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+    {% if m.content is string %}{{ m.content }}{% else %}{% for block in m.content %}\
+    {% if block.type == 'thinking' %}((first: {{ THOUGHT }} :first)){% else %}{{ block.text }}\
+    {% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn reasoning_that_a_template_takes_in_blocks_is_in_its_marks_in_every_turn() {
+    for thought in ["block.thinking", "block.thinking[0].text"] {
+        let format = format(&BLOCKS.replace("THOUGHT", thought), json!({})).unwrap();
+        let expected = "((first: One and one. :first))Two.<|im_end|>";
+        for solution in [REASONED, "One and one.</think>Two.", "<think>One and one.</think>Two."] {
+            assert_eq!(row(&format, solution).unwrap().1, expected);
+        }
+        assert_eq!(row(&format, "Two.").unwrap().1, "Two.<|im_end|>");
+        let earlier = [EarlierTurn { problem: "1+1?".into(), solution: REASONED.into() }];
+        let prompt = Prompt { earlier: &earlier, ..Prompt::from("Sure?") };
+        let tokenizer = tokenizer();
+        let asked = tokenizer.decode_all(&format.prompt(&tokenizer, prompt).unwrap()).unwrap();
+        let begins = format!("<|im_start|>user\n1+1?<|im_end|><|im_start|>assistant\n{expected}");
+        assert!(asked.starts_with(&begins), "{asked}");
+    }
+    // A list that is only printed is no form.
+    let printed = BLOCKS.replace("{% if m.content is string %}", "{% if true %}");
+    let format = format(&printed, json!({})).unwrap();
+    assert_eq!(row(&format, REASONED).unwrap().1, format!("{REASONED}<|im_end|>"));
+}
+
+/// Reasoning under a key, in marks of the usual names and of its own, with texts kept as they are.
+fn keyed(key: &str, written: &str) -> String {
+    format!(
+        "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.{key} %}}{written}\
+         {{% endif %}}{{{{ m.content }}}}<|im_end|>{{% endfor %}}\
+         {{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+    )
+}
+
+#[test]
+fn all_reasoning_of_a_model_has_one_form_wherever_a_row_has_it() {
+    let trained = |source: &str, solution: &str| {
+        row(&format(source, json!({})).unwrap(), solution).unwrap().1
+    };
+    let own = keyed("thinking", "<think>{{ m.thinking }}</think>");
+    for solution in [REASONED, "<think>One and one.</think> Two.", "One and one.\n</think>\nTwo."] {
+        assert_eq!(trained(&own, solution), "<think>One and one.</think>Two.<|im_end|>");
+    }
+    let named = keyed("reasoning", "((first: {{ m.reasoning }} :first))");
+    assert_eq!(trained(&named, REASONED), "((first: One and one. :first))Two.<|im_end|>");
+    // Where it has no form of its own, texts stay as they are.
+    let plain = keyed("other", "");
+    for text in [REASONED, "<think>One and one.</think> Two."] {
+        assert_eq!(trained(&plain, text), format!("{text}<|im_end|>"));
+    }
+    // A template that writes the reasoning twice is not asked to.
+    let twice = keyed("thinking", "<think>{{ m.thinking }}</think>{{ m.thinking }}");
+    assert_eq!(trained(&twice, REASONED), format!("{REASONED}<|im_end|>"));
+    if let Some(source) = template("LFM2.5-8B-A1B") {
+        for text in [REASONED, "<think>One and one.</think>Two."] {
+            let text = trained(&source, text);
+            assert!(text.starts_with("<think>One and one.</think>Two.<|im_end|>"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn marks_that_an_answer_is_about_are_words_of_it() {
+    let about = "The tag <think> opens; </think> closes. 13.";
+    let qwen = template("Qwen-Qwen3-0.6B");
+    let r1 = template("deepseek-ai-DeepSeek-R1-Distill-Llama-8B");
+    let plain = keyed("other", "");
+    let off = json!({"enable_thinking": false});
+    for (source, variables, expected) in [
+        (Some(plain), json!({}), format!("{about}<|im_end|>")),
+        (qwen.clone(), json!({}), format!("<think>\n\n</think>\n\n{about}<|im_end|>")),
+        (qwen, off, format!("{about}<|im_end|>")),
+        (r1, json!({}), format!("\n</think>\n\n{about}<｜end▁of▁sentence｜>")),
+    ] {
+        let Some(source) = source else { continue };
+        let format = format(&source, variables).unwrap();
+        assert_eq!(row(&format, about).unwrap().1, expected);
+    }
 }
 
 /// Rows of any pieces, through templates that keep, drop, open, end and take reasoning apart.
@@ -276,6 +371,17 @@ fn what_cannot_be_derived_is_refused_with_both_texts() {
         assert!(error.contains("does not begin with the same conversation"), "{error}");
         assert!(error.contains(said), "{error}");
     }
+    // What follows an answer is the same behind each, in the samples and in the rows.
+    let scored = around("bot:", "bot:{{ m.content }}[score: {{ m.content | length }}]");
+    let error = format(&scored, json!({})).unwrap_err().to_string();
+    assert!(error.contains("depends on the answer"), "{error}");
+    assert!(error.contains("\"First answer[score: 12]<|im_end|>\""), "{error}");
+    assert!(error.contains("\"Another one[score: 11]<|im_end|>\""), "{error}");
+    let graded = scored.replace("m.content | length", "m.content | length > 30");
+    let graded = format(&graded, json!({})).unwrap();
+    assert_eq!(row(&graded, "Two.").unwrap().1, "Two.[score: False]<|im_end|>");
+    let error = row(&graded, &"long ".repeat(9)).unwrap_err().to_string();
+    assert!(error.contains("does not end this answer as others"), "{error}");
     // A system text that is lost is so before reasoning, too.
     let format = format(&usual.replace("{% else %}", "{% elif m.role == 'user' %}"), json!({}));
     let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
@@ -380,6 +486,59 @@ fn answers_without_reasoning_behind_prompts_that_open_it_are_told() {
         notices.iter().filter(|notice| notice.contains(&begins)).count()
     };
     assert_eq!((of("long"), of("short")), (0, 1), "{notices:?}");
+    let unused = "data.template_variables: the template does not use `thinking_budget`";
+    assert!(!notices.iter().any(|notice| notice.contains("does not use")), "{notices:?}");
+    let notices = told("template_variables = { thinking_budget = 3, enable_thinking = true }");
+    assert_eq!(notices.iter().filter(|notice| *notice == unused).count(), 1, "{notices:?}");
+    // What the program sets is not for the settings.
+    for name in
+        ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"]
+    {
+        let mut layers = mixture.settings("");
+        layers.set(&format!("data.sources.long.template_variables.{name}=x")).unwrap();
+        let error = layers.settings().unwrap().validate().unwrap_err().to_string();
+        let key = format!("`data.sources.long.template_variables.{name}`");
+        assert!(error.contains(&key) && error.contains("by the program"), "{error}");
+    }
+}
+
+/// Reasoning without an end would be trained as if the teacher had ended it.
+#[test]
+fn answers_of_nothing_but_reasoning_are_left_out_under_every_layout() {
+    let mixture = Mixture::new();
+    let path = mixture.0.path().join("long.jsonl");
+    let mut rows = std::fs::read_to_string(&path).unwrap();
+    for cut in
+        ["<think>\nThis was cut", "<think>Ended.</think>\n", "<Reasoning> This was", "<think>"]
+    {
+        let row = json!({"problem": format!("{cut}?"), "solution": cut});
+        std::fs::write(&path, format!("{row}\n")).unwrap();
+        let read = read_records(&path, &ColumnMap::default(), 1.0).unwrap_err().to_string();
+        assert!(read.contains("reasoning that is not ended"), "{read}");
+        rows.push_str(&format!(
+            "{}\n",
+            json!({"messages": [{"role": "user", "content": "c?"},
+            {"role": "assistant", "content": cut}]})
+        ));
+    }
+    std::fs::write(&path, rows).unwrap();
+    for template in ["", "data.chat_template=none"] {
+        let mut layers = mixture.settings("max_left_out = 0.5");
+        layers.set("data.sources.long.template_variables.enable_thinking=true").unwrap();
+        if !template.is_empty() {
+            layers.set(template).unwrap();
+            layers.set("data.sources.long.template_variables={}").unwrap();
+        }
+        let prepared = Prepared::new(&layers.settings().unwrap(), &Context::default()).unwrap();
+        let ledger = &prepared.ledger.sources[0];
+        assert_eq!(
+            ledger.left_out.rows_for("no answer, only reasoning"),
+            4,
+            "{:?}",
+            ledger.left_out
+        );
+        assert_eq!(prepared.all_answers().len(), 12);
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde_json::json;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,11 +54,22 @@ pub struct Message {
     pub(super) beside: Option<Beside>,
 }
 
-/// Reasoning beside a message's text, under the name that a template has for it.
+/// Reasoning apart from a message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Beside {
-    pub(super) key: &'static str,
+    pub(super) place: ReasoningPlace,
     pub(super) text: String,
+}
+
+/// Where a template takes reasoning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReasoningPlace {
+    /// Beside the content, under this name.
+    Key(&'static str),
+    /// In the content, a list of blocks: one of thinking before that of the text.
+    Block,
+    /// The same, where a block of thinking holds a list of blocks.
+    NestedBlock,
 }
 
 impl Message {
@@ -74,12 +86,26 @@ impl Message {
 
 impl Serialize for Message {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use ReasoningPlace::{Block, Key, NestedBlock};
         let fields = 2 + usize::from(self.beside.is_some());
         let mut message = serializer.serialize_struct("Message", fields)?;
         message.serialize_field("role", &self.role)?;
-        message.serialize_field("content", &self.content)?;
-        if let Some(Beside { key, text }) = &self.beside {
-            message.serialize_field(key, text)?;
+        let text_block = |text: &str| json!({"type": "text", "text": text});
+        let blocks = |thinking: serde_json::Value| {
+            [json!({"type": "thinking", "thinking": thinking}), text_block(&self.content)]
+        };
+        match &self.beside {
+            None => message.serialize_field("content", &self.content)?,
+            Some(Beside { place: Key(key), text }) => {
+                message.serialize_field("content", &self.content)?;
+                message.serialize_field(key, text)?;
+            }
+            Some(Beside { place: Block, text }) => {
+                message.serialize_field("content", &blocks(text.as_str().into()))?;
+            }
+            Some(Beside { place: NestedBlock, text }) => {
+                message.serialize_field("content", &blocks(json!([text_block(text)])))?;
+            }
         }
         message.end()
     }
@@ -177,6 +203,23 @@ impl ChatTemplate {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
+    /// Refuses a name of a variable that the program sets itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with `key`, a dot and the name.
+    pub fn check_variable(key: &str, name: &str) -> Result<()> {
+        const OWN: [&str; 6] =
+            ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"];
+        match OWN.contains(&name) {
+            true => Err(Error::config(
+                format!("{key}.{name}"),
+                "chat templates are given it by the program",
+                "Leave it out",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Sets several variables; see [`ChatTemplate::set`].
     pub fn set_all(&mut self, variables: &BTreeMap<String, serde_json::Value>) {
         variables.iter().for_each(|(name, value)| self.set(name, value));
@@ -255,6 +298,8 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
         | ValueKind::Iterable => Ok(out.write_str(&python_str(value)?)?),
         _ => escape_formatter(out, state, value),
     });
+    // As in Python, where None is not.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", python_str);
     environment.add_filter("join", bounded_join);
