@@ -290,6 +290,8 @@ mod tests {
         let value = |text: &str| text.parse::<TemplateVariable>().unwrap().value;
         assert_eq!(value("enable_thinking=false"), serde_json::json!(false));
         assert_eq!(value("budget=12"), serde_json::json!(12));
+        let error = "messages=12".parse::<TemplateVariable>().unwrap_err();
+        assert!(error.contains("template_variables.messages"), "{error}");
         assert_eq!(value("mode=low"), serde_json::json!("low"));
         assert_eq!(value("mode=\"12\""), serde_json::json!("12"));
         assert_eq!(value("mode="), serde_json::json!(""));

@@ -66,8 +66,8 @@ impl Preview {
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
         let prepared = Prepared::new(config, context)?;
-        let left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);
-        left_out.map(|line| context.notice(line)).collect::<Result<()>>()?;
+        let mut left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);
+        left_out.try_for_each(|line| context.notice(line))?;
         let tokenizer = &prepared.tokenizer;
         let pairs = prepared.mixture.pairs();
         let sources = pairs.sources().iter().enumerate().map(|(index, source)| {
