@@ -172,6 +172,9 @@ fn reasoning_of_any_form_is_trained_once_and_whole() {
     let format = format(&source, json!({})).unwrap();
     let trained = |solution: &str| row(&format, solution).unwrap().1;
     let end = "<｜end▁of▁sentence｜>";
+    // White space around an answer is left out, the indentation of its first line too.
+    let indented = "<think>\n  a\n\tb\n</think>\n    c\n  d\n";
+    assert_eq!(trained(indented), format!("a\n\tb\n</think>\n\nc\n  d{end}"));
     // Only its end is marked, as models write it whose prompt opens it.
     assert_eq!(trained("Hm.\n</think>\nTwo."), format!("Hm.\n</think>\n\nTwo.{end}"));
     assert_eq!(trained("<think></think>Two."), format!("\n</think>\n\nTwo.{end}"));
