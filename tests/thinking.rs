@@ -252,6 +252,12 @@ fn all_reasoning_of_a_model_has_one_form_wherever_a_row_has_it() {
     // A template that writes the reasoning twice is not asked to.
     let twice = keyed("thinking", "<think>{{ m.thinking }}</think>{{ m.thinking }}");
     assert_eq!(trained(&twice, REASONED), format!("{REASONED}<|im_end|>"));
+    // An empty one is as none, where the prompt opens it.
+    let opened = keyed("thinking", "<think>\n{{ m.thinking }}\n</think>\n");
+    let opened = opened.replace("assistant\n{% endif", "assistant\n<think>\n{% endif");
+    for text in ["Two.", "<think>\n\n</think>\n\nTwo.", "<think></think>Two."] {
+        assert_eq!(trained(&opened, text), "\n</think>\nTwo.<|im_end|>");
+    }
     if let Some(source) = template("LFM2.5-8B-A1B") {
         for text in [REASONED, "<think>One and one.</think>Two."] {
             let text = trained(&source, text);

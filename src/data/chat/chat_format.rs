@@ -260,6 +260,7 @@ impl ChatFormat {
         let (_, written) = form.written(prompt, &row.problem);
         let (reasoning, answer) = (row.reasoning.as_deref(), &*row.answer);
         let is_closed = matches!(written, Written::Closed(_));
+        let is_opened = matches!(written, Written::Opened(_));
         match reasoning {
             Some("") if is_closed => {
                 // The prompt has it already.
@@ -272,7 +273,7 @@ impl ChatFormat {
             // The template has marks of its own for what stands in the row's text.
             Some(_) if row.hides_marks || !form.is_usual() => {}
             // One form for all reasoning, wherever it stands in a row.
-            Some(reasoning) if form.place.is_some() && !reasoning.is_empty() => {}
+            Some(reasoning) if form.place.is_some() && (!reasoning.is_empty() || is_opened) => {}
             _ => match as_it_is() {
                 Ok(rest) if reasoning.is_none() || form.is_once(written, &rest, &row.solution) => {
                     return Ok(rest);
