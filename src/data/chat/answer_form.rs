@@ -9,7 +9,8 @@
 //! the model is to reason, or an empty reasoning with both marks, where it is not. The model writes
 //! the rest.
 
-use super::chat_template::{Beside, ChatTemplate, Message, ReasoningPlace};
+use super::chat_template::ChatTemplate;
+use super::message::{Beside, Message, ReasoningPlace};
 use super::reasoning::{CLOSE, MARKS, OPEN, REASONING, with_reasoning};
 use crate::error::Result;
 

@@ -14,7 +14,8 @@
 //! [`AnswerForm`]), without what the prompt has written of it.
 
 use super::answer_form::{AnswerForm, Written};
-use super::chat_template::{Beside, ChatTemplate, Message, ReasoningPlace};
+use super::chat_template::ChatTemplate;
+use super::message::{Beside, Message, ReasoningPlace};
 use super::reasoning::{CLOSE, OPEN, divided, with_reasoning};
 use super::template::{EarlierTurn, Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;

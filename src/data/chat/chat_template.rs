@@ -4,6 +4,7 @@
 //! Jinja itself is rebuilt here: methods of Python's values, `%` on texts, `raise_exception`,
 //! `strftime_now`, `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
 
+use super::message::Message;
 use super::python::json::to_json;
 use super::python::text::{bounded, failed, python_str};
 use super::python::{arguments, methods, percent, printf};
@@ -13,8 +14,7 @@ use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
-use serde::ser::{Serialize, SerializeStruct, Serializer};
-use serde_json::json;
+use serde::ser::Serialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,74 +42,6 @@ const NAME: &str = "chat_template";
 
 /// Name of the template with calls in place of the operator `%`, where it has any.
 const WITH_CALLS: &str = "chat_template_with_calls";
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// Its text.
-    pub content: String,
-    /// Its reasoning, where that stands beside the text.
-    pub(super) beside: Option<Beside>,
-}
-
-/// Reasoning apart from a message's text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beside {
-    pub(super) place: ReasoningPlace,
-    pub(super) text: String,
-}
-
-/// Where a template takes reasoning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReasoningPlace {
-    /// Beside the content, under this name.
-    Key(&'static str),
-    /// In the content, a list of blocks: one of thinking before that of the text.
-    Block,
-    /// The same, where a block of thinking holds a list of blocks.
-    NestedBlock,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), beside: None }
-    }
-
-    /// Bytes of its texts.
-    fn bytes(&self) -> usize {
-        self.content.len() + self.beside.as_ref().map_or(0, |beside| beside.text.len())
-    }
-}
-
-impl Serialize for Message {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use ReasoningPlace::{Block, Key, NestedBlock};
-        let fields = 2 + usize::from(self.beside.is_some());
-        let mut message = serializer.serialize_struct("Message", fields)?;
-        message.serialize_field("role", &self.role)?;
-        let text_block = |text: &str| json!({"type": "text", "text": text});
-        let blocks = |thinking: serde_json::Value| {
-            [json!({"type": "thinking", "thinking": thinking}), text_block(&self.content)]
-        };
-        match &self.beside {
-            None => message.serialize_field("content", &self.content)?,
-            Some(Beside { place: Key(key), text }) => {
-                message.serialize_field("content", &self.content)?;
-                message.serialize_field(key, text)?;
-            }
-            Some(Beside { place: Block, text }) => {
-                message.serialize_field("content", &blocks(text.as_str().into()))?;
-            }
-            Some(Beside { place: NestedBlock, text }) => {
-                message.serialize_field("content", &blocks(json!([text_block(text)])))?;
-            }
-        }
-        message.end()
-    }
-}
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
