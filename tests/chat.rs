@@ -406,3 +406,18 @@ fn special_tokens_in_templates_are_those_of_transformers() {
     let labels = sft["labels"].as_array().unwrap();
     assert_eq!(row.prompt, labels.iter().filter(|label| **label == -100).count());
 }
+
+/// `tools` is None where there are none, and None is not iterable in Python.
+#[test]
+fn templates_that_ask_whether_there_are_tools_are_rendered() {
+    let source = "{% if tools is iterable and tools | length > 0 %}tools{% endif %}\
+                  {{ [] is iterable }}{{ 'a' is iterable }}{{ {} is iterable }}{{ 1 is iterable }}";
+    let template = ChatTemplate::new("test", source).unwrap();
+    assert_eq!(template.render(&[], false).unwrap(), "TrueTrueTrueFalse");
+    for name in ["Qwen3-Coder", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"] {
+        let Some(source) = common::chat_folder::template(name) else { continue };
+        let template = ChatTemplate::new(name, source).unwrap();
+        let text = template.render(&[Message::new("user", "1+1?")], true).unwrap();
+        assert!(text.contains("<|im_start|>user\n1+1?<|im_end|>"), "{name}: {text}");
+    }
+}

@@ -85,6 +85,16 @@ fn entries_of_lists_are_set_by_number_or_name() {
     assert_eq!((long.name.as_str(), long.path.to_str()), ("long", Some("l.jsonl")));
     assert_eq!(short.columns.problem.as_deref(), Some("title"));
     assert!(refused("data.sources.1.path=x").contains("there is no such entry"));
+    // An entry that was made by a slip of the pen is named, and those that were meant.
+    let mut slipped = Layers::<RunConfig>::new().unwrap();
+    for set in ["long.path=l", "short.path=s", "longg.template_variables.x=1"] {
+        slipped.set(&format!("data.sources.{set}")).unwrap();
+    }
+    let error = slipped.settings().unwrap_err().to_string();
+    let named = "it is missing in the entry `longg`; `data.sources` has `long`, `short` too";
+    assert!(error.contains(named), "{error}");
+    let error = RunConfig::from_toml("[data.sources]").unwrap_err().to_string();
+    assert!(error.contains("[[data.sources]]") && error.contains("[data.sources.NAME]"), "{error}");
     // A list that has defaults keeps its other entries.
     let groups = set(&["data.toy.operations.1=5"]);
     assert_eq!(groups.data.toy.operations, (2, 5));

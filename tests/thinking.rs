@@ -4,55 +4,18 @@ mod common;
 
 use common::Said;
 use common::chat_folder::{ChatFolder, template, template_folders};
+use common::thinking::{REASONED, SPECIAL, format, row, tokenizer};
 use mixdistill::Error;
 use mixdistill::context::{Context, StopFlag};
-use mixdistill::data::{ChatFormat, ChatTemplate, Prompt, PromptTemplate, TextTokenizer};
+use mixdistill::data::{ColumnMap, Prompt, PromptTemplate, read_records};
 use mixdistill::recipe::{Prepared, RunConfig};
 use mixdistill::settings::Layers;
 use serde_json::{Value, json};
-
-/// Special tokens of the templates here.
-const SPECIAL: [&str; 6] = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<｜User｜>",
-    "<｜Assistant｜>",
-    "<｜begin▁of▁sentence｜>",
-    "<｜end▁of▁sentence｜>",
-];
-
-/// The marks around reasoning are tokens, but no special ones, as models in use have them.
-fn tokenizer() -> TextTokenizer {
-    let settings = json!({"eos_token": "<|im_end|>"});
-    ChatFolder::new(&SPECIAL, &["<think>", "</think>"], false, settings).tokenizer()
-}
-
-fn format(source: &str, variables: Value) -> mixdistill::Result<ChatFormat> {
-    let mut template = ChatTemplate::new("test", source)?;
-    template.set("bos_token", "<｜begin▁of▁sentence｜>");
-    for (name, value) in variables.as_object().into_iter().flatten() {
-        template.set(name, value);
-    }
-    ChatFormat::new(template, &tokenizer(), None)
-}
-
-/// The texts of a row's prompt and of what is trained. The prompt is what the model is asked with.
-fn row(format: &ChatFormat, solution: &str) -> mixdistill::Result<(String, String)> {
-    let tokenizer = tokenizer();
-    let row = format.row(&tokenizer, "1+1?".into(), solution)?;
-    let (prompt, trained) = row.tokens.split_at(row.prompt);
-    assert_eq!(prompt, format.prompt(&tokenizer, "1+1?".into())?);
-    let together = format.rows(&tokenizer, &[("1+1?".into(), solution), ("2?".into(), "2")]);
-    assert_eq!(together[0].as_ref().unwrap(), &row);
-    Ok((tokenizer.decode_all(prompt)?, tokenizer.decode_all(trained)?))
-}
 
 /// A text without its white space.
 fn squeezed(text: &str) -> String {
     text.split_whitespace().collect()
 }
-
-const REASONED: &str = "<think>\nOne and one.\n</think>\n\nTwo.";
 
 /// Of each template and setting: how the prompt ends, and what is trained of an answer with
 /// reasoning, if it can be, and of one without.
@@ -96,6 +59,14 @@ fn cases() -> Vec<Case> {
             r1_off,
             None,
             "\n\nTwo.<｜end▁of▁sentence｜>",
+        ),
+        // In blocks of the content.
+        (
+            "mistralai-Ministral-3-14B-Reasoning-2512",
+            json!({"eos_token": "<|im_end|>"}),
+            "[INST]1+1?[/INST]",
+            Some("[THINK]One and one.[/THINK]Two.<|im_end|>"),
+            "Two.<|im_end|>",
         ),
         // With marks of their own, other spaces, or an empty reasoning before the one in the content.
         (
@@ -161,6 +132,9 @@ fn reasoning_of_any_form_is_trained_once_and_whole() {
     let format = format(&source, json!({})).unwrap();
     let trained = |solution: &str| row(&format, solution).unwrap().1;
     let end = "<｜end▁of▁sentence｜>";
+    // White space around an answer is left out, the indentation of its first line too.
+    let indented = "<think>\n  a\n\tb\n</think>\n    c\n  d\n";
+    assert_eq!(trained(indented), format!("a\n\tb\n</think>\n\nc\n  d{end}"));
     // Only its end is marked, as models write it whose prompt opens it.
     assert_eq!(trained("Hm.\n</think>\nTwo."), format!("Hm.\n</think>\n\nTwo.{end}"));
     assert_eq!(trained("<think></think>Two."), format!("\n</think>\n\nTwo.{end}"));
@@ -276,6 +250,17 @@ fn what_cannot_be_derived_is_refused_with_both_texts() {
         assert!(error.contains("does not begin with the same conversation"), "{error}");
         assert!(error.contains(said), "{error}");
     }
+    // What follows an answer is the same behind each, in the samples and in the rows.
+    let scored = around("bot:", "bot:{{ m.content }}[score: {{ m.content | length }}]");
+    let error = format(&scored, json!({})).unwrap_err().to_string();
+    assert!(error.contains("depends on the answer"), "{error}");
+    assert!(error.contains("\"First answer[score: 12]<|im_end|>\""), "{error}");
+    assert!(error.contains("\"Another one[score: 11]<|im_end|>\""), "{error}");
+    let graded = scored.replace("m.content | length", "m.content | length > 30");
+    let graded = format(&graded, json!({})).unwrap();
+    assert_eq!(row(&graded, "Two.").unwrap().1, "Two.[score: False]<|im_end|>");
+    let error = row(&graded, &"long ".repeat(9)).unwrap_err().to_string();
+    assert!(error.contains("does not end this answer as others"), "{error}");
     // A system text that is lost is so before reasoning, too.
     let format = format(&usual.replace("{% else %}", "{% elif m.role == 'user' %}"), json!({}));
     let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
@@ -380,6 +365,59 @@ fn answers_without_reasoning_behind_prompts_that_open_it_are_told() {
         notices.iter().filter(|notice| notice.contains(&begins)).count()
     };
     assert_eq!((of("long"), of("short")), (0, 1), "{notices:?}");
+    let unused = "data.template_variables: the template does not use `thinking_budget`";
+    assert!(!notices.iter().any(|notice| notice.contains("does not use")), "{notices:?}");
+    let notices = told("template_variables = { thinking_budget = 3, enable_thinking = true }");
+    assert_eq!(notices.iter().filter(|notice| *notice == unused).count(), 1, "{notices:?}");
+    // What the program sets is not for the settings.
+    for name in
+        ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"]
+    {
+        let mut layers = mixture.settings("");
+        layers.set(&format!("data.sources.long.template_variables.{name}=x")).unwrap();
+        let error = layers.settings().unwrap().validate().unwrap_err().to_string();
+        let key = format!("`data.sources.long.template_variables.{name}`");
+        assert!(error.contains(&key) && error.contains("by the program"), "{error}");
+    }
+}
+
+/// Reasoning without an end would be trained as if the teacher had ended it.
+#[test]
+fn answers_of_nothing_but_reasoning_are_left_out_under_every_layout() {
+    let mixture = Mixture::new();
+    let path = mixture.0.path().join("long.jsonl");
+    let mut rows = std::fs::read_to_string(&path).unwrap();
+    for cut in
+        ["<think>\nThis was cut", "<think>Ended.</think>\n", "<Reasoning> This was", "<think>"]
+    {
+        let row = json!({"problem": format!("{cut}?"), "solution": cut});
+        std::fs::write(&path, format!("{row}\n")).unwrap();
+        let read = read_records(&path, &ColumnMap::default(), 1.0).unwrap_err().to_string();
+        assert!(read.contains("reasoning that is not ended"), "{read}");
+        rows.push_str(&format!(
+            "{}\n",
+            json!({"messages": [{"role": "user", "content": "c?"},
+            {"role": "assistant", "content": cut}]})
+        ));
+    }
+    std::fs::write(&path, rows).unwrap();
+    for template in ["", "data.chat_template=none"] {
+        let mut layers = mixture.settings("max_left_out = 0.5");
+        layers.set("data.sources.long.template_variables.enable_thinking=true").unwrap();
+        if !template.is_empty() {
+            layers.set(template).unwrap();
+            layers.set("data.sources.long.template_variables={}").unwrap();
+        }
+        let prepared = Prepared::new(&layers.settings().unwrap(), &Context::default()).unwrap();
+        let ledger = &prepared.ledger.sources[0];
+        assert_eq!(
+            ledger.left_out.rows_for("no answer, only reasoning"),
+            4,
+            "{:?}",
+            ledger.left_out
+        );
+        assert_eq!(prepared.all_answers().len(), 12);
+    }
 }
 
 #[test]

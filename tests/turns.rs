@@ -7,8 +7,8 @@ use common::{relative_error, tiny};
 use mixdistill::Error;
 use mixdistill::context::Context;
 use mixdistill::data::{
-    Batch, BatchLayout, ColumnMap, CotRecord, EarlierTurn, Encoded, Join, LengthLimit, Packing,
-    Pairs, PlainTemplate, PromptTemplate, Row, Source, TextTokenizer, TooLong, TopTokens,
+    Batch, BatchLayout, ColumnMap, CotRecord, EarlierTurn, Encoded, Join, LengthLimit, Message,
+    Packing, Pairs, PlainTemplate, PromptTemplate, Row, Source, TextTokenizer, TooLong, TopTokens,
     TrainedTurns, read_records,
 };
 use mixdistill::model::Architecture;
@@ -292,4 +292,41 @@ fn a_teachers_logits_are_of_the_tokens_that_are_trained() {
     assert!(error.contains('5'), "{error}");
     writer.write(&[(gapped(), top(5))]).unwrap();
     assert!(writer.holds(&gapped()));
+}
+
+/// A template that takes reasoning under a name of its own gets that of earlier answers there, too.
+#[test]
+fn reasoning_of_earlier_answers_stands_as_the_template_writes_it() {
+    let special = ["<|user|>", "<|bot|>", "<|end|>"];
+    let source = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
+                  {% if m.thinking %}((first: {{ m.thinking }} :first)){% endif %}{{ m.content }}\
+                  <|end|>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}";
+    let settings = json!({"eos_token": "<|end|>", "chat_template": source});
+    let folder = ChatFolder::new(&special, &[], false, settings);
+    let (tokenizer, format) = (folder.tokenizer(), folder.format(None).unwrap());
+    let text = |turns| {
+        let row = encoded(&three_turns(), &tokenizer, &format, turns, LIMIT).unwrap();
+        marked(&row, &tokenizer)
+    };
+    assert_eq!(
+        text(TrainedTurns::Last),
+        "<|user|>a?<|end|><|bot|>((first: Hm. :first))A<|end|><|user|>b?<|end|><|bot|>B<|end|>\
+         <|user|>c?<|end|><|bot|>[C<|end|>]"
+    );
+    assert_eq!(
+        text(TrainedTurns::All),
+        "<|user|>a?<|end|><|bot|>[((first: Hm. :first))A<|end|>]<|user|>b?<|end|><|bot|>[B<|end|>]\
+         <|user|>c?<|end|><|bot|>[C<|end|>]"
+    );
+    // A chat is asked so, too.
+    let said = [
+        Message::new("user", "a?"),
+        Message::new("assistant", "<think>Hm.</think>A"),
+        Message::new("user", "b?"),
+    ];
+    let asked = format.conversation(&tokenizer, &said).unwrap();
+    assert_eq!(
+        tokenizer.decode_all(&asked).unwrap(),
+        "<|user|>a?<|end|><|bot|>((first: Hm. :first))A<|end|><|user|>b?<|end|><|bot|>"
+    );
 }

@@ -4,6 +4,7 @@ use super::interrupts::Interrupts;
 use super::messages::SettingFlags;
 use clap::Args;
 use mixdistill::context::{Context, Event, Observer, RunOverview, StopFlag};
+use mixdistill::data::ChatTemplate;
 use mixdistill::terminal::{Screen, Terminal, Verbosity};
 use mixdistill::{Error, Result};
 use serde::Serialize;
@@ -262,6 +263,7 @@ impl FromStr for TemplateVariable {
         if !name.starts_with(is_letter) || !name.chars().all(goes_on) {
             return Err(format!("{name:?} is no name: write letters, digits and _"));
         }
+        ChatTemplate::check_variable("template_variables", name).map_err(|e| e.to_string())?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         Ok(Self { name: name.to_owned(), value })
     }
@@ -288,6 +290,8 @@ mod tests {
         let value = |text: &str| text.parse::<TemplateVariable>().unwrap().value;
         assert_eq!(value("enable_thinking=false"), serde_json::json!(false));
         assert_eq!(value("budget=12"), serde_json::json!(12));
+        let error = "messages=12".parse::<TemplateVariable>().unwrap_err();
+        assert!(error.contains("template_variables.messages"), "{error}");
         assert_eq!(value("mode=low"), serde_json::json!("low"));
         assert_eq!(value("mode=\"12\""), serde_json::json!("12"));
         assert_eq!(value("mode="), serde_json::json!(""));

@@ -139,6 +139,25 @@ pub struct Asked {
     pub layers: Layers<RunConfig>,
 }
 
+/// Settings of a source where no source has a file may be meant for the toy corpus.
+fn with_toy_hint(error: Error, layers: &Layers<RunConfig>) -> Error {
+    let sources = layers.given().get("data").and_then(|data| data.get("sources"));
+    let mut sources = sources.and_then(Value::as_array).into_iter().flatten();
+    let is_of_source = |key: &str| key.starts_with("data.sources.") && key.ends_with(".path");
+    match error {
+        Error::Config { key, what, hint }
+            if is_of_source(&key) && !sources.any(|source| source.get("path").is_some()) =>
+        {
+            let hint = format!("{hint}; the toy corpus has no settings for each source");
+            Error::Config { key, what, hint }
+        }
+        Error::Several(errors) => {
+            Error::Several(errors.into_iter().map(|e| with_toy_hint(e, layers)).collect())
+        }
+        error => error,
+    }
+}
+
 impl RunFlags {
     /// Settings and mode: defaults, then the file (or the resumed run's), then flags, then `--set`.
     pub fn asked(&self, session: &Session) -> Result<Asked, Failure> {
@@ -160,7 +179,7 @@ impl RunFlags {
         self.add_flags(&mut layers, &session.global).map_err(Failure::Usage)?;
         add_assignments(&mut layers, &self.set)?;
         layers.notices().iter().for_each(|notice| session.warn(notice));
-        let config = layers.settings()?;
+        let config = layers.settings().map_err(|error| with_toy_hint(error, &layers))?;
         config.validate().map_err(|error| layers.locate(error))?;
         Ok(Asked { config, mode, layers })
     }

@@ -169,8 +169,9 @@ impl Default for EvaluationConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogitTeacherConfig {
-    /// A folder of logits that [`write_teacher_logits`](super::write_teacher_logits) wrote, or a model with the student's
-    /// tokens, which then runs beside the training: a folder, or with the feature `hub` a name.
+    /// A folder of logits that [`write_teacher_logits`](super::write_teacher_logits) wrote, or a
+    /// model with the student's tokens, which then runs beside the training: a folder, or with the
+    /// feature `hub` a name.
     pub path: String,
     /// Tokens that such a model tells for each trained token; a folder of logits has its own.
     #[serde(default = "usual_top_k")]

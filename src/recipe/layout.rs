@@ -32,6 +32,7 @@ pub(super) fn layouts(
     config: &RunConfig,
     base: Option<&ModelFolder>,
     tokenizer: &TextTokenizer,
+    context: &Context<'_>,
 ) -> Result<Layouts> {
     let Some(chat) = chat_template(config, base)? else {
         let name = match config.data.chat_template {
@@ -40,6 +41,11 @@ pub(super) fn layouts(
         };
         return built_in(config, name);
     };
+    for (key, name) in config.template_variables() {
+        if !chat.source().contains(name) {
+            context.notice(format!("{key}: the template does not use `{name}`"))?;
+        }
+    }
     let (name, source) = (chat.name().to_owned(), Some(chat.source().to_owned()));
     let mut made = Made { config, chat, tokenizer, formats: vec![] };
     let none = Variables::new();

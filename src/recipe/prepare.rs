@@ -279,7 +279,7 @@ impl Inputs {
         };
         let template = match (&base, &tokenizer) {
             (Some(base), Some(tokenizer)) => {
-                problems.note(layouts(config, base.as_ref(), tokenizer))
+                problems.note(layouts(config, base.as_ref(), tokenizer, context))
             }
             _ => None,
         };

@@ -5,7 +5,7 @@ use super::directory::RunMode;
 use super::prepare::Prepared;
 use super::run::dated;
 use crate::context::Context;
-use crate::data::{Example, TextTokenizer};
+use crate::data::{Example, SourceLedger, TextTokenizer};
 use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ impl Preview {
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
         let prepared = Prepared::new(config, context)?;
+        let mut left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);
+        left_out.try_for_each(|line| context.notice(line))?;
         let tokenizer = &prepared.tokenizer;
         let pairs = prepared.mixture.pairs();
         let sources = pairs.sources().iter().enumerate().map(|(index, source)| {

@@ -13,6 +13,11 @@ pub(super) fn has_names(entry: &Schema) -> bool {
     })
 }
 
+/// The name that an entry has.
+pub(super) fn name_of(entry: &Value) -> Option<&str> {
+    entry.get("name")?.as_str()
+}
+
 /// Puts lists in place of tables by name, laid over the entries of these names that `given` has.
 /// Returns which keys have moved, and where to.
 pub(super) fn listed(

@@ -1,5 +1,6 @@
 //! Holds given settings against what there is.
 
+use super::by_name::{has_names, name_of};
 use super::nearest;
 use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
@@ -54,13 +55,29 @@ fn missing_in(value: &toml::Table, table: &Table, at: &KeyPath, found: &mut Vec<
             (Some(Value::Array(values)), Kind::List(inner)) => {
                 let Some(table) = inner.as_table() else { continue };
                 for (index, value) in values.iter().enumerate() {
-                    if let Value::Table(value) = value {
-                        missing_in(value, table, &path.with(index.to_string()), found);
+                    if let Value::Table(entry) = value {
+                        let before = found.len();
+                        missing_in(entry, table, &path.with(index.to_string()), found);
+                        found[before..].iter_mut().for_each(|problem| {
+                            problem.what.push_str(&of_entry(value, values, &path));
+                        });
                     }
                 }
             }
             _ => {}
         }
+    }
+}
+
+/// Which entry of a list it is that lacks something, and which others there are, where they have
+/// names.
+fn of_entry(entry: &Value, entries: &[Value], list: &KeyPath) -> String {
+    let Some(name) = name_of(entry) else { return String::new() };
+    let others = entries.iter().filter(|other| *other != entry).filter_map(name_of);
+    let others: Vec<String> = others.map(|name| format!("`{name}`")).collect();
+    match others.is_empty() {
+        true => format!(" in the entry `{name}`, the only one of `{list}`"),
+        false => format!(" in the entry `{name}`; `{list}` has {} too", others.join(", ")),
     }
 }
 
@@ -141,6 +158,9 @@ fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &m
 pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>) -> Problem {
     let hint = match (&schema.kind, value) {
         (Kind::Table(_), Value::Table(_)) => None,
+        (Kind::List(entry), Value::Table(_)) if has_names(entry) => {
+            Some(format!("Write each entry as [[{at}]] with a name, or as [{at}.NAME]"))
+        }
         (Kind::Table(_), _) => at.0.last().and_then(|key| nearest::other_name(key, root.0, root.1)),
         _ => None,
     };

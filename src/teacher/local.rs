@@ -2,6 +2,7 @@
 
 use super::{Failure, Response, Teacher, TeacherPrompt, TeacherSample};
 use crate::context::{Context, StopFlag};
+use crate::data::ChatTemplate;
 use crate::data::chat::reasoning;
 use crate::error::{Error, Result};
 use crate::eval::opens_reasoning;
@@ -69,6 +70,8 @@ impl LocalConfig {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) with the first that cannot be used.
     pub fn validate(&self) -> Result<()> {
+        let mut names = self.template_variables.keys();
+        names.try_for_each(|name| ChatTemplate::check_variable("template_variables", name))?;
         self.generate().validate().map_err(|error| match error {
             Error::Config { key, what, hint } => {
                 let key = match key.trim_start_matches("generate.") {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod chat_folder;
+pub mod thinking;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mixdistill::context::{Event, Moment, Observer};

@@ -57,6 +57,20 @@ fn rows_of_each_source_are_shown_with_what_is_trained() {
     let row = &preview["sources"][0]["rows"][1];
     let trained: String = row["parts"][1]["text"].as_str().unwrap().into();
     assert!(trained.matches('m').count() == 9000 && row["parts"][1]["trained"] == true, "{row}");
+    // What is left out is told, too.
+    words.pop();
+    let text = std::fs::read_to_string(path("long.jsonl")).unwrap();
+    let cut = json!({"id": 9, "problem": "9 + 9?", "solution": "<think>\nHm", "reasoning": null});
+    write("long.jsonl", format!("{text}{}\n{cut}\n", thought(1)));
+    words.extend(["--set", "data.max_left_out=0.5"]);
+    let said = call(&words).with(0).err;
+    let left_out =
+        "source `long`: left out of 10 rows: 1 x no answer, only reasoning, 1 x duplicate";
+    assert!(said.contains(left_out), "{said}");
+    // A source without files is none of the toy corpus's.
+    let said = call(&["preview", "--set", "data.sources.long.template_variables.x=1"]).with(1).err;
+    assert!(said.contains("in the entry `long`") && said.contains("toy corpus has no"), "{said}");
+    words.push("--json");
     // Nothing is made, and what is wrong is told as in a training.
     assert!(!folder.path().join("run").exists());
     words.pop();

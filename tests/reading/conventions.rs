@@ -208,9 +208,12 @@ fn a_null_message_is_an_empty_text() {
 
 #[test]
 fn texts_are_kept_to_the_letter() {
-    let records =
-        read("a.jsonl", r#"{"problem":" p\r\n","solution":"\n<think>\u00e9\u0000 </think> "}"#, "");
-    assert_eq!(only(&records), (" p\r\n", "\n<think>é\0 </think> "));
+    let records = read(
+        "a.jsonl",
+        r#"{"problem":" p\r\n","solution":"\n<think>\u00e9\u0000 </think> a "}"#,
+        "",
+    );
+    assert_eq!(only(&records), (" p\r\n", "\n<think>é\0 </think> a "));
 }
 
 #[test]

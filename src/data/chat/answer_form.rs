@@ -9,7 +9,8 @@
 //! the model is to reason, or an empty reasoning with both marks, where it is not. The model writes
 //! the rest.
 
-use super::chat_template::{Beside, ChatTemplate, Message};
+use super::chat_template::ChatTemplate;
+use super::message::{Beside, Message, ReasoningPlace};
 use super::reasoning::{CLOSE, MARKS, OPEN, REASONING, with_reasoning};
 use crate::error::Result;
 
@@ -20,9 +21,9 @@ pub(super) struct AnswerForm {
     open: String,
     /// Between reasoning and answer.
     close: String,
-    /// The name under which the template takes reasoning beside the content, where it does.
-    pub(super) key: Option<&'static str>,
-    /// Whether the template showed these texts, or writes others around what stands under `key`.
+    /// Where the template takes reasoning apart from the text, if it does.
+    pub(super) place: Option<ReasoningPlace>,
+    /// Whether the template showed these texts, or writes others around what stands at `place`.
     pub(super) is_known: bool,
 }
 
@@ -44,36 +45,48 @@ impl AnswerForm {
         const REASONED: &str = "Some thoughts";
         const ANSWERED: &str = "First answer";
         let problem = asked.last().map_or("", |message| message.content.as_str());
-        let shown = |content: String, key: Option<&'static str>| -> Result<Option<Self>> {
-            let beside = key.map(|key| Beside { key, text: REASONED.into() });
+        let shown = |content: String, place: Option<ReasoningPlace>| -> Result<Option<Self>> {
+            let beside = place.map(|place| Beside { place, text: REASONED.into() });
             let answer = Message { beside, ..Message::new("assistant", content) };
             let messages: Vec<Message> = asked.iter().cloned().chain([answer]).collect();
             let whole = template.render(&messages, false)?;
             let Some(at) = whole.rfind(problem) else { return Ok(None) };
-            let turn = &whole[at + problem.len()..];
-            let Some(at) = turn.rfind(REASONED) else { return Ok(None) };
-            let (before, rest) = (&turn[..at], &turn[at + REASONED.len()..]);
-            let Some(end) = rest.find(ANSWERED) else { return Ok(None) };
-            Ok(Some(Self { key, ..Self::around(before, &rest[..end], prompt) }))
+            let problem_ends = at + problem.len();
+            let turn = &whole[problem_ends..];
+            // Each is there once.
+            let Some((before, rest)) = turn.split_once(REASONED) else { return Ok(None) };
+            let Some((close, after)) = rest.split_once(ANSWERED) else { return Ok(None) };
+            let again = [REASONED, ANSWERED]
+                .iter()
+                .any(|text| [before, close, after].iter().any(|part| part.contains(text)));
+            let behind = whole[..problem_ends + before.len()].strip_prefix(prompt);
+            let form = Self::around(before, behind, close, prompt);
+            let is_block = !matches!(place, None | Some(ReasoningPlace::Key(_)));
+            // A list that is written as such is not taken apart.
+            let is_list = turn.contains("'type'") || turn.contains("\"type\"");
+            let refused = again || is_block && (is_list || !form.is_known);
+            Ok((!refused).then_some(Self { place, ..form }))
         };
-        let with_key = REASONING.iter().map(|key| shown(ANSWERED.into(), Some(key)));
+        let keys = REASONING.map(ReasoningPlace::Key);
+        let places = keys.into_iter().chain([ReasoningPlace::Block, ReasoningPlace::NestedBlock]);
+        let apart = places.map(|place| shown(ANSWERED.into(), Some(place)));
         let within = std::iter::once_with(|| shown(with_reasoning(REASONED, ANSWERED), None));
         // A template that refuses such a message says nothing of the form.
-        let found = with_key.chain(within).find_map(|form| form.ok().flatten());
+        let found = apart.chain(within).find_map(|form| form.ok().flatten());
         found.unwrap_or_else(|| Self::usual(prompt))
     }
 
-    /// The form by what stands before a sample's reasoning and between it and the answer.
-    fn around(before: &str, close: &str, prompt: &str) -> Self {
+    /// The form by what stands before a sample's reasoning and between it and the answer; `behind` is
+    /// what stands before the reasoning behind the prompt, where the text begins with that.
+    fn around(before: &str, behind: Option<&str>, close: &str, prompt: &str) -> Self {
         let lower = before.to_ascii_lowercase();
         let start = MARKS.iter().filter_map(|(open, _)| lower.rfind(open)).max();
-        match start.filter(|_| !close.trim().is_empty()) {
-            Some(start) => Self {
-                open: before[start..].to_owned(),
-                close: close.to_owned(),
-                key: None,
-                is_known: true,
-            },
+        let own = || behind.filter(|open| !open.trim().is_empty());
+        let open = start.map(|start| &before[start..]).or_else(own);
+        match open.filter(|_| !close.trim().is_empty()) {
+            Some(open) => {
+                Self { open: open.to_owned(), close: close.to_owned(), place: None, is_known: true }
+            }
             None => Self { is_known: false, ..Self::usual(prompt) },
         }
     }
@@ -84,7 +97,7 @@ impl AnswerForm {
         let ends = |(open, close): &&(&str, &str)| end.ends_with(open) || end.ends_with(close);
         let (open, close) = MARKS.iter().find(ends).unwrap_or(&(OPEN, CLOSE));
         let (open, close) = (format!("{open}\n"), format!("\n{close}\n\n"));
-        Self { open, close, key: None, is_known: true }
+        Self { open, close, place: None, is_known: true }
     }
 
     /// Whether reasoning stands in the texts of rows in the marks that the template has for it.
@@ -99,6 +112,22 @@ impl AnswerForm {
         let before = usize::from(matches!(written, Written::Opened(_)));
         let closes = |text: &str| text.matches(CLOSE).count();
         before + opens(text) <= opens(solution).max(1) && closes(text) <= closes(solution)
+    }
+
+    /// Whether reasoning and answer stand in `text`, in this order and no more often than in a text of
+    /// this form that ends with `after`.
+    pub(super) fn holds_once(
+        &self,
+        text: &str,
+        reasoning: &str,
+        answer: &str,
+        after: &str,
+    ) -> bool {
+        let Some((_, behind)) = text.split_once(reasoning) else { return false };
+        let formed = format!("{}{reasoning}{}{answer}{after}", self.open, self.close);
+        let no_more = |part: &str| text.matches(part).count() <= formed.matches(part).count();
+        let is_once = [reasoning, answer].iter().all(|part| part.is_empty() || no_more(part));
+        behind.contains(answer) && is_once
     }
 
     /// What of the form `prompt` has written behind `problem`, and where that begins.

@@ -14,7 +14,8 @@
 //! [`AnswerForm`]), without what the prompt has written of it.
 
 use super::answer_form::{AnswerForm, Written};
-use super::chat_template::{Beside, ChatTemplate, Message};
+use super::chat_template::ChatTemplate;
+use super::message::{Beside, Message, ReasoningPlace};
 use super::reasoning::{CLOSE, OPEN, divided, with_reasoning};
 use super::template::{EarlierTurn, Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
@@ -115,7 +116,20 @@ impl ChatFormat {
         let special = ending.iter().position(|token| tokenizer.is_special(*token));
         self.ending = special.map_or(vec![], |at| ending[at..].to_vec());
         self.form = Some(form);
-        Ok(())
+        let is_alike = |text, answer| ends_with(&[text], &[answer, &self.after]);
+        if is_alike(&first, "First answer") && is_alike(&second, "Another one") {
+            return Ok(());
+        }
+        Err(Error::Template {
+            name: self.template.name().to_owned(),
+            what: format!(
+                "what it writes behind an answer depends on the answer, so where an answer ends \
+                 cannot be told. Behind one: \"{}\". Behind another: \"{}\"",
+                shortened(&first),
+                shortened(&second)
+            ),
+            hint: "Give a template that ends every answer alike".into(),
+        })
     }
 
     /// Finds what all prompts begin with, and refuses a template that leaves the system's text out.
@@ -150,11 +164,12 @@ impl ChatFormat {
         let own = |message: &&Message| message.role == "system" && self.system.is_some();
         let system = self.system.iter().map(|text| Message::new("system", text.clone()));
         let hidden = messages.iter().filter(|message| !own(message)).map(|message| {
-            let content = match message.role.as_str() {
-                "assistant" => hide_special_of_answer(tokenizer, &message.content),
-                _ => tokenizer.hide_special(&message.content),
-            };
-            Message::new(message.role.clone(), content)
+            match message.role.as_str() {
+                "assistant" => {
+                    self.earlier_answer(&hide_special_of_answer(tokenizer, &message.content))
+                }
+                _ => Message::new(message.role.clone(), tokenizer.hide_special(&message.content)),
+            }
         });
         let text = self.template.render(&system.chain(hidden).collect::<Vec<_>>(), true)?;
         Ok(tokenizer.with_bos(tokenizer.encode_marked(&text)?))
@@ -176,10 +191,23 @@ impl ChatFormat {
         let system = self.system.as_deref().or(prompt.system);
         let system = system.into_iter().map(|text| Message::new("system", text));
         let earlier = prompt.earlier.iter().flat_map(|turn| {
-            [("user", &turn.problem), ("assistant", &turn.solution)]
-                .map(|(role, text)| Message::new(role, text.as_str()))
+            [Message::new("user", turn.problem.as_str()), self.earlier_answer(&turn.solution)]
         });
         system.chain(earlier).chain([Message::new("user", prompt.problem)]).collect()
+    }
+
+    /// An answer that was given before, its reasoning where the template takes it.
+    fn earlier_answer(&self, text: &str) -> Message {
+        let place = self.form.as_ref().and_then(|form| form.place);
+        match (place, divided(text)) {
+            (Some(place), (Some(reasoning), answer))
+                if !reasoning.is_empty() && !answer.is_empty() =>
+            {
+                let beside = Some(Beside { place, text: reasoning.to_owned() });
+                Message { beside, ..Message::new("assistant", answer) }
+            }
+            _ => Message::new("assistant", text),
+        }
     }
 
     /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
@@ -233,6 +261,7 @@ impl ChatFormat {
         let (_, written) = form.written(prompt, &row.problem);
         let (reasoning, answer) = (row.reasoning.as_deref(), &*row.answer);
         let is_closed = matches!(written, Written::Closed(_));
+        let is_opened = matches!(written, Written::Opened(_));
         match reasoning {
             Some("") if is_closed => {
                 // The prompt has it already.
@@ -244,18 +273,21 @@ impl ChatFormat {
             Some(_) if is_closed => return Err(self.not_to_reason(prompt)),
             // The template has marks of its own for what stands in the row's text.
             Some(_) if row.hides_marks || !form.is_usual() => {}
+            // One form for all reasoning, wherever it stands in a row.
+            Some(reasoning) if form.place.is_some() && (!reasoning.is_empty() || is_opened) => {}
             _ => match as_it_is() {
                 Ok(rest) if reasoning.is_none() || form.is_once(written, &rest, &row.solution) => {
                     return Ok(rest);
                 }
                 Err(error) if reasoning.is_none() && written == Written::Nothing => {
-                    return Err(error);
+                    let rest = self.with_marks_as_words(row)?;
+                    return rest.map(Cow::Owned).ok_or(error);
                 }
                 _ => {}
             },
         }
-        if let Some((key, reasoning)) = form.key.zip(reasoning)
-            && let Some(rest) = self.with_reasoning_beside(prompt, row, key, reasoning)?
+        if let Some((place, reasoning)) = form.place.zip(reasoning)
+            && let Some(rest) = self.with_reasoning_apart(prompt, row, place, reasoning)?
         {
             return Ok(Cow::Owned(rest));
         }
@@ -267,22 +299,38 @@ impl ChatFormat {
         Ok(Cow::Owned(rest + &self.after))
     }
 
-    /// The text behind the prompt where the template takes reasoning beside the content; `None` where
-    /// it leaves out any of it, or begins otherwise.
-    fn with_reasoning_beside(
+    /// The text behind the prompt where marks in the answer are words of it, out of the template's
+    /// sight; `None` where it has none, or the template changes them even so.
+    fn with_marks_as_words(&self, row: &Hidden<'_>) -> Result<Option<String>> {
+        /// Never in a text.
+        const STAND_INS: [(&str, &str); 2] = [(OPEN, "\u{fdd0}"), (CLOSE, "\u{fdd1}")];
+        let hide = |text: String, (mark, stand_in): (&str, &str)| text.replace(mark, stand_in);
+        let show = |text: String, (mark, stand_in): (&str, &str)| text.replace(stand_in, mark);
+        let hidden = STAND_INS.into_iter().fold(row.solution.to_string(), hide);
+        if hidden == row.solution {
+            return Ok(None);
+        }
+        let [prompt, whole] = self.conversation_texts(row.prompt(), &hidden)?;
+        let rest = self.rest(&prompt, &whole, &hidden).ok();
+        Ok(rest.map(|rest| STAND_INS.into_iter().fold(rest.to_owned(), show)))
+    }
+
+    /// The text behind the prompt where the template takes reasoning apart from the text; `None` where
+    /// it leaves out any of it or writes it twice, or begins otherwise.
+    fn with_reasoning_apart(
         &self,
         prompt: &str,
         row: &Hidden<'_>,
-        key: &'static str,
+        place: ReasoningPlace,
         reasoning: &str,
     ) -> Result<Option<String>> {
+        let Some(form) = &self.form else { return Ok(None) };
         let mut messages = self.messages(row.prompt());
-        let beside = Some(Beside { key, text: reasoning.to_owned() });
+        let beside = Some(Beside { place, text: reasoning.to_owned() });
         messages.push(Message { beside, ..Message::new("assistant", &*row.answer) });
         let whole = self.template.render(&messages, false)?;
         let Some(rest) = whole.strip_prefix(prompt) else { return Ok(None) };
-        let behind = rest.find(reasoning).map(|at| &rest[at + reasoning.len()..]);
-        let is_whole = behind.is_some_and(|behind| behind.contains(&*row.answer));
+        let is_whole = form.holds_once(rest, reasoning, &row.answer, &self.after);
         Ok(is_whole.then(|| rest.to_owned()))
     }
 
@@ -378,7 +426,8 @@ impl ChatFormat {
             tokens = prompt.clone();
             tokens.extend(tokenizer.encode_marked(rest)?);
         }
-        if !tokens[prompt.len()..].ends_with(&self.ending) {
+        let is_ended = ends_with(&[prompt_text, rest], &[&row.answer, &self.after]);
+        if !is_ended || !tokens[prompt.len()..].ends_with(&self.ending) {
             return Err(Error::Template {
                 name: self.template.name().to_owned(),
                 what: format!("it does not end this answer as others: \"{}\"", shortened(rest)),
@@ -503,6 +552,16 @@ fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'
 /// Whether a text holds another, perhaps with other spaces.
 fn holds(text: &str, part: &str) -> bool {
     text.contains(part) || squeezed(text).contains(&squeezed(part))
+}
+
+/// Whether texts, one behind the other, end with these parts, perhaps with other spaces.
+fn ends_with(texts: &[&str], parts: &[&str]) -> bool {
+    let mut end = letters_from_the_end(texts);
+    letters_from_the_end(parts).all(|c| end.next() == Some(c))
+}
+
+fn letters_from_the_end<'a>(texts: &'a [&str]) -> impl Iterator<Item = char> + 'a {
+    texts.iter().rev().flat_map(|text| text.chars().rev()).filter(|c| !c.is_whitespace())
 }
 
 /// A text without its white space.

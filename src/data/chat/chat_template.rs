@@ -4,6 +4,7 @@
 //! Jinja itself is rebuilt here: methods of Python's values, `%` on texts, `raise_exception`,
 //! `strftime_now`, `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
 
+use super::message::Message;
 use super::python::json::to_json;
 use super::python::text::{bounded, failed, python_str};
 use super::python::{arguments, methods, percent, printf};
@@ -13,7 +14,7 @@ use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, StringInput, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind, State, escape_formatter};
-use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde::ser::Serialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,49 +42,6 @@ const NAME: &str = "chat_template";
 
 /// Name of the template with calls in place of the operator `%`, where it has any.
 const WITH_CALLS: &str = "chat_template_with_calls";
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// Its text.
-    pub content: String,
-    /// Its reasoning, where that stands beside the text.
-    pub(super) beside: Option<Beside>,
-}
-
-/// Reasoning beside a message's text, under the name that a template has for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beside {
-    pub(super) key: &'static str,
-    pub(super) text: String,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), beside: None }
-    }
-
-    /// Bytes of its texts.
-    fn bytes(&self) -> usize {
-        self.content.len() + self.beside.as_ref().map_or(0, |beside| beside.text.len())
-    }
-}
-
-impl Serialize for Message {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fields = 2 + usize::from(self.beside.is_some());
-        let mut message = serializer.serialize_struct("Message", fields)?;
-        message.serialize_field("role", &self.role)?;
-        message.serialize_field("content", &self.content)?;
-        if let Some(Beside { key, text }) = &self.beside {
-            message.serialize_field(key, text)?;
-        }
-        message.end()
-    }
-}
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
@@ -177,6 +135,23 @@ impl ChatTemplate {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
+    /// Refuses a name of a variable that the program sets itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with `key`, a dot and the name.
+    pub fn check_variable(key: &str, name: &str) -> Result<()> {
+        const OWN: [&str; 6] =
+            ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"];
+        match OWN.contains(&name) {
+            true => Err(Error::config(
+                format!("{key}.{name}"),
+                "chat templates are given it by the program",
+                "Leave it out",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Sets several variables; see [`ChatTemplate::set`].
     pub fn set_all(&mut self, variables: &BTreeMap<String, serde_json::Value>) {
         variables.iter().for_each(|(name, value)| self.set(name, value));
@@ -255,6 +230,8 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
         | ValueKind::Iterable => Ok(out.write_str(&python_str(value)?)?),
         _ => escape_formatter(out, state, value),
     });
+    // As in Python, where None is not.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", python_str);
     environment.add_filter("join", bounded_join);

@@ -3,12 +3,14 @@
 mod answer_form;
 mod chat_format;
 mod chat_template;
+mod message;
 mod python;
 pub(crate) mod reasoning;
 mod template;
 pub(crate) mod tokenizer;
 
 pub use chat_format::ChatFormat;
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::ChatTemplate;
+pub use message::Message;
 pub use template::{EarlierTurn, PlainTemplate, Prompt, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;

@@ -38,19 +38,30 @@ pub(crate) fn with_reasoning(reasoning: &str, answer: &str) -> String {
     format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}")
 }
 
-/// Reasoning and answer of a text. Some templates begin an answer within the reasoning, so that only
-/// its end is marked; without an end all of it is reasoning.
+/// Reasoning and answer of a text that begins with the reasoning; without an end all of it is
+/// reasoning. Some templates begin an answer within the reasoning, so that only its end is marked.
+/// Marks in other places are words of the answer.
 pub(crate) fn divided(text: &str) -> (Option<&str>, &str) {
     let text = text.trim();
-    let (opened, rest) = match text.strip_prefix(OPEN) {
-        Some(rest) => (true, rest),
-        None => (false, text),
+    let (reasoning, answer) = match (text.strip_prefix(OPEN), text.split_once(CLOSE)) {
+        (Some(rest), _) => rest.split_once(CLOSE).unwrap_or((rest, "")),
+        (None, Some((before, rest))) if !before.contains(OPEN) && !rest.trim().is_empty() => {
+            (before, rest)
+        }
+        _ => return (None, text),
     };
-    match rest.split_once(CLOSE) {
-        Some((reasoning, content)) => (Some(reasoning.trim()), content.trim()),
-        None if opened => (Some(rest.trim()), ""),
-        None => (None, text),
-    }
+    (Some(reasoning.trim()), answer.trim())
+}
+
+/// Whether a text is reasoning, ended or not, with no answer behind it.
+pub(crate) fn is_only_reasoning(text: &str) -> bool {
+    let text = text.trim();
+    let begins = |(open, _): &&(&str, &str)| {
+        text.get(..open.len()).is_some_and(|start| start.eq_ignore_ascii_case(open))
+    };
+    let Some((open, close)) = MARKS.iter().find(begins) else { return false };
+    let rest = text[open.len()..].to_ascii_lowercase();
+    rest.find(close).is_none_or(|end| rest[end + close.len()..].trim().is_empty())
 }
 
 /// How reasoning and answer of a row go together.
@@ -79,8 +90,8 @@ pub(crate) fn joined(reasoning: &str, answer: &str) -> Joined {
         _ if bare.is_empty() => Joined::Text(answer.to_owned()),
         (Some(""), rest) => Joined::Text(with_reasoning(bare, rest)),
         (Some(inner), _) if same_words(inner, bare) => Joined::Text(answer.to_owned()),
-        (Some(_), _) => Joined::TwoReasonings,
-        (None, answer) => Joined::Text(with_reasoning(bare, answer)),
+        (Some(_), _) if answer.trim_start().starts_with(OPEN) => Joined::TwoReasonings,
+        _ => Joined::Text(with_reasoning(bare, answer.trim())),
     }
 }
 
@@ -107,5 +118,35 @@ mod tests {
         assert_eq!(text("  ", "2"), "2");
         assert_eq!(joined("1+1", " "), Joined::OnlyReasoning);
         assert_eq!(joined("1+1", "<think>other</think>2"), Joined::TwoReasonings);
+        // An answer may be about the marks.
+        let closes = "It is </think> that ends it.";
+        assert_eq!(text("1+1", closes), format!("<think>\n1+1\n</think>\n\n{closes}"));
+        assert_eq!(text("1+1", "1+1\n</think>\n\n2"), "1+1\n</think>\n\n2");
+    }
+
+    #[test]
+    fn reasoning_is_what_a_text_begins_with() {
+        let about = "The tag <think> opens; </think> closes. 13.";
+        for (text, reasoning, answer) in [
+            (" <think>R</think> A\n", Some("R"), "A"),
+            ("R\n</think>\n\nA", Some("R"), "A"),
+            ("</think>A", Some(""), "A"),
+            ("<think>R", Some("R"), ""),
+            ("<think>R</think>", Some("R"), ""),
+            ("<think>R <think></think>A </think>", Some("R <think>"), "A </think>"),
+            (about, None, about),
+            ("It is </think>", None, "It is </think>"),
+            (" A ", None, "A"),
+        ] {
+            assert_eq!(divided(text), (reasoning, answer), "{text}");
+        }
+        for text in
+            ["<think>R", " <Thinking>R", "<think>R</think>\n", "[THINK]R[/THINK]", "<think>"]
+        {
+            assert!(is_only_reasoning(text), "{text}");
+        }
+        for text in ["<think>R</think>A", "R</think>", "A <think>", about, "é", "", "<thinker>A"] {
+            assert!(!is_only_reasoning(text), "{text}");
+        }
     }
 }

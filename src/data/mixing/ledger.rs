@@ -103,17 +103,34 @@ impl SourceLedger {
         lines.into_iter().map(|line| format!("{}: {line}", self.name)).collect()
     }
 
-    /// Why none of its records is left, in the words of its counts.
-    pub(crate) fn where_they_went(&self) -> String {
-        let counts = [
-            (self.unusable(), "unusable"),
+    /// Records that can be read and are not used, by why.
+    fn unused(&self) -> impl Iterator<Item = (usize, &str)> {
+        [
             (self.wrong, "marked as wrong"),
             (self.without_verdict, "without a verdict"),
             (self.duplicates, "duplicate"),
             (self.unmatched, "of problems that another source does not answer"),
             (self.too_long, "longer than data.max_length"),
-        ];
-        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+    }
+
+    /// What is left out of it, by reason, in one line; `None` where nothing is.
+    pub(crate) fn left_out_line(&self) -> Option<String> {
+        let reasons = self.left_out.reasons().iter();
+        let reasons = reasons.map(|reason| (reason.rows, reason.reason.as_str()));
+        let counts: Vec<String> =
+            reasons.chain(self.unused()).map(|(count, what)| format!("{count} x {what}")).collect();
+        (!counts.is_empty()).then(|| {
+            format!("source `{}`: left out of {} rows: {}", self.name, self.read, counts.join(", "))
+        })
+    }
+
+    /// Why none of its records is left, in the words of its counts.
+    pub(crate) fn where_they_went(&self) -> String {
+        let unusable = Some((self.unusable(), "unusable")).filter(|(count, _)| *count > 0);
+        let counts = unusable.into_iter().chain(self.unused());
         let counts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
         let shortest = self.shortest_too_long.map_or(String::new(), |tokens| {
             format!(" (the shortest of those has {tokens} tokens)")

@@ -125,7 +125,8 @@ impl Pairs {
     ///
     /// Two records are of one problem if they have the same id and their problems agree (equal but
     /// for white space and case), or else if their problems are equal after white space is
-    /// normalized; of a conversation of several turns all that the user says counts. Of several answers of one source to one problem the first is kept.
+    /// normalized; of a conversation of several turns all that the user says counts. Of several
+    /// answers of one source to one problem the first is kept.
     ///
     /// # Errors
     /// [`Error::Pairing`] where there is no source, two sources share a name, a source is empty, or

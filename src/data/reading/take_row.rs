@@ -13,7 +13,7 @@ use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
 use super::problem_text::{Options, with_context};
 use super::record::CotRecord;
 use crate::data::chat::EarlierTurn;
-use crate::data::chat::reasoning::{Joined, joined};
+use crate::data::chat::reasoning::{Joined, is_only_reasoning, joined};
 
 /// Reasons that count as an empty problem and an empty answer.
 pub(super) const NO_PROBLEM: &str = "no problem";
@@ -180,6 +180,10 @@ impl<'r> RowReader<'r> {
         };
         match solution.trim().is_empty() {
             true => Err(self.empty(NO_ANSWER, "the answer is empty")),
+            false if is_only_reasoning(&solution) => {
+                let what = "the answer is reasoning that is not ended, or has nothing behind it";
+                Err(self.empty(ONLY_REASONING, what))
+            }
             false => Ok(solution),
         }
     }

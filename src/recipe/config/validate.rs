@@ -1,6 +1,7 @@
 //! Whether settings can be used, as far as no file says so.
 
 use super::{DataConfig, EvaluationConfig, RunConfig};
+use crate::data::ChatTemplate;
 use crate::error::{Error, Problems, Result};
 use crate::model::FileType;
 
@@ -21,7 +22,24 @@ impl RunConfig {
         problems.note(self.evaluation.validate(self.train.evaluate_every));
         problems.note(self.data.validate());
         problems.note(self.validate_model());
+        for (key, name) in self.template_variables() {
+            problems.note(ChatTemplate::check_variable(&key, name));
+        }
         problems.check()
+    }
+
+    /// The variables that are set for chat templates: the setting, and the variable's name.
+    pub(in crate::recipe) fn template_variables(&self) -> impl Iterator<Item = (String, &str)> {
+        let sources = self.data.sources.iter().map(|source| {
+            (format!("data.sources.{}.template_variables", source.name), &source.template_variables)
+        });
+        let of_all = ("data.template_variables".to_owned(), &self.data.template_variables);
+        let of_answers =
+            ("evaluation.template_variables".to_owned(), &self.evaluation.template_variables);
+        let all = [of_all].into_iter().chain(sources).chain([of_answers]);
+        all.flat_map(|(key, variables)| {
+            variables.keys().map(move |name| (key.clone(), name.as_str()))
+        })
     }
 
     /// The teacher and its part in the loss go together.
