@@ -226,7 +226,7 @@ fn adapters_of_peft_give_what_peft_gives() {
                 .names()
                 .iter()
                 .filter_map(|name| Some((name, name.strip_prefix("grad_norm.")?)))
-                .map(|(name, of)| (our_name(of).into(), f64::from(reference.floats(name)[0])))
+                .map(|(name, of)| (our_name(of), f64::from(reference.floats(name)[0])))
                 .collect();
             assert_eq!(norms.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
             let relative = |(name, norm): (&String, &f64)| (norm / theirs[name] - 1.0).abs();
