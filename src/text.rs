@@ -22,6 +22,23 @@ pub(crate) fn columns_of(c: char) -> usize {
     c.width().unwrap_or(0)
 }
 
+/// The text, or its first and its last characters and how many stand between them.
+///
+/// ```
+/// use mixdistill::text::with_middle_left_out;
+/// assert_eq!(with_middle_left_out("0123456789", [3, 2]), "012 ... 5 characters left out ... 89");
+/// assert_eq!(with_middle_left_out("01234", [3, 2]), "01234");
+/// ```
+pub fn with_middle_left_out(text: &str, [first, last]: [usize; 2]) -> String {
+    let count = text.chars().count();
+    let Some(between) = count.checked_sub(first.saturating_add(last)).filter(|n| *n > 0) else {
+        return text.to_owned();
+    };
+    let head: String = text.chars().take(first).collect();
+    let tail: String = text.chars().skip(count - last).collect();
+    format!("{head} ... {between} characters left out ... {tail}")
+}
+
 /// The text, or its beginning and its end where it is wider than `room`: names often differ in one of
 /// the two. `width` is that of a character.
 pub(crate) fn shortened(text: &str, room: f64, width: impl Fn(char) -> f64) -> String {

@@ -5,6 +5,7 @@ use super::run_flags::{Asked, RunFlags};
 use super::speaker::harmless;
 use clap::Args;
 use mixdistill::recipe::{Preview, PreviewRow};
+use mixdistill::text::with_middle_left_out;
 use std::io::IsTerminal;
 
 const EXAMPLES: &str = "\
@@ -89,37 +90,12 @@ impl Marks {
     /// The text of a row, long parts of it shortened in the middle.
     fn text(&self, row: &PreviewRow) -> String {
         let part = |part: &mixdistill::recipe::PreviewPart| {
-            let text = shortened(&harmless(&part.text));
+            let text = with_middle_left_out(&harmless(&part.text), SHOWN);
             match part.trained {
                 true => format!("{}{text}{}", self.before, self.after),
                 false => text,
             }
         };
         row.parts.iter().map(part).collect()
-    }
-}
-
-/// A text for a person: whole, or its two ends.
-fn shortened(text: &str) -> String {
-    let [first, last] = SHOWN;
-    let count = text.chars().count();
-    if count <= first + last {
-        return text.to_owned();
-    }
-    let head: String = text.chars().take(first).collect();
-    let tail: String = text.chars().skip(count - last).collect();
-    format!("{head} ... {} characters left out ... {tail}", count - first - last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_texts_are_shortened_in_the_middle() {
-        assert_eq!(shortened("short"), "short");
-        let text = shortened(&"é".repeat(5000));
-        assert!(text.contains("é ... 3200 characters left out ... é"), "{text}");
-        assert_eq!(text.chars().filter(|c| *c == 'é').count(), 1800);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::architecture::{Architecture, WindowRule};
 use super::blocks::{
-    DecoderLayerConfig, MlpConfig, NormPlacement, QkNorm, RmsNormConfig, SelfAttentionConfig,
-    check_number, check_parameters, check_size, refuse,
+    DecoderLayerConfig, MlpConfig, QkNorm, RmsNormConfig, SelfAttentionConfig, check_number,
+    check_parameters, check_size, refuse,
 };
 use super::lora::PROJECTIONS;
 use super::rope::{RopeScaling, RopeType};
@@ -363,24 +363,14 @@ impl DecoderConfig {
             shapes.insert("lm_head.weight".into(), vec![self.vocab_size, width]);
         }
         let properties = self.architecture.properties();
-        let (before, after) = match properties.norm_placement {
-            NormPlacement::Before => (true, false),
-            NormPlacement::After => (false, true),
-            NormPlacement::Both => (true, true),
-        };
         for layer in 0..self.num_hidden_layers {
             let mut add = |part: &str, shape: Vec<usize>, is_there: bool| {
                 if is_there {
                     shapes.insert(format!("model.layers.{layer}.{part}"), shape);
                 }
             };
-            for (name, is_there) in [
-                ("input", before),
-                ("post_attention", true),
-                ("pre_feedforward", before && after),
-                ("post_feedforward", after),
-            ] {
-                add(&format!("{name}_layernorm.weight"), vec![width], is_there);
+            for norm in properties.norm_placement.norms() {
+                add(&format!("{norm}.weight"), vec![width], true);
             }
             let fused = properties.fused_projections;
             for (name, output, is_there) in [

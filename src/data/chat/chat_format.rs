@@ -20,6 +20,7 @@ use super::reasoning::{CLOSE, OPEN, divided, with_reasoning};
 use super::template::{EarlierTurn, Prompt, PromptTemplate, RowTokens};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Error, Result};
+use crate::text::with_middle_left_out;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -571,12 +572,5 @@ fn squeezed(text: &str) -> String {
 
 /// A text for a message: whole, or its two ends.
 fn shortened(text: &str) -> String {
-    const SHOWN: usize = 1000;
-    let count = text.chars().count();
-    if count <= 2 * SHOWN {
-        return text.to_owned();
-    }
-    let head: String = text.chars().take(SHOWN).collect();
-    let tail: String = text.chars().skip(count - SHOWN).collect();
-    format!("{head} [{} characters left out] {tail}", count - 2 * SHOWN)
+    with_middle_left_out(text, [1000, 1000])
 }

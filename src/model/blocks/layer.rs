@@ -32,6 +32,23 @@ pub enum NormPlacement {
     Both,
 }
 
+impl NormPlacement {
+    /// The norms that a block has, by their names in files. All have one of the second name, at different
+    /// places.
+    pub(in crate::model) fn norms(self) -> &'static [&'static str] {
+        match self {
+            Self::Before => &["input_layernorm", "post_attention_layernorm"],
+            Self::After => &["post_attention_layernorm", "post_feedforward_layernorm"],
+            Self::Both => &[
+                "input_layernorm",
+                "post_attention_layernorm",
+                "pre_feedforward_layernorm",
+                "post_feedforward_layernorm",
+            ],
+        }
+    }
+}
+
 /// The shape of a [`DecoderLayer`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderLayerConfig {
@@ -77,20 +94,14 @@ impl DecoderLayerConfig {
     ) -> Result<DecoderLayer> {
         let norm = RmsNormConfig { width: self.attention.hidden_size, ..self.attention.norm };
         let at = |part: &str| path(prefix, part);
-        let (before, after) = match self.norm_placement {
-            NormPlacement::Before => (true, false),
-            NormPlacement::After => (false, true),
-            NormPlacement::Both => (true, true),
-        };
-        let mut norm_if = |is_there: bool, part: &str| {
-            is_there.then(|| norm.build(source, &at(part))).transpose()
-        };
+        let norms = self.norm_placement.norms();
+        let mut norm_if_there =
+            |part: &str| norms.contains(&part).then(|| norm.build(source, &at(part))).transpose();
         Ok(DecoderLayer {
-            input_layernorm: norm_if(before, "input_layernorm")?,
-            // All blocks have one of this name, at different places.
-            post_attention_layernorm: norm_if(true, "post_attention_layernorm")?,
-            pre_feedforward_layernorm: norm_if(before && after, "pre_feedforward_layernorm")?,
-            post_feedforward_layernorm: norm_if(after, "post_feedforward_layernorm")?,
+            input_layernorm: norm_if_there("input_layernorm")?,
+            post_attention_layernorm: norm_if_there("post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm_if_there("pre_feedforward_layernorm")?,
+            post_feedforward_layernorm: norm_if_there("post_feedforward_layernorm")?,
             self_attn: self.attention.build(source, &at("self_attn"))?,
             mlp: self.mlp.build(source, &at("mlp"))?,
             placement: self.norm_placement,

@@ -45,23 +45,22 @@ pub(super) fn read(
         _ => given_or(properties.sliding_window)?,
     };
     let given = read_types(value, layers)?;
-    let types = given.clone().unwrap_or_else(|| usual_types(value, properties, &no_rope, layers));
-    if window.is_none() {
-        if let Some(types) = given.filter(|types| types.contains(&LayerType::SlidingAttention)) {
-            let count = types.iter().filter(|kind| **kind == LayerType::SlidingAttention).count();
-            return Err(unsupported(format!(
-                "`layer_types` has {count} times \"sliding_attention\", but there is no window \
-                 (`sliding_window`)"
-            )));
-        }
-        return Ok(Layers { window, types: vec![], no_rope });
+    let has = |kind| given.as_ref().is_some_and(|types| types.contains(&kind));
+    if window.is_none() && has(LayerType::SlidingAttention) {
+        let what =
+            "`layer_types` has \"sliding_attention\", but there is no window (`sliding_window`)";
+        return Err(unsupported(what));
     }
-    if properties.window == WindowRule::All && types.contains(&LayerType::FullAttention) {
+    if window.is_some() && properties.window == WindowRule::All && has(LayerType::FullAttention) {
         let what = "`layer_types` has \"full_attention\" beside `sliding_window`, which this family \
                     has in all layers";
         return Err(unsupported(what));
     }
-    let types = if properties.window == WindowRule::All { vec![] } else { types };
+    let types = match (window, properties.window) {
+        // The family's rule says it all.
+        (None, _) | (_, WindowRule::All) => vec![],
+        _ => given.unwrap_or_else(|| counted_types(value, properties, layers)),
+    };
     Ok(Layers { window, types, no_rope })
 }
 
@@ -87,28 +86,30 @@ fn read_types(value: &Value, layers: usize) -> Read<Option<Vec<LayerType>>> {
     }
 }
 
-/// The types where none are named.
-fn usual_types(
+/// The types where none are named and the configuration counts them; empty where the family's rule alone
+/// says which.
+fn counted_types(
     value: &Value,
     properties: &ArchitectureProperties,
-    no_rope: &[u8],
     layers: usize,
 ) -> Vec<LayerType> {
     let number = |key: &str, default: usize| {
         value[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
     };
     let slides = |layer: usize| match properties.window {
-        WindowRule::Never => false,
-        WindowRule::All => true,
         WindowRule::FromLayer => layer >= number("max_window_layers", 28),
-        WindowRule::WithoutRope => no_rope.get(layer) == Some(&0),
-        WindowRule::AllButEachSixth => {
+        _ => {
             let older = number("_sliding_window_pattern", 6);
             let pattern = number("sliding_window_pattern", older).max(1);
             !(layer + 1).is_multiple_of(pattern)
         }
     };
-    (0..layers).map(|layer| LayerType::of(slides(layer))).collect()
+    match properties.window {
+        WindowRule::FromLayer | WindowRule::AllButEachSixth => {
+            (0..layers).map(|layer| LayerType::of(slides(layer))).collect()
+        }
+        WindowRule::Never | WindowRule::All | WindowRule::WithoutRope => vec![],
+    }
 }
 
 fn read_no_rope(
