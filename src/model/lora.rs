@@ -5,13 +5,14 @@
 use super::precision::{in_f32, like};
 use super::weight_source::{WeightSource, path};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, gated, gated_linear_add, linear, linear_add};
+use crate::ops::{
+    Activation, DropoutFactors, SharedInput, dropout_linear, gated, gated_linear_add, linear_add,
+};
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType, TensorData};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -217,8 +218,62 @@ impl LoraLinear {
     /// # Shapes
     /// `[tokens, input]` to `[tokens, output]`.
     pub(super) fn forward(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
-        let y = linear(x.clone(), like(self.weight.val(), &x));
-        self.complete(y, x, dropout)
+        let [y] = Self::forward_all([self], x, dropout);
+        y
+    }
+
+    /// The outputs of layers that have the same input. What their adapters make of it is one product.
+    ///
+    /// # Shapes
+    /// As [`LoraLinear::forward`].
+    pub(super) fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+    ) -> [Tensor<2>; N] {
+        let input = SharedInput::new(x);
+        let mut inner = Self::inner(layers, &input, dropout).into_iter();
+        layers.map(|layer| {
+            let y = input.linear(like(layer.weight.val(), &input.tensor()));
+            layer.complete(y, inner.next().flatten())
+        })
+    }
+
+    /// What the layers' adapters have between A and B, `[tokens, rank]` of each.
+    fn inner<const N: usize>(
+        layers: [&Self; N],
+        input: &SharedInput,
+        dropout: Option<&DropoutKeys>,
+    ) -> [Option<Tensor<2>>; N] {
+        let a = |layer: &Self| {
+            let a = layer.lora_A.as_ref()?;
+            Some(like(a.weight.val(), &input.tensor()))
+        };
+        let of_rows = |layer: &Self| {
+            let (adapter, keys) = (layer.adapter.as_ref()?, dropout?);
+            (adapter.dropout > 0.0).then(|| adapter.factors(keys))
+        };
+        let factors = layers.map(of_rows);
+        if factors.iter().any(Option::is_some) {
+            let mut factors = factors.into_iter();
+            return layers.map(|layer| {
+                Some(match factors.next().flatten() {
+                    Some(factors) => dropout_linear(input.tensor(), a(layer)?, factors),
+                    None => input.linear(a(layer)?),
+                })
+            });
+        }
+        let all: Vec<Tensor<2>> = layers.into_iter().filter_map(a).collect();
+        if all.len() < 2 {
+            return layers.map(|layer| Some(input.linear(a(layer)?)));
+        }
+        let together = input.linear(Tensor::cat(all, 1));
+        let mut start = 0;
+        layers.map(|layer| {
+            let [_, rank] = layer.lora_A.as_ref()?.weight.shape().dims();
+            start += rank;
+            Some(together.clone().narrow(1, start - rank, rank))
+        })
     }
 
     /// The output added to `residual`.
@@ -231,8 +286,10 @@ impl LoraLinear {
         residual: Tensor<2>,
         dropout: Option<&DropoutKeys>,
     ) -> Tensor<2> {
-        let y = linear_add(x.clone(), like(self.weight.val(), &x), residual);
-        self.complete(y, x, dropout)
+        let weight = like(self.weight.val(), &x);
+        let input = SharedInput::new(x);
+        let [inner] = Self::inner([self], &input, dropout);
+        self.complete(input.linear_add(weight, residual), inner)
     }
 
     /// The output, added to `residual` where there is one.
@@ -266,8 +323,8 @@ impl LoraLinear {
         gated_linear_add(gate, up, weight, residual, activation)
     }
 
-    /// `y` with what bias and adapter add.
-    fn complete(&self, y: Tensor<2>, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+    /// `y` with what bias and adapter add; `inner` is what the adapter has between A and B.
+    fn complete(&self, y: Tensor<2>, inner: Option<Tensor<2>>) -> Tensor<2> {
         let y = match &self.bias {
             Some(bias) => {
                 let bias = like(bias.val(), &y);
@@ -275,15 +332,11 @@ impl LoraLinear {
             }
             None => y,
         };
-        let (Some(a), Some(b), Some(adapter)) = (&self.lora_A, &self.lora_B, &self.adapter) else {
+        let (Some(inner), Some(b), Some(adapter)) = (inner, &self.lora_B, &self.adapter) else {
             return y;
         };
-        let x = match dropout {
-            Some(keys) if adapter.dropout > 0.0 => adapter.drop(x, keys),
-            _ => x,
-        };
-        let (a, b) = (like(a.weight.val(), &y), like(b.weight.val(), &y));
-        linear_add(linear(x, a) * adapter.scale, b, y)
+        let b = like(b.weight.val(), &y);
+        linear_add(inner * adapter.scale, b, y)
     }
 
     /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
@@ -326,28 +379,22 @@ impl LoraLinear {
 }
 
 impl Adapter {
-    /// Sets inputs to 0 and scales the others, so that their expectation stays.
-    fn drop(&self, x: Tensor<2>, keys: &DropoutKeys) -> Tensor<2> {
-        let [tokens, width] = x.dims();
+    /// What the adapter's inputs are multiplied by: 0, or what keeps their expectation.
+    fn factors(&self, keys: &DropoutKeys) -> DropoutFactors {
         let kept = (1.0 / (1.0 - self.dropout)) as f32;
         // A draw has 16 bits.
         let threshold = (self.dropout * f64::from(1u32 << 16)).round() as u32;
-        let mut mask = vec![0f32; tokens * width];
-        mask.par_chunks_mut(width).zip(keys.tokens.par_iter()).for_each(
-            |(row, (number, place))| {
-                let purpose = format!("dropout {} {place}", self.name);
-                let mut random = Stream::new(self.seed, &purpose, *number);
-                for values in row.chunks_mut(4) {
-                    let bits = random.next_u64();
-                    for (i, value) in values.iter_mut().enumerate() {
-                        let draw = (bits >> (16 * i)) as u32 & 0xFFFF;
-                        *value = if draw < threshold { 0.0 } else { kept };
-                    }
+        let (keys, name, seed) = (keys.clone(), self.name.clone(), self.seed);
+        DropoutFactors::new(move |token, factors| {
+            let (number, place) = keys.tokens[token];
+            let mut random = Stream::new(seed, &format!("dropout {name} {place}"), number);
+            for values in factors.chunks_mut(4) {
+                let bits = random.next_u64();
+                for (i, value) in values.iter_mut().enumerate() {
+                    let draw = (bits >> (16 * i)) as u32 & 0xFFFF;
+                    *value = if draw < threshold { 0.0 } else { kept };
                 }
-            },
-        );
-        let mask = Tensor::from_data(TensorData::new(mask, [tokens, width]), &x.device().inner());
-        let mask = like(Tensor::from_inner(mask), &x);
-        x * mask
+            }
+        })
     }
 }

@@ -70,7 +70,7 @@ impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
             grads.register::<B>(node.id, B::linear_grad_weight(grad.clone(), gated));
         }
         if gate_node.is_some() || up_node.is_some() {
-            let grad_gated = B::linear_grad_input(grad.clone(), weight);
+            let grad_gated = B::linear_grad_input(grad.clone(), weight, None);
             let (grad_gate, grad_up) = B::gated_backward(grad_gated, gate, up, activation);
             for (node, value) in [(gate_node, grad_gate), (up_node, grad_up)] {
                 if let Some(node) = node {

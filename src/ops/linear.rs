@@ -5,13 +5,14 @@
 //! gradient that nobody asks for (with a frozen `W` its input goes at once).
 
 use super::backends::{dispatched, for_each_portable_backend};
+use super::shared_input::GradientSum;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::Tensor;
 
 /// Forward and backward on plain backend tensors; `x` is `[tokens, input]`, `weight` is
@@ -31,9 +32,13 @@ pub(crate) trait LinearKernel: Backend {
         Self::float_add(residual, Self::float_matmul(x, weight))
     }
 
-    /// The gradient of `x`.
-    fn linear_grad_input(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(grad, Self::float_transpose(weight))
+    /// The gradient of `x`, added to `sum` where there is one.
+    fn linear_grad_input(
+        grad: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        sum: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        portable_grad_input::<Self>(grad, weight, sum)
     }
 
     /// The gradient of `weight`.
@@ -44,10 +49,27 @@ pub(crate) trait LinearKernel: Backend {
 
 for_each_portable_backend! { LinearKernel {} }
 
+fn portable_grad_input<B: Backend>(
+    grad: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    sum: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let product = B::float_matmul(grad, B::float_transpose(weight));
+    match sum {
+        Some(sum) => B::float_add(sum, product),
+        None => product,
+    }
+}
+
 dispatched! {
     [Autodiff]
     trait LinearOps {
-        fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        fn linear(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            sum: Option<GradientSum>,
+        ) -> FloatTensor<Self> {
+            let _ = sum;
             <Self as LinearKernel>::linear_forward(x, weight)
         }
     }
@@ -60,21 +82,27 @@ dispatched! {
             x: FloatTensor<Self>,
             weight: FloatTensor<Self>,
             residual: FloatTensor<Self>,
+            sum: Option<GradientSum>,
         ) -> FloatTensor<Self> {
+            let _ = sum;
             <Self as LinearKernel>::linear_add_forward(x, weight, residual)
         }
     }
 }
 
 impl<B: LinearKernel, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        sum: Option<GradientSum>,
+    ) -> FloatTensor<Self> {
         let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
         let (x, x_node) = x.into_parts();
         let (weight, weight_node) = weight.into_parts();
         match LinearBackward.prepare::<C>([x_node, weight_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let out = B::linear_forward(x.clone(), weight.clone());
-                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight)), out)
+                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight), sum), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::linear_forward(x, weight)),
         }
@@ -86,6 +114,7 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         residual: FloatTensor<Self>,
+        sum: Option<GradientSum>,
     ) -> FloatTensor<Self> {
         let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
         let (x, x_node) = x.into_parts();
@@ -95,15 +124,28 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
         match LinearAddBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let out = B::linear_add_forward(x.clone(), weight.clone(), residual);
-                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight)), out)
+                prep.finish((wants_weight.then_some(x), wants_x.then_some(weight), sum), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::linear_add_forward(x, weight, residual)),
         }
     }
 }
 
-/// The input, where the weight's gradient is asked for, and the weight, where the input's is.
-type Saved<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+/// The input, where the weight's gradient is asked for, the weight, where the input's is, and the sum
+/// that the input's gradient goes to, if not to the input.
+type Saved<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, Option<GradientSum>);
+
+/// The gradient of the input; a zero in its place where it goes to a sum.
+fn grad_input<B: LinearKernel>(
+    grad: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    sum: Option<GradientSum>,
+) -> FloatTensor<B> {
+    let Some(sum) = sum else { return B::linear_grad_input(grad, weight, None) };
+    let zero = B::float_zeros([1, 1].into(), &grad.device(), grad.dtype().into());
+    sum.update::<B>(|before| B::linear_grad_input(grad, weight, before));
+    zero
+}
 
 #[derive(Debug)]
 struct LinearBackward;
@@ -113,10 +155,10 @@ impl<B: LinearKernel> Backward<B, 2> for LinearBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node] = ops.parents;
-        let (x, weight) = ops.state;
+        let (x, weight, sum) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, B::linear_grad_input(grad.clone(), weight));
+            grads.register::<B>(node.id, grad_input::<B>(grad.clone(), weight, sum));
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
             grads.register::<B>(node.id, B::linear_grad_weight(grad, x));
@@ -132,10 +174,10 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node, residual_node] = ops.parents;
-        let (x, weight) = ops.state;
+        let (x, weight, sum) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, B::linear_grad_input(grad.clone(), weight));
+            grads.register::<B>(node.id, grad_input::<B>(grad.clone(), weight, sum));
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
             grads.register::<B>(node.id, B::linear_grad_weight(grad.clone(), x));
@@ -157,8 +199,13 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
 /// If the shapes do not fit together or the element types differ.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     check(&x, &weight);
-    let out = <Dispatch as LinearOps>::linear(x.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(out)
+    linear_of(x, weight, None)
+}
+
+/// The same; the gradient of `x` goes to `sum`.
+pub(super) fn linear_of(x: Tensor<2>, weight: Tensor<2>, sum: Option<GradientSum>) -> Tensor<2> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as LinearOps>::linear(x, weight, sum))
 }
 
 /// `residual + x @ weight`.
@@ -169,6 +216,16 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// # Panics
 /// As [`linear`], and if `residual` is not like the result.
 pub fn linear_add(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+    linear_add_to(x, weight, residual, None)
+}
+
+/// The same; the gradient of `x` goes to `sum`.
+pub(super) fn linear_add_to(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    residual: Tensor<2>,
+    sum: Option<GradientSum>,
+) -> Tensor<2> {
     check(&x, &weight);
     let like_result = [x.dims()[0], weight.dims()[1]];
     assert_eq!(residual.dims(), like_result, "linear_add: the residual is not like the result");
@@ -177,11 +234,12 @@ pub fn linear_add(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tenso
         x.into_dispatch(),
         weight.into_dispatch(),
         residual.into_dispatch(),
+        sum,
     );
     Tensor::from_dispatch(out)
 }
 
-fn check(x: &Tensor<2>, weight: &Tensor<2>) {
+pub(super) fn check(x: &Tensor<2>, weight: &Tensor<2>) {
     let ([_, width], [rows, _]) = (x.dims(), weight.dims());
     assert_eq!(width, rows, "linear: the width of x differs from the rows of weight");
     assert_eq!(x.dtype(), weight.dtype(), "linear: the element types of x and weight differ");
@@ -191,8 +249,8 @@ fn check(x: &Tensor<2>, weight: &Tensor<2>) {
 mod flex {
     use super::super::kernel::{self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads};
     use super::*;
+    use burn::backend::Flex;
     use burn::backend::ops::FloatTensorOps;
-    use burn::backend::{Flex, TensorMetadata};
 
     impl LinearKernel for Flex {
         fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -227,33 +285,45 @@ mod flex {
             let (x, weight) = (kernel::contiguous(x), DenseMatrix::new(weight));
             let residual = kernel::contiguous(residual);
             let size = [tokens, weight.size()[1]];
-            let mut out = Buffer::copy_of(residual.storage::<f32>());
-            MatrixMut::dense(&mut out, size).add_product(
+            // In place if nothing else holds the residual, on a copy otherwise.
+            let mut out = match residual.can_mut() {
+                true => residual,
+                false => Buffer::copy_of(residual.storage::<f32>()).into_tensor(size),
+            };
+            MatrixMut::dense(out.storage_mut::<f32>(), size).add_product(
                 Matrix::dense(x.storage::<f32>(), [tokens, input]),
                 weight.view(),
                 Threads::All,
             );
-            out.into_tensor(size)
+            out
         }
 
         fn linear_grad_input(
             grad: FloatTensor<Self>,
             weight: FloatTensor<Self>,
+            sum: Option<FloatTensor<Self>>,
         ) -> FloatTensor<Self> {
             if !kernel::all_f32([&grad, &weight]) {
-                return Self::float_matmul(grad, Self::float_transpose(weight));
+                return portable_grad_input::<Self>(grad, weight, sum);
             }
             let [tokens, output] = grad.shape().dims();
             let (grad, weight) = (kernel::contiguous(grad), DenseMatrix::new(weight));
             let size = [tokens, weight.size()[0]];
-            let mut out = Buffer::any(size[0] * size[1]);
-            MatrixMut::dense(&mut out, size).set_product(
-                1.0,
-                Matrix::dense(grad.storage::<f32>(), [tokens, output]),
-                weight.view().transposed(),
-                Threads::All,
-            );
-            out.into_tensor(size)
+            let grad = Matrix::dense(grad.storage::<f32>(), [tokens, output]);
+            let weight = weight.view().transposed();
+            match sum.map(kernel::contiguous) {
+                // In place: nothing else holds the sum.
+                Some(mut sum) => {
+                    let out = MatrixMut::dense(sum.storage_mut::<f32>(), size);
+                    out.add_product(grad, weight, Threads::All);
+                    sum
+                }
+                None => {
+                    let mut out = Buffer::any(size[0] * size[1]);
+                    MatrixMut::dense(&mut out, size).set_product(1.0, grad, weight, Threads::All);
+                    out.into_tensor(size)
+                }
+            }
         }
 
         fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -470,7 +470,7 @@ impl SelfAttention {
         let (Some(q), Some(k), Some(v)) = (&self.q_proj, &self.k_proj, &self.v_proj) else {
             unreachable!("the projections are one or three")
         };
-        [q.forward(x.clone(), dropout), k.forward(x.clone(), dropout), v.forward(x, dropout)]
+        LoraLinear::forward_all([q, k, v], x, dropout)
     }
 
     /// The attention of new tokens to the cache, which takes them in; added to `residual` where there is

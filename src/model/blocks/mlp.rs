@@ -123,9 +123,7 @@ impl Mlp {
                 let inner = both.dims()[1] / 2;
                 [0, inner].map(|start| both.clone().narrow(1, start, inner))
             }
-            (None, Some(gate), Some(up)) => {
-                [gate.forward(x.clone(), dropout), up.forward(x, dropout)]
-            }
+            (None, Some(gate), Some(up)) => LoraLinear::forward_all([gate, up], x, dropout),
             _ => unreachable!("the projections are one or two"),
         }
     }

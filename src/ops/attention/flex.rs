@@ -1,5 +1,7 @@
-//! The kernel for flex. A task handles one head of one batch row in blocks of queries; the scores
-//! of a block see only the keys from the start of the block's first segment to its last query.
+//! The kernel for flex. A task handles the query heads that share a key-value head, in blocks of
+//! queries; the scores of a block see only the keys from the start of the block's first segment to
+//! its last query. The heads of a block are one matrix, so that its keys and values are prepared
+//! for all of them at once.
 
 use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads, simd_fn};
 use super::{AttentionKernel, AttentionShape, Extent, Saved, portable};
@@ -7,9 +9,6 @@ use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Queries in one block.
-const QUERY_BLOCK: usize = 64;
 
 impl AttentionKernel for Flex {
     /// The log-sum-exp is `[batch, heads, seq]`.
@@ -26,22 +25,22 @@ impl AttentionKernel for Flex {
             let whole = Extent { shape, longest: shape.seq };
             return portable::forward::<Self>(q, k, v, segment_starts, whole);
         }
-        let [q, k, v] = [q, k, v].map(kernel::contiguous);
-        let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.storage::<f32>());
+        let inputs = [q, k, v].map(kernel::contiguous);
+        let inputs = inputs.each_ref().map(|tensor| tensor.storage::<f32>());
         let mut out = Buffer::any(shape.tokens() * shape.width());
-        let mut log_sum_exp = vec![0.0; shape.tokens() * shape.heads];
-        let out_all = out.shared();
-        // One run of `seq` per batch row and head.
-        log_sum_exp.par_chunks_exact_mut(shape.seq).enumerate().for_each_init(
-            || Buffer::any(QUERY_BLOCK * shape.seq),
-            |scores, (task, log_sum_exp)| {
-                let (row, head) = (task / shape.heads, task % shape.heads);
-                let task = Task { shape, starts: &starts[row * shape.seq..], row, head };
-                task.forward([q, k, v], scores, out_all, log_sum_exp);
+        let mut log_sum_exp = Buffer::any(shape.tokens() * shape.heads);
+        let outputs = [out.shared(), log_sum_exp.shared()];
+        let blocks = shape.seq.div_ceil(queries_in_block(shape));
+        (0..shape.batch * shape.kv_heads * blocks).into_par_iter().with_max_len(1).for_each_init(
+            || Scratch::new(shape, 1),
+            |scratch, index| {
+                let task = Task::new(shape, &starts, index / blocks);
+                let block = task.blocks().nth(index % blocks).expect("there are so many blocks");
+                task.forward(&block, inputs, scratch, outputs);
             },
         );
         let out = out.into_tensor([shape.tokens(), shape.width()]);
-        (out, kernel::from_vec(log_sum_exp, [shape.batch, shape.heads, shape.seq]))
+        (out, log_sum_exp.into_tensor([shape.batch, shape.heads, shape.seq]))
     }
 
     fn attention_backward(
@@ -59,23 +58,77 @@ impl AttentionKernel for Flex {
         let inputs = [q, k, v, out, grad, log_sum_exp].map(kernel::contiguous);
         let inputs = inputs.each_ref().map(|tensor| tensor.storage::<f32>());
         let mut grad_q = Buffer::any(shape.tokens() * shape.width());
-        let mut grad_k = Buffer::zeros(shape.tokens() * shape.kv_width());
-        let mut grad_v = Buffer::zeros(shape.tokens() * shape.kv_width());
-        let outputs = [grad_q.shared(), grad_k.shared(), grad_v.shared()];
-        // A task owns a key-value head, so that its gradients are summed in one order.
-        (0..shape.batch * shape.kv_heads).into_par_iter().for_each_init(
-            || [0, 1].map(|_| Buffer::any(QUERY_BLOCK * shape.seq)),
-            |scratch, task| {
-                let (row, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
-                for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
-                    let task = Task { shape, starts: &starts[row * shape.seq..], row, head };
-                    task.backward(inputs, scratch, outputs);
+        let parts = parts(shape);
+        let zeros = || Buffer::zeros(shape.tokens() * shape.kv_width());
+        // The gradients of keys and values that each part sums up.
+        let mut sums: Vec<[Buffer; 2]> = (0..parts).map(|_| [zeros(), zeros()]).collect();
+        let grad_q_all = grad_q.shared();
+        let sums_all: Vec<[SharedMut; 2]> =
+            sums.iter_mut().map(|sums| sums.each_mut().map(Buffer::shared)).collect();
+        (0..shape.batch * shape.kv_heads * parts).into_par_iter().with_max_len(1).for_each_init(
+            || Scratch::new(shape, 2),
+            |scratch, index| {
+                let (part, task) = (index % parts, Task::new(shape, &starts, index / parts));
+                for block in task.blocks().skip(part).step_by(parts) {
+                    task.backward(&block, inputs, scratch, grad_q_all, sums_all[part]);
                 }
             },
         );
-        let grad_q = grad_q.into_tensor([shape.tokens(), shape.width()]);
+        let sums =
+            sums.into_iter().reduce(|[k, v], [more_k, more_v]| [add(k, &more_k), add(v, &more_v)]);
+        let [grad_k, grad_v] = sums.expect("there is a part");
         let kv_size = [shape.tokens(), shape.kv_width()];
+        let grad_q = grad_q.into_tensor([shape.tokens(), shape.width()]);
         [grad_q, grad_k.into_tensor(kv_size), grad_v.into_tensor(kv_size)]
+    }
+}
+
+/// Queries in one block: few, because a block sees more keys than each of its queries does, but with
+/// the heads that share keys enough that these are worth preparing.
+fn queries_in_block(shape: AttentionShape) -> usize {
+    /// Most scores of a block, while it has more than the least rows.
+    const SCORES: usize = 192 * 2048;
+    let rows = (SCORES / shape.seq.max(1)).clamp(64, 192);
+    (rows / shape.group()).clamp(16, 64)
+}
+
+/// Parts that the blocks of a task are dealt out to in the backward pass, where tasks are few. It
+/// depends on the shape alone, as does what is summed in which order.
+fn parts(shape: AttentionShape) -> usize {
+    /// Tasks that keep many threads about equally busy.
+    const ENOUGH: usize = 16;
+    /// Each part has gradients of its own for all keys and values.
+    const MOST: usize = 4;
+    let blocks = shape.seq.div_ceil(queries_in_block(shape));
+    let tasks = (shape.batch * shape.kv_heads).max(1);
+    ENOUGH.div_ceil(tasks).min(MOST).min(blocks).max(1)
+}
+
+/// `sum + more`
+fn add(mut sum: Buffer, more: &[f32]) -> Buffer {
+    /// Elements in one parallel task.
+    const BLOCK: usize = 16 * 1024;
+    sum.par_chunks_mut(BLOCK).zip(more.par_chunks(BLOCK)).for_each(|(sum, more)| {
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    });
+    sum
+}
+
+/// Memory for a block of all heads that share keys.
+struct Scratch {
+    /// `[group * queries, keys]`, one or two of them.
+    scores: Vec<Buffer>,
+    /// `[group * queries, head_dim]`: queries, gradients of the outputs, and results.
+    rows: [Buffer; 3],
+}
+
+impl Scratch {
+    fn new(shape: AttentionShape, scores: usize) -> Self {
+        let rows = shape.group() * queries_in_block(shape);
+        Self {
+            scores: (0..scores).map(|_| Buffer::any(rows * shape.seq)).collect(),
+            rows: [(); 3].map(|()| Buffer::any(rows * shape.head_dim)),
+        }
     }
 }
 
@@ -101,13 +154,13 @@ fn segments(segment_starts: IntTensor<Flex>, shape: AttentionShape) -> Vec<usize
     starts
 }
 
-/// One head of one batch row.
+/// The query heads of one batch row that share a key-value head.
 struct Task<'a> {
     shape: AttentionShape,
     /// Segment starts of this row's tokens (and of the rows after it).
     starts: &'a [usize],
     row: usize,
-    head: usize,
+    kv_head: usize,
 }
 
 /// Some consecutive queries of a task.
@@ -116,42 +169,63 @@ struct Block {
     queries: Range<usize>,
     /// Keys that some query of the block sees.
     keys: Range<usize>,
-    /// Place of the first query's head in `q`, the output and their gradients.
-    q_offset: usize,
     /// Place of the first key's head in `k`, `v` and their gradients.
     kv_offset: usize,
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// Task `index`, of as many as there are rows and key-value heads.
+    fn new(shape: AttentionShape, starts: &'a [usize], index: usize) -> Self {
+        let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
+        Self { shape, starts: &starts[row * shape.seq..], row, kv_head }
+    }
+
     fn blocks(&self) -> impl Iterator<Item = Block> {
-        let shape = self.shape;
-        let kv_head = self.head / shape.group();
-        (0..shape.seq).step_by(QUERY_BLOCK).map(move |first| {
-            let end = (first + QUERY_BLOCK).min(shape.seq);
+        let (shape, queries) = (self.shape, queries_in_block(self.shape));
+        (0..shape.seq).step_by(queries).map(move |first| {
+            let end = (first + queries).min(shape.seq);
             let key = self.starts[first];
-            let token = self.row * shape.seq;
+            let kv_offset = (self.row * shape.seq + key) * shape.kv_width();
             Block {
                 queries: first..end,
                 keys: key..end,
-                q_offset: (token + first) * shape.width() + self.head * shape.head_dim,
-                kv_offset: (token + key) * shape.kv_width() + kv_head * shape.head_dim,
+                kv_offset: kv_offset + self.kv_head * shape.head_dim,
             }
         })
     }
 
-    /// For each query of the block, its index and the range of its keys within the block's.
-    fn visible(&self, block: &Block) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let first = block.keys.start;
-        block
-            .queries
-            .clone()
-            .map(move |query| (query, self.starts[query] - first..query + 1 - first))
+    /// For each row of a block's matrices: its head, its query, and the range of its keys within the
+    /// block's.
+    fn rows(&self, block: &Block) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+        let (first, group) = (block.keys.start, self.shape.group());
+        let heads = self.kv_head * group..(self.kv_head + 1) * group;
+        let queries = block.queries.clone();
+        heads
+            .flat_map(move |head| queries.clone().map(move |query| (head, query)))
+            .map(move |(head, query)| (head, query, self.starts[query] - first..query + 1 - first))
     }
 
-    /// The block's queries in a tensor like `q`.
-    fn queries<'b>(&self, data: &'b [f32], block: &Block) -> Matrix<'b> {
-        let size = [block.queries.len(), self.shape.head_dim];
-        Matrix::new(&data[block.q_offset..], size, [self.shape.width(), 1])
+    /// Place of a query's head in `q`, the output and their gradients.
+    fn place(&self, head: usize, query: usize) -> Range<usize> {
+        let (shape, token) = (self.shape, self.row * self.shape.seq + query);
+        let start = token * shape.width() + head * shape.head_dim;
+        start..start + shape.head_dim
+    }
+
+    /// Place of a query's log-sum-exp.
+    fn place_of_sum(&self, head: usize, query: usize) -> usize {
+        (self.row * self.shape.heads + head) * self.shape.seq + query
+    }
+
+    /// The block's rows of a tensor like `q`, side by side.
+    fn gather<'b>(&self, data: &[f32], block: &Block, out: &'b mut [f32]) -> Matrix<'b> {
+        let dim = self.shape.head_dim;
+        let mut count = 0;
+        for ((head, query, _), out) in self.rows(block).zip(out.chunks_exact_mut(dim)) {
+            out.copy_from_slice(&data[self.place(head, query)]);
+            count += 1;
+        }
+        Matrix::dense(&out[..count * dim], [count, dim])
     }
 
     /// The block's keys in a tensor like `k`.
@@ -160,94 +234,88 @@ impl Task<'_> {
         Matrix::new(&data[block.kv_offset..], size, [self.shape.kv_width(), 1])
     }
 
-    /// Writes this head's columns of the row's outputs, and its log-sum-exps.
+    /// Writes the block's outputs and log-sum-exps.
     fn forward(
         &self,
+        block: &Block,
         [q, k, v]: [&[f32]; 3],
-        scores: &mut [f32],
-        out: SharedMut,
-        log_sum_exp: &mut [f32],
+        Scratch { scores, rows: [queries, _, outputs] }: &mut Scratch,
+        [out, log_sum_exp]: [SharedMut; 2],
     ) {
-        let (width, dim) = (self.shape.width(), self.shape.head_dim);
+        let dim = self.shape.head_dim;
+        let size @ [rows, cols] = [self.shape.group() * block.queries.len(), block.keys.len()];
+        let scores = &mut scores[0][..rows * cols];
+        let queries = self.gather(q, block, queries);
+        let keys = self.keys(k, block).transposed();
         let scale = self.shape.scale() as f32;
-        for block in self.blocks() {
-            let size @ [rows, cols] = [block.queries.len(), block.keys.len()];
-            let scores = &mut scores[..rows * cols];
-            MatrixMut::dense(scores, size).set_product(
-                scale,
-                self.queries(q, &block),
-                self.keys(k, &block).transposed(),
-                Threads::One,
-            );
-            let mut sums = [0.0; QUERY_BLOCK];
-            let queries = scores.chunks_exact_mut(cols).zip(self.visible(&block));
-            for ((scores, (query, visible)), sum) in queries.zip(&mut sums) {
-                let max = exp_scores(scores, visible.start, visible.end, sum);
-                log_sum_exp[query] = max + sum.ln();
-            }
-            // SAFETY: this head's columns of these queries belong to this task alone.
-            let outputs = unsafe { out.matrix(block.q_offset, [rows, dim], width) };
-            let probs = Matrix::dense(scores, size);
-            outputs.set_product(1.0, probs, self.keys(v, &block), Threads::One);
-            for (index, sum) in sums[..rows].iter().enumerate() {
-                let start = block.q_offset + index * width;
-                // SAFETY: as above, and the product has written them.
-                let outputs = unsafe { out.slice(start..start + dim) };
-                outputs.iter_mut().for_each(|x| *x /= sum);
-            }
+        MatrixMut::dense(scores, size).set_product(scale, queries, keys, Threads::One);
+        // The outputs are divided by the sums when they are written.
+        let mut sums = vec![0.0; rows];
+        for ((scores, sum), (head, query, visible)) in
+            scores.chunks_exact_mut(cols).zip(&mut sums).zip(self.rows(block))
+        {
+            let max = exp_scores(scores, visible.start, visible.end, sum);
+            let place = self.place_of_sum(head, query);
+            // SAFETY: each row's place belongs to one task alone.
+            let log_sum_exp = unsafe { log_sum_exp.slice(place..place + 1) };
+            log_sum_exp[0] = max + sum.ln();
+        }
+        let outputs = &mut outputs[..rows * dim];
+        let probs = Matrix::dense(scores, size);
+        MatrixMut::dense(outputs, [rows, dim]).set_product(
+            1.0,
+            probs,
+            self.keys(v, block),
+            Threads::One,
+        );
+        for ((values, sum), (head, query, _)) in
+            outputs.chunks_exact(dim).zip(sums).zip(self.rows(block))
+        {
+            // SAFETY: as above.
+            let out = unsafe { out.slice(self.place(head, query)) };
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value / sum);
         }
     }
 
-    /// Writes this head's columns of the row's query gradients, and adds to those of its
-    /// key-value head.
+    /// Writes the gradients of the block's queries, and adds to those of its keys and values.
     fn backward(
         &self,
+        block: &Block,
         [q, k, v, out, grad, log_sum_exp]: [&[f32]; 6],
-        [probs, slopes]: &mut [Buffer; 2],
-        [grad_q, grad_k, grad_v]: [SharedMut; 3],
+        Scratch { scores, rows: [queries, grads, grad_queries] }: &mut Scratch,
+        grad_q: SharedMut,
+        [grad_k, grad_v]: [SharedMut; 2],
     ) {
         let shape = self.shape;
-        let (width, kv_width, dim) = (shape.width(), shape.kv_width(), shape.head_dim);
+        let (kv_width, dim) = (shape.kv_width(), shape.head_dim);
         let scale = shape.scale() as f32;
-        let log_sum_exp = &log_sum_exp[(self.row * shape.heads + self.head) * shape.seq..];
-        for block in self.blocks() {
-            let size @ [rows, cols] = [block.queries.len(), block.keys.len()];
-            let (probs, slopes) = (&mut probs[..rows * cols], &mut slopes[..rows * cols]);
-            let (queries, keys) = (self.queries(q, &block), self.keys(k, &block));
-            let (grads, values) = (self.queries(grad, &block), self.keys(v, &block));
-            MatrixMut::dense(probs, size).set_product(
-                scale,
-                queries,
-                keys.transposed(),
-                Threads::One,
-            );
-            MatrixMut::dense(slopes, size).set_product(
-                scale,
-                grads,
-                values.transposed(),
-                Threads::One,
-            );
-            for (index, (query, visible)) in self.visible(&block).enumerate() {
-                let start = block.q_offset + index * width;
-                let (out, grad) = (&out[start..start + dim], &grad[start..start + dim]);
-                let mean = kernel::dot(out, grad) * scale;
-                let scores = index * cols..(index + 1) * cols;
-                let (probs, slopes) = (&mut probs[scores.clone()], &mut slopes[scores]);
-                score_grads(probs, slopes, [visible.start, visible.end], log_sum_exp[query], mean);
-            }
-            let (probs, slopes) = (Matrix::dense(probs, size), Matrix::dense(slopes, size));
-            // SAFETY: this head's columns of `grad_q`, and its key-value head's columns of
-            // `grad_k` and `grad_v`, which started as zeros, belong to this task alone.
-            let [grad_q, grad_k, grad_v] = unsafe {
-                [
-                    grad_q.matrix(block.q_offset, [rows, dim], width),
-                    grad_k.matrix(block.kv_offset, [cols, dim], kv_width),
-                    grad_v.matrix(block.kv_offset, [cols, dim], kv_width),
-                ]
-            };
-            grad_v.add_product(probs.transposed(), grads, Threads::One);
-            grad_k.add_product(slopes.transposed(), queries, Threads::One);
-            grad_q.set_product(1.0, slopes, keys, Threads::One);
+        let size @ [rows, cols] = [shape.group() * block.queries.len(), block.keys.len()];
+        let [probs, slopes] = &mut scores[..] else { unreachable!("two matrices of scores") };
+        let (probs, slopes) = (&mut probs[..rows * cols], &mut slopes[..rows * cols]);
+        let (queries, grads) = (self.gather(q, block, queries), self.gather(grad, block, grads));
+        let (keys, values) = (self.keys(k, block), self.keys(v, block));
+        for (out, left, right) in [(&mut *probs, queries, keys), (&mut *slopes, grads, values)] {
+            MatrixMut::dense(out, size).set_product(scale, left, right.transposed(), Threads::One);
+        }
+        let scores = probs.chunks_exact_mut(cols).zip(slopes.chunks_exact_mut(cols));
+        for ((probs, slopes), (head, query, visible)) in scores.zip(self.rows(block)) {
+            let place = self.place(head, query);
+            let mean = kernel::dot(&out[place.clone()], &grad[place]) * scale;
+            let log_sum_exp = log_sum_exp[self.place_of_sum(head, query)];
+            score_grads(probs, slopes, [visible.start, visible.end], log_sum_exp, mean);
+        }
+        let (probs, slopes) = (Matrix::dense(probs, size), Matrix::dense(slopes, size));
+        // SAFETY: of this part's `grad_k` and `grad_v`, which started as zeros, the columns of this
+        // key-value head and row belong to this task alone.
+        let [grad_k, grad_v] = [grad_k, grad_v]
+            .map(|grad| unsafe { grad.matrix(block.kv_offset, [cols, dim], kv_width) });
+        grad_v.add_product(probs.transposed(), grads, Threads::One);
+        grad_k.add_product(slopes.transposed(), queries, Threads::One);
+        let grad_queries = &mut grad_queries[..rows * dim];
+        MatrixMut::dense(grad_queries, [rows, dim]).set_product(1.0, slopes, keys, Threads::One);
+        for (values, (head, query, _)) in grad_queries.chunks_exact(dim).zip(self.rows(block)) {
+            // SAFETY: each row's place belongs to one task alone.
+            unsafe { grad_q.slice(self.place(head, query)) }.copy_from_slice(values);
         }
     }
 }

@@ -3,18 +3,26 @@
 use super::buffer::{Buffer, SharedMut};
 #[cfg(target_arch = "x86_64")]
 use super::few_rows;
-use super::simd::simd_fn;
+use super::narrow;
 use super::tensors::contiguous;
 use burn::backend::TensorMetadata;
 use burn_flex::{FlexTensor, Layout};
 use rayon::prelude::*;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Asserts that a matrix of the size and strides lies within `len` elements.
 fn check_reach(len: usize, [rows, cols]: [usize; 2], [row_stride, col_stride]: [usize; 2]) {
     if rows > 0 && cols > 0 {
         let last = (rows - 1) * row_stride + (cols - 1) * col_stride;
         assert!(last < len, "matrix outside of the buffer");
+    }
+}
+
+/// Asserts that a matrix has these rows and columns, at least one of each.
+fn check_block([rows, cols]: [usize; 2], block_rows: &Range<usize>, block_cols: &Range<usize>) {
+    for (range, size) in [(block_rows, rows), (block_cols, cols)] {
+        assert!(range.start < range.end && range.end <= size, "no such block");
     }
 }
 
@@ -38,12 +46,12 @@ impl<'a> Matrix<'a> {
         Self::new(data, size, [size[1], 1])
     }
 
-    /// These columns.
-    pub(crate) fn columns(self, columns: std::ops::Range<usize>) -> Self {
-        let [rows, cols] = self.size;
-        assert!(columns.start < columns.end && columns.end <= cols, "no such columns");
-        let data = &self.data[columns.start * self.strides[1]..];
-        Self::new(data, [rows, columns.len()], self.strides)
+    /// These rows and columns.
+    fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let [row_stride, col_stride] = self.strides;
+        check_block(self.size, &rows, &columns);
+        let data = &self.data[rows.start * row_stride + columns.start * col_stride..];
+        Self::new(data, [rows.len(), columns.len()], self.strides)
     }
 
     pub(crate) fn transposed(self) -> Self {
@@ -93,40 +101,6 @@ impl DenseMatrix {
     }
 }
 
-/// Rows from which a transposed matrix is laid out anew for a product.
-const LEAST_TURNED: usize = 1024;
-
-simd_fn! {
-    /// `out[row][col] = data[col * stride + row]` for all rows that fit in `out`.
-    fn turn(data: &[f32], stride: usize, cols: usize, out: &mut [f32]) {
-        /// Side of the squares that are turned in registers.
-        const SIDE: usize = 16;
-        let rows = out.len() / cols;
-        for row in (0..rows).step_by(SIDE) {
-            for col in (0..cols).step_by(SIDE) {
-                if row + SIDE <= rows && col + SIDE <= cols {
-                    let mut square = [[0.0; SIDE]; SIDE];
-                    for i in 0..SIDE {
-                        let line = &data[(col + i) * stride + row..][..SIDE];
-                        for j in 0..SIDE {
-                            square[j][i] = line[j];
-                        }
-                    }
-                    for (j, line) in square.iter().enumerate() {
-                        out[(row + j) * cols + col..][..SIDE].copy_from_slice(line);
-                    }
-                } else {
-                    for row in row..rows.min(row + SIDE) {
-                        for col in col..cols.min(col + SIDE) {
-                            out[row * cols + col] = data[col * stride + row];
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Who computes a matrix product.
 #[derive(Clone, Copy)]
 pub(crate) enum Threads {
@@ -150,6 +124,50 @@ pub(crate) fn has_few_rows(rows: usize) -> bool {
     }
 }
 
+/// Rows and columns that the products' innermost loops take at once, or a divisor of that.
+const ROW_UNIT: usize = 6;
+const COLUMN_UNIT: usize = 16;
+
+/// How a product is divided: into so many blocks down, and so many across.
+struct Blocks {
+    down: usize,
+    across: usize,
+}
+
+impl Blocks {
+    /// At most as many as there are threads. Each block has to read its rows of `a` and to lay out its
+    /// columns of `b`, so that the division with the least of both is chosen.
+    fn new([rows, cols]: [usize; 2], inner: usize, b_is_transposed: bool, threads: usize) -> Self {
+        /// Multiplications that are worth a thread.
+        const LEAST_WORK: usize = 1 << 19;
+        /// Least rows and columns of a block. With 64 or fewer of both, `gemm` would divide the sums of
+        /// an element in another way than for the whole product.
+        const LEAST_SIDE: usize = 96;
+        /// What reading an element of `a` costs, and laying out one of `b` row by row or from a
+        /// transposed matrix: measured on two processors with AVX-512.
+        const A: usize = 3;
+        const B: usize = 2;
+        const TRANSPOSED_B: usize = 6;
+        let most = threads.min(rows.saturating_mul(cols).saturating_mul(inner) / LEAST_WORK);
+        let of_b = if b_is_transposed { TRANSPOSED_B } else { B };
+        let fits = |count: usize, size: usize| count == 1 || size / count >= LEAST_SIDE;
+        let best = |blocks: usize| {
+            (1..=blocks)
+                .filter(|down| blocks % down == 0)
+                .map(|down| Self { down, across: blocks / down })
+                .filter(|it| fits(it.down, rows) && fits(it.across, cols))
+                .min_by_key(|it| it.down * of_b * cols + it.across * A * rows)
+        };
+        (1..=most).rev().find_map(best).unwrap_or(Self { down: 1, across: 1 })
+    }
+}
+
+/// Part `index` of `count` of `size` rows or columns, in whole units but for the end.
+fn part(size: usize, index: usize, count: usize, unit: usize) -> Range<usize> {
+    let bound = |index: usize| (size.div_ceil(unit) * index / count * unit).min(size);
+    bound(index)..bound(index + 1)
+}
+
 /// A matrix to write.
 pub(crate) struct MatrixMut<'a> {
     data: *mut f32,
@@ -157,6 +175,10 @@ pub(crate) struct MatrixMut<'a> {
     strides: [usize; 2],
     buffer: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: a shared reference only leads to the elements by `block`, whose callers promise that no two tasks
+// reach the same one.
+unsafe impl Sync for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
     /// Matrix of `size` `[rows, columns]` whose neighbors are `strides` apart in `data`.
@@ -184,6 +206,19 @@ impl<'a> MatrixMut<'a> {
     unsafe fn from_raw(data: *mut f32, len: usize, size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(len, size, strides);
         Self { data, size, strides, buffer: PhantomData }
+    }
+
+    /// These rows and columns.
+    ///
+    /// # Safety
+    /// Nothing else uses their elements while the block lives.
+    unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> MatrixMut<'_> {
+        let [row_stride, col_stride] = self.strides;
+        check_block(self.size, &rows, &columns);
+        // SAFETY: the block is a part of this matrix.
+        let data = unsafe { self.data.add(rows.start * row_stride + columns.start * col_stride) };
+        let size = [rows.len(), columns.len()];
+        MatrixMut { data, size, strides: self.strides, buffer: PhantomData }
     }
 
     /// `self = alpha * a @ b`
@@ -243,46 +278,81 @@ impl<'a> MatrixMut<'a> {
             }
             return;
         }
-        let is_empty = rows == 0 || cols == 0;
-        let turns = matches!(threads, Threads::All) && b.strides[0] == 1 && inner >= LEAST_TURNED;
-        if turns && !is_empty {
-            self.turned_product(accumulate, alpha, a, b);
-        } else {
-            self.multiply(accumulate, alpha, a, b, threads);
+        match threads {
+            Threads::One | Threads::OneFewRows => self.multiply(accumulate, alpha, a, b),
+            Threads::All if (1..=narrow::MOST_COLUMNS).contains(&cols) && cols < rows / 4 => {
+                self.multiply_narrow(accumulate, alpha, a, b);
+            }
+            Threads::All => self.multiply_in_blocks(accumulate, alpha, a, b),
         }
     }
 
-    /// The product with a transposed matrix of many rows, which is laid out row-major, block by
-    /// block, before it is multiplied: its elements, in as many pages as it has columns, would
-    /// otherwise be gathered one by one.
-    fn turned_product(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
-        /// Most rows of `b`, and most of its elements, that are laid out together.
-        const BLOCK: usize = 2048;
-        const ELEMENTS: usize = 4 << 20;
-        /// Rows of `b` in one parallel task.
-        const ROWS: usize = 64;
-        let ([inner, cols], stride) = (b.size, b.strides[1]);
-        let block = (ELEMENTS / cols).clamp(ROWS, BLOCK).min(inner);
-        let mut turned = Buffer::scratch(block * cols);
-        for first in (0..inner).step_by(block) {
-            let rows = block.min(inner - first);
-            let turned = &mut turned[..rows * cols];
-            turned.par_chunks_mut(ROWS * cols).enumerate().for_each(|(index, out)| {
-                turn(&b.data[first + index * ROWS..], stride, cols, out);
-            });
-            let part = a.columns(first..first + rows);
-            let turned = Matrix::dense(turned, [rows, cols]);
-            self.multiply(accumulate || first > 0, alpha, part, turned, Threads::All);
+    /// The product into a matrix of few columns.
+    fn multiply_narrow(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
+        let ([rows, cols], inner) = (self.size, a.size[1]);
+        if a.strides[0] == 1 && inner > 1 {
+            return narrow::transposed_product(self, accumulate, alpha, a, b);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if !accumulate
+            && alpha == 1.0
+            && inner > 0
+            && self.strides == [cols, 1]
+            && a.strides == [inner, 1]
+            && let Some(vectors) = few_rows::Vectors::detect()
+        {
+            // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
+            let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
+            let sizes = [rows, inner, cols];
+            return narrow::dot_products(vectors, SharedMut::new(y), a.data, b, sizes);
+        }
+        self.multiply_in_blocks(accumulate, alpha, a, b);
+    }
+
+    /// Takes over the values of another matrix of the size, or adds them.
+    pub(super) fn take(&mut self, accumulate: bool, values: Matrix) {
+        assert_eq!(self.size, values.size, "matrix sizes do not match");
+        let ([row_stride, col_stride], [rows, cols]) = (self.strides, self.size);
+        for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+            let value = values.data[row * values.strides[0] + col * values.strides[1]];
+            // SAFETY: the place is the matrix's own.
+            let place = unsafe { &mut *self.data.add(row * row_stride + col * col_stride) };
+            *place = if accumulate { *place + value } else { value };
         }
     }
 
-    fn multiply(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix, threads: Threads) {
+    /// `[rows, columns]`.
+    pub(super) fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// The product, a block of it for each thread. An element's sums have the same order as in the whole.
+    pub(super) fn multiply_in_blocks(
+        &mut self,
+        accumulate: bool,
+        alpha: f32,
+        a: Matrix,
+        b: Matrix,
+    ) {
+        let ([rows, cols], inner) = (self.size, a.size[1]);
+        let blocks = Blocks::new(self.size, inner, b.strides[1] != 1, rayon::current_num_threads());
+        let Blocks { down, across } = blocks;
+        if down * across == 1 {
+            return self.multiply(accumulate, alpha, a, b);
+        }
+        let out = &*self;
+        (0..down * across).into_par_iter().with_max_len(1).for_each(|index| {
+            let rows = part(rows, index / across, down, ROW_UNIT);
+            let cols = part(cols, index % across, across, COLUMN_UNIT);
+            let (a, b) = (a.block(rows.clone(), 0..inner), b.block(0..inner, cols.clone()));
+            // SAFETY: the blocks are disjoint.
+            unsafe { out.block(rows, cols) }.multiply(accumulate, alpha, a, b);
+        });
+    }
+
+    fn multiply(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
         let [rows, cols] = self.size;
         let inner = a.size[1];
-        let parallelism = match threads {
-            Threads::One | Threads::OneFewRows => gemm::Parallelism::None,
-            Threads::All => gemm::Parallelism::Rayon(0),
-        };
         let stride = |stride: usize| stride as isize;
         // SAFETY: the sizes match, each matrix was checked to lie in its buffer, and `self` has its
         // elements for itself. Without `accumulate` they are not read.
@@ -306,7 +376,7 @@ impl<'a> MatrixMut<'a> {
                 false,
                 false,
                 false,
-                parallelism,
+                gemm::Parallelism::None,
             );
         }
     }
@@ -335,23 +405,99 @@ impl<'a> SharedMut<'a> {
 mod tests {
     use super::*;
 
+    /// Numbers with digits, whose sums depend on their order.
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = crate::random::Stream::new(seed, "matrices", 0);
+        (0..count).map(|_| random.unit() as f32 - 0.5).collect()
+    }
+
     #[test]
-    fn a_transposed_matrix_of_many_rows_is_multiplied_as_any_other() {
-        // Small integers, whose products and sums are exact; blocks and squares do not fit evenly.
-        let [rows, inner, cols] = [35, LEAST_TURNED + 77, 21];
+    fn a_product_in_blocks_has_the_bits_of_the_whole() {
+        // Sides around those of blocks, and sums that are divided.
+        for [rows, inner, cols] in [[40, 700, 30], [70, 1100, 300], [300, 600, 100], [500, 77, 231]]
+        {
+            let (a, b) = (numbers(rows * inner, 1), numbers(inner * cols, 2));
+            let before = numbers(rows * cols, 3);
+            let a_turned: Vec<f32> =
+                (0..inner * rows).map(|i| a[i % rows * inner + i / rows]).collect();
+            let b_turned: Vec<f32> =
+                (0..inner * cols).map(|i| b[i % inner * cols + i / inner]).collect();
+            let left = [
+                Matrix::dense(&a, [rows, inner]),
+                Matrix::dense(&a_turned, [inner, rows]).transposed(),
+            ];
+            let right = [
+                Matrix::dense(&b, [inner, cols]),
+                Matrix::dense(&b_turned, [cols, inner]).transposed(),
+            ];
+            for (a, b) in left.into_iter().flat_map(|a| right.map(|b| (a, b))) {
+                let product = |accumulate: bool, threads: usize| {
+                    let mut out = before.clone();
+                    let mut matrix = MatrixMut::dense(&mut out, [rows, cols]);
+                    let pool =
+                        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    pool.install(|| matrix.multiply_in_blocks(accumulate, 0.5, a, b));
+                    out
+                };
+                for accumulate in [false, true] {
+                    let whole = product(accumulate, 1);
+                    for threads in [2, 3, 4, 8] {
+                        assert!(product(accumulate, threads) == whole, "{rows} x {inner} x {cols}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_few_columns_are_exact() {
+        // Small integers, whose products and sums are exact.
         let values = |count: usize, seed: usize| -> Vec<f32> {
             (0..count).map(|i| ((i * 7919 + seed * 31) % 7) as f32 - 3.0).collect()
         };
-        let (a, b) = (values(rows * inner, 1), values(cols * inner, 2));
-        let a = Matrix::dense(&a, [rows, inner]);
-        let b = Matrix::dense(&b, [cols, inner]).transposed();
-        let mut expected = values(rows * cols, 3);
-        let mut found = expected.clone();
-        MatrixMut::dense(&mut expected, [rows, cols]).add_product(a, b, Threads::One);
-        MatrixMut::dense(&mut found, [rows, cols]).add_product(a, b, Threads::All);
-        assert!(found == expected, "sums differ");
-        MatrixMut::dense(&mut expected, [rows, cols]).set_product(2.0, a, b, Threads::One);
-        MatrixMut::dense(&mut found, [rows, cols]).set_product(2.0, a, b, Threads::All);
-        assert!(found == expected, "products differ");
+        for [rows, inner, cols] in [[37, 50, 1], [200, 33, 8], [333, 700, 24], [400, 1, 48]] {
+            let (a, b) = (values(rows * inner, 1), values(inner * cols, 2));
+            let before = values(rows * cols, 3);
+            let left =
+                [Matrix::dense(&a, [rows, inner]), Matrix::dense(&a, [inner, rows]).transposed()];
+            let right =
+                [Matrix::dense(&b, [inner, cols]), Matrix::dense(&b, [cols, inner]).transposed()];
+            for (a, b) in left.into_iter().flat_map(|a| right.map(|b| (a, b))) {
+                let product = |accumulate: bool, alpha: f32, threads: Threads| {
+                    let mut out = before.clone();
+                    let out_matrix = MatrixMut::dense(&mut out, [rows, cols]);
+                    match accumulate {
+                        true => out_matrix.add_product(a, b, threads),
+                        false => out_matrix.set_product(alpha, a, b, threads),
+                    }
+                    out
+                };
+                for (accumulate, alpha) in [(false, 1.0), (false, 2.0), (true, 1.0)] {
+                    let expected = product(accumulate, alpha, Threads::One);
+                    assert!(product(accumulate, alpha, Threads::All) == expected, "{cols}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_as_many_as_pay_and_cover_all() {
+        let blocks = |size, inner, transposed, threads| {
+            let Blocks { down, across } = Blocks::new(size, inner, transposed, threads);
+            [down, across]
+        };
+        assert_eq!(blocks([2048, 256], 256, false, 2), [2, 1]);
+        assert_eq!(blocks([512, 4096], 256, false, 2), [1, 2]);
+        assert_eq!(blocks([512, 576], 576, false, 2), [2, 1]);
+        assert_eq!(blocks([512, 576], 576, true, 2), [1, 2]);
+        assert_eq!(blocks([2048, 2048], 576, false, 16), [4, 4]);
+        // Too small for more, in work or in sides.
+        assert_eq!(blocks([64, 64], 64, false, 8), [1, 1]);
+        assert_eq!(blocks([150, 150], 10_000, false, 8), [1, 1]);
+        assert_eq!(blocks([0, 5], 7, false, 8), [1, 1]);
+        for (size, count, unit) in [(2400, 2, 6), (577, 3, 16), (100, 1, 16), (96, 7, 6)] {
+            let parts: Vec<usize> = (0..count).flat_map(|i| part(size, i, count, unit)).collect();
+            assert_eq!(parts, (0..size).collect::<Vec<_>>());
+        }
     }
 }

@@ -12,6 +12,7 @@ mod buffer;
 #[cfg(target_arch = "x86_64")]
 mod few_rows;
 mod matrix;
+mod narrow;
 mod simd;
 mod tensors;
 

@@ -1,0 +1,114 @@
+//! An input that several products share. Autodiff would make a gradient of it for each product and add
+//! them up in passes of their own; here the products add to one.
+//!
+//! ```text
+//! x -> shared -> x W1, x W2, ...        backward: each adds its part to the sum and sends a zero in
+//!                                       its place; then `shared` sends the sum to x
+//! ```
+
+use super::backends::dispatched;
+use super::linear::{self, linear_add_to, linear_of};
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::tensor::Tensor;
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A gradient that products add to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GradientSum(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl GradientSum {
+    /// Replaces the sum so far, of which there is none at first.
+    pub(super) fn update<B: Backend>(
+        &self,
+        add: impl FnOnce(Option<FloatTensor<B>>) -> FloatTensor<B>,
+    ) {
+        let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sum.take().map(|sum| match sum.downcast::<FloatTensor<B>>() {
+            Ok(sum) => *sum,
+            Err(_) => unreachable!("all products of an input are on its backend"),
+        });
+        *sum = Some(Box::new(add(before)));
+    }
+
+    fn take<B: Backend>(&self) -> Option<FloatTensor<B>> {
+        let sum = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        sum.downcast::<FloatTensor<B>>().ok().map(|sum| *sum)
+    }
+}
+
+dispatched! {
+    [Autodiff]
+    trait SharedInputOps {
+        fn shared_input(x: FloatTensor<Self>, sum: GradientSum) -> FloatTensor<Self> {
+            let _ = sum;
+            x
+        }
+    }
+}
+
+impl<B: Backend, C: CheckpointStrategy> SharedInputOps for Autodiff<B, C> {
+    fn shared_input(x: FloatTensor<Self>, sum: GradientSum) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        match SharedInputBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(sum, x),
+            OpsKind::UnTracked(prep) => prep.finish(x),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SharedInputBackward;
+
+impl<B: Backend> Backward<B, 1> for SharedInputBackward {
+    type State = GradientSum;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        // The zeros of the products, which have come before.
+        grads.consume::<B>(&ops.node);
+        let [node] = ops.parents;
+        if let (Some(node), Some(sum)) = (node, ops.state.take::<B>()) {
+            grads.register::<B>(node.id, sum);
+        }
+    }
+}
+
+/// An input of several products.
+pub(crate) struct SharedInput {
+    x: Tensor<2>,
+    /// The same, with a gradient that is the sum.
+    shared: Tensor<2>,
+    sum: GradientSum,
+}
+
+impl SharedInput {
+    /// `x` is `[tokens, input]`.
+    pub(crate) fn new(x: Tensor<2>) -> Self {
+        let sum = GradientSum::default();
+        let shared =
+            <Dispatch as SharedInputOps>::shared_input(x.clone().into_dispatch(), sum.clone());
+        Self { x, shared: Tensor::from_dispatch(shared), sum }
+    }
+
+    /// The input itself.
+    pub(crate) fn tensor(&self) -> Tensor<2> {
+        self.x.clone()
+    }
+
+    /// As [`linear`](super::linear()).
+    pub(crate) fn linear(&self, weight: Tensor<2>) -> Tensor<2> {
+        linear::check(&self.shared, &weight);
+        linear_of(self.shared.clone(), weight, Some(self.sum.clone()))
+    }
+
+    /// As [`linear_add`](super::linear_add).
+    pub(crate) fn linear_add(&self, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        linear_add_to(self.shared.clone(), weight, residual, Some(self.sum.clone()))
+    }
+}
