@@ -21,6 +21,7 @@ use mixdistill::context::{Context, Event, Observer};
 use mixdistill::data::Row;
 use mixdistill::device::{self, peak_memory_mib};
 use mixdistill::model::{DecoderConfig, LoraConfig, ModelFolder, Precision, model_folder};
+use mixdistill::ops::linear;
 use mixdistill::terminal::Terminal;
 use mixdistill::train::{Learner, TrainConfig};
 use mixdistill::{Error, Result};
@@ -209,7 +210,7 @@ fn products(
     let key_value = config.num_key_value_heads * config.head_dim();
     let layers = config.num_hidden_layers;
     // Input and output widths of the linear layers, and how many of each there are.
-    let linear = [
+    let shapes = [
         (width, query, layers),
         (width, key_value, 2 * layers),
         (query, width, layers),
@@ -218,16 +219,16 @@ fn products(
         (width, config.vocab_size, 1),
     ];
     let (mut seconds, mut flops) = (0.0, 0.0);
-    for (from, to, count) in linear {
+    for (from, to, count) in shapes {
         let random = |shape| Tensor::<2>::random(shape, Distribution::Default, device);
         let (x, w, dy) = (random([tokens, from]), random([from, to]), random([tokens, to]));
         let one = || {
             let start = Instant::now();
             // The output, the gradient of the input and that of the weight.
             let all = [
-                x.clone().matmul(w.clone()),
-                dy.clone().matmul(w.clone().transpose()),
-                x.clone().transpose().matmul(dy.clone()),
+                linear(x.clone(), w.clone()),
+                linear(dy.clone(), w.clone().transpose()),
+                linear(x.clone().transpose(), dy.clone()),
             ];
             let _ = device.sync();
             drop(all);

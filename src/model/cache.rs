@@ -114,6 +114,23 @@ impl LayerCache {
         }
     }
 
+    /// Fills the first places of an empty cache: row by row, so many tokens of another cache's first row
+    /// are the last of these places. What stands before them is not theirs.
+    pub(super) fn begin_with(&mut self, from: &Self, places: usize, lengths: &[usize]) {
+        for (all, first) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+            let mut old = all.take().expect("a cache is put back after each use");
+            let first = first.as_ref().expect("a cache is put back after each use");
+            let [_, kv_heads, _, dim] = old.dims();
+            for (row, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
+                let x = first.clone().slice([0..1, 0..kv_heads, 0..*length, 0..dim]);
+                let here = places - length..places;
+                old = old.slice_assign([row..row + 1, 0..kv_heads, here, 0..dim], x);
+            }
+            *all = Some(old);
+        }
+        self.filled = places;
+    }
+
     /// Keeps no more than the last so many tokens, with room for others.
     pub(super) fn keep_last(&mut self, tokens: usize) {
         let kept = self.filled.min(tokens);

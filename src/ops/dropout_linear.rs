@@ -257,3 +257,45 @@ mod flex {
         values.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn it_is_the_product_of_the_inputs_that_are_left() {
+        // More tokens than a block of the kernel has.
+        let [tokens, width, output] = [600, 20, 8];
+        let factor = |token: usize, i: usize| if (token * 7 + i * 3) % 5 == 0 { 0.0 } else { 1.25 };
+        let factors = DropoutFactors::new(move |token, factors| {
+            factors.iter_mut().enumerate().for_each(|(i, value)| *value = factor(token, i));
+        });
+        let all = (0..tokens * width).map(|i| factor(i / width, i % width)).collect::<Vec<f32>>();
+        for name in crate::device::compiled() {
+            let device = crate::device::by_name(name).unwrap().autodiff();
+            let random =
+                |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Default, &device);
+            let x = random([tokens, width]).require_grad();
+            let weight = random([width, output]).require_grad();
+            let target = random([tokens, output]);
+            let gradients = |y: Tensor<2>| {
+                let found = values(y.clone());
+                let grads = (y * target.clone()).sum().backward();
+                [found, values(x.grad(&grads).unwrap()), values(weight.grad(&grads).unwrap())]
+            };
+            let found = gradients(dropout_linear(x.clone(), weight.clone(), factors.clone()));
+            let all = Tensor::from_data(TensorData::new(all.clone(), [tokens, width]), &device);
+            let expected = gradients((x.clone() * all).matmul(weight.clone()));
+            for (found, expected) in found.iter().zip(&expected) {
+                for (a, b) in found.iter().zip(expected) {
+                    assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} and {b} on {name}");
+                }
+            }
+        }
+    }
+}

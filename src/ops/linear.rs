@@ -38,28 +38,20 @@ pub(crate) trait LinearKernel: Backend {
         weight: FloatTensor<Self>,
         sum: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
-        portable_grad_input::<Self>(grad, weight, sum)
+        let weight = Self::float_transpose(weight);
+        match sum {
+            Some(sum) => Self::linear_add_forward(grad, weight, sum),
+            None => Self::linear_forward(grad, weight),
+        }
     }
 
     /// The gradient of `weight`.
     fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(Self::float_transpose(x), grad)
+        Self::linear_forward(Self::float_transpose(x), grad)
     }
 }
 
 for_each_portable_backend! { LinearKernel {} }
-
-fn portable_grad_input<B: Backend>(
-    grad: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    sum: Option<FloatTensor<B>>,
-) -> FloatTensor<B> {
-    let product = B::float_matmul(grad, B::float_transpose(weight));
-    match sum {
-        Some(sum) => B::float_add(sum, product),
-        None => product,
-    }
-}
 
 dispatched! {
     [Autodiff]
@@ -247,7 +239,7 @@ pub(super) fn check(x: &Tensor<2>, weight: &Tensor<2>) {
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads};
+    use super::super::kernel::{self, Buffer, DenseMatrix, MatrixMut, Threads};
     use super::*;
     use burn::backend::Flex;
     use burn::backend::ops::FloatTensorOps;
@@ -257,16 +249,11 @@ mod flex {
             if !kernel::all_f32([&x, &weight]) {
                 return Self::float_matmul(x, weight);
             }
-            let [tokens, input] = x.shape().dims();
-            let (x, weight) = (kernel::contiguous(x), DenseMatrix::new(weight));
-            let size = [tokens, weight.size()[1]];
+            let (x, weight) = (DenseMatrix::new(x), DenseMatrix::new(weight));
+            let size = [x.size()[0], weight.size()[1]];
             let mut out = Buffer::any(size[0] * size[1]);
-            MatrixMut::dense(&mut out, size).set_product(
-                1.0,
-                Matrix::dense(x.storage::<f32>(), [tokens, input]),
-                weight.view(),
-                Threads::All,
-            );
+            let out_matrix = MatrixMut::dense(&mut out, size);
+            out_matrix.set_product(1.0, x.view(), weight.view(), Threads::All);
             out.into_tensor(size)
         }
 
@@ -277,69 +264,21 @@ mod flex {
         ) -> FloatTensor<Self> {
             /// Rows up to which a product of its own is faster than one that adds.
             const FEW: usize = 32;
-            let [tokens, input] = x.shape().dims();
-            if !kernel::all_f32([&x, &weight, &residual]) || tokens <= FEW {
+            if !kernel::all_f32([&x, &weight, &residual]) || x.shape()[0] <= FEW {
                 let product = Self::linear_forward(x, weight);
                 return Self::float_add(product, residual);
             }
-            let (x, weight) = (kernel::contiguous(x), DenseMatrix::new(weight));
+            let (x, weight) = (DenseMatrix::new(x), DenseMatrix::new(weight));
             let residual = kernel::contiguous(residual);
-            let size = [tokens, weight.size()[1]];
+            let size = [x.size()[0], weight.size()[1]];
             // In place if nothing else holds the residual, on a copy otherwise.
             let mut out = match residual.can_mut() {
                 true => residual,
                 false => Buffer::copy_of(residual.storage::<f32>()).into_tensor(size),
             };
-            MatrixMut::dense(out.storage_mut::<f32>(), size).add_product(
-                Matrix::dense(x.storage::<f32>(), [tokens, input]),
-                weight.view(),
-                Threads::All,
-            );
+            let out_matrix = MatrixMut::dense(out.storage_mut::<f32>(), size);
+            out_matrix.add_product(x.view(), weight.view(), Threads::All);
             out
-        }
-
-        fn linear_grad_input(
-            grad: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
-            sum: Option<FloatTensor<Self>>,
-        ) -> FloatTensor<Self> {
-            if !kernel::all_f32([&grad, &weight]) {
-                return portable_grad_input::<Self>(grad, weight, sum);
-            }
-            let [tokens, output] = grad.shape().dims();
-            let (grad, weight) = (kernel::contiguous(grad), DenseMatrix::new(weight));
-            let size = [tokens, weight.size()[0]];
-            let grad = Matrix::dense(grad.storage::<f32>(), [tokens, output]);
-            let weight = weight.view().transposed();
-            match sum.map(kernel::contiguous) {
-                // In place: nothing else holds the sum.
-                Some(mut sum) => {
-                    let out = MatrixMut::dense(sum.storage_mut::<f32>(), size);
-                    out.add_product(grad, weight, Threads::All);
-                    sum
-                }
-                None => {
-                    let mut out = Buffer::any(size[0] * size[1]);
-                    MatrixMut::dense(&mut out, size).set_product(1.0, grad, weight, Threads::All);
-                    out.into_tensor(size)
-                }
-            }
-        }
-
-        fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-            if !kernel::all_f32([&grad, &x]) {
-                return Self::float_matmul(Self::float_transpose(x), grad);
-            }
-            let ([tokens, output], [_, input]) = (grad.shape().dims(), x.shape().dims::<2>());
-            let (grad, x) = (kernel::contiguous(grad), kernel::contiguous(x));
-            let mut out = Buffer::any(input * output);
-            MatrixMut::dense(&mut out, [input, output]).set_product(
-                1.0,
-                Matrix::dense(x.storage::<f32>(), [tokens, input]).transposed(),
-                Matrix::dense(grad.storage::<f32>(), [tokens, output]),
-                Threads::All,
-            );
-            out.into_tensor([input, output])
         }
     }
 }

@@ -19,6 +19,7 @@
 
 pub mod adamw;
 pub mod attention;
+mod awake;
 mod backends;
 pub mod cached_attention;
 mod dropout_linear;
@@ -38,6 +39,7 @@ pub mod token_loss;
 
 pub use adamw::AdamW;
 pub use attention::{AttentionShape, causal_attention, causal_attention_within};
+pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;
 pub(crate) use dropout_linear::{DropoutFactors, dropout_linear};
 pub use embedding::embedding;

@@ -112,3 +112,67 @@ impl SharedInput {
         linear_add_to(self.shared.clone(), weight, residual, Some(self.sum.clone()))
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::ops::linear;
+    use burn::tensor::{Device, Distribution};
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    /// Largest difference, in units of the largest value.
+    fn difference(a: &[f32], b: &[f32]) -> f32 {
+        let largest = b.iter().fold(0f32, |most, b| most.max(b.abs()));
+        a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / largest
+    }
+
+    #[test]
+    fn the_sum_is_the_gradient_of_all_products_whichever_are_used() {
+        let device = Device::flex().autodiff();
+        let random =
+            |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (rows, width) = (50, 20);
+        let (x, frozen) = (random([rows, width]), random([width, 5]));
+        let weights = [7, 9, 11].map(|output| random([width, output]));
+        let targets = [7, 9, 11, 5].map(|output| random([rows, output]));
+        // With all products, without some, and with another use of the input.
+        for used in [[true, true, true], [true, false, true], [false, false, true]] {
+            let gradients = |shared: bool| {
+                let x = x.clone().detach().require_grad();
+                let weights = weights.clone().map(|weight| weight.detach().require_grad());
+                let residual = x.clone().matmul(frozen.clone());
+                let input = SharedInput::new(x.clone());
+                let product = |weight: &Tensor<2>| match shared {
+                    true => input.linear(weight.clone()),
+                    false => linear(x.clone(), weight.clone()),
+                };
+                let last = match shared {
+                    true => input.linear_add(frozen.clone(), residual),
+                    false => residual + linear(x.clone(), frozen.clone()),
+                };
+                let outputs = weights.iter().map(product).chain([last]).zip(targets.clone());
+                let loss = outputs
+                    .enumerate()
+                    .filter(|(i, _)| used.get(*i).copied().unwrap_or(true))
+                    .map(|(_, (y, target))| (y.tanh() * target).sum())
+                    .reduce(|a, b| a + b);
+                let grads = (loss.unwrap() + input.tensor().sum()).backward();
+                let of_weights = weights.map(|weight| weight.grad(&grads).map(values));
+                (values(x.grad(&grads).unwrap()), of_weights)
+            };
+            let ((found, of_weights), (expected, expected_of_weights)) =
+                (gradients(true), gradients(false));
+            assert!(difference(&found, &expected) < 1e-5);
+            assert_eq!(of_weights, expected_of_weights);
+            assert_eq!(of_weights.map(|grad| grad.is_some()), used);
+        }
+        // Off the graph it is the input.
+        let x = x.inner();
+        let weight = frozen.inner();
+        let product = SharedInput::new(x.clone()).linear(weight.clone());
+        assert_eq!(values(product), values(linear(x, weight)));
+    }
+}

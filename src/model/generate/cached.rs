@@ -11,10 +11,12 @@ use crate::model::blocks::{CacheStep, SelfAttentionConfig, TokenPlaces, VisibleK
 use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
 use crate::model::precision::in_f32;
-use crate::ops::linear;
+use crate::ops::{keep_awake, linear};
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use std::cell::OnceCell;
+use std::rc::Rc;
 
 /// Added to the score of a key that a query must not see.
 const HIDDEN: f32 = -1e9;
@@ -36,8 +38,8 @@ impl Generate for DecoderLm {
         DecoderLm::logits(self, ids)
     }
 
-    /// With a cache of keys and values. Scores may differ in their last bits between batches of up to
-    /// 32 rows and larger ones.
+    /// With a cache of keys and values; what all prompts begin with is computed once. Scores may differ in their last bits between batches of up to
+    /// 32 rows and larger ones, and between prompts that begin alike and the same prompts alone.
     fn generate_as(
         &self,
         prompts: &[Vec<u32>],
@@ -47,7 +49,12 @@ impl Generate for DecoderLm {
         observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
         let model = self.clone().valid();
-        let begin = |prompts| CachedRows::new(&model, prompts, config.max_new_tokens);
+        // Made where the prompts are checked.
+        let prefix = OnceCell::new();
+        let begin = |first| {
+            let prefix = prefix.get_or_init(|| SharedPrefix::of(&model, prompts));
+            CachedRows::new(&model, first, config.max_new_tokens, prefix.clone())
+        };
         let limits = self.limits();
         answer_prompts(limits, prompts, numbers, stop_conditions, config, observe, begin)
     }
@@ -95,6 +102,33 @@ impl DecoderLm {
     }
 }
 
+/// What all prompts begin with.
+struct SharedPrefix {
+    /// How many tokens that is.
+    tokens: usize,
+    /// Their keys and values, in one row.
+    caches: Vec<LayerCache>,
+}
+
+impl SharedPrefix {
+    /// `None` for a few tokens, whose share of the work is small.
+    fn of(model: &DecoderLm, prompts: &[Vec<u32>]) -> Option<Rc<Self>> {
+        /// Fewest tokens for which it pays.
+        const LEAST: usize = 16;
+        let (first, others) = prompts.split_first()?;
+        let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let shortest = prompts.iter().map(Vec::len).min()?;
+        // Each prompt has a token left, whose scores are asked for.
+        let tokens = others.iter().map(alike).min()?.min(shortest - 1);
+        if tokens < LEAST {
+            return None;
+        }
+        let mut rows = CachedRows::new(model, vec![first[..tokens].to_vec()], 0, None);
+        rows.next(None).ok()?;
+        Some(Rc::new(Self { tokens, caches: rows.kinds.caches }))
+    }
+}
+
 /// A batch of rows with their cache.
 ///
 /// ```text
@@ -117,6 +151,7 @@ struct CachedRows<'a> {
     kinds: CachedKinds,
     /// Places that are filled.
     filled: usize,
+    prefix: Option<Rc<SharedPrefix>>,
 }
 
 /// The caches of all layers, and what the layers need to know of a step.
@@ -129,7 +164,13 @@ struct CachedKinds {
 }
 
 impl<'a> CachedRows<'a> {
-    fn new(model: &'a DecoderLm, prompts: Vec<Vec<u32>>, max_new_tokens: usize) -> Self {
+    /// All prompts begin with the prefix.
+    fn new(
+        model: &'a DecoderLm,
+        prompts: Vec<Vec<u32>>,
+        max_new_tokens: usize,
+        prefix: Option<Rc<SharedPrefix>>,
+    ) -> Self {
         let (config, device) = (model.config(), model.device());
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let (attentions, of_layer) = config.attentions();
@@ -150,7 +191,38 @@ impl<'a> CachedRows<'a> {
         let tables = attentions.iter().map(|kind| kind.rotary_table(positions, &device)).collect();
         let paddings = prompts.iter().map(|prompt| longest - prompt.len()).collect();
         let kinds = CachedKinds { caches, of_layer, steps: vec![] };
-        Self { model, device, prompts, paddings, attentions, tables, positions, kinds, filled: 0 }
+        let filled = 0;
+        Self {
+            model,
+            device,
+            prompts,
+            paddings,
+            attentions,
+            tables,
+            positions,
+            kinds,
+            filled,
+            prefix,
+        }
+    }
+
+    /// Takes over the prefix: with it, as many places of each row are filled as it has tokens. Of a prompt
+    /// that is shorter than the longest, and begins later, the rest of the prefix is computed again.
+    fn take_prefix(&mut self) {
+        /// Most elements of what the new tokens see of all tokens.
+        const MOST_VISIBLE: usize = 1 << 22;
+        let Some(prefix) = &self.prefix else { return };
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let new = longest - prefix.tokens;
+        if self.prompts.len().saturating_mul(new).saturating_mul(longest) > MOST_VISIBLE {
+            return;
+        }
+        let of_row = |padding: &usize| prefix.tokens.saturating_sub(*padding);
+        let lengths: Vec<usize> = self.paddings.iter().map(of_row).collect();
+        for (cache, of_prefix) in self.kinds.caches.iter_mut().zip(&prefix.caches) {
+            cache.begin_with(of_prefix, prefix.tokens, &lengths);
+        }
+        self.filled = prefix.tokens;
     }
 
     /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
@@ -216,12 +288,15 @@ impl RowScores for CachedRows<'_> {
         let input: Vec<u32> = match new {
             Some(new) => new.to_vec(),
             None => {
+                self.take_prefix();
                 let prompts = std::mem::take(&mut self.prompts);
-                let rows = prompts.into_iter().zip(&self.paddings);
-                rows.flat_map(|(prompt, padding)| std::iter::repeat_n(0, *padding).chain(prompt))
-                    .collect()
+                let padded = |(prompt, padding): (Vec<u32>, &usize)| {
+                    std::iter::repeat_n(0, *padding).chain(prompt).skip(self.filled)
+                };
+                prompts.into_iter().zip(&self.paddings).flat_map(padded).collect()
             }
         };
+        let _awake = keep_awake(&self.device);
         let rows = self.paddings.len();
         let new = input.len() / rows;
         if self.filled + new > self.positions {
@@ -251,7 +326,7 @@ impl RowScores for CachedRows<'_> {
 
     fn replace(&mut self, rows: &[usize], prompts: Vec<Vec<u32>>) -> Result<Tensor<2>> {
         let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
-        let mut new = Self::new(self.model, prompts, 0);
+        let mut new = Self::new(self.model, prompts, 0, self.prefix.clone());
         let logits = new.next(None)?;
         for (cache, of_new) in self.kinds.caches.iter_mut().zip(&new.kinds.caches) {
             cache.insert(rows, of_new, &lengths);
@@ -292,7 +367,7 @@ mod tests {
         let model = config.init(2, &device).unwrap();
         // Two rows of unequal length, then tokens one by one, beyond the first capacity.
         let mut texts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6]];
-        let mut rows = CachedRows::new(&model, texts.clone(), 1);
+        let mut rows = CachedRows::new(&model, texts.clone(), 1, None);
         let mut new: Option<Vec<u32>> = None;
         for round in 0..20 {
             let logits = rows.next(new.as_deref()).unwrap();
@@ -308,6 +383,47 @@ mod tests {
                 text.push((7 * round + row as u32) % 19);
             }
             new = Some(texts.iter().map(|text| text[text.len() - 1]).collect());
+        }
+    }
+
+    #[test]
+    fn what_prompts_begin_with_changes_no_score() {
+        let device = Device::flex();
+        for architecture in [Architecture::Llama, Architecture::Gemma3Text] {
+            let config = DecoderConfig {
+                architecture,
+                vocab_size: 19,
+                hidden_size: 16,
+                intermediate_size: 24,
+                num_hidden_layers: 3,
+                sliding_window: Some(6),
+                initializer_range: 0.3,
+                ..DecoderConfig::default()
+            };
+            let model = config.init(2, &device).unwrap();
+            let first: Vec<u32> = (0..20).map(|i| (i * 7 + 3) % 19).collect();
+            let with = |rest: &[u32]| [&first[..], rest].concat();
+            // The second begins after the prefix of the first, the third within it.
+            let long: Vec<u32> = (0..30).map(|i| (i * i + 1) % 19).collect();
+            let prompts = [with(&long), with(&[4]), with(&long[5..22])];
+            let prefix = SharedPrefix::of(&model, &prompts).unwrap();
+            assert_eq!(prefix.tokens, 20);
+            // One prompt, others that begin differently, and one that is no more than the prefix.
+            assert!(SharedPrefix::of(&model, &prompts[..1]).is_none());
+            assert!(SharedPrefix::of(&model, &[with(&[]), vec![1; 30]]).is_none());
+            assert_eq!(SharedPrefix::of(&model, &[with(&[]), with(&[1])]).unwrap().tokens, 19);
+            let mut rows = CachedRows::new(&model, prompts.to_vec(), 1, Some(prefix));
+            let mut plain = CachedRows::new(&model, prompts.to_vec(), 1, None);
+            let mut new: Option<Vec<u32>> = None;
+            for round in 0..8 {
+                let found = rows.next(new.as_deref()).unwrap();
+                let expected = plain.next(new.as_deref()).unwrap();
+                assert_eq!(rows.filled, plain.filled);
+                let error = (found - expected.clone()).abs().max().into_scalar::<f32>();
+                let scale = expected.abs().max().into_scalar::<f32>();
+                assert!(error < 1e-5 * scale, "{architecture:?}, round {round}: {error}");
+                new = Some(vec![round, 2 * round, 18 - round]);
+            }
         }
     }
 }

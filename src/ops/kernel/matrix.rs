@@ -433,10 +433,11 @@ mod tests {
             for (a, b) in left.into_iter().flat_map(|a| right.map(|b| (a, b))) {
                 let product = |accumulate: bool, threads: usize| {
                     let mut out = before.clone();
-                    let mut matrix = MatrixMut::dense(&mut out, [rows, cols]);
-                    let pool =
-                        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    pool.install(|| matrix.multiply_in_blocks(accumulate, 0.5, a, b));
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                    pool.build().unwrap().install(|| {
+                        let mut out = MatrixMut::dense(&mut out, [rows, cols]);
+                        out.multiply_in_blocks(accumulate, 0.5, a, b);
+                    });
                     out
                 };
                 for accumulate in [false, true] {

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Times greedy generation of one prompt in llama.cpp, with the same f32 weights; prints one line of JSON
+like benches/bench_generate.rs. The weights are written as GGUF first, beside the model, unless they are there.
+
+usage: llama.py --model DIR [--prompt N] [--new N] [--threads N] [--gguf FILE]
+needs: llama-cpp-python, gguf, safetensors, torch; a model of Llama's shape
+"""
+import argparse, json, resource, time
+from pathlib import Path
+import gguf, llama_cpp
+import numpy as np
+
+ap = argparse.ArgumentParser()
+ap.add_argument("--model", required=True, type=Path)
+ap.add_argument("--prompt", type=int, default=64)
+ap.add_argument("--new", type=int, default=128)
+ap.add_argument("--threads", type=int, default=2)
+ap.add_argument("--gguf", type=Path)
+a = ap.parse_args()
+config = json.load(open(a.model / "config.json"))
+heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+layers, vocabulary = config["num_hidden_layers"], config["vocab_size"]
+file = a.gguf or a.model.parent / f"{a.model.resolve().name}.f32.gguf"
+
+
+def halves_apart(weight, heads):
+    """Rows of q and k as llama.cpp's rotation wants them: its pairs are neighbors."""
+    rows, width = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
+
+
+def write(path):
+    from safetensors.torch import load_file
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_rope_freq_base((config.get("rope_parameters") or config).get("rope_theta", 10000.0))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(vocabulary)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    # Tokens go in and out as numbers.
+    writer.add_tokenizer_model("none")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    for part in sorted(a.model.glob("*.safetensors")):
+        for name, tensor in load_file(part).items():
+            values = tensor.float().numpy()
+            for projection, count in (("q_proj", heads), ("k_proj", kv_heads)):
+                if f".{projection}." in name:
+                    values = halves_apart(values, count)
+            writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+if not file.exists():
+    write(file.with_suffix(".part"))
+    file.with_suffix(".part").rename(file)
+model = llama_cpp.Llama(str(file), n_ctx=a.prompt + a.new, n_batch=a.prompt, n_threads=a.threads,
+                        n_threads_batch=a.threads, type_k=0, type_v=0, verbose=False)
+# The same prompt as on the other side.
+prompt = [(j * 104729 + 13) % vocabulary for j in range(a.prompt)]
+
+
+def generate(new):
+    start, out, ids = time.perf_counter(), [], prompt
+    model.reset()
+    for _ in range(new):
+        model.eval(ids)
+        scores = llama_cpp.llama_get_logits_ith(model.ctx, -1)
+        out.append(int(np.ctypeslib.as_array(scores, shape=(vocabulary,)).argmax()))
+        ids = out[-1:]
+    return time.perf_counter() - start, out
+
+
+generate(4)
+seconds, out = generate(a.new)
+print(json.dumps({
+    "who": f"llama-cpp-python {llama_cpp.__version__}", "seconds": round(seconds, 4),
+    "tokens_per_s": round(a.new / seconds, 2),
+    "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "first": out[:8],
+}))
