@@ -87,6 +87,32 @@ fn prompts_that_take_the_places_of_ended_answers_get_the_answers_that_they_get_a
     }
 }
 
+/// As answers of a benchmark, whose prompts begin with the same instructions.
+#[test]
+fn prompts_that_begin_alike_get_the_answers_that_they_get_alone() {
+    let device = &devices()[0];
+    for architecture in Architecture::ALL {
+        let model = shaken(&tiny(architecture), device);
+        let shapes: Vec<(usize, usize)> = (0..12).map(|i| (1 + i * 7 % 23, 1)).collect();
+        let prompts: Vec<Vec<u32>> = rows(&shapes)
+            .into_iter()
+            .map(|row| (0..21).map(|i| (i * 5 + 2) % 23).chain(row.tokens).collect())
+            .collect();
+        let settings =
+            |batch_size| GenerateConfig { max_new_tokens: 20, batch_size, ..Default::default() };
+        let alone: Vec<_> = prompts
+            .iter()
+            .flat_map(|prompt| {
+                generate(&model, std::slice::from_ref(prompt), &[3], &settings(1)).unwrap()
+            })
+            .collect();
+        for batch_size in [1, 3, 12] {
+            let together = generate(&model, &prompts, &[3], &settings(batch_size)).unwrap();
+            assert_eq!(together, alone, "{architecture:?} {batch_size}");
+        }
+    }
+}
+
 #[test]
 fn drawn_answers_follow_their_seed() {
     let device = &devices()[0];

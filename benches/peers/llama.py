@@ -5,8 +5,11 @@ like benches/bench_generate.rs. The weights are written as GGUF first, beside th
 usage: llama.py --model DIR [--prompt N] [--new N] [--threads N] [--gguf FILE]
 needs: llama-cpp-python, gguf, safetensors, torch; a model of Llama's shape
 """
-import argparse, json, resource, time
+import argparse, json, os, resource, time
 from pathlib import Path
+
+# NumPy's own threads would wait beside those that are timed.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import gguf, llama_cpp
 import numpy as np
 

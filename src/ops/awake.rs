@@ -75,15 +75,15 @@ mod tests {
     fn work_is_done_and_ends_whoever_is_awake() {
         for threads in [1, 2, 3, 8] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let sum: u64 = pool.install(|| {
-                (0..200)
+            let sum: usize = pool.install(|| {
+                (0..200usize)
                     .map(|round| {
                         let _awake = keep_awake(&Device::flex());
-                        (0..round).into_par_iter().with_max_len(1).sum::<u64>()
+                        (0..round).into_par_iter().with_max_len(1).sum::<usize>()
                     })
                     .sum()
             });
-            assert_eq!(sum, (0..200u64).map(|round| round * round.saturating_sub(1) / 2).sum());
+            assert_eq!(sum, (1..200usize).map(|round| round * (round - 1) / 2).sum::<usize>());
         }
         // Outside of a pool there is nobody to keep awake.
         assert!(keep_awake(&Device::flex()).is_none());
