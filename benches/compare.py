@@ -6,8 +6,7 @@ cases: small, smollm2, masked, lora, long, long_recomputed, long_lora, long_lora
        generate1, data
 needs: the examples bench_step, bench_generate and bench_data, built (cargo build --examples); a Python
 with torch, transformers, peft and datasets, which runs this script, and llama-cpp-python and gguf if
-llama.cpp is to be among the peers; the folder of SmolLM2-135M-Instruct for
-generation and data; pairs of answers for the data, made here from GSM8K.
+llama.cpp is to be among the peers; the folder of SmolLM2-135M-Instruct for generation and data; pairs of answers for the data, made here from GSM8K.
 """
 import argparse, importlib.util, json, os, statistics, subprocess, sys, tempfile
 from pathlib import Path
@@ -57,7 +56,9 @@ def gsm8k_pairs(folder, count):
                 file.write(json.dumps(record) + "\n")
 
 
-llama_is_here = importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf")
+generators = {"transformers": peer(here / "peers/generate.py", "--model", a.model, "--batch", 1, *threads)}
+if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"):
+    generators["llama.cpp"] = peer(here / "peers/llama.py", "--model", a.model, *threads)
 small = ["--shape", 256, 6, 8, 4, 704, 4096, 256, 8, "--steps", 10]
 smollm2 = ["--shape", 576, 30, 9, 3, 1536, 49152, 256, 2, "--steps", 4]
 masked = [*smollm2, "--trained-share", 0.5]
@@ -76,9 +77,7 @@ cases = {
                    ours("bench_generate", "--model", a.model, "--batch", 16), {
         "transformers": peer(here / "peers/generate.py", "--model", a.model, "--batch", 16, *threads)}),
     "generate1": ("greedy generation, SmolLM2-135M, batch 1, tokens/s", "tokens_per_s",
-                  ours("bench_generate", "--model", a.model, "--batch", 1), {
-        "transformers": peer(here / "peers/generate.py", "--model", a.model, "--batch", 1, *threads)} | ({
-        "llama.cpp": peer(here / "peers/llama.py", "--model", a.model, *threads)} if llama_is_here else {})),
+                  ours("bench_generate", "--model", a.model, "--batch", 1), generators),
     "data": ("encode, mix and pack, answers/s", "rows_per_s", ours("bench_data", *files), {
         "datasets.map": peer(here / "peers/data.py", *files, "--processes", a.threads)}),
 }

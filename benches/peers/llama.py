@@ -55,14 +55,17 @@ def write(path):
             for projection, count in (("q_proj", heads), ("k_proj", kv_heads)):
                 if f".{projection}." in name:
                     values = halves_apart(values, count)
-            writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(values))
+            place = names.get_name(name, (".weight",))
+            if place is None:
+                raise SystemExit(f"{a.model}: llama.cpp has no place for {name}")
+            writer.add_tensor(place, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-if not file.exists():
+if not file.exists() or file.stat().st_mtime < max(f.stat().st_mtime for f in a.model.glob("*.safetensors")):
     write(file.with_suffix(".part"))
     file.with_suffix(".part").rename(file)
 model = llama_cpp.Llama(str(file), n_ctx=a.prompt + a.new, n_batch=a.prompt, n_threads=a.threads,
@@ -85,7 +88,8 @@ def generate(new):
 generate(4)
 seconds, out = generate(a.new)
 print(json.dumps({
-    "who": f"llama-cpp-python {llama_cpp.__version__}", "seconds": round(seconds, 4),
+    "who": f"llama-cpp-python {llama_cpp.__version__}",
+    "built_for": llama_cpp.llama_print_system_info().decode().strip(), "seconds": round(seconds, 4),
     "tokens_per_s": round(a.new / seconds, 2),
     "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "first": out[:8],
 }))

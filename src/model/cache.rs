@@ -8,6 +8,7 @@
 use crate::ops::{AttentionShape, cached_attention};
 use burn::prelude::*;
 use burn::tensor::DType;
+use std::ops::Range;
 
 /// New tokens for which a cache that lets go of old ones makes room.
 const LEAST_ROOM: usize = 64;
@@ -102,13 +103,10 @@ impl LayerCache {
         for (all, of_new) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
             let mut old = all.take().expect("a cache is put back after each use");
             let of_new = of_new.as_ref().expect("a cache is put back after each use");
-            let [_, kv_heads, _, dim] = old.dims();
             for (index, (row, length)) in rows.iter().zip(lengths).enumerate() {
                 let length = (*length).min(self.filled).min(from.filled);
                 let there = from.filled - length..from.filled;
-                let x = of_new.clone().slice([index..index + 1, 0..kv_heads, there, 0..dim]);
-                let here = self.filled - length..self.filled;
-                old = old.slice_assign([*row..*row + 1, 0..kv_heads, here, 0..dim], x);
+                old = with_tokens(old, [*row, self.filled], of_new, index, there);
             }
             *all = Some(old);
         }
@@ -120,11 +118,8 @@ impl LayerCache {
         for (all, first) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
             let mut old = all.take().expect("a cache is put back after each use");
             let first = first.as_ref().expect("a cache is put back after each use");
-            let [_, kv_heads, _, dim] = old.dims();
             for (row, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
-                let x = first.clone().slice([0..1, 0..kv_heads, 0..*length, 0..dim]);
-                let here = places - length..places;
-                old = old.slice_assign([row..row + 1, 0..kv_heads, here, 0..dim], x);
+                old = with_tokens(old, [row, places], first, 0, 0..*length);
             }
             *all = Some(old);
         }
@@ -151,4 +146,18 @@ impl LayerCache {
             *all = all.take().map(|all| all.select(0, rows.clone()));
         }
     }
+}
+
+/// The same with tokens of a row of another tensor as the last before place `end` of row `row`.
+fn with_tokens(
+    all: Tensor<4>,
+    [row, end]: [usize; 2],
+    from: &Tensor<4>,
+    from_row: usize,
+    tokens: Range<usize>,
+) -> Tensor<4> {
+    let [_, kv_heads, _, dim] = all.dims();
+    let here = end - tokens.len()..end;
+    let x = from.clone().slice([from_row..from_row + 1, 0..kv_heads, tokens, 0..dim]);
+    all.slice_assign([row..row + 1, 0..kv_heads, here, 0..dim], x)
 }

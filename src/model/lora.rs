@@ -249,11 +249,11 @@ impl LoraLinear {
             let a = layer.lora_A.as_ref()?;
             Some(like(a.weight.val(), &input.tensor()))
         };
-        let of_rows = |layer: &Self| {
+        let factors_of = |layer: &Self| {
             let (adapter, keys) = (layer.adapter.as_ref()?, dropout?);
             (adapter.dropout > 0.0).then(|| adapter.factors(keys))
         };
-        let factors = layers.map(of_rows);
+        let factors = layers.map(factors_of);
         if factors.iter().any(Option::is_some) {
             let mut factors = factors.into_iter();
             return layers.map(|layer| {

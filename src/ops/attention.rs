@@ -183,8 +183,10 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
 /// Attention of each query to the keys at or before it in its own segment:
 /// `softmax(q k^T / sqrt(head_dim)) v`, with the softmax in f32 (f64 for f64 input).
 ///
-/// The scores exist for a block of queries at a time. What that costs in memory: on flex, 64
-/// queries of one head in each thread; elsewhere, up to 128 MiB for each of a few temporaries.
+/// The scores exist for a block of queries at a time. What that costs in memory: on flex, 64 to 192
+/// queries of heads that share keys in each thread (64 of them in long rows), and in the backward pass
+/// up to four sums of the gradients of keys and values; elsewhere, up to 128 MiB for each of a few
+/// temporaries.
 ///
 /// # Shapes
 /// With `tokens = batch * seq`, row after row:

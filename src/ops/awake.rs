@@ -39,6 +39,10 @@ mod flex {
 
     /// How long a thread looks for work and finds none.
     const PATIENCE: Duration = Duration::from_micros(300);
+    /// How long it looks in all. What it interrupts, where it was waiting within other work, goes on then.
+    const LONGEST: Duration = Duration::from_millis(100);
+    /// Searches between which it lets other threads of the system run.
+    const SEARCHES: u32 = 16;
 
     pub(super) fn keep_awake() -> Option<Awake> {
         let owner = rayon::current_thread_index()?;
@@ -55,11 +59,19 @@ mod flex {
         if rayon::current_thread_index() == Some(owner) {
             return;
         }
-        let mut last = Instant::now();
+        let start = Instant::now();
+        let (mut last, mut searches) = (start, 0);
         while !done.load(Ordering::Relaxed) {
-            match rayon::yield_now() {
-                Some(Yield::Executed) => last = Instant::now(),
-                _ if last.elapsed() > PATIENCE => return,
+            if rayon::yield_now() == Some(Yield::Executed) {
+                (last, searches) = (Instant::now(), 0);
+                continue;
+            }
+            if last.elapsed() > PATIENCE || start.elapsed() > LONGEST {
+                return;
+            }
+            searches += 1;
+            match searches % SEARCHES {
+                0 => std::thread::yield_now(),
                 _ => std::hint::spin_loop(),
             }
         }

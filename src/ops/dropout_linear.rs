@@ -11,6 +11,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What each input of a token is multiplied by, the same at every call: 0 where it is dropped, else
@@ -24,16 +25,17 @@ impl DropoutFactors {
         Self(Arc::new(write))
     }
 
-    fn write(&self, token: usize, factors: &mut [f32]) {
-        (self.0)(token, factors);
+    /// Those of some tokens, so many for each.
+    fn write_all(&self, tokens: Range<usize>, width: usize, factors: &mut [f32]) {
+        let rows = factors.par_chunks_mut(width.max(1)).zip(tokens);
+        rows.for_each(|(factors, token)| (self.0)(token, factors));
     }
 
     /// All factors, like `x`.
     fn like<B: Backend>(&self, x: &FloatTensor<B>) -> FloatTensor<B> {
         let [tokens, width] = x.shape().dims();
         let mut values = vec![0.0; tokens * width];
-        let rows = values.par_chunks_mut(width.max(1)).enumerate();
-        rows.for_each(|(token, factors)| self.write(token, factors));
+        self.write_all(0..tokens, width, &mut values);
         let factors = B::float_from_data(TensorData::new(values, [tokens, width]), &x.device());
         cast::<B>(factors, x.dtype().into())
     }
@@ -166,7 +168,6 @@ mod flex {
     use super::super::kernel::{self, Buffer, Matrix, MatrixMut, Threads};
     use super::*;
     use burn::backend::Flex;
-    use std::ops::Range;
 
     /// Tokens whose inputs are multiplied by their factors at a time.
     const BLOCK: usize = 256;
@@ -191,11 +192,8 @@ mod flex {
             let mut inputs = Buffer::scratch(BLOCK.min(tokens) * input);
             for block in blocks(tokens) {
                 let inputs = &mut inputs[..block.len() * input];
-                let rows = inputs.par_chunks_exact_mut(input.max(1)).zip(block.clone());
-                rows.for_each(|(row, token)| {
-                    factors.write(token, row);
-                    multiply(row, &x[token * input..][..input]);
-                });
+                factors.write_all(block.clone(), input, inputs);
+                multiply(inputs, &x[block.start * input..block.end * input], input);
                 let out = &mut out[block.start * output..block.end * output];
                 MatrixMut::dense(out, [block.len(), output]).set_product(
                     1.0,
@@ -227,20 +225,16 @@ mod flex {
                 let grad = Matrix::dense(&grad[block.start * output..block.end * output], size);
                 let size = [block.len(), input];
                 let inputs = &mut inputs[..block.len() * input];
-                let rows = inputs.par_chunks_exact_mut(input.max(1)).zip(block.clone());
-                rows.for_each(|(factors_of, token)| factors.write(token, factors_of));
+                factors.write_all(block.clone(), input, inputs);
                 if wants_x {
                     let grad_x = &mut grad_x[block.start * input..block.end * input];
                     let out = MatrixMut::dense(grad_x, size);
                     out.set_product(1.0, grad, weight.transposed(), Threads::All);
-                    let rows =
-                        grad_x.par_chunks_mut(input.max(1)).zip(inputs.par_chunks(input.max(1)));
-                    rows.for_each(|(grad, factors)| multiply(grad, factors));
+                    multiply(grad_x, inputs, input);
                 }
                 if wants_weight {
                     let x = &x[block.start * input..block.end * input];
-                    let rows = inputs.par_chunks_mut(input.max(1)).zip(x.par_chunks(input.max(1)));
-                    rows.for_each(|(factors, x)| multiply(factors, x));
+                    multiply(inputs, x, input);
                     let out = MatrixMut::dense(&mut grad_weight, [input, output]);
                     out.add_product(Matrix::dense(inputs, size).transposed(), grad, Threads::All);
                 }
@@ -252,9 +246,14 @@ mod flex {
         }
     }
 
-    /// `values *= factors`
-    fn multiply(values: &mut [f32], factors: &[f32]) {
-        values.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+    /// `values *= factors`, both of rows so wide.
+    fn multiply(values: &mut [f32], factors: &[f32], width: usize) {
+        let width = width.max(1);
+        values.par_chunks_mut(width).zip(factors.par_chunks(width)).for_each(
+            |(values, factors)| {
+                values.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+            },
+        );
     }
 }
 

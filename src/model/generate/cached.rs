@@ -38,8 +38,9 @@ impl Generate for DecoderLm {
         DecoderLm::logits(self, ids)
     }
 
-    /// With a cache of keys and values; what all prompts begin with is computed once. Scores may differ in their last bits between batches of up to
-    /// 32 rows and larger ones, and between prompts that begin alike and the same prompts alone.
+    /// With a cache of keys and values; what all prompts begin with is computed once. Scores may differ in
+    /// their last bits between batches of up to 32 rows and larger ones, and between prompts that begin alike
+    /// and the same prompts alone.
     fn generate_as(
         &self,
         prompts: &[Vec<u32>],
@@ -111,16 +112,19 @@ struct SharedPrefix {
 }
 
 impl SharedPrefix {
-    /// `None` for a few tokens, whose share of the work is small.
+    /// `None` where they are few or a small share of the longest prompt: the others are then computed faster
+    /// from the beginning on.
     fn of(model: &DecoderLm, prompts: &[Vec<u32>]) -> Option<Rc<Self>> {
-        /// Fewest tokens for which it pays.
+        /// Fewest tokens for which it pays, and their least share, as a divisor.
         const LEAST: usize = 16;
+        const LEAST_SHARE: usize = 4;
         let (first, others) = prompts.split_first()?;
         let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-        let shortest = prompts.iter().map(Vec::len).min()?;
+        let lengths = || prompts.iter().map(Vec::len);
+        let (shortest, longest) = (lengths().min()?, lengths().max()?);
         // Each prompt has a token left, whose scores are asked for.
         let tokens = others.iter().map(alike).min()?.min(shortest - 1);
-        if tokens < LEAST {
+        if tokens < LEAST.max(longest / LEAST_SHARE) {
             return None;
         }
         let mut rows = CachedRows::new(model, vec![first[..tokens].to_vec()], 0, None);
@@ -209,20 +213,25 @@ impl<'a> CachedRows<'a> {
     /// Takes over the prefix: with it, as many places of each row are filled as it has tokens. Of a prompt
     /// that is shorter than the longest, and begins later, the rest of the prefix is computed again.
     fn take_prefix(&mut self) {
-        /// Most elements of what the new tokens see of all tokens.
-        const MOST_VISIBLE: usize = 1 << 22;
         let Some(prefix) = &self.prefix else { return };
-        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let new = longest - prefix.tokens;
-        if self.prompts.len().saturating_mul(new).saturating_mul(longest) > MOST_VISIBLE {
-            return;
-        }
         let of_row = |padding: &usize| prefix.tokens.saturating_sub(*padding);
         let lengths: Vec<usize> = self.paddings.iter().map(of_row).collect();
         for (cache, of_prefix) in self.kinds.caches.iter_mut().zip(&prefix.caches) {
             cache.begin_with(of_prefix, prefix.tokens, &lengths);
         }
         self.filled = prefix.tokens;
+    }
+
+    /// Of so many new tokens, those that are computed together: all where the cache is empty. Else the scores
+    /// of them and all tokens in the cache exist at once, 128 MiB of them.
+    fn tokens_at_a_time(&self, new: usize) -> usize {
+        const SCORES: usize = 32 << 20;
+        if self.filled == 0 {
+            return new;
+        }
+        let heads = self.attentions.iter().map(|kind| kind.num_attention_heads).max();
+        let of_token = self.paddings.len() * heads.unwrap_or(1) * (self.filled + new);
+        (SCORES / of_token).clamp(1, new)
     }
 
     /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
@@ -251,7 +260,8 @@ impl<'a> CachedRows<'a> {
             let first = attention.first_key(start, padding).min(start);
             let mut mask = Vec::with_capacity(rows * new * (keys - first));
             for (padding, place) in places() {
-                let seen = attention.first_key(place, padding)..=place;
+                // Padding sees itself.
+                let seen = attention.first_key(place, padding).min(place)..=place;
                 mask.extend((first..keys).map(|key| match seen.contains(&key) {
                     true => 0.0,
                     false => HIDDEN,
@@ -296,7 +306,8 @@ impl RowScores for CachedRows<'_> {
                 prompts.into_iter().zip(&self.paddings).flat_map(padded).collect()
             }
         };
-        let _awake = keep_awake(&self.device);
+        // Prompts keep the threads busy by themselves.
+        let _awake = new.and_then(|_| keep_awake(&self.device));
         let rows = self.paddings.len();
         let new = input.len() / rows;
         if self.filled + new > self.positions {
@@ -305,13 +316,21 @@ impl RowScores for CachedRows<'_> {
                 |kind: &SelfAttentionConfig| kind.rotary_table(self.positions, &self.device);
             self.tables = self.attentions.iter().map(table).collect();
         }
-        let kinds = 0..self.attentions.len();
-        self.kinds.steps = kinds.map(|kind| self.step(kind, self.filled, new)).collect();
         let ids: Vec<i32> = input.iter().map(|id| *id as i32).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, new]), &self.device);
-        let logits = self.model.logits_cached(ids, &mut self.kinds);
-        self.filled += new;
-        Ok(logits)
+        let (mut done, piece) = (0, self.tokens_at_a_time(new));
+        loop {
+            let count = piece.min(new - done);
+            let kinds = 0..self.attentions.len();
+            self.kinds.steps = kinds.map(|kind| self.step(kind, self.filled, count)).collect();
+            let ids = ids.clone().narrow(1, done, count);
+            let logits = self.model.logits_cached(ids, &mut self.kinds);
+            self.filled += count;
+            done += count;
+            if done == new {
+                return Ok(logits);
+            }
+        }
     }
 
     /// Where half of them are finished: dropping them copies the cache.

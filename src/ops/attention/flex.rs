@@ -89,7 +89,7 @@ fn queries_in_block(shape: AttentionShape) -> usize {
     /// Most scores of a block, while it has more than the least rows.
     const SCORES: usize = 192 * 2048;
     let rows = (SCORES / shape.seq.max(1)).clamp(64, 192);
-    (rows / shape.group()).clamp(16, 64)
+    (rows / shape.group()).clamp(1, 64)
 }
 
 /// Parts that the blocks of a task are dealt out to in the backward pass, where tasks are few. It
@@ -97,11 +97,12 @@ fn queries_in_block(shape: AttentionShape) -> usize {
 fn parts(shape: AttentionShape) -> usize {
     /// Tasks that keep many threads about equally busy.
     const ENOUGH: usize = 16;
-    /// Each part has gradients of its own for all keys and values.
-    const MOST: usize = 4;
+    // Each part has gradients of its own for all keys and values: together little more than those of the
+    // queries.
+    let most = (shape.group() + 1).min(4);
     let blocks = shape.seq.div_ceil(queries_in_block(shape));
     let tasks = (shape.batch * shape.kv_heads).max(1);
-    ENOUGH.div_ceil(tasks).min(MOST).min(blocks).max(1)
+    ENOUGH.div_ceil(tasks).min(most).min(blocks).max(1)
 }
 
 /// `sum + more`

@@ -124,7 +124,7 @@ pub(crate) fn has_few_rows(rows: usize) -> bool {
     }
 }
 
-/// Rows and columns that the products' innermost loops take at once, or a divisor of that.
+/// Rows and columns that the innermost loops take at once for a row-major result, or a divisor of that.
 const ROW_UNIT: usize = 6;
 const COLUMN_UNIT: usize = 16;
 
@@ -140,15 +140,22 @@ impl Blocks {
     fn new([rows, cols]: [usize; 2], inner: usize, b_is_transposed: bool, threads: usize) -> Self {
         /// Multiplications that are worth a thread.
         const LEAST_WORK: usize = 1 << 19;
-        /// Least rows and columns of a block. With 64 or fewer of both, `gemm` would divide the sums of
-        /// an element in another way than for the whole product.
+        /// Least rows and columns of what is divided. With 64 or fewer of both, `gemm` would add up an
+        /// element in another order than in the whole product ...
         const LEAST_SIDE: usize = 96;
+        /// ... and with 256 elements or fewer, which the other side excludes.
+        const LEAST_OTHER_SIDE: usize = 4;
         /// What reading an element of `a` costs, and laying out one of `b` row by row or from a
         /// transposed matrix: measured on two processors with AVX-512.
         const A: usize = 3;
         const B: usize = 2;
         const TRANSPOSED_B: usize = 6;
-        let most = threads.min(rows.saturating_mul(cols).saturating_mul(inner) / LEAST_WORK);
+        if rows.min(cols) < LEAST_OTHER_SIDE {
+            return Self { down: 1, across: 1 };
+        }
+        let sides = (rows / LEAST_SIDE).max(1).saturating_mul((cols / LEAST_SIDE).max(1));
+        let work = rows.saturating_mul(cols).saturating_mul(inner) / LEAST_WORK;
+        let most = threads.min(sides).min(work);
         let of_b = if b_is_transposed { TRANSPOSED_B } else { B };
         let fits = |count: usize, size: usize| count == 1 || size / count >= LEAST_SIDE;
         let best = |blocks: usize| {
@@ -309,8 +316,8 @@ impl<'a> MatrixMut<'a> {
         self.multiply_in_blocks(accumulate, alpha, a, b);
     }
 
-    /// Takes over the values of another matrix of the size, or adds them.
-    pub(super) fn take(&mut self, accumulate: bool, values: Matrix) {
+    /// Copies the values of another matrix of the size, or adds them.
+    pub(super) fn copy_or_add(&mut self, accumulate: bool, values: Matrix) {
         assert_eq!(self.size, values.size, "matrix sizes do not match");
         let ([row_stride, col_stride], [rows, cols]) = (self.strides, self.size);
         for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
@@ -414,21 +421,27 @@ mod tests {
     #[test]
     fn a_product_in_blocks_has_the_bits_of_the_whole() {
         // Sides around those of blocks, and sums that are divided.
-        for [rows, inner, cols] in [[40, 700, 30], [70, 1100, 300], [300, 600, 100], [500, 77, 231]]
-        {
+        for [rows, inner, cols] in [
+            [40, 700, 30],
+            [70, 1100, 300],
+            [300, 600, 100],
+            [500, 77, 231],
+            [192, 4000, 2],
+            [2, 4000, 192],
+        ] {
             let (a, b) = (numbers(rows * inner, 1), numbers(inner * cols, 2));
             let before = numbers(rows * cols, 3);
-            let a_turned: Vec<f32> =
+            let a_transposed: Vec<f32> =
                 (0..inner * rows).map(|i| a[i % rows * inner + i / rows]).collect();
-            let b_turned: Vec<f32> =
+            let b_transposed: Vec<f32> =
                 (0..inner * cols).map(|i| b[i % inner * cols + i / inner]).collect();
             let left = [
                 Matrix::dense(&a, [rows, inner]),
-                Matrix::dense(&a_turned, [inner, rows]).transposed(),
+                Matrix::dense(&a_transposed, [inner, rows]).transposed(),
             ];
             let right = [
                 Matrix::dense(&b, [inner, cols]),
-                Matrix::dense(&b_turned, [cols, inner]).transposed(),
+                Matrix::dense(&b_transposed, [cols, inner]).transposed(),
             ];
             for (a, b) in left.into_iter().flat_map(|a| right.map(|b| (a, b))) {
                 let product = |accumulate: bool, threads: usize| {

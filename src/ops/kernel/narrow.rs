@@ -1,5 +1,5 @@
-//! Products with few columns, as a low-rank adapter has them. A product of another kind would lay out the
-//! large matrix for them, and leave most of each vector empty.
+//! Products with few columns, as a low-rank adapter has them. A general product would pack the large matrix
+//! for them, and leave most of each vector empty.
 
 use super::buffer::Buffer;
 #[cfg(target_arch = "x86_64")]
@@ -23,10 +23,10 @@ pub(super) fn dot_products(
     w: Matrix,
     [rows, inner, columns]: [usize; 3],
 ) {
-    /// Rows in one parallel task: whole tiles of six.
+    /// Rows in one parallel task: whole tiles of six, and no more than `few_rows` takes.
     const ROWS: usize = 30;
     let mut lines = Buffer::any(columns * inner);
-    MatrixMut::dense(&mut lines, [columns, inner]).take(false, w.transposed());
+    MatrixMut::dense(&mut lines, [columns, inner]).copy_or_add(false, w.transposed());
     let w = Weights { data: &lines, stride: inner, transposed: true };
     (0..rows.div_ceil(ROWS)).into_par_iter().for_each(|index| {
         let range = index * ROWS..((index + 1) * ROWS).min(rows);
@@ -47,12 +47,12 @@ pub(super) fn transposed_product(
     b: Matrix,
 ) {
     let [rows, columns] = out.size();
-    let mut turned = Buffer::any(rows * columns);
-    MatrixMut::dense(&mut turned, [columns, rows]).multiply_in_blocks(
+    let mut transposed = Buffer::any(rows * columns);
+    MatrixMut::dense(&mut transposed, [columns, rows]).multiply_in_blocks(
         false,
         alpha,
         b.transposed(),
         a.transposed(),
     );
-    out.take(accumulate, Matrix::dense(&turned, [columns, rows]).transposed());
+    out.copy_or_add(accumulate, Matrix::dense(&transposed, [columns, rows]).transposed());
 }
