@@ -14,10 +14,13 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Is given a token's index and sets its factors.
+type WriteFactors = dyn Fn(usize, &mut [f32]) + Send + Sync;
+
 /// What each input of a token is multiplied by, the same at every call: 0 where it is dropped, else
 /// the factor that keeps the expectation.
 #[derive(Clone)]
-pub(crate) struct DropoutFactors(Arc<dyn Fn(usize, &mut [f32]) + Send + Sync>);
+pub(crate) struct DropoutFactors(Arc<WriteFactors>);
 
 impl DropoutFactors {
     /// `write` is given a token's index and sets its factors.
@@ -270,7 +273,8 @@ mod tests {
     fn it_is_the_product_of_the_inputs_that_are_left() {
         // More tokens than a block of the kernel has.
         let [tokens, width, output] = [600, 20, 8];
-        let factor = |token: usize, i: usize| if (token * 7 + i * 3) % 5 == 0 { 0.0 } else { 1.25 };
+        let factor =
+            |token: usize, i: usize| if (token * 7 + i * 3).is_multiple_of(5) { 0.0 } else { 1.25 };
         let factors = DropoutFactors::new(move |token, factors| {
             factors.iter_mut().enumerate().for_each(|(i, value)| *value = factor(token, i));
         });

@@ -160,7 +160,7 @@ impl Blocks {
         let fits = |count: usize, size: usize| count == 1 || size / count >= LEAST_SIDE;
         let best = |blocks: usize| {
             (1..=blocks)
-                .filter(|down| blocks % down == 0)
+                .filter(|down| blocks.is_multiple_of(*down))
                 .map(|down| Self { down, across: blocks / down })
                 .filter(|it| fits(it.down, rows) && fits(it.across, cols))
                 .min_by_key(|it| it.down * of_b * cols + it.across * A * rows)
