@@ -20,7 +20,6 @@ pub(crate) fn keep_awake(device: &Device) -> Option<Awake> {
 }
 
 /// While this lives, threads look for work.
-#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only flex makes one"))]
 pub(crate) struct Awake(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
 impl Drop for Awake {

@@ -296,22 +296,25 @@ impl<'a> MatrixMut<'a> {
 
     /// The product into a matrix of few columns.
     fn multiply_narrow(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
-        let ([rows, cols], inner) = (self.size, a.size[1]);
+        let inner = a.size[1];
         if a.strides[0] == 1 && inner > 1 {
             return narrow::transposed_product(self, accumulate, alpha, a, b);
         }
         #[cfg(target_arch = "x86_64")]
-        if !accumulate
-            && alpha == 1.0
-            && inner > 0
-            && self.strides == [cols, 1]
-            && a.strides == [inner, 1]
-            && let Some(vectors) = few_rows::Vectors::detect()
         {
-            // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
-            let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
-            let sizes = [rows, inner, cols];
-            return narrow::dot_products(vectors, SharedMut::new(y), a.data, b, sizes);
+            let [rows, cols] = self.size;
+            let rows_without_gaps = self.strides == [cols, 1] && a.strides == [inner, 1];
+            if !accumulate
+                && alpha == 1.0
+                && inner > 0
+                && rows_without_gaps
+                && let Some(vectors) = few_rows::Vectors::detect()
+            {
+                // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
+                let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
+                let sizes = [rows, inner, cols];
+                return narrow::dot_products(vectors, SharedMut::new(y), a.data, b, sizes);
+            }
         }
         self.multiply_in_blocks(accumulate, alpha, a, b);
     }
