@@ -2,7 +2,7 @@
 //! that vectorizes.
 //!
 //! [`buffer`] has memory that is used again, [`matrix`] products of any size, [`few_rows`] those of
-//! a few rows, as in generation.
+//! a few rows, as in generation, and [`narrow`] those of a few columns, as in adapters.
 //!
 //! Every reduction here has a fixed order (lane sums, then row blocks in order), so a result does
 //! not depend on the number of threads and is the same, bit for bit, from run to run.
