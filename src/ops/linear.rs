@@ -282,3 +282,21 @@ mod flex {
         }
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn a_residual_that_something_else_holds_stays_as_it_is() {
+        let device = Device::flex();
+        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Default, &device);
+        let values = |tensor: Tensor<2>| tensor.into_data().try_to_vec::<f32>().unwrap();
+        let (x, weight, residual) = (random([50, 8]), random([8, 40]), random([50, 40]));
+        let before = values(residual.clone());
+        let copied = linear_add(x.clone(), weight.clone(), residual.clone());
+        assert_eq!(values(residual.clone()), before);
+        assert_eq!(values(linear_add(x, weight, residual)), values(copied));
+    }
+}

@@ -156,7 +156,12 @@ struct CachedRows<'a> {
     /// Places that are filled.
     filled: usize,
     prefix: Option<Rc<SharedPrefix>>,
+    /// Most scores of new tokens and those in the cache at once.
+    most_scores: usize,
 }
+
+/// That many take 128 MiB.
+const MOST_SCORES: usize = 32 << 20;
 
 /// The caches of all layers, and what the layers need to know of a step.
 struct CachedKinds {
@@ -207,6 +212,7 @@ impl<'a> CachedRows<'a> {
             kinds,
             filled,
             prefix,
+            most_scores: MOST_SCORES,
         }
     }
 
@@ -223,15 +229,14 @@ impl<'a> CachedRows<'a> {
     }
 
     /// Of so many new tokens, those that are computed together: all where the cache is empty. Else the scores
-    /// of them and all tokens in the cache exist at once, 128 MiB of them.
+    /// of them and all tokens in the cache exist at once.
     fn tokens_at_a_time(&self, new: usize) -> usize {
-        const SCORES: usize = 32 << 20;
         if self.filled == 0 {
             return new;
         }
         let heads = self.attentions.iter().map(|kind| kind.num_attention_heads).max();
         let of_token = self.paddings.len() * heads.unwrap_or(1) * (self.filled + new);
-        (SCORES / of_token).clamp(1, new)
+        (self.most_scores / of_token).clamp(1, new)
     }
 
     /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
@@ -433,11 +438,14 @@ mod tests {
             assert_eq!(SharedPrefix::of(&model, &[with(&[]), with(&[1])]).unwrap().tokens, 19);
             let mut rows = CachedRows::new(&model, prompts.to_vec(), 1, Some(prefix));
             let mut plain = CachedRows::new(&model, prompts.to_vec(), 1, None);
+            // A few tokens at a time.
+            rows.most_scores = 4000;
             let mut new: Option<Vec<u32>> = None;
             for round in 0..8 {
                 let found = rows.next(new.as_deref()).unwrap();
                 let expected = plain.next(new.as_deref()).unwrap();
                 assert_eq!(rows.filled, plain.filled);
+                assert!((2..10).contains(&rows.tokens_at_a_time(30)));
                 let error = (found - expected.clone()).abs().max().into_scalar::<f32>();
                 let scale = expected.abs().max().into_scalar::<f32>();
                 assert!(error < 1e-5 * scale, "{architecture:?}, round {round}: {error}");
