@@ -13,6 +13,7 @@
 mod activation_checkpointing;
 mod adapter;
 mod architecture;
+mod base_weights;
 mod blocks;
 mod cache;
 mod causal_lm;
@@ -36,6 +37,7 @@ pub(crate) mod weights;
 
 pub use adapter::SaveAdapter;
 pub use architecture::{Architecture, ArchitectureProperties, ScoreScale, WindowRule};
+pub use base_weights::{BaseType, BaseWeights};
 pub use blocks::{
     AttentionMetadata, DecoderLayer, DecoderLayerConfig, Mlp, MlpConfig, NormPlacement, QkNorm,
     RmsNorm, RmsNormConfig, SelfAttention, SelfAttentionConfig,

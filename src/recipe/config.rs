@@ -9,7 +9,7 @@ use crate::data::{
 use crate::error::{Error, Result};
 use crate::eval::AnswerKind;
 use crate::model::{
-    DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES, Precision,
+    BaseWeights, DecoderConfig, FileType, GenerateConfig, LoraConfig, MAX_SHARD_BYTES, Precision,
 };
 use crate::ops::Distillation;
 use crate::settings::{Layers, Settings, table_of, to_toml};
@@ -202,6 +202,8 @@ pub struct RunConfig {
     pub base_model: Option<String>,
     /// Train low-rank adapters and leave the base model's weights as they are.
     pub lora: Option<LoraConfig>,
+    /// How the base model's weights are kept in memory, where adapters are trained beside them.
+    pub base: BaseWeights,
     /// The student that starts from random weights. A vocabulary of 0 means the tokenizer's.
     pub model: DecoderConfig,
     /// What is computed in: `f32`, or `bf16` where the device can; trained weights and the loss are
@@ -231,6 +233,7 @@ impl RunConfig {
             mixture: MixtureConfig::default(),
             base_model: None,
             lora: None,
+            base: BaseWeights::default(),
             // Measured on the toy corpus: from 0.06 a student of this size learns in far fewer steps
             // than from the usual 0.02.
             model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },

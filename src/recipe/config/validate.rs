@@ -75,6 +75,11 @@ impl RunConfig {
                 return refuse("lora", what, "Name it with base_model");
             }
         }
+        self.base.validate()?;
+        if self.lora.is_none() && !self.base.is_f32() {
+            let what = "all weights are trained, and trained weights are f32";
+            return refuse("base.type", what, "Train adapters (lora.rank=16), or leave it out");
+        }
         if self.base_model.is_some() && self.data.tokenizer.is_some() {
             let what = "the base model has a tokenizer of its own";
             return refuse("data.tokenizer", what, "Leave it out");
