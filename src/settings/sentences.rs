@@ -18,6 +18,7 @@ const SOURCES: &[&str] = &[
     include_str!("../eval/evaluate.rs"),
     include_str!("../eval/math/kind.rs"),
     include_str!("../model/architecture.rs"),
+    include_str!("../model/base_weights.rs"),
     include_str!("../model/config.rs"),
     include_str!("../model/generate/config.rs"),
     include_str!("../model/lora.rs"),
