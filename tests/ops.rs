@@ -10,6 +10,8 @@ mod panics;
 mod products;
 #[path = "ops/reference.rs"]
 mod reference;
+#[path = "ops/stored.rs"]
+mod stored;
 #[path = "ops/support.rs"]
 mod support;
 #[path = "ops/token_loss.rs"]

@@ -2,6 +2,7 @@
 
 use super::common::{Ended, Failure, Json, Session, TemplateVariable, say};
 use super::run_flags::add_assignments;
+use super::speaker::BaseFlags;
 use clap::Args;
 use mixdistill::data::ColumnMap;
 use mixdistill::eval::{
@@ -53,6 +54,8 @@ pub struct Flags {
     /// Message of the system [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT", requires = "model", help_heading = "Model")]
     system: Option<String>,
+    #[command(flatten, next_help_heading = "Model")]
+    base: BaseFlags,
     /// Benchmarks: files of problems with answers (JSONL, a JSON array, Parquet)
     #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required = true, num_args = 1..,
         help_heading = "Benchmarks")]
@@ -173,6 +176,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
                 template_variables: TemplateVariable::by_name(&flags.template_variables),
                 system: flags.system.clone(),
                 max_length: None,
+                base: flags.base.weights(),
                 backend: session.global.backend().to_owned(),
             };
             let files = TextModelFiles::open(model, &options, context)?;

@@ -1,6 +1,7 @@
 //! The flags that `train`, `compare` and `preview` share, and the settings that come of them.
 
 use super::common::{Failure, Global, Session, quoted};
+use super::speaker::BASE_TYPES;
 use clap::Args;
 use mixdistill::data::{ColumnMap, MixtureConfig};
 use mixdistill::model::LoraConfig;
@@ -99,6 +100,16 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     learning_rate: Option<f64>,
+    /// Type that the base model's weights are stored in, beside adapters: f32, bf16, int8 or nf4
+    /// [default: f32]
+    #[arg(
+        id = "base.type",
+        long = "base-type",
+        value_name = "TYPE",
+        value_parser = BASE_TYPES,
+        help_heading = "Training"
+    )]
+    base_type: Option<String>,
     /// Seed of all random choices [default: 1]
     #[arg(long, value_name = "SEED", help_heading = "Training")]
     seed: Option<u64>,
@@ -191,6 +202,7 @@ impl RunFlags {
             Some(value) => layers.set_value(key, value),
             None => Ok(()),
         };
+        set("base.type", self.base_type.clone().map(Value::from))?;
         set("base_model", self.model.clone().map(Value::from))?;
         set("out", self.out.as_ref().map(text))?;
         set("backend", global.backend.clone().map(Value::from))?;

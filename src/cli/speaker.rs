@@ -4,8 +4,8 @@ use super::common::{Session, TemplateVariable};
 use clap::Args;
 use mixdistill::data::{Message, Prompt};
 use mixdistill::model::{
-    EndReason, GenerateConfig, Generation, LoadOptions, NewToken, StopConditions, TextModel,
-    TextModelFiles,
+    BaseType, BaseWeights, EndReason, GenerateConfig, Generation, LoadOptions, NewToken,
+    StopConditions, TextModel, TextModelFiles,
 };
 use mixdistill::{Error, Result, device};
 use std::io::{IsTerminal, Write};
@@ -34,6 +34,40 @@ pub struct ModelFlags {
     /// Message of the system [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    #[command(flatten)]
+    pub base: BaseFlags,
+}
+
+/// How the weights are stored in memory.
+#[derive(Args, Debug)]
+pub struct BaseFlags {
+    /// Type that the weights are stored in: fewer bits take less memory and are read faster; an adapter
+    /// stays f32 [default: f32]
+    #[arg(id = "base.type", long = "base-type", value_name = "TYPE", value_parser = BASE_TYPES)]
+    base_type: Option<String>,
+    /// Type of the embedding and the head: f32, bf16 or int8 [default: bf16 with a --base-type of fewer
+    /// bits than f32]
+    #[arg(
+        id = "base.embeddings",
+        long = "embedding-type",
+        value_name = "TYPE",
+        value_parser = ["f32", "bf16", "int8"]
+    )]
+    embeddings: Option<String>,
+}
+
+/// The types of stored weights.
+pub const BASE_TYPES: [&str; 4] = ["f32", "bf16", "int8", "nf4"];
+
+impl BaseFlags {
+    pub fn weights(&self) -> BaseWeights {
+        let kind = |name: &Option<String>| name.as_deref().and_then(BaseType::by_name);
+        BaseWeights {
+            base_type: kind(&self.base_type).unwrap_or_default(),
+            embeddings: kind(&self.embeddings),
+            double_quantization: false,
+        }
+    }
 }
 
 /// How answers are drawn.
@@ -138,6 +172,7 @@ impl ModelFlags {
             template_variables: TemplateVariable::by_name(&self.template_variables),
             system: self.system.clone(),
             max_length: None,
+            base: self.base.weights(),
             backend: session.global.backend().to_owned(),
         };
         TextModelFiles::open(&model, &options, &session.context)

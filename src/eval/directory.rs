@@ -21,7 +21,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::files::{WorkDir, WorkDirKind, same_settings, sha256_of};
 use crate::model::{
-    DecoderLm, Generate, GenerateConfig, LoadOptions, TextInterface, TextModelFiles,
+    BaseWeights, DecoderLm, Generate, GenerateConfig, LoadOptions, TextInterface, TextModelFiles,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -91,6 +91,8 @@ pub struct TestedModel<'a> {
     pub template_variables: Option<&'a BTreeMap<String, Value>>,
     /// The system's text that is asked with.
     pub system: Option<&'a str>,
+    /// How its weights are stored, where not all are f32.
+    pub base: Option<BaseWeights>,
 }
 
 /// A directory of answers and scores, which this process alone works in.
@@ -163,6 +165,7 @@ impl EvaluationDirectory {
             template: files.chat_template().map(ChatTemplate::source),
             template_variables: Some(&options.template_variables),
             system: options.system.as_deref(),
+            base: Some(options.base).filter(|base| !base.is_f32()),
         };
         let mut load = || loaded.take().map_or_else(read, Ok);
         let text = files.text_interface();
@@ -207,6 +210,7 @@ impl EvaluationDirectory {
             "template": tested.template,
             "template_variables": variables,
             "system": tested.system,
+            "base": tested.base,
             "instruct": config.instruct,
             "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
         });

@@ -304,6 +304,7 @@ impl DecoderLm {
     pub fn fingerprint(&self) -> Result<String> {
         struct Visitor {
             path: PathStack,
+            shapes: BTreeMap<String, Vec<usize>>,
             parts: Vec<(String, Tensor<1>)>,
         }
         impl ModuleVisitor for Visitor {
@@ -319,10 +320,21 @@ impl DecoderLm {
                 /// Numbers of a tensor's first column that count.
                 const COUNTED: usize = 256;
                 let name = self.path.name();
-                if name.contains(".lora_") {
+                if name.contains(".lora_") || name.ends_with(".encoded.scales") {
                     return;
                 }
                 let mut part = param.val();
+                // Of a matrix in codes, what was its first column.
+                if let Some(matrix) = name.strip_suffix(".encoded.first") {
+                    let name = format!("{matrix}.weight");
+                    let mut dims = self.shapes.get(&name).cloned().unwrap_or_default();
+                    if !name.ends_with("embed_tokens.weight") {
+                        dims.reverse();
+                    }
+                    let [count] = part.shape().dims();
+                    self.parts.push((format!("{name} {dims:?}"), part.reshape([count])));
+                    return;
+                }
                 let (dims, rows) = (part.dims(), part.dims()[0].min(COUNTED));
                 for other in 1..D {
                     part = part.narrow(other, 0, 1);
@@ -331,7 +343,8 @@ impl DecoderLm {
                 self.parts.push((format!("{name} {dims:?}"), part));
             }
         }
-        let mut visitor = Visitor { path: PathStack::default(), parts: vec![] };
+        let shapes = self.config().tensor_shapes();
+        let mut visitor = Visitor { path: PathStack::default(), shapes, parts: vec![] };
         self.visit(&mut visitor);
         let mut hash = Sha256::new();
         for (name, part) in visitor.parts {

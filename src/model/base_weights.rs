@@ -20,6 +20,11 @@ pub enum BaseType {
 }
 
 impl BaseType {
+    /// That of a name in settings.
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16, Self::Int8, Self::Nf4].into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Its name in settings.
     pub fn name(self) -> &'static str {
         match self {

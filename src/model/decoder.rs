@@ -1,22 +1,24 @@
 //! The decoder: embedding, blocks, final norm and head.
 
+use super::base_weights::BaseWeights;
 use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig};
 use super::config::DecoderConfig;
 use super::lora::{LoraConfig, LoraLinear};
+use super::matrix::{MatrixRole, TokenEmbedding};
 use super::precision::{Precision, in_f32};
+use super::tensors::lazy_tensors;
 use super::weight_source::{RandomWeights, WeightSource};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::ops::{embedding, linear};
-use burn::module::Param;
-use burn::nn::{Embedding, Linear};
+use crate::ops::{Weight, linear};
+use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
 /// Embedding, blocks and final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    pub(super) embed_tokens: Embedding,
+    pub(super) embed_tokens: TokenEmbedding,
     pub(super) layers: Vec<DecoderLayer>,
     pub(super) norm: RmsNorm,
 }
@@ -26,7 +28,7 @@ pub struct Decoder {
 pub struct DecoderLm {
     pub(super) model: Decoder,
     /// `None` where the head is the embedding, transposed.
-    lm_head: Option<Linear>,
+    lm_head: Option<LoraLinear>,
     #[module(skip)]
     pub(super) config: DecoderConfig,
     /// Set where the linear layers have adapters.
@@ -61,16 +63,22 @@ impl DecoderConfig {
             .map(|number| self.layer(number).build(source, &format!("model.layers.{number}")))
             .collect::<Result<_>>()?;
         let vocabulary = [self.vocab_size, width];
-        let embedding = source.tensor("model.embed_tokens.weight", vocabulary, std, 0.0)?;
+        let embedding = "model.embed_tokens.weight";
+        let embedding = source.matrix(embedding, vocabulary, MatrixRole::Embedding, std)?;
         let norm = self.final_norm().build(source, "model.norm")?;
         let lm_head = match self.tie_word_embeddings {
             true => None,
             false => {
-                let weight = source.linear("lm_head.weight", [width, self.vocab_size], std)?;
-                Some(Linear { weight: Param::from_tensor(weight), bias: None })
+                let sizes = [width, self.vocab_size];
+                Some(LoraLinear::new(source.matrix(
+                    "lm_head.weight",
+                    sizes,
+                    MatrixRole::Head,
+                    std,
+                )?))
             }
         };
-        let embed_tokens = Embedding { weight: Param::from_tensor(embedding) };
+        let embed_tokens = TokenEmbedding::new(embedding);
         let model = Decoder { embed_tokens, layers, norm };
         let (config, lora, compute) = (self.clone(), None, None);
         Ok(DecoderLm { model, lm_head, config, lora, is_part: false, compute })
@@ -160,10 +168,61 @@ impl DecoderLm {
             Precision::F32 => None,
             Precision::Bf16 => Some(precision.dtype()),
         };
-        for (_, layer) in self.linear_layers_mut() {
-            layer.store_frozen(precision.dtype());
+        if precision == Precision::Bf16 {
+            for (_, layer) in self.linear_layers_mut() {
+                layer.store_frozen(precision.dtype());
+            }
         }
         Ok(self)
+    }
+
+    /// Whether any of its matrices is stored in codes.
+    pub(super) fn is_encoded(&self) -> bool {
+        /// Only codes are integers.
+        struct Visitor(bool);
+        impl ModuleVisitor for Visitor {
+            fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<D, Int>>) {
+                self.0 = true;
+            }
+        }
+        let mut visitor = Visitor(false);
+        self.visit(&mut visitor);
+        visitor.0
+    }
+
+    /// Its parameters, adapters included, however they are stored.
+    pub fn parameter_count(&self) -> usize {
+        let size = |shape: &[usize]| shape.iter().product::<usize>();
+        let adapters = lazy_tensors(self, false);
+        let adapters = adapters.iter().filter(|tensor| tensor.name.contains(".lora_"));
+        let base = self.config.tensor_shapes();
+        base.values().map(|shape| size(shape)).sum::<usize>()
+            + adapters.map(|tensor| size(&tensor.shape)).sum::<usize>()
+    }
+
+    /// The model with its matrices stored as `base` says; they are frozen. A folder of weights is better
+    /// read with [`ModelFolder::with_base_weights`](super::ModelFolder::with_base_weights), which never
+    /// holds all of them as numbers.
+    ///
+    /// # Errors
+    /// As [`BaseWeights::validate`]; [`Error::Config`] where the device cannot store them, or the model has
+    /// adapters; [`Error::Training`] where the device cannot be read.
+    pub fn with_base_weights(self, base: &BaseWeights) -> Result<Self> {
+        base.validate()?;
+        base.check(&self.device())?;
+        if self.lora.is_some() {
+            let what = "the model has adapters already";
+            return Err(Error::config("base", what, "Store its weights first"));
+        }
+        let mut model = self.no_grad();
+        for (_, layer) in model.linear_layers_mut() {
+            layer.store(MatrixRole::Linear, base)?;
+        }
+        if let Some(head) = &mut model.lm_head {
+            head.store(MatrixRole::Head, base)?;
+        }
+        model.model.embed_tokens.store(base)?;
+        Ok(model.no_grad())
     }
 
     /// The type of its activations.
@@ -181,14 +240,14 @@ impl DecoderLm {
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
-        self.model.embed_tokens.weight.device()
+        self.model.embed_tokens.device()
     }
 
     /// The head's matrix, `[width, vocabulary]`.
-    pub(super) fn head(&self) -> Tensor<2> {
+    pub(super) fn head(&self) -> Weight {
         match &self.lm_head {
-            Some(head) => head.weight.val(),
-            None => self.model.embed_tokens.weight.val().transpose(),
+            Some(head) => head.matrix(),
+            None => self.model.embed_tokens.as_head(),
         }
     }
 
@@ -238,8 +297,7 @@ impl DecoderLm {
     /// The embeddings of tokens, `[rows * length, width]`.
     pub(super) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [rows, length] = ids.dims();
-        let weight = self.model.embed_tokens.weight.val();
-        self.scaled_embedding(embedding(weight, ids.reshape([rows * length])))
+        self.scaled_embedding(self.model.embed_tokens.forward(ids.reshape([rows * length])))
     }
 
     /// Embeddings as the first block takes them: multiplied, in the type that is computed in.

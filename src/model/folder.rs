@@ -7,11 +7,13 @@
 //! chat_template.jinja      where the template is not in tokenizer_config.json
 //! ```
 
+use super::base_weights::BaseWeights;
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
 use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids, write_config};
+use super::matrix::{MatrixRole, NewMatrix};
 use super::rope::RopeType;
-use super::tensors::lazy_tensors;
+use super::tensors::{HostTensor, lazy_tensors};
 use super::weight_source::WeightSource;
 use super::weights::{FileType, WeightFiles, listed, text_name, write_model};
 use crate::context::{Context, Task, TaskProgress};
@@ -19,6 +21,7 @@ use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
 use crate::files::{flush_folder, read_if_there, remove_folder};
 use crate::ops::resident;
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -90,6 +93,7 @@ pub struct ModelFolder {
     /// Whether the decoder is the text part of such a model.
     is_part: bool,
     generation: Value,
+    base: BaseWeights,
 }
 
 /// What `config.json` asks for in vain.
@@ -142,7 +146,8 @@ impl ModelFolder {
             .validate()
             .map_err(|e| refused(e.to_string().trim_end_matches('.').to_owned().into()))?;
         let generation = read("generation_config.json")?.unwrap_or(Value::Null);
-        Ok(Self { path: path.to_owned(), config, json, is_part, generation })
+        let base = BaseWeights::default();
+        Ok(Self { path: path.to_owned(), config, json, is_part, generation, base })
     }
 
     /// The folder for rows of up to so many tokens; see [`DecoderConfig::for_length`]. The context is told
@@ -178,6 +183,17 @@ impl ModelFolder {
                 "the model's config.json sets `{key}` to {rate}; it is trained without that dropout"
             ))?;
         }
+        Ok(self)
+    }
+
+    /// The folder, whose matrices are stored as `base` says when they are read, one after the other; all
+    /// weights are then frozen.
+    ///
+    /// # Errors
+    /// As [`BaseWeights::validate`].
+    pub fn with_base_weights(mut self, base: BaseWeights) -> Result<Self> {
+        base.validate()?;
+        self.base = base;
         Ok(self)
     }
 
@@ -258,7 +274,8 @@ impl ModelFolder {
         ends.into_iter().collect()
     }
 
-    /// Reads the weights, as f32 whatever their type in the files.
+    /// Reads the weights, whatever their type in the files: as f32, or as
+    /// [`ModelFolder::with_base_weights`] has it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`]: damaged files, tensors that are missing, left over, of
@@ -291,7 +308,11 @@ impl ModelFolder {
             return Err(misfit(files.path(), what));
         }
         let progress = context.task(task, self.config.tensor_shapes().len() as u64);
-        let mut model = self.config.build(&mut FileWeights { files, device, progress, done: 0 })?;
+        let base = self.base;
+        base.check(device)?;
+        let mut source = FileWeights { files, base, device, progress, done: 0 };
+        let model = self.config.build(&mut source)?;
+        let mut model = if base.is_f32() { model } else { model.no_grad() };
         model.set_part(self.is_part);
         Ok(model)
     }
@@ -341,27 +362,30 @@ fn misfit(path: &Path, what: &str) -> Error {
 /// Weights from files.
 struct FileWeights<'a, 'c> {
     files: WeightFiles,
+    base: BaseWeights,
     device: &'a Device,
     progress: TaskProgress<'a, 'c>,
     done: u64,
 }
 
-impl WeightSource for FileWeights<'_, '_> {
-    fn tensor<const D: usize>(
-        &mut self,
-        name: &str,
-        _: [usize; D],
-        _: f64,
-        _: f32,
-    ) -> Result<Tensor<D>> {
+impl FileWeights<'_, '_> {
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
         let host = self.files.read(name)?;
         self.done += 1;
         self.progress.update(self.done)?;
+        Ok(host)
+    }
+}
+
+impl WeightSource for FileWeights<'_, '_> {
+    fn vector(&mut self, name: &str, _: usize, _: f32) -> Result<Tensor<1>> {
+        let host = self.read(name)?;
         Ok(resident(host.values, host.shape, self.device))
     }
 
-    fn linear(&mut self, name: &str, [input, output]: [usize; 2], _: f64) -> Result<Tensor<2>> {
-        Ok(self.tensor(name, [output, input], 0.0, 0.0)?.swap_dims(0, 1))
+    fn matrix(&mut self, name: &str, _: [usize; 2], role: MatrixRole, _: f64) -> Result<NewMatrix> {
+        let host = self.read(name)?;
+        Ok(NewMatrix::stored(host, role, &self.base, self.device))
     }
 }
 
@@ -419,6 +443,12 @@ impl DecoderLm {
         let refuse = |what: &str, hint: &str| {
             Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
         };
+        if self.is_encoded() {
+            return refuse(
+                "its weights are stored in codes",
+                "Save the adapters, and merge them into the original weights",
+            );
+        }
         if self.lora().is_some() {
             return refuse("the model has adapters", "Merge them first, or save the adapters");
         }

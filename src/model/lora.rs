@@ -2,11 +2,14 @@
 
 #![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
 
+use super::base_weights::BaseWeights;
+use super::matrix::{EncodedMatrix, MatrixRole, NewMatrix, restored};
 use super::precision::{in_f32, like};
 use super::weight_source::{WeightSource, path};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Activation, DropoutFactors, SharedInput, dropout_linear, gated, gated_linear_add, linear_add,
+    Activation, DropoutFactors, SharedInput, Weight, dropout_linear, gated, gated_linear_add,
+    linear, linear_add,
 };
 use crate::random::Stream;
 use burn::module::Param;
@@ -178,7 +181,9 @@ struct Adapter {
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// `[input, output]`; frozen where there is an adapter.
-    pub(super) weight: Param<Tensor<2>>,
+    pub(super) weight: Option<Param<Tensor<2>>>,
+    /// In place of it, of a frozen base.
+    encoded: Option<EncodedMatrix>,
     pub(super) bias: Option<Param<Tensor<1>>>,
     /// `[input, rank]`.
     pub(super) lora_A: Option<Linear>,
@@ -197,22 +202,74 @@ impl LoraLinear {
         deviation: f64,
         has_bias: bool,
     ) -> Result<Self> {
-        let weight = source.linear(&path(prefix, "weight"), sizes, deviation)?;
-        let bias = match has_bias {
-            true => Some(source.tensor(&path(prefix, "bias"), [sizes[1]], 0.0, 0.0)?),
-            false => None,
-        };
-        let (weight, bias) = (Param::from_tensor(weight), bias.map(Param::from_tensor));
-        Ok(Self { weight, bias, lora_A: None, lora_B: None, adapter: None })
+        let name = path(prefix, "weight");
+        let mut layer = Self::new(source.matrix(&name, sizes, MatrixRole::Linear, deviation)?);
+        if has_bias {
+            let bias = source.vector(&path(prefix, "bias"), sizes[1], 0.0)?;
+            layer.bias = Some(Param::from_tensor(bias));
+        }
+        Ok(layer)
     }
 
-    /// Keeps the weight in this type where it is frozen.
+    /// A layer of this matrix alone.
+    pub(super) fn new(matrix: NewMatrix) -> Self {
+        let (weight, encoded) = matrix.into_parts();
+        Self { weight, encoded, bias: None, lora_A: None, lora_B: None, adapter: None }
+    }
+
+    /// Keeps the weight in this type where it is numbers that are frozen.
     pub(super) fn store_frozen(&mut self, dtype: FloatDType) {
-        if self.weight.val().is_require_grad() || self.weight.val().dtype() == DType::from(dtype) {
+        let Some(weight) = &self.weight else { return };
+        if weight.val().is_require_grad() || weight.val().dtype() == DType::from(dtype) {
             return;
         }
-        let frozen = self.weight.clone().map(|weight| weight.detach().cast(dtype));
-        self.weight = frozen.no_grad();
+        let frozen = weight.clone().map(|weight| weight.detach().cast(dtype));
+        self.weight = Some(frozen.no_grad());
+    }
+
+    /// Keeps the weight in the type that `base` says.
+    ///
+    /// # Errors
+    /// [`Error::Training`](crate::Error::Training) where the device cannot be read.
+    pub(super) fn store(&mut self, role: MatrixRole, base: &BaseWeights) -> Result<()> {
+        if let Some(weight) = &self.weight {
+            (self.weight, self.encoded) = restored(weight.val(), role, base)?.into_parts();
+        }
+        Ok(())
+    }
+
+    /// The matrix as it is.
+    pub(super) fn matrix(&self) -> Weight {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => Weight::Dense(weight.val()),
+            (None, Some(encoded)) => encoded.weight(),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
+    }
+
+    /// The matrix for activations such as these: trained numbers in their type.
+    fn matrix_for(&self, x: &Tensor<2>) -> Weight {
+        match self.matrix() {
+            Weight::Dense(weight) if weight.dtype() == DType::F32 => Weight::Dense(like(weight, x)),
+            stored => stored,
+        }
+    }
+
+    /// `[input, output]`.
+    fn sizes(&self) -> [usize; 2] {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => weight.shape().dims(),
+            (None, Some(encoded)) => encoded.sizes(),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
+    }
+
+    fn device(&self) -> Device {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => weight.device(),
+            (None, Some(encoded)) => encoded.device(),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
     }
 
     /// # Shapes
@@ -234,7 +291,7 @@ impl LoraLinear {
         let input = SharedInput::new(x);
         let mut inner = Self::inner(layers, &input, dropout).into_iter();
         layers.map(|layer| {
-            let y = input.linear(like(layer.weight.val(), &input.tensor()));
+            let y = input.linear(layer.matrix_for(&input.tensor()));
             layer.complete(y, inner.next().flatten())
         })
     }
@@ -286,7 +343,7 @@ impl LoraLinear {
         residual: Tensor<2>,
         dropout: Option<&DropoutKeys>,
     ) -> Tensor<2> {
-        let weight = like(self.weight.val(), &x);
+        let weight = self.matrix_for(&x);
         let input = SharedInput::new(x);
         let [inner] = Self::inner([self], &input, dropout);
         self.complete(input.linear_add(weight, residual), inner)
@@ -319,7 +376,7 @@ impl LoraLinear {
         if self.bias.is_some() || self.adapter.is_some() {
             return self.forward_add(gated(gate, up, activation), residual, dropout);
         }
-        let weight = like(self.weight.val(), &gate);
+        let weight = self.matrix_for(&gate);
         gated_linear_add(gate, up, weight, residual, activation)
     }
 
@@ -342,13 +399,13 @@ impl LoraLinear {
     /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
     /// zero. Of an earlier adapter nothing remains.
     pub(super) fn attach(&mut self, config: &LoraConfig, name: &str, seed: u64) {
-        let [input, output] = self.weight.shape().dims();
+        let [input, output] = self.sizes();
         let bound = 1.0 / (input as f64).sqrt();
         let mut random = Stream::new(seed, &format!("{name}.lora_A"), 0);
         let values: Vec<f32> = (0..input * config.rank)
             .map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32)
             .collect();
-        let device = self.weight.device();
+        let device = self.device();
         let a = Tensor::from_data(TensorData::new(values, [input, config.rank]), &device);
         self.set_adapter(config, name, seed, a, Tensor::zeros([config.rank, output], &device));
     }
@@ -374,7 +431,13 @@ impl LoraLinear {
         let adapter = (self.lora_A.take(), self.lora_B.take(), self.adapter.take());
         let (Some(a), Some(b), Some(adapter)) = adapter else { return };
         let change = a.weight.val().matmul(b.weight.val()) * adapter.scale;
-        self.weight = Param::from_tensor((in_f32(self.weight.val()) + change).detach());
+        let numbers = match self.matrix() {
+            Weight::Dense(weight) => in_f32(weight),
+            // Each row of the unit matrix picks a row.
+            encoded => linear(Tensor::eye(self.sizes()[0], &self.device()), encoded),
+        };
+        self.weight = Some(Param::from_tensor((numbers + change).detach()));
+        self.encoded = None;
     }
 }
 

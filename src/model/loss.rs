@@ -10,7 +10,7 @@ use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::{Objective, StepOptions};
 use super::precision::in_f32;
 use crate::data::Batch;
-use crate::ops::{TeacherTokens, TokenLoss, embedding, linear_token_loss};
+use crate::ops::{TeacherTokens, TokenLoss, linear_token_loss};
 use crate::random::Stream;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
@@ -56,14 +56,14 @@ impl DecoderLm {
 
     /// Whether the embedding has gradients of its own.
     pub(super) fn trains_embedding(&self) -> bool {
-        self.model.embed_tokens.weight.val().is_require_grad()
+        self.model.embed_tokens.is_trained()
     }
 
     /// The embeddings of a micro-batch, `[tokens, width]`, with the objective's noise.
     pub(super) fn embed_batch(&self, batch: &Batch, objective: &Objective) -> Tensor<2> {
         let device = self.device();
         let ids = int_tensor(batch.ids.iter().copied(), &device);
-        let embedded = embedding(self.model.embed_tokens.weight.val(), ids);
+        let embedded = self.model.embed_tokens.forward(ids);
         self.scaled_embedding(match objective.neftune_alpha {
             0.0 => embedded,
             _ => {

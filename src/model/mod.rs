@@ -25,6 +25,7 @@ mod hf_config;
 mod location;
 mod lora;
 mod loss;
+mod matrix;
 mod merge;
 mod objective;
 mod precision;
@@ -52,6 +53,7 @@ pub use generate::{
     TokenObserver,
 };
 pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
+pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};
 pub use precision::Precision;

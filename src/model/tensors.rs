@@ -64,6 +64,11 @@ impl PathStack {
         self.path.join(".")
     }
 
+    /// Whether the parameter is a part of a matrix in codes, which no file has.
+    fn is_encoded(&self) -> bool {
+        self.containers.last().is_some_and(|last| last == "Struct:EncodedMatrix")
+    }
+
     /// Whether the parameter is the matrix of a linear layer, which files hold transposed.
     fn is_transposed(&self, rank: usize) -> bool {
         let linear = ["Struct:Linear", "Struct:LoraLinear"];
@@ -96,8 +101,8 @@ impl NamedTensor {
     }
 }
 
-/// The module's parameters as files hold them, in the module's order; `trained` leaves out those
-/// that are frozen.
+/// The module's parameters as files hold them, in the module's order, without matrices in codes;
+/// `trained` leaves out those that are frozen.
 pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTensor> {
     struct Visitor {
         path: PathStack,
@@ -115,7 +120,7 @@ pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTen
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
-            if self.trained && !tensor.is_require_grad() {
+            if self.path.is_encoded() || (self.trained && !tensor.is_require_grad()) {
                 return;
             }
             let tensor = if self.path.is_transposed(D) { tensor.swap_dims(0, 1) } else { tensor };
@@ -172,7 +177,8 @@ pub fn with_named_tensors<M: Module>(
         }
 
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if param.device().is_autodiff() && !param.val().is_require_grad() {
+            let frozen = param.device().is_autodiff() && !param.val().is_require_grad();
+            if frozen || self.path.is_encoded() {
                 return param;
             }
             let name = self.path.name();

@@ -1,6 +1,7 @@
 //! A model with all that text needs: its tokenizer, the layout of prompts, the tokens that end answers.
 
 use super::adapter::AdapterFiles;
+use super::base_weights::BaseWeights;
 use super::decoder::DecoderLm;
 use super::folder::ModelFolder;
 use super::location::Location;
@@ -44,6 +45,8 @@ pub struct LoadOptions {
     /// decides LongRoPE, which otherwise is that of the model's original context; see
     /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length).
     pub max_length: Option<usize>,
+    /// How the model's weights are stored in memory.
+    pub base: BaseWeights,
     /// The device, by the name of its backend; see [`device::by_name`].
     pub backend: String,
 }
@@ -57,6 +60,7 @@ impl Default for LoadOptions {
             template_variables: BTreeMap::new(),
             system: None,
             max_length: None,
+            base: BaseWeights::default(),
             backend: "auto".into(),
         }
     }
@@ -101,7 +105,7 @@ impl TextModelFiles {
     pub(super) fn read(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let Location { folder, adapter, trained_length } =
             Location::find(name, options.adapter.as_deref(), context)?;
-        let mut folder = ModelFolder::open(&folder)?;
+        let mut folder = ModelFolder::open(&folder)?.with_base_weights(options.base)?;
         // A run's student goes on with what its training had.
         if let Some(tokens) = options.max_length.max(trained_length) {
             folder = folder.for_length(tokens, context)?;

@@ -5,6 +5,7 @@ use super::precision::in_f32;
 use super::tensors::host;
 use crate::data::{Batch, TopTokens};
 use crate::error::{Error, Result};
+use crate::ops::linear;
 use rayon::prelude::*;
 
 /// The bucket of all other tokens where nothing is left for it: `ln` of about 1e-13.
@@ -69,7 +70,7 @@ impl DecoderLm {
         let mut all = vec![];
         for start in (0..tokens).step_by(block) {
             let hidden = hidden.clone().narrow(0, start, block.min(tokens - start));
-            let logits = host(in_f32(hidden).matmul(self.head()))?.values;
+            let logits = host(linear(in_f32(hidden), self.head()))?.values;
             check_finite(&logits)?;
             let rows = logits.par_chunks(vocabulary).enumerate();
             all.extend(rows.map(|(row, logits)| of(start + row, logits)).collect::<Vec<_>>());

@@ -1,5 +1,6 @@
 //! Where the weights of new modules come from: drawn by a seed, or read from files.
 
+use super::matrix::{MatrixRole, NewMatrix};
 use crate::error::Result;
 use crate::ops::resident;
 use crate::random::Stream;
@@ -7,17 +8,18 @@ use burn::prelude::*;
 
 /// Gives the weights of a new module by their names, which are paths as in files.
 pub(super) trait WeightSource {
-    /// An embedding or a vector. `deviation` is that of random matrices; vectors begin at `start`.
-    fn tensor<const D: usize>(
+    /// A vector; random ones begin at `start`.
+    fn vector(&mut self, name: &str, width: usize, start: f32) -> Result<Tensor<1>>;
+
+    /// A matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. `deviation` is that of
+    /// random ones.
+    fn matrix(
         &mut self,
         name: &str,
-        shape: [usize; D],
+        sizes: [usize; 2],
+        role: MatrixRole,
         deviation: f64,
-        start: f32,
-    ) -> Result<Tensor<D>>;
-
-    /// The matrix of a linear layer, `[input, output]`.
-    fn linear(&mut self, name: &str, sizes: [usize; 2], deviation: f64) -> Result<Tensor<2>>;
+    ) -> Result<NewMatrix>;
 }
 
 /// The path of a part of the module at `prefix`, which is empty for one that stands alone.
@@ -36,27 +38,24 @@ pub(super) struct RandomWeights<'a> {
 }
 
 impl WeightSource for RandomWeights<'_> {
-    fn tensor<const D: usize>(
+    fn vector(&mut self, _: &str, width: usize, start: f32) -> Result<Tensor<1>> {
+        Ok(Tensor::full([width], start, self.device))
+    }
+
+    fn matrix(
         &mut self,
         name: &str,
-        shape: [usize; D],
+        sizes: [usize; 2],
+        _: MatrixRole,
         deviation: f64,
-        start: f32,
-    ) -> Result<Tensor<D>> {
-        if D == 1 {
-            return Ok(Tensor::full(shape, start, self.device));
-        }
+    ) -> Result<NewMatrix> {
         let mut random = Stream::new(self.seed, name, 0);
-        let count: usize = shape.iter().product();
+        let count = sizes[0] * sizes[1];
         let mut values = Vec::with_capacity(count + 1);
         while values.len() < count {
             values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
         }
         values.truncate(count);
-        Ok(resident(values, shape, self.device))
-    }
-
-    fn linear(&mut self, name: &str, sizes: [usize; 2], deviation: f64) -> Result<Tensor<2>> {
-        self.tensor(name, sizes, deviation, 0.0)
+        Ok(NewMatrix::Dense(resident(values, sizes, self.device)))
     }
 }

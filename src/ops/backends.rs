@@ -8,6 +8,8 @@ use burn::tensor::{DType, FloatDType};
 /// Declares a trait of one method that Burn's run-time `Dispatch` backend routes to the backend
 /// its tensors live on, and gives every backend that the features compile in the same body.
 ///
+/// An argument that is an enum or a struct of tensors has `#[extension_type]` in front.
+///
 /// `[Autodiff]` in front routes tracked tensors to `Autodiff<B, C>`, whose implementation the
 /// operation writes itself. With an empty `[]` only tensors off the autodiff graph are accepted.
 ///
@@ -22,7 +24,9 @@ macro_rules! dispatched {
         [$($autodiff:ident)?]
         $(#[$meta:meta])*
         trait $name:ident {
-            fn $method:ident $args:tt -> $output:tt $(<$parameter:tt>)? $body:block
+            fn $method:ident(
+                $($(#[$attribute:meta])? $arg:ident: $ty:ident $(<$of:tt>)?),* $(,)?
+            ) -> $output:tt $(<$parameter:tt>)? $body:block
         }
     ) => {
         #[burn::backend::backend_extension(
@@ -41,11 +45,11 @@ macro_rules! dispatched {
         pub(crate) trait $name: burn::backend::Backend {
             // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
             #[cfg_attr(feature = "ndarray", allow(deprecated))]
-            fn $method $args -> $output $(<$parameter>)?;
+            fn $method($($(#[$attribute])? $arg: $ty $(<$of>)?),*) -> $output $(<$parameter>)?;
         }
 
         $crate::ops::backends::for_each_backend! {
-            $name { fn $method $args -> $output $(<$parameter>)? $body }
+            $name { fn $method($($arg: $ty $(<$of>)?),*) -> $output $(<$parameter>)? $body }
         }
     };
 }

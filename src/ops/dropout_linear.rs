@@ -161,7 +161,7 @@ pub(crate) fn dropout_linear(
     weight: Tensor<2>,
     factors: DropoutFactors,
 ) -> Tensor<2> {
-    super::linear::check(&x, &weight);
+    super::linear::check(&x, &weight.clone().into());
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(<Dispatch as DropoutLinearOps>::dropout_linear(x, weight, factors))
 }

@@ -1,6 +1,7 @@
 //! Rows of a table by index, whose gradient is summed row by row in a fixed order, in parallel.
 
 use super::backends::{dispatched, for_each_portable_backend};
+use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -14,8 +15,8 @@ use burn::tensor::{Int, Tensor};
 /// `[tokens]`.
 pub(crate) trait EmbeddingKernel: Backend {
     /// `[tokens, width]`.
-    fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        Self::float_select(weight, 0, ids)
+    fn embedding_rows(weight: WeightPrimitive<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        weight.rows(ids)
     }
 
     /// The gradient of `weight`, `[vocabulary, width]`.
@@ -42,18 +43,22 @@ fn portable_grad<B: Backend>(
 dispatched! {
     [Autodiff]
     trait EmbeddingOps {
-        fn embedding_lookup(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        fn embedding_lookup(
+            #[extension_type] weight: WeightPrimitive<Self>,
+            ids: IntTensor<Self>,
+        ) -> FloatTensor<Self> {
             <Self as EmbeddingKernel>::embedding_rows(weight, ids)
         }
     }
 }
 
 impl<B: EmbeddingKernel, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
-    fn embedding_lookup(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        let (weight, node) = weight.into_parts();
-        let out = B::embedding_rows(weight.clone(), ids.clone());
+    fn embedding_lookup(weight: WeightPrimitive<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let (weight, numbers) = weight.split();
+        let (numbers, node) = numbers.into_parts();
+        let out = B::embedding_rows(weight, ids.clone());
         match EmbeddingBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((ids, weight), out),
+            OpsKind::Tracked(prep) => prep.finish((ids, numbers), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
@@ -80,16 +85,16 @@ impl<B: EmbeddingKernel> Backward<B, 1> for EmbeddingBackward {
 /// # Shapes
 /// - `weight`: `[vocabulary, width]`
 /// - `ids`: `[tokens]`, each in `0..vocabulary`
-/// - result: `[tokens, width]`
+/// - result: `[tokens, width]`, f32 where `weight` has fewer bits
 ///
 /// # Panics
 /// If there is no token. On flex also if an id is outside of the vocabulary; other backends leave
 /// that check to their own indexing, since values on a GPU cannot be looked at without waiting for
 /// it.
-pub fn embedding(weight: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+pub fn embedding(weight: impl Into<Weight>, ids: Tensor<1, Int>) -> Tensor<2> {
     assert!(ids.dims()[0] > 0, "embedding: no tokens");
     Tensor::from_dispatch(<Dispatch as EmbeddingOps>::embedding_lookup(
-        weight.into_dispatch(),
+        weight.into().into_dispatch(),
         ids.into_dispatch(),
     ))
 }
@@ -99,25 +104,23 @@ mod flex {
     use super::super::kernel::{self, Buffer};
     use super::*;
     use burn::backend::Flex;
-    use burn::backend::ops::FloatTensorOps;
     use rayon::prelude::*;
 
     impl EmbeddingKernel for Flex {
-        fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-            let [vocabulary, width] = weight.shape().dims();
+        fn embedding_rows(
+            weight: WeightPrimitive<Self>,
+            ids: IntTensor<Self>,
+        ) -> FloatTensor<Self> {
+            let [vocabulary, width] = weight.row_sizes();
             let indices = kernel::indices(ids.clone(), vocabulary, "embedding: token");
-            if !kernel::all_f32([&weight]) {
-                return Self::float_select(weight, 0, ids);
-            }
-            let weight = kernel::contiguous(weight);
-            let weight = weight.storage::<f32>();
+            let Some(weight) = kernel::Rows::new(&weight) else { return weight.rows(ids) };
             let mut out = Buffer::any(indices.len() * width);
             let all = out.shared();
             kernel::par_row_blocks(indices.len(), |block| {
                 for token in block {
                     // SAFETY: the tokens' rows are disjoint.
                     let row = unsafe { all.slice(token * width..(token + 1) * width) };
-                    row.copy_from_slice(&weight[indices[token] * width..][..width]);
+                    weight.read(indices[token], row);
                 }
             });
             out.into_tensor([indices.len(), width])

@@ -5,6 +5,7 @@
 use super::backends::dispatched;
 use super::gated::{Activation, GatedKernel};
 use super::linear::LinearKernel;
+use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -20,7 +21,7 @@ dispatched! {
         fn gated_linear_add(
             gate: FloatTensor<Self>,
             up: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            #[extension_type] weight: WeightPrimitive<Self>,
             residual: FloatTensor<Self>,
             activation: Activation,
         ) -> FloatTensor<Self> {
@@ -34,14 +35,15 @@ impl<B: GatedKernel + LinearKernel, C: CheckpointStrategy> GatedLinearOps for Au
     fn gated_linear_add(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         residual: FloatTensor<Self>,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        let wants_weight = weight.is_tracked();
+        let (weight, numbers) = weight.split();
+        let wants_weight = numbers.is_tracked();
         let (gate, gate_node) = gate.into_parts();
         let (up, up_node) = up.into_parts();
-        let (weight, weight_node) = weight.into_parts();
+        let (_, weight_node) = numbers.into_parts();
         let (residual, residual_node) = residual.into_parts();
         let gated = B::gated_forward(gate.clone(), up.clone(), activation);
         let out = B::linear_add_forward(gated, weight.clone(), residual);
@@ -59,7 +61,7 @@ impl<B: GatedKernel + LinearKernel, C: CheckpointStrategy> GatedLinearOps for Au
 struct GatedLinearBackward;
 
 impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, bool, Activation);
+    type State = (FloatTensor<B>, FloatTensor<B>, WeightPrimitive<B>, bool, Activation);
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [gate_node, up_node, weight_node, residual_node] = ops.parents;
@@ -93,27 +95,28 @@ impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
 /// - `residual` and the result: `[tokens, output]`
 ///
 /// # Panics
-/// If the shapes do not fit together or the element types differ.
+/// If the shapes or the element types do not fit together.
 pub fn gated_linear_add(
     gate: Tensor<2>,
     up: Tensor<2>,
-    weight: Tensor<2>,
+    weight: impl Into<Weight>,
     residual: Tensor<2>,
     activation: Activation,
 ) -> Tensor<2> {
-    let ([tokens, inner], [rows, output]) = (gate.dims(), weight.dims());
+    let weight = weight.into();
+    let ([tokens, inner], [rows, output]) = (gate.dims(), weight.sizes());
     assert_eq!(gate.dims(), up.dims(), "gated_linear_add: the shapes of gate and up differ");
     assert!(
         inner == rows && residual.dims() == [tokens, output],
         "gated_linear_add: a weight {:?} and a residual {:?} do not fit a gate {:?}",
-        weight.dims(),
+        weight.sizes(),
         residual.dims(),
         gate.dims()
     );
     let dtype = gate.dtype();
     assert!(
-        [up.dtype(), weight.dtype(), residual.dtype()].iter().all(|other| *other == dtype),
-        "gated_linear_add: the element types differ"
+        [up.dtype(), residual.dtype()].iter().all(|other| *other == dtype) && weight.fits(dtype),
+        "gated_linear_add: the element types do not fit"
     );
     Tensor::from_dispatch(<Dispatch as GatedLinearOps>::gated_linear_add(
         gate.into_dispatch(),

@@ -6,6 +6,7 @@
 
 use super::backends::{dispatched, for_each_portable_backend};
 use super::shared_input::GradientSum;
+use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -19,26 +20,28 @@ use burn::tensor::Tensor;
 /// `[input, output]`.
 pub(crate) trait LinearKernel: Backend {
     /// `x W`.
-    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear_forward(x: FloatTensor<Self>, weight: WeightPrimitive<Self>) -> FloatTensor<Self> {
+        let weight = weight.dense(x.dtype());
         Self::float_matmul(x, weight)
     }
 
     /// `residual + x W`.
     fn linear_add_forward(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         residual: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        Self::float_add(residual, Self::float_matmul(x, weight))
+        Self::float_add(residual, Self::linear_forward(x, weight))
     }
 
     /// The gradient of `x`, added to `sum` where there is one.
     fn linear_grad_input(
         grad: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         sum: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
-        let weight = Self::float_transpose(weight);
+        let weight = Self::float_transpose(weight.dense(grad.dtype()));
+        let weight = WeightPrimitive::Dense(weight);
         match sum {
             Some(sum) => Self::linear_add_forward(grad, weight, sum),
             None => Self::linear_forward(grad, weight),
@@ -47,7 +50,7 @@ pub(crate) trait LinearKernel: Backend {
 
     /// The gradient of `weight`.
     fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::linear_forward(Self::float_transpose(x), grad)
+        Self::linear_forward(Self::float_transpose(x), WeightPrimitive::Dense(grad))
     }
 }
 
@@ -58,7 +61,7 @@ dispatched! {
     trait LinearOps {
         fn linear(
             x: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            #[extension_type] weight: WeightPrimitive<Self>,
             sum: Option<GradientSum>,
         ) -> FloatTensor<Self> {
             let _ = sum;
@@ -72,7 +75,7 @@ dispatched! {
     trait LinearAddOps {
         fn linear_add(
             x: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            #[extension_type] weight: WeightPrimitive<Self>,
             residual: FloatTensor<Self>,
             sum: Option<GradientSum>,
         ) -> FloatTensor<Self> {
@@ -85,12 +88,13 @@ dispatched! {
 impl<B: LinearKernel, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn linear(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         sum: Option<GradientSum>,
     ) -> FloatTensor<Self> {
-        let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
+        let (weight, numbers) = weight.split();
+        let [wants_x, wants_weight] = [x.is_tracked(), numbers.is_tracked()];
         let (x, x_node) = x.into_parts();
-        let (weight, weight_node) = weight.into_parts();
+        let (_, weight_node) = numbers.into_parts();
         match LinearBackward.prepare::<C>([x_node, weight_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let out = B::linear_forward(x.clone(), weight.clone());
@@ -104,13 +108,14 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
 impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
     fn linear_add(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         residual: FloatTensor<Self>,
         sum: Option<GradientSum>,
     ) -> FloatTensor<Self> {
-        let [wants_x, wants_weight] = [x.is_tracked(), weight.is_tracked()];
+        let (weight, numbers) = weight.split();
+        let [wants_x, wants_weight] = [x.is_tracked(), numbers.is_tracked()];
         let (x, x_node) = x.into_parts();
-        let (weight, weight_node) = weight.into_parts();
+        let (_, weight_node) = numbers.into_parts();
         let (residual, residual_node) = residual.into_parts();
         let nodes = [x_node, weight_node, residual_node];
         match LinearAddBackward.prepare::<C>(nodes).compute_bound().stateful() {
@@ -125,12 +130,12 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
 
 /// The input, where the weight's gradient is asked for, the weight, where the input's is, and the sum
 /// that the input's gradient goes to, if not to the input.
-type Saved<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, Option<GradientSum>);
+type Saved<B> = (Option<FloatTensor<B>>, Option<WeightPrimitive<B>>, Option<GradientSum>);
 
 /// The gradient of the input; a zero in its place where it goes to a sum.
 fn grad_input<B: LinearKernel>(
     grad: FloatTensor<B>,
-    weight: FloatTensor<B>,
+    weight: WeightPrimitive<B>,
     sum: Option<GradientSum>,
 ) -> FloatTensor<B> {
     let Some(sum) = sum else { return B::linear_grad_input(grad, weight, None) };
@@ -184,18 +189,19 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
 ///
 /// # Shapes
 /// - `x`: `[tokens, input]`
-/// - `weight`: `[input, output]`
-/// - result: `[tokens, output]`
+/// - `weight`: `[input, output]`; of numbers, in the type of `x`, or bf16
+/// - result: `[tokens, output]`, in the type of `x`
 ///
 /// # Panics
-/// If the shapes do not fit together or the element types differ.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+/// If the shapes or the element types do not fit together.
+pub fn linear(x: Tensor<2>, weight: impl Into<Weight>) -> Tensor<2> {
+    let weight = weight.into();
     check(&x, &weight);
     linear_of(x, weight, None)
 }
 
 /// The same; the gradient of `x` goes to `sum`.
-pub(super) fn linear_of(x: Tensor<2>, weight: Tensor<2>, sum: Option<GradientSum>) -> Tensor<2> {
+pub(super) fn linear_of(x: Tensor<2>, weight: Weight, sum: Option<GradientSum>) -> Tensor<2> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(<Dispatch as LinearOps>::linear(x, weight, sum))
 }
@@ -207,19 +213,19 @@ pub(super) fn linear_of(x: Tensor<2>, weight: Tensor<2>, sum: Option<GradientSum
 ///
 /// # Panics
 /// As [`linear`], and if `residual` is not like the result.
-pub fn linear_add(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-    linear_add_to(x, weight, residual, None)
+pub fn linear_add(x: Tensor<2>, weight: impl Into<Weight>, residual: Tensor<2>) -> Tensor<2> {
+    linear_add_to(x, weight.into(), residual, None)
 }
 
 /// The same; the gradient of `x` goes to `sum`.
 pub(super) fn linear_add_to(
     x: Tensor<2>,
-    weight: Tensor<2>,
+    weight: Weight,
     residual: Tensor<2>,
     sum: Option<GradientSum>,
 ) -> Tensor<2> {
     check(&x, &weight);
-    let like_result = [x.dims()[0], weight.dims()[1]];
+    let like_result = [x.dims()[0], weight.sizes()[1]];
     assert_eq!(residual.dims(), like_result, "linear_add: the residual is not like the result");
     assert_eq!(x.dtype(), residual.dtype(), "linear_add: the element types differ");
     let out = <Dispatch as LinearAddOps>::linear_add(
@@ -231,54 +237,106 @@ pub(super) fn linear_add_to(
     Tensor::from_dispatch(out)
 }
 
-pub(super) fn check(x: &Tensor<2>, weight: &Tensor<2>) {
-    let ([_, width], [rows, _]) = (x.dims(), weight.dims());
+pub(super) fn check(x: &Tensor<2>, weight: &Weight) {
+    let ([_, width], [rows, _]) = (x.dims(), weight.sizes());
     assert_eq!(width, rows, "linear: the width of x differs from the rows of weight");
-    assert_eq!(x.dtype(), weight.dtype(), "linear: the element types of x and weight differ");
+    assert!(weight.fits(x.dtype()), "linear: the element types of x and weight do not fit");
 }
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Buffer, DenseMatrix, MatrixMut, Threads};
+    use super::super::kernel::{self, Buffer, DenseMatrix, MatrixMut, WeightMatrix};
     use super::*;
     use burn::backend::Flex;
     use burn::backend::ops::FloatTensorOps;
 
     impl LinearKernel for Flex {
-        fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-            if !kernel::all_f32([&x, &weight]) {
-                return Self::float_matmul(x, weight);
-            }
-            let (x, weight) = (DenseMatrix::new(x), DenseMatrix::new(weight));
-            let size = [x.size()[0], weight.size()[1]];
+        fn linear_forward(
+            x: FloatTensor<Self>,
+            weight: WeightPrimitive<Self>,
+        ) -> FloatTensor<Self> {
+            let weight = match WeightMatrix::new(weight, &[&x]) {
+                Ok(weight) => weight,
+                Err(weight) => {
+                    let weight = weight.dense(x.dtype());
+                    return Self::float_matmul(x, weight);
+                }
+            };
+            let x = DenseMatrix::new(x);
+            let size = [x.size()[0], weight.sizes()[1]];
             let mut out = Buffer::any(size[0] * size[1]);
-            let out_matrix = MatrixMut::dense(&mut out, size);
-            out_matrix.set_product(1.0, x.view(), weight.view(), Threads::All);
+            weight.set_product(MatrixMut::dense(&mut out, size), x.view());
             out.into_tensor(size)
         }
 
         fn linear_add_forward(
             x: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            weight: WeightPrimitive<Self>,
             residual: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
             /// Rows up to which a product of its own is faster than one that adds.
             const FEW: usize = 32;
-            if !kernel::all_f32([&x, &weight, &residual]) || x.shape()[0] <= FEW {
+            if x.shape()[0] <= FEW {
                 let product = Self::linear_forward(x, weight);
                 return Self::float_add(product, residual);
             }
-            let (x, weight) = (DenseMatrix::new(x), DenseMatrix::new(weight));
-            let residual = kernel::contiguous(residual);
-            let size = [x.size()[0], weight.size()[1]];
-            // In place if nothing else holds the residual, on a copy otherwise.
-            let mut out = match residual.can_mut() {
-                true => residual,
-                false => Buffer::copy_of(residual.storage::<f32>()).into_tensor(size),
+            let weight = match WeightMatrix::new(weight, &[&x, &residual]) {
+                Ok(weight) => weight,
+                Err(weight) => {
+                    let product = Self::linear_forward(x, weight);
+                    return Self::float_add(product, residual);
+                }
             };
-            let out_matrix = MatrixMut::dense(out.storage_mut::<f32>(), size);
-            out_matrix.add_product(x.view(), weight.view(), Threads::All);
+            let x = DenseMatrix::new(x);
+            let size = [x.size()[0], weight.sizes()[1]];
+            let mut out = writable(residual, size);
+            weight.add_product(MatrixMut::dense(out.storage_mut::<f32>(), size), x.view());
             out
+        }
+
+        fn linear_grad_input(
+            grad: FloatTensor<Self>,
+            weight: WeightPrimitive<Self>,
+            sum: Option<FloatTensor<Self>>,
+        ) -> FloatTensor<Self> {
+            let weight = match WeightMatrix::new(weight, &[&grad]) {
+                Ok(WeightMatrix::Stored(weight)) => weight,
+                Ok(WeightMatrix::Dense(weight)) => {
+                    let weight = WeightPrimitive::Dense(weight.into_tensor().transpose(0, 1));
+                    return match sum {
+                        Some(sum) => Self::linear_add_forward(grad, weight, sum),
+                        None => Self::linear_forward(grad, weight),
+                    };
+                }
+                Err(weight) => {
+                    let weight = weight.dense(grad.dtype()).transpose(0, 1);
+                    let product = Self::float_matmul(grad, weight);
+                    return match sum {
+                        Some(sum) => Self::float_add(sum, product),
+                        None => product,
+                    };
+                }
+            };
+            let grad = DenseMatrix::new(grad);
+            let size = [grad.size()[0], weight.sizes()[0]];
+            let Some(sum) = sum else {
+                let mut out = Buffer::any(size[0] * size[1]);
+                weight.input_gradient(MatrixMut::dense(&mut out, size), false, grad.view());
+                return out.into_tensor(size);
+            };
+            let mut out = writable(sum, size);
+            let out_matrix = MatrixMut::dense(out.storage_mut::<f32>(), size);
+            weight.input_gradient(out_matrix, true, grad.view());
+            out
+        }
+    }
+
+    /// The tensor itself if nothing else holds it, a copy otherwise; row-major.
+    fn writable(tensor: FloatTensor<Flex>, size: [usize; 2]) -> FloatTensor<Flex> {
+        let tensor = kernel::contiguous(tensor);
+        match tensor.can_mut() {
+            true => tensor,
+            false => Buffer::copy_of(tensor.storage::<f32>()).into_tensor(size),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
 use super::token_loss::{TeacherPart, TeacherTokens, TokenLoss, portable_loss};
+use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -29,7 +30,7 @@ fn tokens_per_block(vocabulary: usize) -> usize {
 /// What the forward pass is given.
 pub(crate) struct Inputs<B: Backend> {
     hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
+    weight: WeightPrimitive<B>,
     targets: IntTensor<B>,
     token_weights: FloatTensor<B>,
     teacher: Option<TeacherPart<B>>,
@@ -80,9 +81,13 @@ fn portable_forward<B: Backend>(
 ) -> LossAndGrads<FloatTensor<B>> {
     let Inputs { hidden, weight, targets, token_weights, teacher } = inputs;
     let [tokens, _] = hidden.shape().dims::<2>();
-    let [_, vocabulary] = weight.shape().dims::<2>();
-    let (dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
-    let weight = cast::<B>(weight, dtype.into());
+    let [_, vocabulary] = weight.sizes();
+    let dtype = hidden.dtype();
+    let weight_dtype = match &weight {
+        WeightPrimitive::Dense(weight) => weight.dtype(),
+        WeightPrimitive::Encoded { .. } => dtype,
+    };
+    let weight = weight.dense(dtype);
     let token_weights = cast::<B>(token_weights, wide(dtype));
     let block = tokens_per_block(vocabulary);
     let mut loss = None;
@@ -145,7 +150,7 @@ dispatched! {
     trait LinearCrossEntropyOps {
         fn linear_cross_entropy(
             hidden: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            #[extension_type] weight: WeightPrimitive<Self>,
             targets: IntTensor<Self>,
             token_weights: FloatTensor<Self>,
             terms: TokenLoss,
@@ -168,7 +173,7 @@ dispatched! {
     trait LinearDistillationOps {
         fn linear_distillation(
             hidden: FloatTensor<Self>,
-            weight: FloatTensor<Self>,
+            #[extension_type] weight: WeightPrimitive<Self>,
             targets: IntTensor<Self>,
             token_weights: FloatTensor<Self>,
             teacher_tokens: IntTensor<Self>,
@@ -191,7 +196,7 @@ dispatched! {
 impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearCrossEntropyOps for Autodiff<B, C> {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         targets: IntTensor<Self>,
         token_weights: FloatTensor<Self>,
         terms: TokenLoss,
@@ -203,7 +208,7 @@ impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearCrossEntropyOps f
 impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearDistillationOps for Autodiff<B, C> {
     fn linear_distillation(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightPrimitive<Self>,
         targets: IntTensor<Self>,
         token_weights: FloatTensor<Self>,
         teacher_tokens: IntTensor<Self>,
@@ -218,16 +223,17 @@ impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearDistillationOps f
 /// The loss, and a backward step that has the gradients ready.
 fn tracked<B: LinearCrossEntropyKernel, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
+    weight: WeightPrimitive<Autodiff<B, C>>,
     targets: IntTensor<B>,
     token_weights: FloatTensor<Autodiff<B, C>>,
     terms: TokenLoss,
     teacher: Option<TeacherPart<B>>,
 ) -> FloatTensor<Autodiff<B, C>> {
     // A frozen head saves the product that makes the weight's gradient.
-    let wants_grads = [hidden.is_tracked(), weight.is_tracked()];
+    let (weight, numbers) = weight.split();
+    let wants_grads = [hidden.is_tracked(), numbers.is_tracked()];
     let (hidden, hidden_node) = hidden.into_parts();
-    let (weight, weight_node) = weight.into_parts();
+    let (_, weight_node) = numbers.into_parts();
     let token_weights = token_weights.into_primitive();
     let inputs = Inputs { hidden, weight, targets, token_weights, teacher };
     let out = B::linear_cross_entropy_forward(inputs, terms, wants_grads);
@@ -280,7 +286,7 @@ impl<B: LinearCrossEntropyKernel> Backward<B, 2> for LinearCrossEntropyBackward 
 /// cannot be looked at without waiting for it.
 pub fn linear_cross_entropy(
     hidden: Tensor<2>,
-    weight: Tensor<2>,
+    weight: impl Into<Weight>,
     targets: Tensor<1, Int>,
     token_weights: Tensor<1>,
 ) -> Tensor<1> {
@@ -297,13 +303,14 @@ pub fn linear_cross_entropy(
 /// As there, and if `terms` has a teacher's part and there is no teacher, or the other way round.
 pub fn linear_token_loss(
     hidden: Tensor<2>,
-    weight: Tensor<2>,
+    weight: impl Into<Weight>,
     targets: Tensor<1, Int>,
     token_weights: Tensor<1>,
     terms: TokenLoss,
     teacher: Option<TeacherTokens>,
 ) -> Tensor<1> {
-    let ([tokens, width], [rows, vocabulary]) = (hidden.dims(), weight.dims());
+    let weight = weight.into();
+    let ([tokens, width], [rows, vocabulary]) = (hidden.dims(), weight.sizes());
     assert_eq!(
         width, rows,
         "linear_cross_entropy: the width of hidden differs from the rows of weight"
@@ -361,7 +368,7 @@ pub fn linear_token_loss(
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads};
+    use super::super::kernel::{self, Buffer, Matrix, MatrixMut, Threads, WeightMatrix};
     use super::super::token_loss::flex::{Taught, loss_and_logit_grads};
     use super::*;
     use burn::backend::Flex;
@@ -376,7 +383,7 @@ mod flex {
             wants_grads: [bool; 2],
         ) -> LossAndGrads<FloatTensor<Self>> {
             let [tokens, width] = inputs.hidden.shape().dims();
-            let [_, vocabulary] = inputs.weight.shape().dims::<2>();
+            let [_, vocabulary] = inputs.weight.sizes();
             let checked =
                 |tensor: &IntTensor<Self>, what| kernel::indices(tensor.clone(), vocabulary, what);
             let indices = checked(&inputs.targets, "linear_cross_entropy: target");
@@ -384,10 +391,19 @@ mod flex {
                 .teacher
                 .as_ref()
                 .map(|(chosen, _)| checked(chosen, "linear_cross_entropy: token of the teacher"));
-            if !kernel::all_f32([&inputs.hidden, &inputs.weight, &inputs.token_weights]) {
-                return portable_forward::<Self>(inputs, terms, wants_grads);
-            }
-            let Inputs { hidden, weight, token_weights, teacher, .. } = inputs;
+            let Inputs { hidden, weight, targets, token_weights, teacher } = inputs;
+            // Of a trained head in 16 bits there is no kernel for the gradient.
+            let weight = match wants_grads[1] && !weight.is_f32() {
+                true => Err(weight),
+                false => WeightMatrix::new(weight, &[&hidden, &token_weights]),
+            };
+            let weight = match weight {
+                Ok(weight) => weight,
+                Err(weight) => {
+                    let inputs = Inputs { hidden, weight, targets, token_weights, teacher };
+                    return portable_forward::<Self>(inputs, terms, wants_grads);
+                }
+            };
             let log_probs = teacher
                 .map(|(_, log_probs)| kernel::contiguous(cast::<Self>(log_probs, FloatDType::F32)));
             let taught = |i: usize| {
@@ -401,8 +417,6 @@ mod flex {
             let (hidden, token_weights) =
                 (kernel::contiguous(hidden), kernel::contiguous(token_weights));
             let (hidden, token_weights) = (hidden.storage::<f32>(), token_weights.storage::<f32>());
-            let weight = DenseMatrix::new(weight);
-
             let used: Vec<usize> = (0..tokens).filter(|&i| token_weights[i] != 0.0).collect();
             let block = tokens_per_block(vocabulary).min(used.len().max(1));
             let mut inputs = Vec::with_capacity(block * width);
@@ -418,12 +432,7 @@ mod flex {
                 let input = Matrix::dense(&inputs, [used.len(), width]);
                 let logits = &mut logits[..used.len() * vocabulary];
                 let logits_size = [used.len(), vocabulary];
-                MatrixMut::dense(logits, logits_size).set_product(
-                    1.0,
-                    input,
-                    weight.view(),
-                    Threads::All,
-                );
+                weight.set_product(MatrixMut::dense(logits, logits_size), input);
                 let losses: Vec<f64> = logits
                     .par_chunks_exact_mut(vocabulary)
                     .zip(used)
@@ -494,23 +503,19 @@ mod flex {
             used: &[usize],
             input: Matrix<'_>,
             grad_logits: Matrix<'_>,
-            weight: &DenseMatrix,
+            weight: &WeightMatrix,
         ) {
             let [wants_hidden, wants_weight] = self.wants;
             let [_, width, vocabulary] = self.sizes;
             if wants_hidden {
                 let grad_inputs = &mut self.inputs[..used.len() * width];
-                MatrixMut::dense(grad_inputs, [used.len(), width]).set_product(
-                    1.0,
-                    grad_logits,
-                    weight.view().transposed(),
-                    Threads::All,
-                );
+                let size = [used.len(), width];
+                weight.set_input_gradient(MatrixMut::dense(grad_inputs, size), grad_logits);
                 for (row, &i) in grad_inputs.chunks_exact(width).zip(used) {
                     self.hidden[i * width..][..width].copy_from_slice(row);
                 }
             }
-            if wants_weight {
+            if let (true, WeightMatrix::Dense(weight)) = (wants_weight, weight) {
                 let grad = MatrixMut::new(&mut self.weight, [width, vocabulary], weight.strides());
                 let input = input.transposed();
                 if index == 0 {
@@ -522,12 +527,13 @@ mod flex {
         }
 
         /// Of hidden states and weight, where wanted.
-        fn into_tensors(self, weight: &DenseMatrix) -> [Option<FloatTensor<Flex>>; 2] {
+        fn into_tensors(self, weight: &WeightMatrix) -> [Option<FloatTensor<Flex>>; 2] {
             let ([wants_hidden, wants_weight], [tokens, width, _]) = (self.wants, self.sizes);
-            [
-                wants_hidden.then(|| self.hidden.into_tensor([tokens, width])),
-                wants_weight.then(|| weight.like(self.weight)),
-            ]
+            let of_weight = match weight {
+                WeightMatrix::Dense(weight) if wants_weight => Some(weight.like(self.weight)),
+                _ => None,
+            };
+            [wants_hidden.then(|| self.hidden.into_tensor([tokens, width])), of_weight]
         }
     }
 }

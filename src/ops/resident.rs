@@ -1,6 +1,6 @@
 //! Tensors that stay, such as weights, in the memory that the kernels read fastest.
 
-use burn::tensor::{Device, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 /// A tensor of these values. On flex those of weights' size are copied to large pages, where the
 /// system has them, which saves a twentieth of a token's time in generation; elsewhere this is
@@ -16,12 +16,43 @@ pub(crate) fn resident<const D: usize>(
     Tensor::from_data(data(values, shape.into(), device), device)
 }
 
+/// A matrix in bf16, in memory as that of [`resident`].
+pub(crate) fn resident_bf16(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
+    let options = (device, DType::BF16);
+    #[cfg(feature = "flex")]
+    if values.len() >= LEAST
+        && values.len().is_multiple_of(2)
+        && device.clone().inner() == Device::flex()
+    {
+        let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
+        let pairs = values.as_chunks::<2>().0.iter();
+        let pairs: Vec<f32> =
+            pairs.map(|[low, high]| f32::from_bits(bits(*low) | bits(*high) << 16)).collect();
+        let data = super::kernel::Buffer::lasting_copy(&pairs);
+        return Tensor::from_data(data.into_data(shape.into(), DType::BF16), options);
+    }
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), options)
+}
+
+/// Words of 32 bits, in memory as that of [`resident`].
+pub(super) fn words(values: Vec<i32>, count: usize, device: &Device) -> TensorData {
+    #[cfg(feature = "flex")]
+    if values.len() >= LEAST && device.clone().inner() == Device::flex() {
+        let bits: Vec<f32> = values.into_iter().map(|word| f32::from_bits(word as u32)).collect();
+        return super::kernel::Buffer::lasting_copy(&bits).into_data([count].into(), DType::I32);
+    }
+    let _ = device;
+    TensorData::new(values, [count])
+}
+
+/// Smaller ones cost less than their copies.
+#[cfg(feature = "flex")]
+const LEAST: usize = 16 * 1024;
+
 #[cfg(feature = "flex")]
 fn data(values: Vec<f32>, shape: Shape, device: &Device) -> TensorData {
-    /// Smaller ones cost less than their copies.
-    const LEAST: usize = 16 * 1024;
     if values.len() >= LEAST && device.clone().inner() == Device::flex() {
-        super::kernel::Buffer::lasting_copy(&values).into_data(shape)
+        super::kernel::Buffer::lasting_copy(&values).into_data(shape, DType::F32)
     } else {
         TensorData::new(values, shape)
     }

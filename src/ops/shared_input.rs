@@ -8,6 +8,7 @@
 
 use super::backends::dispatched;
 use super::linear::{self, linear_add_to, linear_of};
+use super::weight::Weight;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -102,14 +103,15 @@ impl SharedInput {
     }
 
     /// As [`linear`](super::linear()).
-    pub(crate) fn linear(&self, weight: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn linear(&self, weight: impl Into<Weight>) -> Tensor<2> {
+        let weight = weight.into();
         linear::check(&self.shared, &weight);
         linear_of(self.shared.clone(), weight, Some(self.sum.clone()))
     }
 
     /// As [`linear_add`](super::linear_add).
-    pub(crate) fn linear_add(&self, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-        linear_add_to(self.shared.clone(), weight, residual, Some(self.sum.clone()))
+    pub(crate) fn linear_add(&self, weight: impl Into<Weight>, residual: Tensor<2>) -> Tensor<2> {
+        linear_add_to(self.shared.clone(), weight.into(), residual, Some(self.sum.clone()))
     }
 }
 

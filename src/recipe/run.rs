@@ -317,6 +317,7 @@ fn settings(
         "base_model": base,
         "lora": config.lora,
         "precision": config.precision,
+        "base": (!config.base.is_f32()).then_some(config.base),
         "teacher": teacher,
         "mixture": prepared.mixture.identity(),
         "train": train,

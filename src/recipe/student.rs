@@ -22,7 +22,9 @@ pub(crate) fn student(
     context: &Context<'_>,
 ) -> Result<DecoderLm> {
     let model = match &prepared.base {
-        Some(folder) => folder.load_with(device, context)?,
+        Some(folder) => {
+            folder.clone().with_base_weights(config.base)?.load_with(device, context)?
+        }
         None => prepared.model.init(config.seed, device)?,
     };
     match &config.lora {

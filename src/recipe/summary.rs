@@ -88,7 +88,7 @@ impl Parameters {
     pub fn of(model: &DecoderLm) -> Self {
         let size = |tensor: &NamedTensor| tensor.shape.iter().product::<usize>();
         Self {
-            all: lazy_tensors(model, false).iter().map(size).sum(),
+            all: model.parameter_count(),
             trained: lazy_tensors(model, true).iter().map(size).sum(),
         }
     }

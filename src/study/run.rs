@@ -463,6 +463,7 @@ fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
     let name = run.out.display().to_string();
     let options = LoadOptions {
         max_length: Some(run.data.max_length),
+        base: run.base,
         backend: run.backend.clone(),
         ..LoadOptions::default()
     };

@@ -40,7 +40,7 @@ impl RmsNormConfig {
         prefix: &str,
     ) -> Result<RmsNorm> {
         let start = if self.weight_plus_one { 0.0 } else { 1.0 };
-        let weight = source.tensor(&path(prefix, "weight"), [self.width], 0.0, start)?;
+        let weight = source.vector(&path(prefix, "weight"), self.width, start)?;
         let weight = Param::from_tensor(weight);
         Ok(RmsNorm { weight, eps: self.eps, weight_plus_one: self.weight_plus_one })
     }

@@ -254,12 +254,12 @@ impl Buffer {
         FlexTensor::new(self.into_bytes(), layout, DType::F32)
     }
 
-    /// These values for a tensor on flex, which takes them as they are.
+    /// These bits for a tensor on flex, which takes them as they are.
     ///
     /// # Panics
-    /// If the shape has not as many elements.
-    pub(crate) fn into_data(self, shape: Shape) -> TensorData {
-        TensorData::from_bytes(self.into_bytes(), shape, DType::F32)
+    /// If the shape has elements of that type for other than all of the bits.
+    pub(crate) fn into_data(self, shape: Shape, dtype: DType) -> TensorData {
+        TensorData::from_bytes(self.into_bytes(), shape, dtype)
     }
 
     fn into_bytes(self) -> Bytes {

@@ -13,7 +13,9 @@
 //! threads. Written for x86-64
 //! with AVX2 or AVX-512; elsewhere these are products like others.
 
-use super::buffer::SharedMut;
+use super::buffer::{Buffer, SharedMut};
+use super::matrix::{Matrix, MatrixMut};
+use super::stored::StoredMatrix;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -201,6 +203,32 @@ struct Ahead {
     lines: Range<usize>,
 }
 
+/// `y = x W^T`, where `W` is stored in fewer bits; false if that is not one of a few rows.
+pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
+    let ([rows, inner], [_, columns]) = (x.size(), y.size());
+    assert!(y.size()[0] == rows && w.sizes() == [inner, columns], "matrix sizes do not match");
+    let (Some(vectors), Some(x)) = (Vectors::detect(), x.values()) else { return false };
+    let (true, Some(y)) = ((1..=MOST_ROWS).contains(&rows) && inner > 0, y.values()) else {
+        return false;
+    };
+    let y = SharedMut::new(y);
+    let tasks = 4 * rayon::current_num_threads();
+    let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
+    (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
+        let range = index * block..((index + 1) * block).min(columns);
+        let mut decoded = Buffer::any(LINES * inner);
+        for column in range.clone().step_by(LINES) {
+            let width = LINES.min(range.end - column);
+            w.decode(column..column + width, &mut decoded[..width * inner]);
+            // Past the end the last one again, whose sums are not used.
+            let line = |i: usize| &decoded[i.min(width - 1) * inner..][..inner];
+            let tile = DotTile { lines: std::array::from_fn(line), column, width, ahead: None };
+            dot_tile(vectors, y, x, tile, [rows, inner, columns]);
+        }
+    });
+    true
+}
+
 /// Columns `range` of the product with a transposed matrix.
 fn dot_products(
     vectors: Vectors,
@@ -214,38 +242,65 @@ fn dot_products(
         let width = LINES.min(range.end - column);
         // Past the end the last one again, whose sums are not used.
         let line = |i: usize| &w.data[(column + i).min(range.end - 1) * w.stride..][..inner];
-        let lines: [&[f32]; LINES] = std::array::from_fn(line);
         // While these are multiplied, the next ones come from memory: each group of rows asks for
         // its part of them.
         let next = w.data.as_ptr().wrapping_add((column + LINES) * w.stride);
-        let groups = rows.div_ceil(vectors.rows());
-        for group in 0..groups {
-            let row = group * rows / groups;
-            let count = (group + 1) * rows / groups - row;
-            let part = group * LINES / groups..(group + 1) * LINES / groups;
-            let ahead = Ahead { next, stride: w.stride, lines: part };
-            let mut sums = TileSums::default();
-            let mut tile: [&[f32]; MOST_TILE_ROWS] = [&[]; MOST_TILE_ROWS];
-            for (i, tile) in tile[..count].iter_mut().enumerate() {
-                *tile = &x[(row + i) * inner..][..inner];
+        let ahead = Some((next, w.stride));
+        let tile = DotTile { lines: std::array::from_fn(line), column, width, ahead };
+        dot_tile(vectors, y, x, tile, [rows, inner, columns]);
+    }
+}
+
+/// Lines of a transposed matrix, and the columns of the product that they make.
+struct DotTile<'a> {
+    lines: [&'a [f32]; LINES],
+    column: usize,
+    width: usize,
+    /// Where the lines after these are, and from one to the next.
+    ahead: Option<(*const f32, usize)>,
+}
+
+/// The dot products of all rows of `x` with a few lines.
+fn dot_tile(
+    vectors: Vectors,
+    y: SharedMut,
+    x: &[f32],
+    tile: DotTile,
+    [rows, inner, columns]: [usize; 3],
+) {
+    let DotTile { lines, column, width, ahead } = tile;
+    let groups = rows.div_ceil(vectors.rows());
+    for group in 0..groups {
+        let row = group * rows / groups;
+        let count = (group + 1) * rows / groups - row;
+        let ahead = match ahead {
+            Some((next, stride)) => {
+                let lines = group * LINES / groups..(group + 1) * LINES / groups;
+                Ahead { next, stride, lines }
             }
-            let dots = match (vectors, count) {
-                (Vectors::Avx512, 1) => dots_1_avx512,
-                (Vectors::Avx512, 2) => dots_2_avx512,
-                (Vectors::Avx512, 3) => dots_3_avx512,
-                (Vectors::Avx512, 4) => dots_4_avx512,
-                (Vectors::Avx512, 5) => dots_5_avx512,
-                (Vectors::Avx512, _) => dots_6_avx512,
-                (Vectors::Avx2, 1) => dots_1_avx2,
-                (Vectors::Avx2, _) => dots_2_avx2,
-            };
-            // SAFETY: `Vectors::detect` has found these instructions.
-            unsafe { dots(&mut sums, &tile[..count], lines, &ahead) };
-            for (i, sums) in sums[..count].iter().enumerate() {
-                let start = (row + i) * columns + column;
-                // SAFETY: the tasks' columns are disjoint.
-                unsafe { y.slice(start..start + width) }.copy_from_slice(&sums[..width]);
-            }
+            None => Ahead { next: std::ptr::null(), stride: 0, lines: 0..0 },
+        };
+        let mut sums = TileSums::default();
+        let mut tile: [&[f32]; MOST_TILE_ROWS] = [&[]; MOST_TILE_ROWS];
+        for (i, tile) in tile[..count].iter_mut().enumerate() {
+            *tile = &x[(row + i) * inner..][..inner];
+        }
+        let dots = match (vectors, count) {
+            (Vectors::Avx512, 1) => dots_1_avx512,
+            (Vectors::Avx512, 2) => dots_2_avx512,
+            (Vectors::Avx512, 3) => dots_3_avx512,
+            (Vectors::Avx512, 4) => dots_4_avx512,
+            (Vectors::Avx512, 5) => dots_5_avx512,
+            (Vectors::Avx512, _) => dots_6_avx512,
+            (Vectors::Avx2, 1) => dots_1_avx2,
+            (Vectors::Avx2, _) => dots_2_avx2,
+        };
+        // SAFETY: `Vectors::detect` has found these instructions.
+        unsafe { dots(&mut sums, &tile[..count], lines, &ahead) };
+        for (i, sums) in sums[..count].iter().enumerate() {
+            let start = (row + i) * columns + column;
+            // SAFETY: the tasks' columns are disjoint.
+            unsafe { y.slice(start..start + width) }.copy_from_slice(&sums[..width]);
         }
     }
 }
@@ -441,7 +496,7 @@ kernels!(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Matrix, MatrixMut, Threads};
+    use super::super::Threads;
     use super::*;
 
     /// Small integers, whose products and sums are exact.

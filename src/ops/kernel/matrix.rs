@@ -54,6 +54,25 @@ impl<'a> Matrix<'a> {
         Self::new(data, [rows.len(), columns.len()], self.strides)
     }
 
+    /// These columns.
+    pub(super) fn columns(self, columns: Range<usize>) -> Self {
+        let rows = self.size[0];
+        if rows == 0 || columns.is_empty() {
+            return Self::new(&[], [rows, columns.len()], self.strides);
+        }
+        self.block(0..rows, columns)
+    }
+
+    /// `[rows, columns]`.
+    pub(super) fn size(self) -> [usize; 2] {
+        self.size
+    }
+
+    /// The values, where the matrix is row-major without gaps.
+    pub(super) fn values(self) -> Option<&'a [f32]> {
+        (self.strides == [self.size[1], 1]).then(|| &self.data[..self.size[0] * self.size[1]])
+    }
+
     pub(crate) fn transposed(self) -> Self {
         let ([rows, cols], [row_stride, col_stride]) = (self.size, self.strides);
         Self { size: [cols, rows], strides: [col_stride, row_stride], ..self }
@@ -91,6 +110,14 @@ impl DenseMatrix {
     /// The matrix to read.
     pub(crate) fn view(&self) -> Matrix<'_> {
         Matrix::new(self.data.storage::<f32>(), self.size, self.strides())
+    }
+
+    /// The matrix as a tensor.
+    pub(crate) fn into_tensor(self) -> FlexTensor {
+        match self.column_major {
+            true => self.data.transpose(0, 1),
+            false => self.data,
+        }
     }
 
     /// Tensor of the same shape and order that takes over `data`.
@@ -226,6 +253,29 @@ impl<'a> MatrixMut<'a> {
         let data = unsafe { self.data.add(rows.start * row_stride + columns.start * col_stride) };
         let size = [rows.len(), columns.len()];
         MatrixMut { data, size, strides: self.strides, buffer: PhantomData }
+    }
+
+    /// The same matrix, borrowed.
+    pub(super) fn whole(&mut self) -> MatrixMut<'_> {
+        MatrixMut { data: self.data, size: self.size, strides: self.strides, buffer: PhantomData }
+    }
+
+    /// These columns.
+    pub(super) fn columns(&mut self, columns: Range<usize>) -> MatrixMut<'_> {
+        let rows = self.size[0];
+        if rows == 0 || columns.is_empty() {
+            return MatrixMut { size: [rows, columns.len()], ..self.whole() };
+        }
+        // SAFETY: the matrix is borrowed mutably with the block.
+        unsafe { self.block(0..rows, columns) }
+    }
+
+    /// The elements, where the matrix is row-major without gaps.
+    pub(super) fn values(&mut self) -> Option<&mut [f32]> {
+        let [rows, cols] = self.size;
+        // SAFETY: without gaps these are its elements, which it has for itself.
+        (self.strides == [cols, 1])
+            .then(|| unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) })
     }
 
     /// `self = alpha * a @ b`

@@ -1,0 +1,230 @@
+//! The matrices of linear layers, embeddings and heads as a model holds them: as numbers that are trained
+//! or frozen, or, of a frozen base, in codes.
+
+use super::base_weights::{BaseType, BaseWeights};
+use super::tensors::{HostTensor, host};
+use crate::error::{Error, Result};
+use crate::ops::{EncodedWeight, Encoding, Weight, embedding, resident, resident_bf16};
+use burn::module::{Module, Param, ParamId};
+use burn::prelude::*;
+use burn::tensor::{DType, TensorData};
+
+/// What a matrix is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MatrixRole {
+    /// A linear layer of a block: `[input, output]`, in files `[output, input]`.
+    Linear,
+    /// The head, as a linear layer.
+    Head,
+    /// The embedding: `[vocabulary, width]` in both.
+    Embedding,
+}
+
+impl BaseWeights {
+    /// The type of such a matrix.
+    pub(super) fn type_of(&self, role: MatrixRole) -> BaseType {
+        match role {
+            MatrixRole::Linear => self.base_type,
+            MatrixRole::Head | MatrixRole::Embedding => self.embedding_type(),
+        }
+    }
+
+    /// Refuses what a device cannot store.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(super) fn check(&self, device: &Device) -> Result<()> {
+        let short = [("base.type", self.base_type), ("base.embeddings", self.embedding_type())];
+        let short = short.into_iter().find(|(_, kind)| *kind == BaseType::Bf16);
+        match short {
+            Some((key, _)) if !device.supports_dtype(DType::BF16) => {
+                let hint =
+                    "Choose int8, or f32; for the embedding and the head base.embeddings says it";
+                Err(Error::config(key, "this device has no numbers of 16 bits (bf16)", hint))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A new matrix.
+pub(super) enum NewMatrix {
+    Dense(Tensor<2>),
+    Encoded(EncodedMatrix),
+}
+
+impl NewMatrix {
+    /// From numbers as files have them.
+    pub(super) fn stored(
+        host: HostTensor,
+        role: MatrixRole,
+        base: &BaseWeights,
+        device: &Device,
+    ) -> Self {
+        let [rows, columns] = host.shape[..] else { unreachable!("matrices have two dimensions") };
+        let turned = |dense: Tensor<2>| match role {
+            MatrixRole::Embedding => dense,
+            MatrixRole::Linear | MatrixRole::Head => dense.swap_dims(0, 1),
+        };
+        let encoding = match base.type_of(role) {
+            BaseType::F32 => return Self::Dense(turned(resident(host.values, host.shape, device))),
+            BaseType::Bf16 => {
+                return Self::Dense(turned(resident_bf16(&host.values, [rows, columns], device)));
+            }
+            BaseType::Int8 => Encoding::int8(columns),
+            BaseType::Nf4 => Encoding::nf4(base.double_quantization),
+        };
+        /// Numbers of the first column that the model's fingerprint counts.
+        const COUNTED: usize = 256;
+        // That of `[input, output]` is the first row here.
+        let first: Vec<f32> = match role {
+            MatrixRole::Embedding => {
+                host.values.iter().step_by(columns).take(COUNTED).copied().collect()
+            }
+            MatrixRole::Linear | MatrixRole::Head => host.values[..columns.min(COUNTED)].to_vec(),
+        };
+        let encoded = EncodedWeight::new(&host.values, [rows, columns], encoding, device);
+        Self::Encoded(EncodedMatrix::new(encoded, first))
+    }
+
+    /// The parts of a module that holds it.
+    pub(super) fn into_parts(self) -> (Option<Param<Tensor<2>>>, Option<EncodedMatrix>) {
+        match self {
+            Self::Dense(dense) => (Some(Param::from_tensor(dense)), None),
+            Self::Encoded(encoded) => (None, Some(encoded)),
+        }
+    }
+}
+
+/// A frozen matrix in codes.
+#[derive(Module, Debug)]
+pub struct EncodedMatrix {
+    codes: Param<Tensor<1, Int>>,
+    scale_codes: Param<Tensor<1, Int>>,
+    scales: Param<Tensor<1>>,
+    /// Numbers of the first column before they were encoded, for the model's fingerprint.
+    first: Param<Tensor<1>>,
+    #[module(skip)]
+    encoding: Encoding,
+    #[module(skip)]
+    size: [usize; 2],
+}
+
+impl EncodedMatrix {
+    fn new(weight: EncodedWeight, first: Vec<f32>) -> Self {
+        let EncodedWeight { codes, scale_codes, scales, encoding, size } = weight;
+        let count = first.len();
+        let first = Tensor::from_data(TensorData::new(first, [count]), &scales.device());
+        Self {
+            codes: Param::initialized(ParamId::new(), codes),
+            scale_codes: Param::initialized(ParamId::new(), scale_codes),
+            scales: Param::from_tensor(scales).no_grad(),
+            first: Param::from_tensor(first).no_grad(),
+            encoding,
+            size,
+        }
+    }
+
+    /// The matrix, for operations.
+    pub(super) fn weight(&self) -> Weight {
+        Weight::Encoded(EncodedWeight {
+            codes: self.codes.val(),
+            scale_codes: self.scale_codes.val(),
+            scales: self.scales.val(),
+            encoding: self.encoding,
+            size: self.size,
+        })
+    }
+
+    /// `[input, output]` of a linear layer's matrix.
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        let [output, input] = self.size;
+        [input, output]
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.scales.device()
+    }
+}
+
+/// The embeddings of a vocabulary.
+#[derive(Module, Debug)]
+pub struct TokenEmbedding {
+    /// `[vocabulary, width]`.
+    weight: Option<Param<Tensor<2>>>,
+    /// In place of it.
+    encoded: Option<EncodedMatrix>,
+}
+
+impl TokenEmbedding {
+    pub(super) fn new(matrix: NewMatrix) -> Self {
+        let (weight, encoded) = matrix.into_parts();
+        Self { weight, encoded }
+    }
+
+    /// The embeddings of tokens, in f32 where the matrix has fewer bits.
+    ///
+    /// # Shapes
+    /// `[tokens]` to `[tokens, width]`.
+    pub(super) fn forward(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        embedding(self.rows(), ids)
+    }
+
+    fn rows(&self) -> Weight {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => Weight::Dense(weight.val()),
+            (None, Some(encoded)) => encoded.weight(),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
+    }
+
+    /// The matrix of a head that is tied to it.
+    pub(super) fn as_head(&self) -> Weight {
+        match self.rows() {
+            Weight::Dense(weight) => Weight::Dense(weight.transpose()),
+            encoded => encoded,
+        }
+    }
+
+    /// Whether it has gradients of its own.
+    pub(super) fn is_trained(&self) -> bool {
+        self.weight.as_ref().is_some_and(|weight| weight.val().is_require_grad())
+    }
+
+    pub(super) fn device(&self) -> Device {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => weight.device(),
+            (None, Some(encoded)) => encoded.device(),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
+    }
+
+    /// Keeps it in the type that `base` says.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where the device cannot be read.
+    pub(super) fn store(&mut self, base: &BaseWeights) -> Result<()> {
+        if let Some(weight) = &self.weight {
+            let matrix = restored(weight.val(), MatrixRole::Embedding, base)?;
+            (self.weight, self.encoded) = matrix.into_parts();
+        }
+        Ok(())
+    }
+}
+
+/// A matrix of numbers, stored as `base` says.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub(super) fn restored(
+    weight: Tensor<2>,
+    role: MatrixRole,
+    base: &BaseWeights,
+) -> Result<NewMatrix> {
+    let device = weight.device();
+    let rows = match role {
+        MatrixRole::Embedding => weight,
+        MatrixRole::Linear | MatrixRole::Head => weight.swap_dims(0, 1),
+    };
+    Ok(NewMatrix::stored(host(rows)?, role, base, &device))
+}

@@ -1,0 +1,286 @@
+//! How numbers are stored in fewer bits: codes, a scale for each block of them, and what a code stands
+//! for.
+
+use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED, step_of};
+
+/// The values of NF4, the quantiles of a normal distribution between -1 and 1 (QLoRA, arXiv 2305.14314;
+/// bitsandbytes' table).
+pub(crate) const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// What a code stands for, before its block's scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum CodeType {
+    /// 8 bits: a signed integer times `unit`.
+    Integer8 {
+        /// The value of 1; the largest code, 127, stands for the block's largest value where it is
+        /// 1 / 127 and scales are those values.
+        unit: f32,
+    },
+    /// 4 bits: a place in a table. The first of two in a byte is in its upper half.
+    Table4(&'static [f32; 16]),
+}
+
+/// How the scales of blocks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScaleType {
+    /// Numbers, in the type of the tensor that holds them.
+    Numbers,
+    /// 8 bits each, by bitsandbytes' dynamic map, in blocks of 256 with a scale of their own; what is stored is their distance from the mean (double quantization).
+    Dynamic8,
+}
+
+/// How a matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Encoding {
+    pub codes: CodeType,
+    /// Values that share a scale: runs of the matrix row by row. The last run may be shorter.
+    pub block: usize,
+    pub scales: ScaleType,
+}
+
+impl Encoding {
+    /// NF4 as bitsandbytes has it: blocks of 64, each with its largest value.
+    pub(crate) fn nf4(double_quantization: bool) -> Self {
+        let scales = if double_quantization { ScaleType::Dynamic8 } else { ScaleType::Numbers };
+        Self { codes: CodeType::Table4(&NF4), block: 64, scales }
+    }
+
+    /// 8-bit integers as bitsandbytes' LLM.int8() has them: a scale for each row, its largest value.
+    pub(crate) fn int8(columns: usize) -> Self {
+        let codes = CodeType::Integer8 { unit: 1.0 / 127.0 };
+        Self { codes, block: columns.max(1), scales: ScaleType::Numbers }
+    }
+
+    /// Bits of a code.
+    pub(crate) fn bits(&self) -> usize {
+        match self.codes {
+            CodeType::Integer8 { .. } => 8,
+            CodeType::Table4(_) => 4,
+        }
+    }
+
+    /// Whether each row of so many columns has one scale, which is a number, and whole words of codes.
+    pub(crate) fn is_by_row(&self, columns: usize) -> bool {
+        self.block == columns
+            && self.bits() == 8
+            && self.scales != ScaleType::Dynamic8
+            && columns.is_multiple_of(4)
+    }
+
+    /// Words of 32 bits that hold the codes of so many values, to the end of their last block.
+    pub(crate) fn words(&self, values: usize) -> usize {
+        (values.div_ceil(self.block) * self.block * self.bits()).div_ceil(32)
+    }
+}
+
+/// A matrix in codes, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct EncodedMatrix {
+    /// The codes' bytes, in words.
+    pub codes: Vec<i32>,
+    /// With [`ScaleType::Dynamic8`], the scales' codes; otherwise empty.
+    pub scale_codes: Vec<i32>,
+    /// A scale for each block; with [`ScaleType::Dynamic8`] one for each 256 of them,
+    /// and then the mean.
+    pub scales: Vec<f32>,
+}
+
+impl EncodedMatrix {
+    /// The nearest codes of values, which are row by row.
+    pub(crate) fn of(values: &[f32], encoding: Encoding) -> Self {
+        let mut bytes = vec![0u8; encoding.words(values.len()) * 4];
+        let mut scales = Vec::with_capacity(values.len().div_ceil(encoding.block));
+        for (index, block) in values.chunks(encoding.block).enumerate() {
+            let start = index * encoding.block;
+            let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+            scales.push(match encoding.codes {
+                CodeType::Integer8 { unit } => {
+                    encode_integers(block, start, largest, unit, &mut bytes)
+                }
+                CodeType::Table4(table) => {
+                    encode_by_table(block, start, largest, table, &mut bytes)
+                }
+            });
+        }
+        let (scale_codes, scales) = match encoding.scales {
+            ScaleType::Numbers => (vec![], scales),
+            ScaleType::Dynamic8 => encode_scales(&scales),
+        };
+        Self { codes: words(&bytes), scale_codes, scales }
+    }
+}
+
+/// Bytes as words.
+fn words(bytes: &[u8]) -> Vec<i32> {
+    bytes
+        .chunks(4)
+        .map(|bytes| i32::from_le_bytes(std::array::from_fn(|i| *bytes.get(i).unwrap_or(&0))))
+        .collect()
+}
+
+/// Writes a block's codes from place `start` on; returns its scale.
+fn encode_integers(block: &[f32], start: usize, largest: f32, unit: f32, bytes: &mut [u8]) -> f32 {
+    // Where `unit` is 1 / 127 the scale is the largest value, as in bitsandbytes.
+    let scale = largest / 127.0 / unit;
+    let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    for (byte, value) in bytes[start..].iter_mut().zip(block) {
+        // Beyond 127 only where the factor overflows.
+        *byte = (value * factor).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+    }
+    scale
+}
+
+/// As [`encode_integers`], by the nearest value of a table that rises; of two as near, the lower.
+fn encode_by_table(
+    block: &[f32],
+    start: usize,
+    largest: f32,
+    table: &[f32; 16],
+    bytes: &mut [u8],
+) -> f32 {
+    let midpoints: [f32; 15] = std::array::from_fn(|i| (table[i] + table[i + 1]) / 2.0);
+    let factor = 1.0 / largest.max(1e-38);
+    for (place, value) in (start..).zip(block) {
+        let value = (value * factor).clamp(-1.0, 1.0);
+        let code = midpoints.iter().filter(|midpoint| value > **midpoint).count() as u8;
+        bytes[place / 2] |= if place.is_multiple_of(2) { code << 4 } else { code };
+    }
+    largest
+}
+
+/// Double quantization: the scales' codes in words, and the scales of these with the mean behind them.
+fn encode_scales(scales: &[f32]) -> (Vec<i32>, Vec<f32>) {
+    let mean =
+        scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64;
+    let mean = mean as f32;
+    let distances: Vec<f32> = scales.iter().map(|scale| scale - mean).collect();
+    let mut of_blocks = vec![];
+    let mut codes = Vec::with_capacity(scales.len());
+    for block in distances.chunks(SCALES_PER_BLOCK) {
+        let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+        of_blocks.push(largest);
+        codes.extend(block.iter().map(|value| SIGNED.codes[step_of(value / largest)]));
+    }
+    of_blocks.push(mean);
+    codes.resize(codes.len().next_multiple_of(SCALES_PER_BLOCK), 0);
+    (words(&codes), of_blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dynamic_map::UNSIGNED;
+    use super::*;
+    use safetensors::SafeTensors;
+
+    /// What bitsandbytes 0.50 gave; made by tests/parity/make_quantized.py.
+    struct Fixture(Vec<u8>);
+
+    impl Fixture {
+        fn read() -> Option<Self> {
+            let path = "tests/parity/fixtures/quantized.safetensors";
+            // The package has no tests/.
+            std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+                .ok()
+                .map(Self)
+        }
+
+        fn bytes(&self, name: &str) -> Vec<u8> {
+            let file = SafeTensors::deserialize(&self.0).unwrap();
+            file.tensor(name).unwrap().data().to_vec()
+        }
+
+        fn floats(&self, name: &str) -> Vec<f32> {
+            let bytes = self.bytes(name);
+            bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+        }
+
+        fn size(&self, name: &str) -> [usize; 2] {
+            let file = SafeTensors::deserialize(&self.0).unwrap();
+            file.tensor(name).unwrap().shape().try_into().unwrap()
+        }
+    }
+
+    fn bytes(words: &[i32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn close(found: &[f32], expected: &[f32], tolerance: f32) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= tolerance * expected.abs(), "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn codes_and_scales_are_those_of_bitsandbytes() {
+        let Some(fixture) = Fixture::read() else { return };
+        let map = fixture.floats("map");
+        assert_eq!(map, SIGNED.values);
+        assert_eq!(fixture.floats("unsigned_map"), UNSIGNED.values);
+        for name in ["plain", "ragged", "odd"] {
+            let weight = fixture.floats(&format!("{name}.weight"));
+            let [rows, columns] = fixture.size(&format!("{name}.weight"));
+            let nf4 = EncodedMatrix::of(&weight, Encoding::nf4(false));
+            // Scales are bits of the input; of a block of zeros bitsandbytes has 0, or 1e-38 at the end.
+            assert_eq!(nf4.scales, fixture.floats(&format!("{name}.nf4.scales")));
+            let (found, expected) =
+                (bytes(&nf4.codes), fixture.bytes(&format!("{name}.nf4.codes")));
+            for (place, value) in weight.iter().enumerate() {
+                let code = |bytes: &[u8]| bytes[place / 2] >> (4 - 4 * (place % 2)) & 15;
+                let (found, expected) = (code(&found), code(&expected));
+                let scaled = value / nf4.scales[place / 64];
+                let between = NF4[usize::from(found.min(15))] + NF4[usize::from(expected.min(15))];
+                assert!(
+                    found == expected || (scaled - between / 2.0).abs() < 1e-6,
+                    "{name} {place}: {found} {expected}, {scaled}"
+                );
+            }
+            let double = EncodedMatrix::of(&weight, Encoding::nf4(true));
+            close(&double.scales, &fixture.floats(&format!("{name}.double.scales")), 1e-6);
+            let codes = fixture.bytes(&format!("{name}.double.scale_codes"));
+            let groups = double.scales.len() - 1;
+            for (block, (found, expected)) in
+                bytes(&double.scale_codes).iter().zip(&codes).enumerate()
+            {
+                let of_group = double.scales[block / SCALES_PER_BLOCK];
+                let scaled = (nf4.scales[block] - double.scales[groups]) / of_group;
+                let between = map[usize::from(*found)] + map[usize::from(*expected)];
+                assert!(
+                    found == expected || (scaled - between / 2.0).abs() < 1e-6,
+                    "{name} {block}: {found} {expected}, {scaled}"
+                );
+            }
+            let int8 = EncodedMatrix::of(&weight, Encoding::int8(columns));
+            assert_eq!(int8.scales, fixture.floats(&format!("{name}.int8.scales")));
+            let (found, expected) =
+                (bytes(&int8.codes), fixture.bytes(&format!("{name}.int8.codes")));
+            for place in 0..rows * columns {
+                let scale = int8.scales[place / columns];
+                let scaled = weight[place] * 127.0 / scale;
+                let [found, expected] = [found[place], expected[place]].map(|code| code as i8);
+                let between = f32::from(found) + f32::from(expected);
+                assert!(
+                    found == expected || scale == 0.0 || (scaled - between / 2.0).abs() < 127e-6,
+                    "{name} {place}: {found} {expected}, {scaled}"
+                );
+            }
+        }
+    }
+}

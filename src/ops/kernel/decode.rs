@@ -1,0 +1,186 @@
+//! Codes to numbers, as fast as vectors do it.
+
+use super::simd::simd_fn;
+use half::bf16;
+use std::ops::Range;
+
+/// Codes that are decoded: those of the values from `start` on.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    /// The codes of the whole matrix.
+    pub codes: &'a [u8],
+    /// Values in a block, which has one scale.
+    pub block: usize,
+    pub start: usize,
+}
+
+impl Run<'_> {
+    /// Calls `with` for the parts of so many values that are in one block: the block, and the part's
+    /// place among the values.
+    #[inline(always)]
+    fn for_blocks(&self, count: usize, mut with: impl FnMut(usize, Range<usize>)) {
+        let mut done = 0;
+        while done < count {
+            let place = self.start + done;
+            let block = place / self.block;
+            let end = ((block + 1) * self.block - self.start).min(count);
+            with(block, done..end);
+            done = end;
+        }
+    }
+}
+
+simd_fn! {
+    /// 16-bit floats to f32.
+    fn short_floats(values: &[bf16], out: &mut [f32]) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = f32::from_bits(u32::from(value.to_bits()) << 16);
+        }
+    }
+}
+
+/// 16-bit floats to f32.
+pub(super) fn decode_short_floats(values: &[bf16], out: &mut [f32]) {
+    short_floats(values, out);
+}
+
+simd_fn! {
+    /// Signed bytes times a scale.
+    fn integers(codes: &[u8], scale: f32, out: &mut [f32]) {
+        for (out, code) in out.iter_mut().zip(codes) {
+            *out = f32::from(*code as i8) * scale;
+        }
+    }
+}
+
+/// Integers of 8 bits, times the scale of their block.
+pub(super) fn decode_integers(run: Run, out: &mut [f32], scale: impl Fn(usize) -> f32) {
+    run.for_blocks(out.len(), |block, part| {
+        let codes = &run.codes[run.start + part.start..][..part.len()];
+        integers(codes, scale(block), &mut out[part]);
+    });
+}
+
+/// The value of a 4-bit code at a place.
+#[inline(always)]
+fn table_value(codes: &[u8], place: usize, table: &[f32; 16]) -> f32 {
+    let byte = codes[place / 2];
+    let code = if place.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
+    table[usize::from(code)]
+}
+
+/// Codes of 4 bits by a table, times the scale of their block.
+pub(super) fn decode_by_table(
+    run: Run,
+    out: &mut [f32],
+    table: &[f32; 16],
+    scale: impl Fn(usize) -> f32,
+) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx2") {
+            // SAFETY: the features were detected on this machine.
+            return unsafe { x86::by_table_avx512(run, out, table, scale) };
+        }
+        if has!("avx2") {
+            // SAFETY: the feature was detected on this machine.
+            return unsafe { x86::by_table_avx2(run, out, table, scale) };
+        }
+    }
+    by_table(run, out, table, scale);
+}
+
+fn by_table(run: Run, out: &mut [f32], table: &[f32; 16], scale: impl Fn(usize) -> f32) {
+    run.for_blocks(out.len(), |block, part| {
+        let scale = scale(block);
+        let first = run.start + part.start;
+        for (i, out) in out[part].iter_mut().enumerate() {
+            *out = table_value(run.codes, first + i, table) * scale;
+        }
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Run, table_value};
+    use std::arch::x86_64::*;
+
+    /// Sixteen codes in eight bytes, a byte each, in order.
+    #[inline(always)]
+    unsafe fn unpacked(codes: *const u8) -> __m128i {
+        // SAFETY: the caller vouches for eight bytes, and for SSE2, which every x86-64 has.
+        unsafe {
+            let bytes = _mm_loadl_epi64(codes.cast());
+            let low = _mm_set1_epi8(15);
+            let upper = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
+            _mm_unpacklo_epi8(upper, _mm_and_si128(bytes, low))
+        }
+    }
+
+    macro_rules! by_table {
+        ($name:ident, $features:literal, |$indices:ident, $table:ident, $scale:ident, $out:ident| $store:block, $load:expr, $splat:ident) => {
+            /// As `decode_by_table`.
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(
+                run: Run,
+                out: &mut [f32],
+                table: &[f32; 16],
+                scale: impl Fn(usize) -> f32,
+            ) {
+                // SAFETY: the table has sixteen values.
+                let $table = unsafe { $load(table.as_ptr()) };
+                run.for_blocks(out.len(), |block, part| {
+                    let scale = scale(block);
+                    let $scale = $splat(scale);
+                    let first = run.start + part.start;
+                    let out = &mut out[part];
+                    // Whole bytes: of an odd place the first code is half of one.
+                    let odd = (first % 2).min(out.len());
+                    let whole = (out.len() - odd) / 16 * 16;
+                    let codes = &run.codes[(first + odd) / 2..][..whole / 2];
+                    for i in (0..whole).step_by(16) {
+                        // SAFETY: eight bytes of codes and sixteen values are there from here on.
+                        unsafe {
+                            let $indices = unpacked(codes.as_ptr().add(i / 2));
+                            let $out = out.as_mut_ptr().add(odd + i);
+                            $store
+                        }
+                    }
+                    for i in (0..odd).chain(odd + whole..out.len()) {
+                        out[i] = table_value(run.codes, first + i, table) * scale;
+                    }
+                });
+            }
+        };
+    }
+
+    by_table!(
+        by_table_avx512,
+        "avx512f,avx2",
+        |indices, table, scale, out| {
+            let values = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(indices), table);
+            _mm512_storeu_ps(out, _mm512_mul_ps(values, scale));
+        },
+        |table: *const f32| _mm512_loadu_ps(table),
+        _mm512_set1_ps
+    );
+    by_table!(
+        by_table_avx2,
+        "avx2",
+        |indices, table, scale, out| {
+            let halves = [indices, _mm_srli_si128::<8>(indices)];
+            for (half, codes) in halves.into_iter().enumerate() {
+                let codes = _mm256_cvtepu8_epi32(codes);
+                let lower = _mm256_permutevar8x32_ps(table[0], codes);
+                let upper = _mm256_permutevar8x32_ps(table[1], codes);
+                // The upper half of the table where bit 3 is set.
+                let choice = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+                let values = _mm256_blendv_ps(lower, upper, choice);
+                _mm256_storeu_ps(out.add(8 * half), _mm256_mul_ps(values, scale));
+            }
+        },
+        |table: *const f32| [_mm256_loadu_ps(table), _mm256_loadu_ps(table.add(8))],
+        _mm256_set1_ps
+    );
+}

@@ -1,0 +1,278 @@
+//! Matrices in fewer bits than 32, decoded where they are used: products decode a panel of rows into a
+//! buffer that the caches hold and multiply with that.
+//!
+//! ```text
+//! y = x W^T:   for each panel of W's rows    decode, then the columns of y that are these rows
+//! dx = dy W:   for each panel of W's rows    decode, then add the part of dy in these columns times it
+//! ```
+//!
+//! The result is that of the decoded matrix, but for the order of sums in `dx`.
+
+use super::blocks::par_blocks;
+use super::buffer::Buffer;
+use super::decode::{Run, decode_by_table, decode_integers, decode_short_floats};
+#[cfg(target_arch = "x86_64")]
+use super::few_rows;
+use super::matrix::{DenseMatrix, Matrix, MatrixMut, Threads};
+use super::tensors::{all_f32, contiguous};
+use crate::ops::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
+use crate::ops::encoding::{CodeType, Encoding, ScaleType};
+use crate::ops::weight::WeightPrimitive;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{DType, FloatDType};
+use burn_flex::FlexTensor;
+use half::bf16;
+use std::ops::Range;
+
+/// Elements of a panel: 4 MiB of f32.
+const PANEL: usize = 1 << 20;
+/// A panel's rows, but for the last one, are a multiple of this.
+const PANEL_UNIT: usize = 96;
+
+/// A matrix of a linear layer that a kernel multiplies with.
+pub(crate) enum WeightMatrix {
+    /// In f32.
+    Dense(DenseMatrix),
+    /// In fewer bits.
+    Stored(StoredMatrix),
+}
+
+impl WeightMatrix {
+    /// The weight itself where there is no kernel for it with these other tensors.
+    pub(crate) fn new(
+        weight: WeightPrimitive<Flex>,
+        others: &[&FlexTensor],
+    ) -> Result<Self, WeightPrimitive<Flex>> {
+        if others.iter().any(|other| !all_f32([other])) {
+            return Err(weight);
+        }
+        match weight {
+            WeightPrimitive::Dense(weight) if weight.dtype() == DType::F32 => {
+                Ok(Self::Dense(DenseMatrix::new(weight)))
+            }
+            WeightPrimitive::Dense(weight) if weight.dtype() == DType::BF16 => {
+                let [rows, columns] = weight.shape().dims();
+                let codes = contiguous(weight.transpose(0, 1));
+                Ok(Self::Stored(StoredMatrix { codes, kind: Kind::Bf16, size: [columns, rows] }))
+            }
+            WeightPrimitive::Dense(weight) => Err(WeightPrimitive::Dense(weight)),
+            encoded => match StoredMatrix::encoded(&encoded) {
+                Some(stored) => Ok(Self::Stored(stored)),
+                None => Err(encoded),
+            },
+        }
+    }
+
+    /// `[input, output]`.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.size(),
+            Self::Stored(weight) => weight.sizes(),
+        }
+    }
+
+    /// `out = x W`
+    pub(crate) fn set_product(&self, out: MatrixMut, x: Matrix) {
+        match self {
+            Self::Dense(weight) => out.set_product(1.0, x, weight.view(), Threads::All),
+            Self::Stored(weight) => weight.product(out, false, x),
+        }
+    }
+
+    /// `out += x W`
+    pub(crate) fn add_product(&self, out: MatrixMut, x: Matrix) {
+        match self {
+            Self::Dense(weight) => out.add_product(x, weight.view(), Threads::All),
+            Self::Stored(weight) => weight.product(out, true, x),
+        }
+    }
+
+    /// `out = grad W^T`
+    pub(crate) fn set_input_gradient(&self, out: MatrixMut, grad: Matrix) {
+        match self {
+            Self::Dense(weight) => {
+                out.set_product(1.0, grad, weight.view().transposed(), Threads::All);
+            }
+            Self::Stored(weight) => weight.input_gradient(out, false, grad),
+        }
+    }
+}
+
+/// Rows of an embedding that a kernel reads.
+pub(crate) enum Rows {
+    Dense(FlexTensor, usize),
+    Stored(StoredMatrix),
+}
+
+impl Rows {
+    /// `None` where there is no kernel for it.
+    pub(crate) fn new(weight: &WeightPrimitive<Flex>) -> Option<Self> {
+        match weight {
+            WeightPrimitive::Dense(weight) => {
+                let size @ [_, columns] = weight.shape().dims();
+                let weight = weight.clone();
+                match weight.dtype() {
+                    DType::F32 => Some(Self::Dense(contiguous(weight), columns)),
+                    DType::BF16 => {
+                        let codes = contiguous(weight);
+                        Some(Self::Stored(StoredMatrix { codes, kind: Kind::Bf16, size }))
+                    }
+                    _ => None,
+                }
+            }
+            encoded => StoredMatrix::encoded(encoded).map(Self::Stored),
+        }
+    }
+
+    /// Reads a row.
+    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Dense(weight, columns) => {
+                out.copy_from_slice(&weight.storage::<f32>()[row * columns..][..*columns]);
+            }
+            Self::Stored(weight) => weight.decode(row..row + 1, out),
+        }
+    }
+}
+
+/// A matrix in fewer bits, `[output, input]` row by row.
+pub(crate) struct StoredMatrix {
+    codes: FlexTensor,
+    kind: Kind,
+    /// `[output, input]`.
+    size: [usize; 2],
+}
+
+enum Kind {
+    Bf16,
+    Encoded { encoding: Encoding, scale_codes: FlexTensor, scales: FlexTensor },
+}
+
+/// The scales of blocks.
+#[derive(Clone, Copy)]
+enum Scales<'a> {
+    Numbers(&'a [f32]),
+    Dynamic { codes: &'a [u8], of_groups: &'a [f32], mean: f32 },
+}
+
+impl Scales<'_> {
+    #[inline(always)]
+    fn of(&self, block: usize) -> f32 {
+        match self {
+            Self::Numbers(scales) => scales[block],
+            Self::Dynamic { codes, of_groups, mean } => {
+                let value = SIGNED.values[usize::from(codes[block])];
+                value * of_groups[block / SCALES_PER_BLOCK] + mean
+            }
+        }
+    }
+}
+
+/// The bytes of words.
+fn bytes(words: &FlexTensor) -> &[u8] {
+    let words = words.storage::<i32>();
+    // SAFETY: any bytes are `u8`, which needs no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+impl StoredMatrix {
+    /// `None` for words of another type than this is written for.
+    fn encoded(weight: &WeightPrimitive<Flex>) -> Option<Self> {
+        let WeightPrimitive::Encoded { codes, scale_codes, scales, encoding, size } = weight else {
+            return None;
+        };
+        if codes.dtype() != DType::I32 || scale_codes.dtype() != DType::I32 {
+            return None;
+        }
+        let [codes, scale_codes] = [codes, scale_codes].map(|words| contiguous(words.clone()));
+        let scales =
+            contiguous(crate::ops::backends::cast::<Flex>(scales.clone(), FloatDType::F32));
+        let kind = Kind::Encoded { encoding: *encoding, scale_codes, scales };
+        Some(Self { codes, kind, size: *size })
+    }
+
+    /// `[input, output]`.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        let [output, input] = self.size;
+        [input, output]
+    }
+
+    /// The numbers of these rows, one after the other.
+    pub(super) fn decode(&self, rows: Range<usize>, out: &mut [f32]) {
+        let [_, columns] = self.size;
+        let start = rows.start * columns;
+        assert_eq!(out.len(), rows.len() * columns, "rows do not fit their place");
+        match &self.kind {
+            Kind::Bf16 => {
+                let values = &self.codes.storage::<bf16>()[start..][..out.len()];
+                decode_short_floats(values, out);
+            }
+            Kind::Encoded { encoding, scale_codes, scales } => {
+                let numbers = scales.storage::<f32>();
+                let scales = match encoding.scales {
+                    ScaleType::Numbers => Scales::Numbers(numbers),
+                    ScaleType::Dynamic8 => {
+                        let (mean, of_groups) = numbers.split_last().unwrap_or((&0.0, &[]));
+                        Scales::Dynamic { codes: bytes(scale_codes), of_groups, mean: *mean }
+                    }
+                };
+                let run = Run { codes: bytes(&self.codes), block: encoding.block, start };
+                match encoding.codes {
+                    CodeType::Integer8 { unit } => {
+                        decode_integers(run, out, |block| scales.of(block) * unit);
+                    }
+                    CodeType::Table4(table) => {
+                        decode_by_table(run, out, table, |block| scales.of(block));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `with` for panels of rows, with their range and their numbers.
+    fn for_panels(&self, mut with: impl FnMut(Range<usize>, Matrix)) {
+        let [rows, columns] = self.size;
+        let most = (PANEL / columns.max(1) / PANEL_UNIT * PANEL_UNIT).max(PANEL_UNIT).min(rows);
+        let mut panel = Buffer::scratch(most * columns);
+        for start in (0..rows).step_by(most.max(1)) {
+            let range = start..(start + most).min(rows);
+            let values = panel.shared();
+            // A few tasks for each thread, whatever the width.
+            let lines = (16 * 1024 / columns.max(1)).max(1);
+            par_blocks(range.len(), lines, |part| {
+                // SAFETY: the parts are disjoint.
+                let out = unsafe { values.slice(part.start * columns..part.end * columns) };
+                self.decode(start + part.start..start + part.end, out);
+            });
+            let size = [range.len(), columns];
+            with(range, Matrix::dense(&panel[..size[0] * columns], size));
+        }
+    }
+
+    /// `out = x W^T`, or added to it, where `W` is `[output, input]`.
+    fn product(&self, mut out: MatrixMut, accumulate: bool, x: Matrix) {
+        #[cfg(target_arch = "x86_64")]
+        if !accumulate && few_rows::stored_product(&mut out, x, self) {
+            return;
+        }
+        self.for_panels(|range, panel| {
+            let part = out.columns(range);
+            match accumulate {
+                true => part.add_product(x, panel.transposed(), Threads::All),
+                false => part.set_product(1.0, x, panel.transposed(), Threads::All),
+            }
+        });
+    }
+
+    /// `out = grad W`, or added to it.
+    pub(crate) fn input_gradient(&self, mut out: MatrixMut, accumulate: bool, grad: Matrix) {
+        self.for_panels(|range, panel| {
+            let adds = accumulate || range.start > 0;
+            let (part, out) = (grad.columns(range), out.whole());
+            match adds {
+                true => out.add_product(part, panel, Threads::All),
+                false => out.set_product(1.0, part, panel, Threads::All),
+            }
+        });
+    }
+}

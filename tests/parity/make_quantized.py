@@ -1,0 +1,47 @@
+"""What bitsandbytes makes of some matrices, for tests/quantized.rs.
+
+    python make_quantized.py fixtures/quantized.safetensors
+
+Needs torch 2.15.0, bitsandbytes 0.50.0 and safetensors; runs on the CPU.
+"""
+
+import sys
+
+import bitsandbytes.functional as F
+import torch
+from safetensors.torch import save_file
+
+torch.manual_seed(18)
+
+
+def matrices():
+    yield "plain", torch.randn(96, 64) * 0.02
+    # Rows that are no multiple of a block, and a last block that is shorter.
+    yield "ragged", torch.randn(33, 67)
+    # Some values far from the others, a row and a block of zeros, one value in a block.
+    odd = torch.randn(40, 128) ** 3
+    odd[3] = 0
+    odd[7, :64] = 0
+    odd[9, 64:] = 0
+    odd[9, 70] = -0.3
+    yield "odd", odd
+
+
+tensors = {}
+for name, weight in matrices():
+    tensors[f"{name}.weight"] = weight
+    codes, state = F.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    tensors[f"{name}.nf4.codes"] = codes.flatten()
+    tensors[f"{name}.nf4.scales"] = state.absmax
+    tensors[f"{name}.nf4.decoded"] = F.dequantize_4bit(codes, state)
+    codes, state = F.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
+    tensors[f"{name}.double.scale_codes"] = state.absmax
+    tensors[f"{name}.double.scales"] = torch.cat([state.state2.absmax, state.offset.reshape(1)])
+    tensors[f"{name}.double.decoded"] = F.dequantize_4bit(codes, state)
+    codes, scales, _ = F.int8_vectorwise_quant(weight)
+    tensors[f"{name}.int8.codes"] = codes
+    tensors[f"{name}.int8.scales"] = scales
+    tensors[f"{name}.int8.decoded"] = F.int8_vectorwise_dequant(codes, scales)
+tensors["map"] = F.create_dynamic_map(True)
+tensors["unsigned_map"] = F.create_dynamic_map(False)
+save_file({key: value.contiguous() for key, value in tensors.items()}, sys.argv[1])
