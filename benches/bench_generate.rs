@@ -15,7 +15,8 @@ use mixdistill::context::{Context, StopFlag, Task};
 use mixdistill::device::{self, peak_memory_mib};
 use mixdistill::eval::{Benchmark, BenchmarkProblem};
 use mixdistill::model::{
-    DecoderLm, GenerateConfig, LoadOptions, StopConditions, TextModel, TextModelFiles,
+    BaseType, BaseWeights, DecoderLm, GenerateConfig, LoadOptions, StopConditions, TextModel,
+    TextModelFiles,
 };
 use mixdistill::terminal::Terminal;
 use serde_json::json;
@@ -45,6 +46,12 @@ struct Flags {
     /// The first so many of them
     #[arg(long, default_value_t = 64)]
     limit: usize,
+    /// How the weights are stored: f32, bf16, int8 or nf4
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "int8", "nf4"])]
+    base_type: String,
+    /// How the embedding and the head are stored; bf16 without it where the others have fewer bits
+    #[arg(long, value_parser = ["f32", "bf16", "int8"])]
+    embedding_type: Option<String>,
     /// Threads of the CPU backends; as many as cores without it
     #[arg(long)]
     threads: Option<usize>,
@@ -70,7 +77,13 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     device::use_threads(flags.threads)?;
     let device = device::by_name(&flags.backend)?;
     let context = Context::new(Terminal::default(), &StopFlag::default());
-    let files = TextModelFiles::open(&flags.model, &LoadOptions::default(), &context)?;
+    let base = BaseWeights {
+        base_type: BaseType::by_name(&flags.base_type).unwrap_or_default(),
+        embeddings: flags.embedding_type.as_deref().and_then(BaseType::by_name),
+        double_quantization: false,
+    };
+    let options = LoadOptions { base, ..LoadOptions::default() };
+    let files = TextModelFiles::open(&flags.model, &options, &context)?;
     let TextModel { model, files } = files.load(&device, &context)?;
     let text = files.text_interface();
     let vocabulary = model.config().vocab_size;

@@ -14,13 +14,14 @@
 //! gradients, their norm, clipping and AdamW. Tokens are random. `peak_device_mib` is what the
 //! device's memory pool has reserved at the end, free room in it included.
 
-use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
 use mixdistill::context::{Context, Event, Observer};
 use mixdistill::data::Row;
 use mixdistill::device::{self, peak_memory_mib};
-use mixdistill::model::{DecoderConfig, LoraConfig, ModelFolder, Precision, model_folder};
+use mixdistill::model::{
+    BaseType, BaseWeights, DecoderConfig, LoraConfig, ModelFolder, Precision, model_folder,
+};
 use mixdistill::ops::linear;
 use mixdistill::terminal::Terminal;
 use mixdistill::train::{Learner, TrainConfig};
@@ -75,6 +76,9 @@ struct Flags {
     /// Train low-rank adapters of this rank on all linear layers
     #[arg(long)]
     lora_rank: Option<usize>,
+    /// How the frozen weights are stored: f32, bf16, int8 or nf4
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "int8", "nf4"])]
+    base_type: String,
     /// Time the step's products alone
     #[arg(long)]
     products: bool,
@@ -120,12 +124,15 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         ..DecoderConfig::default()
     };
     let device = device::by_name(&flags.backend)?.autodiff();
+    let base_type = BaseType::by_name(&flags.base_type).unwrap_or_default();
+    let base = BaseWeights { base_type, ..BaseWeights::default() };
     let model = match &flags.model {
         Some(name) => {
             let folder = model_folder(name, &Context::default())?;
-            ModelFolder::open(&folder)?.load(&device)?
+            ModelFolder::open(&folder)?.with_base_weights(base)?.load(&device)?
         }
-        None => config.init(0, &device)?,
+        None if base.is_f32() => config.init(0, &device)?,
+        None => config.init(0, &device)?.with_base_weights(&base)?,
     };
     let config = model.config().clone();
     let vocab_size = config.vocab_size;
@@ -133,7 +140,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         return Ok(products(&config, seq * rows, flags.steps, &device.inner()));
     }
     let precision = if flags.precision == "bf16" { Precision::Bf16 } else { Precision::F32 };
-    let params = model.num_params();
+    let params = model.parameter_count();
     let model = match flags.lora_rank {
         Some(rank) => {
             let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() };

@@ -3,7 +3,8 @@
 
 usage: compare.py [--rounds N] [--only CASE ...] [--torch FILE] [--model DIR] [--rows N] [--out FILE.md]
 cases: small, smollm2, masked, lora, long, long_recomputed, long_lora, long_lora_recomputed, generate16,
-       generate1, data
+       generate1, data; with a base in fewer bits: step_TYPE, step_TYPE_recomputed, generate1_TYPE,
+       generate16_TYPE for TYPE of bf16, int8, nf4
 needs: the examples bench_step, bench_generate and bench_data, built (cargo build --examples); a Python
 with torch, transformers, peft and datasets, which runs this script, and llama-cpp-python and gguf if
 llama.cpp is to be among the peers; the folder of SmolLM2-135M-Instruct for generation and data; pairs of answers for the data, made here from GSM8K.
@@ -101,6 +102,25 @@ cases |= {
     "long_lora_recomputed": of_model("the same, activations recomputed", 2048, 1, 8, recomputed=True),
 }
 
+of_llama = {"int8": "q8_0", "nf4": "q4_0"}
+for base in ("bf16", "int8", "nf4"):
+    for recomputed in (False, True):
+        what = f"LoRA step at 2,048 tokens, base in {base}" + (", activations recomputed" if recomputed else "")
+        case = of_model(f"{what}, tokens/s", 2048, 1, 8, recomputed=recomputed)
+        extra = ["--base-type", base]
+        cases[f"step_{base}" + ("_recomputed" if recomputed else "")] = (
+            *case[:2], [*case[2], *extra], {name: [*theirs, *extra] for name, theirs in case[3].items()})
+    for batch in (1, 16):
+        flags = ["--model", a.model, "--batch", batch, "--base-type", base]
+        peers = {"transformers": peer(here / "peers/generate.py", *flags, *threads)}
+        if batch == 1 and base in of_llama and "llama.cpp" in generators:
+            peers[f"llama.cpp, {of_llama[base]}"] = [*generators["llama.cpp"], "--base-type", of_llama[base]]
+        # As bitsandbytes and llama.cpp have it: the head like the others where it is 8 bits.
+        embeddings = ["--embedding-type", "int8"] if base == "int8" else []
+        cases[f"generate{batch}_{base}"] = (
+            f"greedy generation, weights in {base}, batch {batch}, tokens/s", "tokens_per_s",
+            ours("bench_generate", *flags, *embeddings), peers)
+
 
 def machine():
     """The processor, and what the products alone reach on it."""
@@ -132,7 +152,8 @@ for key, (what, figure, our_command, peers) in cases.items():
             print(f"{key}: round {round + 1} of {a.rounds}, {name}", file=sys.stderr)
             results[name].append(run(command))
     answers = {name: result[0].get("first") for name, result in results.items()}
-    if len({str(answer) for answer in answers.values()}) > 1 and key.startswith("generate"):
+    # Weights in fewer bits are not those of the other side.
+    if len({str(answer) for answer in answers.values()}) > 1 and key in ("generate1", "generate16"):
         sys.exit(f"the two sides generated different tokens: {answers}")
     median = lambda name, key: statistics.median(result[key] for result in results[name])
     for name in peers:

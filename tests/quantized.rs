@@ -7,12 +7,14 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{adapter_of, devices, generate, relative_error, rows, shaken, tiny};
+use mixdistill::context::Context;
 use mixdistill::data::{Batch, TextTokenizer};
 use mixdistill::model::{
     Architecture, BaseType, BaseWeights, DecoderLm, GenerateConfig, LoraConfig, ModelFolder,
     SaveFolder, named_tensors, with_named_tensors,
 };
 use mixdistill::ops::EncodedWeight;
+use mixdistill::recipe::{self, RunConfig, RunMode};
 use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients};
 
 /// How bases are stored.
@@ -193,4 +195,109 @@ fn what_cannot_be_stored_is_refused() {
     config.base = nf4;
     let error = config.validate().unwrap_err().to_string();
     assert!(error.contains("base.type") && error.contains("adapters"), "{error}");
+}
+
+/// A run of the toy corpus whose adapters are trained beside a stored base.
+fn stored_run(base_model: &std::path::Path, out: &std::path::Path, base: BaseWeights) -> RunConfig {
+    let mut config = RunConfig::fine_tune(base_model.to_string_lossy()).with_lora(lora());
+    config.out = out.to_owned();
+    config.base = base;
+    config.data.toy_problems = 40;
+    config.data.toy_test_problems = 8;
+    config.data.max_length = 128;
+    config.train.steps = Some(6);
+    config.train.checkpoint_every = 3;
+    config.train.learning_rate = 1e-2;
+    config
+}
+
+#[test]
+fn a_run_on_a_stored_base_goes_on_with_the_same_bits_and_merges_into_the_original_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let mut toy = common::toy_run(&path("toy"));
+    toy.train.steps = Some(8);
+    toy.evaluation.questions = 0;
+    recipe::run(&toy, RunMode::New, &Context::default()).unwrap();
+    let base_model = path("toy").join("model");
+    let nf4 = BaseWeights { base_type: BaseType::Nf4, ..BaseWeights::default() };
+    let whole = stored_run(&base_model, &path("whole"), nf4);
+    recipe::run(&whole, RunMode::New, &Context::default()).unwrap();
+
+    // The same, resumed from its third step.
+    let mut halved = stored_run(&base_model, &path("halved"), nf4);
+    halved.train.keep_checkpoints = 9;
+    recipe::run(&halved, RunMode::New, &Context::default()).unwrap();
+    let checkpoints = path("halved").join("checkpoints");
+    let mut steps: Vec<_> =
+        std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).collect();
+    steps.sort();
+    assert!(steps.len() > 1, "{steps:?}");
+    std::fs::remove_dir_all(steps.last().unwrap()).unwrap();
+    for part in ["summary.json", "adapter"] {
+        let part = path("halved").join(part);
+        let _ = std::fs::remove_file(&part);
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    recipe::run(&halved, RunMode::Resume, &Context::default()).unwrap();
+    let adapter =
+        |run: &str| std::fs::read(path(run).join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("whole") == adapter("halved"), "a resumed run has other bits");
+
+    // Another type is another training.
+    let other = RunConfig { base: BaseWeights::default(), ..halved.clone() };
+    std::fs::remove_file(path("halved").join("summary.json")).unwrap();
+    let error = recipe::run(&other, RunMode::Resume, &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("base"), "{error}");
+
+    let merged = |out: &str| {
+        let out = path(out);
+        let output = common::command("merge")
+            .args(["--model", &path("whole").to_string_lossy(), "--json"])
+            .args(["--out", &out.to_string_lossy()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let result = merged("merged");
+    let losses = result["losses"].as_array().unwrap();
+    assert_eq!(losses.len(), 2, "{result}");
+    for line in losses {
+        let [before, after] = ["before", "after"].map(|key| line[key].as_f64().unwrap());
+        assert!(before.is_finite() && before != after && (before - after).abs() < 1.0, "{line}");
+    }
+    // The original weights, not those that the codes stand for.
+    let original = ModelFolder::open(&base_model).unwrap().load(&devices()[0]).unwrap();
+    let adapted = original.with_adapter(&path("whole").join("adapter")).unwrap().merged();
+    let written = ModelFolder::open(&path("merged")).unwrap().load(&devices()[0]).unwrap();
+    assert_eq!(named_tensors(&written).unwrap(), named_tensors(&adapted).unwrap());
+}
+
+#[test]
+fn the_program_answers_on_stored_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let model = place.path().join("model");
+    folder(Architecture::Llama, &model);
+    for (kind, embeddings) in [("bf16", "bf16"), ("int8", "int8"), ("nf4", "f32")] {
+        let output = common::command("generate")
+            .args(["--model", &model.to_string_lossy(), "--base-type", kind])
+            .args([
+                "--embedding-type",
+                embeddings,
+                "--max-new-tokens",
+                "4",
+                "--raw",
+                "--prompt",
+                " word",
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let output = common::command("generate")
+        .args(["--model", &model.to_string_lossy(), "--base-type", "int3", "--prompt", " word"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }

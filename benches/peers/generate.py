@@ -2,11 +2,13 @@
 """Times greedy generation in transformers; prints one line of JSON like benches/bench_generate.rs.
 
 usage: generate.py --model DIR [--batch N] [--prompt N] [--new N] [--threads N]
-needs: torch, transformers
+                   [--base-type f32|bf16|int8|nf4]
+needs: torch, transformers; bitsandbytes for int8 and nf4
 """
 import argparse, json, resource, time
 import torch
-from transformers import AutoModelForCausalLM, __version__
+from loading import loaded
+from transformers import __version__
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--model", required=True)
@@ -14,9 +16,10 @@ ap.add_argument("--batch", type=int, default=16)
 ap.add_argument("--prompt", type=int, default=64)
 ap.add_argument("--new", type=int, default=128)
 ap.add_argument("--threads", type=int, default=2)
+ap.add_argument("--base-type", choices=["f32", "bf16", "int8", "nf4"], default="f32")
 a = ap.parse_args()
 torch.set_num_threads(a.threads)
-model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32)
+model = loaded(a.model, a.base_type)
 vocabulary = model.config.vocab_size
 # The same prompts as on the other side.
 ids = torch.tensor([[(i * 7919 + j * 104729 + 13) % vocabulary for j in range(a.prompt)] for i in range(a.batch)])

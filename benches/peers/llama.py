@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times greedy generation of one prompt in llama.cpp, with the same f32 weights; prints one line of JSON
+"""Times greedy generation of one prompt in llama.cpp, with the same weights; prints one line of JSON
 like benches/bench_generate.rs. The weights are written as GGUF first, beside the model, unless they are there.
 
 usage: llama.py --model DIR [--prompt N] [--new N] [--threads N] [--gguf FILE]
+                [--base-type f32|q8_0|q4_0]
 needs: llama-cpp-python, gguf, safetensors, torch; a model of Llama's shape
 """
 import argparse, json, os, resource, time
@@ -19,11 +20,12 @@ ap.add_argument("--prompt", type=int, default=64)
 ap.add_argument("--new", type=int, default=128)
 ap.add_argument("--threads", type=int, default=2)
 ap.add_argument("--gguf", type=Path)
+ap.add_argument("--base-type", choices=["f32", "q8_0", "q4_0"], default="f32", help="type of the matrices")
 a = ap.parse_args()
 config = json.load(open(a.model / "config.json"))
 heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
 layers, vocabulary = config["num_hidden_layers"], config["vocab_size"]
-file = a.gguf or a.model.parent / f"{a.model.resolve().name}.f32.gguf"
+file = a.gguf or a.model.parent / f"{a.model.resolve().name}.{a.base_type}.gguf"
 
 
 def halves_apart(weight, heads):
@@ -45,7 +47,7 @@ def write(path):
     writer.add_rope_freq_base((config.get("rope_parameters") or config).get("rope_theta", 10000.0))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(vocabulary)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if a.base_type == "f32" else f"MOSTLY_{a.base_type.upper()}"])
     # Tokens go in and out as numbers.
     writer.add_tokenizer_model("none")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
@@ -58,7 +60,9 @@ def write(path):
             place = names.get_name(name, (".weight",))
             if place is None:
                 raise SystemExit(f"{a.model}: llama.cpp has no place for {name}")
-            writer.add_tensor(place, np.ascontiguousarray(values))
+            values = np.ascontiguousarray(values)
+            kind = gguf.GGMLQuantizationType[a.base_type.upper() if values.ndim == 2 else "F32"]
+            writer.add_tensor(place, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

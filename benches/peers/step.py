@@ -3,13 +3,14 @@
 JSON like benches/bench_step.rs.
 
 usage: step.py --model DIR [--seq N] [--batch N] [--lora-rank R] [--checkpointing] [--compile]
-               [--steps N] [--threads N]
-needs: torch, transformers, peft
+               [--steps N] [--threads N] [--base-type f32|bf16|int8|nf4]
+needs: torch, transformers, peft; bitsandbytes for int8 and nf4
 """
 import argparse, json, resource, statistics, time
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, __version__
+from loading import loaded
+from transformers import __version__
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--model", required=True)
@@ -20,10 +21,11 @@ ap.add_argument("--checkpointing", action="store_true")
 ap.add_argument("--compile", action="store_true")
 ap.add_argument("--steps", type=int, default=4)
 ap.add_argument("--threads", type=int, default=2)
+ap.add_argument("--base-type", choices=["f32", "bf16", "int8", "nf4"], default="f32")
 a = ap.parse_args()
 torch.set_num_threads(a.threads)
 torch.manual_seed(0)
-model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32)
+model = loaded(a.model, a.base_type)
 model.config.use_cache = False
 params = sum(p.numel() for p in model.parameters())
 if a.checkpointing:
@@ -40,7 +42,7 @@ for i in range(a.steps + 2):
     # One token more than positions, as on the other side: the last is a target only.
     ids = torch.randint(0, model.config.vocab_size, (a.batch, a.seq + 1))
     start = time.perf_counter()
-    logits = step_model(input_ids=ids[:, :-1]).logits
+    logits = step_model(input_ids=ids[:, :-1]).logits.float()
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
     loss.backward()
     optimizer.step()

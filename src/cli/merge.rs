@@ -1,8 +1,10 @@
 //! `mixdistill merge`: an adapter added to its base model.
 
-use super::common::{Ended, Json, Session, say};
+use super::common::{Ended, Failure, Json, Session, say};
 use clap::{Args, ValueEnum};
+use mixdistill::Error;
 use mixdistill::model::{FileType, MAX_SHARD_BYTES, MergeOptions, merge_adapter};
+use mixdistill::recipe::{MergedLoss, merged_losses, run_on_stored_base};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -60,12 +62,53 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         lora.rank,
         lora.target_modules.join(", ")
     );
+    let losses = losses(flags, session)?;
     session.result(&serde_json::json!({
         "out": flags.out,
         "model": flags.model,
         "adapter": flags.adapter,
         "rank": lora.rank,
         "target_modules": lora.target_modules,
+        "losses": losses,
     }))?;
     Ok(())
+}
+
+/// What merging changes where the adapter was trained on a base in fewer bits, by its run's held-out rows.
+fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, Failure> {
+    let Some((run, config)) = run_on_stored_base(&flags.model, flags.adapter.as_deref())? else {
+        return Ok(None);
+    };
+    let stored = config.base.base_type.name();
+    let backend = session.global.backend();
+    match merged_losses(&run, &config, &flags.out, backend, &session.context) {
+        Ok(losses) if losses.is_empty() => {
+            session.warn(&format!(
+                "The adapter was trained on weights in {stored} and is merged into the original ones; the \
+                 run has no held-out rows to tell what that changes"
+            ));
+            Ok(None)
+        }
+        Ok(losses) => {
+            say!(
+                session,
+                "Trained on weights in {stored}, merged into the original ones. Held-out loss before and \
+                 after:"
+            );
+            for MergedLoss { source, rows, before, after } in &losses {
+                let change = after - before;
+                say!(session, "  {source}: {before:.4} -> {after:.4} ({change:+.4}; {rows} rows)");
+            }
+            Ok(Some(losses))
+        }
+        Err(error @ Error::Stopped { .. }) => Err(error.into()),
+        // The merged model is there.
+        Err(error) => {
+            session.warn(&format!(
+                "The adapter was trained on weights in {stored} and is merged into the original ones; what \
+                 that changes cannot be told: {error}"
+            ));
+            Ok(None)
+        }
+    }
 }

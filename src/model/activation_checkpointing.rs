@@ -1,15 +1,53 @@
 //! Gradients with little memory: activation checkpointing (arXiv 1604.06174).
 //!
 //! The forward pass keeps each block's input only. Backwards, block by block, the block is computed
-//! once more, with gradients this time, and let go of again. The result is the same; the price is
-//! one more forward pass.
+//! once more, with gradients this time, and let go of again. Its feed-forward part, whose activations are
+//! the widest, goes through long rows piece by piece, forward and backward. The result is the same; the
+//! price is one more forward pass.
 
+use super::blocks::{AttentionMetadata, DecoderLayer};
 use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::Objective;
 use crate::data::Batch;
+use crate::ops::pieces;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients, Tensor};
+use std::ops::Range;
+
+/// The gradient that a tensor's consumer gives it, carried on to what the tensor is made of.
+fn through(y: Tensor<2>, gradient: Tensor<2>) -> Gradients {
+    (y * Tensor::from_inner(gradient)).sum().backward()
+}
+
+/// The gradient of a block's input from that of its output; those of its parameters go to `add`. The
+/// feed-forward part goes through the tokens in pieces.
+fn through_block(
+    layer: &DecoderLayer,
+    input: &Tensor<2>,
+    above: Tensor<2>,
+    metadata: &AttentionMetadata,
+    pieces: impl Iterator<Item = Range<usize>>,
+    add: &mut impl FnMut(Gradients),
+) -> Option<Tensor<2>> {
+    let x = Tensor::from_inner(input.clone()).require_grad();
+    let middle = layer.add_attention(x.clone(), metadata);
+    let of_pieces = pieces.filter_map(|piece| {
+        let part = |of: &Tensor<2>| of.clone().slice([piece.clone()]);
+        let x = Tensor::from_inner(part(&middle.clone().inner())).require_grad();
+        let dropout = metadata.dropout().map(|keys| keys.slice(piece.clone()));
+        let gradients = through(layer.add_mlp(x.clone(), dropout.as_ref()), part(&above));
+        let gradient = x.grad(&gradients);
+        add(gradients);
+        gradient
+    });
+    let of_middle = Tensor::cat(of_pieces.collect(), 0);
+    drop(above);
+    let gradients = through(middle, of_middle);
+    let gradient = x.grad(&gradients);
+    add(gradients);
+    gradient
+}
 
 impl DecoderLm {
     /// The loss of a micro-batch as [`CausalLm::objective_sum`](super::CausalLm::objective_sum) gives
@@ -24,12 +62,9 @@ impl DecoderLm {
         let metadata = LayerMetadata::batch(self.config(), batch, &device);
         let inputs = self.block_inputs(batch, &metadata, objective);
         let mut all = GradientsAccumulator::new();
-        let mut add = |gradients| {
+        let mut add = |gradients: Gradients| {
             all.accumulate(self, GradientsParams::from_grads(gradients, self));
         };
-        // The gradient that a tensor's consumer gives it, carried on to what the tensor is made of.
-        let through = |y: Tensor<2>, gradient: Tensor<2>| (y * Tensor::from_inner(gradient)).sum();
-
         let [blocks @ .., last] = inputs.as_slice() else {
             unreachable!("the output of the last block is always there")
         };
@@ -41,14 +76,11 @@ impl DecoderLm {
         add(gradients);
         for (number, (layer, input)) in self.layers().iter().zip(blocks).enumerate().rev() {
             let Some(above) = gradient else { break };
-            let x = Tensor::from_inner(input.clone()).require_grad();
-            let y = layer.forward(x.clone(), metadata.of(number));
-            let gradients = through(y, above).backward();
-            gradient = x.grad(&gradients);
-            add(gradients);
+            let pieces = pieces(above.dims()[0]);
+            gradient = through_block(layer, input, above, metadata.of(number), pieces, &mut add);
         }
         if let Some(above) = gradient.filter(|_| self.trains_embedding()) {
-            add(through(self.embed_batch(batch, objective), above).backward());
+            add(through(self.embed_batch(batch, objective), above));
         }
         (value, all.grads())
     }
@@ -68,5 +100,72 @@ impl DecoderLm {
             inputs.push(layer.forward(x, metadata.of(number)));
         }
         inputs
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::model::lora::DropoutKeys;
+    use crate::model::tensors::HostTensor;
+    use crate::model::{DecoderLayerConfig, LoraConfig, MlpConfig, SelfAttentionConfig};
+    use crate::train::named_gradients;
+    use burn::tensor::{Device, Distribution};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    #[test]
+    fn pieces_change_no_bit_of_a_gradient() {
+        const TOKENS: usize = 4200;
+        let device = Device::flex().autodiff();
+        let attention = SelfAttentionConfig::new(64, 2);
+        let config = DecoderLayerConfig::new(attention.clone(), MlpConfig::new(64, 112));
+        let whole = config.init(1, &device).unwrap();
+        let mut adapted = whole.clone().no_grad();
+        let lora = LoraConfig { rank: 4, dropout: 0.2, ..LoraConfig::default() };
+        for (name, linear) in adapted.mlp.linear_layers_mut() {
+            linear.attach(&lora, name, 3);
+            // B off its beginning.
+            linear.lora_B = linear.lora_B.take().map(|mut b| {
+                b.weight = b
+                    .weight
+                    .map(|b| b.clone().random_like(Distribution::Default).detach().require_grad());
+                b
+            });
+        }
+        let tokens = (0..TOKENS as u32).map(|place| (7, place)).collect();
+        // Rows of 100 tokens, so that attention costs little.
+        let metadata = AttentionMetadata::rows(&attention, TOKENS / 100, 100, &device)
+            .with_dropout(DropoutKeys { tokens: Arc::new(tokens) });
+        for layer in [whole, adapted] {
+            let random = || {
+                Tensor::<2>::random([TOKENS, 64], Distribution::Default, &device.clone().inner())
+            };
+            let (input, above) = (random(), random());
+            let gradients = |pieces: Vec<Range<usize>>| {
+                let mut all = GradientsAccumulator::new();
+                let mut add = |gradients: Gradients| {
+                    all.accumulate(&layer, GradientsParams::from_grads(gradients, &layer));
+                };
+                let of_input = through_block(
+                    &layer,
+                    &input,
+                    above.clone(),
+                    &metadata,
+                    pieces.into_iter(),
+                    &mut add,
+                );
+                let of_input = of_input.unwrap().into_data().try_to_vec::<f32>().unwrap();
+                (of_input, named_gradients(&layer, &all.grads()).unwrap())
+            };
+            let whole: (Vec<f32>, BTreeMap<String, HostTensor>) = gradients(vec![0..TOKENS]);
+            let in_pieces = gradients(pieces(TOKENS).collect());
+            assert_eq!(pieces(TOKENS).count(), 2);
+            assert!(whole.0 == in_pieces.0, "the input's gradient");
+            assert!(whole.1.keys().eq(in_pieces.1.keys()) && whole.1.len() > 2);
+            for (name, gradient) in &whole.1 {
+                assert!(*gradient == in_pieces.1[name], "{name}");
+            }
+        }
     }
 }

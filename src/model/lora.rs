@@ -17,6 +17,7 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType, TensorData};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The linear layers of a block, by the names that PEFT calls them. Some models have several of them as
@@ -165,6 +166,13 @@ impl LoraConfig {
 pub(super) struct DropoutKeys {
     /// Number of the row and position in it, of each token of the batch.
     pub tokens: Arc<Vec<(u64, u32)>>,
+}
+
+impl DropoutKeys {
+    /// Those of some tokens.
+    pub fn slice(&self, tokens: Range<usize>) -> Self {
+        Self { tokens: Arc::new(self.tokens[tokens].to_vec()) }
+    }
 }
 
 /// How a layer uses its adapter.

@@ -169,6 +169,7 @@ pub(crate) fn dropout_linear(
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, Buffer, Matrix, MatrixMut, Threads};
+    use super::super::pieces::pieces;
     use super::*;
     use burn::backend::Flex;
 
@@ -222,8 +223,16 @@ mod flex {
             let weight = Matrix::dense(weight.storage::<f32>(), [input, output]);
             let mut grad_x = Buffer::any(if wants_x { tokens * input } else { 0 });
             let mut grad_weight = Buffer::zeros(if wants_weight { input * output } else { 0 });
+            // That of the pieces before this one.
+            let mut of_earlier: Option<Buffer> = None;
+            let starts: Vec<usize> = pieces(tokens).map(|piece| piece.start).skip(1).collect();
             let mut inputs = Buffer::scratch(BLOCK.min(tokens) * input);
             for block in blocks(tokens) {
+                if wants_weight && starts.contains(&block.start) {
+                    let of_piece =
+                        std::mem::replace(&mut grad_weight, Buffer::zeros(input * output));
+                    of_earlier = Some(sum(of_earlier, of_piece));
+                }
                 let size = [block.len(), output];
                 let grad = Matrix::dense(&grad[block.start * output..block.end * output], size);
                 let size = [block.len(), input];
@@ -244,8 +253,19 @@ mod flex {
             }
             [
                 wants_x.then(|| grad_x.into_tensor([tokens, input])),
-                wants_weight.then(|| grad_weight.into_tensor([input, output])),
+                wants_weight.then(|| sum(of_earlier, grad_weight).into_tensor([input, output])),
             ]
+        }
+    }
+
+    /// The gradient of some pieces, and of one more.
+    fn sum(earlier: Option<Buffer>, piece: Buffer) -> Buffer {
+        match earlier {
+            Some(mut sum) => {
+                kernel::add(&mut sum, &piece);
+                sum
+            }
+            None => piece,
         }
     }
 

@@ -2,6 +2,7 @@
 //! for.
 
 use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED, step_of};
+use rayon::prelude::*;
 
 /// The values of NF4, the quantiles of a normal distribution between -1 and 1 (QLoRA, arXiv 2305.14314;
 /// bitsandbytes' table).
@@ -105,62 +106,69 @@ pub(crate) struct EncodedMatrix {
 impl EncodedMatrix {
     /// The nearest codes of values, which are row by row.
     pub(crate) fn of(values: &[f32], encoding: Encoding) -> Self {
-        let mut bytes = vec![0u8; encoding.words(values.len()) * 4];
-        let mut scales = Vec::with_capacity(values.len().div_ceil(encoding.block));
-        for (index, block) in values.chunks(encoding.block).enumerate() {
-            let start = index * encoding.block;
-            let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
-            scales.push(match encoding.codes {
-                CodeType::Integer8 { unit } => {
-                    encode_integers(block, start, largest, unit, &mut bytes)
-                }
-                CodeType::Table4(table) => {
-                    encode_by_table(block, start, largest, table, &mut bytes)
-                }
-            });
-        }
+        /// Blocks of one task, so many that they fill whole words.
+        const BLOCKS: usize = 8;
+        let Encoding { block, .. } = encoding;
+        let mut codes = vec![0; encoding.words(values.len())];
+        let of_task = codes.par_chunks_mut(BLOCKS * block * encoding.bits() / 32);
+        let scales: Vec<f32> = of_task
+            .zip(values.par_chunks(BLOCKS * block))
+            .flat_map_iter(|(codes, values)| {
+                values
+                    .chunks(block)
+                    .enumerate()
+                    .map(|(index, values)| match encoding.codes {
+                        CodeType::Integer8 { unit } => {
+                            encode_integers(values, index * block, unit, codes)
+                        }
+                        CodeType::Table4(table) => {
+                            encode_by_table(values, index * block, table, codes)
+                        }
+                    })
+                    .collect::<Vec<f32>>()
+            })
+            .collect();
         let (scale_codes, scales) = match encoding.scales {
             ScaleType::Numbers => (vec![], scales),
             ScaleType::Dynamic8 => encode_scales(&scales),
         };
-        Self { codes: words(&bytes), scale_codes, scales }
+        Self { codes, scale_codes, scales }
     }
 }
 
-/// Bytes as words.
-fn words(bytes: &[u8]) -> Vec<i32> {
-    bytes
-        .chunks(4)
-        .map(|bytes| i32::from_le_bytes(std::array::from_fn(|i| *bytes.get(i).unwrap_or(&0))))
-        .collect()
+/// Puts a byte at a place among words that are 0 there.
+fn put(words: &mut [i32], place: usize, byte: u8) {
+    words[place / 4] |= i32::from(byte) << (8 * (place % 4));
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0f32, |most, value| most.max(value.abs()))
 }
 
 /// Writes a block's codes from place `start` on; returns its scale.
-fn encode_integers(block: &[f32], start: usize, largest: f32, unit: f32, bytes: &mut [u8]) -> f32 {
-    // Where `unit` is 1 / 127 the scale is the largest value, as in bitsandbytes.
-    let scale = largest / 127.0 / unit;
+fn encode_integers(block: &[f32], start: usize, unit: f32, words: &mut [i32]) -> f32 {
+    let largest = largest(block);
     let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    for (byte, value) in bytes[start..].iter_mut().zip(block) {
+    /// Adding it rounds a small number to an integer, of two as near to the even one.
+    const ROUND: f32 = 12_582_912.0;
+    for (place, value) in (start..).zip(block) {
         // Beyond 127 only where the factor overflows.
-        *byte = (value * factor).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+        let code = (value * factor).clamp(-127.0, 127.0) + ROUND - ROUND;
+        put(words, place, code as i8 as u8);
     }
-    scale
+    // Where `unit` is 1 / 127 the scale is the largest value, as in bitsandbytes.
+    if unit == 1.0 / 127.0 { largest } else { largest / 127.0 / unit }
 }
 
 /// As [`encode_integers`], by the nearest value of a table that rises; of two as near, the lower.
-fn encode_by_table(
-    block: &[f32],
-    start: usize,
-    largest: f32,
-    table: &[f32; 16],
-    bytes: &mut [u8],
-) -> f32 {
+fn encode_by_table(block: &[f32], start: usize, table: &[f32; 16], words: &mut [i32]) -> f32 {
+    let largest = largest(block);
     let midpoints: [f32; 15] = std::array::from_fn(|i| (table[i] + table[i + 1]) / 2.0);
     let factor = 1.0 / largest.max(1e-38);
     for (place, value) in (start..).zip(block) {
         let value = (value * factor).clamp(-1.0, 1.0);
-        let code = midpoints.iter().filter(|midpoint| value > **midpoint).count() as u8;
-        bytes[place / 2] |= if place.is_multiple_of(2) { code << 4 } else { code };
+        let code = midpoints.iter().map(|midpoint| u8::from(value > *midpoint)).sum::<u8>();
+        put(words, place / 2, if place.is_multiple_of(2) { code << 4 } else { code });
     }
     largest
 }
@@ -174,13 +182,15 @@ fn encode_scales(scales: &[f32]) -> (Vec<i32>, Vec<f32>) {
     let mut of_blocks = vec![];
     let mut codes = Vec::with_capacity(scales.len());
     for block in distances.chunks(SCALES_PER_BLOCK) {
-        let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+        let largest = largest(block);
         of_blocks.push(largest);
         codes.extend(block.iter().map(|value| SIGNED.codes[step_of(value / largest)]));
     }
     of_blocks.push(mean);
     codes.resize(codes.len().next_multiple_of(SCALES_PER_BLOCK), 0);
-    (words(&codes), of_blocks)
+    let mut words = vec![0; codes.len() / 4];
+    codes.iter().enumerate().for_each(|(place, code)| put(&mut words, place, *code));
+    (words, of_blocks)
 }
 
 #[cfg(test)]

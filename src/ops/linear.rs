@@ -245,10 +245,14 @@ pub(super) fn check(x: &Tensor<2>, weight: &Weight) {
 
 #[cfg(feature = "flex")]
 mod flex {
-    use super::super::kernel::{self, Buffer, DenseMatrix, MatrixMut, WeightMatrix};
+    use super::super::kernel::{
+        self, Buffer, DenseMatrix, Matrix, MatrixMut, Threads, WeightMatrix,
+    };
+    use super::super::pieces::pieces;
     use super::*;
     use burn::backend::Flex;
     use burn::backend::ops::FloatTensorOps;
+    use std::ops::Range;
 
     impl LinearKernel for Flex {
         fn linear_forward(
@@ -329,6 +333,39 @@ mod flex {
             weight.input_gradient(out_matrix, true, grad.view());
             out
         }
+
+        fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+            let ([tokens, input], [_, output]) = (x.shape().dims(), grad.shape().dims::<2>());
+            let pieces = pieces(tokens);
+            if pieces.clone().count() == 1 || !kernel::all_f32([&grad, &x]) {
+                let x = Self::float_transpose(x);
+                return Self::linear_forward(x, WeightPrimitive::Dense(grad));
+            }
+            let (x, grad) = (kernel::contiguous(x), kernel::contiguous(grad));
+            let (x, grad) = (x.storage::<f32>(), grad.storage::<f32>());
+            let of_piece = |piece: Range<usize>| {
+                let x = &x[piece.start * input..piece.end * input];
+                let grad = &grad[piece.start * output..piece.end * output];
+                grad_of_piece([x, grad], [piece.len(), input, output])
+            };
+            let sum = pieces.map(of_piece).reduce(|mut sum, piece| {
+                kernel::add(&mut sum, &piece);
+                sum
+            });
+            sum.unwrap_or_else(|| Buffer::zeros(input * output)).into_tensor([input, output])
+        }
+    }
+
+    /// The sum over the tokens of a piece, `[input, output]`.
+    fn grad_of_piece([x, grad]: [&[f32]; 2], [tokens, input, output]: [usize; 3]) -> Buffer {
+        let mut out = Buffer::any(input * output);
+        MatrixMut::dense(&mut out, [input, output]).set_product(
+            1.0,
+            Matrix::dense(x, [tokens, input]).transposed(),
+            Matrix::dense(grad, [tokens, output]),
+            Threads::All,
+        );
+        out
     }
 
     /// The tensor itself if nothing else holds it, a copy otherwise; row-major.

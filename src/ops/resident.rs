@@ -26,9 +26,8 @@ pub(crate) fn resident_bf16(values: &[f32], shape: [usize; 2], device: &Device) 
     {
         let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
         let pairs = values.as_chunks::<2>().0.iter();
-        let pairs: Vec<f32> =
-            pairs.map(|[low, high]| f32::from_bits(bits(*low) | bits(*high) << 16)).collect();
-        let data = super::kernel::Buffer::lasting_copy(&pairs);
+        let pairs = pairs.map(|[low, high]| f32::from_bits(bits(*low) | bits(*high) << 16));
+        let data = super::kernel::Buffer::lasting_of(values.len() / 2, pairs);
         return Tensor::from_data(data.into_data(shape.into(), DType::BF16), options);
     }
     Tensor::from_data(TensorData::new(values.to_vec(), shape), options)
@@ -38,8 +37,9 @@ pub(crate) fn resident_bf16(values: &[f32], shape: [usize; 2], device: &Device) 
 pub(super) fn words(values: Vec<i32>, count: usize, device: &Device) -> TensorData {
     #[cfg(feature = "flex")]
     if values.len() >= LEAST && device.clone().inner() == Device::flex() {
-        let bits: Vec<f32> = values.into_iter().map(|word| f32::from_bits(word as u32)).collect();
-        return super::kernel::Buffer::lasting_copy(&bits).into_data([count].into(), DType::I32);
+        let bits = values.iter().map(|word| f32::from_bits(*word as u32));
+        let buffer = super::kernel::Buffer::lasting_of(values.len(), bits);
+        return buffer.into_data([count].into(), DType::I32);
     }
     let _ = device;
     TensorData::new(values, [count])

@@ -195,7 +195,7 @@ mod flex {
                 };
                 backward_rows(grad, &xs[range], ws, &rstd[block], partial);
             });
-            (grad, kernel::from_vec(kernel::sum_rows(&partials, width), [width]))
+            (grad, kernel::from_vec(kernel::sum_rows(&partials, width, rows), [width]))
         }
     }
 

@@ -12,6 +12,7 @@ mod finished;
 mod grader;
 mod held_out;
 mod layout;
+mod merged;
 mod overview;
 mod prepare;
 mod preview;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
+pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
 pub use prepare::{Prepared, SeenOfSource};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;

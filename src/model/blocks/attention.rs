@@ -341,7 +341,13 @@ impl AttentionMetadata {
         }
     }
 
-    pub(super) fn dropout(&self) -> Option<&DropoutKeys> {
+    /// The same in training with adapters that lose inputs.
+    #[cfg(test)]
+    pub(in crate::model) fn with_dropout(self, dropout: DropoutKeys) -> Self {
+        Self { dropout: Some(dropout), ..self }
+    }
+
+    pub(in crate::model) fn dropout(&self) -> Option<&DropoutKeys> {
         self.dropout.as_ref()
     }
 }

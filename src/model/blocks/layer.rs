@@ -129,9 +129,18 @@ impl DecoderLayer {
     /// # Shapes
     /// `[tokens, hidden_size]` to the same; `metadata` says which rows and positions the tokens have.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
+        self.add_mlp(self.add_attention(x, metadata), metadata.dropout())
+    }
+
+    /// The residual stream with the attention added: the first half of the block, in which tokens see each
+    /// other.
+    pub(in crate::model) fn add_attention(
+        &self,
+        x: Tensor<2>,
+        metadata: &AttentionMetadata,
+    ) -> Tensor<2> {
         let attention = |h, residual| self.self_attn.forward_to(h, residual, metadata);
-        let x = self.add(self.attention_norms(), x, attention);
-        self.add_mlp(x, metadata.dropout())
+        self.add(self.attention_norms(), x, attention)
     }
 
     /// The block on new tokens, which see those in the cache; it takes them in.
@@ -164,7 +173,12 @@ impl DecoderLayer {
         [before, self.post_feedforward_layernorm.as_ref()]
     }
 
-    fn add_mlp(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> Tensor<2> {
+    /// The residual stream with the feed-forward part added: the second half, token by token.
+    pub(in crate::model) fn add_mlp(
+        &self,
+        x: Tensor<2>,
+        dropout: Option<&DropoutKeys>,
+    ) -> Tensor<2> {
         self.add(self.mlp_norms(), x, |h, residual| self.mlp.forward_to(h, residual, dropout))
     }
 

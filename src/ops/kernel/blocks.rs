@@ -1,5 +1,6 @@
 //! Parallel work in blocks of a fixed size.
 
+use crate::ops::pieces;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -18,13 +19,24 @@ pub(crate) fn par_blocks(len: usize, block: usize, f: impl Fn(Range<usize>) + Sy
         .for_each(|index| f(index * block..((index + 1) * block).min(len)));
 }
 
-/// Adds the rows of `partials` (each `width` long) in order.
-pub(crate) fn sum_rows(partials: &[f32], width: usize) -> Vec<f32> {
-    let mut sum = vec![0.0; width];
-    for row in partials.chunks_exact(width) {
-        for (sum, x) in sum.iter_mut().zip(row) {
-            *sum += x;
-        }
-    }
-    sum
+/// Adds the rows of `partials` (each `width` long), one for each [`ROW_BLOCK`] of `rows`, in order within
+/// the rows' [`pieces`].
+pub(crate) fn sum_rows(partials: &[f32], width: usize, rows: usize) -> Vec<f32> {
+    let of_piece = |piece: Range<usize>| {
+        let mut sum = vec![0.0; width];
+        let blocks = piece.start / ROW_BLOCK * width..piece.end.div_ceil(ROW_BLOCK) * width;
+        partials[blocks].chunks_exact(width.max(1)).for_each(|row| add(&mut sum, row));
+        sum
+    };
+    let sum = pieces(rows).map(of_piece).reduce(|mut sum, piece| {
+        add(&mut sum, &piece);
+        sum
+    });
+    sum.unwrap_or_default()
+}
+
+/// `sum += values`
+pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
+    let add = |(sum, x): (&mut f32, &f32)| *sum += x;
+    sum.par_iter_mut().with_min_len(64 * 1024).zip(values).for_each(add);
 }

@@ -182,11 +182,24 @@ impl Buffer {
     /// A copy that stays long, such as a weight: side by side with others like it in large pages,
     /// which the system gets back when all of them are gone.
     pub(crate) fn lasting_copy(values: &[f32]) -> Self {
+        let mut buffer = Self::lasting(values.len());
+        buffer.fill_with(values);
+        buffer
+    }
+
+    /// As [`Buffer::lasting_copy`], of so many values as they come.
+    pub(crate) fn lasting_of(len: usize, values: impl Iterator<Item = f32>) -> Self {
+        let mut buffer = Self::lasting(len);
+        buffer.iter_mut().zip(values).for_each(|(place, value)| *place = value);
+        buffer
+    }
+
+    fn lasting(len: usize) -> Self {
         /// Bytes in a chunk; what is larger than a quarter has one of its own.
         const CHUNK: usize = 32 << 20;
         /// The chunk that is being filled, and up to where.
         static FILLING: Mutex<Option<(Arc<MmapRaw>, usize)>> = Mutex::new(None);
-        let size = layout(values.len()).size().next_multiple_of(LINE);
+        let size = layout(len).size().next_multiple_of(LINE);
         let (chunk, start) = if size > CHUNK / 4 {
             (Arc::new(MmapRaw::from(pages(size))), 0)
         } else {
@@ -201,9 +214,7 @@ impl Buffer {
         // SAFETY: the chunk has as many bytes from there on, and nobody else gets this part of it.
         let data = unsafe { NonNull::new_unchecked(chunk.as_mut_ptr().add(start)) }.cast();
         let memory = Origin::Chunk { _chunk: chunk };
-        let mut buffer = Self { data, len: values.len(), memory };
-        buffer.fill_with(values);
-        buffer
+        Self { data, len, memory }
     }
 
     fn fill_with(&mut self, values: &[f32]) {

@@ -1,7 +1,6 @@
 //! Codes to numbers, as fast as vectors do it.
 
 use super::simd::simd_fn;
-use half::bf16;
 use std::ops::Range;
 
 /// Codes that are decoded: those of the values from `start` on.
@@ -31,17 +30,12 @@ impl Run<'_> {
 }
 
 simd_fn! {
-    /// 16-bit floats to f32.
-    fn short_floats(values: &[bf16], out: &mut [f32]) {
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = f32::from_bits(u32::from(value.to_bits()) << 16);
+    /// 16-bit floats (bf16), of two bytes each, to f32.
+    pub(super) fn decode_short_floats(bytes: &[u8], out: &mut [f32]) {
+        for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *out = f32::from_bits(u32::from(u16::from_ne_bytes(*bytes)) << 16);
         }
     }
-}
-
-/// 16-bit floats to f32.
-pub(super) fn decode_short_floats(values: &[bf16], out: &mut [f32]) {
-    short_floats(values, out);
 }
 
 simd_fn! {
@@ -102,20 +96,37 @@ fn by_table(run: Run, out: &mut [f32], table: &[f32; 16], scale: impl Fn(usize) 
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use super::{Run, table_value};
     use std::arch::x86_64::*;
 
     /// Sixteen codes in eight bytes, a byte each, in order.
     #[inline(always)]
-    unsafe fn unpacked(codes: *const u8) -> __m128i {
-        // SAFETY: the caller vouches for eight bytes, and for SSE2, which every x86-64 has.
+    pub(in super::super) unsafe fn unpacked(codes: *const u8) -> __m128i {
+        // SAFETY: the caller vouches for eight bytes; every x86-64 has SSE2.
+        unsafe { in_order(_mm_loadl_epi64(codes.cast())) }
+    }
+
+    /// The two codes of each of the first eight bytes, the upper half first.
+    #[inline(always)]
+    pub(in super::super) unsafe fn in_order(bytes: __m128i) -> __m128i {
+        // SAFETY: every x86-64 has SSE2.
         unsafe {
-            let bytes = _mm_loadl_epi64(codes.cast());
             let low = _mm_set1_epi8(15);
             let upper = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
             _mm_unpacklo_epi8(upper, _mm_and_si128(bytes, low))
         }
+    }
+
+    /// The values of eight codes by the halves of a table.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(in super::super) fn eight_values(codes: __m128i, table: [__m256; 2]) -> __m256 {
+        let codes = _mm256_cvtepu8_epi32(codes);
+        let lower = _mm256_permutevar8x32_ps(table[0], codes);
+        let upper = _mm256_permutevar8x32_ps(table[1], codes);
+        // The upper half of the table where bit 3 is set.
+        _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)))
     }
 
     macro_rules! by_table {
@@ -171,12 +182,7 @@ mod x86 {
         |indices, table, scale, out| {
             let halves = [indices, _mm_srli_si128::<8>(indices)];
             for (half, codes) in halves.into_iter().enumerate() {
-                let codes = _mm256_cvtepu8_epi32(codes);
-                let lower = _mm256_permutevar8x32_ps(table[0], codes);
-                let upper = _mm256_permutevar8x32_ps(table[1], codes);
-                // The upper half of the table where bit 3 is set.
-                let choice = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
-                let values = _mm256_blendv_ps(lower, upper, choice);
+                let values = eight_values(codes, table);
                 _mm256_storeu_ps(out.add(8 * half), _mm256_mul_ps(values, scale));
             }
         },

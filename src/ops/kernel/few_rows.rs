@@ -13,9 +13,7 @@
 //! threads. Written for x86-64
 //! with AVX2 or AVX-512; elsewhere these are products like others.
 
-use super::buffer::{Buffer, SharedMut};
-use super::matrix::{Matrix, MatrixMut};
-use super::stored::StoredMatrix;
+use super::buffer::SharedMut;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -30,11 +28,11 @@ const DEPTH: usize = 32;
 /// Columns in a tile.
 pub(super) const COLUMNS: usize = 32;
 /// Rows of a transposed `w` in a tile.
-const LINES: usize = 4;
+pub(super) const LINES: usize = 4;
 /// Most rows of `x` in a tile with a transposed `w`.
-const MOST_TILE_ROWS: usize = 6;
+pub(super) const MOST_TILE_ROWS: usize = 6;
 /// The sums of a tile with a transposed `w`.
-type TileSums = [[f32; LINES]; MOST_TILE_ROWS];
+pub(super) type TileSums = [[f32; LINES]; MOST_TILE_ROWS];
 
 /// A matrix `[inner, columns]`.
 #[derive(Clone, Copy)]
@@ -55,7 +53,7 @@ pub(super) enum Vectors {
 
 impl Vectors {
     /// Rows of `x` in a tile with a transposed `w`, whose sums fill most of the registers.
-    fn rows(self) -> usize {
+    pub(super) fn rows(self) -> usize {
         match self {
             Self::Avx512 => MOST_TILE_ROWS,
             Self::Avx2 => 2,
@@ -203,32 +201,6 @@ struct Ahead {
     lines: Range<usize>,
 }
 
-/// `y = x W^T`, where `W` is stored in fewer bits; false if that is not one of a few rows.
-pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
-    let ([rows, inner], [_, columns]) = (x.size(), y.size());
-    assert!(y.size()[0] == rows && w.sizes() == [inner, columns], "matrix sizes do not match");
-    let (Some(vectors), Some(x)) = (Vectors::detect(), x.values()) else { return false };
-    let (true, Some(y)) = ((1..=MOST_ROWS).contains(&rows) && inner > 0, y.values()) else {
-        return false;
-    };
-    let y = SharedMut::new(y);
-    let tasks = 4 * rayon::current_num_threads();
-    let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
-    (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
-        let range = index * block..((index + 1) * block).min(columns);
-        let mut decoded = Buffer::any(LINES * inner);
-        for column in range.clone().step_by(LINES) {
-            let width = LINES.min(range.end - column);
-            w.decode(column..column + width, &mut decoded[..width * inner]);
-            // Past the end the last one again, whose sums are not used.
-            let line = |i: usize| &decoded[i.min(width - 1) * inner..][..inner];
-            let tile = DotTile { lines: std::array::from_fn(line), column, width, ahead: None };
-            dot_tile(vectors, y, x, tile, [rows, inner, columns]);
-        }
-    });
-    true
-}
-
 /// Columns `range` of the product with a transposed matrix.
 fn dot_products(
     vectors: Vectors,
@@ -252,16 +224,16 @@ fn dot_products(
 }
 
 /// Lines of a transposed matrix, and the columns of the product that they make.
-struct DotTile<'a> {
-    lines: [&'a [f32]; LINES],
-    column: usize,
-    width: usize,
+pub(super) struct DotTile<'a> {
+    pub lines: [&'a [f32]; LINES],
+    pub column: usize,
+    pub width: usize,
     /// Where the lines after these are, and from one to the next.
-    ahead: Option<(*const f32, usize)>,
+    pub ahead: Option<(*const f32, usize)>,
 }
 
 /// The dot products of all rows of `x` with a few lines.
-fn dot_tile(
+pub(super) fn dot_tile(
     vectors: Vectors,
     y: SharedMut,
     x: &[f32],
@@ -450,7 +422,9 @@ avx2_dots! {
 
 /// The sums of four vectors.
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn sums_of_16([a, b, c, d]: [std::arch::x86_64::__m512; 4]) -> std::arch::x86_64::__m128 {
+pub(super) fn sums_of_16(
+    [a, b, c, d]: [std::arch::x86_64::__m512; 4],
+) -> std::arch::x86_64::__m128 {
     use std::arch::x86_64::*;
     let pairs = |a, b| {
         let (low, high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -467,7 +441,7 @@ fn sums_of_16([a, b, c, d]: [std::arch::x86_64::__m512; 4]) -> std::arch::x86_64
 
 /// The sums of four vectors.
 #[target_feature(enable = "avx2,fma")]
-fn sums_of_8([a, b, c, d]: [std::arch::x86_64::__m256; 4]) -> std::arch::x86_64::__m128 {
+pub(super) fn sums_of_8([a, b, c, d]: [std::arch::x86_64::__m256; 4]) -> std::arch::x86_64::__m128 {
     use std::arch::x86_64::*;
     let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
@@ -496,7 +470,7 @@ kernels!(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Threads;
+    use super::super::{Matrix, MatrixMut, Threads};
     use super::*;
 
     /// Small integers, whose products and sums are exact.

@@ -17,9 +17,11 @@ mod matrix;
 mod narrow;
 mod simd;
 mod stored;
+#[cfg(target_arch = "x86_64")]
+mod stored_rows;
 mod tensors;
 
-pub(crate) use blocks::{ROW_BLOCK, par_blocks, par_row_blocks, sum_rows};
+pub(crate) use blocks::{ROW_BLOCK, add, par_blocks, par_row_blocks, sum_rows};
 pub(crate) use buffer::{Buffer, SharedMut};
 pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads, has_few_rows};
 pub(crate) use simd::{dot, exp, exp_sum, max, simd_fn};

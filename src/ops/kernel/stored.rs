@@ -11,9 +11,9 @@
 use super::blocks::par_blocks;
 use super::buffer::Buffer;
 use super::decode::{Run, decode_by_table, decode_integers, decode_short_floats};
-#[cfg(target_arch = "x86_64")]
-use super::few_rows;
 use super::matrix::{DenseMatrix, Matrix, MatrixMut, Threads};
+#[cfg(target_arch = "x86_64")]
+use super::stored_rows;
 use super::tensors::{all_f32, contiguous};
 use crate::ops::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
 use crate::ops::encoding::{CodeType, Encoding, ScaleType};
@@ -148,16 +148,35 @@ enum Kind {
     Encoded { encoding: Encoding, scale_codes: FlexTensor, scales: FlexTensor },
 }
 
+/// Codes to read, with the scales of their blocks.
+#[derive(Clone, Copy)]
+pub(super) enum Codes<'a> {
+    /// The bytes of numbers in bf16.
+    ShortFloats(&'a [u8]),
+    Integers {
+        codes: &'a [u8],
+        scales: Scales<'a>,
+        unit: f32,
+        block: usize,
+    },
+    Table {
+        codes: &'a [u8],
+        scales: Scales<'a>,
+        table: &'static [f32; 16],
+        block: usize,
+    },
+}
+
 /// The scales of blocks.
 #[derive(Clone, Copy)]
-enum Scales<'a> {
+pub(super) enum Scales<'a> {
     Numbers(&'a [f32]),
     Dynamic { codes: &'a [u8], of_groups: &'a [f32], mean: f32 },
 }
 
 impl Scales<'_> {
     #[inline(always)]
-    fn of(&self, block: usize) -> f32 {
+    pub(super) fn of(&self, block: usize) -> f32 {
         match self {
             Self::Numbers(scales) => scales[block],
             Self::Dynamic { codes, of_groups, mean } => {
@@ -168,11 +187,10 @@ impl Scales<'_> {
     }
 }
 
-/// The bytes of words.
-fn bytes(words: &FlexTensor) -> &[u8] {
-    let words = words.storage::<i32>();
-    // SAFETY: any bytes are `u8`, which needs no alignment.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+/// The bytes of numbers.
+fn bytes<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: the values are integers or floats, which have no padding, and `u8` needs no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 impl StoredMatrix {
@@ -197,34 +215,40 @@ impl StoredMatrix {
         [input, output]
     }
 
+    /// What it is made of.
+    pub(super) fn codes(&self) -> Codes<'_> {
+        let (encoding, scale_codes, scales) = match &self.kind {
+            Kind::Bf16 => return Codes::ShortFloats(bytes(self.codes.storage::<bf16>())),
+            Kind::Encoded { encoding, scale_codes, scales } => (encoding, scale_codes, scales),
+        };
+        let numbers = scales.storage::<f32>();
+        let scales = match encoding.scales {
+            ScaleType::Numbers => Scales::Numbers(numbers),
+            ScaleType::Dynamic8 => {
+                let (mean, of_groups) = numbers.split_last().unwrap_or((&0.0, &[]));
+                let codes = bytes(scale_codes.storage::<i32>());
+                Scales::Dynamic { codes, of_groups, mean: *mean }
+            }
+        };
+        let (codes, block) = (bytes(self.codes.storage::<i32>()), encoding.block);
+        match encoding.codes {
+            CodeType::Integer8 { unit } => Codes::Integers { codes, scales, unit, block },
+            CodeType::Table4(table) => Codes::Table { codes, scales, table, block },
+        }
+    }
+
     /// The numbers of these rows, one after the other.
     pub(super) fn decode(&self, rows: Range<usize>, out: &mut [f32]) {
         let [_, columns] = self.size;
         let start = rows.start * columns;
         assert_eq!(out.len(), rows.len() * columns, "rows do not fit their place");
-        match &self.kind {
-            Kind::Bf16 => {
-                let values = &self.codes.storage::<bf16>()[start..][..out.len()];
-                decode_short_floats(values, out);
+        match self.codes() {
+            Codes::ShortFloats(codes) => decode_short_floats(&codes[2 * start..], out),
+            Codes::Integers { codes, scales, unit, block } => {
+                decode_integers(Run { codes, block, start }, out, |block| scales.of(block) * unit);
             }
-            Kind::Encoded { encoding, scale_codes, scales } => {
-                let numbers = scales.storage::<f32>();
-                let scales = match encoding.scales {
-                    ScaleType::Numbers => Scales::Numbers(numbers),
-                    ScaleType::Dynamic8 => {
-                        let (mean, of_groups) = numbers.split_last().unwrap_or((&0.0, &[]));
-                        Scales::Dynamic { codes: bytes(scale_codes), of_groups, mean: *mean }
-                    }
-                };
-                let run = Run { codes: bytes(&self.codes), block: encoding.block, start };
-                match encoding.codes {
-                    CodeType::Integer8 { unit } => {
-                        decode_integers(run, out, |block| scales.of(block) * unit);
-                    }
-                    CodeType::Table4(table) => {
-                        decode_by_table(run, out, table, |block| scales.of(block));
-                    }
-                }
+            Codes::Table { codes, scales, table, block } => {
+                decode_by_table(Run { codes, block, start }, out, table, |block| scales.of(block));
             }
         }
     }
@@ -252,7 +276,7 @@ impl StoredMatrix {
     /// `out = x W^T`, or added to it, where `W` is `[output, input]`.
     fn product(&self, mut out: MatrixMut, accumulate: bool, x: Matrix) {
         #[cfg(target_arch = "x86_64")]
-        if !accumulate && few_rows::stored_product(&mut out, x, self) {
+        if !accumulate && stored_rows::stored_product(&mut out, x, self) {
             return;
         }
         self.for_panels(|range, panel| {

@@ -1,0 +1,31 @@
+//! Long rows in pieces. Sums over tokens are taken piece by piece, so that a part of a model that is computed
+//! for one piece after the other has the gradients, bit for bit, of the whole.
+
+use std::ops::Range;
+
+/// Tokens of a piece; the last has fewer than twice as many.
+const PIECE: usize = 2048;
+
+/// The pieces of so many tokens.
+pub(crate) fn pieces(tokens: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + Clone {
+    let count = (tokens / PIECE).max(1);
+    (0..count).map(move |index| {
+        let end = if index + 1 == count { tokens } else { (index + 1) * PIECE };
+        index * PIECE..end
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_all_and_none_is_small() {
+        for tokens in [0, 1, 2047, 2048, 4095, 4096, 10_000] {
+            let all: Vec<Range<usize>> = pieces(tokens).collect();
+            assert_eq!(all.iter().flat_map(Range::clone).count(), tokens);
+            assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(all.len() == 1 || all.iter().all(|piece| (2048..4096).contains(&piece.len())));
+        }
+    }
+}

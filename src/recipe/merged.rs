@@ -1,0 +1,76 @@
+//! What merging changes where an adapter was trained on a base that was stored in fewer bits: it goes into
+//! the original weights, which are not those that it has learned beside.
+
+use super::config::RunConfig;
+use super::directory::RunDirectory;
+use super::prepare::Prepared;
+use crate::context::{Context, SourceLoss};
+use crate::device;
+use crate::error::Result;
+use crate::model::{DecoderLm, ModelFolder};
+use crate::train::held_out_losses;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The held-out loss of a source, before an adapter was merged and after.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergedLoss {
+    /// The source's name.
+    pub source: String,
+    /// Its held-out rows.
+    pub rows: usize,
+    /// Mean cross-entropy in nats of the adapter on the base as the run has stored it.
+    pub before: f64,
+    /// The same of the merged model.
+    pub after: f64,
+}
+
+/// The run that trained an adapter on a base in fewer bits than f32, as [`merge_adapter`] has model and
+/// adapter, with its settings; `None` where no run is there, or its base was f32.
+///
+/// # Errors
+/// As [`RunConfig::read`].
+///
+/// [`merge_adapter`]: crate::model::merge_adapter
+pub fn run_on_stored_base(
+    model: &str,
+    adapter: Option<&Path>,
+) -> Result<Option<(PathBuf, RunConfig)>> {
+    let named = [adapter, adapter.and_then(Path::parent), Some(Path::new(model))];
+    let is_run = |path: &&Path| RunDirectory::holds_run(path) && path.join("adapter").is_dir();
+    let Some(run) = named.into_iter().flatten().find(is_run) else { return Ok(None) };
+    let config = RunConfig::read(&run.join("config.toml"))?;
+    Ok((!config.base.is_f32()).then(|| (run.to_owned(), config)))
+}
+
+/// The losses of a run's held-out rows with its adapter on the base as the run has stored it, and merged.
+/// Its data are read again, from where the run had them.
+///
+/// # Errors
+/// As [`Prepared::new`]; what loading the models gives; [`Error::Stopped`](crate::Error::Stopped).
+pub fn merged_losses(
+    run: &Path,
+    config: &RunConfig,
+    merged: &Path,
+    backend: &str,
+    context: &Context<'_>,
+) -> Result<Vec<MergedLoss>> {
+    let prepared = Prepared::new(config, context)?;
+    let device = device::by_name(backend)?;
+    let losses = |model: DecoderLm| {
+        let model = model.with_precision(config.precision)?;
+        held_out_losses(&model, &prepared.held_out, &config.train, context)
+    };
+    let Some(base) = &prepared.base else { return Ok(vec![]) };
+    let stored = base.clone().with_base_weights(config.base)?.load_with(&device, context)?;
+    let before = losses(stored.with_adapter(&run.join("adapter"))?)?;
+    let folder = ModelFolder::open(merged)?.for_length(config.data.max_length, context)?;
+    let after = losses(folder.load_with(&device, context)?)?;
+    let line = |(before, after): (SourceLoss, SourceLoss)| MergedLoss {
+        source: before.name,
+        rows: before.rows,
+        before: before.loss,
+        after: after.loss,
+    };
+    Ok(before.into_iter().zip(after).map(line).collect())
+}
