@@ -32,9 +32,6 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Steps before those that are timed: kernels are compiled and tuned in them.
-const WARM_UP: usize = 2;
-
 /// Times one optimizer step of a decoder of any shape; prints one line of JSON.
 #[derive(Parser)]
 struct Flags {
@@ -46,9 +43,12 @@ struct Flags {
         default_values_t = [256, 6, 8, 4, 704, 4096, 256, 8]
     )]
     shape: Vec<usize>,
-    /// Steps that are timed, after two that are not
+    /// Steps that are timed
     #[arg(long, default_value_t = 8)]
     steps: usize,
+    /// Steps before these, in which kernels are compiled and tuned
+    #[arg(long, default_value_t = 2)]
+    warm_up: usize,
     /// Threads of the CPU backends; as many as cores without it
     #[arg(long)]
     threads: Option<usize>,
@@ -161,7 +161,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     let trained = ((seq as f64 * flags.trained_share).round() as usize).max(1);
     let mut seconds = vec![];
     let mut loss = f64::NAN;
-    let total = WARM_UP + flags.steps;
+    let total = flags.warm_up + flags.steps;
     let mut terminal = Terminal::default();
     terminal.observe(&Event::Start { step: 0, total_steps: total })?;
     for step in 0..total {
@@ -181,7 +181,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
             what: format!("the device failed: {error}"),
             hint: "Try a smaller shape".into(),
         })?;
-        if step >= WARM_UP {
+        if step >= flags.warm_up {
             seconds.push(start.elapsed().as_secs_f64());
         }
         terminal.observe(&Event::Step(&report))?;

@@ -3,7 +3,7 @@
 JSON like benches/bench_step.rs.
 
 usage: step.py --model DIR [--seq N] [--batch N] [--lora-rank R] [--checkpointing] [--compile]
-               [--steps N] [--threads N] [--base-type f32|bf16|int8|nf4]
+               [--steps N] [--warm-up N] [--threads N] [--base-type f32|bf16|int8|nf4]
 needs: torch, transformers, peft; bitsandbytes for int8 and nf4
 """
 import argparse, json, resource, statistics, time
@@ -20,6 +20,7 @@ ap.add_argument("--lora-rank", type=int)
 ap.add_argument("--checkpointing", action="store_true")
 ap.add_argument("--compile", action="store_true")
 ap.add_argument("--steps", type=int, default=4)
+ap.add_argument("--warm-up", type=int, default=2)
 ap.add_argument("--threads", type=int, default=2)
 ap.add_argument("--base-type", choices=["f32", "bf16", "int8", "nf4"], default="f32")
 a = ap.parse_args()
@@ -38,7 +39,7 @@ step_model = torch.compile(model) if a.compile else model
 trained = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(trained, 1e-3, fused=True)
 times = []
-for i in range(a.steps + 2):
+for i in range(a.steps + a.warm_up):
     # One token more than positions, as on the other side: the last is a target only.
     ids = torch.randint(0, model.config.vocab_size, (a.batch, a.seq + 1))
     start = time.perf_counter()
@@ -47,7 +48,7 @@ for i in range(a.steps + 2):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if i >= 2:
+    if i >= a.warm_up:
         times.append(time.perf_counter() - start)
 step = statistics.median(times)
 print(json.dumps({

@@ -60,6 +60,13 @@ impl BaseWeights {
         })
     }
 
+    /// In words: `nf4, scales in 8 bits; embedding and head in bf16`.
+    pub(crate) fn words(&self) -> String {
+        let scales = if self.double_quantization { ", scales in 8 bits" } else { "" };
+        let (kind, embeddings) = (self.base_type.name(), self.embedding_type().name());
+        format!("{kind}{scales}; embedding and head in {embeddings}")
+    }
+
     /// Whether all is f32.
     pub fn is_f32(&self) -> bool {
         self.base_type == BaseType::F32 && self.embedding_type() == BaseType::F32

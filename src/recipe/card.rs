@@ -75,6 +75,9 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
         );
         row("a teacher's logits", what);
     }
+    if !config.base.is_f32() {
+        row("frozen weights stored in", config.base.words());
+    }
     if config.precision == Precision::Bf16 {
         row("computed in", "bf16, trained weights in f32".into());
     }

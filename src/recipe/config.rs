@@ -385,6 +385,8 @@ impl Settings for RunConfig {
         ("max_seq_length", "data.max_length"),
         ("lora_rank", "lora.rank"),
         ("lora_alpha", "lora.alpha"),
+        ("base_type", "base.type"),
+        ("bnb_4bit_use_double_quant", "base.double_quantization"),
     ];
 
     const RETIRED: &'static [(&'static str, &'static str)] = &[

@@ -118,6 +118,9 @@ fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
         rate_text(train.learning_rate),
     )];
     lines.extend(unreached_peak(config, steps));
+    if !config.base.is_f32() {
+        lines.push(format!("frozen weights stored in {}", config.base.words()));
+    }
     if config.precision == Precision::Bf16 {
         let slow = ["flex", "ndarray"].contains(&backend_name(config).as_str());
         let slow = if slow { "; a CPU emulates it, which is slower than f32" } else { "" };
