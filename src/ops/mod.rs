@@ -18,11 +18,13 @@
 //! `cuda`, `vulkan`, `wgpu`, `metal`, `rocm`), not by Burn's own.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod attention;
 mod awake;
 mod backends;
 pub mod cached_attention;
 mod dropout_linear;
+mod dynamic_map;
 pub mod embedding;
 pub mod gated;
 pub mod gated_linear;
@@ -38,6 +40,7 @@ pub mod sum_of_squares;
 pub mod token_loss;
 
 pub use adamw::AdamW;
+pub use adamw_8bit::{Moments8Bit, StoredMoment};
 pub use attention::{AttentionShape, causal_attention, causal_attention_within};
 pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;
