@@ -284,6 +284,22 @@ impl Moments8Bit {
         };
         Ok([stored(0)?, stored(1)?])
     }
+
+    /// Both moments as numbers, the first moment first.
+    ///
+    /// # Errors
+    /// As [`Moments8Bit::stored`].
+    pub fn values(&self) -> Result<[Vec<f32>; 2], TensorReadError> {
+        let values = |moment: StoredMoment, map: &DynamicMap| {
+            let blocks = moment.codes.chunks(BLOCK).zip(&moment.scales);
+            let of_block = |(codes, scale): (&[u8], &f32)| -> Vec<f32> {
+                codes.iter().map(|code| map.values[usize::from(*code)] * scale).collect()
+            };
+            blocks.flat_map(of_block).collect()
+        };
+        let [first, second] = self.stored()?;
+        Ok([values(first, &SIGNED), values(second, &UNSIGNED)])
+    }
 }
 
 impl AdamW {
@@ -426,7 +442,9 @@ mod flex {
             let scale = lanes.into_iter().fold(0.0, f32::max);
             let mut steps = [0; BLOCK];
             for (step, value) in steps.iter_mut().zip(&*values) {
-                *step = step_of(value / scale) as u16;
+                // SAFETY: no magnitude in the block is above the scale; of 0, NaN and infinities the
+                // quotient is NaN where it is none.
+                *step = unsafe { step_of(value / scale) };
             }
             self.scales[index] = scale;
             let words = &mut self.codes[index * WORDS..(index + 1) * WORDS];
