@@ -163,6 +163,7 @@ fn words_of(codes: &[u8]) -> Vec<i32> {
 // An update happens off the autodiff graph.
 dispatched! {
     []
+    #[allow(clippy::type_complexity, reason = "the macro takes no names of tuples")]
     trait AdamW8BitOps {
         fn adamw_8bit_step(
             param: FloatTensor<Self>,
