@@ -6,8 +6,9 @@
 //! and roundings are those of `bitsandbytes.optim.AdamW8bit` 0.50 on the CPU.
 //!
 //! That library rounds a moment to one of 65,536 steps over -1..1 before it takes the nearest code, so
-//! that what is below 1.5e-5 of a block's largest has the code of 1.5e-5; its kernels for GPUs take the
-//! nearest code. Where a second moment is so small, that makes its update smaller.
+//! that what is below 1.5e-5 of a block's largest has the code of 1.5e-5; its portable implementation
+//! takes the nearest code. Where a second moment is so small, an update is smaller, and none is divided
+//! by the root of a second moment that became 0.
 //!
 //! Source: Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861.
 
