@@ -131,6 +131,15 @@ fn without_gradients(criterion: &mut Criterion) {
             held = Some((update.0, Some(update.1)));
         });
     });
+    group.bench_function("adamw, 8 bits", |bencher| {
+        let mut held = Some((random([count], &device), None));
+        bencher.iter(|| {
+            let (parameter, state) = held.take().expect("put back below");
+            let update =
+                AdamW::default().update_8bit(1e-3, parameter, gradient.clone(), 0.5, state);
+            held = Some((update.0, Some(update.1)));
+        });
+    });
     group.finish();
 }
 

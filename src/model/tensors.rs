@@ -82,22 +82,33 @@ pub(crate) struct NamedTensor {
     pub(crate) name: String,
     /// Its shape, as files hold it.
     pub(crate) shape: Vec<usize>,
-    read: Box<dyn Fn() -> Result<HostTensor>>,
+    pub(crate) elements: Elements,
+}
+
+/// How a tensor's elements are read.
+///
+/// Both give [`Error::Training`] where the device cannot be read.
+pub(crate) enum Elements {
+    /// Numbers, which files hold in their own type.
+    Numbers(Box<dyn Fn() -> Result<HostTensor>>),
+    /// Bytes, which files hold as they are.
+    Bytes(Box<dyn Fn() -> Result<Vec<u8>>>),
 }
 
 impl NamedTensor {
     /// A tensor as it is.
     pub(crate) fn new<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
         let shape = tensor.dims().to_vec();
-        Self { name, shape, read: Box::new(move || host(tensor.clone())) }
+        Self { name, shape, elements: Elements::Numbers(Box::new(move || host(tensor.clone()))) }
     }
 
-    /// Its elements.
-    ///
-    /// # Errors
-    /// [`Error::Training`] where the device cannot be read.
-    pub(crate) fn read(&self) -> Result<HostTensor> {
-        (self.read)()
+    /// A tensor of bytes.
+    pub(crate) fn bytes(
+        name: String,
+        shape: Vec<usize>,
+        read: impl Fn() -> Result<Vec<u8>> + 'static,
+    ) -> Self {
+        Self { name, shape, elements: Elements::Bytes(Box::new(read)) }
     }
 }
 
@@ -138,7 +149,11 @@ pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTen
 /// [`Error::Training`] where the device cannot be read.
 pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
     let tensors = lazy_tensors(module, false).into_iter();
-    tensors.map(|tensor| Ok((tensor.name.clone(), tensor.read()?))).collect()
+    let numbers = tensors.filter_map(|tensor| match tensor.elements {
+        Elements::Numbers(read) => Some((tensor.name, read)),
+        Elements::Bytes(_) => None,
+    });
+    numbers.map(|(name, read)| Ok((name, read()?))).collect()
 }
 
 /// A tensor's elements on the host.
@@ -147,11 +162,16 @@ pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTenso
 /// [`Error::Training`] where the device cannot be read.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
     let shape = tensor.dims().to_vec();
-    let values = tensor.try_into_vec_as::<f32>().map_err(|e| Error::Training {
-        what: format!("the device cannot be read: {e}"),
-        hint: "Check the device and its memory".into(),
-    })?;
+    let values = tensor.try_into_vec_as::<f32>().map_err(unreadable)?;
     Ok(HostTensor { shape, values })
+}
+
+/// What is wrong where a device cannot be read.
+pub(crate) fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::Training {
+        what: format!("the device cannot be read: {error}"),
+        hint: "Check the device and its memory".into(),
+    }
 }
 
 /// The module with its parameters replaced by those of `tensors`; frozen parameters stay.

@@ -1,9 +1,10 @@
 //! Weights in safetensors files: read through a memory map and written, tensor by tensor, in one
 //! file or in shards with an index.
 
-use super::tensors::{HostTensor, NamedTensor};
+use super::tensors::{Elements, HostTensor, NamedTensor};
 use crate::error::{Error, Result};
 use crate::files::{head_of, stands_in};
+use burn::tensor::{Bytes, DType};
 use burn_store::{ModuleStore, SafetensorsStore};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, View};
@@ -128,7 +129,8 @@ impl WeightFile {
         Ok(tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec())).collect())
     }
 
-    fn read(&mut self, name: &str) -> Result<HostTensor> {
+    /// The bytes of a tensor, with its type and shape.
+    fn read_raw(&mut self, name: &str) -> Result<(DType, Vec<usize>, Bytes)> {
         /// After this many bytes the file is mapped anew, so that the pages that were read do not
         /// stand in memory beside the model.
         const MAPPED: usize = 64 << 20;
@@ -139,19 +141,31 @@ impl WeightFile {
         let tensor = self.store.get_tensor(name).map_err(|e| failed(e.to_string()))?;
         let tensor = tensor.ok_or_else(|| failed("it is gone".into()))?;
         let bytes = tensor.to_bytes().map_err(|e| failed(e.to_string()))?;
-        let bytes: &[u8] = &bytes;
         self.read += bytes.len();
+        Ok((tensor.dtype, tensor.shape.to_vec(), bytes))
+    }
+
+    fn read_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+        match self.read_raw(name)? {
+            (DType::U8, _, bytes) => Ok(bytes.to_vec()),
+            (other, ..) => {
+                let what = format!("tensor `{name}`: its type is {other:?}, not u8");
+                Err(damaged(&self.path, what))
+            }
+        }
+    }
+
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
+        let (dtype, shape, bytes) = self.read_raw(name)?;
+        let failed = |what: String| damaged(&self.path, format!("tensor `{name}`: {what}"));
+        let bytes: &[u8] = &bytes;
         let pairs = || bytes.as_chunks::<2>().0.iter();
-        let values: Vec<f32> = match tensor.dtype {
-            burn::tensor::DType::F32 => {
+        let values: Vec<f32> = match dtype {
+            DType::F32 => {
                 bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
             }
-            burn::tensor::DType::BF16 => {
-                pairs().map(|word| bf16::from_le_bytes(*word).to_f32()).collect()
-            }
-            burn::tensor::DType::F16 => {
-                pairs().map(|word| f16::from_le_bytes(*word).to_f32()).collect()
-            }
+            DType::BF16 => pairs().map(|word| bf16::from_le_bytes(*word).to_f32()).collect(),
+            DType::F16 => pairs().map(|word| f16::from_le_bytes(*word).to_f32()).collect(),
             other => return Err(failed(format!("its type is {other:?}, not f32, bf16 or f16"))),
         };
         let bad = values.iter().filter(|value| !value.is_finite()).count();
@@ -159,7 +173,7 @@ impl WeightFile {
             let what = format!("{bad} of its {} numbers are not finite", values.len());
             return Err(failed(what));
         }
-        Ok(HostTensor { shape: tensor.shape.to_vec(), values })
+        Ok(HostTensor { shape, values })
     }
 }
 
@@ -264,7 +278,7 @@ impl WeightFiles {
     }
 
     /// The file, or the index of the files.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -293,7 +307,7 @@ impl WeightFiles {
     }
 
     /// Whether there is a tensor of this name.
-    pub(super) fn holds(&self, name: &str) -> bool {
+    pub(crate) fn holds(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
@@ -304,6 +318,17 @@ impl WeightFiles {
     pub(crate) fn read(&mut self, name: &str) -> Result<HostTensor> {
         match self.tensors.get(name) {
             Some(held) => self.files[held.file].read(&held.name),
+            None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
+        }
+    }
+
+    /// Reads a tensor of bytes.
+    ///
+    /// # Errors
+    /// [`Error::Model`]: it is missing, or of another type.
+    pub(crate) fn read_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+        match self.tensors.get(name) {
+            Some(held) => self.files[held.file].read_bytes(&held.name),
             None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
         }
     }
@@ -339,9 +364,10 @@ struct Written<'a> {
 
 impl View for Written<'_> {
     fn dtype(&self) -> Dtype {
-        match self.file_type {
-            FileType::F32 => Dtype::F32,
-            FileType::Bf16 => Dtype::BF16,
+        match (&self.tensor.elements, self.file_type) {
+            (Elements::Bytes(_), _) => Dtype::U8,
+            (_, FileType::F32) => Dtype::F32,
+            (_, FileType::Bf16) => Dtype::BF16,
         }
     }
 
@@ -350,8 +376,12 @@ impl View for Written<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match self.tensor.read() {
-            Ok(host) => Cow::Owned(self.file_type.encoded(&host.values)),
+        let bytes = match &self.tensor.elements {
+            Elements::Numbers(read) => read().map(|host| self.file_type.encoded(&host.values)),
+            Elements::Bytes(read) => read(),
+        };
+        match bytes {
+            Ok(bytes) => Cow::Owned(bytes),
             Err(error) => {
                 // Reported after the write; the length must be right until then.
                 *self.error.borrow_mut() = Some(error);
@@ -361,7 +391,7 @@ impl View for Written<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.shape.iter().product::<usize>() * self.file_type.bytes()
+        self.tensor.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Factors {
 }
 
 /// Parameter, first moment and second moment, before or after an update.
-type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+pub(super) type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
 /// Update on plain backend tensors of equal shape; the moments are f32 (f64 with an f64 gradient).
 pub(crate) trait AdamWKernel: Backend {
@@ -45,7 +45,7 @@ pub(crate) trait AdamWKernel: Backend {
 
 for_each_portable_backend! { AdamWKernel {} }
 
-fn portable_update<B: Backend>(
+pub(super) fn portable_update<B: Backend>(
     param: FloatTensor<B>,
     grad: FloatTensor<B>,
     moment_1: FloatTensor<B>,
@@ -124,7 +124,7 @@ impl AdamW {
         self.into()
     }
 
-    fn factors(&self, lr: f64, time: usize, grad_scale: f64) -> Factors {
+    pub(super) fn factors(&self, lr: f64, time: usize, grad_scale: f64) -> Factors {
         let correction = |beta: f64| 1.0 - beta.powi(time as i32);
         Factors {
             beta_1: self.beta_1,
@@ -199,7 +199,7 @@ impl Optimizer for AdamW {
 }
 
 #[cfg(feature = "flex")]
-mod flex {
+pub(super) mod flex {
     use super::super::kernel::{self, SharedMut, simd_fn};
     use super::*;
     use burn::backend::Flex;
@@ -241,17 +241,30 @@ mod flex {
             v: &mut [f32],
             factors: Factors,
         ) {
-            let [beta_1, rest_1] = [factors.beta_1 as f32, (1.0 - factors.beta_1) as f32];
-            let [beta_2, rest_2] = [factors.beta_2 as f32, (1.0 - factors.beta_2) as f32];
-            let [decay, step_size] = [factors.decay as f32, factors.step_size as f32];
-            let [correction, epsilon] = [factors.root_correction as f32, factors.epsilon as f32];
-            let grad_scale = factors.grad_scale as f32;
-            for (((param, grad), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
-                let grad = grad * grad_scale;
-                *m = *m * beta_1 + grad * rest_1;
-                *v = *v * beta_2 + grad * grad * rest_2;
-                *param = *param * decay - step_size * *m / (v.sqrt() * correction + epsilon);
-            }
+            update(params, grads, m, v, factors);
+        }
+    }
+
+    /// The update on slices of equal length, for functions that are compiled for several instruction
+    /// sets.
+    #[inline(always)]
+    pub(in super::super) fn update(
+        params: &mut [f32],
+        grads: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        factors: Factors,
+    ) {
+        let [beta_1, rest_1] = [factors.beta_1 as f32, (1.0 - factors.beta_1) as f32];
+        let [beta_2, rest_2] = [factors.beta_2 as f32, (1.0 - factors.beta_2) as f32];
+        let [decay, step_size] = [factors.decay as f32, factors.step_size as f32];
+        let [correction, epsilon] = [factors.root_correction as f32, factors.epsilon as f32];
+        let grad_scale = factors.grad_scale as f32;
+        for (((param, grad), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
+            let grad = grad * grad_scale;
+            *m = *m * beta_1 + grad * rest_1;
+            *v = *v * beta_2 + grad * grad * rest_2;
+            *param = *param * decay - step_size * *m / (v.sqrt() * correction + epsilon);
         }
     }
 }

@@ -18,6 +18,7 @@
 //! `cuda`, `vulkan`, `wgpu`, `metal`, `rocm`), not by Burn's own.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod attention;
 mod awake;
 mod backends;
@@ -42,6 +43,7 @@ pub mod token_loss;
 mod weight;
 
 pub use adamw::AdamW;
+pub use adamw_8bit::{Moments8Bit, StoredMoment};
 pub use attention::{AttentionShape, causal_attention, causal_attention_within};
 pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;

@@ -52,6 +52,12 @@ pub(super) fn sentence(type_name: &str, member: &str) -> Option<String> {
     comments.get(&(type_name.to_owned(), plain(member))).cloned()
 }
 
+/// The name that an attribute gives to the item below it.
+fn renamed(attribute: &str) -> Option<String> {
+    let (_, name) = attribute.split_once("serde(rename = \"")?;
+    Some(name.split_once('"')?.0.to_owned())
+}
+
 /// `WarmupStableDecay` and `warmup_stable_decay` are the same variant.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect()
@@ -61,6 +67,7 @@ fn plain(name: &str) -> String {
 fn read(source: &str, comments: &mut Comments) {
     let mut type_name = None;
     let mut comment = String::new();
+    let mut name_by_attribute = None;
     for line in source.lines() {
         let text = line.trim();
         if let Some(words) = text.strip_prefix("///") {
@@ -76,10 +83,12 @@ fn read(source: &str, comments: &mut Comments) {
             if !text.starts_with("#[") {
                 comment.clear();
             }
+            name_by_attribute = renamed(text).or(name_by_attribute);
             continue;
         }
         let text = text.strip_prefix("pub ").unwrap_or(text);
         let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let name = name_by_attribute.take().unwrap_or(name);
         let declared = ["struct ", "enum "].iter().find_map(|word| text.strip_prefix(word));
         match (declared, &type_name) {
             (Some(declared), _) => {

@@ -3,7 +3,8 @@
 //! ```text
 //! checkpoints/step-000200/
 //!   model.safetensors       weights that are trained, f32, under Hugging Face's names
-//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq; of Burn's own optimizers optimizer.bpk
+//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq, of 8 bits with NAME.exp_avg.absmax and
+//!                           NAME.exp_avg_sq.absmax; of Burn's own optimizers optimizer.bpk
 //!   state.json              version, step, updates of each moment, best step, settings of the run
 //!   manifest.json           length and SHA-256 of each file above
 //! ```
@@ -320,7 +321,10 @@ impl CheckpointStore {
             return Err(failed(what, "Resume with the optimizer that it was made with"));
         }
         let model = learner.optimizer.load(model, &file, &state.updates);
-        learner.model = Some(model.map_err(|error| failed(error.to_string(), foreign))?);
+        learner.model = Some(model.map_err(|error| match error {
+            Error::Checkpoint { .. } => error,
+            _ => failed(error.to_string(), foreign),
+        })?);
         learner.step = state.step;
         learner.evaluation_due = state.evaluation_due;
         learner.saved = Some(state.step);

@@ -20,6 +20,19 @@ pub enum LrSchedule {
     WarmupStableDecay,
 }
 
+/// How AdamW keeps its moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MomentType {
+    /// 32 bits each: 8 bytes for each trained parameter.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// 8 bits each in blocks of 256 with a scale, as bitsandbytes has them: 2 bytes for each trained
+    /// parameter. Those of tensors of fewer than 4,096 elements stay f32.
+    #[serde(rename = "8bit")]
+    EightBit,
+}
+
 /// What happens at a step whose loss or gradient is not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +98,9 @@ pub struct TrainConfig {
     pub epsilon: f64,
     /// AdamW: weight decay, on matrices only (not on norms and biases).
     pub weight_decay: f64,
+    /// AdamW: the type of its moments, `f32` or `8bit`, which takes a quarter of the memory; those of
+    /// tensors of fewer than 4,096 elements stay f32.
+    pub moments: MomentType,
     /// Parameters that have settings of their own; the first group that names a parameter counts.
     pub parameter_groups: Vec<ParameterGroup>,
     /// What is trained for, beside the cross-entropy.
@@ -136,6 +152,7 @@ impl Default for TrainConfig {
             beta_2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.0,
+            moments: MomentType::F32,
             parameter_groups: vec![],
             objective: Objective::default(),
             max_grad_norm: 1.0,

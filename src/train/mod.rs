@@ -5,6 +5,7 @@ mod config;
 mod learner;
 mod losses;
 mod metrics;
+mod moments;
 mod optimizer;
 mod plot;
 mod selection;
@@ -15,7 +16,7 @@ mod teacher_logits;
 mod tensorboard;
 
 pub use checkpoint::CheckpointStore;
-pub use config::{LrSchedule, OnNotFinite, ParameterGroup, TrainConfig};
+pub use config::{LrSchedule, MomentType, OnNotFinite, ParameterGroup, TrainConfig};
 pub use learner::{FitOptions, Grader, Learner};
 pub use losses::{HeldOut, StepGradients, held_out_losses, step_gradients, step_gradients_with};
 pub use metrics::{Metric, MetricsFile, SamplesFile, read_metrics};

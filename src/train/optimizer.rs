@@ -1,16 +1,17 @@
 //! Optimizers of whole modules, whose state checkpoints keep: the fused AdamW of this crate, with its
 //! moments by parameter name, and any `ModuleOptimizer` of Burn.
 
-use super::config::{ParameterGroup, TrainConfig};
+use super::config::{MomentType, ParameterGroup, TrainConfig};
+use super::moments::Moments;
 use crate::error::{Error, Result};
 use crate::model::FileType;
-use crate::model::tensors::{HostTensor, NamedTensor, PathStack, host};
+use crate::model::tensors::{HostTensor, PathStack, host};
 use crate::model::weights::{WeightFiles, write_file};
 use crate::ops::{AdamW, sum_of_squares};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdaptiveMomentumState, GradientsParams, ModuleOptimizer, OptimizerRecord};
+use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::prelude::*;
-use burn::tensor::{Bytes, TensorData};
+use burn::tensor::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
@@ -52,8 +53,9 @@ pub struct FusedAdamW {
     decayed: AdamW,
     plain: AdamW,
     groups: Vec<ParameterGroup>,
+    moment_type: MomentType,
     /// First and second moment of each parameter, flat.
-    moments: BTreeMap<String, AdaptiveMomentumState<1>>,
+    moments: BTreeMap<String, Moments>,
 }
 
 impl std::fmt::Debug for FusedAdamW {
@@ -78,6 +80,7 @@ impl FusedAdamW {
             decayed: with_decay(config.weight_decay),
             plain: with_decay(0.0),
             groups: config.parameter_groups.clone(),
+            moment_type: config.moments,
             moments: BTreeMap::new(),
         }
     }
@@ -126,18 +129,14 @@ impl FusedAdamW {
                 let moments = self.optimizer.moments.remove(&name);
                 let (adamw, factor) = self.optimizer.of(&name, D);
                 let (rate, scale) = (self.rate * factor, self.scale);
+                let kind = self.optimizer.moment_type;
                 let mut new_moments = None;
                 let param = param.map(|old| {
                     let trains = old.is_require_grad();
                     let dims = old.dims();
                     let count = old.shape().num_elements();
-                    let (new, moments) = adamw.update(
-                        rate,
-                        old.inner().reshape([count]),
-                        gradient.reshape([count]),
-                        scale,
-                        moments,
-                    );
+                    let pair = [old.inner().reshape([count]), gradient.reshape([count])];
+                    let (new, moments) = Moments::update(moments, kind, &adamw, rate, pair, scale);
                     new_moments = Some(moments);
                     let new = Tensor::from_inner(new.reshape(dims));
                     if trains { new.require_grad() } else { new }
@@ -151,40 +150,6 @@ impl FusedAdamW {
         let path = PathStack::default();
         module.map(&mut Mapper { path, optimizer: self, gradients, rate, scale })
     }
-
-    /// The moments as tensors `NAME.exp_avg` and `NAME.exp_avg_sq`, and the updates made.
-    fn export(&self) -> (Vec<NamedTensor>, BTreeMap<String, u64>) {
-        let tensors = self.moments.iter().flat_map(|(name, state)| {
-            [("exp_avg", &state.moment_1), ("exp_avg_sq", &state.moment_2)]
-                .map(|(part, moment)| NamedTensor::new(format!("{name}.{part}"), moment.clone()))
-        });
-        let times = self.moments.iter().map(|(name, state)| (name.clone(), state.time as u64));
-        (tensors.collect(), times.collect())
-    }
-
-    /// Takes over what [`FusedAdamW::export`] gave; `read` reads a tensor.
-    ///
-    /// # Errors
-    /// As `read`.
-    fn import(
-        &mut self,
-        read: &mut dyn FnMut(&str) -> Result<HostTensor>,
-        times: &BTreeMap<String, u64>,
-        device: &Device,
-    ) -> Result<()> {
-        self.moments.clear();
-        for (name, time) in times {
-            let mut take = |moment: &str| -> Result<Tensor<1>> {
-                let host = read(&format!("{name}.{moment}"))?;
-                let data = TensorData::new(host.values, host.shape);
-                Ok(Tensor::from_data(data, device))
-            };
-            let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
-            let state = AdaptiveMomentumState::new(*time as usize, first, second);
-            self.moments.insert(name.clone(), state);
-        }
-        Ok(())
-    }
 }
 
 impl<M: Module> Optimizer<M> for FusedAdamW {
@@ -197,15 +162,29 @@ impl<M: Module> Optimizer<M> for FusedAdamW {
     }
 
     fn save(&self, _model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
-        let (moments, updates) = self.export();
-        write_file(path, &moments, FileType::F32, HashMap::new())?;
-        Ok(updates)
+        let tensors = self.moments.iter().flat_map(|(name, moments)| moments.tensors(name));
+        write_file(path, &tensors.collect::<Vec<_>>(), FileType::F32, HashMap::new())?;
+        let times =
+            self.moments.iter().map(|(name, moments)| (name.clone(), moments.time() as u64));
+        Ok(times.collect())
     }
 
     fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M> {
-        let mut moments = WeightFiles::open_file(path.to_owned())?;
+        let mut files = WeightFiles::open_file(path.to_owned())?;
         let device = model.devices().first().cloned().unwrap_or_default().inner();
-        self.import(&mut |name| moments.read(name), numbers, &device)?;
+        let counts = by_parameter(&model, |_, count| count);
+        let mut moments = BTreeMap::new();
+        for (name, time) in numbers {
+            let count = *counts.get(name).ok_or_else(|| Error::Checkpoint {
+                path: path.to_owned(),
+                what: format!("it has moments of `{name}`, which the model does not have"),
+                hint: "It belongs to another model".into(),
+            })?;
+            let time = *time as usize;
+            let read = Moments::read(&mut files, name, time, count, self.moment_type, &device)?;
+            moments.insert(name.clone(), read);
+        }
+        self.moments = moments;
         Ok(model)
     }
 }
@@ -230,7 +209,8 @@ impl<M: Module> Optimizer<M> for ModuleOptimizer {
         crate::files::write_whole(path, |file| {
             file.write_all(&bytes).map_err(|e| Error::io("write", path, e))
         })?;
-        Ok(parameter_ids(model))
+        // The identities that Burn knows parameters by differ from process to process.
+        Ok(by_parameter(model, |id, _| id.val()))
     }
 
     fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M> {
@@ -264,14 +244,18 @@ fn scaled<M: Module>(module: &M, gradients: GradientsParams, scale: f64) -> Grad
     visitor.gradients
 }
 
-/// The identities that Burn knows a module's parameters by, which differ from process to process.
-fn parameter_ids<M: Module>(module: &M) -> BTreeMap<String, u64> {
-    #[derive(Default)]
-    struct Visitor {
+/// Something about each parameter of a module, by its name; `what` gets its identity and the number of
+/// its elements.
+fn by_parameter<M: Module, T>(
+    module: &M,
+    what: impl Fn(ParamId, usize) -> T,
+) -> BTreeMap<String, T> {
+    struct Visitor<T, F> {
         path: PathStack,
-        ids: BTreeMap<String, u64>,
+        what: F,
+        found: BTreeMap<String, T>,
     }
-    impl ModuleVisitor for Visitor {
+    impl<T, F: Fn(ParamId, usize) -> T> ModuleVisitor for Visitor<T, F> {
         fn enter_module(&mut self, name: &str, container_type: &str) {
             self.path.enter(name, container_type);
         }
@@ -281,12 +265,13 @@ fn parameter_ids<M: Module>(module: &M) -> BTreeMap<String, u64> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.ids.insert(self.path.name(), param.id.val());
+            let count = param.lazy_shape().num_elements();
+            self.found.insert(self.path.name(), (self.what)(param.id, count));
         }
     }
-    let mut visitor = Visitor::default();
+    let mut visitor = Visitor { path: PathStack::default(), what, found: BTreeMap::new() };
     module.visit(&mut visitor);
-    visitor.ids
+    visitor.found
 }
 
 /// The module with the identities of another process.

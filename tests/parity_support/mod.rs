@@ -34,6 +34,11 @@ impl Reference {
         data.data().as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)).collect()
     }
 
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec()
+    }
+
     pub fn doubles(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -160,13 +160,20 @@ macro_rules! dots_of {
             let $table = unsafe { $table_of(table.as_ptr()) };
             $(let mut $row = [$zero(); LINES];)*
             for $k in (0..inner).step_by(LANES) {
-                for (i, $line) in lines.iter().enumerate() {
-                    // SAFETY: `k + LANES` is at most the length of all lines and rows, and the codes and
-                    // scales of so many values are there.
-                    unsafe {
-                        let w = $decoded;
-                        $($row[i] = $fma($load(inputs[$index].add($k)), w, $row[i]);)*
+                // SAFETY: `k + LANES` is at most the length of all lines and rows, and the codes and scales
+                // of so many values are there.
+                unsafe {
+                    let mut w = [$zero(); LINES];
+                    for (w, $line) in w.iter_mut().zip(&lines) {
+                        *w = $decoded;
                     }
+                    $(
+                        let value = $load(inputs[$index].add($k));
+                        $row[0] = $fma(value, w[0], $row[0]);
+                        $row[1] = $fma(value, w[1], $row[1]);
+                        $row[2] = $fma(value, w[2], $row[2]);
+                        $row[3] = $fma(value, w[3], $row[3]);
+                    )*
                 }
             }
             $(
