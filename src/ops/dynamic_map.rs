@@ -40,6 +40,12 @@ pub(crate) unsafe fn step_of(share: f32) -> u16 {
 }
 
 impl DynamicMap {
+    /// The code of a share of a block's scale.
+    pub(crate) fn code(&self, share: f32) -> u8 {
+        // SAFETY: the share is in these bounds, or NaN.
+        self.codes[usize::from(unsafe { step_of(share.clamp(-1.0, 1.0)) })]
+    }
+
     fn new(signed: bool) -> Self {
         let values = values(signed);
         let code = |step: usize| {

@@ -1,7 +1,7 @@
 //! How numbers are stored in fewer bits: codes, a scale for each block of them, and what a code stands
 //! for.
 
-use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED, step_of};
+use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
 use rayon::prelude::*;
 
 /// The values of NF4, the quantiles of a normal distribution between -1 and 1 (QLoRA, arXiv 2305.14314;
@@ -184,7 +184,7 @@ fn encode_scales(scales: &[f32]) -> (Vec<i32>, Vec<f32>) {
     for block in distances.chunks(SCALES_PER_BLOCK) {
         let largest = largest(block);
         of_blocks.push(largest);
-        codes.extend(block.iter().map(|value| SIGNED.codes[step_of(value / largest)]));
+        codes.extend(block.iter().map(|value| SIGNED.code(value / largest)));
     }
     of_blocks.push(mean);
     codes.resize(codes.len().next_multiple_of(SCALES_PER_BLOCK), 0);

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::{DecoderLm, GenerateConfig};
 use crate::train::{
     CheckpointStore, DistillationRows, FitOptions, Grader, Learner, LogitTeacher, LossPlot,
-    MetricsFile, ResumePoint, SamplesFile, TensorBoard,
+    MetricsFile, MomentType, ResumePoint, SamplesFile, TensorBoard,
 };
 use burn::tensor::Device;
 use std::time::Instant;
@@ -309,6 +309,11 @@ fn settings(
     let selects = train.early_stopping > 0 || train.keep_best;
     if !selects {
         train.evaluate_every = 0;
+    }
+    let mut train = serde_json::json!(train);
+    if let (MomentType::F32, Some(train)) = (config.train.moments, train.as_object_mut()) {
+        // As checkpoints of earlier versions have it.
+        train.remove("moments");
     }
     let asked_with = &config.evaluation.template_variables;
     serde_json::json!({

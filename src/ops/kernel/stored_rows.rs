@@ -158,11 +158,18 @@ macro_rules! dots_of {
             // SAFETY: the table has sixteen values.
             #[allow(unused_unsafe, reason = "not all kinds have a table")]
             let $table = unsafe { $table_of(table.as_ptr()) };
+            // Rows lie one after the other; the next but one four come from memory meanwhile.
+            let ahead = lines[0].codes.as_ptr().wrapping_add(2 * LINES * bytes(inner));
             $(let mut $row = [$zero(); LINES];)*
             for $k in (0..inner).step_by(LANES) {
                 // SAFETY: `k + LANES` is at most the length of all lines and rows, and the codes and scales
                 // of so many values are there.
                 unsafe {
+                    for line in (0..LINES * bytes(LANES)).step_by(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            ahead.wrapping_add(LINES * bytes($k) + line).cast(),
+                        );
+                    }
                     let mut w = [$zero(); LINES];
                     for (w, $line) in w.iter_mut().zip(&lines) {
                         *w = $decoded;
