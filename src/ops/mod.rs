@@ -38,6 +38,7 @@ pub mod sum_of_squares;
 pub mod token_loss;
 
 pub use adamw::AdamW;
+pub(crate) use attention::parts_of as attention_parts;
 pub use attention::{AttentionShape, causal_attention, causal_attention_within};
 pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;
@@ -46,6 +47,7 @@ pub use embedding::embedding;
 pub use gated::{Activation, gated, swiglu};
 pub use gated_linear::gated_linear_add;
 pub use linear::{linear, linear_add};
+pub(crate) use linear_cross_entropy::tokens_per_block as loss_block;
 pub use linear_cross_entropy::{linear_cross_entropy, linear_token_loss};
 pub(crate) use resident::resident;
 pub use rms_norm::rms_norm;

@@ -13,6 +13,7 @@ mod grader;
 mod held_out;
 mod layout;
 mod overview;
+pub mod plan;
 mod prepare;
 mod preview;
 mod run;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
+pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
