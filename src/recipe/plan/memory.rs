@@ -1,8 +1,8 @@
 //! The most memory that a run holds, by part.
 //!
 //! A step is looked at in the moments at which it may hold most: where the loss is computed, where the
-//! backward pass begins and where it ends. Reading the weights, held-out losses, answers and checkpoints
-//! are moments too.
+//! backward pass begins and where it ends. Reading the weights, held-out losses and answers are moments
+//! too.
 //!
 //! ```text
 //!                      gradients     activations                                logits
@@ -102,8 +102,6 @@ pub enum Moment {
     HeldOut,
     /// Held-out problems are answered.
     Answers,
-    /// A checkpoint is written.
-    Checkpoint,
 }
 
 impl Moment {
@@ -116,7 +114,6 @@ impl Moment {
             Self::BackwardEnds => "the backward pass ends",
             Self::HeldOut => "held-out losses are taken",
             Self::Answers => "held-out problems are answered",
-            Self::Checkpoint => "a checkpoint is written",
         }
     }
 }
@@ -156,11 +153,6 @@ impl MemoryPlan {
             threads: setup.threads,
         };
         let moments = moments(setup, &tensors, &layer);
-        let fixed = setup.program
-            + setup.teacher
-            + tensors.weight_bytes()
-            + tensors.moment_bytes
-            + PANELS * setup.threads as f64;
         let held = match setup.has_kernels {
             true => moments.iter().map(|(_, at)| at.all()).fold(Held::default(), Held::max),
             false => Held::default(),
@@ -169,19 +161,16 @@ impl MemoryPlan {
             |a: &&(Moment, At), b: &&(Moment, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
         let (mut when, mut at) = *moments.iter().max_by(largest).expect("a step has moments");
         let mut kept = (held.bytes() - at.all().bytes()).max(0.0);
-        let mut peak = fixed + at.all().bytes() + kept;
-        let (mut moment_bytes, mut extra) = (tensors.moment_bytes, PANELS * setup.threads as f64);
-        // What is written and read is not in the kernels' memory, which stands beside it.
-        let writing = 8.0 * tensors.largest[1] as f64;
-        if peak < fixed + held.bytes() + writing {
-            (when, extra) = (Moment::Checkpoint, extra + writing);
-            peak = fixed + held.bytes() + writing;
-            kept = (held.bytes() - at.all().bytes()).max(0.0);
-        }
-        let reading = setup.program + setup.teacher + tensors.weight_bytes() + reading(&tensors);
+        // A checkpoint's largest tensor, on the host and as the file has it, stands beside what the
+        // kernels keep.
+        let mut extra = PANELS * setup.threads as f64 + 8.0 * tensors.largest[1] as f64;
+        let mut moment_bytes = tensors.moment_bytes;
+        let fixed = setup.program + setup.teacher + tensors.weight_bytes();
+        let mut peak = fixed + moment_bytes + extra + at.all().bytes() + kept;
+        let reading = fixed + reading(&tensors);
         if setup.reads_weights && peak < reading {
             (when, at, kept) = (Moment::Reading, At::default(), 0.0);
-            (moment_bytes, extra, peak) = (0.0, self::reading(&tensors), reading);
+            (moment_bytes, extra, peak) = (0.0, reading - fixed, reading);
         }
         Ok(Self {
             program: setup.program - setup.data,
