@@ -81,6 +81,10 @@ pub struct MemoryPlan {
     pub kept: f64,
     /// The sum.
     pub peak: f64,
+    /// The most that training holds: the peak, unless that is in reading.
+    pub training: f64,
+    /// The most that reading the weights holds; 0 where none are read.
+    pub reading: f64,
     /// When that is.
     pub when: Moment,
 }
@@ -166,11 +170,11 @@ impl MemoryPlan {
         let mut extra = PANELS * setup.threads as f64 + 8.0 * tensors.largest[1] as f64;
         let mut moment_bytes = tensors.moment_bytes;
         let fixed = setup.program + setup.teacher + tensors.weight_bytes();
-        let mut peak = fixed + moment_bytes + extra + at.all().bytes() + kept;
-        let reading = fixed + reading(&tensors);
-        if setup.reads_weights && peak < reading {
+        let training = fixed + moment_bytes + extra + at.all().bytes() + kept;
+        let reading = if setup.reads_weights { fixed + reading(&tensors) } else { 0.0 };
+        if training < reading {
             (when, at, kept) = (Moment::Reading, At::default(), 0.0);
-            (moment_bytes, extra, peak) = (0.0, reading - fixed, reading);
+            (moment_bytes, extra) = (0.0, reading - fixed);
         }
         Ok(Self {
             program: setup.program - setup.data,
@@ -183,14 +187,16 @@ impl MemoryPlan {
             logits: at.logits.bytes(),
             working: at.working.bytes() + extra,
             kept,
-            peak,
+            peak: training.max(reading),
+            training,
+            reading,
             when,
         })
     }
 }
 
-/// What reading has in hand: up to 64 MiB of a file's pages, and the largest tensor in the file's type,
-/// as f32 and in its place (`WeightFile::read`).
+/// What reading has in hand: up to 64 MiB of a file's pages, and the largest tensor in the file's type
+/// (f32 at most) and as f32, before it stands in its place (`WeightFile::read`).
 fn reading(tensors: &Tensors) -> f64 {
     (64u64 << 20) as f64 + 8.0 * tensors.largest[0] as f64
 }

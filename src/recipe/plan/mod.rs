@@ -218,13 +218,7 @@ impl<'a> Case<'a> {
             activation_checkpointing: train.activation_checkpointing,
             accumulates: train.accumulate > 1 || train.tokens_per_batch.is_some(),
             batch,
-            held_out: MicroBatch {
-                length: self
-                    .held_out
-                    .length
-                    .min(config.data.max_length * self.held_out.rows.max(1)),
-                ..self.held_out
-            },
+            held_out: self.held_out,
             answers: self.answers,
             reads_weights: config.base_model.is_some(),
             has_kernels: backend_name(config) == "flex",

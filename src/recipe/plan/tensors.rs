@@ -85,3 +85,58 @@ impl Tensors {
         self.frozen_bytes + self.trained_bytes
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::model::tensors::lazy_tensors;
+    use crate::model::{Architecture, QkNorm};
+    use burn::tensor::Device;
+
+    fn shape(architecture: Architecture, tied: bool) -> DecoderConfig {
+        DecoderConfig {
+            architecture,
+            vocab_size: 23,
+            hidden_size: 16,
+            intermediate_size: 20,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: Some(6),
+            tie_word_embeddings: tied,
+            ..DecoderConfig::default()
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_as_the_model_has_them() {
+        use Architecture::{Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3};
+        let device = Device::flex().autodiff();
+        let lora = LoraConfig { rank: 3, ..LoraConfig::default() };
+        for architecture in [Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3] {
+            for (tied, lora) in [(true, None), (false, None), (true, Some(&lora))] {
+                let shape = shape(architecture, tied);
+                let model = shape.init(1, &device).unwrap();
+                let model = match lora {
+                    Some(lora) => model.with_lora(lora, 1).unwrap(),
+                    None => model,
+                };
+                let count = |trained: bool| -> usize {
+                    let tensors = lazy_tensors(&model, trained);
+                    tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+                };
+                let found =
+                    Tensors::of(&shape, lora, BaseWeights::default(), Precision::F32).unwrap();
+                assert_eq!(found.parameters, count(false), "{architecture:?} {tied}");
+                assert_eq!(found.trained, count(true), "{architecture:?} {tied}");
+                assert_eq!(found.weight_bytes(), 4.0 * found.parameters as f64);
+                assert_eq!(found.moment_bytes, 8.0 * found.trained as f64);
+            }
+        }
+        let unknown = LoraConfig { target_modules: vec!["q_proj".into()], ..lora };
+        let phi = shape(Phi3, true);
+        assert_eq!(phi.architecture.properties().qk_norm, QkNorm::None);
+        let found = Tensors::of(&phi, Some(&unknown), BaseWeights::default(), Precision::F32);
+        assert!(found.unwrap_err().to_string().contains("qkv_proj"));
+    }
+}
