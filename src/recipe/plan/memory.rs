@@ -165,9 +165,9 @@ impl MemoryPlan {
             |a: &&(Moment, At), b: &&(Moment, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
         let (mut when, mut at) = *moments.iter().max_by(largest).expect("a step has moments");
         let mut kept = (held.bytes() - at.all().bytes()).max(0.0);
-        // A checkpoint's largest tensor, on the host and as the file has it, stands beside what the
-        // kernels keep.
-        let mut extra = PANELS * setup.threads as f64 + 8.0 * tensors.largest[1] as f64;
+        // A checkpoint's largest tensor stands beside what the kernels keep: from the device, on the host
+        // and as the file has it.
+        let mut extra = PANELS * setup.threads as f64 + 12.0 * tensors.largest[1] as f64;
         let mut moment_bytes = tensors.moment_bytes;
         let fixed = setup.program + setup.teacher + tensors.weight_bytes();
         let training = fixed + moment_bytes + extra + at.all().bytes() + kept;

@@ -116,7 +116,7 @@ const USUAL_PROMPT: usize = 256;
 
 /// What the program has beside its tokenizer, data and tensors, once it trains: code, stacks of threads,
 /// graphs and the allocator's own. Measured (`tests/plan.rs`).
-const PROGRAM: f64 = (24 << 20) as f64;
+const PROGRAM: f64 = (12 << 20) as f64;
 
 /// What a tokenizer takes for each byte of its `tokenizer.json`. Measured with those of SmolLM2 and Qwen3.
 const TOKENIZER_FACTOR: f64 = 14.0;
@@ -179,7 +179,7 @@ impl<'a> Case<'a> {
         // With the data at hand the process itself is what its program takes.
         let program = match (prepared, machine.used) {
             (Some(_), Some(used)) => used as f64 + PROGRAM,
-            _ => 2.0 * PROGRAM + TOKENIZER_FACTOR * tokenizer.unwrap_or_default() + data,
+            _ => 4.0 * PROGRAM + TOKENIZER_FACTOR * tokenizer.unwrap_or_default() + data,
         };
         let answers = prepared.filter(|prepared| !prepared.questions.is_empty()).map(|prepared| {
             let rows = config.generate.batch_size.min(prepared.questions.len());

@@ -115,7 +115,8 @@ impl Plan {
         for line in &self.by_length {
             let name = match (self.from_data, line.share) {
                 (_, 1.0) => "the largest".to_owned(),
-                (true, share) => format!("{:.0} % are not larger than", 100.0 * share),
+                (true, share) if share <= 0.5 => "half of them up to".to_owned(),
+                (true, share) => format!("{:.0} % of them up to", 100.0 * share),
                 (false, share) => format!("{:.0} % of the length", 100.0 * share),
             };
             let positions = line.batch.positions().to_string();
@@ -134,7 +135,7 @@ impl Plan {
         for line in &self.shorter_rows {
             let left_out = match self.from_data {
                 true => format!("{:.1} %", 100.0 * line.left_out),
-                false => "?".into(),
+                false => "not known".into(),
             };
             let name = format!("data.max_length={}", line.max_length);
             table.row([name, left_out, bytes(line.peak), bytes(line.saved)]);
@@ -142,7 +143,7 @@ impl Plan {
         writeln!(f, "\n{}", table.to_text(width))
     }
 
-    fn write_savings(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
+    fn write_savings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.savings.is_empty() {
             return Ok(());
         }
@@ -150,22 +151,18 @@ impl Plan {
             Some(false) => "what would make it fit",
             _ => "what would save memory",
         };
-        let mut table = Table::new([what, "memory at most", "saved", "fits", "price"]);
+        write!(f, "\n{what}, each by itself:")?;
         for saving in &self.savings {
             let fits = match saving.fits {
-                Some(true) => "yes",
-                Some(false) => "no",
-                None => "?",
+                Some(true) => ", fits",
+                Some(false) => ", does not fit",
+                None => "",
             };
-            table.row([
-                saving.settings.join(" "),
-                bytes(saving.peak),
-                bytes(saving.saved),
-                fits.into(),
-                saving.price.clone(),
-            ]);
+            let (peak, saved) = (bytes(saving.peak), bytes(saving.saved));
+            let settings = saving.settings.join(" ");
+            write!(f, "\n  {peak} at most ({saved} less{fits}): {settings}; {}", saving.price)?;
         }
-        writeln!(f, "\n{}", table.to_text(width))
+        writeln!(f)
     }
 }
 
@@ -204,7 +201,7 @@ impl fmt::Display for Plan {
         writeln!(f, "largest micro-batch: {}{lengths}", self.batch.words())?;
         self.write_memory(f, width)?;
         self.write_lengths(f, width)?;
-        self.write_savings(f, width)?;
+        self.write_savings(f)?;
         let disk = &self.disk;
         writeln!(
             f,
