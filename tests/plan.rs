@@ -90,7 +90,7 @@ impl Combination {
         let path = |name: &str| folder.join(name).display().to_string();
         let [length, rows] = self.rows;
         let mut words: Vec<String> =
-            ["-q", "--json", "--steps", "3", "--questions", "0"].map(str::to_owned).to_vec();
+            ["-q", "--json", "--steps", "2", "--questions", "0"].map(str::to_owned).to_vec();
         words.extend(["--model".into(), base.display().to_string()]);
         words.extend(["--long".into(), path("long.jsonl"), "--short".into(), path("short.jsonl")]);
         words.extend(["--max-length".into(), length.to_string(), "--out".into(), path("run")]);

@@ -3,7 +3,7 @@
 use super::batches::RowLength;
 use super::tensors::Tensors;
 use super::{Case, Plan, TimePlan};
-use crate::context::Context;
+use crate::context::{Context, Event, Outcome};
 use crate::data::Row;
 use crate::device;
 use crate::error::Result;
@@ -86,13 +86,20 @@ fn rate(
     flops: f64,
     context: &Context<'_>,
 ) -> Result<f64> {
+    let total_steps = STEPS + 1;
+    context.emit(&Event::Start { step: 0, total_steps })?;
+    let mut step = || {
+        context.check()?;
+        context.emit(&Event::Step(&learner.train_step(rows, total_steps)?))
+    };
     // Memory comes and kernels are tuned in the first one.
-    learner.train_step(rows, STEPS + 1)?;
+    step()?;
     let (start, mut steps) = (Instant::now(), 0);
     while steps < STEPS && (steps == 0 || start.elapsed().as_secs_f64() < SECONDS) {
-        context.check()?;
-        learner.train_step(rows, STEPS + 1)?;
+        step()?;
         steps += 1;
     }
-    Ok(flops * steps as f64 / start.elapsed().as_secs_f64().max(1e-9))
+    let seconds = start.elapsed().as_secs_f64();
+    context.emit(&Event::End(&Outcome::default()))?;
+    Ok(flops * steps as f64 / seconds.max(1e-9))
 }

@@ -203,99 +203,67 @@ fn reading(tensors: &Tensors) -> f64 {
 
 /// What is held at each moment of a run.
 fn moments(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
-    let batch = &setup.batch;
-    let layers = setup.shape.num_hidden_layers as f64;
-    let trains_all = setup.lora.is_none();
-    let embedding = match trains_all {
-        true => Held::values(setup.shape.vocab_size * setup.shape.hidden_size),
-        false => Held::default(),
-    };
-    // The sum of earlier micro-batches' gradients stands beside those that come.
-    let earlier = if setup.accumulates { tensors.gradients } else { Held::default() };
-    let working = layer.scores(batch);
-    let stream = layer.stream(batch);
-    let kept = match setup.activation_checkpointing {
-        false => layer.kept(batch) * layers + stream,
-        // The inputs of all layers, which stay to the end, and the output of the last.
-        true => stream * (layers + 1.0),
-    };
-    // With checkpointing a layer is computed once more and goes backwards by itself; what carries the
-    // gradient to it takes two more of the stream.
-    let layer_backward = match setup.activation_checkpointing {
-        false => layer.backward(batch),
-        true => layer.kept(batch) + layer.backward(batch) + stream * 2.0,
-    };
-    let at_end = match setup.activation_checkpointing {
-        false => stream,
-        true => kept + layer_backward,
-    };
-    let none = Held::default();
-    let head = earlier + embedding;
-    let tied = if setup.shape.tie_word_embeddings { embedding } else { none };
-    let mut all = vec![
-        (
-            Moment::Loss,
-            At {
-                gradients: head,
-                activations: kept + stream,
-                logits: layer.logits(batch) + layer.loss_states(batch),
-                working: none,
-            },
-        ),
-        (
-            Moment::BackwardBegins,
-            At { gradients: head, activations: kept + layer_backward, logits: none, working },
-        ),
-        (
-            Moment::BackwardBegins,
-            At {
-                gradients: head,
-                activations: kept + layer_backward + layer.attention_backward(batch)
-                    - layer.backward(batch)
-                    - layer.kept_by_feed_forward(batch),
-                logits: none,
-                working,
-            },
-        ),
-        (
-            Moment::BackwardEnds,
-            At {
-                gradients: earlier + tensors.gradients,
-                activations: at_end,
-                logits: none,
-                working,
-            },
-        ),
-        (
-            Moment::BackwardEnds,
-            At {
-                gradients: earlier + tensors.gradients + tied,
-                activations: match setup.activation_checkpointing {
-                    false => stream,
-                    true => kept + stream,
-                },
-                logits: none,
-                working: none,
-            },
-        ),
-    ];
+    let mut all = training(setup, tensors, layer);
     if setup.held_out.positions() > 0 {
         let batch = &setup.held_out;
         let logits = layer.logits(batch) + layer.loss_states(batch) * 0.5;
         let forward = layer.forward(batch);
         let at = At { activations: forward, working: layer.scores(batch), ..At::default() };
         all.push((Moment::HeldOut, at));
-        all.push((
-            Moment::HeldOut,
-            At { activations: layer.stream(batch), logits, ..At::default() },
-        ));
+        let at = At { activations: layer.stream(batch), logits, ..At::default() };
+        all.push((Moment::HeldOut, at));
     }
     if let Some([rows, tokens]) = setup.answers {
         // Keys and values of all layers, with the room that doubles, and the scores of a token.
         let caches = 2 * rows * tokens * setup.shape.key_value_width();
-        let caches = Held::values(caches) * layers;
+        let working = Held::values(caches) * setup.shape.num_hidden_layers as f64;
         let logits = Held::values(rows * setup.shape.vocab_size) * 3.0;
-        all.push((Moment::Answers, At { working: caches, logits, ..At::default() }));
+        all.push((Moment::Answers, At { working, logits, ..At::default() }));
     }
     all
+}
+
+/// What is held at the moments of a step, in its last micro-batch.
+fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
+    let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
+    let checkpointing = setup.activation_checkpointing;
+    let layers = shape.num_hidden_layers as f64;
+    // The sum of earlier micro-batches' gradients stands beside those that come.
+    let earlier = if setup.accumulates { tensors.gradients } else { none };
+    let embedding = match setup.lora {
+        None => Held::values(shape.vocab_size * shape.hidden_size),
+        Some(_) => none,
+    };
+    let (head, all) = (earlier + embedding, earlier + tensors.gradients);
+    let tied = if shape.tie_word_embeddings { embedding } else { none };
+    let (working, stream) = (layer.scores(batch), layer.stream(batch));
+    // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
+    let kept = match checkpointing {
+        false => layer.kept(batch) * layers + stream,
+        true => stream * (layers + 1.0),
+    };
+    // A layer is then computed once more and goes backwards by itself; what carries the gradient to it
+    // takes two more of the stream.
+    let backward = match checkpointing {
+        false => layer.backward(batch),
+        true => layer.kept(batch) + layer.backward(batch) + stream * 2.0,
+    };
+    let attention = backward + layer.attention_backward(batch)
+        - layer.backward(batch)
+        - layer.kept_by_feed_forward(batch);
+    let [last_layer, end] = match checkpointing {
+        false => [stream, stream],
+        true => [kept + backward, kept + stream],
+    };
+    let at = |gradients, activations, working| At { gradients, activations, logits: none, working };
+    let logits = layer.logits(batch) + layer.loss_states(batch);
+    let loss = At { gradients: head, activations: kept + stream, logits, working: none };
+    vec![
+        (Moment::Loss, loss),
+        (Moment::BackwardBegins, at(head, kept + backward, working)),
+        (Moment::BackwardBegins, at(head, kept + attention, working)),
+        (Moment::BackwardEnds, at(all, last_layer, working)),
+        // The gradient of a tied embedding comes as two, which are added.
+        (Moment::BackwardEnds, at(all + tied, end, none)),
+    ]
 }
