@@ -277,9 +277,9 @@ impl<'a> Case<'a> {
             let memory = self.memory(self.config, batch)?;
             let line =
                 ByLength { share, batch, activations: memory.activations, peak: memory.peak };
-            if lines.last().is_none_or(|last| last.batch.positions() != batch.positions()) {
-                lines.push(line);
-            }
+            // Of several that are as large, the last stands for all.
+            lines.retain(|other| other.batch.positions() != batch.positions());
+            lines.push(line);
         }
         Ok(lines)
     }
