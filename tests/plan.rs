@@ -98,7 +98,7 @@ impl Combination {
         for setting in [
             "data.too_long=cut".to_owned(),
             "data.chat_template=none".to_owned(),
-            "data.hold_out=0.1".to_owned(),
+            "data.hold_out=0.025".to_owned(),
             format!("train.batch_size={rows}"),
             format!("train.accumulate={}", self.accumulate),
             format!("train.packing={}", self.packing),
