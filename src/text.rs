@@ -1,8 +1,10 @@
 //! Numbers, tables and paragraphs as people read them: one form for each, wherever they stand.
 
+mod bytes;
 mod duration;
 mod table;
 
+pub use bytes::bytes;
 pub use duration::duration;
 pub use table::Table;
 pub(crate) use table::markdown_escaped;

@@ -19,6 +19,7 @@ mod messages;
 mod missing;
 #[cfg(feature = "teacher")]
 mod pairs;
+mod plan;
 mod preview;
 mod run_flags;
 mod speaker;
@@ -58,6 +59,7 @@ Exit status: 0, 1 after an error, 2 for wrong usage, 75 after a stop (Ctrl-C or 
 enum Command {
     Train(train::Flags),
     Preview(preview::Flags),
+    Plan(plan::Flags),
     Compare(compare::Flags),
     Generate(generate::Flags),
     Chat(chat::Flags),
@@ -81,6 +83,7 @@ impl Command {
         match self {
             Self::Train(flags) => flags.json.json,
             Self::Preview(flags) => flags.json.json,
+            Self::Plan(flags) => flags.json.json,
             Self::Compare(flags) => flags.json.json,
             Self::Generate(flags) => flags.json.json,
             Self::Evaluate(flags) => flags.json.json,
@@ -98,6 +101,7 @@ impl Command {
         match self {
             Self::Train(_)
             | Self::Preview(_)
+            | Self::Plan(_)
             | Self::Compare(_)
             | Self::Logits(_)
             | Self::Config(_) => settable::<RunConfig>(),
@@ -113,6 +117,7 @@ impl Command {
         match self {
             Self::Train(flags) => train::run(flags, session),
             Self::Preview(flags) => preview::run(flags, session),
+            Self::Plan(flags) => plan::run(flags, session),
             Self::Compare(flags) => compare::run(flags, session),
             Self::Generate(flags) => generate::run(flags, session),
             Self::Chat(flags) => chat::run(flags, session),

@@ -1,4 +1,4 @@
-//! The flags that `train`, `compare` and `preview` share, and the settings that come of them.
+//! The flags that `train`, `compare`, `preview` and `plan` share, and the settings that come of them.
 
 use super::common::{Failure, Global, Session, quoted};
 use super::speaker::BASE_TYPES;

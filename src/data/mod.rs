@@ -14,8 +14,8 @@ pub(crate) mod mixing;
 pub(crate) mod reading;
 
 pub use batching::{
-    Batch, BatchLayout, Encoded, Example, LengthLimit, MixedRows, Packing, Row, RowStream, TooLong,
-    TopTokens, TrainedTurns,
+    Batch, BatchLayout, BatchSize, Encoded, Example, LengthLimit, MixedRows, Packing, Row,
+    RowStream, TooLong, TopTokens, TrainedTurns,
 };
 pub use chat::{
     ChatFormat, ChatTemplate, EarlierTurn, Message, PlainTemplate, Prompt, PromptTemplate,

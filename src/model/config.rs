@@ -398,7 +398,7 @@ impl DecoderConfig {
     }
 
     /// The names of a layer's linear layers, as [`LoraConfig`](super::LoraConfig) targets them.
-    pub(super) fn linear_layers(&self) -> &'static [&'static str] {
+    pub(crate) fn linear_layers(&self) -> &'static [&'static str] {
         match self.architecture.properties().fused_projections {
             false => &PROJECTIONS,
             true => &["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],

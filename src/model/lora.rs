@@ -97,7 +97,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// [`Error::Config`] for targets that the model does not have.
-    pub(super) fn for_layers(&self, layers: &[&str]) -> Result<Self> {
+    pub(crate) fn for_layers(&self, layers: &[&str]) -> Result<Self> {
         let mut targets: Vec<&str> = self.target_modules.iter().map(String::as_str).collect();
         for (one, several) in FUSED.iter().filter(|(one, _)| layers.contains(one)) {
             if several.iter().all(|part| targets.contains(part)) {
@@ -117,7 +117,7 @@ impl LoraConfig {
     }
 
     /// Whether the layer of this path gets an adapter.
-    pub(super) fn targets(&self, path: &str) -> bool {
+    pub(crate) fn targets(&self, path: &str) -> bool {
         let name = path.rsplit('.').next().unwrap_or(path);
         self.target_modules.iter().any(|target| target == name)
     }

@@ -86,6 +86,34 @@ pub(crate) struct Extent {
     longest: usize,
 }
 
+/// Sums of the gradients of keys and values that the backward pass on flex has, for so many rows, tokens
+/// in a row, and heads of queries and of keys and values.
+pub(crate) fn parts_of(batch: usize, seq: usize, [heads, kv_heads]: [usize; 2]) -> usize {
+    parts(AttentionShape { batch, seq, heads, kv_heads, head_dim: 1 })
+}
+
+/// Queries in one block on flex: few, because a block sees more keys than each of its queries does, but
+/// with the heads that share keys enough that these are worth preparing.
+fn queries_in_block(shape: AttentionShape) -> usize {
+    /// Most scores of a block, while it has more than the least rows.
+    const SCORES: usize = 192 * 2048;
+    let rows = (SCORES / shape.seq.max(1)).clamp(64, 192);
+    (rows / shape.group()).clamp(1, 64)
+}
+
+/// Parts that the blocks of a task are dealt out to in the backward pass on flex, where tasks are few.
+/// It depends on the shape alone, as does what is summed in which order.
+fn parts(shape: AttentionShape) -> usize {
+    /// Tasks that keep many threads about equally busy.
+    const ENOUGH: usize = 16;
+    // Each part has gradients of its own for all keys and values: together little more than those of the
+    // queries.
+    let most = (shape.group() + 1).min(4);
+    let blocks = shape.seq.div_ceil(queries_in_block(shape));
+    let tasks = (shape.batch * shape.kv_heads).max(1);
+    ENOUGH.div_ceil(tasks).min(most).min(blocks).max(1)
+}
+
 /// What an implementation's backward pass needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved<B: Backend> {

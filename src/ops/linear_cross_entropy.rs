@@ -23,8 +23,9 @@ const LOGITS_PER_BLOCK: usize = 16 * 1024 * 1024;
 /// Fewer tokens waste the matrix product, more bring nothing.
 const TOKENS_PER_BLOCK: RangeInclusive<usize> = 32..=512;
 
-fn tokens_per_block(vocabulary: usize) -> usize {
-    (LOGITS_PER_BLOCK / vocabulary).clamp(*TOKENS_PER_BLOCK.start(), *TOKENS_PER_BLOCK.end())
+/// Tokens whose logits exist at a time.
+pub(crate) fn tokens_per_block(vocabulary: usize) -> usize {
+    (LOGITS_PER_BLOCK / vocabulary.max(1)).clamp(*TOKENS_PER_BLOCK.start(), *TOKENS_PER_BLOCK.end())
 }
 
 /// What the forward pass is given.

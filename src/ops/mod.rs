@@ -44,6 +44,7 @@ mod weight;
 
 pub use adamw::AdamW;
 pub use adamw_8bit::{Moments8Bit, StoredMoment};
+pub(crate) use attention::parts_of as attention_parts;
 pub use attention::{AttentionShape, causal_attention, causal_attention_within};
 pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;
@@ -53,6 +54,7 @@ pub(crate) use encoding::Encoding;
 pub use gated::{Activation, gated, swiglu};
 pub use gated_linear::gated_linear_add;
 pub use linear::{linear, linear_add};
+pub(crate) use linear_cross_entropy::tokens_per_block as loss_block;
 pub use linear_cross_entropy::{linear_cross_entropy, linear_token_loss};
 pub(crate) use pieces::pieces;
 pub(crate) use resident::{resident, resident_bf16};

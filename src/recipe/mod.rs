@@ -14,6 +14,7 @@ mod held_out;
 mod layout;
 mod merged;
 mod overview;
+pub mod plan;
 mod prepare;
 mod preview;
 mod run;
@@ -30,6 +31,7 @@ pub use config::{
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
 pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
+pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;

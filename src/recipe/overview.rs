@@ -1,34 +1,37 @@
 //! What a run will do, told before it does it.
 
 use super::config::RunConfig;
+use super::plan::Plan;
 use super::prepare::Prepared;
-use super::summary::{Parameters, backend_name};
+use super::summary::backend_name;
 use crate::context::{Context, Event, RunOverview};
 use crate::data::Source;
 use crate::error::Result;
 use crate::model::Precision;
 
-/// Tells data, mixture, student and training.
+/// Tells data, mixture, student, training, and the plan of all that.
 pub(super) fn tell_overview(
     config: &RunConfig,
     prepared: &Prepared,
-    parameters: Parameters,
     context: &Context<'_>,
 ) -> Result<()> {
+    let plan = Plan::of_run(config, prepared, context)?;
     let sources = config.data.sources.iter().map(|source| source.path.display().to_string());
     let data = match config.data.sources.is_empty() {
         true => "the built-in toy corpus of arithmetic problems".to_owned(),
         false => sources.collect::<Vec<_>>().join(" + "),
     };
     let mut lines = remarks_on_data(config, prepared);
-    lines.extend(student_lines(config, prepared, parameters));
+    lines.extend(student_lines(config, prepared, &plan));
     lines.extend(training_lines(config, prepared));
+    lines.push(plan.line());
+    lines.extend(plan.warning());
     context.emit(&Event::Overview(&RunOverview {
         data: &data,
         ledger: &prepared.ledger,
         mixture: &prepared.report,
         lines: &lines,
-        warnings: &warnings(config, prepared),
+        warnings: &warnings(config, prepared, &plan),
     }))
 }
 
@@ -49,15 +52,17 @@ fn remarks_on_data(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     remarks.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()
 }
 
-fn student_lines(config: &RunConfig, prepared: &Prepared, parameters: Parameters) -> Vec<String> {
+fn student_lines(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let from = config.base_model.as_deref().unwrap_or("random weights");
     let trained = match &config.lora {
-        Some(lora) => format!(" ({} trained: adapters of rank {})", parameters.trained, lora.rank),
+        Some(lora) => {
+            format!(" ({} trained: adapters of rank {})", plan.trained_parameters, lora.rank)
+        }
         None => String::new(),
     };
     let mut lines = vec![format!(
         "student: from {from}, {} parameters{trained}, {} tokens in its vocabulary, backend {}",
-        parameters.all,
+        plan.parameters,
         prepared.model.vocab_size,
         backend_name(config),
     )];
@@ -85,11 +90,11 @@ pub(super) fn variables_of_sources<'a>(
 }
 
 /// What is other than it was asked for.
-fn warnings(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
+fn warnings(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let steps = config.train.total_steps(prepared.mixture.pairs().len());
     let shortfalls = prepared.report.shortfalls.iter();
     let shortfalls = shortfalls.map(|shortfall| format!("a share is not filled: {shortfall}"));
-    shortfalls.chain(unreached_peak(config, steps)).collect()
+    shortfalls.chain(unreached_peak(config, steps)).chain(plan.warning()).collect()
 }
 
 /// What a run that is shorter than its warm-up reaches.

@@ -65,7 +65,7 @@ pub struct Prepared {
     pub held_out_fingerprint: String,
     /// Tokens of the longest row to train on.
     pub longest: usize,
-    encoded: Arc<Encoded>,
+    pub(super) encoded: Arc<Encoded>,
 }
 
 impl Prepared {

@@ -89,6 +89,8 @@ pub(super) fn run_prepared(
         tell_accuracy(context, Moment::After, summary.after.as_ref())?;
         return Ok(summary);
     }
+    // Before any weight is read, which may be what does not fit.
+    tell_overview(config, &prepared, context)?;
     let model = student(config, &prepared, &device.clone().autodiff(), context)?;
     let base = match &prepared.base {
         Some(_) => Some(model.fingerprint()?),
@@ -97,7 +99,6 @@ pub(super) fn run_prepared(
     let model = model.with_precision(config.precision)?;
     let teacher = teacher(config, &prepared, device, context)?;
     let parameters = Parameters::of(&model);
-    tell_overview(config, &prepared, parameters, context)?;
     let (teacher, identity) = teacher.unzip();
     let mut train = config.train.clone();
     train.objective.noise_seed = config.seed;

@@ -5,7 +5,7 @@ use super::prepare::Prepared;
 use crate::context::{Context, Task};
 use crate::data::Row;
 use crate::error::{Error, Result};
-use crate::model::{BUILT_IN, DecoderLm, LoadOptions, TextModelFiles};
+use crate::model::{BUILT_IN, DecoderConfig, DecoderLm, LoadOptions, ModelFolder, TextModelFiles};
 use crate::train::{LogitTeacher, ModelTeacher, TeacherLogits, TeacherLogitsHeader};
 use burn::tensor::Device;
 use serde_json::{Value, json};
@@ -70,6 +70,18 @@ pub(super) fn teacher(
     let model = load_teacher(path, prepared, device, context)?;
     let identity = json!({ "fingerprint": model.fingerprint()?, "top_k": top_k });
     Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
+}
+
+/// The shape of a teacher that runs beside the training, by its `config.json`; `None` where there is
+/// none, or logits in a folder.
+///
+/// # Errors
+/// As [`ModelFolder::open`].
+pub(super) fn teacher_shape(config: &RunConfig) -> Result<Option<DecoderConfig>> {
+    let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(None) };
+    let path = Path::new(path);
+    let is_model = !TeacherLogits::is_in(path) && path.join("config.json").is_file();
+    is_model.then(|| ModelFolder::open(path).map(|folder| folder.config().clone())).transpose()
 }
 
 /// Reads a teacher onto a device without autodiff, and holds its tokens against the student's. It is

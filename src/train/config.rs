@@ -187,14 +187,18 @@ impl TrainConfig {
 
     /// The micro-batches that rows are split into.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
-        let layout = BatchLayout {
+        self.layout().batches(rows)
+    }
+
+    /// How rows are split into micro-batches.
+    pub fn layout(&self) -> BatchLayout {
+        BatchLayout {
             rows_per_batch: self.batch_size,
             tokens_per_batch: self.tokens_per_batch,
             packing: self.packing,
             multiple: self.pad_multiple,
             bucket: self.bucket_lengths,
-        };
-        layout.batches(rows)
+        }
     }
 
     /// Rows that a run over this data sees.

@@ -2,9 +2,10 @@
 
 use super::call;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "train",
     "preview",
+    "plan",
     "compare",
     "generate",
     "chat",

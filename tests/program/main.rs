@@ -4,6 +4,7 @@ mod asking;
 #[path = "../common/mod.rs"]
 mod common;
 mod help;
+mod plan;
 mod preview;
 mod settings;
 mod training;

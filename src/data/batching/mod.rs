@@ -9,6 +9,6 @@ mod turns;
 pub use batch::{Batch, MixedRows, Row, RowStream};
 pub use encode::{Encoded, Example, LengthLimit, TooLong};
 pub(crate) use encode::{hash_ranges, row_key};
-pub use packing::{BatchLayout, Packing};
+pub use packing::{BatchLayout, BatchSize, Packing};
 pub use top_tokens::TopTokens;
 pub use turns::TrainedTurns;

@@ -41,6 +41,25 @@ pub struct BatchLayout {
     pub bucket: bool,
 }
 
+/// The size of a micro-batch, and which rows it is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Rows of examples, by their index.
+    pub members: Vec<usize>,
+    /// Rows of the batch: 1 where examples are packed.
+    pub rows: usize,
+    /// Positions in each row, padding included.
+    pub length: usize,
+    is_packed: bool,
+}
+
+impl BatchSize {
+    /// Positions, padding included.
+    pub fn positions(&self) -> usize {
+        self.rows * self.length
+    }
+}
+
 impl BatchLayout {
     /// Micro-batches of so many rows.
     pub fn rows(rows_per_batch: usize, multiple: usize, packing: Packing) -> Self {
@@ -49,30 +68,44 @@ impl BatchLayout {
 
     /// The micro-batches of one optimizer step; each row is in one of them.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
+        let inputs: Vec<usize> = rows.iter().map(inputs).collect();
+        let batch = |size: &BatchSize| {
+            let examples = size.members.iter().map(|row| rows[*row].example());
+            match size.is_packed {
+                true => Batch::packed(examples, size.length),
+                false => Batch::new(examples, size.length),
+            }
+        };
+        self.sizes(&inputs).iter().map(batch).collect()
+    }
+
+    /// The sizes of the micro-batches of one optimizer step, by the input tokens of its rows: all tokens
+    /// of a row but the last.
+    pub fn sizes(&self, inputs: &[usize]) -> Vec<BatchSize> {
         /// Share of padding above which packing pays.
         const MOST_PADDING: f64 = 0.1;
         match self.packing {
-            Packing::Off => self.padded(rows),
-            Packing::On => self.packed(rows),
+            Packing::Off => self.padded(inputs),
+            Packing::On => self.packed(inputs),
             Packing::Auto => {
-                let batches = self.padded(rows);
-                let sum = |part: fn(&Batch) -> usize| batches.iter().map(part).sum::<usize>();
-                let (padding, all) = (sum(Batch::padding), sum(|batch| batch.rows * batch.length));
+                let sizes = self.padded(inputs);
+                let all: usize = sizes.iter().map(BatchSize::positions).sum();
+                let padding = all - inputs.iter().sum::<usize>();
                 let much = padding as f64 > MOST_PADDING * all as f64;
-                if much { self.packed(rows) } else { batches }
+                if much { self.packed(inputs) } else { sizes }
             }
         }
     }
 
     /// Rows of similar length side by side.
-    fn padded(&self, rows: &[Row]) -> Vec<Batch> {
-        let mut sorted: Vec<&Row> = rows.iter().collect();
-        sorted.sort_by_key(|row| row.tokens.len());
-        let mut chunks: Vec<Vec<&Row>> = vec![];
+    fn padded(&self, inputs: &[usize]) -> Vec<BatchSize> {
+        let mut sorted: Vec<usize> = (0..inputs.len()).collect();
+        sorted.sort_by_key(|row| inputs[*row]);
+        let mut chunks: Vec<Vec<usize>> = vec![];
         for row in sorted {
             let full = chunks.last().is_none_or(|chunk| match self.tokens_per_batch {
                 // This row is the longest so far.
-                Some(budget) => (chunk.len() + 1) * self.rounded(inputs(row)) > budget,
+                Some(budget) => (chunk.len() + 1) * self.rounded(inputs[row]) > budget,
                 None => chunk.len() >= self.rows_per_batch,
             });
             match chunks.last_mut() {
@@ -80,30 +113,28 @@ impl BatchLayout {
                 _ => chunks.push(vec![row]),
             }
         }
-        let batch = |chunk: &Vec<&Row>| {
-            let longest = chunk.iter().map(|row| inputs(row)).max().unwrap_or(0);
-            Batch::new(chunk.iter().map(|row| row.example()), self.rounded(longest))
+        let size = |members: Vec<usize>| {
+            let longest = members.iter().map(|row| inputs[*row]).max().unwrap_or(0);
+            let (rows, length) = (members.len(), self.rounded(longest));
+            BatchSize { members, rows, length, is_packed: false }
         };
-        chunks.iter().map(batch).collect()
+        chunks.into_iter().map(size).collect()
     }
 
     /// Rows one after the other.
-    fn packed(&self, rows: &[Row]) -> Vec<Batch> {
+    fn packed(&self, inputs: &[usize]) -> Vec<BatchSize> {
         let bins: Vec<Vec<usize>> = match self.tokens_per_batch {
-            Some(budget) => {
-                let lengths: Vec<usize> = rows.iter().map(inputs).collect();
-                best_fit_decreasing(&lengths, |filled| self.rounded(filled) <= budget)
-            }
+            Some(budget) => best_fit_decreasing(inputs, |filled| self.rounded(filled) <= budget),
             None => {
-                let all: Vec<usize> = (0..rows.len()).collect();
+                let all: Vec<usize> = (0..inputs.len()).collect();
                 all.chunks(self.rows_per_batch.max(1)).map(<[usize]>::to_vec).collect()
             }
         };
-        let batch = |bin: &Vec<usize>| {
-            let length: usize = bin.iter().map(|row| inputs(&rows[*row])).sum();
-            Batch::packed(bin.iter().map(|row| rows[*row].example()), self.rounded(length))
+        let size = |members: Vec<usize>| {
+            let length = self.rounded(members.iter().map(|row| inputs[*row]).sum());
+            BatchSize { members, rows: 1, length, is_packed: true }
         };
-        bins.iter().map(batch).collect()
+        bins.into_iter().map(size).collect()
     }
 
     /// A length with the padding that makes it one of few.

@@ -35,7 +35,7 @@ pub enum NormPlacement {
 impl NormPlacement {
     /// The norms that a block has, by their names in files. All have one of the second name, at different
     /// places.
-    pub(in crate::model) fn norms(self) -> &'static [&'static str] {
+    pub(crate) fn norms(self) -> &'static [&'static str] {
         match self {
             Self::Before => &["input_layernorm", "post_attention_layernorm"],
             Self::After => &["post_attention_layernorm", "post_feedforward_layernorm"],

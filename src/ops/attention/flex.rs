@@ -4,7 +4,7 @@
 //! for all of them at once.
 
 use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads, simd_fn};
-use super::{AttentionKernel, AttentionShape, Extent, Saved, portable};
+use super::{AttentionKernel, AttentionShape, Extent, Saved, parts, portable, queries_in_block};
 use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use rayon::prelude::*;
@@ -81,28 +81,6 @@ impl AttentionKernel for Flex {
         let grad_q = grad_q.into_tensor([shape.tokens(), shape.width()]);
         [grad_q, grad_k.into_tensor(kv_size), grad_v.into_tensor(kv_size)]
     }
-}
-
-/// Queries in one block: few, because a block sees more keys than each of its queries does, but with
-/// the heads that share keys enough that these are worth preparing.
-fn queries_in_block(shape: AttentionShape) -> usize {
-    /// Most scores of a block, while it has more than the least rows.
-    const SCORES: usize = 192 * 2048;
-    let rows = (SCORES / shape.seq.max(1)).clamp(64, 192);
-    (rows / shape.group()).clamp(1, 64)
-}
-
-/// Parts that the blocks of a task are dealt out to in the backward pass, where tasks are few. It
-/// depends on the shape alone, as does what is summed in which order.
-fn parts(shape: AttentionShape) -> usize {
-    /// Tasks that keep many threads about equally busy.
-    const ENOUGH: usize = 16;
-    // Each part has gradients of its own for all keys and values: together little more than those of the
-    // queries.
-    let most = (shape.group() + 1).min(4);
-    let blocks = shape.seq.div_ceil(queries_in_block(shape));
-    let tasks = (shape.batch * shape.kv_heads).max(1);
-    ENOUGH.div_ceil(tasks).min(most).min(blocks).max(1)
 }
 
 /// `sum + more`

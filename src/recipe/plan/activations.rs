@@ -1,0 +1,207 @@
+//! What a step holds of a micro-batch: by the states that the operations in `src/ops/` keep for the
+//! backward pass, and by what they have in hand while they work.
+
+use super::held::Held;
+use crate::model::{DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm};
+use crate::ops::{attention_parts, loss_block};
+use serde::Serialize;
+
+/// A micro-batch by its size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MicroBatch {
+    /// Rows; 1 where examples are packed.
+    pub rows: usize,
+    /// Positions in each row, padding included.
+    pub length: usize,
+    /// Input tokens of its longest example.
+    pub longest: usize,
+    /// Targets that are trained.
+    pub trained: usize,
+}
+
+impl MicroBatch {
+    /// Positions, padding included.
+    pub fn positions(&self) -> usize {
+        self.rows * self.length
+    }
+}
+
+/// What a layer's linear layers are like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer<'a> {
+    pub shape: &'a DecoderConfig,
+    /// The adapters, their targets named as the model's layers are.
+    pub lora: Option<&'a LoraConfig>,
+    pub precision: Precision,
+    /// Whether the kernels of this crate compute, and not the portable bodies.
+    pub has_kernels: bool,
+    pub threads: usize,
+}
+
+/// The widths of a decoder's tensors.
+struct Widths {
+    model: usize,
+    query: usize,
+    key_value: usize,
+    inner: usize,
+}
+
+impl Layer<'_> {
+    fn widths(&self) -> Widths {
+        Widths {
+            model: self.shape.hidden_size,
+            query: self.shape.query_width(),
+            key_value: self.shape.key_value_width(),
+            inner: self.shape.intermediate_size,
+        }
+    }
+
+    /// An activation of so many values for each position, in the type that is computed in.
+    fn activation(&self, batch: &MicroBatch, width: usize) -> Held {
+        let bytes = match self.precision {
+            Precision::F32 => 4.0,
+            Precision::Bf16 => 2.0,
+        };
+        Held::tensor(bytes * (batch.positions() * width) as f64)
+    }
+
+    /// The rank of a linear layer's adapter.
+    fn rank(&self, name: &str) -> Option<usize> {
+        self.lora.filter(|lora| lora.targets(name)).map(|lora| lora.rank)
+    }
+
+    /// Whether a linear layer keeps its input: to make the gradient of its weight, or of its adapter's A.
+    fn keeps_input(&self, name: &str) -> bool {
+        self.lora.is_none_or(|lora| lora.targets(name))
+    }
+
+    /// What a layer keeps for the backward pass, without checkpointing.
+    pub fn kept(&self, batch: &MicroBatch) -> Held {
+        let Widths { model, query, key_value, .. } = self.widths();
+        let activation = |width| self.activation(batch, width);
+        let of_tokens = |count: usize| Held::values(batch.positions() * count);
+        let properties = self.shape.architecture.properties();
+        let placement = properties.norm_placement;
+        let inputs = ["q_proj", "k_proj", "v_proj", "qkv_proj"];
+        let gates = ["gate_proj", "up_proj", "gate_up_proj"];
+        let keep = |names: &[&str]| names.iter().any(|name| self.keeps_input(name));
+        let mut kept = Held::default();
+        // Each norm keeps its input and one number for each token (`rms_norm`).
+        kept += (activation(model) + of_tokens(1)) * placement.norms().len() as f64;
+        // A layer's input that a norm before it has made, and the stream itself where there is none.
+        let made = placement != NormPlacement::After;
+        for is_there in [keep(&inputs), keep(&gates)] {
+            kept += if is_there && made { activation(model) } else { Held::default() };
+        }
+        if placement == NormPlacement::After {
+            kept += activation(model) * 2.0;
+        }
+        // Attention keeps queries, keys, values, its output and a log-sum-exp of each head
+        // (`attention::Saved`); rotation happens in place.
+        kept += activation(query) * 2.0 + activation(key_value) * 2.0;
+        kept += of_tokens(self.shape.num_attention_heads);
+        if properties.qk_norm != QkNorm::None {
+            kept += activation(query) + activation(key_value);
+        }
+        kept + self.kept_by_feed_forward(batch) + self.kept_by_adapters(batch)
+    }
+
+    /// What the inside of the feed-forward part keeps: gate and up (`gated_linear_add`), and their product
+    /// where `down_proj` has an adapter or stands alone.
+    pub fn kept_by_feed_forward(&self, batch: &MicroBatch) -> Held {
+        let inner = self.activation(batch, self.shape.intermediate_size);
+        let placement = self.shape.architecture.properties().norm_placement;
+        let alone = placement != NormPlacement::Before || self.shape.residual_multiplier != 1.0;
+        let product = match self.lora {
+            Some(_) => self.rank("down_proj").is_some(),
+            None => alone,
+        };
+        inner * if product { 3.0 } else { 2.0 }
+    }
+
+    /// What the adapters of a layer keep: for B its input, and the As that are multiplied as one.
+    fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
+        let (mut kept, model) = (Held::default(), self.shape.hidden_size);
+        for name in self.shape.linear_layers() {
+            let Some(rank) = self.rank(name) else { continue };
+            kept += self.activation(batch, rank);
+            let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(name);
+            kept += if joins { Held::values(model * rank) } else { Held::default() };
+        }
+        kept
+    }
+
+    /// What the backward pass of a layer has in hand at its worst, beside what the layer keeps: the
+    /// gradient of the stream, and one as wide as the feed-forward part (`gated_backward` writes over
+    /// gate and up).
+    pub fn backward(&self, batch: &MicroBatch) -> Held {
+        let Widths { model, inner, .. } = self.widths();
+        let copies = if self.has_kernels { 1.0 } else { 5.0 };
+        self.activation(batch, model) + self.activation(batch, inner) * copies
+    }
+
+    /// The same of its attention, when the feed-forward part is done with and gone.
+    pub fn attention_backward(&self, batch: &MicroBatch) -> Held {
+        let Widths { model, query, key_value, .. } = self.widths();
+        let parts = match self.has_kernels {
+            true => attention_parts(batch.rows, batch.length, self.heads()),
+            false => 1,
+        };
+        // Gradients of output and queries, and sums of those of keys and values.
+        self.activation(batch, model)
+            + self.activation(batch, query) * 2.0
+            + self.activation(batch, key_value) * (2 * parts) as f64
+    }
+
+    fn heads(&self) -> [usize; 2] {
+        [self.shape.num_attention_heads, self.shape.num_key_value_heads]
+    }
+
+    /// What a layer has in hand at its worst where nothing is kept: the stream, gate, up and their
+    /// product.
+    pub fn forward(&self, batch: &MicroBatch) -> Held {
+        let Widths { model, inner, .. } = self.widths();
+        self.activation(batch, model) + self.activation(batch, inner) * 3.0
+    }
+
+    /// The stream between two layers.
+    pub fn stream(&self, batch: &MicroBatch) -> Held {
+        self.activation(batch, self.shape.hidden_size)
+    }
+
+    /// The trained tokens' hidden states, their gradient, and those of a block (`linear_token_loss`).
+    pub fn loss_states(&self, batch: &MicroBatch) -> Held {
+        let width = self.shape.hidden_size;
+        let of_block = self.loss_block(batch) * width;
+        Held::values(batch.trained * width) * 2.0 + Held::values(of_block) * 2.0
+    }
+
+    /// A block of logits, which become their own gradient.
+    pub fn logits(&self, batch: &MicroBatch) -> Held {
+        let vocabulary = self.shape.vocab_size;
+        let logits = Held::values(self.loss_block(batch) * vocabulary);
+        // Off the kernels the softmax has temporaries, and bf16 a head of that type.
+        let copies = if self.has_kernels && self.precision == Precision::F32 { 1.0 } else { 4.0 };
+        let head = match self.precision {
+            Precision::F32 => Held::default(),
+            Precision::Bf16 => Held::tensor(2.0 * (vocabulary * self.shape.hidden_size) as f64),
+        };
+        logits * copies + head
+    }
+
+    fn loss_block(&self, batch: &MicroBatch) -> usize {
+        loss_block(self.shape.vocab_size).min(batch.trained.max(1))
+    }
+
+    /// Scores in the kernels' hands: on the CPU in each thread, elsewhere as `causal_attention` says.
+    pub fn scores(&self, batch: &MicroBatch) -> Held {
+        if !self.has_kernels {
+            return Held::tensor((3u64 << 27) as f64);
+        }
+        // Up to 192 queries of heads that share keys, forward one and backward two matrices.
+        let [heads, kv_heads] = self.heads();
+        let rows = (192 * 2048 / batch.length.max(1)).clamp(64, 192).max(heads / kv_heads.max(1));
+        let one = Held::values(2 * rows * batch.length + 3 * rows * self.shape.head_dim());
+        one * self.threads as f64
+    }
+}

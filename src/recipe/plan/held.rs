@@ -1,0 +1,126 @@
+//! Bytes by how the kernels keep them, and how much of a type a tensor takes.
+
+use crate::model::{BaseType, BaseWeights};
+use serde::Serialize;
+use std::ops::{Add, AddAssign, Mul, Sub};
+
+/// Bytes in use at one moment. On the CPU the kernels keep what they have had for the next time, large
+/// blocks apart from small pieces (`src/ops/kernel/buffer.rs`). So a process holds the most of the one
+/// and the most of the other, which may come at different moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Held {
+    /// In tensors of at least 8 MiB.
+    pub large: f64,
+    /// In smaller ones, in pieces of slabs.
+    pub small: f64,
+}
+
+/// Bytes from which a tensor has memory of its own: `LARGE` of the buffers.
+const LARGE: f64 = (8 << 20) as f64;
+
+/// What a slab takes for what is in use: sizes are rounded up, and free pieces lie between others.
+const SLAB_OVERHEAD: f64 = 1.05;
+
+impl Held {
+    /// A tensor of so many bytes.
+    pub fn tensor(bytes: f64) -> Self {
+        match bytes >= LARGE {
+            true => Self { large: bytes, small: 0.0 },
+            false => Self { large: 0.0, small: bytes * SLAB_OVERHEAD },
+        }
+    }
+
+    /// A tensor of f32 values.
+    pub fn values(count: usize) -> Self {
+        Self::tensor(4.0 * count as f64)
+    }
+
+    /// The most of both, each by itself.
+    pub fn max(self, other: Self) -> Self {
+        Self { large: self.large.max(other.large), small: self.small.max(other.small) }
+    }
+
+    /// All of it.
+    pub fn bytes(self) -> f64 {
+        self.large + self.small
+    }
+}
+
+impl Add for Held {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { large: self.large + other.large, small: self.small + other.small }
+    }
+}
+
+impl AddAssign for Held {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Held {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { large: self.large - other.large, small: self.small - other.small }
+    }
+}
+
+impl Mul<f64> for Held {
+    type Output = Self;
+
+    fn mul(self, factor: f64) -> Self {
+        Self { large: self.large * factor, small: self.small * factor }
+    }
+}
+
+/// Bytes of a frozen matrix of so many rows (outputs) and columns, as `base.type` keeps it.
+pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: BaseWeights) -> f64 {
+    let count = (rows * columns) as f64;
+    match kind {
+        BaseType::F32 => 4.0 * count,
+        BaseType::Bf16 => 2.0 * count,
+        // A code for each weight and an f32 scale for each output.
+        BaseType::Int8 => count + 4.0 * rows as f64,
+        BaseType::Nf4 => {
+            let blocks = (count / 64.0).ceil();
+            let scales = match base.double_quantization {
+                true => blocks + 4.0 * (blocks / 256.0).ceil(),
+                false => 4.0 * blocks,
+            };
+            count / 2.0 + scales
+        }
+    }
+}
+
+/// Bytes of both moments of a trained tensor: the one place that knows how the optimizer keeps them.
+pub(super) fn moment_bytes(elements: usize) -> f64 {
+    // `exp_avg` and `exp_avg_sq` in f32.
+    8.0 * elements as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_take_what_their_type_takes() {
+        let usual = BaseWeights::default();
+        let double = BaseWeights { double_quantization: true, ..usual };
+        let bytes = |kind, base| matrix_bytes(kind, 128, 256, base);
+        assert_eq!(bytes(BaseType::F32, usual), 131_072.0);
+        assert_eq!(bytes(BaseType::Bf16, usual), 65_536.0);
+        assert_eq!(bytes(BaseType::Int8, usual), 32_768.0 + 512.0);
+        assert_eq!(bytes(BaseType::Nf4, usual), 16_384.0 + 2_048.0);
+        assert_eq!(bytes(BaseType::Nf4, double), 16_384.0 + 512.0 + 8.0);
+    }
+
+    #[test]
+    fn the_most_of_large_and_of_small_tensors_are_held_apart() {
+        let (large, small) = (Held::tensor(LARGE), Held::tensor(1000.0));
+        assert_eq!(large.max(small).bytes(), large.bytes() + small.bytes());
+        assert_eq!((large + large).max(large * 2.0), large * 2.0);
+    }
+}

@@ -1,0 +1,105 @@
+//! The time of a few steps, in place of an assumed speed.
+
+use super::batches::RowLength;
+use super::tensors::Tensors;
+use super::{Case, Plan, TimePlan};
+use crate::context::{Context, Event, Outcome};
+use crate::data::Row;
+use crate::device;
+use crate::error::Result;
+use crate::model::DecoderLm;
+use crate::random::Stream;
+use crate::train::{Learner, TrainConfig};
+use burn::tensor::Device;
+use std::time::Instant;
+
+/// Steps go on until so many seconds are measured.
+const SECONDS: f64 = 4.0;
+/// Most steps.
+const STEPS: usize = 20;
+
+impl Case<'_> {
+    /// Makes steps of a micro-batch of middle size, with random weights and tokens, and takes their
+    /// speed for the whole training's. Where the run would not fit, nothing is made.
+    pub(super) fn measure(&self, plan: &mut Plan, context: &Context<'_>) -> Result<()> {
+        if plan.fits == Some(false) {
+            return context.notice("the time is not measured, since the run does not fit");
+        }
+        let config = self.config;
+        let device = device::by_name(&config.backend)?.autodiff();
+        context.notice(format!(
+            "measuring: {} random parameters, then some steps",
+            self.shape.tensor_shapes().values().map(|s| s.iter().product::<usize>()).sum::<usize>()
+        ))?;
+        let model = self.random_model(&device)?;
+        let rows = self.middle_rows();
+        let train = TrainConfig { batch_size: rows.len(), accumulate: 1, ..config.train.clone() };
+        // A teacher's part costs little beside the student's own.
+        let train =
+            TrainConfig { objective: Default::default(), parameter_groups: vec![], ..train };
+        let tensors =
+            Tensors::of(&self.shape, config.lora.as_ref(), config.base, config.precision)?;
+        let batches = super::Order { rows: rows.clone(), steps: None }.batches(&train, usize::MAX);
+        let flops = self.flops(&tensors, &batches);
+        let rate = rate(Learner::new(model, train)?, &self.random_rows(&rows), flops, context)?;
+        plan.time = TimePlan::at(rate, true, plan.time.flops_per_step, plan.time.steps);
+        Ok(())
+    }
+
+    fn random_model(&self, device: &Device) -> Result<DecoderLm> {
+        let config = self.config;
+        let model = self.shape.init(config.seed, device)?;
+        let model = match &config.lora {
+            Some(lora) => model.with_lora(lora, config.seed)?,
+            None => model,
+        };
+        model.with_precision(config.precision)
+    }
+
+    /// The rows of the first step's micro-batch of middle size.
+    fn middle_rows(&self) -> Vec<RowLength> {
+        let train = &self.config.train;
+        let step = &self.order.rows[..self.order.rows.len().min(train.rows_per_step())];
+        let inputs: Vec<usize> = step.iter().map(|row| row.inputs as usize).collect();
+        let mut sizes = train.layout().sizes(&inputs);
+        sizes.sort_by_key(|size| size.positions());
+        let middle = sizes.get(sizes.len() / 2);
+        middle.map_or(vec![], |size| size.members.iter().map(|row| step[*row]).collect())
+    }
+
+    fn random_rows(&self, lengths: &[RowLength]) -> Vec<Row> {
+        let vocabulary = self.shape.vocab_size as u64;
+        let row = |(number, length): (usize, &RowLength)| {
+            let mut random = Stream::new(self.config.seed, "plan", number as u64);
+            let tokens = (0..=length.inputs).map(|_| (random.next_u64() % vocabulary) as u32);
+            let prompt = 1 + (length.inputs - length.trained) as usize;
+            Row { tokens: tokens.collect(), prompt, number: number as u64, ..Row::default() }
+        };
+        lengths.iter().enumerate().map(row).collect()
+    }
+}
+
+/// Floating-point operations in a second, of steps with so many each.
+fn rate(
+    mut learner: Learner<DecoderLm>,
+    rows: &[Row],
+    flops: f64,
+    context: &Context<'_>,
+) -> Result<f64> {
+    let total_steps = STEPS + 1;
+    context.emit(&Event::Start { step: 0, total_steps })?;
+    let mut step = || {
+        context.check()?;
+        context.emit(&Event::Step(&learner.train_step(rows, total_steps)?))
+    };
+    // Memory comes and kernels are tuned in the first one.
+    step()?;
+    let (start, mut steps) = (Instant::now(), 0);
+    while steps < STEPS && (steps == 0 || start.elapsed().as_secs_f64() < SECONDS) {
+        step()?;
+        steps += 1;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    context.emit(&Event::End(&Outcome::default()))?;
+    Ok(flops * steps as f64 / seconds.max(1e-9))
+}

@@ -1,0 +1,269 @@
+//! The most memory that a run holds, by part.
+//!
+//! A step is looked at in the moments at which it may hold most: where the loss is computed, where the
+//! backward pass begins and where it ends. Reading the weights, held-out losses and answers are moments
+//! too.
+//!
+//! ```text
+//!                      gradients     activations                                logits
+//! loss                 (earlier)     all layers + hidden states of the targets  a block
+//! backward begins      head          all layers + a layer's gradients
+//! backward ends        all, head +   a layer's gradients
+//!                      embedding
+//! ```
+//!
+//! With activation checkpointing "all layers" is the stream between them and one layer.
+
+use super::activations::{Layer, MicroBatch};
+use super::held::Held;
+use super::tensors::Tensors;
+use crate::error::Result;
+use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+use serde::Serialize;
+
+/// What a run's memory depends on.
+#[derive(Clone, Debug)]
+pub struct MemorySetup<'a> {
+    /// The student's shape.
+    pub shape: &'a DecoderConfig,
+    /// Its adapters; without them all weights are trained.
+    pub lora: Option<&'a LoraConfig>,
+    /// How frozen weights are kept.
+    pub base: BaseWeights,
+    /// What is computed in.
+    pub precision: Precision,
+    /// Whether activations are computed once more in the backward pass.
+    pub activation_checkpointing: bool,
+    /// Whether a step has several micro-batches, whose gradients are summed.
+    pub accumulates: bool,
+    /// The largest micro-batch of the training.
+    pub batch: MicroBatch,
+    /// The largest one of the held-out rows.
+    pub held_out: MicroBatch,
+    /// Rows that are answered together, and the tokens that each comes to.
+    pub answers: Option<[usize; 2]>,
+    /// Whether weights are read from files; random ones are drawn in place.
+    pub reads_weights: bool,
+    /// Whether the backend is flex, whose kernels are this crate's own.
+    pub has_kernels: bool,
+    /// Threads of the CPU.
+    pub threads: usize,
+    /// Bytes of the program, its tokenizer and the data, before any weight.
+    pub program: f64,
+    /// Of those, the data.
+    pub data: f64,
+    /// Bytes of a teacher that runs beside the training.
+    pub teacher: f64,
+}
+
+/// The most memory that a run holds, by part, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MemoryPlan {
+    /// The program itself: code, tokenizer, threads.
+    pub program: f64,
+    /// Records and their tokens.
+    pub data: f64,
+    /// Weights, adapters included.
+    pub weights: f64,
+    /// A teacher that runs beside the training.
+    pub teacher: f64,
+    /// Both moments of the optimizer.
+    pub moments: f64,
+    /// Gradients, at the moment of the peak as all that follows.
+    pub gradients: f64,
+    /// What the layers keep for the backward pass or have in hand.
+    pub activations: f64,
+    /// A block of logits and what belongs to the loss.
+    pub logits: f64,
+    /// Scores and panels in the kernels' hands, buffers of files, and caches of answers.
+    pub working: f64,
+    /// What the kernels keep of other moments, to use it again.
+    pub kept: f64,
+    /// The sum.
+    pub peak: f64,
+    /// The most that training holds: the peak, unless that is in reading.
+    pub training: f64,
+    /// The most that reading the weights holds; 0 where none are read.
+    pub reading: f64,
+    /// When that is.
+    pub when: Moment,
+}
+
+/// The moments at which a run may hold most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// The weights are read.
+    Reading,
+    /// The loss of a micro-batch is computed.
+    #[default]
+    Loss,
+    /// The backward pass begins.
+    BackwardBegins,
+    /// It ends, and all gradients are there.
+    BackwardEnds,
+    /// Held-out losses are taken.
+    HeldOut,
+    /// Held-out problems are answered.
+    Answers,
+}
+
+impl Moment {
+    /// In words: `the peak is when ...`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reading => "the weights are read",
+            Self::Loss => "the loss is computed",
+            Self::BackwardBegins => "the backward pass begins",
+            Self::BackwardEnds => "the backward pass ends",
+            Self::HeldOut => "held-out losses are taken",
+            Self::Answers => "held-out problems are answered",
+        }
+    }
+}
+
+/// What is held at one moment, in the kernels' memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct At {
+    gradients: Held,
+    activations: Held,
+    logits: Held,
+    working: Held,
+}
+
+impl At {
+    fn all(&self) -> Held {
+        self.gradients + self.activations + self.logits + self.working
+    }
+}
+
+/// Panels that the matrix products prepare in each thread.
+const PANELS: f64 = (4 << 20) as f64;
+
+impl MemoryPlan {
+    /// By arithmetic alone.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
+    pub fn of(setup: &MemorySetup<'_>) -> Result<Self> {
+        let shape = setup.shape;
+        let tensors = Tensors::of(shape, setup.lora, setup.base, setup.precision)?;
+        let lora = setup.lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
+        let layer = Layer {
+            shape,
+            lora: lora.as_ref(),
+            precision: setup.precision,
+            has_kernels: setup.has_kernels,
+            threads: setup.threads,
+        };
+        let moments = moments(setup, &tensors, &layer);
+        let held = match setup.has_kernels {
+            true => moments.iter().map(|(_, at)| at.all()).fold(Held::default(), Held::max),
+            false => Held::default(),
+        };
+        let largest =
+            |a: &&(Moment, At), b: &&(Moment, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
+        let (mut when, mut at) = *moments.iter().max_by(largest).expect("a step has moments");
+        let mut kept = (held.bytes() - at.all().bytes()).max(0.0);
+        // A checkpoint's largest tensor stands beside what the kernels keep: from the device, on the host
+        // and as the file has it.
+        let mut extra = PANELS * setup.threads as f64 + 12.0 * tensors.largest[1] as f64;
+        let mut moment_bytes = tensors.moment_bytes;
+        let fixed = setup.program + setup.teacher + tensors.weight_bytes();
+        let training = fixed + moment_bytes + extra + at.all().bytes() + kept;
+        let reading = if setup.reads_weights { fixed + reading(&tensors) } else { 0.0 };
+        if training < reading {
+            (when, at, kept) = (Moment::Reading, At::default(), 0.0);
+            (moment_bytes, extra) = (0.0, reading - fixed);
+        }
+        Ok(Self {
+            program: setup.program - setup.data,
+            data: setup.data,
+            weights: tensors.weight_bytes(),
+            teacher: setup.teacher,
+            moments: moment_bytes,
+            gradients: at.gradients.bytes(),
+            activations: at.activations.bytes(),
+            logits: at.logits.bytes(),
+            working: at.working.bytes() + extra,
+            kept,
+            peak: training.max(reading),
+            training,
+            reading,
+            when,
+        })
+    }
+}
+
+/// What reading has in hand: up to 64 MiB of a file's pages, and the largest tensor in the file's type
+/// (f32 at most) and as f32, before it stands in its place (`WeightFile::read`).
+fn reading(tensors: &Tensors) -> f64 {
+    (64u64 << 20) as f64 + 8.0 * tensors.largest[0] as f64
+}
+
+/// What is held at each moment of a run.
+fn moments(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
+    let mut all = training(setup, tensors, layer);
+    if setup.held_out.positions() > 0 {
+        let batch = &setup.held_out;
+        let logits = layer.logits(batch) + layer.loss_states(batch) * 0.5;
+        let forward = layer.forward(batch);
+        let at = At { activations: forward, working: layer.scores(batch), ..At::default() };
+        all.push((Moment::HeldOut, at));
+        let at = At { activations: layer.stream(batch), logits, ..At::default() };
+        all.push((Moment::HeldOut, at));
+    }
+    if let Some([rows, tokens]) = setup.answers {
+        // Keys and values of all layers, with the room that doubles, and the scores of a token.
+        let caches = 2 * rows * tokens * setup.shape.key_value_width();
+        let working = Held::values(caches) * setup.shape.num_hidden_layers as f64;
+        let logits = Held::values(rows * setup.shape.vocab_size) * 3.0;
+        all.push((Moment::Answers, At { working, logits, ..At::default() }));
+    }
+    all
+}
+
+/// What is held at the moments of a step, in its last micro-batch.
+fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
+    let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
+    let checkpointing = setup.activation_checkpointing;
+    let layers = shape.num_hidden_layers as f64;
+    // The sum of earlier micro-batches' gradients stands beside those that come.
+    let earlier = if setup.accumulates { tensors.gradients } else { none };
+    let embedding = match setup.lora {
+        None => Held::values(shape.vocab_size * shape.hidden_size),
+        Some(_) => none,
+    };
+    let (head, all) = (earlier + embedding, earlier + tensors.gradients);
+    let tied = if shape.tie_word_embeddings { embedding } else { none };
+    let (working, stream) = (layer.scores(batch), layer.stream(batch));
+    // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
+    let kept = match checkpointing {
+        false => layer.kept(batch) * layers + stream,
+        true => stream * (layers + 1.0),
+    };
+    // A layer is then computed once more and goes backwards by itself; what carries the gradient to it
+    // takes two more of the stream.
+    let backward = match checkpointing {
+        false => layer.backward(batch),
+        true => layer.kept(batch) + layer.backward(batch) + stream * 2.0,
+    };
+    let attention = backward + layer.attention_backward(batch)
+        - layer.backward(batch)
+        - layer.kept_by_feed_forward(batch);
+    let [last_layer, end] = match checkpointing {
+        false => [stream, stream],
+        true => [kept + backward, kept + stream],
+    };
+    let at = |gradients, activations, working| At { gradients, activations, logits: none, working };
+    let logits = layer.logits(batch) + layer.loss_states(batch);
+    let loss = At { gradients: head, activations: kept + stream, logits, working: none };
+    vec![
+        (Moment::Loss, loss),
+        (Moment::BackwardBegins, at(head, kept + backward, working)),
+        (Moment::BackwardBegins, at(head, kept + attention, working)),
+        (Moment::BackwardEnds, at(all, last_layer, working)),
+        // The gradient of a tied embedding comes as two, which are added.
+        (Moment::BackwardEnds, at(all + tied, end, none)),
+    ]
+}

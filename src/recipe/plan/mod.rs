@@ -1,0 +1,372 @@
+//! What a run needs before it begins: memory by part, disk and time, from its settings and its data
+//! alone. No weight is read for it.
+//!
+//! [`memory`] has the arithmetic, which is held to measured peaks (`tests/plan.rs`).
+
+mod activations;
+mod advice;
+mod batches;
+mod held;
+mod machine;
+mod measure;
+mod memory;
+mod tensors;
+mod text;
+mod work;
+
+pub use activations::MicroBatch;
+pub use advice::{LongRow, Saving, ShorterRows};
+pub use machine::Machine;
+pub use memory::{MemoryPlan, MemorySetup, Moment};
+pub use work::TimePlan;
+
+use super::config::RunConfig;
+use super::directory::RunMode;
+use super::prepare::Prepared;
+use super::run::dated;
+use super::summary::backend_name;
+use crate::context::Context;
+use crate::data::BatchLayout;
+use crate::error::Result;
+use crate::model::{DecoderConfig, FileType, ModelFolder, Precision, model_folder};
+use crate::recipe::teacher::teacher_shape;
+use batches::{Batches, Order};
+use serde::Serialize;
+use tensors::Tensors;
+
+/// Activations and peak with a micro-batch of some length.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ByLength {
+    /// Of all micro-batches, the share that is not larger.
+    pub share: f64,
+    /// The micro-batch.
+    pub batch: MicroBatch,
+    /// Bytes of its activations at the moment of the peak.
+    pub activations: f64,
+    /// The most memory, were it the largest, in bytes.
+    pub peak: f64,
+}
+
+/// Disk that a run fills, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DiskPlan {
+    /// A checkpoint: the trained weights and their moments.
+    pub checkpoint: f64,
+    /// Checkpoints that are there at once: those that are kept, the best where it is, and one that is
+    /// being written.
+    pub checkpoints: usize,
+    /// The student at the end, or its adapters.
+    pub result: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+/// What a run needs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The student: a model's name, or random weights.
+    pub student: String,
+    /// The backend.
+    pub backend: String,
+    /// Whether the lengths are those of the data; else every row is as long as `data.max_length`.
+    pub from_data: bool,
+    /// Parameters, adapters included.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trained_parameters: usize,
+    /// The largest micro-batch.
+    pub batch: MicroBatch,
+    /// The most memory of the device, by part.
+    pub memory: MemoryPlan,
+    /// Memory with micro-batches of other lengths, the shortest first.
+    pub by_length: Vec<ByLength>,
+    /// The memory that is there; nothing of a GPU's, which Burn does not tell.
+    pub machine: Option<Machine>,
+    /// Whether it is enough, where that is known.
+    pub fits: Option<bool>,
+    /// The longest rows that are trained on.
+    pub longest_rows: Vec<LongRow>,
+    /// What leaving the longest rows out would save.
+    pub shorter_rows: Vec<ShorterRows>,
+    /// Settings that would save memory, each by itself.
+    pub savings: Vec<Saving>,
+    /// Disk.
+    pub disk: DiskPlan,
+    /// Time.
+    pub time: TimePlan,
+}
+
+/// What a plan is computed from; changed settings are computed anew from the same.
+pub(super) struct Case<'a> {
+    pub config: &'a RunConfig,
+    pub prepared: Option<&'a Prepared>,
+    shape: DecoderConfig,
+    order: Order,
+    held_out: MicroBatch,
+    /// Rows that are answered together, and tokens of each.
+    answers: Option<[usize; 2]>,
+    machine: Machine,
+    /// Bytes of the program and of the data in it.
+    program: [f64; 2],
+    teacher: f64,
+}
+
+/// Tokens that a prompt is taken to have where none is known.
+const USUAL_PROMPT: usize = 256;
+
+/// What the program has beside its tokenizer, data and tensors, once it trains: code, stacks of threads,
+/// graphs and the allocator's own. Measured (`tests/plan.rs`).
+const PROGRAM: f64 = (12 << 20) as f64;
+
+/// What a tokenizer takes for each byte of its `tokenizer.json`. Measured with those of SmolLM2 and Qwen3.
+const TOKENIZER_FACTOR: f64 = 14.0;
+
+impl Plan {
+    /// The plan of a run. Data are read and laid out where the settings name any; with a model and no
+    /// data its `config.json` is enough, and every row is taken to be as long as `data.max_length`.
+    /// With `measure` some steps are made, for a few seconds.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`] and [`ModelFolder::open`]; [`Error::Stopped`](crate::Error::Stopped).
+    pub fn new(config: &RunConfig, measure: bool, context: &Context<'_>) -> Result<Self> {
+        let config = &dated(config, RunMode::New);
+        config.validate()?;
+        let without_data = config.data.sources.is_empty() && config.base_model.is_some();
+        let prepared = match without_data {
+            true => None,
+            false => Some(Prepared::new(config, context)?),
+        };
+        let case = Case::new(config, prepared.as_ref(), context)?;
+        let mut plan = case.plan()?;
+        if measure {
+            case.measure(&mut plan, context)?;
+        }
+        Ok(plan)
+    }
+
+    /// The plan of a run whose data are prepared.
+    pub(super) fn of_run(
+        config: &RunConfig,
+        prepared: &Prepared,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        Case::new(config, Some(prepared), context)?.plan()
+    }
+}
+
+impl<'a> Case<'a> {
+    fn new(
+        config: &'a RunConfig,
+        prepared: Option<&'a Prepared>,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let machine = Machine::here();
+        let (shape, tokenizer) = match (prepared, &config.base_model) {
+            (Some(prepared), _) => (prepared.model.clone(), None),
+            (None, Some(name)) => {
+                let folder = ModelFolder::open(&model_folder(name, context)?)?;
+                let folder = folder.for_length(config.data.max_length, context)?;
+                let tokenizer = folder.path().join("tokenizer.json").metadata();
+                (folder.config().clone(), tokenizer.ok().map(|file| file.len() as f64))
+            }
+            (None, None) => (config.model.clone(), None),
+        };
+        let order = match prepared {
+            Some(prepared) => Order::of(config, prepared),
+            None => Order::of_longest(config),
+        };
+        let data = prepared.map_or(0.0, data_bytes);
+        // With the data at hand the process itself is what its program takes.
+        let program = match (prepared, machine.used) {
+            (Some(_), Some(used)) => used as f64 + PROGRAM,
+            _ => 4.0 * PROGRAM + TOKENIZER_FACTOR * tokenizer.unwrap_or_default() + data,
+        };
+        let answers = prepared.filter(|prepared| !prepared.questions.is_empty()).map(|prepared| {
+            let rows = config.generate.batch_size.min(prepared.questions.len());
+            let prompts = prepared.held_out.iter().flat_map(|source| &source.rows);
+            let prompt = prompts.map(|row| row.prompt).max().unwrap_or(USUAL_PROMPT);
+            [rows, prompt + config.generate.max_new_tokens]
+        });
+        let held_out = prepared.map_or(MicroBatch::default(), |p| held_out_batch(config, p));
+        let teacher = teacher_shape(config)?;
+        let teacher = teacher.map_or(Ok(0.0), |shape| -> Result<f64> {
+            let tensors = Tensors::of(&shape, None, config.base, Precision::F32)?;
+            Ok(4.0 * tensors.parameters as f64)
+        })?;
+        let program = [program, data];
+        Ok(Self { config, prepared, shape, order, held_out, answers, machine, program, teacher })
+    }
+
+    fn is_cpu(&self) -> bool {
+        ["flex", "ndarray", "none"].contains(&backend_name(self.config).as_str())
+    }
+
+    fn threads(&self) -> usize {
+        rayon::current_num_threads()
+    }
+
+    /// The memory of other settings and another largest micro-batch.
+    fn memory(&self, config: &RunConfig, batch: MicroBatch) -> Result<MemoryPlan> {
+        let train = &config.train;
+        // What a GPU has beside tensors is not known, and the program is not on it.
+        let [program, data] = if self.is_cpu() { self.program } else { [0.0; 2] };
+        MemoryPlan::of(&MemorySetup {
+            shape: &self.shape,
+            lora: config.lora.as_ref(),
+            base: config.base,
+            precision: config.precision,
+            activation_checkpointing: train.activation_checkpointing,
+            accumulates: train.accumulate > 1 || train.tokens_per_batch.is_some(),
+            batch,
+            held_out: self.held_out,
+            answers: self.answers,
+            reads_weights: config.base_model.is_some(),
+            has_kernels: backend_name(config) == "flex",
+            threads: self.threads(),
+            program,
+            data,
+            teacher: self.teacher,
+        })
+    }
+
+    /// The memory that is there for the run, on the CPU.
+    fn room(&self) -> Option<f64> {
+        let room = self.machine.for_process().filter(|_| self.is_cpu())?;
+        Some(room as f64)
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let config = self.config;
+        let tensors =
+            Tensors::of(&self.shape, config.lora.as_ref(), config.base, config.precision)?;
+        let batches = self.order.batches(&config.train, usize::MAX);
+        let batch = batches.largest();
+        let memory = self.memory(config, batch)?;
+        let fits = self.room().map(|room| memory.peak <= room);
+        let by_length = self.by_length(&batches)?;
+        Ok(Plan {
+            student: config.base_model.clone().unwrap_or_else(|| "random weights".into()),
+            backend: backend_name(config),
+            from_data: self.prepared.is_some(),
+            parameters: tensors.parameters,
+            trained_parameters: tensors.trained,
+            batch,
+            by_length,
+            machine: self.is_cpu().then_some(self.machine),
+            fits,
+            longest_rows: self.longest_rows(),
+            shorter_rows: self.shorter_rows(&memory)?,
+            savings: self.savings(&memory)?,
+            disk: self.disk(&tensors),
+            time: self.time(&tensors, &batches),
+            memory,
+        })
+    }
+
+    /// Memory at the median, at nine tenths and at the largest of the micro-batches; without data at
+    /// shares of the longest rows.
+    fn by_length(&self, batches: &Batches) -> Result<Vec<ByLength>> {
+        let mut lines: Vec<ByLength> = vec![];
+        for share in [0.25, 0.5, 0.9, 1.0] {
+            let batch = match (self.prepared.is_some(), share) {
+                (_, 1.0) => batches.largest(),
+                (true, 0.25) | (false, 0.9) => continue,
+                (true, share) => batches.quantile(share),
+                (false, share) => batches.largest().shortened(share),
+            };
+            let memory = self.memory(self.config, batch)?;
+            let line =
+                ByLength { share, batch, activations: memory.activations, peak: memory.peak };
+            // Of several that are as large, the last stands for all.
+            lines.retain(|other| other.batch.positions() != batch.positions());
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+
+    fn disk(&self, tensors: &Tensors) -> DiskPlan {
+        let (config, train) = (self.config, &self.config.train);
+        let checkpoint = tensors.trained_bytes + tensors.moment_bytes;
+        let checkpoints = train.keep_checkpoints + usize::from(train.keep_best) + 1;
+        let result = match (config.save.file_type, config.lora.is_some()) {
+            (FileType::Bf16, false) => tensors.trained_bytes / 2.0,
+            _ => tensors.trained_bytes,
+        };
+        let total = checkpoint * checkpoints as f64 + result;
+        DiskPlan { checkpoint, checkpoints, result, total }
+    }
+
+    fn flops(&self, tensors: &Tensors, batches: &Batches) -> f64 {
+        let train = &self.config.train;
+        let checkpointing = train.activation_checkpointing;
+        work::flops(&self.shape, tensors, self.config.lora.is_none(), checkpointing, batches)
+    }
+
+    fn time(&self, tensors: &Tensors, batches: &Batches) -> TimePlan {
+        let flops_per_step = self.flops(tensors, batches) / batches.steps.max(1) as f64;
+        let rate = work::assumed_rate(self.is_cpu(), self.threads());
+        TimePlan::at(rate, false, flops_per_step, self.order.steps)
+    }
+}
+
+impl TimePlan {
+    /// At so many operations in a second.
+    fn at(rate: f64, is_measured: bool, flops_per_step: f64, steps: Option<usize>) -> Self {
+        let seconds_per_step = flops_per_step / rate.max(1.0);
+        Self {
+            steps,
+            seconds_per_step,
+            seconds: steps.map(|steps| seconds_per_step * steps as f64),
+            flops_per_step,
+            flops_per_second: rate,
+            is_measured,
+        }
+    }
+}
+
+impl MicroBatch {
+    /// The same with a share of the tokens in each row.
+    fn shortened(self, share: f64) -> Self {
+        let part = |count: usize| (count as f64 * share).round() as usize;
+        Self {
+            rows: self.rows,
+            length: part(self.length),
+            longest: part(self.longest),
+            trained: part(self.trained),
+        }
+    }
+}
+
+/// What prepared data take: texts, tokens, and some numbers for each record.
+fn data_bytes(prepared: &Prepared) -> f64 {
+    /// Beside its text, a record in its source, among the pairs and in the mixture.
+    const OF_RECORD: usize = 300;
+    let sources = prepared.mixture.pairs().sources().iter().enumerate();
+    let bytes = sources.map(|(index, source)| {
+        let records = source.records().iter().enumerate();
+        let of = |(record, text): (usize, &crate::data::CotRecord)| {
+            let tokens = prepared.encoded.example(index, record);
+            let tokens = 4 * tokens.map_or(0, |example| example.tokens.len());
+            OF_RECORD + tokens + text.problem.len() + text.solution.len()
+        };
+        records.map(of).sum::<usize>()
+    });
+    bytes.sum::<usize>() as f64
+}
+
+/// The largest micro-batch of the held-out rows.
+fn held_out_batch(config: &RunConfig, prepared: &Prepared) -> MicroBatch {
+    let layout: BatchLayout = config.train.layout();
+    let batches = prepared.held_out.iter().flat_map(|source| {
+        let inputs: Vec<usize> =
+            source.rows.iter().map(|row| row.tokens.len().saturating_sub(1)).collect();
+        let batch = |size: crate::data::BatchSize| MicroBatch {
+            rows: size.rows,
+            length: size.length,
+            longest: size.members.iter().map(|row| inputs[*row]).max().unwrap_or(0),
+            trained: size.members.iter().map(|row| source.rows[*row].example().targets()).sum(),
+        };
+        layout.sizes(&inputs).into_iter().map(batch).collect::<Vec<_>>()
+    });
+    batches.max_by_key(MicroBatch::positions).unwrap_or_default()
+}

@@ -1,0 +1,142 @@
+//! The tensors of a student by its shape alone: weights, and which of them are trained.
+
+use super::held::{Held, matrix_bytes, moment_bytes};
+use crate::error::Result;
+use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+
+/// What a student's tensors come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tensors {
+    /// Parameters, adapters included.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trained: usize,
+    /// Weights of the blocks' linear layers, which every token is multiplied with.
+    pub linear: usize,
+    /// Bytes of the weights that are not trained.
+    pub frozen_bytes: f64,
+    /// Bytes of those that are; they are f32.
+    pub trained_bytes: f64,
+    /// The gradients of all of them.
+    pub gradients: Held,
+    /// Bytes of the optimizer's moments.
+    pub moment_bytes: f64,
+    /// Elements of the largest tensor, and of the largest that is trained.
+    pub largest: [usize; 2],
+}
+
+impl Tensors {
+    /// Of a student of this shape, with adapters or without.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
+    pub fn of(
+        shape: &DecoderConfig,
+        lora: Option<&LoraConfig>,
+        base: BaseWeights,
+        precision: Precision,
+    ) -> Result<Self> {
+        let lora = lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
+        let mut all = Self::default();
+        for (name, size) in shape.tensor_shapes() {
+            let count: usize = size.iter().product();
+            let layer =
+                name.strip_suffix(".weight").filter(|name| name.starts_with("model.layers."));
+            let linear = layer.filter(|_| size.len() == 2);
+            all.parameters += count;
+            all.linear += if linear.is_some() { count } else { 0 };
+            all.largest[0] = all.largest[0].max(count);
+            let Some(lora) = &lora else {
+                all.train(count);
+                continue;
+            };
+            let [rows, columns] = match size[..] {
+                [rows, columns] => [rows, columns],
+                _ => [1, count],
+            };
+            all.frozen_bytes += match (size.len(), linear) {
+                // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
+                (2, Some(_)) if base.is_f32() && precision == Precision::Bf16 => 2.0 * count as f64,
+                (2, Some(_)) => matrix_bytes(base.base_type, rows, columns, base),
+                (2, None) => matrix_bytes(base.embedding_type(), rows, columns, base),
+                // Norms and biases.
+                _ => 4.0 * count as f64,
+            };
+            if linear.is_some_and(|name| lora.targets(name)) {
+                for adapter in [lora.rank * columns, lora.rank * rows] {
+                    all.parameters += adapter;
+                    all.train(adapter);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn train(&mut self, count: usize) {
+        self.trained += count;
+        self.trained_bytes += 4.0 * count as f64;
+        self.gradients += Held::values(count);
+        self.moment_bytes += moment_bytes(count);
+        self.largest[1] = self.largest[1].max(count);
+    }
+
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> f64 {
+        self.frozen_bytes + self.trained_bytes
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::model::tensors::lazy_tensors;
+    use crate::model::{Architecture, QkNorm};
+    use burn::tensor::Device;
+
+    fn shape(architecture: Architecture, tied: bool) -> DecoderConfig {
+        DecoderConfig {
+            architecture,
+            vocab_size: 23,
+            hidden_size: 16,
+            intermediate_size: 20,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: Some(6),
+            tie_word_embeddings: tied,
+            ..DecoderConfig::default()
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_as_the_model_has_them() {
+        use Architecture::{Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3};
+        let device = Device::flex().autodiff();
+        let lora = LoraConfig { rank: 3, ..LoraConfig::default() };
+        for architecture in [Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3] {
+            for (tied, lora) in [(true, None), (false, None), (true, Some(&lora))] {
+                let shape = shape(architecture, tied);
+                let model = shape.init(1, &device).unwrap();
+                let model = match lora {
+                    Some(lora) => model.with_lora(lora, 1).unwrap(),
+                    None => model,
+                };
+                let count = |trained: bool| -> usize {
+                    let tensors = lazy_tensors(&model, trained);
+                    tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+                };
+                let found =
+                    Tensors::of(&shape, lora, BaseWeights::default(), Precision::F32).unwrap();
+                assert_eq!(found.parameters, count(false), "{architecture:?} {tied}");
+                assert_eq!(found.trained, count(true), "{architecture:?} {tied}");
+                assert_eq!(found.weight_bytes(), 4.0 * found.parameters as f64);
+                assert_eq!(found.moment_bytes, 8.0 * found.trained as f64);
+            }
+        }
+        let unknown = LoraConfig { target_modules: vec!["q_proj".into()], ..lora };
+        let phi = shape(Phi3, true);
+        assert_eq!(phi.architecture.properties().qk_norm, QkNorm::None);
+        let found = Tensors::of(&phi, Some(&unknown), BaseWeights::default(), Precision::F32);
+        assert!(found.unwrap_err().to_string().contains("qkv_proj"));
+    }
+}
