@@ -14,6 +14,7 @@ use mixdistill::model::{
 use mixdistill::prelude::*;
 use mixdistill::recipe::plan::{MemoryPlan, MemorySetup, MicroBatch};
 use mixdistill::text::{DISPLAY_WIDTH, Table};
+use mixdistill::train::MomentType;
 
 /// Name, family, width, layers, heads, key-value heads, width of a head, width inside, vocabulary.
 type Shape = (&'static str, Architecture, [usize; 7]);
@@ -51,6 +52,7 @@ fn main() -> Result<()> {
                     lora: Some(&lora),
                     base: BaseWeights { base_type: BaseType::Nf4, ..BaseWeights::default() },
                     precision,
+                    moments: MomentType::EightBit,
                     activation_checkpointing: true,
                     accumulates: false,
                     batch: MicroBatch { rows: 1, length, longest: length, trained: length },

@@ -13,6 +13,7 @@ use mixdistill::model::{
 };
 use mixdistill::recipe::plan::{MemoryPlan, MemorySetup, MicroBatch};
 use mixdistill::recipe::{Plan, RunConfig};
+use mixdistill::train::MomentType;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -35,6 +36,8 @@ struct Combination {
     checkpointing: bool,
     /// `base.type`.
     base: &'static str,
+    /// `train.moments`.
+    moments: &'static str,
 }
 
 const SMALL: [usize; 6] = [256, 6, 8, 4, 704, 4096];
@@ -51,6 +54,7 @@ const USUAL: Combination = Combination {
     rank: None,
     checkpointing: false,
     base: "f32",
+    moments: "f32",
 };
 
 const COMBINATIONS: [Combination; 12] = [
@@ -59,10 +63,25 @@ const COMBINATIONS: [Combination; 12] = [
     Combination { shape: LARGER, tied: false, rows: [128, 8], packing: "off", ..USUAL },
     Combination { shape: LARGER, rows: [2048, 1], ..USUAL },
     Combination { shape: LARGER, rows: [2048, 1], checkpointing: true, ..USUAL },
-    Combination { shape: LARGER, rows: [256, 2], accumulate: 3, ..USUAL },
-    Combination { shape: LARGER, rows: [512, 2], rank: Some(16), ..USUAL },
-    Combination { shape: LARGER, rows: [2048, 1], rank: Some(8), checkpointing: true, ..USUAL },
-    Combination { rows: [1024, 2], packing: "off", rank: Some(16), accumulate: 2, ..USUAL },
+    Combination { shape: LARGER, rows: [256, 2], accumulate: 3, moments: "8bit", ..USUAL },
+    Combination { shape: LARGER, rows: [512, 2], rank: Some(16), base: "nf4", ..USUAL },
+    Combination {
+        shape: LARGER,
+        rows: [2048, 3],
+        rank: Some(8),
+        checkpointing: true,
+        base: "int8",
+        ..USUAL
+    },
+    Combination {
+        rows: [1024, 2],
+        packing: "off",
+        rank: Some(16),
+        accumulate: 2,
+        base: "bf16",
+        moments: "8bit",
+        ..USUAL
+    },
     Combination { family: Architecture::Qwen3, rows: [1024, 1], ..USUAL },
     Combination { family: Architecture::Gemma3Text, rows: [512, 2], rank: Some(8), ..USUAL },
     Combination { family: Architecture::Olmo2, shape: LARGER, rows: [256, 4], ..USUAL },
@@ -104,6 +123,7 @@ impl Combination {
             format!("train.packing={}", self.packing),
             format!("train.activation_checkpointing={}", self.checkpointing),
             format!("base.type={}", self.base),
+            format!("train.moments={}", self.moments),
         ] {
             words.extend(["--set".into(), setting]);
         }
@@ -176,6 +196,7 @@ fn memory(shape: &DecoderConfig, length: usize, change: fn(&mut MemorySetup<'_>)
         lora: None,
         base: BaseWeights::default(),
         precision: Precision::F32,
+        moments: MomentType::F32,
         activation_checkpointing: false,
         accumulates: false,
         batch,

@@ -59,13 +59,10 @@ impl DecoderConfig {
     pub(super) fn build(&self, source: &mut impl WeightSource) -> Result<DecoderLm> {
         self.validate()?;
         let (std, width) = (self.initializer_range, self.hidden_size);
-        let layers = (0..self.num_hidden_layers)
-            .map(|number| self.layer(number).build(source, &format!("model.layers.{number}")))
-            .collect::<Result<_>>()?;
+        // The largest matrices first, while nothing else is there.
         let vocabulary = [self.vocab_size, width];
         let embedding = "model.embed_tokens.weight";
         let embedding = source.matrix(embedding, vocabulary, MatrixRole::Embedding, std)?;
-        let norm = self.final_norm().build(source, "model.norm")?;
         let lm_head = match self.tie_word_embeddings {
             true => None,
             false => {
@@ -78,6 +75,10 @@ impl DecoderConfig {
                 )?))
             }
         };
+        let layers = (0..self.num_hidden_layers)
+            .map(|number| self.layer(number).build(source, &format!("model.layers.{number}")))
+            .collect::<Result<_>>()?;
+        let norm = self.final_norm().build(source, "model.norm")?;
         let embed_tokens = TokenEmbedding::new(embedding);
         let model = Decoder { embed_tokens, layers, norm };
         let (config, lora, compute) = (self.clone(), None, None);

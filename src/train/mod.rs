@@ -20,6 +20,7 @@ pub use config::{LrSchedule, MomentType, OnNotFinite, ParameterGroup, TrainConfi
 pub use learner::{FitOptions, Grader, Learner};
 pub use losses::{HeldOut, StepGradients, held_out_losses, step_gradients, step_gradients_with};
 pub use metrics::{Metric, MetricsFile, SamplesFile, read_metrics};
+pub(crate) use moments::LEAST_8BIT;
 pub use optimizer::{FusedAdamW, Optimizer, global_norm, named_gradients};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use step_log::ResumePoint;

@@ -11,7 +11,7 @@ use burn::tensor::TensorData;
 
 /// Elements from which a tensor's moments are of 8 bits; those of smaller ones would save little.
 /// bitsandbytes has the same bound.
-const LEAST_8BIT: usize = 4096;
+pub(crate) const LEAST_8BIT: usize = 4096;
 
 /// The names of the moments after a parameter's, as PyTorch has them.
 const PARTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];

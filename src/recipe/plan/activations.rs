@@ -3,7 +3,7 @@
 
 use super::held::Held;
 use crate::model::{DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm};
-use crate::ops::{attention_parts, loss_block};
+use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
 
 /// A micro-batch by its size.
@@ -20,6 +20,13 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// The largest of the pieces in which the feed-forward part goes through it with activation
+    /// checkpointing.
+    pub(super) fn largest_piece(&self) -> Self {
+        let length = pieces(self.positions()).map(|piece| piece.len()).max().unwrap_or(0);
+        Self { rows: 1, length, ..*self }
+    }
+
     /// Positions, padding included.
     pub fn positions(&self) -> usize {
         self.rows * self.length

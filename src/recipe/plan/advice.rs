@@ -5,6 +5,7 @@ use super::{Case, MicroBatch};
 use crate::error::Result;
 use crate::model::{BaseType, LoraConfig};
 use crate::recipe::config::RunConfig;
+use crate::train::MomentType;
 use serde::Serialize;
 
 /// A setting that would save memory.
@@ -122,6 +123,13 @@ impl Case<'_> {
                     Box::new(move |config| config.base.base_type = kind),
                 ));
             }
+        }
+        if train.moments == MomentType::F32 {
+            changes.push((
+                vec!["train.moments=8bit".into()],
+                "moments are rounded".into(),
+                Box::new(|config| config.train.moments = MomentType::EightBit),
+            ));
         }
         if train.batch_size > 1 || train.tokens_per_batch.is_some() {
             let accumulate = train.rows_per_step();

@@ -1,6 +1,7 @@
 //! Bytes by how the kernels keep them, and how much of a type a tensor takes.
 
 use crate::model::{BaseType, BaseWeights};
+use crate::train::{LEAST_8BIT, MomentType};
 use serde::Serialize;
 use std::ops::{Add, AddAssign, Mul, Sub};
 
@@ -96,9 +97,14 @@ pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: Ba
 }
 
 /// Bytes of both moments of a trained tensor: the one place that knows how the optimizer keeps them.
-pub(super) fn moment_bytes(elements: usize) -> f64 {
-    // `exp_avg` and `exp_avg_sq` in f32.
-    8.0 * elements as f64
+pub(super) fn moment_bytes(elements: usize, moments: MomentType) -> f64 {
+    let elements = elements as f64;
+    if moments == MomentType::F32 || elements < LEAST_8BIT as f64 {
+        // `exp_avg` and `exp_avg_sq` in f32.
+        return 8.0 * elements;
+    }
+    // A code for each, and an f32 scale for each block of 256.
+    2.0 * elements + 8.0 * (elements / 256.0).ceil()
 }
 
 #[cfg(test)]

@@ -37,8 +37,13 @@ impl Case<'_> {
         // A teacher's part costs little beside the student's own.
         let train =
             TrainConfig { objective: Default::default(), parameter_groups: vec![], ..train };
-        let tensors =
-            Tensors::of(&self.shape, config.lora.as_ref(), config.base, config.precision)?;
+        let tensors = Tensors::of(
+            &self.shape,
+            config.lora.as_ref(),
+            config.base,
+            config.precision,
+            config.train.moments,
+        )?;
         let batches = super::Order { rows: rows.clone(), steps: None }.batches(&train, usize::MAX);
         let flops = self.flops(&tensors, &batches);
         let rate = rate(Learner::new(model, train)?, &self.random_rows(&rows), flops, context)?;

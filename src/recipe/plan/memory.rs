@@ -19,6 +19,7 @@ use super::held::Held;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+use crate::train::MomentType;
 use serde::Serialize;
 
 /// What a run's memory depends on.
@@ -32,6 +33,8 @@ pub struct MemorySetup<'a> {
     pub base: BaseWeights,
     /// What is computed in.
     pub precision: Precision,
+    /// How the optimizer keeps its moments.
+    pub moments: MomentType,
     /// Whether activations are computed once more in the backward pass.
     pub activation_checkpointing: bool,
     /// Whether a step has several micro-batches, whose gradients are summed.
@@ -147,7 +150,7 @@ impl MemoryPlan {
     /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
     pub fn of(setup: &MemorySetup<'_>) -> Result<Self> {
         let shape = setup.shape;
-        let tensors = Tensors::of(shape, setup.lora, setup.base, setup.precision)?;
+        let tensors = Tensors::of(shape, setup.lora, setup.base, setup.precision, setup.moments)?;
         let lora = setup.lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
         let layer = Layer {
             shape,
@@ -171,10 +174,13 @@ impl MemoryPlan {
         let mut moment_bytes = tensors.moment_bytes;
         let fixed = setup.program + setup.teacher + tensors.weight_bytes();
         let training = fixed + moment_bytes + extra + at.all().bytes() + kept;
-        let reading = if setup.reads_weights { fixed + reading(&tensors) } else { 0.0 };
+        let reading = match setup.reads_weights {
+            true => setup.program + setup.teacher + reading(&tensors),
+            false => 0.0,
+        };
         if training < reading {
             (when, at, kept) = (Moment::Reading, At::default(), 0.0);
-            (moment_bytes, extra) = (0.0, reading - fixed);
+            (moment_bytes, extra) = (0.0, (reading - fixed).max(0.0));
         }
         Ok(Self {
             program: setup.program - setup.data,
@@ -195,10 +201,13 @@ impl MemoryPlan {
     }
 }
 
-/// What reading has in hand: up to 64 MiB of a file's pages, and the largest tensor in the file's type
-/// (f32 at most) and as f32, before it stands in its place (`WeightFile::read`).
+/// What reading holds: what is read, up to 64 MiB of a file's pages, and a tensor in the file's type (f32 at
+/// most) and as f32, before it stands in its place (`WeightFile::read`). Embedding and head come first.
 fn reading(tensors: &Tensors) -> f64 {
-    (64u64 << 20) as f64 + 8.0 * tensors.largest[0] as f64
+    let with = |read: f64, largest: usize| read + 8.0 * largest as f64;
+    let first = with(tensors.vocabulary_bytes, tensors.largest[0]);
+    let last = with(tensors.weight_bytes(), tensors.largest_of_layers);
+    (64u64 << 20) as f64 + first.max(last)
 }
 
 /// What is held at each moment of a run.
@@ -242,15 +251,20 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Ve
         false => layer.kept(batch) * layers + stream,
         true => stream * (layers + 1.0),
     };
-    // A layer is then computed once more and goes backwards by itself; what carries the gradient to it
-    // takes two more of the stream.
-    let backward = match checkpointing {
-        false => layer.backward(batch),
-        true => layer.kept(batch) + layer.backward(batch) + stream * 2.0,
+    // A layer is then computed once more and goes backwards by itself, its feed-forward part piece by piece;
+    // what carries the gradient to it takes two more of the stream.
+    let piece = &batch.largest_piece();
+    let [backward, attention] = match checkpointing {
+        false => {
+            let rest = layer.kept_by_feed_forward(batch);
+            [layer.backward(batch), layer.attention_backward(batch) - rest]
+        }
+        true => {
+            let outside = layer.kept(batch) - layer.kept_by_feed_forward(batch) + stream * 2.0;
+            let inside = layer.kept_by_feed_forward(piece) + layer.backward(piece);
+            [outside + inside, outside + layer.attention_backward(batch)]
+        }
     };
-    let attention = backward + layer.attention_backward(batch)
-        - layer.backward(batch)
-        - layer.kept_by_feed_forward(batch);
     let [last_layer, end] = match checkpointing {
         false => [stream, stream],
         true => [kept + backward, kept + stream],

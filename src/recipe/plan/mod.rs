@@ -190,7 +190,8 @@ impl<'a> Case<'a> {
         let held_out = prepared.map_or(MicroBatch::default(), |p| held_out_batch(config, p));
         let teacher = teacher_shape(config)?;
         let teacher = teacher.map_or(Ok(0.0), |shape| -> Result<f64> {
-            let tensors = Tensors::of(&shape, None, config.base, Precision::F32)?;
+            let tensors =
+                Tensors::of(&shape, None, config.base, Precision::F32, config.train.moments)?;
             Ok(4.0 * tensors.parameters as f64)
         })?;
         let program = [program, data];
@@ -215,6 +216,7 @@ impl<'a> Case<'a> {
             lora: config.lora.as_ref(),
             base: config.base,
             precision: config.precision,
+            moments: train.moments,
             activation_checkpointing: train.activation_checkpointing,
             accumulates: train.accumulate > 1 || train.tokens_per_batch.is_some(),
             batch,
@@ -237,8 +239,13 @@ impl<'a> Case<'a> {
 
     fn plan(&self) -> Result<Plan> {
         let config = self.config;
-        let tensors =
-            Tensors::of(&self.shape, config.lora.as_ref(), config.base, config.precision)?;
+        let tensors = Tensors::of(
+            &self.shape,
+            config.lora.as_ref(),
+            config.base,
+            config.precision,
+            config.train.moments,
+        )?;
         let batches = self.order.batches(&config.train, usize::MAX);
         let batch = batches.largest();
         let memory = self.memory(config, batch)?;

@@ -3,6 +3,7 @@
 use super::held::{Held, matrix_bytes, moment_bytes};
 use crate::error::Result;
 use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+use crate::train::MomentType;
 
 /// What a student's tensors come to.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,10 @@ pub(super) struct Tensors {
     pub moment_bytes: f64,
     /// Elements of the largest tensor, and of the largest that is trained.
     pub largest: [usize; 2],
+    /// The same of the tensors that are not of the vocabulary's size, which are read after those.
+    pub largest_of_layers: usize,
+    /// Bytes of those of the vocabulary's size: embedding and head.
+    pub vocabulary_bytes: f64,
 }
 
 impl Tensors {
@@ -35,6 +40,7 @@ impl Tensors {
         lora: Option<&LoraConfig>,
         base: BaseWeights,
         precision: Precision,
+        moments: MomentType,
     ) -> Result<Self> {
         let lora = lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
         let mut all = Self::default();
@@ -46,15 +52,20 @@ impl Tensors {
             all.parameters += count;
             all.linear += if linear.is_some() { count } else { 0 };
             all.largest[0] = all.largest[0].max(count);
+            let of_vocabulary = size.len() == 2 && linear.is_none();
+            if !of_vocabulary {
+                all.largest_of_layers = all.largest_of_layers.max(count);
+            }
             let Some(lora) = &lora else {
-                all.train(count);
+                all.train(count, moments);
+                all.vocabulary_bytes += if of_vocabulary { 4.0 * count as f64 } else { 0.0 };
                 continue;
             };
             let [rows, columns] = match size[..] {
                 [rows, columns] => [rows, columns],
                 _ => [1, count],
             };
-            all.frozen_bytes += match (size.len(), linear) {
+            let bytes = match (size.len(), linear) {
                 // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
                 (2, Some(_)) if base.is_f32() && precision == Precision::Bf16 => 2.0 * count as f64,
                 (2, Some(_)) => matrix_bytes(base.base_type, rows, columns, base),
@@ -62,21 +73,23 @@ impl Tensors {
                 // Norms and biases.
                 _ => 4.0 * count as f64,
             };
+            all.frozen_bytes += bytes;
+            all.vocabulary_bytes += if of_vocabulary { bytes } else { 0.0 };
             if linear.is_some_and(|name| lora.targets(name)) {
                 for adapter in [lora.rank * columns, lora.rank * rows] {
                     all.parameters += adapter;
-                    all.train(adapter);
+                    all.train(adapter, moments);
                 }
             }
         }
         Ok(all)
     }
 
-    fn train(&mut self, count: usize) {
+    fn train(&mut self, count: usize, moments: MomentType) {
         self.trained += count;
         self.trained_bytes += 4.0 * count as f64;
         self.gradients += Held::values(count);
-        self.moment_bytes += moment_bytes(count);
+        self.moment_bytes += moment_bytes(count, moments);
         self.largest[1] = self.largest[1].max(count);
     }
 
@@ -112,7 +125,8 @@ mod tests {
     fn parameters_are_counted_as_the_model_has_them() {
         use Architecture::{Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3};
         let device = Device::flex().autodiff();
-        let lora = LoraConfig { rank: 3, ..LoraConfig::default() };
+        let (lora, base) =
+            (LoraConfig { rank: 3, ..LoraConfig::default() }, BaseWeights::default());
         for architecture in [Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3] {
             for (tied, lora) in [(true, None), (false, None), (true, Some(&lora))] {
                 let shape = shape(architecture, tied);
@@ -126,7 +140,7 @@ mod tests {
                     tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
                 };
                 let found =
-                    Tensors::of(&shape, lora, BaseWeights::default(), Precision::F32).unwrap();
+                    Tensors::of(&shape, lora, base, Precision::F32, MomentType::F32).unwrap();
                 assert_eq!(found.parameters, count(false), "{architecture:?} {tied}");
                 assert_eq!(found.trained, count(true), "{architecture:?} {tied}");
                 assert_eq!(found.weight_bytes(), 4.0 * found.parameters as f64);
@@ -136,7 +150,7 @@ mod tests {
         let unknown = LoraConfig { target_modules: vec!["q_proj".into()], ..lora };
         let phi = shape(Phi3, true);
         assert_eq!(phi.architecture.properties().qk_norm, QkNorm::None);
-        let found = Tensors::of(&phi, Some(&unknown), BaseWeights::default(), Precision::F32);
+        let found = Tensors::of(&phi, Some(&unknown), base, Precision::F32, MomentType::F32);
         assert!(found.unwrap_err().to_string().contains("qkv_proj"));
     }
 }
