@@ -2,7 +2,7 @@
 //! backward pass, and by what they have in hand while they work.
 
 use super::held::Held;
-use crate::model::{DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm};
+use crate::model::{BaseType, DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm};
 use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
 
@@ -40,6 +40,8 @@ pub(super) struct Layer<'a> {
     /// The adapters, their targets named as the model's layers are.
     pub lora: Option<&'a LoraConfig>,
     pub precision: Precision,
+    /// The type of the head.
+    pub head: BaseType,
     /// Whether the kernels of this crate compute, and not the portable bodies.
     pub has_kernels: bool,
     pub threads: usize,
@@ -191,6 +193,7 @@ impl Layer<'_> {
         let copies = if self.has_kernels && self.precision == Precision::F32 { 1.0 } else { 4.0 };
         let head = match self.precision {
             Precision::F32 => Held::default(),
+            Precision::Bf16 if self.head == BaseType::Bf16 => Held::default(),
             Precision::Bf16 => Held::tensor(2.0 * (vocabulary * self.shape.hidden_size) as f64),
         };
         logits * copies + head

@@ -156,6 +156,7 @@ impl MemoryPlan {
             shape,
             lora: lora.as_ref(),
             precision: setup.precision,
+            head: setup.base.embedding_type(),
             has_kernels: setup.has_kernels,
             threads: setup.threads,
         };
