@@ -131,8 +131,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
             let folder = model_folder(name, &Context::default())?;
             ModelFolder::open(&folder)?.with_base_weights(base)?.load(&device)?
         }
-        None if base.is_f32() => config.init(0, &device)?,
-        None => config.init(0, &device)?.with_base_weights(&base)?,
+        None => config.init_stored(0, &base, &device)?,
     };
     let config = model.config().clone();
     let vocab_size = config.vocab_size;

@@ -49,7 +49,19 @@ impl DecoderConfig {
     /// # Errors
     /// As [`DecoderConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLm> {
-        self.build(&mut RandomWeights { seed, device })
+        self.build(&mut RandomWeights::new(seed, device))
+    }
+
+    /// The same with its matrices stored as `base` says, one after the other; they are frozen.
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::init`]; [`Error::Config`] where the device cannot store them.
+    pub fn init_stored(&self, seed: u64, base: &BaseWeights, device: &Device) -> Result<DecoderLm> {
+        base.validate()?;
+        base.check(device)?;
+        let model =
+            self.build(&mut RandomWeights { base: *base, ..RandomWeights::new(seed, device) })?;
+        Ok(if base.is_f32() { model } else { model.no_grad() })
     }
 
     /// A decoder with the weights of `source`.

@@ -1,6 +1,8 @@
 //! Where the weights of new modules come from: drawn by a seed, or read from files.
 
+use super::base_weights::{BaseType, BaseWeights};
 use super::matrix::{MatrixRole, NewMatrix};
+use super::tensors::HostTensor;
 use crate::error::Result;
 use crate::ops::resident;
 use crate::random::Stream;
@@ -35,6 +37,14 @@ pub(super) fn path(prefix: &str, part: &str) -> String {
 pub(super) struct RandomWeights<'a> {
     pub seed: u64,
     pub device: &'a Device,
+    pub base: BaseWeights,
+}
+
+impl<'a> RandomWeights<'a> {
+    /// In f32.
+    pub fn new(seed: u64, device: &'a Device) -> Self {
+        Self { seed, device, base: BaseWeights::default() }
+    }
 }
 
 impl WeightSource for RandomWeights<'_> {
@@ -46,7 +56,7 @@ impl WeightSource for RandomWeights<'_> {
         &mut self,
         name: &str,
         sizes: [usize; 2],
-        _: MatrixRole,
+        role: MatrixRole,
         deviation: f64,
     ) -> Result<NewMatrix> {
         let mut random = Stream::new(self.seed, name, 0);
@@ -56,6 +66,11 @@ impl WeightSource for RandomWeights<'_> {
             values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
         }
         values.truncate(count);
-        Ok(NewMatrix::Dense(resident(values, sizes, self.device)))
+        if self.base.type_of(role) == BaseType::F32 {
+            return Ok(NewMatrix::Dense(resident(values, sizes, self.device)));
+        }
+        let host = HostTensor { shape: sizes.to_vec(), values };
+        let host = if role == MatrixRole::Embedding { host } else { host.transposed() };
+        Ok(NewMatrix::stored(host, role, &self.base, self.device))
     }
 }

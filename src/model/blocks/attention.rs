@@ -208,7 +208,7 @@ impl SelfAttentionConfig {
     /// As [`SelfAttentionConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<SelfAttention> {
         self.validate()?;
-        self.build(&mut RandomWeights { seed, device }, "")
+        self.build(&mut RandomWeights::new(seed, device), "")
     }
 
     pub(in crate::model) fn build(

@@ -84,7 +84,7 @@ impl DecoderLayerConfig {
                 format!("it is {width} in the attention and {other} in the feed-forward part");
             return refuse("hidden_size", what, "Give both the same width");
         }
-        self.build(&mut RandomWeights { seed, device }, "")
+        self.build(&mut RandomWeights::new(seed, device), "")
     }
 
     pub(in crate::model) fn build(

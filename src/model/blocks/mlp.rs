@@ -55,7 +55,7 @@ impl MlpConfig {
     /// As [`MlpConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<Mlp> {
         self.validate()?;
-        self.build(&mut RandomWeights { seed, device }, "")
+        self.build(&mut RandomWeights::new(seed, device), "")
     }
 
     pub(in crate::model) fn build(

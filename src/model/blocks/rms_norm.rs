@@ -31,7 +31,7 @@ impl RmsNormConfig {
     pub fn init(&self, device: &Device) -> Result<RmsNorm> {
         check_size("hidden_size", self.width)?;
         check_number("rms_norm_eps", self.eps)?;
-        self.build(&mut RandomWeights { seed: 0, device }, "")
+        self.build(&mut RandomWeights::new(0, device), "")
     }
 
     pub(in crate::model) fn build(

@@ -42,10 +42,16 @@ impl Case<'_> {
             config.lora.as_ref(),
             config.base,
             config.precision,
-            config.train.moments,
+            train.moments,
         )?;
-        let batches = super::Order { rows: rows.clone(), steps: None }.batches(&train, usize::MAX);
-        let flops = self.flops(&tensors, &batches);
+        let flops_of = |rows: &[RowLength]| {
+            let order = super::Order { rows: rows.to_vec(), steps: None };
+            self.flops(&tensors, &order.batches(&train, usize::MAX))
+        };
+        // Of a large micro-batch a part, so that the first step takes a few seconds too.
+        let most = SECONDS / 2.0 * plan.time.flops_per_second;
+        let rows = part_of(&rows, (most / flops_of(&rows).max(1.0)).min(1.0));
+        let flops = flops_of(&rows);
         let rate = rate(Learner::new(model, train)?, &self.random_rows(&rows), flops, context)?;
         plan.time = TimePlan::at(rate, true, plan.time.flops_per_step, plan.time.steps);
         Ok(())
@@ -53,7 +59,7 @@ impl Case<'_> {
 
     fn random_model(&self, device: &Device) -> Result<DecoderLm> {
         let config = self.config;
-        let model = self.shape.init(config.seed, device)?;
+        let model = self.shape.init_stored(config.seed, &config.base, device)?;
         let model = match &config.lora {
             Some(lora) => model.with_lora(lora, config.seed)?,
             None => model,
@@ -82,6 +88,23 @@ impl Case<'_> {
         };
         lengths.iter().enumerate().map(row).collect()
     }
+}
+
+/// The first rows, and a part of the last of them, with so large a share of all tokens.
+fn part_of(rows: &[RowLength], share: f64) -> Vec<RowLength> {
+    /// Fewer would say little of the speed.
+    const LEAST: u32 = 64;
+    let all: f64 = rows.iter().map(|row| f64::from(row.inputs)).sum();
+    let mut left = ((all * share) as u32).max(LEAST);
+    let mut part = vec![];
+    for row in rows {
+        let inputs = row.inputs.min(left);
+        left -= inputs;
+        if inputs > 0 {
+            part.push(RowLength { inputs, trained: row.trained.min(inputs), ..*row });
+        }
+    }
+    part
 }
 
 /// Floating-point operations in a second, of steps with so many each.

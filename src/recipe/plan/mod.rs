@@ -1,7 +1,7 @@
 //! What a run needs before it begins: memory by part, disk and time, from its settings and its data
 //! alone. No weight is read for it.
 //!
-//! [`memory`] has the arithmetic, which is held to measured peaks (`tests/plan.rs`).
+//! The arithmetic of memory is in [`MemoryPlan`]; `tests/plan.rs` holds it to measured peaks.
 
 mod activations;
 mod advice;
@@ -118,7 +118,7 @@ const USUAL_PROMPT: usize = 256;
 /// graphs and the allocator's own. Measured (`tests/plan.rs`).
 const PROGRAM: f64 = (12 << 20) as f64;
 
-/// What a tokenizer takes for each byte of its `tokenizer.json`. Measured with those of SmolLM2 and Qwen3.
+/// What a tokenizer takes for each byte of its `tokenizer.json`. Measured with that of SmolLM2.
 const TOKENIZER_FACTOR: f64 = 14.0;
 
 impl Plan {
