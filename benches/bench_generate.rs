@@ -47,7 +47,7 @@ struct Flags {
     #[arg(long, default_value_t = 64)]
     limit: usize,
     /// How the weights are stored: f32, bf16, int8 or nf4
-    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "int8", "nf4"])]
+    #[arg(long, default_value = "f32", value_parser = BaseType::NAMES)]
     base_type: String,
     /// How the embedding and the head are stored; bf16 without it where the others have fewer bits
     #[arg(long, value_parser = ["f32", "bf16", "int8"])]

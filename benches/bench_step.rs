@@ -77,7 +77,7 @@ struct Flags {
     #[arg(long)]
     lora_rank: Option<usize>,
     /// How the frozen weights are stored: f32, bf16, int8 or nf4
-    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "int8", "nf4"])]
+    #[arg(long, default_value = "f32", value_parser = BaseType::NAMES)]
     base_type: String,
     /// Time the step's products alone
     #[arg(long)]

@@ -43,6 +43,12 @@ pub struct HubModel {
     revision: String,
 }
 
+/// Whether the environment says to leave the hub alone.
+fn is_offline() -> bool {
+    let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+    ["1", "on", "yes", "true"].contains(&offline.as_str())
+}
+
 impl fmt::Display for HubModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}@{}", self.owner, self.name, self.revision)
@@ -91,9 +97,17 @@ impl HubModel {
     /// `config.json` or safetensors, or where the connection fails and the cache has no whole copy;
     /// [`Error::Io`]; [`Error::Stopped`]: what has come stays in the cache.
     pub fn fetch(&self, context: &Context<'_>) -> Result<PathBuf> {
-        let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
-        let offline = ["1", "on", "yes", "true"].contains(&offline.as_str());
-        self.fetch_with(&HubOptions { offline, ..HubOptions::default() }, context)
+        self.fetch_with(&HubOptions { offline: is_offline(), ..HubOptions::default() }, context)
+    }
+
+    /// As [`HubModel::fetch`], but for the weights: the configuration and the tokenizer.
+    ///
+    /// # Errors
+    /// As of [`HubModel::fetch`].
+    pub fn fetch_settings(&self, context: &Context<'_>) -> Result<PathBuf> {
+        let options =
+            HubOptions { offline: is_offline(), settings_only: true, ..HubOptions::default() };
+        self.fetch_with(&options, context)
     }
 
     /// [`HubModel::fetch`] with other options than those of the environment.
@@ -106,9 +120,9 @@ impl HubModel {
         })?;
         let cache = Cache(root.join(format!("models--{}--{}", self.owner, self.name)));
         if hub.offline {
-            return self.cached(&cache, "HF_HUB_OFFLINE is set");
+            return self.cached(&cache, hub.settings_only, "HF_HUB_OFFLINE is set");
         }
-        if is_commit(&self.revision) && self.is_settled(&cache)? {
+        if is_commit(&self.revision) && self.is_settled(&cache, hub.settings_only)? {
             return Ok(cache.snapshot(&self.revision));
         }
         let failure = |error| failure(&self.to_string(), &root, None, error);
@@ -117,7 +131,7 @@ impl HubModel {
             Ok(commit) => commit.map_err(failure)?,
             Err(why) => {
                 let why = format!("the hub cannot be reached ({why})");
-                let folder = self.cached(&cache, &why)?;
+                let folder = self.cached(&cache, hub.settings_only, &why)?;
                 context.notice(format!("{self}: {why}; using the copy in the cache"))?;
                 return Ok(folder);
             }
@@ -125,7 +139,7 @@ impl HubModel {
         if !is_commit(&commit) {
             return Err(self.error("the hub does not name its commit", "Check HF_ENDPOINT"));
         }
-        let lack = self.gather(&cache.snapshot(&commit), |file| {
+        let lack = self.gather(&cache.snapshot(&commit), hub.settings_only, |file| {
             Ok(cache.has(&commit, file)
                 || !cache.knows_absent(&commit, file)
                     && self.download(&repository, &cache, &commit, file, context)?)
@@ -142,6 +156,7 @@ impl HubModel {
     fn gather(
         &self,
         snapshot: &Path,
+        settings_only: bool,
         mut get: impl FnMut(&str) -> Result<bool>,
     ) -> Result<Option<(String, &'static str)>> {
         if !get(CONFIG)? {
@@ -150,7 +165,7 @@ impl HubModel {
         for file in OPTIONAL {
             get(file)?;
         }
-        if get(WEIGHTS)? {
+        if settings_only || get(WEIGHTS)? {
             return Ok(None);
         }
         if !get(INDEX)? {
@@ -236,7 +251,7 @@ impl HubModel {
     }
 
     /// The whole copy in the cache, or an error that says `why` it was needed.
-    fn cached(&self, cache: &Cache, why: &str) -> Result<PathBuf> {
+    fn cached(&self, cache: &Cache, settings_only: bool, why: &str) -> Result<PathBuf> {
         let hint = "Fetch it once with a network; then the cache is enough";
         let noted = fs::read_to_string(cache.0.join("refs").join(&self.revision));
         let commit = noted.unwrap_or_else(|_| self.revision.clone());
@@ -244,7 +259,9 @@ impl HubModel {
         if !is_commit(commit) {
             return Err(self.error(format!("{why}, and the model is not in the cache"), hint));
         }
-        match self.gather(&cache.snapshot(commit), |file| Ok(cache.has(commit, file)))? {
+        match self
+            .gather(&cache.snapshot(commit), settings_only, |file| Ok(cache.has(commit, file)))?
+        {
             None => Ok(cache.snapshot(commit)),
             Some((file, _)) => {
                 let what = format!("{why}, and the copy in the cache has no `{file}`");
@@ -254,9 +271,9 @@ impl HubModel {
     }
 
     /// Whether the revision is a commit that the cache has whole, with nothing left to ask.
-    fn is_settled(&self, cache: &Cache) -> Result<bool> {
+    fn is_settled(&self, cache: &Cache, settings_only: bool) -> Result<bool> {
         let mut known = true;
-        let lack = self.gather(&cache.snapshot(&self.revision), |file| {
+        let lack = self.gather(&cache.snapshot(&self.revision), settings_only, |file| {
             let has = cache.has(&self.revision, file);
             known &= has || cache.knows_absent(&self.revision, file);
             Ok(has)

@@ -9,7 +9,7 @@ use common::{Said, say, toy_run};
 use mixdistill::context::{Context, StopFlag};
 use mixdistill::device::peak_memory_mib;
 use mixdistill::model::{
-    Architecture, BaseWeights, DecoderConfig, LoraConfig, Precision, SaveFolder,
+    Architecture, BaseType, BaseWeights, DecoderConfig, LoraConfig, Precision, SaveFolder,
 };
 use mixdistill::recipe::plan::{MemoryPlan, MemorySetup, MicroBatch};
 use mixdistill::recipe::{Plan, RunConfig};
@@ -191,7 +191,13 @@ fn planned_memory_is_within_15_percent_of_the_measured_peak() {
 /// The plan of a shape with rows of this length, on eight threads of no machine in particular.
 fn memory(shape: &DecoderConfig, length: usize, change: fn(&mut MemorySetup<'_>)) -> MemoryPlan {
     let batch = MicroBatch { rows: 1, length, longest: length, trained: length };
-    let mut setup = MemorySetup {
+    let mut setup = MemorySetup { batch, ..setup(shape) };
+    change(&mut setup);
+    MemoryPlan::of(&setup).unwrap()
+}
+
+fn setup(shape: &DecoderConfig) -> MemorySetup<'_> {
+    MemorySetup {
         shape,
         lora: None,
         base: BaseWeights::default(),
@@ -199,7 +205,7 @@ fn memory(shape: &DecoderConfig, length: usize, change: fn(&mut MemorySetup<'_>)
         moments: MomentType::F32,
         activation_checkpointing: false,
         accumulates: false,
-        batch,
+        batch: MicroBatch::default(),
         held_out: MicroBatch::default(),
         answers: None,
         reads_weights: true,
@@ -208,9 +214,7 @@ fn memory(shape: &DecoderConfig, length: usize, change: fn(&mut MemorySetup<'_>)
         program: 0.0,
         data: 0.0,
         teacher: 0.0,
-    };
-    change(&mut setup);
-    MemoryPlan::of(&setup).unwrap()
+    }
 }
 
 #[test]
@@ -220,11 +224,31 @@ fn the_parts_add_up_and_what_saves_memory_saves_it() {
         let plan = memory(&shape, length, |_| {});
         let sum: f64 = plan.parts().iter().map(|(_, bytes)| bytes).sum();
         assert!((sum - plan.peak).abs() < 2.0, "{length}: {plan:?}");
-        let checkpointed = memory(&shape, length, |s| s.activation_checkpointing = true);
-        assert!(checkpointed.activations <= plan.activations.max(checkpointed.kept + 64e6));
         let summed = memory(&shape, length, |setup| setup.accumulates = true);
         assert!(summed.peak > plan.peak);
     }
+    // Long rows beside adapters: each saves a part of its own.
+    let peak = |change| memory(&shape, 20_000, change).peak;
+    let whole = peak(|_| {});
+    assert!(peak(|setup| setup.activation_checkpointing = true) < 0.5 * whole);
+    let adapted = |base_type, moments| {
+        let lora = LoraConfig::default();
+        let batch = MicroBatch { rows: 1, length: 64, longest: 64, trained: 64 };
+        let setup = MemorySetup {
+            lora: Some(&lora),
+            base: BaseWeights { base_type, ..BaseWeights::default() },
+            moments,
+            batch,
+            reads_weights: false,
+            ..setup(&shape)
+        };
+        MemoryPlan::of(&setup).unwrap()
+    };
+    let [f32, int8, nf4] = [BaseType::F32, BaseType::Int8, BaseType::Nf4]
+        .map(|base| adapted(base, MomentType::F32).peak);
+    assert!(nf4 < int8 && int8 < 0.6 * f32);
+    let eight_bit = adapted(BaseType::F32, MomentType::EightBit);
+    assert!(eight_bit.moments < 0.3 * adapted(BaseType::F32, MomentType::F32).moments);
     let peak = |length| memory(&shape, length, |_| {}).peak;
     assert!(peak(4000) > 1.5 * peak(1000) && peak(1000) > peak(500));
 }

@@ -11,11 +11,11 @@ use mixdistill::context::Context;
 use mixdistill::data::{Batch, TextTokenizer};
 use mixdistill::model::{
     Architecture, BaseType, BaseWeights, DecoderLm, GenerateConfig, LoraConfig, ModelFolder,
-    SaveFolder, named_tensors, with_named_tensors,
+    SaveFolder, StepOptions, named_tensors, with_named_tensors,
 };
 use mixdistill::ops::EncodedWeight;
 use mixdistill::recipe::{self, RunConfig, RunMode};
-use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients};
+use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
 
 /// How bases are stored.
 fn kinds() -> Vec<BaseWeights> {
@@ -67,7 +67,7 @@ fn decoded(model: &DecoderLm, base: &BaseWeights) -> DecoderLm {
 }
 
 fn lora() -> LoraConfig {
-    LoraConfig { rank: 3, alpha: 6.0, ..LoraConfig::default() }
+    LoraConfig { rank: 3, alpha: 6.0, dropout: 0.1, ..LoraConfig::default() }
 }
 
 #[test]
@@ -91,7 +91,13 @@ fn a_model_and_its_adapters_compute_as_on_the_decoded_weights() {
                             let mut learner = Learner::new(model, settings).unwrap();
                             learner.train_step(&rows(&[(9, 3), (14, 5)]), 1).unwrap();
                             let model = learner.into_model();
-                            let step = step_gradients(&model, &batch).unwrap();
+                            let options = StepOptions {
+                                activation_checkpointing: base.base_type == BaseType::Nf4,
+                                ..StepOptions::default()
+                            };
+                            let step =
+                                step_gradients_with(&model, &batch, &options, &mut |_| Ok(()))
+                                    .unwrap();
                             let gradients = named_gradients(&model, &step.gradients).unwrap();
                             let config =
                                 GenerateConfig { max_new_tokens: 12, ..GenerateConfig::default() };

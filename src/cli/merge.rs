@@ -76,8 +76,14 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
 
 /// What merging changes where the adapter was trained on a base in fewer bits, by its run's held-out rows.
 fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, Failure> {
-    let Some((run, config)) = run_on_stored_base(&flags.model, flags.adapter.as_deref())? else {
-        return Ok(None);
+    let (run, config) = match run_on_stored_base(&flags.model, flags.adapter.as_deref()) {
+        Ok(Some(run)) => run,
+        Ok(None) => return Ok(None),
+        // The merged model is there.
+        Err(error) => {
+            session.warn(&format!("What the adapter was trained beside cannot be told: {error}"));
+            return Ok(None);
+        }
     };
     let stored = config.base.base_type.name();
     let backend = session.global.backend();

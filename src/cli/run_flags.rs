@@ -1,10 +1,9 @@
 //! The flags that `train`, `compare`, `preview` and `plan` share, and the settings that come of them.
 
 use super::common::{Failure, Global, Session, quoted};
-use super::speaker::BASE_TYPES;
 use clap::Args;
 use mixdistill::data::{ColumnMap, MixtureConfig};
-use mixdistill::model::LoraConfig;
+use mixdistill::model::{BaseType, LoraConfig};
 use mixdistill::recipe::{RunConfig, RunDirectory, RunMode};
 use mixdistill::settings::{Layers, table_of};
 use mixdistill::{Error, Result};
@@ -106,7 +105,7 @@ pub struct RunFlags {
         id = "base.type",
         long = "base-type",
         value_name = "TYPE",
-        value_parser = BASE_TYPES,
+        value_parser = BaseType::NAMES,
         help_heading = "Training"
     )]
     base_type: Option<String>,

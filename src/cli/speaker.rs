@@ -43,7 +43,7 @@ pub struct ModelFlags {
 pub struct BaseFlags {
     /// Type that the weights are stored in: fewer bits take less memory and are read faster; an adapter
     /// stays f32 [default: f32]
-    #[arg(id = "base.type", long = "base-type", value_name = "TYPE", value_parser = BASE_TYPES)]
+    #[arg(id = "base.type", long = "base-type", value_name = "TYPE", value_parser = BaseType::NAMES)]
     base_type: Option<String>,
     /// Type of the embedding and the head: f32, bf16 or int8 [default: bf16 with a --base-type of fewer
     /// bits than f32]
@@ -54,10 +54,10 @@ pub struct BaseFlags {
         value_parser = ["f32", "bf16", "int8"]
     )]
     embeddings: Option<String>,
+    /// With --base-type nf4: scales in 8 bits too
+    #[arg(id = "base.double_quantization", long = "double-quantization")]
+    double_quantization: bool,
 }
-
-/// The types of stored weights.
-pub const BASE_TYPES: [&str; 4] = ["f32", "bf16", "int8", "nf4"];
 
 impl BaseFlags {
     pub fn weights(&self) -> BaseWeights {
@@ -65,7 +65,7 @@ impl BaseFlags {
         BaseWeights {
             base_type: kind(&self.base_type).unwrap_or_default(),
             embeddings: kind(&self.embeddings),
-            double_quantization: false,
+            double_quantization: self.double_quantization,
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// Whether the hub is left alone, so that only the cache is looked at.
     pub offline: bool,
+    /// Whether all but the weights is enough.
+    pub settings_only: bool,
 }
 
 pub(super) type Repository = HFRepositorySync<RepoTypeModel>;

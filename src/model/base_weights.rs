@@ -20,19 +20,20 @@ pub enum BaseType {
 }
 
 impl BaseType {
+    /// All types, the largest first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Int8, Self::Nf4];
+
+    /// Their names in settings.
+    pub const NAMES: [&str; 4] = ["f32", "bf16", "int8", "nf4"];
+
     /// That of a name in settings.
     pub fn by_name(name: &str) -> Option<Self> {
-        [Self::F32, Self::Bf16, Self::Int8, Self::Nf4].into_iter().find(|kind| kind.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Its name in settings.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Nf4 => "nf4",
-        }
+        Self::NAMES[self as usize]
     }
 }
 

@@ -36,6 +36,18 @@ use std::path::{Path, PathBuf};
 /// [`Error::Model`] where there is no such folder, and the hub does not have it or is not compiled
 /// in.
 pub fn model_folder(name: &str, context: &Context<'_>) -> Result<PathBuf> {
+    find_folder(name, true, context)
+}
+
+/// As [`model_folder`]; of a model on the hub nothing is fetched but its configuration and its tokenizer.
+///
+/// # Errors
+/// As [`model_folder`].
+pub(crate) fn folder_without_weights(name: &str, context: &Context<'_>) -> Result<PathBuf> {
+    find_folder(name, false, context)
+}
+
+fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.is_dir() {
         return Ok(path);
@@ -45,10 +57,10 @@ pub fn model_folder(name: &str, context: &Context<'_>) -> Result<PathBuf> {
         return Err(Error::Model { path, what, hint });
     }
     #[cfg(not(feature = "hub"))]
-    let _ = context;
+    let _ = (context, with_weights);
     #[cfg(feature = "hub")]
     if let Ok(model) = crate::hub::HubModel::parse(name) {
-        return model.fetch(context);
+        return if with_weights { model.fetch(context) } else { model.fetch_settings(context) };
     }
     Err(Error::Model {
         path,

@@ -46,8 +46,8 @@ pub use blocks::{
 pub use causal_lm::CausalLm;
 pub use config::{DecoderConfig, LayerType};
 pub use decoder::{Decoder, DecoderLm};
-pub(crate) use folder::writing_place;
 pub use folder::{MAX_SHARD_BYTES, ModelFolder, SaveFolder, check_new_folder, model_folder};
+pub(crate) use folder::{folder_without_weights, writing_place};
 pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,

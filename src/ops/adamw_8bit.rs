@@ -15,6 +15,7 @@
 use super::adamw::{AdamW, Factors, portable_update};
 use super::backends::{cast, dispatched, for_each_portable_backend, wide};
 use super::dynamic_map::{BLOCK, DynamicMap, SIGNED, STEPS, UNSIGNED};
+use super::weight::unpack_bytes;
 use burn::backend::tensor::{Device as DeviceOf, FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{
@@ -70,7 +71,7 @@ fn values_of<B: Backend>(
     let dtype = FloatDType::from(scales.dtype());
     let values = TensorData::new(map.values.to_vec(), [256]);
     let values = cast::<B>(B::float_from_data(values, &scales.device()), dtype);
-    let shares = B::float_select(values, 0, unpacked::<B>(codes));
+    let shares = B::float_select(values, 0, unpack_bytes::<B>(codes));
     let shares = B::float_reshape(shares, Shape::new([blocks, BLOCK]));
     let all = B::float_mul(shares, B::float_reshape(scales, Shape::new([blocks, 1])));
     let all = B::float_reshape(all, Shape::new([blocks * BLOCK]));
@@ -130,17 +131,6 @@ fn looked_up<B: Backend>(
     let words = B::int_select(words, 0, B::bitwise_right_shift_scalar(steps, 2.into()));
     let shifted = B::bitwise_right_shift(words, B::int_mul_scalar(places, 8.into()));
     B::bitwise_and_scalar(shifted, 0xff.into())
-}
-
-/// The codes in words, one after the other.
-fn unpacked<B: Backend>(words: IntTensor<B>) -> IntTensor<B> {
-    let [count] = words.shape().dims();
-    let bytes = (0..IN_WORD).map(|place| {
-        let shifted = B::bitwise_right_shift_scalar(words.clone(), (8 * place as i64).into());
-        let byte = B::bitwise_and_scalar(shifted, 0xff.into());
-        B::int_reshape(byte, Shape::new([count, 1]))
-    });
-    B::int_reshape(B::int_cat(bytes.collect(), 1), Shape::new([count * IN_WORD]))
 }
 
 /// The words of codes.

@@ -43,7 +43,8 @@ pub(crate) enum CodeType {
 pub(crate) enum ScaleType {
     /// Numbers, in the type of the tensor that holds them.
     Numbers,
-    /// 8 bits each, by bitsandbytes' dynamic map, in blocks of 256 with a scale of their own; what is stored is their distance from the mean (double quantization).
+    /// 8 bits each, by bitsandbytes' dynamic map, in blocks of 256 with a scale of their own; what is
+    /// stored is their distance from the mean (double quantization).
     Dynamic8,
 }
 
@@ -93,7 +94,7 @@ impl Encoding {
 
 /// A matrix in codes, on the host.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct EncodedMatrix {
+pub(crate) struct EncodedValues {
     /// The codes' bytes, in words.
     pub codes: Vec<i32>,
     /// With [`ScaleType::Dynamic8`], the scales' codes; otherwise empty.
@@ -103,7 +104,7 @@ pub(crate) struct EncodedMatrix {
     pub scales: Vec<f32>,
 }
 
-impl EncodedMatrix {
+impl EncodedValues {
     /// The nearest codes of values, which are row by row.
     pub(crate) fn of(values: &[f32], encoding: Encoding) -> Self {
         /// Blocks of one task, so many that they fill whole words.
@@ -238,16 +239,36 @@ mod tests {
         }
     }
 
+    /// Double quantization: scales of scales, their mean, and the scales' codes.
+    fn check_double(fixture: &Fixture, name: &str, weight: &[f32]) {
+        let (map, nf4) = (&SIGNED.values, EncodedValues::of(weight, Encoding::nf4(false)));
+        let double = EncodedValues::of(weight, Encoding::nf4(true));
+        close(&double.scales, &fixture.floats(&format!("{name}.double.scales")), 1e-6);
+        let codes = fixture.bytes(&format!("{name}.double.scale_codes"));
+        let groups = double.scales.len() - 1;
+        for (block, (found, expected)) in bytes(&double.scale_codes).iter().zip(&codes).enumerate()
+        {
+            let of_group = double.scales[block / SCALES_PER_BLOCK];
+            let scaled = (nf4.scales[block] - double.scales[groups]) / of_group;
+            let between = map[usize::from(*found)] + map[usize::from(*expected)];
+            assert!(
+                found == expected || (scaled - between / 2.0).abs() < 1e-6,
+                "{name} {block}: {found} {expected}, {scaled}"
+            );
+        }
+    }
+
     #[test]
     fn codes_and_scales_are_those_of_bitsandbytes() {
         let Some(fixture) = Fixture::read() else { return };
         let map = fixture.floats("map");
         assert_eq!(map, SIGNED.values);
+        check_double(&fixture, "many", &fixture.floats("many.weight"));
         assert_eq!(fixture.floats("unsigned_map"), UNSIGNED.values);
         for name in ["plain", "ragged", "odd"] {
             let weight = fixture.floats(&format!("{name}.weight"));
             let [rows, columns] = fixture.size(&format!("{name}.weight"));
-            let nf4 = EncodedMatrix::of(&weight, Encoding::nf4(false));
+            let nf4 = EncodedValues::of(&weight, Encoding::nf4(false));
             // Scales are bits of the input; of a block of zeros bitsandbytes has 0, or 1e-38 at the end.
             assert_eq!(nf4.scales, fixture.floats(&format!("{name}.nf4.scales")));
             let (found, expected) =
@@ -262,22 +283,8 @@ mod tests {
                     "{name} {place}: {found} {expected}, {scaled}"
                 );
             }
-            let double = EncodedMatrix::of(&weight, Encoding::nf4(true));
-            close(&double.scales, &fixture.floats(&format!("{name}.double.scales")), 1e-6);
-            let codes = fixture.bytes(&format!("{name}.double.scale_codes"));
-            let groups = double.scales.len() - 1;
-            for (block, (found, expected)) in
-                bytes(&double.scale_codes).iter().zip(&codes).enumerate()
-            {
-                let of_group = double.scales[block / SCALES_PER_BLOCK];
-                let scaled = (nf4.scales[block] - double.scales[groups]) / of_group;
-                let between = map[usize::from(*found)] + map[usize::from(*expected)];
-                assert!(
-                    found == expected || (scaled - between / 2.0).abs() < 1e-6,
-                    "{name} {block}: {found} {expected}, {scaled}"
-                );
-            }
-            let int8 = EncodedMatrix::of(&weight, Encoding::int8(columns));
+            check_double(&fixture, name, &weight);
+            let int8 = EncodedValues::of(&weight, Encoding::int8(columns));
             assert_eq!(int8.scales, fixture.floats(&format!("{name}.int8.scales")));
             let (found, expected) =
                 (bytes(&int8.codes), fixture.bytes(&format!("{name}.int8.codes")));

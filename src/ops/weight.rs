@@ -10,7 +10,7 @@
 
 use super::backends::{cast, widen};
 use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
-use super::encoding::{CodeType, EncodedMatrix, Encoding, ScaleType};
+use super::encoding::{CodeType, EncodedValues, Encoding, ScaleType};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, TensorMetadata};
@@ -122,6 +122,11 @@ impl<B: Backend, C: CheckpointStrategy> WeightPrimitive<Autodiff<B, C>> {
     }
 }
 
+/// The bytes of words, in order.
+pub(super) fn unpack_bytes<B: Backend>(words: IntTensor<B>) -> IntTensor<B> {
+    unpack::<B>(words, 8)
+}
+
 /// The numbers in words, each of so many bits; the first of two in a byte is in its upper half.
 fn unpack<B: Backend>(words: IntTensor<B>, bits: usize) -> IntTensor<B> {
     let count = words.shape()[0];
@@ -222,7 +227,11 @@ impl Weight {
     /// Whether products of activations of this type can be made with it.
     pub(crate) fn fits(&self, activations: DType) -> bool {
         match self {
-            Self::Dense(weight) => weight.dtype() == activations || weight.dtype() == DType::BF16,
+            // The gradient of one in other bits would be in those of the activations.
+            Self::Dense(weight) => {
+                let is_frozen = !weight.is_require_grad();
+                weight.dtype() == activations || (weight.dtype() == DType::BF16 && is_frozen)
+            }
             Self::Encoded(_) => true,
         }
     }
@@ -305,7 +314,7 @@ impl EncodedWeight {
         device: &Device,
     ) -> Self {
         assert_eq!(values.len(), size[0] * size[1], "values do not fit the size");
-        let EncodedMatrix { codes, scale_codes, scales } = EncodedMatrix::of(values, encoding);
+        let EncodedValues { codes, scale_codes, scales } = EncodedValues::of(values, encoding);
         let scale_codes = if scale_codes.is_empty() { vec![0] } else { scale_codes };
         let words = |words: Vec<i32>| {
             let count = words.len();

@@ -1,6 +1,7 @@
 //! The teacher of a run, whose likely tokens the student learns beside the answers.
 
 use super::config::{LogitTeacherConfig, RunConfig};
+use super::directory::RunDirectory;
 use super::prepare::Prepared;
 use crate::context::{Context, Task};
 use crate::data::Row;
@@ -9,7 +10,7 @@ use crate::model::{BUILT_IN, DecoderConfig, DecoderLm, LoadOptions, ModelFolder,
 use crate::train::{LogitTeacher, ModelTeacher, TeacherLogits, TeacherLogitsHeader};
 use burn::tensor::Device;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The configured teacher, and what must be the same when the run is resumed. Whatever does not fit
 /// shows here, before anything is replaced.
@@ -80,8 +81,16 @@ pub(super) fn teacher(
 pub(super) fn teacher_shape(config: &RunConfig) -> Result<Option<DecoderConfig>> {
     let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(None) };
     let path = Path::new(path);
-    let is_model = !TeacherLogits::is_in(path) && path.join("config.json").is_file();
-    is_model.then(|| ModelFolder::open(path).map(|folder| folder.config().clone())).transpose()
+    if TeacherLogits::is_in(path) {
+        return Ok(None);
+    }
+    let mut folders = vec![path.to_owned(), path.join("model")];
+    if RunDirectory::holds_run(path) {
+        // A run that trained adapters stands for them on its base model.
+        folders.extend(RunConfig::read(&path.join("config.toml"))?.base_model.map(PathBuf::from));
+    }
+    let model = folders.into_iter().find(|folder| folder.join("config.json").is_file());
+    model.map(|folder| ModelFolder::open(&folder).map(|folder| folder.config().clone())).transpose()
 }
 
 /// Reads a teacher onto a device without autodiff, and holds its tokens against the student's. It is

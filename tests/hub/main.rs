@@ -449,6 +449,20 @@ fn two_fetches_at_once_do_not_disturb_each_other() {
 }
 
 #[test]
+fn settings_come_without_weights_and_weights_later() {
+    let (server, cache) = (Server::start(&ONE_FILE), cache());
+    let settings = HubOptions { settings_only: true, ..server.hub(&cache) };
+    let folder = model("some/model").fetch_with(&settings, &quiet()).unwrap();
+    assert!(folder.join("config.json").is_file() && folder.join("tokenizer.json").is_file());
+    assert!(!folder.join("model.safetensors").exists());
+    assert!(server.requests().iter().all(|request| !request.contains("safetensors")));
+    let offline = HubOptions { offline: true, ..settings };
+    assert_eq!(model("some/model").fetch_with(&offline, &quiet()).unwrap(), folder);
+    assert_eq!(model("some/model").fetch_with(&server.hub(&cache), &quiet()).unwrap(), folder);
+    assert!(folder.join("model.safetensors").is_file());
+}
+
+#[test]
 fn an_endpoint_that_is_no_address_is_named() {
     let cache = cache();
     let hub = HubOptions {

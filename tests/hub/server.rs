@@ -110,6 +110,7 @@ impl Server {
             cache: Some(cache.path().to_owned()),
             token: Some(TOKEN.into()),
             offline: false,
+            settings_only: false,
         }
     }
 }

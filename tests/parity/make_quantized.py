@@ -1,4 +1,4 @@
-"""What bitsandbytes makes of some matrices, for tests/quantized.rs.
+"""What bitsandbytes makes of some matrices, for tests/ops/stored.rs and src/ops/encoding.rs.
 
     python make_quantized.py fixtures/quantized.safetensors
 
@@ -42,6 +42,13 @@ for name, weight in matrices():
     tensors[f"{name}.int8.codes"] = codes
     tensors[f"{name}.int8.scales"] = scales
     tensors[f"{name}.int8.decoded"] = F.int8_vectorwise_dequant(codes, scales)
+# Scales in more than one block of 256.
+weight = torch.randn(300, 64) * torch.linspace(0.5, 2, 300)[:, None]
+tensors["many.weight"] = weight
+codes, state = F.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
+tensors["many.double.scale_codes"] = state.absmax
+tensors["many.double.scales"] = torch.cat([state.state2.absmax, state.offset.reshape(1)])
+tensors["many.double.decoded"] = F.dequantize_4bit(codes, state)
 tensors["map"] = F.create_dynamic_map(True)
 tensors["unsigned_map"] = F.create_dynamic_map(False)
 save_file({key: value.contiguous() for key, value in tensors.items()}, sys.argv[1])

@@ -10,8 +10,7 @@
 //! ```
 //!
 //! The sums of an element have one order, whatever the number of rows (up to [`MOST_ROWS`]) and of
-//! threads. Written for x86-64
-//! with AVX2 or AVX-512; elsewhere these are products like others.
+//! threads. Written for x86-64 with AVX2 or AVX-512; elsewhere these are products like others.
 
 use super::buffer::SharedMut;
 use rayon::prelude::*;

@@ -270,6 +270,15 @@ impl<'a> MatrixMut<'a> {
         unsafe { self.block(0..rows, columns) }
     }
 
+    /// Sets all elements.
+    pub(super) fn fill(&mut self, value: f32) {
+        let ([rows, cols], [row_stride, col_stride]) = (self.size, self.strides);
+        for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+            // SAFETY: the place is the matrix's own.
+            unsafe { *self.data.add(row * row_stride + col * col_stride) = value };
+        }
+    }
+
     /// The elements, where the matrix is row-major without gaps.
     pub(super) fn values(&mut self) -> Option<&mut [f32]> {
         let [rows, cols] = self.size;

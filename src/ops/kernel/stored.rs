@@ -194,6 +194,29 @@ fn bytes<T: Copy>(values: &[T]) -> &[u8] {
 }
 
 impl StoredMatrix {
+    /// A matrix of these values, row by row; without an encoding in bf16.
+    #[cfg(test)]
+    pub(super) fn of_values(values: &[f32], size: [usize; 2], encoding: Option<Encoding>) -> Self {
+        use crate::ops::encoding::EncodedValues;
+        use burn::tensor::Bytes;
+        use burn_flex::Layout;
+        let words = |words: Vec<i32>| {
+            let layout = Layout::contiguous([words.len()].into());
+            FlexTensor::new(Bytes::from_elems(words), layout, DType::I32)
+        };
+        let Some(encoding) = encoding else {
+            let short: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+            let layout = Layout::contiguous(size.into());
+            let codes = FlexTensor::new(Bytes::from_elems(short), layout, DType::BF16);
+            return Self { codes, kind: Kind::Bf16, size };
+        };
+        let EncodedValues { codes, scale_codes, scales } = EncodedValues::of(values, encoding);
+        let count = scales.len();
+        let scales = super::tensors::from_vec(scales, [count]);
+        let kind = Kind::Encoded { encoding, scale_codes: words(scale_codes), scales };
+        Self { codes: words(codes), kind, size }
+    }
+
     /// `None` for words of another type than this is written for.
     fn encoded(weight: &WeightPrimitive<Flex>) -> Option<Self> {
         let WeightPrimitive::Encoded { codes, scale_codes, scales, encoding, size } = weight else {
@@ -290,6 +313,9 @@ impl StoredMatrix {
 
     /// `out = grad W`, or added to it.
     pub(crate) fn input_gradient(&self, mut out: MatrixMut, accumulate: bool, grad: Matrix) {
+        if self.size[0] == 0 && !accumulate {
+            out.fill(0.0);
+        }
         self.for_panels(|range, panel| {
             let adds = accumulate || range.start > 0;
             let (part, out) = (grad.columns(range), out.whole());

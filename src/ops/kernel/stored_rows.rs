@@ -5,7 +5,8 @@
 //! tile:  up to six rows of x, and four rows of the matrix, whose codes are read from left to right
 //! ```
 //!
-//! The sums of an element have one order, whatever the number of rows and of threads.
+//! The sums of an element have one order, whatever the number of rows (up to [`MOST_ROWS`]) and of threads:
+//! that of `few_rows` with the decoded lines, which is also what more than two groups of rows are made with.
 
 use super::buffer::{Buffer, SharedMut};
 use super::few_rows::{
@@ -25,16 +26,23 @@ const BLOCK: usize = 64;
 #[derive(Clone, Copy)]
 struct Line<'a> {
     codes: &'a [u8],
-    /// Of its blocks; of integers the one scale is multiplied with at the end.
+    /// Of its blocks.
     scales: &'a [f32],
 }
 
 /// `y = x W^T`; false if that is not one of a few rows.
 pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
+    let Some(vectors) = Vectors::detect() else { return false };
+    product_with(vectors, y, x, w)
+}
+
+/// The same with these vectors.
+fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
     let ([rows, inner], [_, columns]) = (x.size(), y.size());
     assert!(y.size()[0] == rows && w.sizes() == [inner, columns], "matrix sizes do not match");
-    let (Some(vectors), Some(x)) = (Vectors::detect(), x.values()) else { return false };
-    let (true, Some(y)) = ((1..=MOST_ROWS).contains(&rows) && inner > 0, y.values()) else {
+    let Some(x) = x.values() else { return false };
+    let is_small = (1..=MOST_ROWS).contains(&rows) && inner > 0 && columns > 0;
+    let (true, Some(y)) = (is_small, y.values()) else {
         return false;
     };
     let (y, sizes) = (SharedMut::new(y), [rows, inner, columns]);
@@ -45,17 +53,20 @@ pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> 
             Codes::Integers { block, .. } => block == inner,
             Codes::Table { block, .. } => block == BLOCK && inner.is_multiple_of(BLOCK),
         };
+    // For more groups of rows than two, lines are decoded once for all of them.
+    let in_registers = fits && rows <= 2 * vectors.rows();
     let tasks = 4 * rayon::current_num_threads();
     let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
     (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
         let range = index * block..((index + 1) * block).min(columns);
-        let mut scratch = Buffer::any(LINES * if fits { inner / BLOCK + 1 } else { inner });
+        let mut scratch = Buffer::any(LINES * if in_registers { inner / BLOCK + 1 } else { inner });
         for column in range.clone().step_by(LINES) {
             let width = LINES.min(range.end - column);
-            if fits {
+            if in_registers {
                 product_of_lines(vectors, y, x, codes, &mut scratch, [column, width], sizes);
                 continue;
             }
+            prefetch(codes, (column + LINES) * inner, LINES * inner);
             w.decode(column..column + width, &mut scratch[..width * inner]);
             // Past the end the last one again, whose sums are not used.
             let line = |i: usize| &scratch[i.min(width - 1) * inner..][..inner];
@@ -64,6 +75,21 @@ pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> 
         }
     });
     true
+}
+
+/// Asks for the codes of so many values.
+fn prefetch(codes: Codes, first: usize, count: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let (codes, bytes): (&[u8], fn(usize) -> usize) = match codes {
+        Codes::ShortFloats(codes) => (codes, |values| 2 * values),
+        Codes::Integers { codes, .. } => (codes, |values| values),
+        Codes::Table { codes, .. } => (codes, |values| values / 2),
+    };
+    let start = bytes(first).min(codes.len());
+    for line in codes[start..].chunks(64).take(bytes(count).div_ceil(64)) {
+        // SAFETY: the address is that of a code.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
 }
 
 /// The columns from `column` on of the product.
@@ -126,10 +152,7 @@ fn product_of_lines(
                 }
             }
         }
-        for (i, sums) in sums[..count].iter_mut().enumerate() {
-            if let Codes::Integers { .. } = codes {
-                sums.iter_mut().zip(lines).for_each(|(sum, line)| *sum *= line.scales[0]);
-            }
+        for (i, sums) in sums[..count].iter().enumerate() {
             let start = (row + i) * columns + column;
             // SAFETY: the tasks' columns are disjoint.
             unsafe { y.slice(start..start + width) }.copy_from_slice(&sums[..width]);
@@ -142,7 +165,7 @@ fn product_of_lines(
 macro_rules! dots_of {
     (
         $name:ident, $features:literal, $vector:ident, $zero:ident, $load:ident, $fma:ident, $sums:ident,
-        $bytes:expr, |$line:ident, $k:ident, $table:ident| $decoded:expr, $table_of:expr,
+        $bytes:expr, $scales:expr, |$line:ident, $k:ident, $table:ident| $decoded:expr, $table_of:expr,
         $($row:ident $index:literal)*
     ) => {
         #[target_feature(enable = $features)]
@@ -152,8 +175,9 @@ macro_rules! dots_of {
             let inner = x[0].len();
             let bytes: fn(usize) -> usize = $bytes;
             assert!(x.iter().all(|values| values.len() == inner) && inner.is_multiple_of(STEP));
+            let scales: fn(usize) -> usize = $scales;
             assert!(lines.iter().all(|line| line.codes.len() == bytes(inner)));
-            assert!(lines.iter().all(|line| line.scales.len() == 1 || line.scales.len() == inner / BLOCK));
+            assert!(lines.iter().all(|line| line.scales.len() == scales(inner)));
             let inputs = [$(x[$index].as_ptr()),*];
             // SAFETY: the table has sixteen values.
             #[allow(unused_unsafe, reason = "not all kinds have a table")]
@@ -194,7 +218,7 @@ macro_rules! dots_of {
 /// The loops for one kind of codes.
 macro_rules! kind {
     (
-        $module:ident, $bytes:expr,
+        $module:ident, $bytes:expr, $scales:expr,
         |$line:ident, $k:ident, $table:ident| $wide:expr, $wide_table:expr,
         |$narrow_line:ident, $narrow_k:ident, $narrow_table:ident| $narrow:expr, $narrow_table_of:expr
     ) => {
@@ -204,35 +228,35 @@ macro_rules! kind {
 
             dots_of! {
                 wide_1, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0
             }
             dots_of! {
                 wide_2, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0 b 1
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0 b 1
             }
             dots_of! {
                 wide_3, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2
             }
             dots_of! {
                 wide_4, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3
             }
             dots_of! {
                 wide_5, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3 e 4
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3 e 4
             }
             dots_of! {
                 wide_6, "avx512f,avx2,fma", __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps,
-                sums_of_16, $bytes, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3 e 4 f 5
+                sums_of_16, $bytes, $scales, |$line, $k, $table| $wide, $wide_table, a 0 b 1 c 2 d 3 e 4 f 5
             }
             dots_of! {
                 narrow_1, "avx2,fma", __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps,
-                sums_of_8, $bytes, |$narrow_line, $narrow_k, $narrow_table| $narrow, $narrow_table_of, a 0
+                sums_of_8, $bytes, $scales, |$narrow_line, $narrow_k, $narrow_table| $narrow, $narrow_table_of, a 0
             }
             dots_of! {
                 narrow_2, "avx2,fma", __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps,
-                sums_of_8, $bytes, |$narrow_line, $narrow_k, $narrow_table| $narrow, $narrow_table_of, a 0 b 1
+                sums_of_8, $bytes, $scales, |$narrow_line, $narrow_k, $narrow_table| $narrow, $narrow_table_of, a 0 b 1
             }
 
             /// # Safety
@@ -264,6 +288,7 @@ macro_rules! kind {
 kind!(
     short_floats,
     |values| 2 * values,
+    |_| 1,
     |line, k, _table| {
         let codes = _mm256_loadu_si256(line.codes.as_ptr().add(2 * k).cast());
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(codes)))
@@ -279,14 +304,17 @@ kind!(
 kind!(
     integers,
     |values| values,
+    |_| 1,
     |line, k, _table| {
         let codes = _mm_loadu_si128(line.codes.as_ptr().add(k).cast());
-        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
+        let values = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+        _mm512_mul_ps(values, _mm512_set1_ps(*line.scales.as_ptr()))
     },
     |_: *const f32| (),
     |line, k, _table| {
         let codes = _mm_loadl_epi64(line.codes.as_ptr().add(k).cast());
-        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))
+        let values = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+        _mm256_mul_ps(values, _mm256_set1_ps(*line.scales.as_ptr()))
     },
     |_: *const f32| ()
 );
@@ -294,6 +322,7 @@ kind!(
 kind!(
     by_table,
     |values| values / 2,
+    |values| values / BLOCK,
     |line, k, table| {
         let codes = super::super::decode::x86::unpacked(line.codes.as_ptr().add(k / 2));
         let scale = _mm512_set1_ps(*line.scales.as_ptr().add(k / BLOCK));
@@ -308,3 +337,66 @@ kind!(
     },
     |table: *const f32| [_mm256_loadu_ps(table), _mm256_loadu_ps(table.add(8))]
 );
+
+#[cfg(test)]
+mod tests {
+    use super::super::few_rows;
+    use super::super::few_rows::Weights;
+    use super::*;
+    use crate::ops::encoding::Encoding;
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = crate::random::Stream::new(seed, "stored rows", 0);
+        (0..count).map(|_| random.unit() as f32 - 0.5).collect()
+    }
+
+    /// The bits of the product with the decoded matrix by the loops of `few_rows`.
+    #[test]
+    fn products_have_the_bits_of_those_with_the_decoded_matrix() {
+        let mut kinds: Vec<Vectors> = Vectors::detect().into_iter().collect();
+        if !kinds.is_empty() {
+            kinds.push(Vectors::Avx2);
+        }
+        for inner in [16, 48, 64, 70, 192, 320] {
+            for columns in [1, 3, 65] {
+                let values = numbers(columns * inner, 1);
+                let x = numbers(MOST_ROWS * inner, 2);
+                let encodings = [
+                    None,
+                    Some(Encoding::int8(inner)),
+                    Some(Encoding::nf4(false)),
+                    Some(Encoding::nf4(true)),
+                ];
+                for encoding in encodings {
+                    let w = StoredMatrix::of_values(&values, [columns, inner], encoding);
+                    let mut decoded = vec![0.0; columns * inner];
+                    w.decode(0..columns, &mut decoded);
+                    for (vectors, rows) in kinds.iter().flat_map(|kind| {
+                        [1, 2, 3, 4, 5, 6, 7, 12, 13, 32].map(|rows| (*kind, rows))
+                    }) {
+                        let x = &x[..rows * inner];
+                        let mut expected = vec![f32::NAN; rows * columns];
+                        let weights = Weights { data: &decoded, stride: inner, transposed: true };
+                        let out = SharedMut::new(&mut expected);
+                        let sizes = [rows, inner, columns];
+                        few_rows::product_of_columns(vectors, out, x, weights, sizes, 0..columns);
+                        let mut found = vec![f32::NAN; rows * columns];
+                        let mut out = MatrixMut::dense(&mut found, [rows, columns]);
+                        assert!(product_with(
+                            vectors,
+                            &mut out,
+                            Matrix::dense(x, [rows, inner]),
+                            &w
+                        ));
+                        assert!(found == expected, "{rows} x {inner} x {columns}, {encoding:?}");
+                    }
+                }
+            }
+        }
+        // Without columns there is nothing to do.
+        let w = StoredMatrix::of_values(&[], [0, 64], Some(Encoding::nf4(false)));
+        let x = numbers(64, 1);
+        let mut out = MatrixMut::dense(&mut [], [1, 0]);
+        assert!(!stored_product(&mut out, Matrix::dense(&x, [1, 64]), &w));
+    }
+}

@@ -2,7 +2,9 @@
 //! backward pass, and by what they have in hand while they work.
 
 use super::held::Held;
-use crate::model::{BaseType, DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm};
+use crate::model::{
+    BaseType, BaseWeights, DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm,
+};
 use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
 
@@ -197,6 +199,20 @@ impl Layer<'_> {
             Precision::Bf16 => Held::tensor(2.0 * (vocabulary * self.shape.hidden_size) as f64),
         };
         logits * copies + head
+    }
+
+    /// What is decoded of stored weights at one time, where that is a whole matrix and not a panel: parts of
+    /// words, numbers and their type that is computed in, about three values of four bytes for each.
+    pub fn decoded(&self, base: BaseWeights) -> Held {
+        if self.has_kernels && self.precision == Precision::F32 {
+            return Held::default();
+        }
+        let Widths { model, query, inner, .. } = self.widths();
+        let is_coded = |kind: BaseType| matches!(kind, BaseType::Int8 | BaseType::Nf4);
+        let of_layer = if is_coded(base.base_type) { model * query.max(inner) } else { 0 };
+        let of_head =
+            if is_coded(base.embedding_type()) { self.shape.vocab_size * model } else { 0 };
+        Held::tensor(12.0 * of_layer.max(of_head) as f64)
     }
 
     fn loss_block(&self, batch: &MicroBatch) -> usize {

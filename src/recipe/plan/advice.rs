@@ -1,5 +1,6 @@
 //! What would save memory: settings, each by itself, and the longest rows.
 
+use super::batches::MOST_ROWS_OF_STEP;
 use super::memory::MemoryPlan;
 use super::{Case, MicroBatch};
 use crate::error::Result;
@@ -114,6 +115,21 @@ impl Case<'_> {
                 "adapters are trained, not all weights".into(),
                 Box::new(|config| config.lora = Some(LoraConfig::default())),
             ));
+            changes.push((
+                vec!["lora.rank=16".into(), "base.type=nf4".into()],
+                "adapters are trained, beside weights that are rounded".into(),
+                Box::new(|config| {
+                    config.lora = Some(LoraConfig::default());
+                    config.base.base_type = BaseType::Nf4;
+                }),
+            ));
+        }
+        if config.lora.is_some() && config.base.embedding_type() != BaseType::Int8 {
+            changes.push((
+                vec!["base.embeddings=int8".into()],
+                "embedding and head are rounded".into(),
+                Box::new(|config| config.base.embeddings = Some(BaseType::Int8)),
+            ));
         }
         for kind in [BaseType::Bf16, BaseType::Int8, BaseType::Nf4] {
             if config.lora.is_some() && kind > config.base.base_type {
@@ -131,8 +147,10 @@ impl Case<'_> {
                 Box::new(|config| config.train.moments = MomentType::EightBit),
             ));
         }
-        if train.batch_size > 1 || train.tokens_per_batch.is_some() {
-            let accumulate = train.rows_per_step();
+        let accumulate = train.rows_per_step();
+        let divides = train.batch_size > 1 || train.tokens_per_batch.is_some();
+        // Settings have a limit.
+        if divides && accumulate <= MOST_ROWS_OF_STEP {
             changes.push((
                 vec!["train.batch_size=1".into(), format!("train.accumulate={accumulate}")],
                 "the same steps in smaller micro-batches".into(),

@@ -19,6 +19,9 @@ pub(super) struct RowLength {
 /// Rows that are looked at. A training of more has seen its longest ones many times by then.
 const MOST_ROWS: u64 = 1 << 20;
 
+/// Rows of a step that are looked at where there are no data; also what `train.accumulate` may be.
+pub(super) const MOST_ROWS_OF_STEP: usize = 1 << 16;
+
 /// The rows of a training in their order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
@@ -50,11 +53,12 @@ impl Order {
         Self { rows, steps: Some(config.train.total_steps(per_epoch as usize)) }
     }
 
-    /// One step of rows that are all as long as they may be, where there are no data yet.
+    /// One step, or the first rows of a very large one, of rows that are all as long as they may be, where there are no data yet.
     pub fn of_longest(config: &RunConfig) -> Self {
         let inputs = config.data.max_length.saturating_sub(1) as u32;
         let row = RowLength { inputs, trained: inputs, place: [0; 2] };
-        Self { rows: vec![row; config.train.rows_per_step()], steps: config.train.steps }
+        let rows = config.train.rows_per_step().min(MOST_ROWS_OF_STEP);
+        Self { rows: vec![row; rows], steps: config.train.steps }
     }
 
     /// The micro-batches, of rows of at most so many tokens.

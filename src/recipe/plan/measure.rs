@@ -34,7 +34,7 @@ impl Case<'_> {
         let model = self.random_model(&device)?;
         let rows = self.middle_rows();
         let train = TrainConfig { batch_size: rows.len(), accumulate: 1, ..config.train.clone() };
-        // A teacher's part costs little beside the student's own.
+        // A teacher is taken to compute as fast as the student.
         let train =
             TrainConfig { objective: Default::default(), parameter_groups: vec![], ..train };
         let tensors = Tensors::of(

@@ -1,7 +1,7 @@
 //! The most memory that a run holds, by part.
 //!
-//! A step is looked at in the moments at which it may hold most: where the loss is computed, where the
-//! backward pass begins and where it ends. Reading the weights, held-out losses and answers are moments
+//! A step is looked at in the phases in which it may hold most: where the loss is computed, where the
+//! backward pass begins and where it ends. Reading the weights, held-out losses and answers are phases
 //! too.
 //!
 //! ```text
@@ -72,7 +72,7 @@ pub struct MemoryPlan {
     pub teacher: f64,
     /// Both moments of the optimizer.
     pub moments: f64,
-    /// Gradients, at the moment of the peak as all that follows.
+    /// Gradients, in the phase of the peak as all that follows.
     pub gradients: f64,
     /// What the layers keep for the backward pass or have in hand.
     pub activations: f64,
@@ -80,7 +80,7 @@ pub struct MemoryPlan {
     pub logits: f64,
     /// Scores and panels in the kernels' hands, buffers of files, and caches of answers.
     pub working: f64,
-    /// What the kernels keep of other moments, to use it again.
+    /// What the kernels keep of other phases, to use it again.
     pub kept: f64,
     /// The sum.
     pub peak: f64,
@@ -89,13 +89,13 @@ pub struct MemoryPlan {
     /// The most that reading the weights holds; 0 where none are read.
     pub reading: f64,
     /// When that is.
-    pub when: Moment,
+    pub when: Phase,
 }
 
-/// The moments at which a run may hold most.
+/// The phases in which a run may hold most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Moment {
+pub enum Phase {
     /// The weights are read.
     Reading,
     /// The loss of a micro-batch is computed.
@@ -111,7 +111,7 @@ pub enum Moment {
     Answers,
 }
 
-impl Moment {
+impl Phase {
     /// In words: `the peak is when ...`.
     pub fn name(self) -> &'static str {
         match self {
@@ -125,7 +125,7 @@ impl Moment {
     }
 }
 
-/// What is held at one moment, in the kernels' memory.
+/// What is held in one phase, in the kernels' memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct At {
     gradients: Held,
@@ -160,14 +160,14 @@ impl MemoryPlan {
             has_kernels: setup.has_kernels,
             threads: setup.threads,
         };
-        let moments = moments(setup, &tensors, &layer);
+        let phases = phases(setup, &tensors, &layer);
         let held = match setup.has_kernels {
-            true => moments.iter().map(|(_, at)| at.all()).fold(Held::default(), Held::max),
+            true => phases.iter().map(|(_, at)| at.all()).fold(Held::default(), Held::max),
             false => Held::default(),
         };
         let largest =
-            |a: &&(Moment, At), b: &&(Moment, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
-        let (mut when, mut at) = *moments.iter().max_by(largest).expect("a step has moments");
+            |a: &&(Phase, At), b: &&(Phase, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
+        let (mut when, mut at) = *phases.iter().max_by(largest).expect("a step has phases");
         let mut kept = (held.bytes() - at.all().bytes()).max(0.0);
         // A checkpoint's largest tensor stands beside what the kernels keep: from the device, on the host
         // and as the file has it.
@@ -180,7 +180,7 @@ impl MemoryPlan {
             false => 0.0,
         };
         if training < reading {
-            (when, at, kept) = (Moment::Reading, At::default(), 0.0);
+            (when, at, kept) = (Phase::Reading, At::default(), 0.0);
             (moment_bytes, extra) = (0.0, (reading - fixed).max(0.0));
         }
         Ok(Self {
@@ -211,30 +211,30 @@ fn reading(tensors: &Tensors) -> f64 {
     (64u64 << 20) as f64 + first.max(last)
 }
 
-/// What is held at each moment of a run.
-fn moments(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
+/// What is held in each phase of a run.
+fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Phase, At)> {
     let mut all = training(setup, tensors, layer);
     if setup.held_out.positions() > 0 {
         let batch = &setup.held_out;
         let logits = layer.logits(batch) + layer.loss_states(batch) * 0.5;
         let forward = layer.forward(batch);
         let at = At { activations: forward, working: layer.scores(batch), ..At::default() };
-        all.push((Moment::HeldOut, at));
+        all.push((Phase::HeldOut, at));
         let at = At { activations: layer.stream(batch), logits, ..At::default() };
-        all.push((Moment::HeldOut, at));
+        all.push((Phase::HeldOut, at));
     }
     if let Some([rows, tokens]) = setup.answers {
         // Keys and values of all layers, with the room that doubles, and the scores of a token.
         let caches = 2 * rows * tokens * setup.shape.key_value_width();
         let working = Held::values(caches) * setup.shape.num_hidden_layers as f64;
         let logits = Held::values(rows * setup.shape.vocab_size) * 3.0;
-        all.push((Moment::Answers, At { working, logits, ..At::default() }));
+        all.push((Phase::Answers, At { working, logits, ..At::default() }));
     }
     all
 }
 
-/// What is held at the moments of a step, in its last micro-batch.
-fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Moment, At)> {
+/// What is held in the phases of a step, in its last micro-batch.
+fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Phase, At)> {
     let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
     let checkpointing = setup.activation_checkpointing;
     let layers = shape.num_hidden_layers as f64;
@@ -246,7 +246,8 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Ve
     };
     let (head, all) = (earlier + embedding, earlier + tensors.gradients);
     let tied = if shape.tie_word_embeddings { embedding } else { none };
-    let (working, stream) = (layer.scores(batch), layer.stream(batch));
+    let decoded = layer.decoded(setup.base);
+    let (working, stream) = (layer.scores(batch) + decoded, layer.stream(batch));
     // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
     let kept = match checkpointing {
         false => layer.kept(batch) * layers + stream,
@@ -272,13 +273,13 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Ve
     };
     let at = |gradients, activations, working| At { gradients, activations, logits: none, working };
     let logits = layer.logits(batch) + layer.loss_states(batch);
-    let loss = At { gradients: head, activations: kept + stream, logits, working: none };
+    let loss = At { gradients: head, activations: kept + stream, logits, working: decoded };
     vec![
-        (Moment::Loss, loss),
-        (Moment::BackwardBegins, at(head, kept + backward, working)),
-        (Moment::BackwardBegins, at(head, kept + attention, working)),
-        (Moment::BackwardEnds, at(all, last_layer, working)),
+        (Phase::Loss, loss),
+        (Phase::BackwardBegins, at(head, kept + backward, working)),
+        (Phase::BackwardBegins, at(head, kept + attention, working)),
+        (Phase::BackwardEnds, at(all, last_layer, working)),
         // The gradient of a tied embedding comes as two, which are added.
-        (Moment::BackwardEnds, at(all + tied, end, none)),
+        (Phase::BackwardEnds, at(all + tied, end, none)),
     ]
 }

@@ -17,7 +17,7 @@ mod work;
 pub use activations::MicroBatch;
 pub use advice::{LongRow, Saving, ShorterRows};
 pub use machine::Machine;
-pub use memory::{MemoryPlan, MemorySetup, Moment};
+pub use memory::{MemoryPlan, MemorySetup, Phase};
 pub use work::TimePlan;
 
 use super::config::RunConfig;
@@ -28,10 +28,14 @@ use super::summary::backend_name;
 use crate::context::Context;
 use crate::data::BatchLayout;
 use crate::error::Result;
-use crate::model::{DecoderConfig, FileType, ModelFolder, Precision, model_folder};
+use crate::model::{
+    DecoderConfig, FileType, ModelFolder, Precision, folder_without_weights, model_folder,
+};
 use crate::recipe::teacher::teacher_shape;
+use crate::train::TeacherLogits;
 use batches::{Batches, Order};
 use serde::Serialize;
+use std::path::Path;
 use tensors::Tensors;
 
 /// Activations and peak with a micro-batch of some length.
@@ -129,8 +133,15 @@ impl Plan {
     /// # Errors
     /// As [`Prepared::new`] and [`ModelFolder::open`]; [`Error::Stopped`](crate::Error::Stopped).
     pub fn new(config: &RunConfig, measure: bool, context: &Context<'_>) -> Result<Self> {
-        let config = &dated(config, RunMode::New);
+        let mut config = dated(config, RunMode::New);
         config.validate()?;
+        let named = config.base_model.take();
+        if let Some(name) = &named {
+            // Of a model on the hub the weights need not be here.
+            let folder = folder_without_weights(name, context)?;
+            config.base_model = Some(folder.to_string_lossy().into_owned());
+        }
+        let config = &config;
         let without_data = config.data.sources.is_empty() && config.base_model.is_some();
         let prepared = match without_data {
             true => None,
@@ -138,6 +149,9 @@ impl Plan {
         };
         let case = Case::new(config, prepared.as_ref(), context)?;
         let mut plan = case.plan()?;
+        if let Some(name) = named {
+            plan.student = name;
+        }
         if measure {
             case.measure(&mut plan, context)?;
         }
@@ -189,6 +203,12 @@ impl<'a> Case<'a> {
         });
         let held_out = prepared.map_or(MicroBatch::default(), |p| held_out_batch(config, p));
         let teacher = teacher_shape(config)?;
+        if let (Some(named), None) = (&config.teacher, &teacher)
+            && !TeacherLogits::is_in(Path::new(&named.path))
+        {
+            let name = &named.path;
+            context.notice(format!("the teacher {name} is not here yet, and not in the plan"))?;
+        }
         let teacher = teacher.map_or(Ok(0.0), |shape| -> Result<f64> {
             let tensors =
                 Tensors::of(&shape, None, config.base, Precision::F32, config.train.moments)?;
@@ -310,7 +330,10 @@ impl<'a> Case<'a> {
     }
 
     fn time(&self, tensors: &Tensors, batches: &Batches) -> TimePlan {
-        let flops_per_step = self.flops(tensors, batches) / batches.steps.max(1) as f64;
+        // The teacher's forward pass: two for each of its weights, which are f32.
+        let of_teacher = batches.positions * self.teacher / 2.0;
+        let flops_per_step =
+            (self.flops(tensors, batches) + of_teacher) / batches.steps.max(1) as f64;
         let rate = work::assumed_rate(self.is_cpu(), self.threads());
         TimePlan::at(rate, false, flops_per_step, self.order.steps)
     }

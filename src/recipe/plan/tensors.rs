@@ -2,7 +2,7 @@
 
 use super::held::{Held, matrix_bytes, moment_bytes};
 use crate::error::Result;
-use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+use crate::model::{BaseType, BaseWeights, DecoderConfig, LoraConfig, Precision};
 use crate::train::MomentType;
 
 /// What a student's tensors come to.
@@ -67,7 +67,9 @@ impl Tensors {
             };
             let bytes = match (size.len(), linear) {
                 // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
-                (2, Some(_)) if base.is_f32() && precision == Precision::Bf16 => 2.0 * count as f64,
+                (2, Some(_)) if base.base_type == BaseType::F32 && precision == Precision::Bf16 => {
+                    2.0 * count as f64
+                }
                 (2, Some(_)) => matrix_bytes(base.base_type, rows, columns, base),
                 (2, None) => matrix_bytes(base.embedding_type(), rows, columns, base),
                 // Norms and biases.
