@@ -244,8 +244,8 @@ fn the_parts_add_up_and_what_saves_memory_saves_it() {
         };
         MemoryPlan::of(&setup).unwrap()
     };
-    let [f32, int8, nf4] = [BaseType::F32, BaseType::Int8, BaseType::Nf4]
-        .map(|base| adapted(base, MomentType::F32));
+    let [f32, int8, nf4] =
+        [BaseType::F32, BaseType::Int8, BaseType::Nf4].map(|base| adapted(base, MomentType::F32));
     assert!(nf4.peak < int8.peak && int8.peak < f32.peak);
     assert!(nf4.weights < int8.weights && int8.weights < 0.5 * f32.weights);
     let eight_bit = adapted(BaseType::F32, MomentType::EightBit);

@@ -100,11 +100,20 @@ pub(super) mod x86 {
     use super::{Run, table_value};
     use std::arch::x86_64::*;
 
-    /// Sixteen codes in eight bytes, a byte each, in order.
-    #[inline(always)]
-    pub(in super::super) unsafe fn unpacked(codes: *const u8) -> __m128i {
-        // SAFETY: the caller vouches for eight bytes; every x86-64 has SSE2.
-        unsafe { in_order(_mm_loadl_epi64(codes.cast())) }
+    /// The values of sixteen codes in eight bytes by a table.
+    ///
+    /// # Safety
+    /// The bytes are there.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) unsafe fn sixteen_values(codes: *const u8, table: __m512) -> __m512 {
+        // SAFETY: the caller vouches for eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(codes.cast()) };
+        // Each byte in two places; its upper half is shifted down in the first.
+        let bytes = _mm512_castsi512_ps(_mm512_cvtepu8_epi64(bytes));
+        let twice = _mm512_castps_si512(_mm512_moveldup_ps(bytes));
+        // Of a place in the table only the lower four bits count.
+        _mm512_permutexvar_ps(_mm512_srlv_epi32(twice, _mm512_set1_epi64(4)), table)
     }
 
     /// The two codes of each of the first eight bytes, the upper half first.
@@ -130,7 +139,7 @@ pub(super) mod x86 {
     }
 
     macro_rules! by_table {
-        ($name:ident, $features:literal, |$indices:ident, $table:ident, $scale:ident, $out:ident| $store:block, $load:expr, $splat:ident) => {
+        ($name:ident, $features:literal, |$codes:ident, $table:ident, $scale:ident, $out:ident| $store:block, $load:expr, $splat:ident) => {
             /// As `decode_by_table`.
             #[target_feature(enable = $features)]
             pub(super) fn $name(
@@ -153,7 +162,7 @@ pub(super) mod x86 {
                     for i in (0..whole).step_by(16) {
                         // SAFETY: eight bytes of codes and sixteen values are there from here on.
                         unsafe {
-                            let $indices = unpacked(codes.as_ptr().add(i / 2));
+                            let $codes = codes.as_ptr().add(i / 2);
                             let $out = out.as_mut_ptr().add(odd + i);
                             $store
                         }
@@ -169,9 +178,8 @@ pub(super) mod x86 {
     by_table!(
         by_table_avx512,
         "avx512f,avx2",
-        |indices, table, scale, out| {
-            let values = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(indices), table);
-            _mm512_storeu_ps(out, _mm512_mul_ps(values, scale));
+        |codes, table, scale, out| {
+            _mm512_storeu_ps(out, _mm512_mul_ps(sixteen_values(codes, table), scale));
         },
         |table: *const f32| _mm512_loadu_ps(table),
         _mm512_set1_ps
@@ -179,8 +187,9 @@ pub(super) mod x86 {
     by_table!(
         by_table_avx2,
         "avx2",
-        |indices, table, scale, out| {
-            let halves = [indices, _mm_srli_si128::<8>(indices)];
+        |codes, table, scale, out| {
+            let codes = in_order(_mm_loadl_epi64(codes.cast()));
+            let halves = [codes, _mm_srli_si128::<8>(codes)];
             for (half, codes) in halves.into_iter().enumerate() {
                 let values = eight_values(codes, table);
                 _mm256_storeu_ps(out.add(8 * half), _mm256_mul_ps(values, scale));
