@@ -158,7 +158,8 @@ mod tests {
                 let of_input = of_input.unwrap().into_data().try_to_vec::<f32>().unwrap();
                 (of_input, named_gradients(&layer, &all.grads()).unwrap())
             };
-            let whole: (Vec<f32>, BTreeMap<String, HostTensor>) = gradients(vec![0..TOKENS]);
+            let whole: (Vec<f32>, BTreeMap<String, HostTensor>) =
+                gradients(std::iter::once(0..TOKENS).collect());
             let in_pieces = gradients(pieces(TOKENS).collect());
             assert_eq!(pieces(TOKENS).count(), 2);
             assert!(whole.0 == in_pieces.0, "the input's gradient");

@@ -127,7 +127,7 @@ impl EncodedMatrix {
 
     /// The matrix, for operations.
     pub(super) fn weight(&self) -> Weight {
-        Weight::Encoded(EncodedWeight {
+        Weight::from(EncodedWeight {
             codes: self.codes.val(),
             scale_codes: self.scale_codes.val(),
             scales: self.scales.val(),

@@ -201,12 +201,13 @@ fn decode_scales<B: Backend>(
 
 /// A matrix that operations multiply with: numbers, or codes of fewer bits.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "numbers, the larger, are the usual ones")]
 pub enum Weight {
     /// Numbers: `[input, output]` of a linear layer, `[vocabulary, width]` of an embedding. Frozen ones
     /// may be bf16 where activations are f32.
     Dense(Tensor<2>),
     /// Codes, which have no gradient.
-    Encoded(EncodedWeight),
+    Encoded(Box<EncodedWeight>),
 }
 
 impl From<Tensor<2>> for Weight {
@@ -215,12 +216,21 @@ impl From<Tensor<2>> for Weight {
     }
 }
 
+impl From<EncodedWeight> for Weight {
+    fn from(weight: EncodedWeight) -> Self {
+        Self::Encoded(Box::new(weight))
+    }
+}
+
 impl Weight {
     /// `[input, output]` of a linear layer's matrix.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
-            Self::Encoded(EncodedWeight { size: [output, input], .. }) => [*input, *output],
+            Self::Encoded(weight) => {
+                let [output, input] = weight.size;
+                [input, output]
+            }
         }
     }
 
@@ -239,7 +249,8 @@ impl Weight {
     pub(crate) fn into_dispatch(self) -> WeightPrimitive<Dispatch> {
         match self {
             Self::Dense(weight) => WeightPrimitive::Dense(weight.into_dispatch()),
-            Self::Encoded(EncodedWeight { codes, scale_codes, scales, encoding, size }) => {
+            Self::Encoded(weight) => {
+                let EncodedWeight { codes, scale_codes, scales, encoding, size } = *weight;
                 WeightPrimitive::Encoded {
                     codes: codes.into_dispatch(),
                     scale_codes: scale_codes.into_dispatch(),
@@ -256,7 +267,7 @@ impl Weight {
 ///
 /// ```
 /// use burn::tensor::{Distribution, Tensor};
-/// use mixdistill::ops::{EncodedWeight, Weight, linear};
+/// use mixdistill::ops::{EncodedWeight, linear};
 ///
 /// # fn main() -> mixdistill::Result<()> {
 /// let device = mixdistill::device::by_name("auto")?;
@@ -264,7 +275,7 @@ impl Weight {
 /// let values: Vec<f32> = (0..128).map(|i| (i as f32 * 0.7).sin()).collect();
 /// let weight = EncodedWeight::nf4(&values, [2, 64], false, &device);
 /// let x = Tensor::<2>::random([5, 64], Distribution::Default, &device);
-/// assert_eq!(linear(x, Weight::Encoded(weight)).dims(), [5, 2]);
+/// assert_eq!(linear(x, weight).dims(), [5, 2]);
 /// # Ok(())
 /// # }
 /// ```
@@ -336,6 +347,6 @@ impl EncodedWeight {
         let rows: Vec<i32> = (0..self.size[0] as i32).collect();
         let rows = TensorData::new(rows, [self.size[0]]);
         let rows = Tensor::from_data(rows, &self.scales.device());
-        super::embedding(Weight::Encoded(self.clone()), rows)
+        super::embedding(self.clone(), rows)
     }
 }

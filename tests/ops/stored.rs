@@ -27,7 +27,7 @@ fn stored(case: &Case, size: [usize; 2]) -> Vec<Stored> {
     let device = &case.device;
     let encoded = |name, weight: EncodedWeight| {
         let numbers = weight.decoded().transpose();
-        Stored { name, weight: Weight::Encoded(weight), numbers }
+        Stored { name, weight: Weight::from(weight), numbers }
     };
     let mut all = vec![
         encoded("int8", EncodedWeight::int8(&values, size, device)),

@@ -30,6 +30,7 @@ const PANEL: usize = 1 << 20;
 const PANEL_UNIT: usize = 96;
 
 /// A matrix of a linear layer that a kernel multiplies with.
+#[allow(clippy::large_enum_variant, reason = "it lives for one product")]
 pub(crate) enum WeightMatrix {
     /// In f32.
     Dense(DenseMatrix),
@@ -39,6 +40,7 @@ pub(crate) enum WeightMatrix {
 
 impl WeightMatrix {
     /// The weight itself where there is no kernel for it with these other tensors.
+    #[allow(clippy::result_large_err, reason = "it is no error, and goes on to the portable body")]
     pub(crate) fn new(
         weight: WeightPrimitive<Flex>,
         others: &[&FlexTensor],
@@ -99,6 +101,7 @@ impl WeightMatrix {
 }
 
 /// Rows of an embedding that a kernel reads.
+#[allow(clippy::large_enum_variant, reason = "it lives for one product")]
 pub(crate) enum Rows {
     Dense(FlexTensor, usize),
     Stored(StoredMatrix),
@@ -143,6 +146,7 @@ pub(crate) struct StoredMatrix {
     size: [usize; 2],
 }
 
+#[allow(clippy::large_enum_variant, reason = "it lives for one product")]
 enum Kind {
     Bf16,
     Encoded { encoding: Encoding, scale_codes: FlexTensor, scales: FlexTensor },
