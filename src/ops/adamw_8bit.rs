@@ -258,8 +258,10 @@ impl Moments8Bit {
 
     /// The first `len` codes in words.
     pub(crate) fn codes_in(words: Tensor<1, Int>, len: usize) -> Result<Vec<u8>, TensorReadError> {
-        let words = words.try_into_vec_as::<i32>()?;
-        let mut codes: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
+        // Some backends shift in 64 bits, of which the lower half counts.
+        let words = words.try_into_vec_as::<i64>()?;
+        let mut codes: Vec<u8> =
+            words.into_iter().flat_map(|word| (word as i32).to_le_bytes()).collect();
         codes.truncate(len);
         Ok(codes)
     }
