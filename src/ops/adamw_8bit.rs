@@ -140,7 +140,13 @@ fn packed<B: Backend>(codes: IntTensor<B>) -> IntTensor<B> {
     let codes = B::int_reshape(codes, Shape::new([words, IN_WORD]));
     let place = |place: usize| {
         let part = [Slice::from(0..words), Slice::from(place..place + 1)];
-        B::bitwise_left_shift_scalar(B::int_slice(codes.clone(), &part), (8 * place as i64).into())
+        let codes = B::int_slice(codes.clone(), &part);
+        if place + 1 < IN_WORD {
+            return B::bitwise_left_shift_scalar(codes, (8 * place as i64).into());
+        }
+        // The sign of a word is the upper bit of its last code; a shift into it is an overflow on ndarray.
+        let signed = B::int_sub_scalar(B::bitwise_xor_scalar(codes, 128.into()), 128.into());
+        B::int_mul_scalar(signed, (1i64 << 24).into())
     };
     let all = (1..IN_WORD).map(place).fold(place(0), B::bitwise_or);
     B::int_reshape(all, Shape::new([words]))
@@ -258,10 +264,8 @@ impl Moments8Bit {
 
     /// The first `len` codes in words.
     pub(crate) fn codes_in(words: Tensor<1, Int>, len: usize) -> Result<Vec<u8>, TensorReadError> {
-        // Some backends shift in 64 bits, of which the lower half counts.
-        let words = words.try_into_vec_as::<i64>()?;
-        let mut codes: Vec<u8> =
-            words.into_iter().flat_map(|word| (word as i32).to_le_bytes()).collect();
+        let words = words.try_into_vec_as::<i32>()?;
+        let mut codes: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
         codes.truncate(len);
         Ok(codes)
     }
