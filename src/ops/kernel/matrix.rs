@@ -64,11 +64,13 @@ impl<'a> Matrix<'a> {
     }
 
     /// `[rows, columns]`.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn size(self) -> [usize; 2] {
         self.size
     }
 
     /// The values, where the matrix is row-major without gaps.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn values(self) -> Option<&'a [f32]> {
         (self.strides == [self.size[1], 1]).then(|| &self.data[..self.size[0] * self.size[1]])
     }
@@ -280,6 +282,7 @@ impl<'a> MatrixMut<'a> {
     }
 
     /// The elements, where the matrix is row-major without gaps.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn values(&mut self) -> Option<&mut [f32]> {
         let [rows, cols] = self.size;
         // SAFETY: without gaps these are its elements, which it has for itself.
