@@ -7,23 +7,29 @@
 //! chat_template.jinja      where the template is not in tokenizer_config.json
 //! ```
 
+mod write;
+
+pub(super) use write::write_folder;
+pub(crate) use write::writing_place;
+pub use write::{MAX_SHARD_BYTES, SaveFolder, check_new_folder};
+
 use super::base_weights::BaseWeights;
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
-use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids, write_config};
+use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids};
 use super::matrix::{MatrixRole, NewMatrix};
 use super::rope::RopeType;
-use super::tensors::{HostTensor, lazy_tensors};
+use super::tensors::HostTensor;
 use super::weight_source::WeightSource;
-use super::weights::{FileType, WeightFiles, listed, text_name, write_model};
+use super::weights::{WeightFiles, listed, text_name};
 use crate::context::{Context, Task, TaskProgress};
 use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
 use crate::error::{Error, Result};
-use crate::files::{flush_folder, read_if_there, remove_folder};
+use crate::files::read_if_there;
 use crate::ops::resident;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -76,24 +82,8 @@ fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<
     })
 }
 
-/// Files that go with a tokenizer; those that are there are copied as they are.
-const TOKENIZER_FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    CHAT_TEMPLATE,
-    "chat_template.json",
-];
-
 /// The file of a chat template.
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
-
-/// Largest size of a file of weights before it is divided.
-pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// A model's folder whose configuration has been read; weights are read by [`ModelFolder::load`].
 #[derive(Clone, Debug)]
@@ -362,6 +352,16 @@ impl ModelFolder {
     }
 }
 
+impl DecoderLm {
+    /// Reads a folder; see [`ModelFolder`].
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`] and [`ModelFolder::load`].
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        ModelFolder::open(folder)?.load(device)
+    }
+}
+
 /// Weights that are not those of the configuration.
 fn misfit(path: &Path, what: &str) -> Error {
     Error::Model {
@@ -399,209 +399,4 @@ impl WeightSource for FileWeights<'_, '_> {
         let host = self.read(name)?;
         Ok(NewMatrix::stored(host, role, &self.base, self.device))
     }
-}
-
-/// How a folder is written.
-#[derive(Clone, Debug)]
-pub struct SaveFolder<'a> {
-    /// The folder that the model came from: its configuration and its tokenizer's files are taken
-    /// over as they are.
-    pub base: Option<&'a ModelFolder>,
-    /// The tokenizer; written where there is no base.
-    pub tokenizer: &'a TextTokenizer,
-    /// Tokens that end an answer.
-    pub end_tokens: &'a [u32],
-    /// A chat template that takes the place of the base's.
-    pub chat_template: Option<&'a str>,
-    /// The type of the weights.
-    pub file_type: FileType,
-    /// Largest size of a file of weights, in bytes, before it is divided.
-    pub max_shard_bytes: u64,
-    /// The model card, in Markdown.
-    pub card: Option<&'a str>,
-}
-
-impl<'a> SaveFolder<'a> {
-    /// A model of its own: f32, without a card.
-    pub fn new(tokenizer: &'a TextTokenizer) -> Self {
-        Self {
-            base: None,
-            tokenizer,
-            end_tokens: &[],
-            chat_template: None,
-            file_type: FileType::F32,
-            max_shard_bytes: MAX_SHARD_BYTES,
-            card: None,
-        }
-    }
-}
-
-impl DecoderLm {
-    /// Reads a folder; see [`ModelFolder`].
-    ///
-    /// # Errors
-    /// As [`ModelFolder::open`] and [`ModelFolder::load`].
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        ModelFolder::open(folder)?.load(device)
-    }
-
-    /// Writes the model into a new folder, whole or not at all. Adapters are not written: merge
-    /// them first, or save them by themselves.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the folder exists, or where the model
-    /// has adapters.
-    pub fn save(&self, folder: &Path, how: &SaveFolder<'_>) -> Result<()> {
-        let refuse = |what: &str, hint: &str| {
-            Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
-        };
-        if self.is_encoded() {
-            return refuse(
-                "its weights are stored in codes",
-                "Save the adapters, and merge them into the original weights",
-            );
-        }
-        if self.lora().is_some() {
-            return refuse("the model has adapters", "Merge them first, or save the adapters");
-        }
-        let ends = match how.end_tokens {
-            [] => vec![how.tokenizer.end_token()],
-            ends => ends.to_vec(),
-        };
-        write_folder(folder, |beside| {
-            let write = |name: &str, text: &str| {
-                let path = beside.join(name);
-                std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
-            };
-            let mut config =
-                how.base.map_or_else(|| write_config(self.config()), |b| b.json.clone());
-            if let Some(config) = config.as_object_mut() {
-                // The newer name, and the one that older readers know.
-                for key in ["dtype", "torch_dtype"] {
-                    config.insert(key.into(), how.file_type.torch_name().into());
-                }
-                if how.base.is_none() {
-                    config.insert("eos_token_id".into(), one_or_all(&ends));
-                    // Those of its class may be beyond the vocabulary.
-                    config.insert("bos_token_id".into(), Value::Null);
-                    config.insert("pad_token_id".into(), Value::Null);
-                }
-            }
-            write("config.json", &format!("{config:#}\n"))?;
-            match how.base {
-                Some(base) => base.copy_files(beside, &ends)?,
-                None => write_own_files(how.tokenizer, &ends, &write)?,
-            }
-            if let Some(template) = how.chat_template {
-                write(CHAT_TEMPLATE, template)?;
-            }
-            if let Some(card) = how.card {
-                write("README.md", card)?;
-            }
-            let tensors = lazy_tensors(self, false);
-            write_model(beside, tensors, how.file_type, how.max_shard_bytes)
-        })
-    }
-}
-
-impl ModelFolder {
-    /// Copies the tokenizer's files as they are, and the generation's settings with the end tokens.
-    fn copy_files(&self, folder: &Path, ends: &[u32]) -> Result<()> {
-        for name in TOKENIZER_FILES.into_iter().filter(|name| self.path.join(name).is_file()) {
-            copy_bytes(&self.path.join(name), &folder.join(name))?;
-        }
-        let to = folder.join("generation_config.json");
-        let missing = ends.iter().any(|e| !token_ids(&self.generation, "eos_token_id").contains(e));
-        if !missing {
-            return copy_bytes(&self.path.join("generation_config.json"), &to);
-        }
-        let mut generation = match &self.generation {
-            Value::Object(_) => self.generation.clone(),
-            _ => json!({}),
-        };
-        generation["eos_token_id"] = one_or_all(ends);
-        std::fs::write(&to, format!("{generation:#}\n")).map_err(|e| Error::io("write", &to, e))
-    }
-}
-
-/// Copies a file's bytes, and not that it may be read only.
-fn copy_bytes(from: &Path, to: &Path) -> Result<()> {
-    let copy = || std::io::copy(&mut std::fs::File::open(from)?, &mut std::fs::File::create(to)?);
-    copy().map(|_| ()).map_err(|e| Error::io("copy", from, e))
-}
-
-/// A number for one token, a list for more.
-fn one_or_all(tokens: &[u32]) -> Value {
-    match tokens {
-        [one] => json!(one),
-        all => json!(all),
-    }
-}
-
-fn write_own_files(
-    tokenizer: &TextTokenizer,
-    ends: &[u32],
-    write: &dyn Fn(&str, &str) -> Result<()>,
-) -> Result<()> {
-    let generation = json!({"eos_token_id": one_or_all(ends), "do_sample": false});
-    let settings = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": tokenizer.end_token_text(),
-    });
-    write("generation_config.json", &format!("{generation:#}\n"))?;
-    write("tokenizer.json", &tokenizer.to_json()?)?;
-    write("tokenizer_config.json", &format!("{settings:#}\n"))
-}
-
-/// Refuses a place for a new folder where there is something already.
-///
-/// # Errors
-/// [`Error::Model`].
-pub fn check_new_folder(folder: &Path) -> Result<()> {
-    let refuse = |what: &str, hint: &str| {
-        Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
-    };
-    // Links to nowhere exist too.
-    if folder.symlink_metadata().is_ok() {
-        return refuse("it exists already", "Choose another folder, or move the old one away");
-    }
-    if folder.file_name().is_none() {
-        return refuse("it is no name for a folder", "Choose another");
-    }
-    Ok(())
-}
-
-/// Where a folder is written before it gets its name.
-pub(crate) fn writing_place(folder: &Path) -> PathBuf {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    folder.with_file_name(format!(".{name}.writing"))
-}
-
-/// Fills a folder beside its place, flushes it and renames it.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Model`] where the folder exists; what `fill` gives.
-pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    check_new_folder(folder)?;
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-    let beside = writing_place(folder);
-    // A process that was killed may have left one.
-    remove_folder(&beside)?;
-    std::fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
-    let done = fill(&beside).and_then(|()| {
-        let entries = std::fs::read_dir(&beside).map_err(|e| Error::io("read", &beside, e))?;
-        for entry in entries {
-            let path = entry.map_err(|e| Error::io("read", &beside, e))?.path();
-            let flush = || std::fs::File::options().write(true).open(&path)?.sync_all();
-            flush().map_err(|e| Error::io("flush", &path, e))?;
-        }
-        flush_folder(&beside)?;
-        std::fs::rename(&beside, folder).map_err(|e| Error::io("rename", &beside, e))?;
-        flush_folder(parent)
-    });
-    if done.is_err() {
-        let _ = std::fs::remove_dir_all(&beside);
-    }
-    done
 }

@@ -3,7 +3,7 @@
 #![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
 
 use super::base_weights::BaseWeights;
-use super::matrix::{EncodedMatrix, MatrixRole, NewMatrix, restored};
+use super::matrix::{EncodedMatrix, MatrixRole, NewMatrix, restored, weight_of};
 use super::precision::{in_f32, like};
 use super::weight_source::{WeightSource, path};
 use crate::error::{Error, Result};
@@ -248,11 +248,7 @@ impl LoraLinear {
 
     /// The matrix as it is.
     pub(super) fn matrix(&self) -> Weight {
-        match (&self.weight, &self.encoded) {
-            (Some(weight), _) => Weight::Dense(weight.val()),
-            (None, Some(encoded)) => encoded.weight(),
-            (None, None) => unreachable!("a matrix is there in one form"),
-        }
+        weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
     /// The matrix for activations such as these: trained numbers in their type.
@@ -260,23 +256,6 @@ impl LoraLinear {
         match self.matrix() {
             Weight::Dense(weight) if weight.dtype() == DType::F32 => Weight::Dense(like(weight, x)),
             stored => stored,
-        }
-    }
-
-    /// `[input, output]`.
-    fn sizes(&self) -> [usize; 2] {
-        match (&self.weight, &self.encoded) {
-            (Some(weight), _) => weight.shape().dims(),
-            (None, Some(encoded)) => encoded.sizes(),
-            (None, None) => unreachable!("a matrix is there in one form"),
-        }
-    }
-
-    fn device(&self) -> Device {
-        match (&self.weight, &self.encoded) {
-            (Some(weight), _) => weight.device(),
-            (None, Some(encoded)) => encoded.device(),
-            (None, None) => unreachable!("a matrix is there in one form"),
         }
     }
 
@@ -407,13 +386,13 @@ impl LoraLinear {
     /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
     /// zero. Of an earlier adapter nothing remains.
     pub(super) fn attach(&mut self, config: &LoraConfig, name: &str, seed: u64) {
-        let [input, output] = self.sizes();
+        let [input, output] = self.matrix().sizes();
         let bound = 1.0 / (input as f64).sqrt();
         let mut random = Stream::new(seed, &format!("{name}.lora_A"), 0);
         let values: Vec<f32> = (0..input * config.rank)
             .map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32)
             .collect();
-        let device = self.device();
+        let device = self.matrix().device();
         let a = Tensor::from_data(TensorData::new(values, [input, config.rank]), &device);
         self.set_adapter(config, name, seed, a, Tensor::zeros([config.rank, output], &device));
     }
@@ -442,7 +421,9 @@ impl LoraLinear {
         let numbers = match self.matrix() {
             Weight::Dense(weight) => in_f32(weight),
             // Each row of the unit matrix picks a row.
-            encoded => linear(Tensor::eye(self.sizes()[0], &self.device()), encoded),
+            encoded => {
+                linear(Tensor::eye(self.matrix().sizes()[0], &self.matrix().device()), encoded)
+            }
         };
         self.weight = Some(Param::from_tensor((numbers + change).detach()));
         self.encoded = None;

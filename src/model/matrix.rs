@@ -135,15 +135,17 @@ impl EncodedMatrix {
             size: self.size,
         })
     }
+}
 
-    /// `[input, output]` of a linear layer's matrix.
-    pub(super) fn sizes(&self) -> [usize; 2] {
-        let [output, input] = self.size;
-        [input, output]
-    }
-
-    pub(super) fn device(&self) -> Device {
-        self.scales.device()
+/// A module's matrix, which is there as numbers or in codes.
+pub(super) fn weight_of(
+    numbers: Option<&Param<Tensor<2>>>,
+    codes: Option<&EncodedMatrix>,
+) -> Weight {
+    match (numbers, codes) {
+        (Some(numbers), _) => Weight::Dense(numbers.val()),
+        (None, Some(codes)) => codes.weight(),
+        (None, None) => unreachable!("a matrix is there in one form"),
     }
 }
 
@@ -171,11 +173,7 @@ impl TokenEmbedding {
     }
 
     fn rows(&self) -> Weight {
-        match (&self.weight, &self.encoded) {
-            (Some(weight), _) => Weight::Dense(weight.val()),
-            (None, Some(encoded)) => encoded.weight(),
-            (None, None) => unreachable!("a matrix is there in one form"),
-        }
+        weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
     /// The matrix of a head that is tied to it.
@@ -192,11 +190,7 @@ impl TokenEmbedding {
     }
 
     pub(super) fn device(&self) -> Device {
-        match (&self.weight, &self.encoded) {
-            (Some(weight), _) => weight.device(),
-            (None, Some(encoded)) => encoded.device(),
-            (None, None) => unreachable!("a matrix is there in one form"),
-        }
+        self.rows().device()
     }
 
     /// Keeps it in the type that `base` says.

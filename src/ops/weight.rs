@@ -234,6 +234,14 @@ impl Weight {
         }
     }
 
+    /// Where it is.
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Dense(weight) => weight.device(),
+            Self::Encoded(weight) => weight.scales.device(),
+        }
+    }
+
     /// Whether products of activations of this type can be made with it.
     pub(crate) fn fits(&self, activations: DType) -> bool {
         match self {
