@@ -84,6 +84,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod model;

@@ -9,6 +9,7 @@ mod compare;
 mod completions;
 mod config;
 mod evaluate;
+mod export;
 mod generate;
 mod interrupts;
 mod lines;
@@ -72,6 +73,7 @@ enum Command {
     Pairs(missing::Flags),
     Logits(logits::Flags),
     Merge(merge::Flags),
+    Export(export::Flags),
     Study(study::Flags),
     Config(config::Flags),
     Completions(completions::Flags),
@@ -91,6 +93,7 @@ impl Command {
             Self::Pairs(flags) => flags.json.json,
             Self::Logits(flags) => flags.json.json,
             Self::Merge(flags) => flags.json.json,
+            Self::Export(flags) => flags.json.json,
             Self::Study(flags) => flags.json.json,
             _ => false,
         }
@@ -128,6 +131,7 @@ impl Command {
             Self::Pairs(flags) => pairs::run(flags, session),
             Self::Logits(flags) => logits::run(flags, session),
             Self::Merge(flags) => merge::run(flags, session),
+            Self::Export(flags) => export::run(flags, session),
             Self::Study(flags) => study::run(flags, session),
             Self::Config(flags) => config::run(flags, session),
             Self::Completions(flags) => completions::run(flags, session, Cli::command()),

@@ -15,6 +15,8 @@ pub enum Task {
     Download,
     /// A model's weights, in tensors.
     LoadModel,
+    /// A model's tensors that are written.
+    WriteModel,
     /// A teacher's weights, in tensors.
     LoadTeacher,
     /// Answers as tokens, in answers.
@@ -43,6 +45,7 @@ impl Task {
         match self {
             Self::Download => "download",
             Self::LoadModel => "load",
+            Self::WriteModel => "write model",
             Self::LoadTeacher => "load teacher",
             Self::Encode => "encode",
             Self::HeldOutLoss => "evaluate",

@@ -17,6 +17,7 @@ pub use batching::{
     Batch, BatchLayout, BatchSize, Encoded, Example, LengthLimit, MixedRows, Packing, Row,
     RowStream, TooLong, TopTokens, TrainedTurns,
 };
+pub(crate) use chat::TokenizerConfig;
 pub use chat::{
     ChatFormat, ChatTemplate, EarlierTurn, Message, PlainTemplate, Prompt, PromptTemplate,
     RowTokens, TextTokenizer,

@@ -350,10 +350,17 @@ struct NotedWeights {
 /// The files that a model in a folder is read from, where the system tells of all of them.
 fn weight_files(folder: &Path) -> Option<BTreeMap<PathBuf, (u64, u64, u32)>> {
     let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(folder.canonicalize().ok()?).ok()? {
-        // Links of the hub's cache lead to files that are named by what they hold.
-        let path = entry.ok()?.path();
-        let is_read = |ending: &str| ["safetensors", "json"].contains(&ending);
+    let folder = folder.canonicalize().ok()?;
+    // Links of the hub's cache lead to files that are named by what they hold.
+    let paths: Vec<PathBuf> = match folder.is_dir() {
+        true => {
+            let entries = std::fs::read_dir(folder).ok()?;
+            entries.map(|entry| Some(entry.ok()?.path())).collect::<Option<_>>()?
+        }
+        false => vec![folder],
+    };
+    for path in paths {
+        let is_read = |ending: &str| ["safetensors", "json", "gguf"].contains(&ending);
         if !path.extension().is_some_and(|ending| ending.to_str().is_some_and(is_read)) {
             continue;
         }

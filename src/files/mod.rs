@@ -25,10 +25,15 @@ pub(crate) fn write_whole(
     let beside = path.with_file_name(format!(".{name}.new"));
     let failed = |e| Error::io("write", &beside, e);
     let mut file = BufWriter::new(File::create(&beside).map_err(failed)?);
-    fill(&mut file)?;
-    file.flush().map_err(failed)?;
-    file.get_ref().sync_all().map_err(failed)?;
-    fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))?;
+    let done = fill(&mut file).and_then(|()| {
+        file.flush().map_err(failed)?;
+        file.get_ref().sync_all().map_err(failed)?;
+        fs::rename(&beside, path).map_err(|e| Error::io("rename", &beside, e))
+    });
+    if done.is_err() {
+        let _ = fs::remove_file(&beside);
+        return done;
+    }
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), flush_folder)
 }
 

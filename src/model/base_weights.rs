@@ -12,10 +12,11 @@ pub enum BaseType {
     F32,
     /// 16 bits with 8 significant ones (bfloat16): two bytes a weight.
     Bf16,
-    /// 8-bit integers with one scale for each output, as in bitsandbytes' LLM.int8() (arXiv 2208.07339).
+    /// 8-bit integers with one scale for each output, as in bitsandbytes' LLM.int8() (arXiv 2208.07339);
+    /// matrices that a GGUF file has in q8_0 stay as they are there.
     Int8,
     /// 4 bits, a value of the NormalFloat table with one scale for each block of 64, as in QLoRA
-    /// (arXiv 2305.14314) and bitsandbytes.
+    /// (arXiv 2305.14314) and bitsandbytes; matrices that a GGUF file has in q4_0 stay as they are there.
     Nf4,
 }
 

@@ -16,6 +16,7 @@ pub use write::{MAX_SHARD_BYTES, SaveFolder, check_new_folder};
 use super::base_weights::BaseWeights;
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
+use super::gguf::GgufModel;
 use super::hf_config::{Refusal, dropouts, read_config, text_part, token_ids};
 use super::matrix::{MatrixRole, NewMatrix};
 use super::rope::RopeType;
@@ -23,9 +24,10 @@ use super::tensors::HostTensor;
 use super::weight_source::WeightSource;
 use super::weights::{WeightFiles, listed, text_name};
 use crate::context::{Context, Task, TaskProgress};
-use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer};
+use crate::data::{ChatTemplate, PromptTemplate, TextTokenizer, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files::read_if_there;
+use crate::gguf::GgufFile;
 use crate::ops::resident;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -34,7 +36,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The folder of a model that is named by a path or, with the feature `hub`, as `owner/name` or
+/// The folder of a model, or its GGUF file, that is named by a path or, with the feature `hub`, as `owner/name` or
 /// `owner/name@revision` on the Hugging Face Hub, which is then fetched into the usual cache. A
 /// folder of that name comes first.
 ///
@@ -55,11 +57,12 @@ pub(crate) fn folder_without_weights(name: &str, context: &Context<'_>) -> Resul
 
 fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<PathBuf> {
     let path = PathBuf::from(name);
-    if path.is_dir() {
+    if path.is_dir() || GgufFile::is_one(&path) {
         return Ok(path);
     }
     if path.exists() {
-        let (what, hint) = ("it is a file, not a folder".into(), "Give the model's folder".into());
+        let what = "it is a file, and not one in GGUF".into();
+        let hint = "Give the model's folder, or its GGUF file".into();
         return Err(Error::Model { path, what, hint });
     }
     #[cfg(not(feature = "hub"))]
@@ -85,7 +88,8 @@ fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<
 /// The file of a chat template.
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
-/// A model's folder whose configuration has been read; weights are read by [`ModelFolder::load`].
+/// A model's folder whose configuration has been read; weights are read by [`ModelFolder::load`]. A GGUF file
+/// stands for the folder that it would be made of.
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     path: PathBuf,
@@ -96,6 +100,8 @@ pub struct ModelFolder {
     is_part: bool,
     generation: Value,
     base: BaseWeights,
+    /// Where it is a GGUF file: what that has in place of a folder's files.
+    gguf: Option<GgufModel>,
 }
 
 /// What `config.json` asks for in vain.
@@ -108,25 +114,26 @@ fn refused(path: &Path, refusal: &Refusal) -> Error {
 }
 
 impl ModelFolder {
-    /// Reads `config.json` and `generation_config.json`.
+    /// Reads `config.json` and `generation_config.json`, or what a GGUF file has of these.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`]: the folder holds no model, or one that asks for what the
-    /// decoder does not do, which is named.
+    /// decoder does not do, which is named; a GGUF file is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |what: String, hint: &str| Error::Model {
             path: path.to_owned(),
             what,
             hint: hint.into(),
         };
-        if !path.is_dir() {
+        let gguf = GgufFile::is_one(path).then(|| GgufModel::open(path)).transpose()?;
+        if gguf.is_none() && !path.is_dir() {
             return Err(failed(
                 "there is no such folder".into(),
-                "Give a folder with config.json, tokenizer.json and safetensors",
+                "Give a folder with config.json, tokenizer.json and safetensors, or a GGUF file",
             ));
         }
         let read = |name: &str| -> Result<Option<Value>> {
-            let Some(text) = read_if_there(&path.join(name))? else { return Ok(None) };
+            let Some(text) = text_of(path, gguf.as_ref(), name)? else { return Ok(None) };
             let value = serde_json::from_str(&text);
             value.map(Some).map_err(|e| failed(format!("{name} is not JSON: {e}"), "Mend the file"))
         };
@@ -149,7 +156,7 @@ impl ModelFolder {
             .map_err(|e| refused(e.to_string().trim_end_matches('.').to_owned().into()))?;
         let generation = read("generation_config.json")?.unwrap_or(Value::Null);
         let base = BaseWeights::default();
-        Ok(Self { path: path.to_owned(), config, json, is_part, generation, base })
+        Ok(Self { path: path.to_owned(), config, json, is_part, generation, base, gguf })
     }
 
     /// The folder for rows of up to so many tokens; see [`DecoderConfig::for_length`]. The context is told
@@ -204,6 +211,55 @@ impl ModelFolder {
         &self.path
     }
 
+    /// `config.json`, or of a model of text and images what its text part would have as one.
+    pub(super) fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// The length of its `tokenizer.json`.
+    pub(crate) fn tokenizer_bytes(&self) -> Option<u64> {
+        let name = "tokenizer.json";
+        match &self.gguf {
+            Some(gguf) => gguf.text(name).map(|text| text.len() as u64),
+            None => Some(self.path.join(name).metadata().ok()?.len()),
+        }
+    }
+
+    /// What it has in a small file of this name.
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        text_of(&self.path, self.gguf.as_ref(), name)
+    }
+
+    /// `tokenizer_config.json`; an empty one where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tokenizer`] where it is not a JSON object.
+    pub(super) fn tokenizer_config(&self) -> Result<TokenizerConfig> {
+        match &self.gguf {
+            None => TokenizerConfig::read(&self.path),
+            Some(gguf) => {
+                let text = gguf.text("tokenizer_config.json").unwrap_or("{}");
+                TokenizerConfig::parse(self.path.display().to_string(), text)
+            }
+        }
+    }
+
+    /// SentencePiece's model, where the folder has one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn sentence_piece(&self) -> Result<Option<Vec<u8>>> {
+        if self.gguf.is_some() {
+            return Ok(None);
+        }
+        let path = self.path.join("tokenizer.model");
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
     /// The shape of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
@@ -215,7 +271,14 @@ impl ModelFolder {
     /// As [`TextTokenizer::from_folder`]; [`Error::Tokenizer`] where it has tokens that the model
     /// does not know.
     pub fn tokenizer(&self, end_token: Option<&str>) -> Result<TextTokenizer> {
-        let tokenizer = TextTokenizer::from_folder(&self.path, end_token)?;
+        let tokenizer = match &self.gguf {
+            None => TextTokenizer::from_folder(&self.path, end_token)?,
+            Some(gguf) => {
+                let bytes = gguf.text("tokenizer.json").unwrap_or_default().as_bytes();
+                let name = self.path.display().to_string();
+                TextTokenizer::from_parts(name, bytes, &self.tokenizer_config()?, end_token)?
+            }
+        };
         let (tokens, known) = (tokenizer.vocabulary_size(), self.config.vocab_size);
         if tokens > known {
             return Err(Error::Tokenizer {
@@ -235,7 +298,12 @@ impl ModelFolder {
     /// # Errors
     /// As [`ChatTemplate::from_folder`].
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::from_folder(&self.path)
+        if self.gguf.is_none() {
+            return ChatTemplate::from_folder(&self.path);
+        }
+        let Some(source) = self.text(CHAT_TEMPLATE)? else { return Ok(None) };
+        let name = self.path.display().to_string();
+        ChatTemplate::with_config(name, source, &self.tokenizer_config()?).map(Some)
     }
 
     /// The chat template to talk in: that of `file` where one is named, else the one that an adapter
@@ -250,7 +318,7 @@ impl ModelFolder {
     ) -> Result<Option<ChatTemplate>> {
         let adapters = adapter.map(|adapter| adapter.join(CHAT_TEMPLATE));
         match file.or(adapters.as_deref().filter(|file| file.is_file())) {
-            Some(file) => ChatTemplate::from_file(file, &self.path).map(Some),
+            Some(file) => ChatTemplate::from_file_with(file, &self.tokenizer_config()?).map(Some),
             None => self.chat_template(),
         }
     }
@@ -325,7 +393,10 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::load`], but for the tensors' numbers.
     pub(super) fn open_weights(&self) -> Result<WeightFiles> {
-        let mut files = WeightFiles::open(&self.path)?;
+        let mut files = match &self.gguf {
+            None => WeightFiles::open(&self.path)?,
+            Some(gguf) => WeightFiles::of_gguf(gguf.clone(), &self.path),
+        };
         if self.is_part {
             files.rename(text_name);
         }
@@ -349,6 +420,14 @@ impl ModelFolder {
             true => Ok(files),
             false => Err(misfit(files.path(), &listed(&problems))),
         }
+    }
+}
+
+/// What a folder, or a GGUF file in its place, has in a small file of this name.
+fn text_of(path: &Path, gguf: Option<&GgufModel>, name: &str) -> Result<Option<String>> {
+    match gguf {
+        Some(gguf) => Ok(gguf.text(name).map(str::to_owned)),
+        None => read_if_there(&path.join(name)),
     }
 }
 
@@ -383,9 +462,13 @@ struct FileWeights<'a, 'c> {
 impl FileWeights<'_, '_> {
     fn read(&mut self, name: &str) -> Result<HostTensor> {
         let host = self.files.read(name)?;
-        self.done += 1;
-        self.progress.update(self.done)?;
+        self.told()?;
         Ok(host)
+    }
+
+    fn told(&mut self) -> Result<()> {
+        self.done += 1;
+        self.progress.update(self.done)
     }
 }
 
@@ -396,6 +479,12 @@ impl WeightSource for FileWeights<'_, '_> {
     }
 
     fn matrix(&mut self, name: &str, _: [usize; 2], role: MatrixRole, _: f64) -> Result<NewMatrix> {
+        if role != MatrixRole::Embedding
+            && let Some(blocks) = self.files.stored(name, self.base.type_of(role))?
+        {
+            self.told()?;
+            return Ok(NewMatrix::of_blocks(blocks, self.device));
+        }
         let host = self.read(name)?;
         Ok(NewMatrix::stored(host, role, &self.base, self.device))
     }

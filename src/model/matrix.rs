@@ -2,6 +2,7 @@
 //! or frozen, or, of a frozen base, in codes.
 
 use super::base_weights::{BaseType, BaseWeights};
+use super::gguf::StoredBlocks;
 use super::tensors::{HostTensor, host};
 use crate::error::{Error, Result};
 use crate::ops::{EncodedWeight, Encoding, Weight, embedding, resident, resident_bf16};
@@ -47,6 +48,9 @@ impl BaseWeights {
     }
 }
 
+/// Numbers of the first column that the model's fingerprint counts.
+const COUNTED: usize = 256;
+
 /// A new matrix.
 pub(super) enum NewMatrix {
     Dense(Tensor<2>),
@@ -74,8 +78,6 @@ impl NewMatrix {
             BaseType::Int8 => Encoding::int8(columns),
             BaseType::Nf4 => Encoding::nf4(base.double_quantization),
         };
-        /// Numbers of the first column that the model's fingerprint counts.
-        const COUNTED: usize = 256;
         // That of `[input, output]` is the first row here.
         let first: Vec<f32> = match role {
             MatrixRole::Embedding => {
@@ -85,6 +87,14 @@ impl NewMatrix {
         };
         let encoded = EncodedWeight::new(&host.values, [rows, columns], encoding, device);
         Self::Encoded(EncodedMatrix::new(encoded, first))
+    }
+
+    /// From the codes of a linear layer as files have them.
+    pub(super) fn of_blocks(blocks: StoredBlocks, device: &Device) -> Self {
+        let StoredBlocks { values, encoding, size, mut first_row } = blocks;
+        first_row.truncate(COUNTED);
+        let encoded = EncodedWeight::of_codes(values, size, encoding, device);
+        Self::Encoded(EncodedMatrix::new(encoded, first_row))
     }
 
     /// The parts of a module that holds it.

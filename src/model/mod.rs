@@ -21,6 +21,7 @@ mod config;
 mod decoder;
 mod folder;
 mod generate;
+mod gguf;
 mod hf_config;
 mod location;
 mod lora;
@@ -52,6 +53,7 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
+pub use gguf::{GgufOptions, GgufReport, export_gguf};
 pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};

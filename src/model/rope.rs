@@ -164,6 +164,13 @@ impl RopeScaling {
         }
     }
 
+    /// What each frequency is divided by, of a head of which so many numbers are rotated.
+    pub(super) fn divisors(&self, rotated: usize, theta: f64) -> Vec<f64> {
+        let plain = rotary_frequencies(rotated, theta);
+        let scaled = self.scaled(plain.clone(), theta);
+        plain.into_iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
+    }
+
     /// What a query at a position is multiplied by.
     pub(super) fn query_scale(&self, position: u32) -> f64 {
         let beta = self.llama_4_scaling_beta.unwrap_or(0.0);

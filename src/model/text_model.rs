@@ -182,6 +182,11 @@ impl TextModelFiles {
         }
     }
 
+    /// The built-in layout of prompts.
+    pub(super) fn built_in_layout(&self) -> &PlainTemplate {
+        &self.plain
+    }
+
     /// The chat template; `None` where prompts have the built-in layout.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat.as_ref().map(ChatFormat::template)

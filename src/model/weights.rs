@@ -1,6 +1,8 @@
 //! Weights in safetensors files: read through a memory map and written, tensor by tensor, in one
 //! file or in shards with an index.
 
+use super::base_weights::BaseType;
+use super::gguf::{GgufModel, StoredBlocks};
 use super::tensors::{Elements, HostTensor, NamedTensor};
 use crate::error::{Error, Result};
 use crate::files::{head_of, stands_in};
@@ -83,9 +85,9 @@ fn no_safetensors(folder: &Path) -> Error {
             "Weights are read from safetensors; other forms can be converted with transformers";
         return Error::Model { path: folder.to_owned(), what, hint: hint.into() };
     };
-    what.push_str(&format!(", but {first}; weights are read from safetensors only"));
+    what.push_str(&format!(", but {first}; a folder's weights are read from safetensors only"));
     let hint = if first.ends_with(".gguf") {
-        "Take the model's release with safetensors: GGUF files hold quantized weights".to_owned()
+        format!("Give the GGUF file as the model: {}", folder.join(first).display())
     } else {
         format!(
             "Convert them with transformers: `from transformers import AutoModelForCausalLM, \
@@ -99,14 +101,29 @@ fn no_safetensors(folder: &Path) -> Error {
 }
 
 /// One open file.
-struct WeightFile {
+enum WeightFile {
+    Safetensors(SafetensorsFile),
+    Gguf(GgufModel),
+}
+
+impl WeightFile {
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
+        match self {
+            Self::Safetensors(file) => file.read(name),
+            Self::Gguf(model) => model.read(name),
+        }
+    }
+}
+
+/// One open file of safetensors.
+struct SafetensorsFile {
     path: PathBuf,
     store: SafetensorsStore,
     /// Bytes read since it was mapped.
     read: usize,
 }
 
-impl WeightFile {
+impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
         // The map of a folder or of a missing file would give less clear errors.
         let metadata = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -236,7 +253,7 @@ impl WeightFiles {
             return Err(damaged(&index, what));
         }
         for (shard, named) in shards {
-            let mut file = WeightFile::open(folder.join(shard))?;
+            let mut file = SafetensorsFile::open(folder.join(shard))?;
             let shapes = file.shapes()?;
             let held: BTreeSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
             let differing: Vec<&str> = named.symmetric_difference(&held).copied().collect();
@@ -244,7 +261,7 @@ impl WeightFiles {
                 let what = format!("it and {INDEX} differ in {}", listed(&differing));
                 return Err(damaged(&file.path, what));
             }
-            all.add(file, shapes);
+            all.add(WeightFile::Safetensors(file), shapes);
         }
         Ok(all)
     }
@@ -254,11 +271,19 @@ impl WeightFiles {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] for a broken file.
     pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
-        let mut file = WeightFile::open(path.clone())?;
+        let mut file = SafetensorsFile::open(path.clone())?;
         let shapes = file.shapes()?;
         let mut all = Self { files: vec![], tensors: BTreeMap::new(), path };
-        all.add(file, shapes);
+        all.add(WeightFile::Safetensors(file), shapes);
         Ok(all)
+    }
+
+    /// The weights of a GGUF file.
+    pub(super) fn of_gguf(model: GgufModel, path: &Path) -> Self {
+        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path: path.to_owned() };
+        let shapes = model.shapes();
+        all.add(WeightFile::Gguf(model), shapes);
+        all
     }
 
     fn add(&mut self, file: WeightFile, shapes: Vec<(String, Vec<usize>)>) {
@@ -322,13 +347,27 @@ impl WeightFiles {
         }
     }
 
+    /// A matrix in the codes that a GGUF file has it in, where these are the base's bits.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn stored(&self, name: &str, wanted: BaseType) -> Result<Option<StoredBlocks>> {
+        match self.tensors.get(name).map(|held| (&self.files[held.file], &held.name)) {
+            Some((WeightFile::Gguf(model), name)) => model.stored(name, wanted),
+            _ => Ok(None),
+        }
+    }
+
     /// Reads a tensor of bytes.
     ///
     /// # Errors
     /// [`Error::Model`]: it is missing, or of another type.
     pub(crate) fn read_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         match self.tensors.get(name) {
-            Some(held) => self.files[held.file].read_bytes(&held.name),
+            Some(Held { file, name, .. }) => match &mut self.files[*file] {
+                WeightFile::Safetensors(file) => file.read_bytes(name),
+                WeightFile::Gguf(_) => Err(damaged(&self.path, format!("`{name}` is no bytes"))),
+            },
             None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
         }
     }

@@ -25,6 +25,10 @@ pub(crate) const NF4: [f32; 16] = [
     1.0,
 ];
 
+/// The values of ggml's q4_0.
+const INTEGERS: [f32; 16] =
+    [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+
 /// What a code stands for, before its block's scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum CodeType {
@@ -68,6 +72,17 @@ impl Encoding {
     pub(crate) fn int8(columns: usize) -> Self {
         let codes = CodeType::Integer8 { unit: 1.0 / 127.0 };
         Self { codes, block: columns.max(1), scales: ScaleType::Numbers }
+    }
+
+    /// ggml's q8_0: blocks of 32 within rows, each with the value of 1.
+    pub(crate) fn q8_0() -> Self {
+        let codes = CodeType::Integer8 { unit: 1.0 };
+        Self { codes, block: 32, scales: ScaleType::Numbers }
+    }
+
+    /// ggml's q4_0: the same with 4 bits.
+    pub(crate) fn q4_0() -> Self {
+        Self { codes: CodeType::Table4(&INTEGERS), block: 32, scales: ScaleType::Numbers }
     }
 
     /// Bits of a code.

@@ -50,7 +50,7 @@ pub(crate) use awake::keep_awake;
 pub use cached_attention::cached_attention;
 pub(crate) use dropout_linear::{DropoutFactors, dropout_linear};
 pub use embedding::embedding;
-pub(crate) use encoding::Encoding;
+pub(crate) use encoding::{EncodedValues, Encoding};
 pub use gated::{Activation, gated, swiglu};
 pub use gated_linear::gated_linear_add;
 pub use linear::{linear, linear_add};

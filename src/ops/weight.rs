@@ -333,7 +333,17 @@ impl EncodedWeight {
         device: &Device,
     ) -> Self {
         assert_eq!(values.len(), size[0] * size[1], "values do not fit the size");
-        let EncodedValues { codes, scale_codes, scales } = EncodedValues::of(values, encoding);
+        Self::of_codes(EncodedValues::of(values, encoding), size, encoding, device)
+    }
+
+    /// A matrix of these codes.
+    pub(crate) fn of_codes(
+        values: EncodedValues,
+        size: [usize; 2],
+        encoding: Encoding,
+        device: &Device,
+    ) -> Self {
+        let EncodedValues { codes, scale_codes, scales } = values;
         let scale_codes = if scale_codes.is_empty() { vec![0] } else { scale_codes };
         let words = |words: Vec<i32>| {
             let count = words.len();

@@ -99,7 +99,7 @@ impl ChatTemplate {
         }
         let config = TokenizerConfig::read(folder)?;
         let Some(source) = config.template()? else { return Ok(None) };
-        Self::new(config.name.clone(), source)?.with_tokens(&config).map(Some)
+        Self::with_config(config.name.clone(), source, &config).map(Some)
     }
 
     /// The template in a file, given the names of special tokens in `tokenizer_config.json` of
@@ -108,11 +108,30 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Io`]; [`Error::Template`].
     pub fn from_file(file: &Path, folder: &Path) -> Result<Self> {
+        Self::from_file_with(file, &TokenizerConfig::read(folder)?)
+    }
+
+    /// As [`ChatTemplate::from_file`], with these names of special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Template`].
+    pub(crate) fn from_file_with(file: &Path, config: &TokenizerConfig) -> Result<Self> {
         let source = read_if_there(file)?.ok_or_else(|| {
             Error::io("read", file, std::io::Error::from(std::io::ErrorKind::NotFound))
         })?;
-        let config = TokenizerConfig::read(folder)?;
-        Self::new(file.display().to_string(), source)?.with_tokens(&config)
+        Self::with_config(file.display().to_string(), source, config)
+    }
+
+    /// The template of a text, given the names of special tokens.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub(crate) fn with_config(
+        name: impl Into<String>,
+        source: impl Into<String>,
+        config: &TokenizerConfig,
+    ) -> Result<Self> {
+        Self::new(name, source)?.with_tokens(config)
     }
 
     fn with_tokens(mut self, config: &TokenizerConfig) -> Result<Self> {
@@ -371,9 +390,9 @@ fn without_generation_blocks(source: &str) -> String {
 }
 
 /// What a template needs of `tokenizer_config.json`.
-pub(super) struct TokenizerConfig {
+pub(crate) struct TokenizerConfig {
     pub(super) name: String,
-    pub(super) json: serde_json::Value,
+    pub(crate) json: serde_json::Value,
 }
 
 impl TokenizerConfig {
@@ -381,19 +400,27 @@ impl TokenizerConfig {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tokenizer`] where it is not a JSON object.
-    pub(super) fn read(folder: &Path) -> Result<Self> {
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer_config.json");
         let name = path.display().to_string();
-        let Some(text) = read_if_there(&path)? else {
-            return Ok(Self { name, json: serde_json::Value::Null });
-        };
+        match read_if_there(&path)? {
+            Some(text) => Self::parse(name, &text),
+            None => Ok(Self { name, json: serde_json::Value::Null }),
+        }
+    }
+
+    /// Reads the file's text; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where it is not a JSON object.
+    pub(crate) fn parse(name: String, text: &str) -> Result<Self> {
         let failed = |what: String| Error::Tokenizer {
             name: name.clone(),
             what,
             hint: "Mend the file, or take it from the model again".into(),
         };
         let json: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| failed(format!("it is not JSON: {e}")))?;
+            serde_json::from_str(text).map_err(|e| failed(format!("it is not JSON: {e}")))?;
         if !json.is_object() {
             return Err(failed("it is not a JSON object".into()));
         }

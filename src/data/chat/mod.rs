@@ -11,6 +11,7 @@ pub(crate) mod tokenizer;
 
 pub use chat_format::ChatFormat;
 pub use chat_template::ChatTemplate;
+pub(crate) use chat_template::TokenizerConfig;
 pub use message::Message;
 pub use template::{EarlierTurn, PlainTemplate, Prompt, PromptTemplate, RowTokens};
 pub use tokenizer::TextTokenizer;

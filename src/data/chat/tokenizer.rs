@@ -129,12 +129,25 @@ impl TextTokenizer {
         if let Some((what, hint)) = stands_in(&bytes) {
             return Err(Error::Tokenizer { name, what: what.into(), hint: hint.into() });
         }
+        let config = TokenizerConfig::read(path.parent().unwrap_or(Path::new("")))?;
+        Self::from_parts(name, &bytes, &config, end_token)
+    }
+
+    /// The tokenizer of a `tokenizer.json`'s bytes and its settings; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_file`].
+    pub(crate) fn from_parts(
+        name: String,
+        bytes: &[u8],
+        config: &TokenizerConfig,
+        end_token: Option<&str>,
+    ) -> Result<Self> {
         let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer {
             name: name.clone(),
             what: format!("it cannot be read: {e}"),
             hint: "Give the tokenizer.json of a Hugging Face model".into(),
         })?;
-        let config = TokenizerConfig::read(path.parent().unwrap_or(Path::new("")))?;
         let end_token = end_token.or_else(|| config.token("eos_token"));
         let mut tokenizer = Self::new(tokenizer, name, end_token)?;
         match config.json.get("add_bos_token").and_then(serde_json::Value::as_bool) {
@@ -318,6 +331,15 @@ impl TextTokenizer {
     /// [`Error::Tokenizer`] where the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(&self.plain, text, false)
+    }
+
+    /// The tokens of a text with those that the tokenizer adds around it, the names of special tokens being
+    /// those tokens: what transformers' `encode` gives.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    pub(crate) fn encode_with_added(&self, text: &str) -> Result<Vec<u32>> {
+        self.encoded(&self.marked, text, true)
     }
 
     /// The tokens of a text that a template made: the names of special tokens are those tokens,

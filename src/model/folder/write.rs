@@ -125,12 +125,19 @@ impl DecoderLm {
 impl ModelFolder {
     /// Copies the tokenizer's files as they are, and the generation's settings with the end tokens.
     fn copy_files(&self, folder: &Path, ends: &[u32]) -> Result<()> {
+        if let Some(gguf) = &self.gguf {
+            let beside = ["config.json", "generation_config.json"];
+            for (name, text) in gguf.texts().filter(|(name, _)| !beside.contains(name)) {
+                let path = folder.join(name);
+                std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+            }
+        }
         for name in TOKENIZER_FILES.into_iter().filter(|name| self.path.join(name).is_file()) {
             copy_bytes(&self.path.join(name), &folder.join(name))?;
         }
         let to = folder.join("generation_config.json");
         let missing = ends.iter().any(|e| !token_ids(&self.generation, "eos_token_id").contains(e));
-        if !missing {
+        if !missing && self.gguf.is_none() {
             return copy_bytes(&self.path.join("generation_config.json"), &to);
         }
         let mut generation = match &self.generation {

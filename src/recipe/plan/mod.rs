@@ -180,8 +180,7 @@ impl<'a> Case<'a> {
             (None, Some(name)) => {
                 let folder = ModelFolder::open(&model_folder(name, context)?)?;
                 let folder = folder.for_length(config.data.max_length, context)?;
-                let tokenizer = folder.path().join("tokenizer.json").metadata();
-                (folder.config().clone(), tokenizer.ok().map(|file| file.len() as f64))
+                (folder.config().clone(), folder.tokenizer_bytes().map(|bytes| bytes as f64))
             }
             (None, None) => (config.model.clone(), None),
         };

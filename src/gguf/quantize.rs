@@ -1,0 +1,79 @@
+//! Numbers to the bytes of a type, by ggml's reference functions (`quantize_row_*_ref`), bit for bit.
+
+use super::TensorType;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// The bytes of numbers, whose rows are whole blocks of the type.
+///
+/// # Errors
+/// What is wrong, in words: a number that is too large for 16 bits, or a type that is read only.
+pub(crate) fn quantize(values: &[f32], kind: TensorType) -> Result<Vec<u8>, String> {
+    /// Numbers of one task; a multiple of every block.
+    const TASK: usize = 1 << 16;
+    let write: fn(&[f32], &mut Vec<u8>) = match kind {
+        TensorType::F32 => {
+            |values, bytes| values.iter().for_each(|x| bytes.extend(x.to_le_bytes()))
+        }
+        TensorType::F16 => |values, bytes| {
+            values.iter().for_each(|x| bytes.extend(f16::from_f32(*x).to_le_bytes()));
+        },
+        TensorType::Bf16 => |values, bytes| {
+            values.iter().for_each(|x| bytes.extend(bf16::from_f32(*x).to_le_bytes()));
+        },
+        TensorType::Q8_0 => |values, bytes| in_blocks(values, bytes, q8_0),
+        TensorType::Q4_0 => |values, bytes| in_blocks(values, bytes, q4_0),
+        other => return Err(format!("{} is read, and not written", other.name())),
+    };
+    // Scales are f16, too.
+    let largest: f32 = match kind {
+        TensorType::F16 => 65504.0,
+        TensorType::Q8_0 => 65504.0 * 127.0,
+        TensorType::Q4_0 => 65504.0 * 8.0,
+        _ => f32::INFINITY,
+    };
+    if let Some(value) = values.iter().find(|value| value.abs() > largest) {
+        return Err(format!("it holds {value:e}, which is too large for {}", kind.name()));
+    }
+    let parts: Vec<Vec<u8>> = values
+        .par_chunks(TASK)
+        .map(|values| {
+            let mut bytes = Vec::with_capacity(kind.bytes(values.len()));
+            write(values, &mut bytes);
+            bytes
+        })
+        .collect();
+    Ok(parts.concat())
+}
+
+fn in_blocks(values: &[f32], bytes: &mut Vec<u8>, block: fn(&[f32; 32], &mut Vec<u8>)) {
+    values.as_chunks::<32>().0.iter().for_each(|values| block(values, bytes));
+}
+
+/// 1 over a scale; 0 for 0.
+fn inverse(scale: f32) -> f32 {
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+}
+
+/// The scale, then a signed byte for each value.
+fn q8_0(values: &[f32; 32], bytes: &mut Vec<u8>) {
+    let scale = values.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+    let factor = inverse(scale);
+    bytes.extend(f16::from_f32(scale).to_le_bytes());
+    // Halves are rounded away from 0.
+    bytes.extend(values.iter().map(|x| (x * factor).round() as i8 as u8));
+}
+
+/// The scale, then 4 bits for each value: the first half of the block in the lower halves of bytes.
+fn q4_0(values: &[f32; 32], bytes: &mut Vec<u8>) {
+    // Of two values as large, the first.
+    let most = values.iter().fold(0f32, |most, x| if x.abs() > most.abs() { *x } else { most });
+    let scale = most / -8.0;
+    let factor = inverse(scale);
+    bytes.extend(f16::from_f32(scale).to_le_bytes());
+    let code = |x: f32| (x * factor + 8.5) as u8;
+    bytes.extend((0..16).map(|at| {
+        let [low, high] = [values[at], values[at + 16]].map(|x| code(x).min(15));
+        low | high << 4
+    }));
+}

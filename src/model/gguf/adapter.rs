@@ -1,0 +1,90 @@
+//! An adapter as a GGUF file, which llama.cpp adds to its base model when it loads that (`--lora`).
+
+use super::export::{check_new_file, unwritten, write_new};
+use super::families::GgufFamily;
+use super::names::gguf_name;
+use super::tensors::Change;
+use crate::context::{Context, Event};
+use crate::error::{Error, Result};
+use crate::gguf::{GgufValue, NewTensor, TensorType, quantize};
+use crate::model::adapter::AdapterFiles;
+use crate::model::text_model::{LoadOptions, TextModelFiles};
+use std::path::Path;
+
+/// Writes an adapter alone as a GGUF file, which must not exist: for llama.cpp's `--lora`, with a GGUF file of
+/// its base model. Names are as in [`TextModelFiles::open`]. Returns the file's length.
+///
+/// # Errors
+/// As [`TextModelFiles::open`]; [`Error::Config`] where there is no adapter; [`Error::Model`] for a family that
+/// llama.cpp does not have, and for an adapter that is more than two matrices a layer; [`Error::Io`];
+/// [`Error::Stopped`].
+pub fn export_gguf_adapter(
+    model: &str,
+    adapter: Option<&Path>,
+    out: &Path,
+    kind: TensorType,
+    context: &Context<'_>,
+) -> Result<u64> {
+    check_new_file(out)?;
+    if let Err(what) = quantize(&[], kind) {
+        return Err(Error::config("tensor_type", what, "Choose f32, f16, bf16 or q8_0"));
+    }
+    let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
+    let files = TextModelFiles::read(model, &load, context)?;
+    let config = files.folder().config();
+    let Some(folder) = files.adapter() else {
+        let what = format!("{model} has no adapter");
+        return Err(Error::config("adapter", what, "Name its folder, or the run that trained it"));
+    };
+    let failed = |what: String, hint: &str| Error::Model {
+        path: folder.to_owned(),
+        what,
+        hint: hint.into(),
+    };
+    let family = GgufFamily::of(config.architecture).ok_or_else(|| {
+        let what = format!("llama.cpp has no {}", config.architecture.properties().class);
+        failed(what, "Serve the adapter with vLLM or transformers")
+    })?;
+    let mut adapter = AdapterFiles::open(folder, config)?;
+    let layers = adapter.low_rank().map_err(|what| {
+        failed(
+            format!("{what}, and a file for llama.cpp holds two matrices for each layer alone"),
+            "Leave out --adapter-only: the adapter is then merged into the model",
+        )
+    })?;
+    // One number for all layers: what their output is multiplied by, times their rank. Where a layer has
+    // another, its B makes up for it.
+    let alpha = layers.first().map_or(1.0, |layer| layer.scale * layer.rank as f64);
+    let mut tensors = vec![];
+    for layer in layers {
+        let [a, b] = adapter.matrices(&layer.path)?;
+        let weight = format!("{}.weight", layer.path);
+        let name = gguf_name(config, &weight).unwrap_or(weight.clone());
+        let mut b = Change::of(config, family, &weight).apply(b);
+        let factor = (layer.scale * layer.rank as f64 / alpha) as f32;
+        if factor != 1.0 {
+            b.values.iter_mut().for_each(|value| *value *= factor);
+        }
+        for (part, matrix) in [("lora_a", a), ("lora_b", b)] {
+            let columns = matrix.shape[1];
+            let kind = if columns.is_multiple_of(kind.block()) { kind } else { TensorType::F32 };
+            let (name, shape) = (format!("{name}.{part}"), matrix.shape);
+            let told = name.clone();
+            let bytes = Box::new(move || {
+                quantize(&matrix.values, kind).map_err(|what| unwritten(&told, what))
+            });
+            tensors.push(NewTensor { name, shape, kind, bytes });
+        }
+    }
+    let entries: [(&str, GgufValue); 5] = [
+        ("general.architecture", family.name.into()),
+        ("general.type", "adapter".into()),
+        ("general.file_type", kind.file_type().into()),
+        ("adapter.type", "lora".into()),
+        ("adapter.lora.alpha", (alpha as f32).into()),
+    ];
+    let metadata = entries.map(|(key, value)| (key.to_owned(), value));
+    let bytes = write_new(out, &metadata, tensors, context)?;
+    context.emit(&Event::Written { what: "the adapter in GGUF", path: out })?;
+    Ok(bytes)
+}

@@ -1,0 +1,346 @@
+//! A model written as a GGUF file.
+
+use super::families::GgufFamily;
+use super::modelfile::modelfile;
+use super::names::gguf_name;
+use super::settings::settings;
+use super::tensors::Change;
+use super::vocabulary::VocabularySource;
+use crate::context::{Context, Event, Task};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::files::write_text;
+use crate::gguf::{GgufValue, NewTensor, TensorType, quantize, write_file};
+use crate::model::config::DecoderConfig;
+use crate::model::tensors::{Elements, HostTensor, NamedTensor, lazy_tensors};
+use crate::model::text_model::{LoadOptions, TextModelFiles};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// How a GGUF file is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// The type of the matrices: f32, f16, bf16, q8_0 or q4_0. Norms and biases are f32.
+    pub tensor_type: TensorType,
+    /// The same for the embedding and the head; without it as the others, and with q4_0, which loses much
+    /// of them, q8_0.
+    pub embedding_type: Option<TensorType>,
+    /// The model's name in the file; without it that of its folder.
+    pub name: Option<String>,
+    /// The pre-tokenizer's name, where llama.cpp's converter would not find it.
+    pub pre_tokenizer: Option<String>,
+    /// Where a Modelfile for Ollama is written, if anywhere.
+    pub modelfile: Option<PathBuf>,
+    /// The device that adds adapters, by the name of its backend.
+    pub backend: String,
+}
+
+impl Default for GgufOptions {
+    /// In f16, without a Modelfile, on the fastest backend.
+    fn default() -> Self {
+        Self {
+            tensor_type: TensorType::F16,
+            embedding_type: None,
+            name: None,
+            pre_tokenizer: None,
+            modelfile: None,
+            backend: "auto".into(),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GgufReport {
+    /// Its name in `general.architecture`.
+    pub architecture: &'static str,
+    /// Tensors of each type.
+    pub tensors: BTreeMap<TensorType, usize>,
+    /// The length of the file.
+    pub bytes: u64,
+    /// What llama.cpp does otherwise.
+    pub notices: Vec<String>,
+}
+
+/// Writes a model as a GGUF file, which must not exist, with its tokenizer and its chat template. Names are as
+/// in [`TextModelFiles::open`]; an adapter is merged on the way.
+///
+/// # Errors
+/// As [`TextModelFiles::open`] and [`TextModelFiles::load`]; [`Error::Model`] for a family, or settings of a
+/// model, that llama.cpp does not compute, and for numbers that the type cannot hold; [`Error::Tokenizer`] for
+/// a tokenizer that it does not have; [`Error::Config`] for a type that is not written; [`Error::Io`], also
+/// where a file exists; [`Error::Stopped`].
+pub fn export_gguf(
+    model: &str,
+    adapter: Option<&Path>,
+    out: &Path,
+    options: &GgufOptions,
+    context: &Context<'_>,
+) -> Result<GgufReport> {
+    check_new_file(out)?;
+    options.modelfile.as_deref().map_or(Ok(()), check_new_file)?;
+    let types = Types::of(options)?;
+    let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
+    let files = TextModelFiles::read(model, &load, context)?;
+    let (config, path) = (files.folder().config().clone(), files.folder().path().to_owned());
+    let refused = |what: String| Error::Model {
+        path: path.clone(),
+        what,
+        hint: "Serve the model's folder as it is, with vLLM or transformers".into(),
+    };
+    let family = GgufFamily::of(config.architecture).ok_or_else(|| {
+        refused(format!("llama.cpp has no {}", config.architecture.properties().class))
+    })?;
+    let settings = settings(&config, family).map_err(refused)?;
+    let mut metadata = general(family, options, &types, model, &config);
+    metadata.extend(settings.entries);
+    metadata.extend(vocabulary(&files, &config, options)?);
+    if let Some(template) = files.chat_template() {
+        metadata.push(("tokenizer.chat_template".into(), template.source().into()));
+    }
+    let modelfile = options.modelfile.as_deref().map(|path| (path, modelfile(&files, out)));
+    let source = Source::open(files, options, context)?;
+    let mut report = GgufReport {
+        architecture: family.name,
+        tensors: BTreeMap::new(),
+        bytes: 0,
+        notices: settings.notices,
+    };
+    let mut tensors = vec![];
+    for (name, shape) in in_order(&config, family) {
+        tensors.push(source.tensor(&config, family, name, shape, &types));
+    }
+    for (name, values) in settings.tensors {
+        let (shape, kind) = (vec![values.len()], TensorType::F32);
+        let bytes = Box::new(move || quantize(&values, kind).map_err(|what| unwritten(name, what)));
+        tensors.push(NewTensor { name: name.into(), shape, kind, bytes });
+    }
+    let mut odd = vec![];
+    for tensor in &tensors {
+        *report.tensors.entry(tensor.kind).or_default() += 1;
+        if tensor.shape.len() == 2 && ![types.matrices, types.embeddings].contains(&tensor.kind) {
+            odd.push(tensor.name.clone());
+        }
+    }
+    if !odd.is_empty() {
+        let (count, kind) = (odd.len(), types.matrices.name());
+        report.notices.push(format!(
+            "rows of {count} matrices are no whole blocks of {kind}; these are in f16, as llama.cpp's \
+             converter has them"
+        ));
+    }
+    for notice in &report.notices {
+        context.notice(notice.clone())?;
+    }
+    report.bytes = write_new(out, &metadata, tensors, context)?;
+    if let Some((path, text)) = modelfile {
+        write_text(path, &text)?;
+    }
+    context.emit(&Event::Written { what: "the model in GGUF", path: out })?;
+    Ok(report)
+}
+
+pub(super) fn unwritten(name: &str, what: String) -> Error {
+    Error::Model {
+        path: name.into(),
+        what,
+        hint: "Choose another type: f32 and bf16 hold every number".into(),
+    }
+}
+
+/// Refuses a place for a new file where there is something already.
+pub(super) fn check_new_file(path: &Path) -> Result<()> {
+    let refuse = |what: &str, hint: &str| {
+        Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
+    };
+    if path.symlink_metadata().is_ok() {
+        return refuse("it exists already", "Choose another name, or move the old one away");
+    }
+    match path.file_name() {
+        Some(_) => Ok(()),
+        None => refuse("it is no name for a file", "Choose another"),
+    }
+}
+
+/// Writes a file whose place has been looked at. Returns its length.
+pub(super) fn write_new(
+    out: &Path,
+    metadata: &[(String, GgufValue)],
+    tensors: Vec<NewTensor<'_>>,
+    context: &Context<'_>,
+) -> Result<u64> {
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
+    let mut progress = context.task(Task::WriteModel, tensors.len() as u64);
+    write_file(out, metadata, tensors, &mut |done| progress.update(done))
+}
+
+/// The types of a file's matrices.
+struct Types {
+    matrices: TensorType,
+    embeddings: TensorType,
+}
+
+impl Types {
+    fn of(options: &GgufOptions) -> Result<Self> {
+        let matrices = options.tensor_type;
+        let usual = if matrices == TensorType::Q4_0 { TensorType::Q8_0 } else { matrices };
+        let embeddings = options.embedding_type.unwrap_or(usual);
+        for (key, kind) in [("tensor_type", matrices), ("embedding_type", embeddings)] {
+            if let Err(what) = quantize(&[], kind) {
+                let hint = "Choose f32, f16, bf16, q8_0 or q4_0; llama-quantize makes the others of an f16 file";
+                return Err(Error::config(key, what, hint));
+            }
+        }
+        Ok(Self { matrices, embeddings })
+    }
+}
+
+/// What a file says of itself, whatever the family.
+fn general(
+    family: &GgufFamily,
+    options: &GgufOptions,
+    types: &Types,
+    model: &str,
+    config: &DecoderConfig,
+) -> Vec<(String, GgufValue)> {
+    let path = Path::new(model);
+    let of_folder = || {
+        let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        full.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    // Of a model on the hub without its revision.
+    let of_hub = || model.split_once('@').map_or(model, |(name, _)| name).to_owned();
+    let name = options.name.clone();
+    let name = name.unwrap_or_else(|| if path.exists() { of_folder() } else { of_hub() });
+    let entries: [(&str, GgufValue); 6] = [
+        ("general.architecture", family.name.into()),
+        ("general.type", "model".into()),
+        ("general.name", name.as_str().into()),
+        ("general.size_label", size_label(config).into()),
+        ("general.file_type", types.matrices.file_type().into()),
+        ("general.quantization_version", 2u32.into()),
+    ];
+    entries.map(|(key, value)| (key.to_owned(), value)).to_vec()
+}
+
+/// The number of parameters, in two digits or more: `1.2B`, `135M`.
+fn size_label(config: &DecoderConfig) -> String {
+    let count: usize =
+        config.tensor_shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
+    let count = count as f64;
+    let (scaled, unit) = match count {
+        count if count > 1e9 => (count / 1e9, "B"),
+        count if count > 1e6 => (count / 1e6, "M"),
+        count => (count / 1e3, "K"),
+    };
+    let digits = usize::from(scaled.round() < 10.0);
+    format!("{scaled:.digits$}{unit}")
+}
+
+fn vocabulary(
+    files: &TextModelFiles,
+    config: &DecoderConfig,
+    options: &GgufOptions,
+) -> Result<Vec<(String, GgufValue)>> {
+    let folder = files.folder();
+    let source = VocabularySource {
+        tokenizer: files.tokenizer(),
+        settings: folder.tokenizer_config()?.json,
+        config: folder.json(),
+        sentence_piece: folder.sentence_piece()?,
+        size: config.vocab_size,
+        ends: files.end_tokens(),
+        pre_tokenizer: options.pre_tokenizer.as_deref(),
+    };
+    source.entries()
+}
+
+/// The tensors of a file in its order, by their names in folders: the embedding, the layers, the rest.
+fn in_order(config: &DecoderConfig, family: &GgufFamily) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = config.tensor_shapes();
+    if family.needs_head && config.tie_word_embeddings {
+        shapes.insert("lm_head.weight".into(), vec![config.vocab_size, config.hidden_size]);
+    }
+    let place = |name: &str| {
+        let layer = name.strip_prefix("model.layers.");
+        let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        match layer {
+            Some(layer) => layer + 1,
+            None if name.contains("embed_tokens") => 0,
+            None => usize::MAX,
+        }
+    };
+    let mut all: Vec<(String, Vec<usize>)> = shapes.into_iter().collect();
+    all.sort_by_key(|(name, _)| place(name));
+    all
+}
+
+/// Where a model's tensors come from.
+enum Source {
+    /// The files, as they are.
+    Files(RefCell<crate::model::weights::WeightFiles>),
+    /// A model in memory, with its adapter merged.
+    Model(BTreeMap<String, NamedTensor>),
+}
+
+impl Source {
+    fn open(files: TextModelFiles, options: &GgufOptions, context: &Context<'_>) -> Result<Self> {
+        if files.adapter().is_none() {
+            return Ok(Self::Files(RefCell::new(files.folder().open_weights()?)));
+        }
+        let device = device::by_name(&options.backend)?;
+        let model = files.load(&device, context)?.model.merged();
+        context.check()?;
+        let tensors = lazy_tensors(&model, false).into_iter();
+        Ok(Self::Model(tensors.map(|tensor| (tensor.name.clone(), tensor)).collect()))
+    }
+
+    fn read(&self, name: &str) -> Result<HostTensor> {
+        // A head that is tied is there only in some files.
+        let tied = |holds: bool| match name {
+            "lm_head.weight" if !holds => "model.embed_tokens.weight",
+            name => name,
+        };
+        match self {
+            Self::Files(files) => {
+                let name = tied(files.borrow().holds(name));
+                files.borrow_mut().read(name)
+            }
+            Self::Model(tensors) => {
+                let found = tensors.get(tied(tensors.contains_key(name)));
+                match found.map(|tensor| &tensor.elements) {
+                    Some(Elements::Numbers(read)) => read(),
+                    _ => Err(unwritten(name, "it is not there in numbers".into())),
+                }
+            }
+        }
+    }
+
+    fn tensor<'a>(
+        &'a self,
+        config: &DecoderConfig,
+        family: &GgufFamily,
+        name: String,
+        shape: Vec<usize>,
+        types: &Types,
+    ) -> NewTensor<'a> {
+        let is_outer = ["model.embed_tokens.weight", "lm_head.weight"].contains(&name.as_str());
+        let wanted = if is_outer { types.embeddings } else { types.matrices };
+        let kind = match shape[..] {
+            [_, columns] if columns.is_multiple_of(wanted.block()) => wanted,
+            [_, _] => TensorType::F16,
+            _ => TensorType::F32,
+        };
+        let change = Change::of(config, family, &name);
+        let own = gguf_name(config, &name).unwrap_or_else(|| name.clone());
+        let bytes = Box::new(move || {
+            let tensor = change.apply(self.read(&name)?);
+            quantize(&tensor.values, kind).map_err(|what| unwritten(&name, what))
+        });
+        NewTensor { name: own, shape, kind, bytes }
+    }
+}

@@ -1,0 +1,197 @@
+//! A GGUF file as what a model folder has.
+
+use super::families::GgufFamily;
+use super::names::gguf_names;
+use super::read_settings::read_settings;
+use super::read_vocabulary::{TokenizerTexts, read_vocabulary};
+use super::tensors::Change;
+use crate::error::{Error, Result};
+use crate::gguf::{GgufFile, GgufValue, TensorType};
+use crate::model::config::DecoderConfig;
+use crate::model::hf_config::write_config;
+use crate::model::tensors::HostTensor;
+use crate::model::weights::listed;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A file's model: what a folder would have in its files, and the tensors under the names of folders.
+#[derive(Clone, Debug)]
+pub(in crate::model) struct GgufModel {
+    file: GgufFile,
+    /// The files of a folder, by name.
+    texts: Arc<BTreeMap<&'static str, String>>,
+    /// Tensors by the folder's name: the file's, and what is done to it.
+    tensors: Arc<BTreeMap<String, (String, Change)>>,
+}
+
+/// Tensors that are settings.
+const OF_SETTINGS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
+
+impl GgufModel {
+    /// Reads all but the weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`]: a damaged file, or a model or a tokenizer that is not read here,
+    /// which is named.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let failed = |what: String, hint: &str| Error::Model {
+            path: path.to_owned(),
+            what,
+            hint: hint.into(),
+        };
+        let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
+        if let Some(other) = text("general.type").filter(|kind| *kind != "model") {
+            let what = format!("it holds a part of a model (`general.type` is {other})");
+            return Err(failed(what, "Give the model's own file"));
+        }
+        let shards = file.metadata().get("split.count").and_then(GgufValue::as_u64);
+        if shards.is_some_and(|shards| shards > 1) {
+            let what = "it is one of several files of a model".to_owned();
+            return Err(failed(what, "Join them with llama.cpp's `llama-gguf-split --merge`"));
+        }
+        let name = text("general.architecture").unwrap_or("nothing");
+        let family = GgufFamily::by_name(name).ok_or_else(|| {
+            let names = GgufFamily::names();
+            failed(
+                format!("its architecture is `{name}`; read are {names}"),
+                "Choose a model of one of these",
+            )
+        })?;
+        let mend = "Take another file of the model, or its folder with safetensors";
+        let config = read_settings(&file, family).map_err(|what| failed(what, mend))?;
+        config.validate().map_err(|e| failed(e.to_string(), mend))?;
+        let names = gguf_names(&config);
+        let tensors = held(&file, &config, &names).map_err(|what| failed(what, mend))?;
+        let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, mend))?;
+        let texts = Arc::new(texts(&config, read));
+        let with_change = |(name, own): (String, String)| {
+            let change = Change::of(&config, family, &name);
+            (name, (own, change))
+        };
+        debug_assert_eq!(tensors, names.len());
+        let tensors = Arc::new(names.into_iter().map(with_change).collect());
+        Ok(Self { file, texts, tensors })
+    }
+
+    /// What a folder has in a file of this name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str)
+    }
+
+    /// The files that a folder has beside the weights and `config.json`.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.texts.iter().map(|(name, text)| (*name, text.as_str()))
+    }
+
+    /// Names and shapes of tensors, as folders have them.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |own: &String| self.file.tensors()[own].shape.clone();
+        self.tensors.iter().map(|(name, (own, _))| (name.clone(), shape(own))).collect()
+    }
+
+    /// The type of a tensor, by the folder's name.
+    pub fn tensor_type(&self, name: &str) -> Option<TensorType> {
+        let (own, _) = self.tensors.get(name)?;
+        self.file.tensors().get(own).map(|info| info.kind)
+    }
+
+    /// The numbers of a tensor, by the folder's name.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] where it is not there, or holds numbers that are not finite.
+    pub fn read(&self, name: &str) -> Result<HostTensor> {
+        let failed = |what: String| Error::Model {
+            path: self.file.path().to_owned(),
+            what: format!("tensor `{name}`: {what}"),
+            hint: "The file is damaged or incomplete; bring it again".into(),
+        };
+        let (own, change) = self.tensors.get(name).ok_or_else(|| failed("it is missing".into()))?;
+        let shape = self.file.tensors()[own].shape.clone();
+        let values = self.file.read(own)?;
+        let bad = values.iter().filter(|value| !value.is_finite()).count();
+        if bad > 0 {
+            let what = format!("{bad} of its {} numbers are not finite", values.len());
+            return Err(failed(what));
+        }
+        Ok(change.undo(HostTensor { shape, values }))
+    }
+
+    /// The bytes of a matrix, with its type and its shape, rows in the folder's order; `None` where there is
+    /// no such matrix.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read_blocks(&self, name: &str) -> Result<Option<(TensorType, [usize; 2], Vec<u8>)>> {
+        let Some((own, change)) = self.tensors.get(name) else { return Ok(None) };
+        let info = &self.file.tensors()[own];
+        let bytes = self.file.read_bytes(own)?;
+        let [rows, columns] = info.shape[..] else { return Ok(None) };
+        let of_row = info.kind.bytes(columns);
+        let row = |row: usize| {
+            let from = change.undone_row(row, rows) * of_row;
+            &bytes[from..from + of_row]
+        };
+        let ordered: Vec<u8> = (0..rows).flat_map(row).copied().collect();
+        Ok(Some((info.kind, [rows, columns], ordered)))
+    }
+}
+
+/// Holds a file's tensors against the names and shapes that its settings call for; returns how many there
+/// are.
+fn held(
+    file: &GgufFile,
+    config: &DecoderConfig,
+    names: &BTreeMap<String, String>,
+) -> Result<usize, String> {
+    let mut problems = vec![];
+    for (name, shape) in config.tensor_shapes() {
+        let own = names.get(&name).map_or(name.as_str(), String::as_str);
+        match file.tensors().get(own) {
+            None => problems.push(format!("{own} is missing")),
+            Some(info) if info.shape != shape => {
+                problems.push(format!("{own} is {:?}, not {shape:?}", info.shape));
+            }
+            Some(_) => {}
+        }
+    }
+    let expected: BTreeSet<&str> = names.values().map(String::as_str).collect();
+    for own in file.tensors().keys() {
+        let tied = config.tie_word_embeddings && own == "output.weight";
+        if !expected.contains(own.as_str()) && !OF_SETTINGS.contains(&own.as_str()) && !tied {
+            problems.push(format!("{own} is not of this model"));
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(names.len()),
+        false => Err(format!("its tensors do not fit its settings: {}", listed(&problems))),
+    }
+}
+
+/// A folder's files.
+fn texts(config: &DecoderConfig, read: TokenizerTexts) -> BTreeMap<&'static str, String> {
+    let TokenizerTexts { tokenizer, settings, ends, template } = read;
+    let ends = match ends[..] {
+        [] => Value::Null,
+        [one] => json!(one),
+        _ => json!(ends),
+    };
+    let mut json = write_config(config);
+    json["eos_token_id"] = ends.clone();
+    for key in ["bos_token_id", "pad_token_id"] {
+        // Those of its class may be beyond the vocabulary.
+        json[key] = Value::Null;
+    }
+    let generation = json!({"eos_token_id": ends, "do_sample": false});
+    let mut texts = BTreeMap::from([
+        ("config.json", format!("{json:#}\n")),
+        ("generation_config.json", format!("{generation:#}\n")),
+        ("tokenizer.json", tokenizer.to_string()),
+        ("tokenizer_config.json", format!("{settings:#}\n")),
+    ]);
+    texts.extend(template.map(|template| ("chat_template.jinja", template)));
+    texts
+}

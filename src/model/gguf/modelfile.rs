@@ -1,0 +1,209 @@
+//! A Modelfile, by which Ollama makes a model of its own of a GGUF file.
+//!
+//! Ollama's templates are Go's, chat templates are Jinja's. What stands between the messages is read off a few
+//! conversations that the chat template lays out; where these parts do not make the same conversations
+//! again, the Modelfile has no template, and Ollama finds one by the file's own.
+
+use crate::data::{ChatTemplate, Message};
+use crate::model::text_model::TextModelFiles;
+use std::path::Path;
+
+/// Texts that no template has by itself.
+const SYSTEM: &str = "<system's text>";
+const USER: &str = "<user's text>";
+const ANSWER: &str = "<assistant's text>";
+const LATER: &str = "<user's later text>";
+
+/// The text of a Modelfile for a GGUF file beside it.
+pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path) -> String {
+    let name = gguf.file_name().unwrap_or_default().to_string_lossy();
+    let mut text = format!("# ollama create NAME -f Modelfile\nFROM ./{name}\n\n");
+    let bos = files.tokenizer().bos_text();
+    let template = match files.chat_template() {
+        Some(template) => Parts::of(template, &bos).map(|parts| parts.template()),
+        None => {
+            let prompt = files.built_in_layout().prompt_text(USER.into());
+            let around = prompt.split_once(USER);
+            around.map(|(before, after)| {
+                format!("{}{{{{ .Prompt }}}}{}", quoted(before), quoted(after))
+            })
+        }
+    };
+    match template.filter(|template| !template.contains("\"\"\"")) {
+        Some(template) => text.push_str(&format!("TEMPLATE \"\"\"{template}\"\"\"\n\n")),
+        None => text.push_str(
+            "# The chat template is in the GGUF file; what it does cannot be said in a template of \
+             Ollama's.\n\n",
+        ),
+    }
+    for end in files.end_tokens() {
+        if let Some(end) = files.tokenizer().token_text(*end) {
+            text.push_str(&format!("PARAMETER stop {end:?}\n"));
+        }
+    }
+    text
+}
+
+/// What a chat template puts around messages.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
+    /// Before a conversation without a system's message; most often nothing.
+    opening: String,
+    before_system: String,
+    after_system: String,
+    before_user: String,
+    /// From a user's message to where the answer begins.
+    to_answer: String,
+    after_answer: String,
+}
+
+/// What is between the texts of a conversation; `None` where one is missing or changed.
+fn between<const N: usize>(laid_out: &str, texts: [&str; N]) -> Option<Vec<String>> {
+    let mut rest = laid_out;
+    let mut parts = vec![];
+    for text in texts {
+        let (before, after) = rest.split_once(text)?;
+        parts.push(before.to_owned());
+        rest = after;
+    }
+    parts.push(rest.to_owned());
+    Some(parts)
+}
+
+impl Parts {
+    fn of(template: &ChatTemplate, bos: &str) -> Option<Self> {
+        let render = |messages: &[Message]| {
+            let text = template.render(messages, true).ok()?;
+            // Ollama puts it there by itself.
+            Some(text.strip_prefix(bos).unwrap_or(&text).to_owned())
+        };
+        let [system, user, answer, later] = [
+            Message::new("system", SYSTEM),
+            Message::new("user", USER),
+            Message::new("assistant", ANSWER),
+            Message::new("user", LATER),
+        ];
+        let alone = render(std::slice::from_ref(&user))?;
+        let with_system = render(&[system.clone(), user.clone()])?;
+        let turns = render(&[user.clone(), answer.clone(), later.clone()])?;
+        let all = render(&[system, user, answer, later])?;
+        let [before, to_answer] = between(&alone, [USER])?.try_into().ok()?;
+        let [before_system, to_user, _] = between(&with_system, [SYSTEM, USER])?.try_into().ok()?;
+        let [_, _, to_later, _] = between(&turns, [USER, ANSWER, LATER])?.try_into().ok()?;
+        // What all ways to a user's message end with.
+        let before_user = common_end(&common_end(&before, &to_user), &to_later);
+        let without = |text: &str| text[..text.len() - before_user.len()].to_owned();
+        let parts = Self {
+            opening: without(&before),
+            after_system: without(&to_user),
+            after_answer: without(&to_later),
+            before_system,
+            before_user,
+            to_answer,
+        };
+        let made = [
+            (&alone, parts.conversation(None, &[USER])),
+            (&with_system, parts.conversation(Some(SYSTEM), &[USER])),
+            (&turns, parts.conversation(None, &[USER, ANSWER, LATER])),
+            (&all, parts.conversation(Some(SYSTEM), &[USER, ANSWER, LATER])),
+        ];
+        made.iter().all(|(expected, made)| *expected == made).then_some(parts)
+    }
+
+    /// A conversation as Ollama lays it out with [`Parts::template`].
+    fn conversation(&self, system: Option<&str>, turns: &[&str]) -> String {
+        let mut text = match system {
+            Some(system) => format!("{}{system}{}", self.before_system, self.after_system),
+            None => self.opening.clone(),
+        };
+        for (index, turn) in turns.iter().enumerate() {
+            text.push_str(&match index % 2 {
+                0 => format!("{}{turn}{}", self.before_user, self.to_answer),
+                _ => format!("{turn}{}", self.after_answer),
+            });
+        }
+        text
+    }
+
+    /// The same in Go's language of templates. Ollama puts the answer at the end, and what follows the last
+    /// answer after it.
+    fn template(&self) -> String {
+        let Self { opening, before_system, after_system, before_user, to_answer, after_answer } =
+            self;
+        let [opening, before_system, after_system, before_user, to_answer, after_answer] =
+            [opening, before_system, after_system, before_user, to_answer, after_answer]
+                .map(|text| quoted(text));
+        let otherwise = match opening.as_str() {
+            "" => String::new(),
+            opening => format!("{{{{- else }}}}{opening}"),
+        };
+        format!(
+            "{{{{- if .System }}}}{before_system}{{{{ .System }}}}{after_system}{otherwise}{{{{- end }}}}\
+             {{{{- range $i, $_ := .Messages }}}}\
+             {{{{- if eq .Role \"user\" }}}}{before_user}{{{{ .Content }}}}{to_answer}\
+             {{{{- else if eq .Role \"assistant\" }}}}{{{{ .Content }}}}{after_answer}\
+             {{{{- end }}}}{{{{- end }}}}"
+        )
+    }
+}
+
+/// A text that no action beside it trims: Go's `{{-` takes away spaces before it.
+fn quoted(text: &str) -> String {
+    match text {
+        "" => String::new(),
+        text => format!("{{{{ {} }}}}", go_text(text)),
+    }
+}
+
+/// A text as Go spells it.
+fn go_text(text: &str) -> String {
+    let mut spelled = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => spelled.push_str("\\\""),
+            '\\' => spelled.push_str("\\\\"),
+            '\n' => spelled.push_str("\\n"),
+            '\t' => spelled.push_str("\\t"),
+            '\r' => spelled.push_str("\\r"),
+            c if c.is_control() => spelled.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => spelled.push(c),
+        }
+    }
+    spelled.push('"');
+    spelled
+}
+
+fn common_end(one: &str, other: &str) -> String {
+    let same = one.chars().rev().zip(other.chars().rev()).take_while(|(a, b)| a == b);
+    let mut end: Vec<char> = same.map(|(c, _)| c).collect();
+    end.reverse();
+    end.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_messages_is_found() {
+        let chatml = "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n\
+                      {% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+                      <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
+                      {% endif %}";
+        let template = ChatTemplate::new("test", chatml).unwrap();
+        let parts = Parts::of(&template, "").unwrap();
+        // Where every message ends alike, that goes to the next one.
+        assert_eq!(parts.before_user, "<|im_end|>\n<|im_start|>user\n");
+        assert_eq!(parts.to_answer, "<|im_end|>\n<|im_start|>assistant\n");
+        assert_eq!(parts.opening, "<|im_start|>system\nBe kind.");
+        let text = parts.template();
+        assert!(
+            text.contains("{{ \"<|im_end|>\\n<|im_start|>user\\n\" }}{{ .Content }}"),
+            "{text}"
+        );
+        // One that counts messages has no such parts.
+        let counting = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}";
+        let template = ChatTemplate::new("test", counting).unwrap();
+        assert_eq!(Parts::of(&template, ""), None);
+    }
+}

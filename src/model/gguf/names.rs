@@ -1,0 +1,92 @@
+//! The names of tensors in model folders and in GGUF files.
+
+use crate::model::blocks::NormPlacement;
+use crate::model::config::DecoderConfig;
+use std::collections::BTreeMap;
+
+/// Names of tensors beside those of layers.
+const OUTER: [(&str, &str); 3] =
+    [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+
+/// Names of parts of layers, but for the norms between them.
+const PARTS: [(&str, &str); 11] = [
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    // Gate and up together have the name of the one that is there in any family.
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// Names of norms, which depend on where a layer has them.
+fn norms(placement: NormPlacement) -> &'static [(&'static str, &'static str)] {
+    match placement {
+        NormPlacement::Before => {
+            &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")]
+        }
+        NormPlacement::After => &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("post_feedforward_layernorm", "post_ffw_norm"),
+        ],
+        NormPlacement::Both => &[
+            ("input_layernorm", "attn_norm"),
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("pre_feedforward_layernorm", "ffn_norm"),
+            ("post_feedforward_layernorm", "post_ffw_norm"),
+        ],
+    }
+}
+
+/// The name in GGUF of a tensor, or of a module, of a model folder; `None` where there is none.
+pub(super) fn gguf_name(config: &DecoderConfig, name: &str) -> Option<String> {
+    let (module, suffix) = match name.strip_suffix(".weight") {
+        Some(module) => (module, ".weight"),
+        None => name.strip_suffix(".bias").map_or((name, ""), |module| (module, ".bias")),
+    };
+    if let Some((_, own)) = OUTER.iter().find(|(theirs, _)| *theirs == module) {
+        return Some(format!("{own}{suffix}"));
+    }
+    let (layer, part) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    let norms = norms(config.architecture.properties().norm_placement);
+    let (_, own) = PARTS.iter().chain(norms).find(|(theirs, _)| *theirs == part)?;
+    Some(format!("blk.{layer}.{own}{suffix}"))
+}
+
+/// The name in GGUF of each tensor of a model, by its name in folders.
+pub(super) fn gguf_names(config: &DecoderConfig) -> BTreeMap<String, String> {
+    let shapes = config.tensor_shapes();
+    let named = |name: String| Some((name.clone(), gguf_name(config, &name)?));
+    shapes.into_keys().filter_map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Architecture;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_tensor_of_every_family_has_a_name_of_its_own() {
+        for architecture in Architecture::ALL {
+            let config = DecoderConfig {
+                architecture,
+                vocab_size: 8,
+                tie_word_embeddings: false,
+                ..DecoderConfig::default()
+            };
+            let names = gguf_names(&config);
+            assert_eq!(names.len(), config.tensor_shapes().len(), "{architecture:?}");
+            let different: BTreeSet<&String> = names.values().collect();
+            assert_eq!(different.len(), names.len(), "{architecture:?}");
+        }
+        assert_eq!(gguf_name(&DecoderConfig::default(), "model.layers.x"), None);
+        let module = gguf_name(&DecoderConfig::default(), "model.layers.3.mlp.down_proj");
+        assert_eq!(module.as_deref(), Some("blk.3.ffn_down"));
+    }
+}

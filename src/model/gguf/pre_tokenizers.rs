@@ -1,0 +1,184 @@
+//! How texts are divided before byte-level BPE: the names that llama.cpp has, and the parts of a
+//! `tokenizer.json` that do the same.
+
+use super::fingerprints::{PRINTS, TEXT};
+use crate::data::TextTokenizer;
+use crate::error::Result;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// A part of a pre-tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Pieces are what matches, and what is between.
+    Split(&'static str),
+    /// Each digit is a piece.
+    Digits,
+    /// Bytes become characters; with GPT-2's pattern before it.
+    Bytes { divides: bool },
+}
+
+/// What several names stand for.
+struct PreTokenizer {
+    /// Names; the first is written where no fingerprint tells.
+    names: &'static [&'static str],
+    steps: &'static [Step],
+    /// Whether a piece that is a token is not taken apart.
+    ignores_merges: bool,
+}
+
+/// Letters with a sign before them, up to three digits, signs, line breaks, spaces: Llama 3.
+const BY_THREE_DIGITS: Step = Step::Split(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// The same, digit by digit: Qwen2.
+const BY_DIGIT: Step = Step::Split(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// The same with marks that go with letters: Qwen3.5.
+const WITH_MARKS: Step = Step::Split(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// Words divided where a capital follows: Mistral's Tekken.
+const BY_CAPITALS: Step = Step::Split(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// The same with up to three digits, and endings such as `'ll`: GPT-4o.
+const BY_CAPITALS_AND_DIGITS: Step = Step::Split(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
+const BYTES: Step = Step::Bytes { divides: false };
+
+const TABLE: [PreTokenizer; 8] = [
+    PreTokenizer {
+        names: &[
+            "gpt-2", "mpt", "olmo", "jais", "phi-2", "gigachat", "mellum", "a.x-4.0", "trillion",
+        ],
+        steps: &[Step::Bytes { divides: true }],
+        ignores_merges: false,
+    },
+    PreTokenizer {
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
+        steps: &[Step::Digits, Step::Bytes { divides: true }],
+        ignores_merges: false,
+    },
+    PreTokenizer {
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
+        steps: &[BY_THREE_DIGITS, BYTES],
+        ignores_merges: true,
+    },
+    PreTokenizer {
+        names: &["smaug-bpe", "dbrx"],
+        steps: &[BY_THREE_DIGITS, BYTES],
+        ignores_merges: false,
+    },
+    PreTokenizer {
+        names: &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "kormo"],
+        steps: &[BY_DIGIT, BYTES],
+        ignores_merges: false,
+    },
+    PreTokenizer { names: &["qwen35"], steps: &[WITH_MARKS, BYTES], ignores_merges: false },
+    PreTokenizer { names: &["tekken"], steps: &[BY_CAPITALS, BYTES], ignores_merges: true },
+    PreTokenizer {
+        names: &["gpt-4o", "llama4"],
+        steps: &[BY_CAPITALS_AND_DIGITS, BYTES],
+        ignores_merges: false,
+    },
+];
+
+/// The name of a byte-level tokenizer's way to divide texts: by its tokens of one text, as llama.cpp's
+/// converter finds it, else by its parts. `json` is its `tokenizer.json`.
+///
+/// # Errors
+/// What the tokenizer gives.
+pub(super) fn name_of(tokenizer: &TextTokenizer, json: &Value) -> Result<Option<&'static str>> {
+    let tokens = tokenizer.encode_with_added(TEXT)?;
+    let print = Sha256::digest(format!("{tokens:?}").as_bytes());
+    let print: String = print.iter().map(|byte| format!("{byte:02x}")).collect();
+    if let Some((_, name)) = PRINTS.iter().find(|(known, _)| *known == print) {
+        return Ok(Some(name));
+    }
+    let ignores = json["model"]["ignore_merges"].as_bool().unwrap_or(false);
+    let found = TABLE
+        .iter()
+        .find(|row| row.ignores_merges == ignores && are(&json["pre_tokenizer"], row.steps));
+    Ok(found.filter(|_| is_plain(&json["normalizer"])).map(|row| row.names[0]))
+}
+
+/// Whether a normalizer does nothing, or what llama.cpp leaves out for these tokenizers too.
+fn is_plain(normalizer: &Value) -> bool {
+    normalizer.is_null() || normalizer["type"] == "NFC"
+}
+
+/// Whether the parts of a pre-tokenizer are these steps.
+fn are(pre_tokenizer: &Value, steps: &[Step]) -> bool {
+    let one = std::slice::from_ref(pre_tokenizer);
+    let parts = match pre_tokenizer["pretokenizers"].as_array() {
+        Some(parts) => parts.as_slice(),
+        None => one,
+    };
+    parts.len() == steps.len() && parts.iter().zip(steps).all(|(part, step)| is(part, *step))
+}
+
+fn is(part: &Value, step: Step) -> bool {
+    match step {
+        Step::Split(pattern) => {
+            part["type"] == "Split"
+                && part["pattern"]["Regex"] == pattern
+                && part["behavior"] == "Isolated"
+                && part["invert"] == false
+        }
+        Step::Digits => part["type"] == "Digits" && part["individual_digits"] == true,
+        Step::Bytes { divides } => {
+            // It divides unless it says otherwise.
+            part["type"] == "ByteLevel"
+                && part["add_prefix_space"] == false
+                && part["use_regex"].as_bool().unwrap_or(true) == divides
+        }
+    }
+}
+
+/// The parts of a `tokenizer.json` for a name, and whether merges are left aside for whole tokens; `None`
+/// for a name that is not known.
+pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
+    let row = TABLE.iter().find(|row| row.names.contains(&name))?;
+    let part = |step: &Step| match step {
+        Step::Split(pattern) => json!({
+            "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false,
+        }),
+        Step::Digits => json!({"type": "Digits", "individual_digits": true}),
+        Step::Bytes { divides } => json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": divides,
+        }),
+    };
+    let parts: Vec<Value> = row.steps.iter().map(part).collect();
+    Some((json!({"type": "Sequence", "pretokenizers": parts}), row.ignores_merges))
+}
+
+/// Names whose parts are known.
+pub(super) fn known_names() -> String {
+    let names: Vec<&str> = TABLE.iter().flat_map(|row| row.names).copied().collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_are_made_are_those_that_are_recognized() {
+        for (index, row) in TABLE.iter().enumerate() {
+            for name in row.names {
+                let (parts, ignores_merges) = parts_of(name).unwrap();
+                assert_eq!(ignores_merges, row.ignores_merges);
+                let same = |other: &PreTokenizer| are(&parts, other.steps);
+                let found = TABLE
+                    .iter()
+                    .position(|other| same(other) && other.ignores_merges == row.ignores_merges);
+                assert_eq!(found, Some(index), "{name}");
+            }
+        }
+        assert!(parts_of("default").is_none());
+    }
+}

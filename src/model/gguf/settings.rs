@@ -1,0 +1,225 @@
+//! A model's shape as GGUF's metadata.
+
+use super::families::GgufFamily;
+use crate::gguf::{GgufArray, GgufValue};
+use crate::model::config::{DecoderConfig, LayerType};
+use crate::model::rope::{RopeScaling, RopeType};
+
+/// A model's settings in GGUF.
+pub(super) struct Settings {
+    /// Keys and values.
+    pub entries: Vec<(String, GgufValue)>,
+    /// Tensors that follow from the settings: name and numbers.
+    pub tensors: Vec<(&'static str, Vec<f32>)>,
+    /// What llama.cpp does otherwise, in words.
+    pub notices: Vec<String>,
+}
+
+/// The type of RoPE's scaling in files.
+pub(super) fn scaling_name(kind: RopeType) -> Option<&'static str> {
+    match kind {
+        RopeType::Linear => Some("linear"),
+        RopeType::Yarn => Some("yarn"),
+        RopeType::LongRope => Some("longrope"),
+        // It is a tensor of divisors.
+        RopeType::Llama3 => None,
+    }
+}
+
+/// What YaRN's factor calls for by itself.
+pub(super) fn yarn_scale(factor: f64, of: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 }
+}
+
+/// The settings of a model.
+///
+/// # Errors
+/// What llama.cpp does not compute of it, in words.
+pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Settings, String> {
+    check(config, family)?;
+    let mut settings = Settings { entries: vec![], tensors: vec![], notices: vec![] };
+    let mut put = |key: &str, value: GgufValue| {
+        settings.entries.push((format!("{}.{key}", family.name), value));
+    };
+    let size = |size: usize| GgufValue::U32(u32::try_from(size).unwrap_or(u32::MAX));
+    let number = |number: f64| GgufValue::F32(number as f32);
+    put("block_count", size(config.num_hidden_layers));
+    let (context, notice) = context(config, family);
+    put("context_length", size(context));
+    put("embedding_length", size(config.hidden_size));
+    put("feed_forward_length", size(config.intermediate_size));
+    put("attention.head_count", size(config.num_attention_heads));
+    put("attention.head_count_kv", size(config.num_key_value_heads));
+    put("attention.key_length", size(config.head_dim()));
+    put("attention.value_length", size(config.head_dim()));
+    put("attention.layer_norm_rms_epsilon", number(config.rms_norm_eps));
+    put("vocab_size", size(config.vocab_size));
+    let rotated = config.attention(0).rotary_dim();
+    put("rope.dimension_count", size(rotated));
+    put("rope.freq_base", number(config.rope_theta));
+    let properties = config.architecture.properties();
+    if family.windows
+        && let Some(window) = config.sliding_window
+    {
+        put("attention.sliding_window", size(window));
+        put("rope.freq_base_swa", number(config.rope_local_base()));
+        let slides: Vec<bool> = (config.all_layer_types().iter())
+            .map(|kind| *kind == LayerType::SlidingAttention)
+            .collect();
+        if slides.iter().enumerate().any(|(layer, slides)| *slides == (layer + 1).is_multiple_of(6))
+        {
+            put("attention.sliding_window_pattern", GgufValue::Array(GgufArray::Bool(slides)));
+        }
+    } else if properties.fused_projections {
+        // The converter's way to tell models of this family apart; the window is not computed.
+        put("attention.sliding_window", size(config.sliding_window.unwrap_or(0)));
+    }
+    if properties.multipliers {
+        put("attention.scale", number(config.score_scale()));
+        put("embedding_scale", number(config.embedding_scale()));
+        put("residual_scale", number(config.residual_multiplier));
+        put("logit_scale", number(config.logits_scaling));
+    }
+    if let Some(scaling) = &config.rope_scaling {
+        scale_rope(scaling, family, &mut put);
+        let list = |list: &[f64]| list.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+        match scaling.rope_type {
+            RopeType::Llama3 => {
+                let divisors = scaling.divisors(rotated, config.rope_theta);
+                settings.tensors.push(("rope_freqs.weight", list(&divisors)));
+            }
+            RopeType::LongRope => {
+                settings.tensors.push(("rope_factors_long.weight", list(&scaling.long_factor)));
+                settings.tensors.push(("rope_factors_short.weight", list(&scaling.short_factor)));
+            }
+            RopeType::Linear | RopeType::Yarn => {}
+        }
+    }
+    settings.notices.extend(notice);
+    Ok(settings)
+}
+
+fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&str, GgufValue)) {
+    let Some(name) = scaling_name(scaling.rope_type) else { return };
+    let number = |number: f64| GgufValue::F32(number as f32);
+    put("rope.scaling.type", name.into());
+    let attention = scaling.attention_factor();
+    let original = scaling.original_max_position_embeddings;
+    let original = GgufValue::U32(u32::try_from(original).unwrap_or(u32::MAX));
+    match scaling.rope_type {
+        RopeType::Linear => put("rope.scaling.factor", number(scaling.factor)),
+        RopeType::LongRope => {
+            put("rope.scaling.original_context_length", original);
+            put("rope.scaling.attn_factor", number(attention));
+        }
+        RopeType::Yarn => {
+            put("rope.scaling.factor", number(scaling.factor));
+            put("rope.scaling.original_context_length", original);
+            // What llama.cpp multiplies by of itself.
+            let mut own = yarn_scale(scaling.factor, 1.0);
+            if family.reads_betas {
+                put("rope.scaling.yarn_beta_fast", number(scaling.beta_fast));
+                put("rope.scaling.yarn_beta_slow", number(scaling.beta_slow));
+                if let Some(all) = scaling.mscale_all_dim {
+                    put("rope.scaling.yarn_log_multiplier", number(all));
+                    own = own / if all == 0.0 { 1.0 } else { yarn_scale(scaling.factor, all) };
+                }
+                if let Some(beta) = scaling.llama_4_scaling_beta {
+                    put("attention.temperature_scale", number(beta));
+                }
+            }
+            if (attention / own - 1.0).abs() > 1e-9 {
+                put("rope.scaling.attn_factor", number(attention / own));
+            }
+        }
+        RopeType::Llama3 => {}
+    }
+}
+
+/// The longest row of the file's model, and why where that is not the longest of ours.
+fn context(config: &DecoderConfig, family: &GgufFamily) -> (usize, Option<String>) {
+    let longest = config.max_position_embeddings;
+    let slides = config.all_layer_types().contains(&LayerType::SlidingAttention);
+    match config.sliding_window.filter(|window| slides && !family.windows && *window < longest) {
+        None => (longest, None),
+        Some(window) => {
+            let notice = format!(
+                "llama.cpp computes no sliding windows for `{}`: the file's context is {window} tokens, as \
+                 many as the window has, and not {longest}",
+                family.name
+            );
+            (window, Some(notice))
+        }
+    }
+}
+
+/// Refuses what llama.cpp does not compute.
+fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
+    let name = family.name;
+    let refuse =
+        |what: String| Err(format!("{what}, which llama.cpp does not compute for `{name}`"));
+    let properties = config.architecture.properties();
+    if config.activation() != properties.activation {
+        return refuse("its activation is not the family's".into());
+    }
+    if family.heads_fill_width && config.query_width() != config.hidden_size {
+        let (heads, width) = (config.query_width(), config.hidden_size);
+        return refuse(format!("its heads have {heads} numbers and the model {width}"));
+    }
+    let interval = family.no_rope_interval;
+    let usual = |layer: usize| interval.is_none_or(|every| !(layer + 1).is_multiple_of(every));
+    if (0..config.num_hidden_layers).any(|layer| config.is_rotated(layer) != usual(layer)) {
+        return refuse("it rotates other layers than the family's models do".into());
+    }
+    let head = config.head_dim() as f64;
+    if !properties.multipliers {
+        let scales = config.embedding_multiplier.is_some()
+            || config.residual_multiplier != 1.0
+            || config.logits_scaling != 1.0;
+        if scales {
+            return refuse("it has multipliers".into());
+        }
+        // The largest model of Gemma 3 divides by another root.
+        let by_width = (config.hidden_size / config.num_attention_heads) as f64;
+        let deepest = family.windows && config.num_hidden_layers == 62;
+        let expected = if deepest { by_width } else { head }.powf(-0.5);
+        if (config.score_scale() / expected - 1.0).abs() > 1e-6 {
+            return refuse(format!("its scores are multiplied by {}", config.score_scale()));
+        }
+    }
+    let local = config.rope_local_base();
+    let slides = config.all_layer_types().contains(&LayerType::SlidingAttention);
+    if slides && !family.windows && local != config.rope_theta {
+        return refuse(format!("layers with a window have RoPE's base {local}"));
+    }
+    match &config.rope_scaling {
+        Some(scaling) => check_scaling(scaling, family).or_else(refuse),
+        None => Ok(()),
+    }
+}
+
+fn check_scaling(scaling: &RopeScaling, family: &GgufFamily) -> Result<(), String> {
+    if !family.scalings.contains(&scaling.rope_type) {
+        let name = scaling_name(scaling.rope_type).unwrap_or("llama3");
+        return Err(format!("its RoPE is scaled by `{name}`"));
+    }
+    if scaling.rope_type == RopeType::Yarn {
+        let usual = RopeScaling::default();
+        let betas = [scaling.beta_fast, scaling.beta_slow];
+        if !family.reads_betas && betas != [usual.beta_fast, usual.beta_slow] {
+            return Err(format!(
+                "YaRN's beta_fast and beta_slow are {} and {}",
+                betas[0], betas[1]
+            ));
+        }
+        if !scaling.truncate {
+            return Err("YaRN's `truncate` is off".into());
+        }
+    }
+    match scaling.llama_4_scaling_beta {
+        Some(beta) if beta != 0.0 && !family.reads_betas => {
+            Err(format!("queries are scaled by position (llama_4_scaling_beta {beta})"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,218 @@
+//! A model that is written and read again is the model.
+
+use super::{Student, cases, export, small};
+use crate::common::{devices, relative_error, say, smollm2};
+use crate::parity_support::{self, with_random_b};
+use mixdistill::context::Context;
+use mixdistill::gguf::{GgufFile, TensorType};
+use mixdistill::model::{
+    Architecture, BaseType, BaseWeights, DecoderConfig, DecoderLm, GgufOptions, LoadOptions,
+    LoraConfig, ModelFolder, RopeScaling, RopeType, SaveAdapter, SaveFolder, TextModel,
+    export_gguf,
+};
+use std::path::Path;
+
+const LENGTH: usize = 40;
+
+/// Logits of one row.
+pub fn logits(model: &DecoderLm) -> Vec<f32> {
+    let tokens: Vec<u32> = (0..LENGTH as u32).map(|i| (i * i * 7 + i) % 261).collect();
+    parity_support::logits(model, &tokens, &devices()[0])
+}
+
+fn read(path: &Path, base: BaseWeights) -> TextModel {
+    let options = LoadOptions { base, backend: "flex".into(), ..LoadOptions::default() };
+    TextModel::load(path.to_str().unwrap(), &options, &Context::default()).unwrap()
+}
+
+#[test]
+fn each_family_comes_back() {
+    for (name, config) in cases() {
+        let student = Student::new(&config);
+        let (file, report) = student.export("student.gguf", TensorType::F32);
+        assert!(report.notices.is_empty(), "{name}: {:?}", report.notices);
+        let back = read(&file, BaseWeights::default());
+        // 1 is added to the norms of some families and taken away again.
+        let exact = !config.architecture.properties().norm_weight_plus_one;
+        let (before, after) = (logits(&student.model), logits(&back.model));
+        let error = relative_error(&after, &before);
+        assert!(if exact { before == after } else { error < 1e-5 }, "{name}: {error}");
+        let folder = TextModel::load(
+            student.folder.to_str().unwrap(),
+            &LoadOptions { backend: "flex".into(), ..LoadOptions::default() },
+            &Context::default(),
+        );
+        let folder = folder.unwrap();
+        let (ours, theirs) = (&folder.files, &back.files);
+        assert_eq!(ours.end_tokens(), theirs.end_tokens(), "{name}");
+        assert_eq!(ours.tokenizer().first_difference(theirs.tokenizer()), None);
+        let text = "Is 12 × 7 = 84?\n\n<think>é 🦙</think><|im_end|>";
+        let tokens = [ours, theirs].map(|files| {
+            let tokenizer = files.tokenizer();
+            (tokenizer.encode(text).unwrap(), tokenizer.encode_marked(text).unwrap())
+        });
+        assert_eq!(tokens[0], tokens[1], "{name}");
+        let source = |files: &mixdistill::model::TextModelFiles| {
+            files.chat_template().unwrap().source().to_owned()
+        };
+        assert_eq!(source(ours), source(theirs));
+    }
+}
+
+#[test]
+fn other_types_are_as_near_as_they_can_be() {
+    let student = Student::new(&small(Architecture::Qwen3));
+    let exact = logits(&student.model);
+    let mut sizes = vec![];
+    for (kind, allowed) in [
+        (TensorType::F32, 1e-7),
+        (TensorType::F16, 2e-3),
+        (TensorType::Bf16, 2e-2),
+        (TensorType::Q8_0, 3e-2),
+        (TensorType::Q4_0, 0.5),
+    ] {
+        let (file, report) = student.export(&format!("{}.gguf", kind.name()), kind);
+        let error = relative_error(&logits(&read(&file, BaseWeights::default()).model), &exact);
+        assert!(error <= allowed, "{}: {error}", kind.name());
+        assert_eq!(report.bytes, std::fs::metadata(&file).unwrap().len());
+        sizes.push(report.bytes);
+        let of_norms = report.tensors[&TensorType::F32];
+        assert!(kind == TensorType::F32 || of_norms > 0);
+    }
+    assert!(sizes.windows(2).all(|pair| pair[1] <= pair[0]), "{sizes:?}");
+    // The embedding of q4_0 keeps 8 bits.
+    let file = GgufFile::open(&student.path("q4_0.gguf")).unwrap();
+    assert_eq!(file.tensors()["token_embd.weight"].kind, TensorType::Q8_0);
+    assert_eq!(file.tensors()["blk.0.attn_q.weight"].kind, TensorType::Q4_0);
+}
+
+#[test]
+fn blocks_are_taken_into_a_frozen_base_as_they_are() {
+    let student = Student::new(&small(Architecture::Llama));
+    for (kind, base_type) in [(TensorType::Q8_0, BaseType::Int8), (TensorType::Q4_0, BaseType::Nf4)]
+    {
+        let (file, _) = student.export(&format!("{}.gguf", kind.name()), kind);
+        let numbers = logits(&read(&file, BaseWeights::default()).model);
+        let embeddings = Some(BaseType::F32);
+        let base = BaseWeights { base_type, embeddings, ..BaseWeights::default() };
+        let error = relative_error(&logits(&read(&file, base).model), &numbers);
+        // Encoded anew they would be some hundredths off.
+        assert!(error < 1e-5, "{}: {error}", kind.name());
+    }
+}
+
+#[test]
+fn an_adapter_is_merged_on_the_way() {
+    let student = Student::new(&small(Architecture::Llama));
+    let lora = LoraConfig { rank: 4, alpha: 64.0, ..LoraConfig::default() };
+    let adapted = student.model.clone().with_lora(&lora, 3).unwrap();
+    let adapted = with_random_b(adapted);
+    let (adapter, merged) = (student.path("adapter"), student.path("merged"));
+    let base = student.folder.to_str().unwrap();
+    adapted.save_adapter(&adapter, &SaveAdapter { base, ..SaveAdapter::default() }).unwrap();
+    let how = |files: &ModelFolder, out: &Path| {
+        let tokenizer = files.tokenizer(None).unwrap();
+        let how = SaveFolder { base: Some(files), ..SaveFolder::new(&tokenizer) };
+        adapted.clone().merged().save(out, &how).unwrap();
+    };
+    how(&ModelFolder::open(&student.folder).unwrap(), &merged);
+    let options = GgufOptions {
+        tensor_type: TensorType::F32,
+        name: Some("same".into()),
+        backend: "flex".into(),
+        ..GgufOptions::default()
+    };
+    let files = ["on_the_way.gguf", "from_folder.gguf"].map(|name| student.path(name));
+    export_gguf(base, Some(&adapter), &files[0], &options, &Context::default()).unwrap();
+    let folder = merged.to_str().unwrap();
+    export_gguf(folder, None, &files[1], &options, &Context::default()).unwrap();
+    let [one, other] = files.map(|file| std::fs::read(file).unwrap());
+    assert!(one == other);
+}
+
+#[test]
+fn what_llama_cpp_does_not_compute_is_refused_by_name() {
+    let yarn = RopeScaling {
+        rope_type: RopeType::Yarn,
+        factor: 2.0,
+        beta_fast: 16.0,
+        ..RopeScaling::default()
+    };
+    let llama3 = RopeScaling { rope_type: RopeType::Llama3, factor: 2.0, ..RopeScaling::default() };
+    let llama = small(Architecture::Llama);
+    for (config, what) in [
+        (DecoderConfig { rope_scaling: Some(yarn), ..llama.clone() }, "beta_fast"),
+        (
+            DecoderConfig { rope_scaling: Some(llama3), ..small(Architecture::Qwen3) },
+            "scaled by `llama3`",
+        ),
+        (
+            DecoderConfig { head_dim: Some(8), ..small(Architecture::Qwen2) },
+            "32 numbers and the model 64",
+        ),
+        (
+            DecoderConfig { no_rope_layers: vec![1, 0, 1, 0], ..small(Architecture::Smollm3) },
+            "rotates other layers",
+        ),
+    ] {
+        let student = Student::new(&config);
+        let out = student.path("student.gguf");
+        let error = export(&student.folder, &out, TensorType::F32).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("llama.cpp does not compute"), "{error}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn windows_that_llama_cpp_does_not_compute_bound_the_context() {
+    let config = DecoderConfig { sliding_window: Some(32), ..small(Architecture::Mistral) };
+    let student = Student::new(&config);
+    let (file, report) = student.export("student.gguf", TensorType::F32);
+    assert!(report.notices[0].contains("context is 32 tokens"), "{:?}", report.notices);
+    let metadata = GgufFile::open(&file).unwrap();
+    assert_eq!(metadata.metadata()["llama.context_length"].as_u64(), Some(32));
+}
+
+#[test]
+fn a_file_in_place_of_a_folder_is_trained_on_and_written_as_a_folder() {
+    let student = Student::new(&small(Architecture::Qwen2));
+    let (file, _) = student.export("student.gguf", TensorType::F16);
+    let folder = ModelFolder::open(&file).unwrap();
+    let model = folder.load(&devices()[0]).unwrap();
+    let tokenizer = folder.tokenizer(None).unwrap();
+    let out = student.path("written");
+    let how = SaveFolder { base: Some(&folder), ..SaveFolder::new(&tokenizer) };
+    model.save(&out, &how).unwrap();
+    let back = read(&out, BaseWeights::default());
+    assert_eq!(logits(&back.model), logits(&model));
+    assert_eq!(back.files.end_tokens(), folder.end_tokens());
+    assert!(back.files.chat_template().is_some());
+    // And once more as a file: the same bytes.
+    let again = student.path("again.gguf");
+    let named = |folder: &Path, out: &Path| {
+        let options = GgufOptions { name: Some("same".into()), ..GgufOptions::default() };
+        export_gguf(folder.to_str().unwrap(), None, out, &options, &Context::default()).unwrap();
+        std::fs::read(out).unwrap()
+    };
+    assert!(named(&out, &again) == named(&file, &student.path("third.gguf")));
+}
+
+#[test]
+fn the_original_smollm2_is_read_from_its_file() {
+    let Some(folder) = smollm2() else { return };
+    // Where the folder was made from: see its provenance.json.
+    let file = folder.with_file_name("gguf").join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !file.is_file() {
+        return say(&format!("skipped: {} is not there", file.display()));
+    }
+    let (folder, file) = (ModelFolder::open(&folder).unwrap(), read(&file, BaseWeights::default()));
+    let model = folder.load(&devices()[0]).unwrap();
+    assert_eq!(file.files.tokenizer().vocabulary_size(), 49152);
+    let text = "It's 3333 times\n\n  \"better\" ```x = [1, 2]``` 1/2 né 🦙";
+    let tokenizer = folder.tokenizer(None).unwrap();
+    assert_eq!(file.files.tokenizer().encode(text).unwrap(), tokenizer.encode(text).unwrap());
+    assert_eq!(file.files.tokenizer().first_difference(&tokenizer), None);
+    assert_eq!(file.files.folder().config(), folder.config());
+    // The folder holds the same numbers.
+    assert!(logits(&file.model) == logits(&model));
+}

@@ -1,0 +1,188 @@
+"""Reads what mixdistill wrote in GGUF with PyPI's `gguf` and with llama.cpp (llama-cpp-python).
+
+    python tests/parity/check_gguf.py DIR [--without-llama-cpp]
+
+Every folder in DIR is a case, as `tests/gguf/llama_cpp.rs` writes it: TYPE.gguf for some types, and
+`expected.json` with texts and their tokens, prompts with the tokens that follow greedily and the logits
+after them, and the context's length. A case may have
+
+  lora.gguf     an adapter for f32.gguf; expected.json then says `lora` as it says `prompts`
+  original.txt  the path of a file that the model was made from: all metadata must be equal, but for
+                those that DIFFERENT explains
+
+In llama.cpp, the f32 file with an f32 cache must give the same tokens for texts and the same tokens
+after prompts; the logits of other types must be as near as TOLERANCE says. The exit status is 1 if a
+case failed or there was none.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+# Largest difference of logits over the largest logit. Types with blocks lose what their bits cannot hold.
+TOLERANCE = {"f32": 1e-4, "f16": 5e-3, "bf16": 5e-2, "q8_0": 8e-2, "q4_0": 0.7}
+F32 = 0  # ggml's number of the type
+BY_TYPE = {0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 32: "BF16"}
+
+# Keys that may differ from those of SmolLM2's original file, and why.
+DIFFERENT = {
+    "general.name": "the folder's name; the converter makes one of the repository's",
+    "general.organization": "from the model card, which is not read",
+    "general.finetune": "from the name, as the converter takes it apart",
+    "general.basename": "from the name, as the converter takes it apart",
+    "general.license": "from the model card, which is not read",
+    "general.languages": "from the model card, which is not read",
+    "general.file_type": "the file is of another type",
+    "llama.attention.key_length": "always written; the converter writes it where config.json has head_dim",
+    "llama.attention.value_length": "always written; as above",
+    "tokenizer.ggml.add_space_prefix": "means nothing to byte-level BPE",
+}
+
+
+def fields(reader):
+    """All metadata, by key."""
+    return {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if not key.startswith("GGUF.")
+    }
+
+
+def check_metadata(case, problems):
+    """What PyPI's package reads: every value, every tensor, and the numbers of the f32 file's types."""
+    for path in sorted(case.glob("*.gguf")):
+        reader = gguf.GGUFReader(path)
+        metadata = fields(reader)
+        if path.stem == "lora":
+            continue
+        kind = BY_TYPE[metadata["general.file_type"]]
+        if kind.lower() != path.stem:
+            problems.append(f"{path.name} says that its type is {kind}")
+        names = [tensor.name for tensor in reader.tensors]
+        if len(set(names)) != len(names) or "token_embd.weight" not in names:
+            problems.append(f"{path.name} has tensors {names[:5]}")
+        for tensor in reader.tensors:
+            numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
+            if not np.isfinite(numbers).all():
+                problems.append(f"{path.name}: {tensor.name} is not finite")
+        tokens = metadata["tokenizer.ggml.tokens"]
+        if len(tokens) != len(metadata["tokenizer.ggml.token_type"]):
+            problems.append(f"{path.name}: tokens and their types differ in number")
+
+
+def check_blocks(case, problems):
+    """The bytes of q8_0 and q4_0 are those that the reference makes of the f32 file's numbers."""
+    exact = case / "f32.gguf"
+    for name in ("q8_0", "q4_0", "f16", "bf16"):
+        path = case / f"{name}.gguf"
+        if not (path.is_file() and exact.is_file()):
+            continue
+        numbers = {tensor.name: tensor for tensor in gguf.GGUFReader(exact).tensors}
+        for tensor in gguf.GGUFReader(path).tensors:
+            expected = gguf.quantize(numbers[tensor.name].data, tensor.tensor_type)
+            found = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
+            if not np.array_equal(np.ascontiguousarray(expected).view(np.uint8).reshape(-1), found):
+                problems.append(f"{path.name}: {tensor.name} is not what the reference makes")
+
+
+def check_original(case, problems):
+    """Key by key against the file that the model was made from."""
+    original = case / "original.txt"
+    if not original.is_file():
+        return
+    theirs = fields(gguf.GGUFReader(original.read_text().strip()))
+    ours = fields(gguf.GGUFReader(case / "f32.gguf"))
+    differing = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
+    for key in differing:
+        if key in DIFFERENT:
+            print(f"  {key}: {short(theirs.get(key))} there, {short(ours.get(key))} here: {DIFFERENT[key]}")
+        else:
+            problems.append(f"{key} is {short(ours.get(key))}, and {short(theirs.get(key))} there")
+    print(f"  {len(theirs)} keys there, {len(ours)} here, {len(differing)} differ")
+
+
+def short(value):
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+def logits_after(llama, prompt):
+    llama.reset()
+    llama.eval(prompt)
+    return llama.scores[len(prompt) - 1].copy()
+
+
+def follow(llama, prompt, count):
+    """The likeliest tokens, one after the other; and the logits before the first."""
+    first = logits = logits_after(llama, prompt)
+    tokens = []
+    while len(tokens) < count:
+        tokens.append(int(logits.argmax()))
+        llama.eval(tokens[-1:])
+        logits = llama.scores[len(prompt) + len(tokens) - 1]
+    return tokens, first
+
+
+def compare(name, llama, prompts, exact, problems):
+    """The largest difference of logits, over the largest one."""
+    worst = 0.0
+    for at, prompt in enumerate(prompts):
+        ours = np.array(prompt["logits"], dtype=np.float32)
+        tokens, logits = follow(llama, prompt["prompt"], len(prompt["greedy"]))
+        worst = max(worst, float(np.abs(logits - ours).max() / np.abs(ours).max()))
+        if exact and tokens != prompt["greedy"]:
+            problems.append(f"{name}, prompt {at}: {tokens} follow, and not {prompt['greedy']}")
+    kind = name.removeprefix("lora on ")
+    if not worst <= TOLERANCE[kind]:
+        problems.append(f"{name}: logits differ by {worst:.1e} of the largest")
+    return worst
+
+
+def check_llama_cpp(case, expected, problems):
+    from llama_cpp import Llama
+
+    figures = []
+    for path in sorted(case.glob("*.gguf")):
+        if path.stem == "lora":
+            continue
+        options = dict(n_ctx=expected["n_ctx"], logits_all=True, n_threads=2, verbose=False)
+        llama = Llama(str(path), type_k=F32, type_v=F32, flash_attn=False, **options)
+        for text in expected["texts"]:
+            tokens = llama.tokenize(text["text"].encode(), add_bos=False, special=True)
+            if tokens != text["tokens"]:
+                problems.append(f"{path.name}: {text['text']!r} is {tokens}, not {text['tokens']}")
+        worst = compare(path.stem, llama, expected["prompts"], path.stem == "f32", problems)
+        figures.append(f"{path.stem} {worst:.1e}")
+        adapter = case / "lora.gguf"
+        if path.stem == "f32" and adapter.is_file():
+            llama = Llama(str(path), type_k=F32, type_v=F32, lora_path=str(adapter), **options)
+            worst = compare("lora on f32", llama, expected["lora"], True, problems)
+            figures.append(f"adapter {worst:.1e}")
+    return ", ".join(figures)
+
+
+def main():
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    with_llama_cpp = "--without-llama-cpp" not in sys.argv
+    cases = sorted(path.parent for path in Path(arguments[0]).glob("*/expected.json"))
+    failed = not cases
+    for case in cases:
+        problems = []
+        expected = json.loads((case / "expected.json").read_text())
+        check_metadata(case, problems)
+        check_blocks(case, problems)
+        check_original(case, problems)
+        figures = check_llama_cpp(case, expected, problems) if with_llama_cpp else "metadata read"
+        print(f"{case.name}: {figures}{' FAILED' if problems else ''}")
+        for problem in problems:
+            print(f"  {problem}")
+        failed |= bool(problems)
+    if not cases:
+        print("there is no case")
+    return int(failed)
+
+
+sys.exit(main())
