@@ -101,14 +101,18 @@ pub fn cases() -> Vec<(String, DecoderConfig)> {
         ..RopeScaling::default()
     };
     scaled("llama3", Architecture::Llama, llama3);
-    let longrope = RopeScaling {
-        rope_type: RopeType::LongRope,
-        original_max_position_embeddings: 128,
-        short_factor: (0..8).map(|i| 1.0 + 0.1 * f64::from(i)).collect(),
-        long_factor: (0..8).map(|i| 1.5 + 0.5 * f64::from(i)).collect(),
-        ..yarn
-    };
-    scaled("phi3_longrope", Architecture::Phi3, longrope);
+    // llama.cpp decides by its context, which is at least 256 tokens; ours is shorter in these tests.
+    for (name, original) in [("phi3_longrope_long", 64u16), ("phi3_longrope_short", 256)] {
+        let longrope = RopeScaling {
+            rope_type: RopeType::LongRope,
+            factor: 512.0 / f64::from(original),
+            original_max_position_embeddings: usize::from(original),
+            short_factor: (0..8).map(|i| 1.0 + 0.1 * f64::from(i)).collect(),
+            long_factor: (0..8).map(|i| 1.5 + 0.5 * f64::from(i)).collect(),
+            ..RopeScaling::default()
+        };
+        scaled(name, Architecture::Phi3, longrope);
+    }
     cases
 }
 
