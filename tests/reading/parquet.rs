@@ -345,14 +345,15 @@ fn a_file_that_is_no_parquet_is_refused() {
 
 #[test]
 fn a_parquet_file_that_is_cut_off_or_damaged_is_an_error_at_most() {
-    for (schema, compression) in [
-        (0, Compression::UNCOMPRESSED),
-        (0, Compression::SNAPPY),
-        (0, Compression::ZSTD(ZstdLevel::default())),
-        (0, Compression::GZIP(GzipLevel::default())),
-        (0, Compression::BROTLI(BrotliLevel::default())),
-        (0, Compression::LZ4_RAW),
-        (1, Compression::SNAPPY),
+    // The bytes around compressed pages are the same for every codec: of the later ones some are enough.
+    for (schema, compression, step) in [
+        (0, Compression::UNCOMPRESSED, 1),
+        (0, Compression::SNAPPY, 1),
+        (0, Compression::ZSTD(ZstdLevel::default()), 1),
+        (0, Compression::GZIP(GzipLevel::default()), 7),
+        (0, Compression::BROTLI(BrotliLevel::default()), 7),
+        (0, Compression::LZ4_RAW, 7),
+        (1, Compression::SNAPPY, 1),
     ] {
         let sample = sample(|path| match schema {
             0 => texts(path, compression),
@@ -360,7 +361,7 @@ fn a_parquet_file_that_is_cut_off_or_damaged_is_an_error_at_most() {
         });
         let whole = std::fs::read(&sample.path).unwrap();
         let mut damaged = 0;
-        for at in 0..whole.len() {
+        for at in (0..whole.len()).step_by(step) {
             let mut content = whole.clone();
             content[at] ^= 1 << (at % 8);
             std::fs::write(&sample.path, &content).unwrap();

@@ -425,10 +425,13 @@ fn not_bare(
 /// No column of the first rows bears a usual name.
 fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
     let record = first.rows.first().copied();
-    let has = |name: &&str| first.values(&Column::path(name)) > 0;
-    let references = key == "solution"
-        && ANSWER.iter().chain(&["reward_model.ground_truth"]).any(has);
-    let pairs = match references {
+    // DAPO's rewards hold references; of Parquet they are not decoded.
+    let has = |name: &str| match at.columns {
+        Some(columns) => columns.iter().any(|column| column.name == name),
+        None => record.is_some_and(|record| record.contains_key(name)),
+    };
+    let references = ANSWER.iter().chain(&["reward_model"]).any(|name| has(name));
+    let pairs = match key == "solution" && references {
         true => "; where a file holds problems and references alone, `mixdistill pairs --problems FILE` \
                  makes answers",
         false => "",

@@ -125,7 +125,6 @@ struct Table<'a, R> {
     /// The line that is read next.
     line: usize,
     blank_lines: usize,
-    is_ended: bool,
 }
 
 impl<'a, R: BufRead> Table<'a, R> {
@@ -138,15 +137,14 @@ impl<'a, R: BufRead> Table<'a, R> {
             record: Record::default(),
             line: 1,
             blank_lines: 0,
-            is_ended: false,
         }
     }
 
     /// Reads the next row into `record`; `false` at the end.
     fn next(&mut self) -> Result<bool> {
         let after_return = self.record.raw.ends_with(b"\r");
-        let Record { raw, texts, ends, .. } = &mut self.record;
-        raw.clear();
+        let record = &mut self.record;
+        record.raw.clear();
         let (mut written, mut ended) = (0, 0);
         let is_row = loop {
             let input = match self.reader.fill_buf() {
@@ -154,19 +152,24 @@ impl<'a, R: BufRead> Table<'a, R> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(unreadable_at(self.path, self.line, error)),
             };
-            if input.is_empty() && !self.is_ended {
-                self.is_ended = true;
-                if is_within_quotes(&self.parser, self.delimiter) {
-                    let what = "the field in quotes that begins in this row has no end";
-                    return Err(Error::data(Place::line(self.path, self.line), what, QUOTING));
-                }
+            let is_ended = input.is_empty();
+            if is_ended && record.raw.iter().all(|byte| matches!(byte, b'\n' | b'\r')) {
+                break false;
             }
+            // A last row that lacks its line end gets one; within quotes that is text.
+            let input = if is_ended { b"\n" } else { input };
+            let (texts, ends) = (&mut record.texts, &mut record.ends);
             let (result, read, bytes, fields_ended) =
                 self.parser.read_record(input, &mut texts[written..], &mut ends[ended..]);
-            raw.extend_from_slice(&input[..read]);
-            self.reader.consume(read);
+            if !is_ended {
+                record.raw.extend_from_slice(&input[..read]);
+                self.reader.consume(read);
+            } else if read > 0 && matches!(result, ReadRecordResult::InputEmpty) {
+                let what = "the field in quotes that begins in this row has no end";
+                return Err(Error::data(Place::line(self.path, self.line), what, QUOTING));
+            }
             (written, ended) = (written + bytes, ended + fields_ended);
-            if raw.len() > MAX_RECORD_BYTES || ended > MAX_FIELDS {
+            if record.raw.len() > MAX_RECORD_BYTES || ended > MAX_FIELDS {
                 let what = "the row is longer than 64 MiB, or has more than 65536 fields";
                 let hint = "A field in quotes may have no end. Leave out what is not a reasoning trace";
                 return Err(Error::data(Place::line(self.path, self.line), what, hint));
@@ -179,10 +182,11 @@ impl<'a, R: BufRead> Table<'a, R> {
                 ReadRecordResult::End => break false,
             }
         };
+        let raw = &mut record.raw;
         let before = raw.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
         let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
         let blank = lines(&raw[..before]);
-        (self.record.line, self.record.fields) = (self.line + blank, ended);
+        (record.line, record.fields) = (self.line + blank, ended);
         self.line += lines(raw);
         self.blank_lines += blank.saturating_sub(usize::from(after_return));
         raw.drain(..before);
@@ -272,11 +276,3 @@ impl<'a, R: BufRead> Table<'a, R> {
 
 /// The most fields of a row.
 const MAX_FIELDS: usize = 1 << 16;
-
-/// Whether a parser stands within a field in quotes: there, a delimiter is text.
-fn is_within_quotes(parser: &Reader, delimiter: u8) -> bool {
-    let (mut output, mut ends) = ([0; 4], [0; 4]);
-    let mut probe = parser.clone();
-    let (_, _, written, ended) = probe.read_record(&[delimiter], &mut output, &mut ends);
-    written == 1 && ended == 0
-}

@@ -43,6 +43,7 @@ pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn 
     };
     match packing {
         None => {
+            reject_encoded(&head, None, path)?;
             if let Some(named) = Packing::named(path).filter(|_| is_binary(&head)) {
                 let name = named.name();
                 return Err(Error::data(

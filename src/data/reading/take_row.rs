@@ -361,6 +361,8 @@ impl<'r> RowReader<'r> {
         };
         match &*value {
             Value::Null => Ok(Exchange::default()),
+            // In a table.
+            Value::String(text) if text.trim().is_empty() => Ok(Exchange::default()),
             Value::Array(turns) => exchange(turns),
             Value::String(text) => match self.list_in(text) {
                 Some(turns) => exchange(&turns),
