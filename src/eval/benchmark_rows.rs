@@ -4,8 +4,8 @@ use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chos
 use super::math::final_answer;
 use crate::data::ColumnMap;
 use crate::data::reading::asked::{NamedColumns, RowFault, RowFields};
-use crate::data::reading::left_out::{Limit, Tally, Unusable};
 use crate::data::reading::bare_solution;
+use crate::data::reading::left_out::{Limit, Tally, Unusable};
 use crate::data::reading::problem_text::{Options, plain_text};
 use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
 use crate::data::reading::rows::{RowSink, read_rows};

@@ -59,8 +59,9 @@ fn a_window_above_that_of_zstd_is_refused_with_the_way_out() {
     let error = read_records(written("longer.jsonl.zst"), &ColumnMap::default(), 0.0).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("longer.jsonl.zst:1: the Zstandard data was written with a window of 2147483648 bytes")
-            && error.ends_with("Unpack it first: zstd -d --long=31"),
+        error.contains(
+            "longer.jsonl.zst:1: the Zstandard data was written with a window of 2147483648 bytes"
+        ) && error.ends_with("Unpack it first: zstd -d --long=31"),
         "{error}"
     );
 }
@@ -117,7 +118,9 @@ fn noise(lines: usize) -> String {
 #[test]
 fn a_file_that_is_cut_off_or_damaged_ends_with_its_place() {
     let text = noise(2000);
-    for (name, packed) in [("a.jsonl.gz", gz(text.as_bytes())), ("a.jsonl.zst", zst(text.as_bytes()))] {
+    for (name, packed) in
+        [("a.jsonl.gz", gz(text.as_bytes())), ("a.jsonl.zst", zst(text.as_bytes()))]
+    {
         let whole = read(name, &packed, "");
         assert_eq!(whole.records.len(), 2000);
         let half = packed.len() / 2;

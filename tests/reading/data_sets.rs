@@ -141,7 +141,9 @@ fn reasoning_in_marks_of_its_own_is_read_as_reasoning_unless_it_is_to_stand() {
     for name in ["openthoughts", "bespoke_stratos"] {
         for ending in endings() {
             let records = read_with(name, ending, "");
-            assert!(records.columns.notes[0].starts_with("in 5 answers the reasoning stands between"));
+            assert!(
+                records.columns.notes[0].starts_with("in 5 answers the reasoning stands between")
+            );
             assert_eq!(records.with_system, 0);
             let records = read_with(name, ending, "reasoning=none");
             assert!(records.records[0].solution.starts_with("<|begin_of_thought|>\n\n1 and 1."));

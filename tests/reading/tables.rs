@@ -32,7 +32,11 @@ fn tables_of_pandas_and_python_are_read_to_the_letter() {
         assert_eq!(records.columns.to_string(), "problem=problem, solution=solution, id=id");
         let map = ColumnMap::parse("correct=correct").unwrap();
         let judged = read_records(written(file), &map, 0.0).unwrap();
-        assert_eq!((judged.records.len(), judged.wrong, judged.without_verdict), (3, 1, 1), "{file}");
+        assert_eq!(
+            (judged.records.len(), judged.wrong, judged.without_verdict),
+            (3, 1, 1),
+            "{file}"
+        );
     }
 }
 
@@ -53,7 +57,8 @@ fn a_table_is_known_by_its_name() {
 #[test]
 fn line_ends_blank_lines_and_byte_order_marks_do_no_harm() {
     for end in ["\n", "\r\n"] {
-        let table = ["\u{feff}problem,solution", "", "p1,s1", "", "  ", "\"p\n2\",s2", "p3,s3"].join(end);
+        let table =
+            ["\u{feff}problem,solution", "", "p1,s1", "", "  ", "\"p\n2\",s2", "p3,s3"].join(end);
         let records = read("a.csv", &table, "");
         assert_eq!((&records.lines[..], records.blank_lines), (&[3, 6, 8][..], 3), "{end:?}");
         assert_eq!(records.records[1].problem, "p\n2");
@@ -74,18 +79,23 @@ fn values_are_text_and_hold_what_json_would() {
 
 #[test]
 fn odd_rows_are_left_out_with_their_lines() {
-    let table = "problem,solution\np1,s1\np2\np3,s3,more\n\"a \"b\" c\",s\np4,s4\n\"p\n5\"\np6,s6\n";
+    let table =
+        "problem,solution\np1,s1\np2\np3,s3,more\n\"a \"b\" c\",s\np4,s4\n\"p\n5\"\np6,s6\n";
     let records = read("a.csv", table, "");
     assert_eq!(records.lines, [2, 6, 9]);
     let reasons: Vec<(&str, usize)> =
         records.left_out.reasons().iter().map(|r| (r.reason.as_str(), r.rows)).collect();
     assert_eq!(reasons, [("another number of fields", 3), ("quotes that are not in order", 1)]);
     assert_adds_up(&records);
-    assert!(records.left_out.reasons()[0].example.ends_with(
-        "a.csv:3: the row has 1 fields, and the header has 2"
-    ));
+    assert!(
+        records.left_out.reasons()[0]
+            .example
+            .ends_with("a.csv:3: the row has 1 fields, and the header has 2")
+    );
     let error = error("a.csv", "problem,solution\np,s\n\"p\n5\"\n", "");
-    assert!(error.starts_with("a.csv:3: the row has 1 fields, and the header has 2 (lines 3 to 4). "));
+    assert!(
+        error.starts_with("a.csv:3: the row has 1 fields, and the header has 2 (lines 3 to 4). ")
+    );
 }
 
 #[test]
@@ -124,7 +134,10 @@ fn wrong_headers_are_refused() {
         assert!(error.starts_with(&format!("a.csv:1: the header: {what}. ")), "{error}");
     }
     for table in ["", "\n\n", "problem,solution\n", "problem,solution\n\n \n"] {
-        assert!(error("a.csv", table, "").starts_with("a.csv: the file holds no records"), "{table:?}");
+        assert!(
+            error("a.csv", table, "").starts_with("a.csv: the file holds no records"),
+            "{table:?}"
+        );
     }
 }
 

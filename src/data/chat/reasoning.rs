@@ -161,13 +161,11 @@ mod tests {
         let whole = "<|begin_of_thought|>\n\n1+1\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n2\n\
                      <|end_of_solution|>\n";
         assert_eq!(marked(whole), Marked::Apart("1+1", "2"));
-        assert_eq!(
-            marked("<|begin_of_thought|>R<|end_of_thought|> A"),
-            Marked::Apart("R", "A")
-        );
+        assert_eq!(marked("<|begin_of_thought|>R<|end_of_thought|> A"), Marked::Apart("R", "A"));
         assert_eq!(marked(whole.trim_end().trim_end_matches('>')), Marked::CutOff);
         assert_eq!(marked(&format!("{whole} and more")), Marked::CutOff);
-        for other in ["<|begin_of_thought|>R", "A <|begin_of_thought|>R<|end_of_thought|>", "", "A"] {
+        for other in ["<|begin_of_thought|>R", "A <|begin_of_thought|>R<|end_of_thought|>", "", "A"]
+        {
             assert_eq!(marked(other), Marked::Otherwise);
         }
     }

@@ -432,8 +432,10 @@ fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -
     };
     let references = ANSWER.iter().chain(&["reward_model"]).any(|name| has(name));
     let pairs = match key == "solution" && references {
-        true => "; where a file holds problems and references alone, `mixdistill pairs --problems FILE` \
-                 makes answers",
+        true => {
+            "; where a file holds problems and references alone, `mixdistill pairs --problems FILE` \
+                 makes answers"
+        }
         false => "",
     };
     at.error(

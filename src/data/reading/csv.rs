@@ -171,7 +171,8 @@ impl<'a, R: BufRead> Table<'a, R> {
             (written, ended) = (written + bytes, ended + fields_ended);
             if record.raw.len() > MAX_RECORD_BYTES || ended > MAX_FIELDS {
                 let what = "the row is longer than 64 MiB, or has more than 65536 fields";
-                let hint = "A field in quotes may have no end. Leave out what is not a reasoning trace";
+                let hint =
+                    "A field in quotes may have no end. Leave out what is not a reasoning trace";
                 return Err(Error::data(Place::line(self.path, self.line), what, hint));
             }
             match result {
@@ -231,11 +232,7 @@ impl<'a, R: BufRead> Table<'a, R> {
     ///
     /// # Errors
     /// Where its quotes are not in order over several lines, and other rows may be within it.
-    fn row(
-        &self,
-        names: &[String],
-        at: RowAt<'_>,
-    ) -> Result<Result<Map<String, Value>, Unusable>> {
+    fn row(&self, names: &[String], at: RowAt<'_>) -> Result<Result<Map<String, Value>, Unusable>> {
         let record = &self.record;
         let last = record.last_line();
         let lines = match last == record.line {
@@ -248,7 +245,8 @@ impl<'a, R: BufRead> Table<'a, R> {
         if !record.is_faithful(self.delimiter) {
             let what = "a quote within a field is not doubled, or text follows a field in quotes";
             if last > record.line {
-                let what = format!("{what}{lines}, so that the rows behind it cannot be told apart");
+                let what =
+                    format!("{what}{lines}, so that the rows behind it cannot be told apart");
                 return Err(at.error(what, QUOTING));
             }
             return unusable("quotes that are not in order", what.to_owned(), QUOTING);

@@ -105,8 +105,9 @@ impl Candidates {
         let complete = list(row, self.complete)?;
         let verdict_at = |list: &[Value], name, index: usize| match list.get(index) {
             None => Ok(None),
-            Some(value) => verdict_of(value)
-                .ok_or_else(|| (name, format!("found {} in it, expected a verdict", described(value)))),
+            Some(value) => verdict_of(value).ok_or_else(|| {
+                (name, format!("found {} in it, expected a verdict", described(value)))
+            }),
         };
         let (mut is_judged, mut says) = (false, false);
         for (index, text) in texts.iter().enumerate() {
@@ -135,7 +136,10 @@ impl Candidates {
 }
 
 /// The list in a column, none where the row lacks it.
-fn list(row: &Map<String, Value>, name: &'static str) -> Result<Vec<Value>, (&'static str, String)> {
+fn list(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Vec<Value>, (&'static str, String)> {
     match row.get(name) {
         None | Some(Value::Null) => Ok(vec![]),
         Some(Value::Array(list)) => Ok(list.clone()),

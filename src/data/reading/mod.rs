@@ -28,15 +28,15 @@ mod unpacked;
 
 pub(crate) use column::value_at;
 pub use column_map::ColumnMap;
+pub(crate) use data_sets::{AnswerLength, bare_solution};
 pub(crate) use describe::{described, quoted};
 pub use left_out::{LeftOut, LeftOutReason, MAX_LEFT_OUT};
 #[cfg(feature = "teacher")]
 pub(crate) use messages::part_text;
 pub use prompts::{PromptRow, PromptRows, read_prompts};
-pub(crate) use data_sets::{AnswerLength, bare_solution};
 pub use read::read_records;
 pub(crate) use read::read_records_of;
-pub(crate) use unpacked::stem_of_name;
 pub use record::{Columns, CotRecord, Records};
 #[cfg(all(feature = "parquet", feature = "teacher"))]
 pub(crate) use text_table::TextTable;
+pub(crate) use unpacked::stem_of_name;

@@ -99,7 +99,9 @@ fn check_compression(
                     let codec = name.split('(').next().unwrap_or(&name);
                     return Err(Error::data(
                         Place::file(path).with_column(parts.join(".")),
-                        format!("compressed with {codec}, expected SNAPPY, ZSTD, GZIP, BROTLI, LZ4 or none"),
+                        format!(
+                            "compressed with {codec}, expected SNAPPY, ZSTD, GZIP, BROTLI, LZ4 or none"
+                        ),
                         REWRITE,
                     ));
                 }

@@ -209,8 +209,10 @@ impl<'r> RowReader<'r> {
                     (reasoning, answered) = (Some(within.to_owned()), answer.to_owned());
                 }
                 Marked::CutOff => {
-                    let what = "the mark that begins the solution is not ended at the end of the text";
-                    let hint = "The answer may be cut off; reasoning=none keeps the text as it stands";
+                    let what =
+                        "the mark that begins the solution is not ended at the end of the text";
+                    let hint =
+                        "The answer may be cut off; reasoning=none keeps the text as it stands";
                     return Err(Unusable::new("solution cut off", self.at.error(None, what, hint)));
                 }
                 Marked::Otherwise => {}

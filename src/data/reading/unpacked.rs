@@ -241,11 +241,13 @@ impl<R: Read> Unpacked<R> {
             let what = format!("the {name} data ends too early, at byte {byte} of the file");
             Damaged { what, hint: "The file is cut off: fetch or copy it again" }
         } else if error.starts_with(LARGE_WINDOW) {
-            let what = format!("the {name} data was written with {error}, expected 128 MiB at most");
+            let what =
+                format!("the {name} data was written with {error}, expected 128 MiB at most");
             Damaged { what, hint: "Unpack it first: zstd -d --long=31" }
         } else {
             let error: String = error.chars().take(160).collect();
-            let what = format!("the {name} data is damaged before byte {byte} of the file: {error}");
+            let what =
+                format!("the {name} data is damaged before byte {byte} of the file: {error}");
             Damaged { what, hint: "Fetch or copy the file again" }
         };
         io::Error::new(ErrorKind::InvalidData, damaged)
