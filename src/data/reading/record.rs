@@ -11,8 +11,9 @@ use crate::data::chat::EarlierTurn;
 /// One problem with one worked solution, the unit that every later stage takes.
 ///
 /// The texts stand as they stood in the file: nothing is trimmed or rewritten, but for texts that are
-/// put together. Reasoning that stands beside an answer comes before it in `<think>` marks; a context
-/// comes before its problem, and options below it.
+/// put together. Reasoning that stands beside an answer, or before it between `<|begin_of_thought|>` and
+/// `<|end_of_thought|>`, comes before it in `<think>` marks; a context comes before its problem, and
+/// options below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
     /// The record's own name in its data set. A number in the file is turned to text; a blank or
