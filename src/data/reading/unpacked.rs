@@ -140,7 +140,7 @@ impl<R: Read> Source<R> {
 /// A member (gzip) or frame (Zstandard) of the file.
 enum Member<R> {
     Between(Source<R>),
-    Gzip(GzDecoder<Source<R>>),
+    Gzip(Box<GzDecoder<Source<R>>>),
     Zstd(Source<R>, Box<FrameDecoder>),
     /// The file has ended, or cannot be read on.
     Ended,
@@ -203,7 +203,7 @@ impl<R: Read> Unpacked<R> {
             return Ok(());
         }
         self.member = match self.packing {
-            Packing::Gzip => Member::Gzip(GzDecoder::new(source)),
+            Packing::Gzip => Member::Gzip(Box::new(GzDecoder::new(source))),
             Packing::Zstd => {
                 let mut decoder = FrameDecoder::new();
                 decoder.set_max_window_size(LARGEST_WINDOW);
