@@ -175,7 +175,8 @@ pub enum Error {
 pub struct Place {
     /// The file.
     pub path: PathBuf,
-    /// Line (JSONL) or record (JSON array, Parquet), counted from 1.
+    /// Line (JSONL; CSV and TSV, where the row begins) or record (JSON array, Parquet), counted from 1;
+    /// of a compressed file, in its text.
     pub line: Option<usize>,
     /// The column (field) of the record.
     pub column: Option<String>,

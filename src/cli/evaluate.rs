@@ -56,7 +56,7 @@ pub struct Flags {
     system: Option<String>,
     #[command(flatten, next_help_heading = "Model")]
     base: BaseFlags,
-    /// Benchmarks: files of problems with answers (JSONL, a JSON array, Parquet)
+    /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, Parquet)
     #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required = true, num_args = 1..,
         help_heading = "Benchmarks")]
     benchmarks: Vec<PathBuf>,

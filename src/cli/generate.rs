@@ -31,7 +31,7 @@ pub struct Flags {
     /// One prompt; the answer is shown as it comes
     #[arg(long, value_name = "TEXT", help_heading = "Prompts")]
     prompt: Option<String>,
-    /// Prompts: .jsonl, .json or .parquet with a problem in each row (problem, question, prompt or
+    /// Prompts: .jsonl, .json, .csv, .tsv or .parquet with a problem in each row (problem, question, prompt or
     /// instruction), or any other file with one prompt a line
     #[arg(long, value_name = "FILE", requires = "out", help_heading = "Prompts")]
     prompts: Option<PathBuf>,

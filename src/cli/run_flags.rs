@@ -22,7 +22,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     model: Option<String>,
-    /// Long answers: JSONL, JSON or Parquet [default: the built-in toy corpus]
+    /// Long answers: JSONL, JSON, CSV, TSV or Parquet [default: the built-in toy corpus]
     #[arg(
         id = "data.sources.long.path",
         long = "long",

@@ -54,8 +54,8 @@ const HINT: &str = "A row has the answer (text, output, response, completion, pr
 /// Rows on which the column is chosen.
 const FIRST_ROWS: usize = 64;
 
-/// Grades answers that another program has made: JSONL, a JSON array or Parquet with the answer as
-/// `text`, `output`, `response`, `completion`, `generation`, `prediction`, `generated_text`,
+/// Grades answers that another program has made: JSONL, a JSON array, CSV, TSV or Parquet with the answer
+/// as `text`, `output`, `response`, `completion`, `generation`, `prediction`, `generated_text`,
 /// `model_output`, `generated_solution` or `generations`, a text or a list of several, and the problem
 /// by its text (`problem`, `question`, `prompt`) or by the benchmark's `id`, where it has ids; where an
 /// id and a problem are given, they must agree. Rows with neither are taken in the order of the

@@ -4,17 +4,19 @@ use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chos
 use super::math::final_answer;
 use crate::data::ColumnMap;
 use crate::data::reading::asked::{NamedColumns, RowFault, RowFields};
+use crate::data::reading::bare_solution;
 use crate::data::reading::left_out::{Limit, Tally, Unusable};
 use crate::data::reading::problem_text::{Options, plain_text};
 use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
 use crate::data::reading::rows::{RowSink, read_rows};
+use crate::data::reading::stem_of_name;
 use crate::error::{Error, Place, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;
 
 impl Benchmark {
-    /// Reads a file of problems: JSONL, a JSON array or (feature `parquet`) Parquet.
+    /// Reads a file of problems: JSONL, a JSON array, CSV, TSV or (feature `parquet`) Parquet.
     ///
     /// # Errors
     /// As [`Benchmark::read_with`].
@@ -105,7 +107,7 @@ impl<'a> BenchmarkRows<'a> {
         let keys =
             ["problem", "answer", "solution", "id", "context", "options", "system", "messages"];
         columns.check_keys("benchmarks", &keys)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = stem_of_name(path);
         let benchmark = Benchmark { name, has_ids: true, ..Benchmark::default() };
         let (ids, tally) = (HashMap::new(), Tally::default());
         let named = NamedColumns::new(columns);
@@ -156,8 +158,9 @@ fn problem(fields: &RowFields<'_>, line: usize) -> Result<Found, RowFault> {
         }
         Some(answer) => plain_text(answer),
         None => fields
-            .text(&fields.columns.solution, &["solution"])
-            .and_then(|solution| final_answer(&solution)),
+            .text(&fields.columns.solution, &["solution", "ground_truth_solution"])
+            .and_then(|solution| final_answer(&solution))
+            .or_else(|| bare_solution(fields.row).filter(|_| fields.columns.solution.is_none())),
     };
     let Some(reference) = reference.filter(|answer| !answer.is_empty()) else {
         return Ok(Found::WithoutAnswer);

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct SourceConfig {
     /// Its name in the mixture.
     pub name: String,
-    /// JSONL, JSON or Parquet.
+    /// JSONL, JSON, CSV, TSV or Parquet; text may be compressed with gzip or Zstandard.
     pub path: PathBuf,
     /// Which columns hold what; without it they are recognized by name.
     #[serde(default)]

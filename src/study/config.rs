@@ -1,5 +1,6 @@
 //! What a study is of: students, comparisons of data, seeds.
 
+use crate::data::reading::stem_of_name;
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
 use crate::settings::{Layers, Schema, Settings, table_of};
@@ -312,7 +313,7 @@ impl StudyConfig {
     fn validate_benchmarks(&self) -> Result<()> {
         let mut files = BTreeSet::from(["held-out".to_owned()]);
         for path in &self.benchmarks {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+            let name = stem_of_name(path).to_lowercase();
             if !files.insert(name) {
                 let what = format!("{} has the name of another", path.display());
                 return refuse("benchmarks", what, "Give the files different names");

@@ -2,13 +2,16 @@
 
 mod bad_input;
 mod cases;
+mod compressed;
 mod conventions;
+mod data_sets;
 mod formats;
 mod left_out;
 mod never_panics;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod real_files;
+mod tables;
 mod whole_rows;
 
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ fn read_any(name: &str, content: &[u8], map: &ColumnMap) {
 }
 
 fn names() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["a.jsonl", "a.json", "a.parquet", "a"])
+    prop::sample::select(vec!["a.jsonl", "a.json", "a.parquet", "a", "a.csv", "a.tsv", "a.json.gz"])
 }
 
 /// Keys that the reader looks for, and others.
@@ -25,6 +25,8 @@ fn keys() -> impl Strategy<Value = String> {
         4 => prop::sample::select(vec![
             "problem", "question", "prompt", "instruction", "input", "solution", "answer",
             "completion", "id", "messages", "conversations", "role", "content", "from", "value",
+            "generations", "correctness_math_verify", "is_reasoning_complete", "deepseek_reasoning",
+            "deepseek_solution", "ground_truth_solution",
         ]).prop_map(str::to_owned),
         1 => any::<String>(),
     ]
@@ -121,6 +123,7 @@ proptest! {
         name in names(),
         head in prop::sample::select(vec![
             &b""[..], b"{", b"[", b"[{", b"PAR1", b"\xEF\xBB\xBF", b"\xEF\xBB\xBF\n{\"", b"{\"problem\":",
+            b"\x1F\x8B\x08\0\0\0\0\0\0\xFF", b"\x28\xB5\x2F\xFD", b"problem,solution\n\"",
         ]),
         bytes in prop::collection::vec(any::<u8>(), 0..400),
         map in maps(),
@@ -197,6 +200,48 @@ proptest! {
         for (record, line) in records.records.iter().zip(&records.lines) {
             let (problem, solution, _) = &texts[*line as usize - 1];
             prop_assert_eq!((&record.problem, &record.solution), (problem, solution));
+        }
+    }
+
+    #[test]
+    fn and_what_a_table_holds_is_what_is_read(
+        texts in prop::collection::vec(("[a,\"\n\r\té ]{0,6}", "[a,\"\n\r\té ]{0,6}"), 1..6),
+        is_quoted in any::<bool>(),
+        end in prop::sample::select(vec!["\n", "\r\n"]),
+        has_last_end in any::<bool>(),
+    ) {
+        let field = |text: &String| {
+            // Of several fields a blank row is one with quotes, too.
+            let needs = text.contains([',', '"', '\n', '\r']);
+            if needs || is_quoted { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+        };
+        let mut table = format!("problem,solution{end}");
+        let mut lines = vec![];
+        for (index, (problem, solution)) in texts.iter().enumerate() {
+            lines.push(1 + table.matches('\n').count());
+            table.push_str(&format!("{},{}", field(problem), field(solution)));
+            if has_last_end || index + 1 < texts.len() {
+                table.push_str(end);
+            }
+        }
+        let read = Sample::new("a.csv", table).read("");
+        let says = |(problem, solution): &&(String, String)| {
+            !problem.trim().is_empty() && !solution.trim().is_empty()
+        };
+        let expected: Vec<&(String, String)> = texts.iter().filter(says).collect();
+        if expected.is_empty() {
+            prop_assert!(read.is_err());
+            return Ok(());
+        }
+        let records = read.unwrap();
+        assert_adds_up(&records);
+        prop_assert_eq!(records.read, texts.len());
+        prop_assert_eq!(records.records.len(), expected.len());
+        for ((record, line), (problem, solution)) in
+            records.records.iter().zip(&records.lines).zip(expected)
+        {
+            prop_assert_eq!((&record.problem, &record.solution), (problem, solution));
+            prop_assert!(lines.contains(&(*line as usize)));
         }
     }
 }

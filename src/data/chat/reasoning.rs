@@ -21,6 +21,38 @@ pub(crate) const MARKS: [(&str, &str); 11] = [
     ("<seed:think>", "</seed:think>"),
 ];
 
+/// The marks of Sky-T1, Bespoke-Stratos and OpenThoughts: around the reasoning, and around the answer.
+const THOUGHT: [&str; 2] = ["<|begin_of_thought|>", "<|end_of_thought|>"];
+const SOLUTION: [&str; 2] = ["<|begin_of_solution|>", "<|end_of_solution|>"];
+
+/// An answer whose reasoning may stand in marks of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Marked<'a> {
+    /// Its reasoning and what follows it.
+    Apart(&'a str, &'a str),
+    /// The mark that begins the solution has no end, or text behind it.
+    CutOff,
+    /// It is of another form.
+    Otherwise,
+}
+
+/// Takes an answer with four marks apart.
+pub(crate) fn marked(text: &str) -> Marked<'_> {
+    let parts = text.trim().strip_prefix(THOUGHT[0]).and_then(|rest| rest.split_once(THOUGHT[1]));
+    let Some((reasoning, rest)) = parts else { return Marked::Otherwise };
+    let (reasoning, rest) = (reasoning.trim(), rest.trim());
+    match rest.strip_prefix(SOLUTION[0]).map(|rest| rest.strip_suffix(SOLUTION[1])) {
+        None => Marked::Apart(reasoning, rest),
+        Some(None) => Marked::CutOff,
+        Some(Some(answer)) => Marked::Apart(reasoning, answer.trim()),
+    }
+}
+
+/// Whether a system text asks for those marks.
+pub(crate) fn asks_for_marks(system: &str) -> bool {
+    THOUGHT.iter().all(|mark| system.contains(mark))
+}
+
 /// Whether a text is one of the marks.
 pub(crate) fn is_reasoning_mark(text: &str) -> bool {
     let is = |mark: &str| text.trim().eq_ignore_ascii_case(mark);
@@ -122,6 +154,20 @@ mod tests {
         let closes = "It is </think> that ends it.";
         assert_eq!(text("1+1", closes), format!("<think>\n1+1\n</think>\n\n{closes}"));
         assert_eq!(text("1+1", "1+1\n</think>\n\n2"), "1+1\n</think>\n\n2");
+    }
+
+    #[test]
+    fn reasoning_in_four_marks_is_taken_apart() {
+        let whole = "<|begin_of_thought|>\n\n1+1\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n2\n\
+                     <|end_of_solution|>\n";
+        assert_eq!(marked(whole), Marked::Apart("1+1", "2"));
+        assert_eq!(marked("<|begin_of_thought|>R<|end_of_thought|> A"), Marked::Apart("R", "A"));
+        assert_eq!(marked(whole.trim_end().trim_end_matches('>')), Marked::CutOff);
+        assert_eq!(marked(&format!("{whole} and more")), Marked::CutOff);
+        for other in ["<|begin_of_thought|>R", "A <|begin_of_thought|>R<|end_of_thought|>", "", "A"]
+        {
+            assert_eq!(marked(other), Marked::Otherwise);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::ledger::{Ledger, SourceLedger};
 use crate::data::chat::EarlierTurn;
 use crate::data::reading::ColumnMap;
 use crate::data::reading::CotRecord;
-use crate::data::reading::read_records;
+use crate::data::reading::{AnswerLength, read_records_of};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -47,19 +47,21 @@ impl Source {
         Self { name, records, lines: vec![], ledger }
     }
 
-    /// Reads a JSONL, JSON or Parquet file, of whose records a share of `max_left_out` may be
-    /// unusable.
+    /// Reads a JSONL, JSON, CSV, TSV or Parquet file, of whose records a share of `max_left_out` may be
+    /// unusable. Of a data set with long and short answers a source named `short` has the short ones,
+    /// any other the long ones.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Data`] as [`read_records`] gives them.
+    /// [`Error::Io`] and [`Error::Data`] as [`read_records`](crate::data::read_records) gives them.
     pub fn read(
         name: impl Into<String>,
         path: &Path,
         columns: &ColumnMap,
         max_left_out: f64,
     ) -> Result<Self> {
-        let read = read_records(path, columns, max_left_out)?;
         let name = name.into();
+        let length = AnswerLength::of_source(&name);
+        let read = read_records_of(path, columns, length, max_left_out)?;
         let ledger = SourceLedger {
             name: name.clone(),
             read: read.read,

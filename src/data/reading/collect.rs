@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::column::{FirstRows, Names};
 use super::column_map::ColumnMap;
 use super::columns::{Resolved, Taken, Texts, may_read};
+use super::data_sets::AnswerLength;
 use super::describe::{At, holds_text, shortened};
 use super::left_out::{Limit, Tally, Unusable};
 use super::messages;
@@ -23,6 +24,7 @@ const FIRST_ROWS: usize = 64;
 pub(super) struct Collector<'a> {
     path: &'a Path,
     map: &'a ColumnMap,
+    length: AnswerLength,
     columns: Option<Vec<FileColumn>>,
     /// The first rows, until the columns are chosen.
     first: Vec<(usize, Map<String, Value>)>,
@@ -36,6 +38,8 @@ pub(super) struct Collector<'a> {
     first_row: Option<(usize, String)>,
     surrogates: usize,
     with_reasoning: usize,
+    /// Records whose reasoning stood in marks of its own.
+    marked: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
     tally: Tally,
@@ -71,10 +75,11 @@ impl RowSink for Collector<'_> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(path: &'a Path, map: &'a ColumnMap) -> Self {
+    pub(super) fn new(path: &'a Path, map: &'a ColumnMap, length: AnswerLength) -> Self {
         Self {
             path,
             map,
+            length,
             columns: None,
             first: vec![],
             unit: Unit::Line,
@@ -84,6 +89,7 @@ impl<'a> Collector<'a> {
             first_row: None,
             surrogates: 0,
             with_reasoning: 0,
+            marked: 0,
             records: vec![],
             lines: vec![],
             tally: Tally::default(),
@@ -105,7 +111,7 @@ impl<'a> Collector<'a> {
             row: RowAt { path: self.path, number, unit: self.unit },
             columns: self.columns.as_deref(),
         };
-        self.resolved = Some(Resolved::new(self.map, &first, &at)?);
+        self.resolved = Some(Resolved::new(self.map, self.length, &first, &at)?);
         self.first_row = rows.first().map(|(number, row)| (*number, at.columns_of(row)));
         rows.iter().for_each(|(number, row)| self.take(*number, row));
         Ok(())
@@ -127,8 +133,9 @@ impl<'a> Collector<'a> {
             columns: self.columns.as_deref(),
         };
         match resolved.take(row, &at, &mut self.surrogates) {
-            Ok(Taken::Record { record, has_reasoning }) => {
+            Ok(Taken::Record { record, has_reasoning, is_marked }) => {
                 self.with_reasoning += usize::from(has_reasoning);
+                self.marked += usize::from(is_marked);
                 self.records.push(record);
                 // The reader holds numbers to this.
                 self.lines.push(u32::try_from(number).unwrap_or(u32::MAX));
@@ -170,12 +177,21 @@ impl<'a> Collector<'a> {
         }
         let columns =
             self.resolved.as_ref().map(|resolved| resolved.columns(&self.texts, &self.turn_fields));
+        let mut columns = columns.unwrap_or_default();
+        if self.marked > 0 {
+            columns.notes.push(format!(
+                "in {} answers the reasoning stands between <|begin_of_thought|> and \
+                 <|end_of_thought|>: it is read as reasoning, and a system text that asks for these marks \
+                 is left out; reasoning=none keeps both as they stand",
+                self.marked
+            ));
+        }
         Ok(Records {
             with_reasoning: self.with_reasoning,
             with_system: self.records.iter().filter(|record| record.system.is_some()).count(),
             records: self.records,
             lines: self.lines,
-            columns: columns.unwrap_or_default(),
+            columns,
             blank_lines: rows.blank_lines,
             empty_problems: left_out.rows_for(NO_PROBLEM),
             empty_solutions: left_out.rows_for(NO_ANSWER) + left_out.rows_for(ONLY_REASONING),

@@ -219,17 +219,12 @@ impl FirstRows<'_> {
 
     /// Whether a column holds bare final answers and no working, in most of the rows.
     pub(super) fn is_bare(&self, column: &str) -> bool {
-        const LONGEST: usize = 32;
-        const MOST_WORDS: usize = 3;
         let texts = self.rows.iter().filter_map(|row| match row.get(column)? {
             Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         });
-        let bare = |text: &String| {
-            text.chars().count() <= LONGEST && text.split_whitespace().count() <= MOST_WORDS
-        };
-        let (bare, longer): (Vec<String>, Vec<String>) = texts.partition(bare);
+        let (bare, longer): (Vec<String>, Vec<String>) = texts.partition(|text| is_bare(text));
         bare.len() > longer.len()
     }
 
@@ -243,6 +238,13 @@ impl FirstRows<'_> {
         }
         names
     }
+}
+
+/// Whether a text is a bare final answer, without any working.
+pub(super) fn is_bare(text: &str) -> bool {
+    const LONGEST: usize = 32;
+    const MOST_WORDS: usize = 3;
+    text.chars().count() <= LONGEST && text.split_whitespace().count() <= MOST_WORDS
 }
 
 /// Names that came up in a file, of which so many are kept.

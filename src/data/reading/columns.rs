@@ -7,7 +7,8 @@
 //! | both | `messages`, `conversations`, where the rows lack one of the two above |
 //! | reasoning | `reasoning_content`, `reasoning`, `thinking` |
 //! | reasoning and solution | `deepseek_thinking_trajectory` and `deepseek_attempt`, `deepseek_reasoning` and `deepseek_solution`, `thinking_trajectories` and `attempt` |
-//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution |
+//! | several answers | `generations`, each with its verdicts in `correctness_math_verify`, `correctness_llama` and `is_reasoning_complete` |
+//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution; the box in `ground_truth_solution` |
 //! | id | `id`, `problem_id`, `unique_id`, `uuid` |
 //! | system text | `system`, `system_prompt` |
 //! | before the problem | `context` |
@@ -15,6 +16,7 @@
 
 use super::column::{Column, FirstRows, Names, Optional};
 use super::column_map::{Choice, ColumnMap};
+use super::data_sets::{self, AnswerLength, Candidates, HUMAN, PAIRS};
 use super::describe::{At, quoted};
 use super::messages::{self, ReasoningKey};
 use super::record::{Columns, CotRecord};
@@ -33,21 +35,12 @@ const CONTEXT: &[&str] = &["context"];
 const OPTIONS: &[&str] = &["options", "choices"];
 const INSTRUCTION: &str = "instruction";
 const INPUT: &str = "input";
-/// Columns of reasoning and answer that data sets have beside a bare final answer.
-const PAIRS: &[[&str; 2]] = &[
-    ["deepseek_thinking_trajectory", "deepseek_attempt"],
-    ["deepseek_reasoning", "deepseek_solution"],
-    ["thinking_trajectories.0", "attempt"],
-    ["gemini_thinking_trajectory", "gemini_attempt"],
-];
-
 /// Whether a top-level column can matter to a map: all else need not be decoded.
 pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
-    let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
     [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, SYSTEM, CONTEXT, OPTIONS, &REASONING, &[INPUT]]
         .iter()
         .any(|names| names.contains(&column))
-        || pairs.into_iter().any(|name| name == column)
+        || data_sets::may_read(column)
         || map.names(column)
 }
 
@@ -57,6 +50,8 @@ pub(super) enum Taken {
         record: CotRecord,
         /// Whether its reasoning stood beside the answer.
         has_reasoning: bool,
+        /// Whether its reasoning stood in the marks of [`marked`](crate::data::chat::reasoning::marked).
+        is_marked: bool,
     },
     Wrong,
     /// Nobody said whether its solution is right.
@@ -72,6 +67,10 @@ pub(super) struct Resolved {
     pub(super) system: Optional,
     /// Whether system texts in conversations are kept.
     pub(super) keeps_system: bool,
+    /// Whether the system texts are those that the user named.
+    pub(super) names_system: bool,
+    /// Whether reasoning within an answer's own marks is taken apart.
+    pub(super) takes_apart: bool,
     notes: Vec<String>,
 }
 
@@ -82,6 +81,8 @@ pub(super) enum Texts {
         context: Optional,
         options: Optional,
         solution: Column,
+        /// Where the solution is one of several in a row.
+        candidates: Option<&'static Candidates>,
         reasoning: Optional,
         /// Whether reasoning in lists of messages is kept.
         keeps_reasoning: bool,
@@ -118,8 +119,14 @@ impl TurnKey {
 }
 
 impl Resolved {
-    /// Chooses the columns by `map` and by what the first rows have.
-    pub(super) fn new(map: &ColumnMap, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
+    /// Chooses the columns by `map` and by what the first rows have; of a data set with long and short
+    /// answers those of `length`.
+    pub(super) fn new(
+        map: &ColumnMap,
+        length: AnswerLength,
+        first: &FirstRows<'_>,
+        at: &At<'_>,
+    ) -> Result<Self> {
         let mut notes = vec![];
         let named = |key: &str, name: &Option<String>| {
             name.as_deref().map(|name| Column::named(key, name, first, at)).transpose()
@@ -130,14 +137,14 @@ impl Resolved {
         let mut bare = None;
         let texts = match named("messages", &map.messages)? {
             Some(column) => Found::Conversation(column),
-            None => text_columns(map, first, at, &mut notes, &mut bare)?,
+            None => text_columns(map, length, first, at, &mut notes, &mut bare)?,
         };
         let texts = match texts {
             Found::Conversation(column) => {
                 map.check_conversation()?;
                 Texts::Messages { column, reasoning: TurnKey::of(map) }
             }
-            Found::Pair { problem, solution, reasoning } => {
+            Found::Pair { problem, solution, reasoning, candidates } => {
                 let taken = [problem.name.as_str(), solution.name.as_str()];
                 let reasoning = match reasoning {
                     Some(column) => Optional::of(column),
@@ -153,6 +160,7 @@ impl Resolved {
                     keeps_reasoning: Choice::of(&map.reasoning) != Choice::LeftOut,
                     problem,
                     solution,
+                    candidates,
                 }
             }
         };
@@ -164,13 +172,29 @@ impl Resolved {
         let usual = || first.recognized(ANSWER, Some(solution)).is_none();
         let answer = match bare.filter(|_| map.answer.is_none() && usual()) {
             Some(name) => Optional::of(Column::key(&name)),
+            None if map.answer.is_none()
+                && usual()
+                && solution != HUMAN
+                && first.values(&Column::key(HUMAN)) > 0 =>
+            {
+                Optional::of(Column::key(HUMAN))
+            }
             None => optional(&map.answer, ANSWER, &[solution]),
         };
         let id = optional(&map.id, ID, &[]);
         let correct = named("correct", &map.correct)?;
         let system = optional(&map.system, SYSTEM, &[]);
-        let keeps_system = Choice::of(&map.system) != Choice::LeftOut;
-        Ok(Self { texts, id, answer, correct, system, keeps_system, notes })
+        Ok(Self {
+            texts,
+            id,
+            answer,
+            correct,
+            system,
+            keeps_system: Choice::of(&map.system) != Choice::LeftOut,
+            names_system: map.system.is_some(),
+            takes_apart: Choice::of(&map.reasoning) != Choice::LeftOut,
+            notes,
+        })
     }
 
     /// The column, or the field of turns, that was named and that no row has had.
@@ -203,7 +227,20 @@ impl Resolved {
             .chain(self.correct.as_ref().map(|column| column.name.as_str()))
             .collect();
         match &self.texts {
-            Texts::Pair { problem, with_input, context, options, solution, reasoning, .. } => {
+            Texts::Pair {
+                problem,
+                with_input,
+                context,
+                options,
+                solution,
+                candidates,
+                reasoning,
+                ..
+            } => {
+                if let Some(candidates) = candidates {
+                    columns.correct = Some(candidates.verdicts().join("|"));
+                    used.extend(candidates.verdicts());
+                }
                 columns.problem = Some(problem.name.clone());
                 columns.input = with_input.then(|| INPUT.to_owned());
                 columns.context = context.shown();
@@ -238,7 +275,12 @@ impl Resolved {
 
 /// The columns of the two texts.
 enum Found {
-    Pair { problem: Column, solution: Column, reasoning: Option<Column> },
+    Pair {
+        problem: Column,
+        solution: Column,
+        reasoning: Option<Column>,
+        candidates: Option<&'static Candidates>,
+    },
     Conversation(Column),
 }
 
@@ -246,6 +288,7 @@ enum Found {
 /// looks like one of solutions and holds bare final answers, where another is taken.
 fn text_columns(
     map: &ColumnMap,
+    length: AnswerLength,
     first: &FirstRows<'_>,
     at: &At<'_>,
     notes: &mut Vec<String>,
@@ -262,21 +305,12 @@ fn text_columns(
     let taken = taken.as_deref();
     let usual = first.recognized(SOLUTION, taken);
     if map.solution.is_none() && map.reasoning.is_none() {
-        let pair = PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)));
-        if let (Some([thinking, solution]), Some(problem)) = (pair, taken) {
-            if let Some(usual) = usual.filter(|column| first.values(column) > 0) {
-                let name = &usual.name;
-                notes.push(format!(
-                    "`{thinking}` and `{solution}` are read as reasoning and solution, as data sets \
-                     with these columns have them; solution={name} reads the other"
-                ));
-                *bare = first.is_bare(name).then(|| name.clone());
-            }
-            return Ok(Found::Pair {
-                problem: Column::key(problem),
-                solution: Column::path(solution),
-                reasoning: Some(Column::path(thinking)),
-            });
+        let known = taken.and_then(|problem| {
+            let usual = usual.as_ref().filter(|column| first.values(column) > 0);
+            known_columns(map, length, problem, usual, first, notes, bare)
+        });
+        if let Some(known) = known {
+            return Ok(known);
         }
     }
     let solution = match named("solution", &map.solution)? {
@@ -292,7 +326,7 @@ fn text_columns(
     let empty = !says(&problem) || !says(&solution);
     match (problem, solution) {
         (Some(problem), Some(solution)) if !(empty && says(&conversation)) => {
-            Ok(Found::Pair { problem, solution, reasoning: None })
+            Ok(Found::Pair { problem, solution, reasoning: None, candidates: None })
         }
         (problem, _) => match conversation {
             Some(column) => Ok(Found::Conversation(column)),
@@ -300,6 +334,54 @@ fn text_columns(
             None => Err(unrecognized("solution", SOLUTION, first, at)),
         },
     }
+}
+
+/// The columns of a data set that is known by all of them together.
+fn known_columns(
+    map: &ColumnMap,
+    length: AnswerLength,
+    problem: &str,
+    usual: Option<&Column>,
+    first: &FirstRows<'_>,
+    notes: &mut Vec<String>,
+    bare: &mut Option<String>,
+) -> Option<Found> {
+    let found = |solution: Column, reasoning, candidates| Found::Pair {
+        problem: Column::key(problem),
+        solution,
+        reasoning,
+        candidates,
+    };
+    let reads_other = |usual: &Column| format!("; solution={0} reads `{0}`", usual.name);
+    let other = usual.map_or(String::new(), reads_other);
+    let candidates = data_sets::candidates(first).filter(|_| map.correct.is_none());
+    if let (Some(candidates), AnswerLength::Long) = (candidates, length) {
+        let (texts, [right, also]) = (candidates.texts, candidates.right);
+        notes.push(format!(
+            "of the answers in `{texts}` the first is read that is right by `{right}` or `{also}` and \
+             complete by `{}`{other}",
+            candidates.complete
+        ));
+        return Some(found(Column::key(texts), None, Some(candidates)));
+    }
+    let [thinking, solution] =
+        PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)))?;
+    if length == AnswerLength::Short && first.values(&Column::key(HUMAN)) > 0 {
+        notes.push(format!(
+            "`{HUMAN}` is read as the solution, since the source is `short`; reasoning={thinking}, \
+             solution={solution} reads the long answers"
+        ));
+        return Some(found(Column::key(HUMAN), None, None));
+    }
+    if let Some(usual) = usual {
+        notes.push(format!(
+            "`{thinking}` and `{solution}` are read as reasoning and solution, as data sets with these \
+             columns have them; solution={} reads the other",
+            usual.name
+        ));
+        *bare = first.is_bare(&usual.name).then(|| usual.name.clone());
+    }
+    Some(found(Column::path(solution), Some(Column::path(thinking)), None))
 }
 
 /// The column of solutions that was recognized, or another that may be one where it holds bare final
@@ -343,6 +425,19 @@ fn not_bare(
 /// No column of the first rows bears a usual name.
 fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
     let record = first.rows.first().copied();
+    // DAPO's rewards hold references; of Parquet they are not decoded.
+    let has = |name: &str| match at.columns {
+        Some(columns) => columns.iter().any(|column| column.name == name),
+        None => record.is_some_and(|record| record.contains_key(name)),
+    };
+    let references = ANSWER.iter().chain(&["reward_model"]).any(|name| has(name));
+    let pairs = match key == "solution" && references {
+        true => {
+            "; where a file holds problems and references alone, `mixdistill pairs --problems FILE` \
+                 makes answers"
+        }
+        false => "",
+    };
     at.error(
         None,
         format!(
@@ -350,7 +445,7 @@ fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -
             record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
         ),
         format!(
-            "Name it with {key}=<column>; recognized are {}, and conversations in {}",
+            "Name it with {key}=<column>; recognized are {}, and conversations in {}{pairs}",
             quoted(names.iter().copied()),
             quoted(MESSAGES.iter().copied())
         ),

@@ -423,7 +423,11 @@ pub(crate) fn prompt_text(value: &Value) -> Result<Option<(Option<String>, Strin
     if !is_conversation(&list) {
         return Ok(None);
     }
-    let exchange =
-        lone_turn(&list, Speaker::User, ReasoningKey::Usual).map_err(|fault| fault.what)?;
+    // A row of training data may be asked again: its answer is left aside.
+    let answered = exchange(&list, ReasoningKey::Usual).ok().filter(|e| e.earlier.is_empty());
+    let exchange = match answered {
+        Some(answered) => answered,
+        None => lone_turn(&list, Speaker::User, ReasoningKey::Usual).map_err(|f| f.what)?,
+    };
     Ok(exchange.problem.map(|problem| (exchange.system, problem)))
 }

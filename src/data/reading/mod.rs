@@ -5,11 +5,14 @@ mod collect;
 mod column;
 mod column_map;
 mod columns;
+mod csv;
+mod data_sets;
 pub(crate) mod describe;
 mod json_array;
 pub(crate) mod left_out;
 pub(crate) mod lenient_json;
 mod messages;
+mod open;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub(crate) mod problem_text;
@@ -21,15 +24,19 @@ pub(crate) mod rows;
 mod take_row;
 #[cfg(all(feature = "parquet", feature = "teacher"))]
 mod text_table;
+mod unpacked;
 
 pub(crate) use column::value_at;
 pub use column_map::ColumnMap;
+pub(crate) use data_sets::{AnswerLength, bare_solution};
 pub(crate) use describe::{described, quoted};
 pub use left_out::{LeftOut, LeftOutReason, MAX_LEFT_OUT};
 #[cfg(feature = "teacher")]
 pub(crate) use messages::part_text;
 pub use prompts::{PromptRow, PromptRows, read_prompts};
 pub use read::read_records;
+pub(crate) use read::read_records_of;
 pub use record::{Columns, CotRecord, Records};
 #[cfg(all(feature = "parquet", feature = "teacher"))]
 pub(crate) use text_table::TextTable;
+pub(crate) use unpacked::stem_of_name;

@@ -3,13 +3,13 @@
 use super::asked::{NamedColumns, RowFields};
 use super::column_map::ColumnMap;
 use super::left_out::{LeftOut, Limit, Tally, Unusable};
+use super::open::whole_text;
 use super::row_at::{FileColumn, RowAt};
 use super::rows::{RowSink, read_rows};
+use super::unpacked::format_of_name;
 use crate::data::chat::Prompt;
 use crate::error::{Error, Place, Result};
-use crate::files::stands_in;
 use serde_json::{Map, Value};
-use std::ffi::OsStr;
 use std::path::Path;
 
 /// A prompt in a file.
@@ -101,9 +101,12 @@ fn is_json(text: &str) -> bool {
     is_object || serde_json::from_str::<Vec<Map<String, Value>>>(text).is_ok()
 }
 
-/// Reads the prompts of a file: rows of JSONL, a JSON array or (feature `parquet`) Parquet by the
-/// ending `.jsonl`, `.ndjson`, `.json` or `.parquet`; of any other file that is not
-/// JSON each line that is not blank.
+/// The longest text of which each line is a prompt.
+const MAX_TEXT_BYTES: usize = 1 << 30;
+
+/// Reads the prompts of a file: rows of JSONL, a JSON array, CSV, TSV or (feature `parquet`) Parquet by
+/// the ending `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`; of any other file that is not
+/// JSON each line that is not blank. All but Parquet may be compressed with gzip or Zstandard.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Data`] where more of the rows than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
@@ -111,15 +114,10 @@ fn is_json(text: &str) -> bool {
 pub fn read_prompts(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
     let keys = ["problem", "id", "context", "options", "system", "messages"];
     columns.check_keys("prompts", &keys)?;
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase();
-    let read = match extension.as_str() {
-        "jsonl" | "ndjson" | "json" | "parquet" => rows_of(path, columns)?,
+    let read = match format_of_name(path).as_str() {
+        "jsonl" | "ndjson" | "json" | "parquet" | "csv" | "tsv" | "tab" => rows_of(path, columns)?,
         _ => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-            if let Some((what, hint)) = stands_in(text.as_bytes()) {
-                return Err(Error::data(Place::file(path), what, hint));
-            }
+            let text = &whole_text(path, MAX_TEXT_BYTES)?;
             if is_json(text) {
                 return rows_of(path, columns);
             }

@@ -11,8 +11,9 @@ use crate::data::chat::EarlierTurn;
 /// One problem with one worked solution, the unit that every later stage takes.
 ///
 /// The texts stand as they stood in the file: nothing is trimmed or rewritten, but for texts that are
-/// put together. Reasoning that stands beside an answer comes before it in `<think>` marks; a context
-/// comes before its problem, and options below it.
+/// put together. Reasoning that stands beside an answer, or before it between `<|begin_of_thought|>` and
+/// `<|end_of_thought|>`, comes before it in `<think>` marks; a context comes before its problem, and
+/// options below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
     /// The record's own name in its data set. A number in the file is turned to text; a blank or
@@ -54,12 +55,12 @@ impl CotRecord {
 pub struct Records {
     /// The usable records, in the file's order.
     pub records: Vec<CotRecord>,
-    /// Where each of `records` stood: its line (JSONL), its place in the list (JSON array) or its
-    /// row (Parquet), counted from 1. As long as `records`.
+    /// Where each of `records` stood: its line (JSONL; CSV and TSV, where the row begins), its place in
+    /// the list (JSON array) or its row (Parquet), counted from 1. As long as `records`.
     pub lines: Vec<u32>,
     /// Which columns the texts were taken from.
     pub columns: Columns,
-    /// Lines of a JSONL file that hold nothing but white space.
+    /// Lines between the rows of a text file that hold nothing but white space.
     pub blank_lines: usize,
     /// Records that cannot be used, by reason.
     pub left_out: LeftOut,
@@ -67,7 +68,8 @@ pub struct Records {
     pub empty_problems: usize,
     /// Of those, records whose solution is blank or null, the problem being there.
     pub empty_solutions: usize,
-    /// Records left out because their solution is marked as wrong.
+    /// Records left out because their solution is marked as wrong, or none of several is right and
+    /// complete.
     pub wrong: usize,
     /// Records left out because the column that says whether their solution is right says nothing.
     pub without_verdict: usize,
@@ -99,7 +101,8 @@ pub struct Columns {
     pub id: Option<String>,
     /// The gold answer's column, if the file has one.
     pub answer: Option<String>,
-    /// The column that says whether a solution is right, where it was named.
+    /// The column that says whether a solution is right, where it was named, or those of a data set that
+    /// is known.
     #[serde(default)]
     pub correct: Option<String>,
     /// The column of reasoning that comes before the solution; of conversations, where it was named.

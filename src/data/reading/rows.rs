@@ -1,33 +1,32 @@
-//! The rows of a file: JSONL, a JSON array, or (feature `parquet`) Parquet. Training data, benchmarks,
+//! The rows of a file: JSONL, a JSON array, CSV, TSV, or (feature `parquet`) Parquet. Training data, benchmarks,
 //! answers, prompts and problems are all read here, and differ in what they make of a row.
 //!
 //! A file is read once, front to back, one row at a time, so that what is held in memory is what is
 //! made of the rows and not the text around them; JSON may also come from a pipe.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::csv;
 use super::describe::described;
 use super::json_array::{ArrayItems, Broken, Spot, may_hold_others};
 use super::left_out::Unusable;
 use super::lenient_json::{Repairs, parse};
 use super::messages::{is_conversation, is_parts};
+use super::open::{open, text_of, unreadable, unreadable_at};
 use super::row_at::{FileColumn, RowAt, Unit};
+use super::unpacked::{Packing, format_of_name};
 use crate::error::{Error, Place, Result};
-use crate::files::{is_lfs_pointer, is_web_page};
+use crate::files::is_lfs_pointer;
 
 /// The longest line of JSONL and the longest record of a JSON array; far above any trace, and a
 /// bound on what a wrong file can make this reader allocate.
-const MAX_RECORD_BYTES: usize = 64 << 20;
+pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
 
-const BOM: &[u8] = b"\xEF\xBB\xBF";
 const PARQUET_MAGIC: &[u8] = b"PAR1";
-/// Bytes by which a format is known.
-const HEAD_BYTES: u64 = 64;
 
 /// Takes the rows of a file in their order.
 #[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "Parquet names its columns"))]
@@ -77,33 +76,34 @@ impl RowsRead {
 /// Reads the rows of a file.
 ///
 /// The format is known by the content: `PAR1` begins a Parquet file, `[` a JSON array and anything
-/// else in a `.jsonl` or `.ndjson` file, or `{` in any file, JSONL. A byte order mark, CRLF line
-/// ends and blank lines are fine. NaN and infinities are read as null, integers that no machine
+/// else in a `.jsonl` or `.ndjson` file, or `{` in any file, JSONL; `.csv` and `.tsv` files are tables
+/// with a header. All but Parquet may be compressed with gzip or Zstandard, which the content says too.
+/// A byte order mark, CRLF line ends and blank lines are fine. NaN and infinities are read as null, integers that no machine
 /// number holds as their text.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Data`] where the file as a whole cannot be read; what `sink` gives.
 pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead> {
-    let mut file = open(path)?;
-    let mut head = Vec::new();
-    file.by_ref()
-        .take(HEAD_BYTES)
-        .read_to_end(&mut head)
-        .map_err(|source| unreadable(path, source))?;
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase();
-    if head.starts_with(PARQUET_MAGIC) || extension == "parquet" && !is_lfs_pointer(&head) {
+    let (file, head) = open(path)?;
+    let format = format_of_name(path);
+    let is_packed = Packing::named(path).is_some() || Packing::of(&head).is_some();
+    if head.starts_with(PARQUET_MAGIC)
+        || format == "parquet" && !is_packed && !is_lfs_pointer(&head)
+    {
         return read_parquet(file, &head, path, sink);
     }
-    reject_encoded(&head, path)?;
-
-    let text = head.strip_prefix(BOM).unwrap_or(&head).to_vec();
-    let mut reader = BufReader::with_capacity(1 << 16, Cursor::new(text).chain(file));
+    let mut reader = text_of(path, file, head)?;
+    if let Some(delimiter) = csv::delimiter(&format)
+        && !begins_json(&mut reader).map_err(|source| unreadable(path, source))?
+    {
+        return csv::read(reader, path, delimiter, sink);
+    }
     let Some(start) = skip_blank(&mut reader).map_err(|source| unreadable(path, source))? else {
         return Err(no_records(path));
     };
     match start.first {
         b'[' => read_array(reader, path, &start, sink),
-        first if first == b'{' || extension == "jsonl" || extension == "ndjson" => {
+        first if first == b'{' || format == "jsonl" || format == "ndjson" => {
             read_lines(reader, path, &start, sink)
         }
         first => Err(Error::data(
@@ -113,35 +113,9 @@ pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead>
                 char::from(first)
             ),
             "Convert the file to JSONL with one {\"problem\": \"...\", \"solution\": \"...\"} on \
-             each line, or to Parquet",
+             each line, or to Parquet; CSV and TSV are known by the endings .csv and .tsv",
         )),
     }
-}
-
-/// Opens a file; the usual reasons why that fails come with what to do.
-fn open(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|source| unreadable(path, source))?;
-    // Some systems open a directory and fail on the first read only.
-    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
-    if metadata.is_dir() {
-        return Err(unreadable(path, ErrorKind::IsADirectory.into()));
-    }
-    Ok(file)
-}
-
-/// [`Error::Io`] whose text says what to do; the kind of the error is kept.
-fn unreadable(path: &Path, source: io::Error) -> Error {
-    let text = match source.kind() {
-        ErrorKind::NotFound => {
-            "there is no such file. Check the path: a relative one starts in the current directory"
-        }
-        ErrorKind::IsADirectory => "it is a directory. Name one file, or each file in it",
-        ErrorKind::PermissionDenied => {
-            "permission denied. Give yourself the right to read it, or copy it"
-        }
-        _ => return Error::io("read", path, source),
-    };
-    Error::io("read", path, io::Error::new(source.kind(), text))
 }
 
 /// The error for a file without a single record.
@@ -151,30 +125,6 @@ pub(super) fn no_records(path: &Path) -> Error {
         "the file holds no records",
         "Check that it is the right file and that it was written to its end",
     )
-}
-
-/// Files that are text only after decoding, or that stand for another; as JSON they would give a
-/// baffling error.
-fn reject_encoded(head: &[u8], path: &Path) -> Result<()> {
-    let (what, hint) = match head {
-        [0x1F, 0x8B, ..] => ("the file is compressed with gzip", "Unpack it first: gunzip -k"),
-        [0x28, 0xB5, 0x2F, 0xFD, ..] => {
-            ("the file is compressed with Zstandard", "Unpack it first: zstd -d")
-        }
-        [b'P', b'K', 3, 4, ..] => ("the file is a ZIP archive", "Unpack it first"),
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => {
-            ("the file is UTF-16 text, expected UTF-8", "Save it as UTF-8")
-        }
-        head if is_lfs_pointer(head) => (
-            "the file is a Git LFS pointer and not the file itself",
-            "Fetch it with `git lfs pull`, or download it again",
-        ),
-        head if is_web_page(head) => {
-            ("the file is a web page", "Download the file itself: the page's address differs")
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::data(Place::file(path), what, hint))
 }
 
 #[cfg(feature = "parquet")]
@@ -238,8 +188,15 @@ fn skip_blank(reader: &mut impl BufRead) -> io::Result<Option<Start>> {
     }
 }
 
+/// Whether the first byte that is not white space begins an object or a list, as far as the buffer shows;
+/// nothing is consumed.
+fn begins_json(reader: &mut impl BufRead) -> io::Result<bool> {
+    let first = reader.fill_buf()?.iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(matches!(first, Some(b'{' | b'[')))
+}
+
 /// Hands one value over: an object is a row, anything else is none.
-fn hand_over(sink: &mut dyn RowSink, at: RowAt<'_>, value: Value) -> Result<()> {
+pub(super) fn hand_over(sink: &mut dyn RowSink, at: RowAt<'_>, value: Value) -> Result<()> {
     if u32::try_from(at.number).is_err() {
         return Err(at.error("too many records for one file", "Split the file"));
     }
@@ -276,7 +233,7 @@ fn read_lines(
             .by_ref()
             .take(limit)
             .read_until(b'\n', &mut line)
-            .map_err(|source| unreadable(path, source))?;
+            .map_err(|source| unreadable_at(path, number + 1, source))?;
         if bytes == 0 {
             if let Some((number, value)) = held {
                 let list = value.as_object().and_then(list_of_records);
@@ -394,7 +351,7 @@ fn read_array(
             Ok(Some(begins)) => begins,
             Ok(None) if number == 0 => return Err(no_records(path)),
             Ok(None) => return Ok(read),
-            Err(Broken::Io(error)) => return Err(unreadable(path, error)),
+            Err(Broken::Io(error)) => return Err(unreadable_at(path, record, error)),
             Err(Broken::TooLong) => {
                 return Err(Error::data(
                     place(),
@@ -484,14 +441,17 @@ fn line_end(text: &[u8], line: usize) -> usize {
 /// The error for a file that is one object over several lines with its list of records under a key.
 fn one_object(path: &Path) -> Option<Error> {
     // A pipe cannot be read a second time.
-    let file = File::open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_RECORD_BYTES as u64 {
+    if !std::fs::metadata(path).ok()?.is_file() {
         return None;
     }
+    let (file, head) = open(path).ok()?;
     let mut text = vec![];
-    BufReader::new(file).read_to_end(&mut text).ok()?;
-    let (value, _) = parse(text.strip_prefix(BOM).unwrap_or(&text)).ok()?;
+    let reader = text_of(path, file, head).ok()?;
+    reader.take(MAX_RECORD_BYTES as u64 + 1).read_to_end(&mut text).ok()?;
+    if text.len() > MAX_RECORD_BYTES {
+        return None;
+    }
+    let (value, _) = parse(&text).ok()?;
     let (key, count) = list_of_records(value.as_object()?)?;
     Some(list_within(path, key, count))
 }

@@ -7,13 +7,16 @@ use serde_json::{Map, Value};
 
 use super::column::{Column, Optional};
 use super::columns::{Resolved, Taken, Texts};
+use super::data_sets::{Candidates, HUMAN, Picked, verdict_of};
 use super::describe::{At, described};
 use super::left_out::Unusable;
 use super::messages::{self, Exchange, Fault, ReasoningKey, Speaker, content};
 use super::problem_text::{Options, with_context};
 use super::record::CotRecord;
 use crate::data::chat::EarlierTurn;
-use crate::data::chat::reasoning::{Joined, is_only_reasoning, joined};
+use crate::data::chat::reasoning::{
+    Joined, Marked, asks_for_marks, is_only_reasoning, joined, marked,
+};
 
 /// Reasons that count as an empty problem and an empty answer.
 pub(super) const NO_PROBLEM: &str = "no problem";
@@ -33,15 +36,26 @@ impl Resolved {
         at: &At<'_>,
         surrogates: &mut usize,
     ) -> Result<Taken, Unusable> {
-        let row = RowReader { record, at, surrogates: Cell::new(0) };
+        let row = RowReader {
+            record,
+            at,
+            takes_apart: self.takes_apart,
+            surrogates: Cell::new(0),
+            is_marked: Cell::new(false),
+        };
         let taken = self.taken(&row);
         *surrogates += row.surrogates.get();
         taken
     }
 
     fn taken(&self, row: &RowReader<'_>) -> Result<Taken, Unusable> {
+        let candidates = match &self.texts {
+            Texts::Pair { candidates, .. } => *candidates,
+            Texts::Messages { .. } => None,
+        };
+        let picked = candidates.map(|candidates| row.picked(candidates)).transpose()?;
         let exchange = match &self.texts {
-            Texts::Pair { .. } => self.pair(row)?,
+            Texts::Pair { .. } => self.pair(row, picked.as_ref())?,
             Texts::Messages { column, reasoning } => row.conversation(column, reasoning.key())?,
         };
         let id = row.scalar(&self.id, "id")?;
@@ -55,6 +69,11 @@ impl Resolved {
         let Some(problem) = exchange.problem.filter(present) else {
             return Err(row.empty(NO_PROBLEM, "the problem is empty"));
         };
+        match picked {
+            Some(Picked::Wrong) => return Ok(Taken::Wrong),
+            Some(Picked::WithoutVerdict) => return Ok(Taken::WithoutVerdict),
+            Some(Picked::Answer(_) | Picked::Nothing) | None => {}
+        }
         let has_reasoning = exchange.reasoning.as_ref().is_some_and(present);
         let solution = row.solution(exchange.solution, exchange.reasoning)?;
         let turn = |turn: Exchange| -> Result<EarlierTurn, Unusable> {
@@ -64,11 +83,15 @@ impl Resolved {
             Ok(EarlierTurn { problem, solution: row.solution(turn.solution, turn.reasoning)? })
         };
         let earlier = exchange.earlier.into_iter().map(turn).collect::<Result<_, _>>()?;
+        let is_marked = row.is_marked.get();
+        // One that asks for the marks would contradict an answer without them.
+        let asks = |system: &String| is_marked && !self.names_system && asks_for_marks(system);
         let system = both_texts(beside, exchange.system).filter(|_| self.keeps_system);
+        let system = system.filter(|system| !asks(system));
         Ok(match verdict {
             Some(true) => {
                 let record = CotRecord { id, system, earlier, problem, solution, answer };
-                Taken::Record { record, has_reasoning }
+                Taken::Record { record, has_reasoning, is_marked }
             }
             Some(false) => Taken::Wrong,
             None => Taken::WithoutVerdict,
@@ -76,7 +99,7 @@ impl Resolved {
     }
 
     /// Problem and solution from columns of their own.
-    fn pair(&self, row: &RowReader<'_>) -> Result<Exchange, Unusable> {
+    fn pair(&self, row: &RowReader<'_>, picked: Option<&Picked>) -> Result<Exchange, Unusable> {
         let Texts::Pair {
             problem,
             with_input,
@@ -85,6 +108,7 @@ impl Resolved {
             solution,
             reasoning,
             keeps_reasoning,
+            candidates: _,
         } = &self.texts
         else {
             return Ok(Exchange::default());
@@ -94,7 +118,13 @@ impl Resolved {
             false => ReasoningKey::LeftOut,
         };
         let asked = row.text(problem, "problem", Speaker::User, key)?;
-        let answered = row.text(solution, "solution", Speaker::Assistant, key)?;
+        let answered = match picked {
+            None => row.text(solution, "solution", Speaker::Assistant, key)?,
+            Some(Picked::Answer(text)) => {
+                Exchange { solution: Some(text.clone()), ..Exchange::default() }
+            }
+            Some(_) => Exchange::default(),
+        };
         let mut text = asked.problem.filter(|text| !text.trim().is_empty());
         if let (true, Some(text)) = (*with_input, &mut text) {
             row.add_input(text)?;
@@ -122,6 +152,10 @@ impl Resolved {
     }
 }
 
+fn has_box(text: &str) -> bool {
+    text.contains("\\boxed") || text.contains("\\fbox")
+}
+
 /// Both of two texts, where they differ.
 pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String> {
     match (a, b) {
@@ -134,6 +168,10 @@ pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String>
 struct RowReader<'r> {
     record: &'r Map<String, Value>,
     at: &'r At<'r>,
+    /// Whether reasoning within an answer's own marks is taken apart.
+    takes_apart: bool,
+    /// Whether it was.
+    is_marked: Cell<bool>,
     /// Halves of characters that were mended in lists written as text.
     surrogates: Cell<usize>,
 }
@@ -162,8 +200,25 @@ impl<'r> RowReader<'r> {
         answered: Option<String>,
         reasoning: Option<String>,
     ) -> Result<String, Unusable> {
-        let answered = answered.unwrap_or_default();
-        let solution = match reasoning.filter(|text| !text.trim().is_empty()) {
+        let mut answered = answered.unwrap_or_default();
+        let mut reasoning = reasoning.filter(|text| !text.trim().is_empty());
+        if self.takes_apart && reasoning.is_none() {
+            match marked(&answered) {
+                Marked::Apart(within, answer) => {
+                    self.is_marked.set(true);
+                    (reasoning, answered) = (Some(within.to_owned()), answer.to_owned());
+                }
+                Marked::CutOff => {
+                    let what =
+                        "the mark that begins the solution is not ended at the end of the text";
+                    let hint =
+                        "The answer may be cut off; reasoning=none keeps the text as it stands";
+                    return Err(Unusable::new("solution cut off", self.at.error(None, what, hint)));
+                }
+                Marked::Otherwise => {}
+            }
+        }
+        let solution = match reasoning {
             None => answered,
             Some(reasoning) => match joined(&reasoning, &answered) {
                 Joined::Text(text) => text,
@@ -308,6 +363,8 @@ impl<'r> RowReader<'r> {
         };
         match &*value {
             Value::Null => Ok(Exchange::default()),
+            // In a table.
+            Value::String(text) if text.trim().is_empty() => Ok(Exchange::default()),
             Value::Array(turns) => exchange(turns),
             Value::String(text) => match self.list_in(text) {
                 Some(turns) => exchange(&turns),
@@ -326,24 +383,31 @@ impl<'r> RowReader<'r> {
     /// Whether a solution is right; `None` where nobody said.
     fn verdict(&self, column: &Column) -> Result<Option<bool>, Unusable> {
         let value = self.value(column)?;
-        match (&*value, value.as_f64()) {
-            (Value::Null, _) => Ok(None),
-            (Value::Bool(verdict), _) => Ok(Some(*verdict)),
-            (_, Some(1.0)) => Ok(Some(true)),
-            (_, Some(0.0)) => Ok(Some(false)),
-            _ => Err(self.unusable(
+        verdict_of(&value).ok_or_else(|| {
+            self.unusable(
                 format!("wrong type in `{}`", column.name),
                 column,
                 format!("`correct` is {value}"),
                 "Give true or false, or 1 or 0, or null where nobody knows",
-            )),
-        }
+            )
+        })
+    }
+
+    /// What is chosen of several answers.
+    fn picked(&self, candidates: &Candidates) -> Result<Picked, Unusable> {
+        candidates.pick(self.record).map_err(|(name, what)| {
+            let hint = "Give lists of texts and of verdicts, or name one with solution=<column>.0";
+            let reason = format!("wrong type in `{name}`");
+            self.unusable(reason, &Column::key(name), what, hint)
+        })
     }
 
     /// An id or a gold answer as text. A row may lack it.
     fn scalar(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         match &*value {
+            // A worked solution is a reference where it states its answer.
+            Value::String(text) if column.name == HUMAN && !has_box(text) => Ok(None),
             Value::String(text) => Ok(Some(text.clone())),
             Value::Number(number) => Ok(Some(number.to_string())),
             value => Err(self.wrong_type(column, key, value, "text or a number")),

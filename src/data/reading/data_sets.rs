@@ -1,0 +1,169 @@
+//! Data sets that are known by their columns taken together, where the usual names alone would read
+//! something else. `docs/DATASETS.md` says what is read of each.
+
+use serde_json::{Map, Value};
+
+use super::column::{FirstRows, is_bare};
+use super::describe::described;
+use super::messages;
+
+/// Which answers are read of a data set that has long and short ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AnswerLength {
+    /// Those of a reasoning model.
+    #[default]
+    Long,
+    /// Those that people wrote.
+    Short,
+}
+
+impl AnswerLength {
+    /// What a source of this name is for.
+    pub(crate) fn of_source(name: &str) -> Self {
+        if name == "short" { Self::Short } else { Self::Long }
+    }
+}
+
+/// Columns of reasoning and answer that data sets have beside a bare final answer.
+pub(super) const PAIRS: &[[&str; 2]] = &[
+    ["deepseek_thinking_trajectory", "deepseek_attempt"],
+    ["deepseek_reasoning", "deepseek_solution"],
+    ["thinking_trajectories.0", "attempt"],
+    ["gemini_thinking_trajectory", "gemini_attempt"],
+];
+
+/// Solutions that people wrote, beside the columns of a pair (OpenThoughts' metadata).
+pub(super) const HUMAN: &str = "ground_truth_solution";
+
+/// The bare final answer that a row has as its solution, beside reasoning and answer in columns of their
+/// own (s1K).
+pub(crate) fn bare_solution(row: &Map<String, Value>) -> Option<String> {
+    let mut pairs = PAIRS.iter().filter(|[_, solution]| row.contains_key(*solution));
+    let solution = pairs.next().and_then(|_| row.get("solution")?.as_str())?.trim();
+    (!solution.is_empty() && is_bare(solution)).then(|| solution.to_owned())
+}
+
+/// Several answers in one row, with what is said of each at the same place of other lists.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    /// The answers.
+    pub(super) texts: &'static str,
+    /// Whether each is right, by several judges: it is where one says so.
+    pub(super) right: [&'static str; 2],
+    /// Whether each was written to its end.
+    pub(super) complete: &'static str,
+}
+
+/// OpenR1-Math.
+const OPEN_R1: Candidates = Candidates {
+    texts: "generations",
+    right: ["correctness_math_verify", "correctness_llama"],
+    complete: "is_reasoning_complete",
+};
+
+/// The columns of several answers in a row, where a file has them.
+pub(super) fn candidates(first: &FirstRows<'_>) -> Option<&'static Candidates> {
+    let Candidates { texts, right: [right, _], complete } = OPEN_R1;
+    [texts, right, complete].iter().all(|name| first.mostly_have(name)).then_some(&OPEN_R1)
+}
+
+/// Whether a column of a data set can matter.
+pub(super) fn may_read(column: &str) -> bool {
+    let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
+    let Candidates { texts, right: [right, also], complete } = OPEN_R1;
+    [texts, right, also, complete, HUMAN].contains(&column)
+        || pairs.into_iter().any(|name| name == column)
+}
+
+/// What was chosen of several answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Picked {
+    /// The first that is right and complete.
+    Answer(String),
+    /// There are answers, and none is both.
+    Wrong,
+    /// Nobody said of any whether it is right.
+    WithoutVerdict,
+    /// There is no answer.
+    Nothing,
+}
+
+impl Candidates {
+    /// The columns for display.
+    pub(super) fn verdicts(&self) -> [&'static str; 3] {
+        let [right, also] = self.right;
+        [right, also, self.complete]
+    }
+
+    /// The answer to read of a row.
+    ///
+    /// # Errors
+    /// The column that holds something else than it should, and what.
+    pub(super) fn pick(&self, row: &Map<String, Value>) -> Result<Picked, (&'static str, String)> {
+        let texts = list(row, self.texts)?;
+        let right = [list(row, self.right[0])?, list(row, self.right[1])?];
+        let complete = list(row, self.complete)?;
+        let verdict_at = |list: &[Value], name, index: usize| match list.get(index) {
+            None => Ok(None),
+            Some(value) => verdict_of(value).ok_or_else(|| {
+                (name, format!("found {} in it, expected a verdict", described(value)))
+            }),
+        };
+        let (mut is_judged, mut says) = (false, false);
+        for (index, text) in texts.iter().enumerate() {
+            let text = match text {
+                Value::String(text) if !text.trim().is_empty() => text,
+                Value::String(_) | Value::Null => continue,
+                other => return Err((self.texts, format!("found {} in it", described(other)))),
+            };
+            says = true;
+            let mut verdicts = [None, None];
+            for ((verdict, list), name) in verdicts.iter_mut().zip(&right).zip(self.right) {
+                *verdict = verdict_at(list, name, index)?;
+            }
+            let is_cut_off = verdict_at(&complete, self.complete, index)? == Some(false);
+            is_judged |= is_cut_off || verdicts != [None, None];
+            if !is_cut_off && verdicts.contains(&Some(true)) {
+                return Ok(Picked::Answer(text.clone()));
+            }
+        }
+        Ok(match (says, is_judged) {
+            (false, _) => Picked::Nothing,
+            (true, true) => Picked::Wrong,
+            (true, false) => Picked::WithoutVerdict,
+        })
+    }
+}
+
+/// The list in a column, none where the row lacks it.
+fn list(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Vec<Value>, (&'static str, String)> {
+    match row.get(name) {
+        None | Some(Value::Null) => Ok(vec![]),
+        Some(Value::Array(list)) => Ok(list.clone()),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(vec![]),
+        Some(value @ Value::String(text)) => messages::list_in(text)
+            .ok_or_else(|| (name, format!("found {}, expected a list", described(value)))),
+        Some(value) => Err((name, format!("found {}, expected a list", described(value)))),
+    }
+}
+
+/// What a value says of whether an answer is right, `Some(None)` where nobody said; `None` where it is
+/// no verdict. Tables hold verdicts as text.
+pub(super) fn verdict_of(value: &Value) -> Option<Option<bool>> {
+    match (value, value.as_f64()) {
+        (Value::Null, _) => Some(None),
+        (Value::Bool(verdict), _) => Some(Some(*verdict)),
+        (_, Some(1.0)) => Some(Some(true)),
+        (_, Some(0.0)) => Some(Some(false)),
+        (Value::String(text), _) => match text.trim().to_ascii_lowercase().as_str() {
+            "" => Some(None),
+            "true" | "yes" | "1" | "1.0" => Some(Some(true)),
+            "false" | "no" | "0" | "0.0" => Some(Some(false)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
