@@ -19,6 +19,7 @@ mod cache;
 mod causal_lm;
 mod config;
 mod decoder;
+mod fingerprint;
 mod folder;
 mod generate;
 mod hf_config;
@@ -52,7 +53,8 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
-pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
+pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
+pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};

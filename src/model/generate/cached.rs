@@ -49,7 +49,7 @@ impl Generate for DecoderLm {
         config: &GenerateConfig,
         observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
-        let model = self.clone().valid();
+        let model = self.for_answers();
         // Made where the prompts are checked.
         let prefix = OnceCell::new();
         let begin = |first| {
