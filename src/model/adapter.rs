@@ -13,7 +13,6 @@ use super::tensors::{HostTensor, NamedTensor, lazy_tensors, with_replaced};
 use super::weights::{FileType, WeightFiles, write_file};
 use crate::error::{Error, Result};
 use crate::files::read_if_there;
-use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use config::{base_of, merge, read_config, write_config};
 use misfit::misfit;

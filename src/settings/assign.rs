@@ -171,7 +171,7 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
         (Kind::TextOrList, Some(Value::Array(values))) => Value::Array(values),
         // `a,b` and `a` are lists; what is more than names is one text.
         (Kind::TextOrList, _) => match trimmed.split(',').all(is_name) {
-            true => trimmed.split(',').map(|name| Value::String(name.trim().into())).collect(),
+            true => Value::Array(trimmed.split(',').map(|name| name.trim().into()).collect()),
             false => as_text(),
         },
         (Kind::Choice { .. }, Some(Value::Table(table))) => Value::Table(table),

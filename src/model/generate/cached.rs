@@ -12,7 +12,6 @@ use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
 use crate::model::precision::in_f32;
 use crate::ops::{keep_awake, linear};
-use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use std::cell::OnceCell;

@@ -118,7 +118,8 @@ impl LoraConfig {
             .filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2)
             .filter_map(|(name, _)| name.strip_suffix(".weight"))
             .collect();
-        let saved = self.saved_in(model, shapes.keys(), source, deadline)?;
+        let tensors = shapes.keys().map(String::as_str);
+        let saved = self.saved_in(model, tensors, source, deadline)?;
         let mut layers: BTreeMap<String, LayerLora> = self
             .targeted(model, &linear, source, deadline)?
             .into_iter()
@@ -285,24 +286,23 @@ impl LoraConfig {
     fn saved_in<'a>(
         &self,
         model: &DecoderConfig,
-        tensors: impl Iterator<Item = &'a String>,
+        tensors: impl Iterator<Item = &'a str>,
         source: LoraSource,
         deadline: Deadline,
     ) -> Result<BTreeSet<String>> {
         let mut saved = BTreeSet::new();
         let mut unused: BTreeSet<&String> = self.modules_to_save.iter().collect();
-        let head = HEAD.to_owned();
         // A head that is the embedding is a module too.
-        for tensor in tensors.chain(model.tie_word_embeddings.then_some(&head)) {
+        for tensor in tensors.chain(model.tie_word_embeddings.then_some(HEAD)) {
             deadline.check("modules_to_save")?;
-            let mut module = tensor.as_str();
+            let mut module = tensor;
             while let Some((outer, _)) = module.rsplit_once('.') {
                 module = outer;
                 let paths = source.paths(module);
                 for name in &self.modules_to_save {
                     // PEFT does not ask for a dot before the name.
                     if paths.iter().any(|path| path.ends_with(name)) {
-                        saved.insert(tensor.clone());
+                        saved.insert(tensor.to_owned());
                         unused.remove(name);
                     }
                 }

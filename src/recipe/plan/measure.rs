@@ -61,7 +61,7 @@ impl Case<'_> {
         let config = self.config;
         let mut model = self.shape.init_stored(config.seed, &config.base, device)?;
         let base = self.prepared.and_then(|prepared| prepared.base.as_ref());
-        model.set_part(base.is_some_and(ModelFolder::is_part));
+        model.set_part(base.is_some_and(|base| base.is_part()));
         let model = match &config.lora {
             Some(lora) => model.with_lora(lora, config.seed)?,
             None => model,
