@@ -45,8 +45,7 @@ fn logits(model: &DecoderLm) -> Vec<f32> {
 #[test]
 fn new_adapters_change_nothing_and_only_they_are_trained() {
     let device = devices().remove(0).autodiff();
-    let config =
-        LoraConfig { target_modules: ["q_proj", "down_proj"].into(), ..lora(3) };
+    let config = LoraConfig { target_modules: ["q_proj", "down_proj"].into(), ..lora(3) };
     let plain = shaken(&tiny(Architecture::Qwen2), &device);
     let model = plain.clone().with_lora(&config, 7).unwrap();
     assert_eq!(logits(&plain), logits(&model));

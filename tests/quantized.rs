@@ -157,9 +157,7 @@ fn adapters_of_every_kind_compute_as_on_the_decoded_weights() {
                         };
                         let mut learner = Learner::new(model, settings).unwrap();
                         let losses: Vec<f64> = (0..3)
-                            .map(|_| {
-                                learner.train_step(&rows(&[(9, 3), (14, 5)]), 3).unwrap().loss
-                            })
+                            .map(|_| learner.train_step(&rows(&[(9, 3), (14, 5)]), 3).unwrap().loss)
                             .collect();
                         (losses, learner.into_model())
                     });

@@ -76,7 +76,8 @@ fn shapes(model: &DecoderConfig, targets: &LoraTargets) -> BTreeMap<String, Vec<
     let mut shapes = BTreeMap::new();
     let of_model = model.tensor_shapes();
     for (path, lora) in &targets.layers {
-        let Some([output, input]) = of_model.get(&format!("{path}.weight")).map(Vec::as_slice) else {
+        let Some([output, input]) = of_model.get(&format!("{path}.weight")).map(Vec::as_slice)
+        else {
             continue;
         };
         let mut add = |part: &str, shape: Vec<usize>, is_there: bool| {
@@ -157,8 +158,7 @@ impl DecoderLm {
     /// The tensors of an adapter's file.
     fn adapter_tensors(&self) -> Vec<NamedTensor> {
         let all = || lazy_tensors(self, false).into_iter();
-        let is_of_adapter =
-            |name: &str| name.contains(".lora_") || self.adapted().contains(name);
+        let is_of_adapter = |name: &str| name.contains(".lora_") || self.adapted().contains(name);
         let mut tensors: Vec<NamedTensor> =
             all().filter(|tensor| is_of_adapter(&tensor.name)).collect();
         if self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING) {

@@ -332,9 +332,8 @@ impl LoraLinear {
         let [input, output] = self.matrix().sizes();
         let bound = 1.0 / (input as f64).sqrt();
         let mut random = Stream::new(seed, &format!("{name}.lora_A"), 0);
-        let values: Vec<f32> = (0..input * lora.rank)
-            .map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32)
-            .collect();
+        let values: Vec<f32> =
+            (0..input * lora.rank).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
         let device = self.matrix().device();
         let a = Tensor::from_data(TensorData::new(values, [input, lora.rank]), &device);
         let tensors = AdapterTensors {

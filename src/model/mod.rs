@@ -53,8 +53,8 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
-pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
 pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};
+pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};

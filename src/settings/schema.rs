@@ -179,7 +179,9 @@ impl Schema {
         match &self.kind {
             Kind::Any | Kind::TrueFalse => format!("Give {}", self.noun()),
             Kind::Text => "Give text, in quotes".into(),
-            Kind::TextOrList => "Give text, in quotes, or a list of texts, in square brackets".into(),
+            Kind::TextOrList => {
+                "Give text, in quotes, or a list of texts, in square brackets".into()
+            }
             Kind::WholeNumber { least: 0, most: i64::MAX } => {
                 "Give a whole number, 0 or more".into()
             }

@@ -183,7 +183,8 @@ type Read<T> = std::result::Result<T, Refusal>;
 pub(super) fn read_config(value: &Value) -> Read<LoraConfig> {
     let settings = value.as_object().ok_or_else(|| mend("it is not a JSON object".into()))?;
     refuse_others(value, settings)?;
-    let rank = size(&value["r"]).ok_or_else(|| mend(format!("`r` is {}, not a size", value["r"])))?;
+    let rank =
+        size(&value["r"]).ok_or_else(|| mend(format!("`r` is {}, not a size", value["r"])))?;
     let target_modules = names(value, "target_modules")?
         .ok_or_else(|| mend("`target_modules` is null, not a list of layers".into()))?;
     let config = LoraConfig {
@@ -225,7 +226,9 @@ fn refuse_others(value: &Value, settings: &Map<String, Value>) -> Read<()> {
             let what = format!("`{key}` is {value}{means}, which this build does not support");
             return Err(match key.as_str() {
                 // PEFT refuses to merge these.
-                "layer_replication" | "arrow_config" | "use_qalora" => Refusal { what, hint: TRAIN },
+                "layer_replication" | "arrow_config" | "use_qalora" => {
+                    Refusal { what, hint: TRAIN }
+                }
                 _ => merge(what),
             });
         }
@@ -290,9 +293,10 @@ fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
         Value::Null => Ok(vec![]),
         Value::String(one) if one.is_empty() => Ok(vec![]),
         Value::String(one) => Ok(vec![one.clone()]),
-        Value::Array(list) => {
-            list.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(|| wrong(one))).collect()
-        }
+        Value::Array(list) => list
+            .iter()
+            .map(|one| one.as_str().map(str::to_owned).ok_or_else(|| wrong(one)))
+            .collect(),
         other => Err(wrong(other)),
     }
 }
@@ -301,7 +305,8 @@ fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
 fn numbers(value: &Value) -> Read<Vec<usize>> {
     let value = &value["layers_to_transform"];
     let number = |value: &Value| {
-        let wrong = || mend(format!("`layers_to_transform` has {value}, not the number of a block"));
+        let wrong =
+            || mend(format!("`layers_to_transform` has {value}, not the number of a block"));
         size(value).ok_or_else(wrong)
     };
     match value {

@@ -84,7 +84,11 @@ impl DecoderLm {
         }
         let shapes = self.config().tensor_shapes();
         let tensors = lazy_tensors(self, false);
-        let without_place: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).filter(|name| !shapes.contains_key(*name)).collect();
+        let without_place: Vec<&str> = tensors
+            .iter()
+            .map(|tensor| tensor.name.as_str())
+            .filter(|name| !shapes.contains_key(*name))
+            .collect();
         if !without_place.is_empty() {
             return Err(biases_without_place(folder, &without_place));
         }
@@ -142,7 +146,8 @@ pub(in crate::model) fn biases_without_place(folder: &Path, names: &[&str]) -> E
              place for them: {}",
             listed(names)
         ),
-        hint: "Use the model with its adapter beside it; PEFT does not merge such adapters either".into(),
+        hint: "Use the model with its adapter beside it; PEFT does not merge such adapters either"
+            .into(),
     }
 }
 

@@ -225,8 +225,11 @@ impl LoraConfig {
             }
         }
         let of_all = [("alpha".to_owned(), self.alpha)].into_iter();
-        let of_some =
-            self.alpha_pattern.0.iter().map(|(key, alpha)| (format!("alpha_pattern.{key}"), *alpha));
+        let of_some = self
+            .alpha_pattern
+            .0
+            .iter()
+            .map(|(key, alpha)| (format!("alpha_pattern.{key}"), *alpha));
         for (key, alpha) in of_all.chain(of_some) {
             if !alpha.is_finite() || alpha <= 0.0 {
                 return refuse(&key, format!("it is {alpha}"), "Give a positive number");
@@ -243,7 +246,11 @@ impl LoraConfig {
         }
         if self.layers_to_transform.is_empty() && !self.layers_pattern.is_empty() {
             let what = "it says what layers_to_transform counts, which is not set";
-            return refuse("layers_pattern", what, "Set lora.layers_to_transform too, or leave it out");
+            return refuse(
+                "layers_pattern",
+                what,
+                "Set lora.layers_to_transform too, or leave it out",
+            );
         }
         if self.use_dora && self.lora_bias {
             let what = "DoRA has no biases, in PEFT either";
@@ -269,8 +276,16 @@ impl LoraConfig {
             text.push_str(&format!(" without {}", self.exclude_modules));
         }
         for (what, values) in [
-            ("rank", list(&mut self.rank_pattern.0.iter().map(|(of, rank)| format!("{rank} for {of}")))),
-            ("alpha", list(&mut self.alpha_pattern.0.iter().map(|(of, alpha)| format!("{alpha} for {of}")))),
+            (
+                "rank",
+                list(&mut self.rank_pattern.0.iter().map(|(of, rank)| format!("{rank} for {of}"))),
+            ),
+            (
+                "alpha",
+                list(
+                    &mut self.alpha_pattern.0.iter().map(|(of, alpha)| format!("{alpha} for {of}")),
+                ),
+            ),
         ] {
             if !values.is_empty() {
                 text.push_str(&format!("; {what} {values}"));

@@ -135,9 +135,7 @@ impl<'a> Matcher<'a> {
     ) -> Result<Self> {
         Ok(match names {
             ModuleNames::List(names) => Self::List(names),
-            ModuleNames::Pattern(text) => {
-                Self::Pattern(Expression::of_path(key, text, deadline)?)
-            }
+            ModuleNames::Pattern(text) => Self::Pattern(Expression::of_path(key, text, deadline)?),
         })
     }
 
@@ -217,6 +215,67 @@ pub(super) fn check_expressions(config: &LoraConfig) -> Result<()> {
         texts.iter().try_for_each(|text| Expression::of_end(key, text, deadline).map(|_| ()))?;
     }
     let saved = config.modules_to_save.iter();
-    saved.map(|name| Expression::of_module("modules_to_save", name, deadline).map(|_| ())).collect::<Result<()>>()?;
+    saved
+        .map(|name| Expression::of_module("modules_to_save", name, deadline).map(|_| ()))
+        .collect::<Result<()>>()?;
     BlockNumbers::new(&config.layers_pattern, deadline).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Python's `re.fullmatch` and PEFT's `re.match(rf"(.*\.)?({pattern})$")` find in each path.
+    #[test]
+    fn expressions_find_what_python_finds() {
+        let paths = [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.11.mlp.down_proj",
+            "model.layers.1.mlp.gate_up_proj",
+            "lm_head",
+        ];
+        let found = |expression: Result<Expression>| -> String {
+            let expression = expression.unwrap();
+            let one = |path: &&str| if expression.matches(path).unwrap() { '1' } else { '0' };
+            paths.iter().map(one).collect()
+        };
+        let deadline = Deadline::new();
+        for (pattern, whole, end) in [
+            (r".*_proj", "1110", "1110"),
+            (r"model\.layers\.\d+\.(self_attn|mlp)\.\w+", "1110", "1110"),
+            (r"(?!.*mlp).*proj", "1000", "1110"),
+            (r".*(?<!up)_proj", "1100", "1100"),
+            (r"q_proj|.*down_proj", "0100", "1100"),
+            (r".*\.(\d)\1\..*", "0100", "0000"),
+            (r"(?P<x>model)\.[^.]+\.1\..*", "0010", "0010"),
+            (r"model.layers.1.*?_proj\Z", "0110", "0110"),
+            (r"^model\.layers\.0.*$", "1000", "1000"),
+            (
+                r"(?:.*?(?:language|text|model).*?(?:self_attn|mlp).*?(?:q_proj|down_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn))",
+                "1100",
+                "1100",
+            ),
+            (r"q_proj", "0000", "1000"),
+            (r"proj", "0000", "0000"),
+            (r"layers.1", "0000", "0000"),
+            (r"layers\.1\..*", "0000", "0010"),
+            (r"^model.layers.0.self_attn.q_proj", "1000", "1000"),
+            (r"^layers.0.self_attn.q_proj", "0000", "0000"),
+            (r"self_attn.q_proj|mlp.down_proj", "0000", "1100"),
+            (r"[qd]\w+_proj", "0000", "0100"),
+        ] {
+            assert_eq!(found(Expression::of_path("x", pattern, deadline)), whole, "{pattern}");
+            assert_eq!(found(Expression::of_end("x", pattern, deadline)), end, "{pattern}");
+        }
+        assert_eq!(found(Expression::of_path("x", r"(?i)MODEL\..*Q_PROJ", deadline)), "1000");
+        let number = |names: &[String], path: &str| {
+            BlockNumbers::new(names, deadline).unwrap().of(path).unwrap()
+        };
+        assert_eq!(number(&[], paths[1]), Some(11));
+        assert_eq!(number(&["h".into(), "layers".into()], paths[1]), Some(11));
+        assert_eq!(number(&["h".into()], paths[1]), None);
+        assert_eq!(number(&[], "lm_head"), None);
+        // The first number counts.
+        assert_eq!(number(&[], "model.layers.3.experts.5.up_proj"), Some(3));
+    }
 }

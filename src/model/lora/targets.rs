@@ -131,9 +131,8 @@ impl LoraConfig {
             return refuse("modules_to_save", what, "Name each layer in one of both");
         }
         let has = |name: &str| saved.contains(name);
-        let unties = model.tie_word_embeddings
-            && !self.ensure_weight_tying
-            && (has(EMBEDDING) || has(HEAD));
+        let unties =
+            model.tie_word_embeddings && !self.ensure_weight_tying && (has(EMBEDDING) || has(HEAD));
         Ok(LoraTargets { layers, saved, unties })
     }
 
@@ -187,7 +186,8 @@ impl LoraConfig {
             self.check_names(model, linear, source, deadline)?;
         }
         if found.is_empty() {
-            let what = format!("no layer of the model gets an adapter by `{}`", self.target_modules);
+            let what =
+                format!("no layer of the model gets an adapter by `{}`", self.target_modules);
             let hint = format!("Choose of {}", model.linear_layers().join(", "));
             return refuse("target_modules", what, &hint);
         }
@@ -264,7 +264,8 @@ impl LoraConfig {
                 }
                 if !is_used && source.is_strict() {
                     let what = format!("`{text}` matches no layer that gets an adapter");
-                    let hint = "Give the end of a layer's path, as in q_proj or layers.0.mlp.up_proj";
+                    let hint =
+                        "Give the end of a layer's path, as in q_proj or layers.0.mlp.up_proj";
                     return refuse(key, what, hint);
                 }
             }
@@ -310,7 +311,8 @@ impl LoraConfig {
         }
         if let Some(name) = unused.first().filter(|_| source.is_strict()) {
             let what = format!("the model has no module `{name}`");
-            let hint = "Name modules as in embed_tokens, lm_head, model.norm or layers.0.mlp.up_proj";
+            let hint =
+                "Name modules as in embed_tokens, lm_head, model.norm or layers.0.mlp.up_proj";
             return refuse("modules_to_save", what, hint);
         }
         // One matrix is the embedding.

@@ -80,7 +80,8 @@ impl Layer<'_> {
 
     /// A linear layer's path.
     fn path(&self, name: &str) -> String {
-        let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down") {
+        let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down")
+        {
             "mlp"
         } else {
             "self_attn"
@@ -95,7 +96,8 @@ impl Layer<'_> {
 
     /// Whether a linear layer is trained as a whole.
     fn is_trained(&self, name: &str) -> bool {
-        let saved = |targets: &LoraTargets| targets.saved.contains(&format!("{}.weight", self.path(name)));
+        let saved =
+            |targets: &LoraTargets| targets.saved.contains(&format!("{}.weight", self.path(name)));
         self.targets.is_none_or(saved)
     }
 

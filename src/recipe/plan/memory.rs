@@ -237,11 +237,7 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> V
 }
 
 /// What is held in the phases of a step, in its last micro-batch.
-fn training(
-    setup: &MemorySetup<'_>,
-    tensors: &Tensors,
-    layers: &[Layer<'_>],
-) -> Vec<(Phase, At)> {
+fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
     let checkpointing = setup.activation_checkpointing;
     let Some(layer) = layers.last() else { return vec![] };

@@ -169,8 +169,32 @@ mod tests {
         let device = Device::flex().autodiff();
         let (lora, base) =
             (LoraConfig { rank: 3, ..LoraConfig::default() }, BaseWeights::default());
+        let saved = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let loras = [
+            lora.clone(),
+            LoraConfig {
+                use_dora: true,
+                rank_pattern: [("layers.1.mlp.down_proj", 5)].into(),
+                layers_to_transform: vec![1, 2],
+                ..lora.clone()
+            },
+            LoraConfig {
+                modules_to_save: saved(&["embed_tokens", "model.norm", "o_proj"]),
+                ..lora.clone()
+            },
+            LoraConfig {
+                lora_bias: true,
+                modules_to_save: saved(&["lm_head"]),
+                ensure_weight_tying: false,
+                ..lora.clone()
+            },
+        ];
         for architecture in [Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3] {
-            for (tied, lora) in [(true, None), (false, None), (true, Some(&lora))] {
+            let cases = [true, false].into_iter().flat_map(|tied| {
+                let loras = loras.iter().map(Some).chain([None]);
+                loras.map(move |lora| (tied, lora))
+            });
+            for (tied, lora) in cases {
                 let shape = shape(architecture, tied);
                 let model = shape.init(1, &device).unwrap();
                 let model = match lora {

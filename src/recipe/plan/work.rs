@@ -43,9 +43,7 @@ pub(super) fn flops(
     let attention = (shape.query_width() * shape.num_hidden_layers) as f64;
     // A product is `2 * width * keys / 2` for a query.
     let of_squares = attention * (2.0 + 5.0 + 2.0 * once_more);
-    batches.positions * linear
-        + batches.trained * of_head
-        + batches.squares * of_squares
+    batches.positions * linear + batches.trained * of_head + batches.squares * of_squares
 }
 
 /// What a backend is assumed to compute in a second, in floating-point operations. For the CPU it is a
