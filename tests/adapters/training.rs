@@ -72,7 +72,8 @@ fn merging_and_writing_give_the_same_model_with_any_kind() {
             let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
             merged.save(&whole, &SaveFolder::new(&tokenizer)).unwrap();
             let again = DecoderLm::load(&whole, &devices()[0]).unwrap();
-            assert!(new_logits(&again) == new_logits(&merged), "{kind}");
+            // Products with it are summed in another order.
+            assert!(relative_error(&new_logits(&again), &new_logits(&merged)) < 1e-5, "{kind}");
         }
     }
 }
