@@ -136,7 +136,10 @@ impl DecoderLm {
             hint: "Save it as a whole".into(),
         })?;
         let targets = config.targets_in(self.config(), LoraSource::File)?;
-        let config = write_config(config, &targets, self.is_part(), how.base);
+        // PEFT warns where there is nothing to tie.
+        let ties = self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING);
+        let config = LoraConfig { ensure_weight_tying: ties, ..config.clone() };
+        let config = write_config(&config, &targets, self.is_part(), how.base);
         // One entry only: the order of more is left to chance, and so would be the file's bytes.
         let metadata = HashMap::from([(BASE_KEY.to_owned(), self.fingerprint()?)]);
         write_folder(folder, |beside| {

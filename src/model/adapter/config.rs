@@ -72,7 +72,7 @@ pub(super) fn write_config(
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
-        "ensure_weight_tying": config.ensure_weight_tying && !config.modules_to_save.is_empty(),
+        "ensure_weight_tying": config.ensure_weight_tying,
     });
     let chosen = if is_part { chosen_of_part(config, targets) } else { chosen(config) };
     if let (Some(all), Value::Object(chosen)) = (all.as_object_mut(), chosen) {

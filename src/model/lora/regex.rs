@@ -214,10 +214,9 @@ pub(super) fn check_expressions(config: &LoraConfig) -> Result<()> {
     for (key, texts) in [("rank_pattern", &ranks), ("alpha_pattern", &alphas)] {
         texts.iter().try_for_each(|text| Expression::of_end(key, text, deadline).map(|_| ()))?;
     }
-    let saved = config.modules_to_save.iter();
-    saved
-        .map(|name| Expression::of_module("modules_to_save", name, deadline).map(|_| ()))
-        .collect::<Result<()>>()?;
+    for name in &config.modules_to_save {
+        Expression::of_module("modules_to_save", name, deadline)?;
+    }
     BlockNumbers::new(&config.layers_pattern, deadline).map(|_| ())
 }
 
