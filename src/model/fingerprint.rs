@@ -15,7 +15,7 @@ impl DecoderLm {
     /// bf16 has the same one. Models that were trained apart differ in it.
     ///
     /// # Errors
-    /// [`Error::Training`] where the device cannot be read.
+    /// [`Error::Training`](crate::Error::Training) where the device cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         struct Visitor {
             path: PathStack,
