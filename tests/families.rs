@@ -6,7 +6,6 @@ mod common;
 mod parity_support;
 
 use burn::module::Module;
-use burn::tensor::Device;
 use common::{devices, generate, shaken, tiny, toy_run};
 use mixdistill::context::Context;
 use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
@@ -18,12 +17,11 @@ use mixdistill::model::{LoadOptions, RopeType, TextModel};
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::train::{Learner, TrainConfig, step_gradients};
 use parity_support::{
-    PROMPT, Reference, largest_difference, logits, loss_and_gradients, norm, norm_of, our_name,
-    with_random_b, write_adapter, write_logits,
+    LOGITS, PROMPT, Reference, Table, logits, logits_off, our_name, training, with_random_b,
+    worst_gradient, write_adapter, write_logits,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// All folders of `tests/parity/families`.
@@ -59,10 +57,7 @@ const GREEDY_PROMPT: usize = 24;
 const PACKED_CUT: usize = 20;
 const PACKED_PROMPT: usize = 6;
 
-const LOGITS: f64 = 1e-3;
-const LOSS: f64 = 1e-4;
 const PACKED_LOSS: f64 = 1e-5;
-const GRADIENT: f64 = 1e-3;
 
 fn family(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/families").join(name)
@@ -85,45 +80,6 @@ fn each_folder_is_a_case() {
     assert_eq!(folders, CASES);
     let has_adapter = |name: &&str| family(name).join("adapter").is_dir();
     assert_eq!(CASES.into_iter().filter(has_adapter).collect::<Vec<_>>(), WITH_ADAPTER);
-}
-
-/// What is compared, how far off it is, and what is allowed.
-type Figure = (&'static str, f64, f64);
-
-/// The figures of all cases, one line for each.
-struct Table {
-    text: String,
-    holds: bool,
-}
-
-impl Table {
-    fn new(title: &str) -> Self {
-        Self { text: format!("\n{title}\n"), holds: true }
-    }
-
-    fn add(&mut self, name: &str, figures: &[Figure]) {
-        if self.text.lines().count() == 2 {
-            let heads: String = figures.iter().map(|(head, ..)| format!("{head:>15}")).collect();
-            let limits: String =
-                figures.iter().map(|(_, _, limit)| format!("{limit:>15.0e}")).collect();
-            self.text.push_str(&format!("{:28}{heads}\n{:28}{limits}\n", "", "allowed"));
-        }
-        self.text.push_str(&format!("{name:28}"));
-        for (head, found, limit) in figures {
-            self.text.push_str(&format!("{found:>15.1e}"));
-            if found > limit || found.is_nan() {
-                self.text.push_str(&format!(" ({head} FAILED)"));
-                self.holds = false;
-            }
-        }
-        self.text.push('\n');
-    }
-
-    /// Shows the table whether the test passes or not: what is written like this is not captured.
-    fn show(&self) {
-        std::io::stdout().write_all(self.text.as_bytes()).unwrap();
-        assert!(self.holds, "see the table");
-    }
 }
 
 #[test]
@@ -150,49 +106,6 @@ fn each_family_gives_what_transformers_gives() {
         }
         table.show();
     }
-}
-
-fn logits_off(model: &DecoderLm, reference: &Reference, device: &Device) -> f64 {
-    let ours = logits(model, &reference.tokens("input_ids"), device);
-    largest_difference(&ours, &reference.floats("logits"))
-}
-
-/// Loss and gradients.
-fn training(what: &str, model: &DecoderLm, reference: &Reference) -> [Figure; 2] {
-    let tokens = reference.tokens("input_ids");
-    let (loss, gradients) = loss_and_gradients(model, &tokens, PROMPT);
-    let difference = (loss - f64::from(reference.floats("loss")[0])).abs();
-    let (error, tensor) = worst_gradient(&gradients, reference);
-    if error > GRADIENT {
-        println!("{what}: the gradient of {tensor} is the furthest");
-    }
-    [("loss", difference, LOSS), ("gradients", error, GRADIENT)]
-}
-
-/// The largest relative error of a tensor's gradient, and that tensor. Both sides must have
-/// gradients of the same tensors.
-fn worst_gradient(ours: &BTreeMap<String, HostTensor>, reference: &Reference) -> (f64, String) {
-    let names = reference.names();
-    let theirs: BTreeMap<String, &str> = names
-        .iter()
-        .filter_map(|name| Some((our_name(name.strip_prefix("grad.")?), name.as_str())))
-        .collect();
-    assert!(ours.keys().eq(theirs.keys()), "{:?} and {:?}", ours.keys(), theirs.keys());
-    let gradients: BTreeMap<&str, Vec<f32>> =
-        theirs.iter().map(|(name, theirs)| (name.as_str(), reference.floats(theirs))).collect();
-    let total = norm_of(gradients.values().flatten().copied());
-    // Some are 0 but for rounding: a key's bias moves all scores alike.
-    let near_zero = 1e-4 * total;
-    ours.iter()
-        .map(|(name, ours)| {
-            assert_eq!(ours.shape, reference.shape(theirs[name.as_str()]), "{name}");
-            let theirs = &gradients[name.as_str()];
-            assert!(norm(ours).is_finite(), "{name}");
-            let difference = norm_of(ours.values.iter().zip(theirs).map(|(a, b)| a - b));
-            (difference / norm_of(theirs.iter().copied()).max(near_zero), name.clone())
-        })
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .unwrap()
 }
 
 /// Of the greedy tokens, how many are not those of transformers.

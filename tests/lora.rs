@@ -45,8 +45,7 @@ fn logits(model: &DecoderLm) -> Vec<f32> {
 #[test]
 fn new_adapters_change_nothing_and_only_they_are_trained() {
     let device = devices().remove(0).autodiff();
-    let config =
-        LoraConfig { target_modules: vec!["q_proj".into(), "down_proj".into()], ..lora(3) };
+    let config = LoraConfig { target_modules: ["q_proj", "down_proj"].into(), ..lora(3) };
     let plain = shaken(&tiny(Architecture::Qwen2), &device);
     let model = plain.clone().with_lora(&config, 7).unwrap();
     assert_eq!(logits(&plain), logits(&model));
@@ -257,7 +256,7 @@ fn a_saved_adapter_comes_back() {
     let config = LoraConfig {
         dropout: 0.1,
         rslora: true,
-        target_modules: vec!["gate_proj".into(), "v_proj".into()],
+        target_modules: ["gate_proj", "v_proj"].into(),
         ..lora(3)
     };
     let model = adapted(&config);
@@ -307,12 +306,12 @@ fn adapters_that_do_not_fit_are_refused() {
     let original = std::fs::read_to_string(&path).unwrap();
     let cases = [
         ("peft_type", json!("IA3"), "`peft_type` is \"IA3\""),
-        ("use_dora", json!(true), "`use_dora`"),
+        ("use_dora", json!(true), "q_proj.lora_magnitude_vector.weight is missing"),
+        ("use_dora", json!("yes"), "`use_dora` is \"yes\""),
         ("bias", json!("all"), "`bias` is \"all\""),
-        ("fan_in_fan_out", json!(true), "`fan_in_fan_out`"),
-        ("modules_to_save", json!(["lm_head"]), "`modules_to_save`"),
-        ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
-        ("layers_to_transform", json!([1]), "`layers_to_transform`"),
+        ("modules_to_save", json!(["lm_head"]), "model.lm_head.weight is missing"),
+        ("rank_pattern", json!({"q_proj": 4}), "q_proj.lora_A.weight is [3, 16], not [4, 16]"),
+        ("layers_to_transform", json!([1]), "layers.0.mlp.down_proj.lora_A.weight is not of this"),
         ("init_lora_weights", json!("pissa"), "`init_lora_weights`"),
         ("something_new", json!("x"), "`something_new`"),
         ("r", json!(0), "rank"),
@@ -320,10 +319,12 @@ fn adapters_that_do_not_fit_are_refused() {
         ("r", json!(4), "is [3, 16], not [4, 16]"),
         ("lora_alpha", json!("big"), "`lora_alpha`"),
         ("lora_dropout", json!(1.5), "dropout"),
-        ("target_modules", json!(["lm_head"]), "no linear layer `lm_head`"),
+        ("target_modules", json!(["lm_head"]), "adapters are for the blocks' layers"),
+        ("target_modules", json!(["lm_heads"]), "no layer of the model gets an adapter"),
         ("target_modules", json!(["q_proj"]), "is not of this model"),
         ("target_modules", json!(3), "not a list of layers"),
         ("target_modules", Value::Null, "not a list of layers"),
+        ("target_modules", json!([3]), "not a list of names"),
     ];
     for (key, value, message) in cases {
         let mut config: Value = serde_json::from_str(&original).unwrap();
@@ -365,17 +366,13 @@ fn what_is_not_supported_says_what_to_do() {
     let base = shaken(&tiny(Architecture::Qwen2), &devices()[0]);
     let path = folder.join("adapter_config.json");
     let original = std::fs::read_to_string(&path).unwrap();
-    let one = "model.layers.1.self_attn.q_proj";
     for (key, value, held) in [
-        ("target_modules", json!([one]), one),
-        ("rank_pattern", json!({"q_proj": 4}), "{\"q_proj\":4}"),
-        ("alpha_pattern", json!({"q_proj": 4}), "{\"q_proj\":4}"),
-        ("layers_to_transform", json!([0, 1]), "[0,1]"),
-        ("modules_to_save", json!(["embed_tokens"]), "[\"embed_tokens\"]"),
-        ("use_dora", json!(true), "DoRA"),
-        ("lora_bias", json!(true), "true"),
         ("bias", json!("lora_only"), "lora_only"),
         ("init_lora_weights", json!("olora"), "olora"),
+        ("init_lora_weights", json!("pissa_niter_4"), "pissa_niter_4"),
+        ("trainable_token_indices", json!([1, 2]), "[1,2]"),
+        ("target_parameters", json!(["w"]), "[\"w\"]"),
+        ("kasa_config", json!({"beta": 1}), "{\"beta\":1}"),
     ] {
         let mut config: Value = serde_json::from_str(&original).unwrap();
         config[key] = value;
@@ -385,14 +382,34 @@ fn what_is_not_supported_says_what_to_do() {
             assert!(error.contains(said), "{key}: {error}");
         }
     }
-    // A regular expression is no trouble: which layers it has found, the tensors tell.
-    let mut config: Value = serde_json::from_str(&original).unwrap();
-    config["target_modules"] = json!(r".*\.layers\..*_proj");
-    std::fs::write(&path, config.to_string()).unwrap();
-    let read = base.clone().with_adapter(&folder).unwrap();
-    let mut expected = PROJECTIONS.map(str::to_owned);
-    expected.sort();
-    assert_eq!(read.lora().unwrap().target_modules, expected);
+    // PEFT does not merge these.
+    for (key, value) in [
+        ("alora_invocation_tokens", json!([1])),
+        ("layer_replication", json!([[0, 1]])),
+        ("use_qalora", json!(true)),
+    ] {
+        let mut config: Value = serde_json::from_str(&original).unwrap();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = base.clone().with_adapter(&folder).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("cannot be merged"), "{key}: {error}");
+    }
+    // What PEFT itself takes no notice of, and initializations that leave the base as it is.
+    for (key, value) in [
+        ("fan_in_fan_out", json!(true)),
+        ("init_lora_weights", json!("orthogonal")),
+        ("init_lora_weights", json!("eva")),
+        ("rank_pattern", json!({"layers.0": 9})),
+        ("exclude_modules", json!(["lm_head"])),
+        ("target_modules", json!(r".*\.layers\..*_proj")),
+        ("target_modules", json!("ALL-linear")),
+    ] {
+        let mut config: Value = serde_json::from_str(&original).unwrap();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let read = base.clone().with_adapter(&folder).unwrap();
+        assert_eq!(logits(&read), logits(&model), "{key}");
+    }
     // Whether this is the model that it names cannot be told: nobody is told to give "that model".
     let mut config: Value = serde_json::from_str(&original).unwrap();
     config["revision"] = json!("v2");
@@ -404,16 +421,6 @@ fn what_is_not_supported_says_what_to_do() {
     assert!(error.contains("names and shapes") && error.contains("(revision v2)"), "{error}");
     assert!(!error.contains("give that model"), "{error}");
     std::fs::write(&path, &original).unwrap();
-    // Embeddings that were stored beside the adapters.
-    let weights = folder.join("adapter_model.safetensors");
-    let bytes = std::fs::read(&weights).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut tensors: Vec<_> = stored.tensors();
-    let (_, view) = tensors[0].clone();
-    tensors.push(("base_model.model.model.embed_tokens.weight".into(), view));
-    std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
-    let error = base.with_adapter(&folder).unwrap_err().to_string();
-    assert!(error.contains("embed_tokens.weight") && error.contains("merge_and_unload"), "{error}");
 }
 
 #[test]
@@ -427,9 +434,10 @@ fn settings_out_of_range_are_refused() {
     refused(LoraConfig { alpha: f64::NAN, ..lora(3) }, "alpha");
     refused(LoraConfig { alpha: 0.0, ..lora(3) }, "alpha");
     refused(LoraConfig { dropout: 1.0, ..lora(3) }, "dropout");
-    refused(LoraConfig { target_modules: vec![], ..lora(3) }, "target_modules");
-    refused(LoraConfig { target_modules: vec!["lm_head".into()], ..lora(3) }, "target_modules");
-    assert_eq!(LoraConfig::default().target_modules, PROJECTIONS);
+    let none: [&str; 0] = [];
+    refused(LoraConfig { target_modules: none.into(), ..lora(3) }, "target_modules");
+    refused(LoraConfig { target_modules: ["lm_head"].into(), ..lora(3) }, "target_modules");
+    assert_eq!(LoraConfig::default().target_modules, PROJECTIONS.into());
 }
 
 #[test]
@@ -439,6 +447,6 @@ fn settings_without_alpha_scale_by_two() {
     assert_eq!(read(&format!("{base}rank = 8")).alpha, 16.0);
     assert_eq!(read(base).alpha, 32.0);
     let given = read(&format!("{base}rank = 8\nalpha = 8\ntarget_modules = [\"q_proj\"]"));
-    assert_eq!((given.alpha, given.scale(), given.target_modules.len()), (8.0, 1.0, 1));
+    assert_eq!((given.alpha, given.scale(), given.target_modules.list().len()), (8.0, 1.0, 1));
     assert!(RunConfig::from_toml(&format!("{base}ranks = 8")).is_err());
 }

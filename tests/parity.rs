@@ -287,7 +287,7 @@ mod written {
                         rank: 3,
                         alpha: 5.0,
                         rslora: true,
-                        target_modules: PROJECTIONS[..2].iter().map(|s| (*s).into()).collect(),
+                        target_modules: [PROJECTIONS[0], PROJECTIONS[1]].into(),
                         ..Default::default()
                     },
                 ),

@@ -41,19 +41,24 @@ fn gradients_in_bf16_are_near_those_in_f32() {
         for architecture in Architecture::ALL {
             let model = shaken(&tiny(architecture), &device.clone().autodiff());
             let lora = LoraConfig { rank: 3, ..LoraConfig::default() };
-            let mut adapted = model.clone().with_lora(&lora, 1).unwrap();
-            // Past B's zeros.
-            let config = TrainConfig {
-                steps: Some(3),
-                learning_rate: 1e-2,
-                warmup_steps: 0,
-                ..TrainConfig::default()
-            };
-            let mut learner = Learner::new(adapted, config).unwrap();
-            learner.train_step(&data(), 3).unwrap();
-            learner.train_step(&data(), 3).unwrap();
-            adapted = learner.into_model();
-            for model in [model, adapted] {
+            let dora = LoraConfig { use_dora: true, dropout: 0.1, ..lora.clone() };
+            let saved = ["embed_tokens", "lm_head", "mlp.down_proj"].map(str::to_owned).to_vec();
+            let saved = LoraConfig { modules_to_save: saved, ..lora.clone() };
+            let adapted = [lora, dora, saved].map(|lora| {
+                let adapted = model.clone().with_lora(&lora, 1).unwrap();
+                // Past B's zeros.
+                let config = TrainConfig {
+                    steps: Some(3),
+                    learning_rate: 1e-2,
+                    warmup_steps: 0,
+                    ..TrainConfig::default()
+                };
+                let mut learner = Learner::new(adapted, config).unwrap();
+                learner.train_step(&data(), 3).unwrap();
+                learner.train_step(&data(), 3).unwrap();
+                learner.into_model()
+            });
+            for model in [model].into_iter().chain(adapted) {
                 let batches = BatchLayout::rows(4, 4, Packing::On).batches(&data());
                 let exact = step_gradients(&model, &batches).unwrap();
                 let expected = named_gradients(&model, &exact.gradients).unwrap();
@@ -78,7 +83,13 @@ fn gradients_in_bf16_are_near_those_in_f32() {
                     };
                     let error = difference(&all(&gradients), &all(&expected));
                     println!("{architecture:?} {}: all gradients {error:.1e}", expected.len());
-                    assert!(error < TOLERANCE, "{architecture:?}: {error:e}");
+                    // DoRA scales outputs and subtracts what dropout leaves: more roundings. An
+                    // embedding that is trained beside adapters is most of what has a gradient.
+                    let is_plain =
+                        |lora: &LoraConfig| !lora.use_dora && lora.modules_to_save.is_empty();
+                    let factor = if model.lora().is_none_or(is_plain) { 1.0 } else { 1.5 };
+                    let allowed = factor * TOLERANCE;
+                    assert!(error < allowed, "{architecture:?}: {error:e}");
                 }
             }
         }

@@ -121,6 +121,68 @@ fn a_model_and_its_adapters_compute_as_on_the_decoded_weights() {
     }
 }
 
+/// DoRA takes the lengths of the stored numbers, and modules that are trained as a whole begin with them.
+#[test]
+fn adapters_of_every_kind_compute_as_on_the_decoded_weights() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let kinds_of_lora = [
+        LoraConfig { use_dora: true, ..lora() },
+        LoraConfig {
+            modules_to_save: names(&["embed_tokens", "lm_head", "o_proj"]),
+            rank_pattern: [("down_proj", 5)].into(),
+            ..lora()
+        },
+        LoraConfig {
+            modules_to_save: names(&["lm_head"]),
+            ensure_weight_tying: false,
+            target_modules: ["v_proj"].into(),
+            lora_bias: true,
+            ..lora()
+        },
+    ];
+    let place = tempfile::tempdir().unwrap();
+    for device in devices() {
+        for architecture in [Architecture::Llama, Architecture::Qwen2] {
+            for base in kinds().into_iter().filter(|base| is_stored(base, &device)) {
+                for (number, config) in kinds_of_lora.iter().enumerate() {
+                    let what = format!("{architecture:?} {base:?} {number}");
+                    let model = shaken(&tiny(architecture), &device.clone().autodiff());
+                    let stored = || model.clone().with_base_weights(&base).unwrap();
+                    let both = [stored(), decoded(&model, &base)].map(|model| {
+                        let model = model.with_lora(config, 7).unwrap();
+                        let settings = TrainConfig {
+                            learning_rate: 0.02,
+                            warmup_steps: 0,
+                            ..TrainConfig::default()
+                        };
+                        let mut learner = Learner::new(model, settings).unwrap();
+                        let losses: Vec<f64> = (0..3)
+                            .map(|_| learner.train_step(&rows(&[(9, 3), (14, 5)]), 3).unwrap().loss)
+                            .collect();
+                        (losses, learner.into_model())
+                    });
+                    let [(found, model_here), (expected, _)] = both;
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert!((found - expected).abs() < 2e-3, "{what}: {found} {expected}");
+                    }
+                    // Read again beside the same stored weights, and merged.
+                    let folder = place.path().join("adapter");
+                    let _ = std::fs::remove_dir_all(&folder);
+                    model_here.save_adapter(&folder, &adapter_of("base")).unwrap();
+                    let logits = |model: &DecoderLm| {
+                        let tokens = common::ids(&[1, 2, 3, 4, 5], [1, 5], &device);
+                        model.clone().valid().logits(tokens).try_into_vec_as::<f32>().unwrap()
+                    };
+                    let read = stored().with_adapter(&folder).unwrap();
+                    assert_eq!(logits(&read), logits(&model_here), "{what}");
+                    let off = relative_error(&logits(&read.clone().merged()), &logits(&read));
+                    assert!(off < 1e-4, "{what}: {off:e}");
+                }
+            }
+        }
+    }
+}
+
 /// A folder with a tiny model.
 fn folder(architecture: Architecture, at: &std::path::Path) {
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();

@@ -60,7 +60,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         "{} with the adapter of rank {} on {}",
         flags.model,
         lora.rank,
-        lora.target_modules.join(", ")
+        lora.target_modules
     );
     let losses = losses(flags, session)?;
     session.result(&serde_json::json!({

@@ -65,6 +65,8 @@ impl DecoderLm {
         let mut add = |gradients: Gradients| {
             all.accumulate(self, GradientsParams::from_grads(gradients, self));
         };
+        // Below it nothing is trained.
+        let first = if self.trains_embedding() { 0 } else { self.first_trained_block() };
         let [blocks @ .., last] = inputs.as_slice() else {
             unreachable!("the output of the last block is always there")
         };
@@ -75,7 +77,7 @@ impl DecoderLm {
         let mut gradient = x.grad(&gradients);
         add(gradients);
         for (number, (layer, input)) in self.layers().iter().zip(blocks).enumerate().rev() {
-            let Some(above) = gradient else { break };
+            let Some(above) = gradient.take().filter(|_| number >= first) else { break };
             let pieces = pieces(above.dims()[0]);
             gradient = through_block(layer, input, above, metadata.of(number), pieces, &mut add);
         }
@@ -124,7 +126,7 @@ mod tests {
         let mut adapted = whole.clone().no_grad();
         let lora = LoraConfig { rank: 4, dropout: 0.2, ..LoraConfig::default() };
         for (name, linear) in adapted.mlp.linear_layers_mut() {
-            linear.attach(&lora, name, 3);
+            linear.attach(&lora.of_layer(), name, 3);
             // B off its beginning.
             linear.lora_B = linear.lora_B.take().map(|mut b| {
                 b.weight = b

@@ -1,18 +1,22 @@
 //! Adapters as folders in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod config;
+mod misfit;
+
 use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
 use super::folder::{CHAT_TEMPLATE, write_folder};
-use super::hf_config::Refusal;
-use super::lora::{LoraConfig, PROJECTIONS};
-use super::tensors::{NamedTensor, PathStack, host, lazy_tensors};
-use super::weights::{FileType, WeightFiles, listed, write_file};
+use super::lora::{
+    AdapterTensors, EMBEDDING, HEAD, LoraConfig, LoraSource, LoraTargets, OLD_WITHIN, WITHIN,
+};
+use super::tensors::{HostTensor, NamedTensor, lazy_tensors, with_replaced};
+use super::weights::{FileType, WeightFiles, write_file};
 use crate::error::{Error, Result};
 use crate::files::read_if_there;
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use burn::tensor::{Device, Tensor, TensorData};
+use config::{base_of, merge, read_config, write_config};
+use misfit::misfit;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
@@ -24,40 +28,11 @@ const PICKLED: &str = "adapter_model.bin";
 /// What PEFT puts before the paths of a causal language model.
 const PREFIX: &str = "base_model.model.";
 
-/// Where the decoder of a model of text and images is, in place of `model.`.
-const WITHIN: &str = "model.language_model.";
-
-/// PEFT's name of all linear layers.
-const ALL_LINEAR: &str = "all-linear";
+/// The one tensor whose name in files is not its path.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
 
 /// Key in the metadata of the weights: the fingerprint of the base model.
 const BASE_KEY: &str = "base_model_sha256";
-
-/// Settings of PEFT that say nothing about the computation, or that are handled here.
-const KNOWN: [&str; 22] = [
-    "alora_invocation_tokens",
-    "auto_mapping",
-    "base_model_name_or_path",
-    "bias",
-    "corda_config",
-    "eva_config",
-    "inference_mode",
-    "init_lora_weights",
-    "lora_alpha",
-    "lora_dropout",
-    "megatron_core",
-    "peft_type",
-    "peft_version",
-    "qalora_group_size",
-    "r",
-    "revision",
-    "runtime_config",
-    "target_modules",
-    "task_type",
-    "use_rslora",
-    "loftq_config",
-    "ensure_weight_tying",
-];
 
 /// How adapters are written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,205 +49,59 @@ pub struct SaveAdapter<'a> {
 /// text does not pass.
 fn own_name(name: &str) -> Option<String> {
     let Some(path) = name.strip_prefix(PREFIX) else { return Some(name.to_owned()) };
-    match path.strip_prefix(WITHIN) {
-        Some(rest) => Some(format!("{PREFIX}model.{rest}")),
-        None if path.contains("vision_tower.") || path.contains("multi_modal_projector.") => None,
-        None => Some(name.to_owned()),
-    }
-}
-
-/// The adapter's settings in PEFT's words. In a model of text and images the layers of the text part alone
-/// have adapters.
-fn write_config(config: &LoraConfig, is_part: bool, base: &str) -> Value {
-    let target_modules = match is_part {
-        true => json!(format!(r".*\.language_model\..*\.({})", config.target_modules.join("|"))),
-        false => json!(config.target_modules),
+    let within = [WITHIN, OLD_WITHIN].into_iter().find_map(|within| path.strip_prefix(within));
+    let path = match within {
+        Some(rest) => format!("model.{rest}"),
+        None if path.contains("vision_tower.") || path.contains("multi_modal_projector.") => {
+            return None;
+        }
+        None => path.to_owned(),
     };
-    // A name on the hub may come with its revision, which PEFT keeps apart.
-    let (base, revision) = match base.split_once('@') {
-        Some((name, revision)) if !Path::new(base).exists() => (name, Some(revision)),
-        _ => (base, None),
+    let end = if path.ends_with(MAGNITUDE) { ".weight" } else { "" };
+    Some(format!("{PREFIX}{path}{end}"))
+}
+
+/// The name of a tensor in an adapter's file.
+fn name_in_file(name: &str, is_part: bool) -> String {
+    let path = match name.strip_prefix("model.").filter(|_| is_part) {
+        Some(rest) => format!("{WITHIN}{rest}"),
+        None => name.to_owned(),
     };
-    json!({
-        "revision": revision,
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "use_rslora": config.rslora,
-        "target_modules": target_modules,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "modules_to_save": null,
-    })
+    let plain = path.strip_suffix(".weight").filter(|path| path.ends_with(MAGNITUDE));
+    format!("{PREFIX}{}", plain.unwrap_or(&path))
 }
 
-/// What to do about an adapter that asks for more than is done here.
-const MERGE: &str = "Merge it with PEFT (`AutoPeftModelForCausalLM.from_pretrained(ADAPTER)\
-                     .merge_and_unload().save_pretrained(FOLDER)`) and give FOLDER as the model, or \
-                     train an adapter without it";
-
-/// What a setting of PEFT means where it is set, for those that are asked for most.
-fn meaning(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "rank_pattern" => "ranks of their own for some layers",
-        "alpha_pattern" => "scales of their own for some layers",
-        "layers_to_transform" => "adapters on some layers only",
-        "layers_pattern" => "names of layers",
-        "layer_replication" => "layers that are repeated",
-        "exclude_modules" => "layers without adapters",
-        "target_parameters" => "adapters on parameters",
-        "trainable_token_indices" => "trained rows of the embedding",
-        "modules_to_save" => "modules that were trained as a whole, beside the adapters",
-        "use_dora" => "DoRA, which scales the weights' columns too",
-        "lora_bias" => "biases in the adapters",
-        "fan_in_fan_out" => "transposed weights",
-        "use_qalora" => "quantized adapters",
-        _ => return None,
-    })
-}
-
-/// An adapter that asks for more than is done here.
-fn merge(what: String) -> Refusal {
-    Refusal { what, hint: MERGE }
-}
-
-/// Settings that no adapter has.
-fn mend(what: String) -> Refusal {
-    Refusal { what, hint: "Mend the file, or save the adapter again" }
-}
-
-/// The adapter's settings from PEFT's words; what is not done here is refused by name, in words.
-fn read_config(value: &Value) -> std::result::Result<LoraConfig, Refusal> {
-    let settings = value.as_object().ok_or_else(|| mend("it is not a JSON object".into()))?;
-    if value["peft_type"] != "LORA" {
-        return Err(merge(format!("`peft_type` is {}, not \"LORA\"", value["peft_type"])));
-    }
-    for (key, value) in settings.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
-        let unset = match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.is_empty(),
-            _ => false,
-        };
-        if !unset {
-            let means = meaning(key).map_or_else(String::new, |means| format!(" ({means})"));
-            let what = format!("`{key}` is {value}{means}, which this build does not support");
-            return Err(merge(what));
-        }
-    }
-    if !value["alora_invocation_tokens"].is_null() {
-        let what = "`alora_invocation_tokens` is set, which this build does not support";
-        return Err(merge(what.into()));
-    }
-    match value["bias"].as_str() {
-        None | Some("none") => {}
-        Some(other) => {
-            let what = "(trained biases of the model); this build supports \"none\" only";
-            return Err(merge(format!("`bias` is \"{other}\" {what}")));
-        }
-    }
-    match &value["init_lora_weights"] {
-        Value::Null | Value::Bool(_) => {}
-        Value::String(name) if name == "gaussian" => {}
-        // These change the base model's weights when the adapter is made.
-        other => {
-            return Err(merge(format!(
-                "`init_lora_weights` is {other}, which changes the base model's weights and which \
-                 this build does not support"
-            )));
-        }
-    }
-    let rank = value["r"].as_u64().and_then(|r| usize::try_from(r).ok());
-    let target_modules: BTreeSet<String> = match &value["target_modules"] {
-        Value::Array(list) => {
-            list.iter().filter_map(|m| Some(m.as_str()?.rsplit('.').next()?.to_owned())).collect()
-        }
-        Value::String(all) if all == ALL_LINEAR => PROJECTIONS.map(str::to_owned).into(),
-        other => {
-            return Err(mend(format!("`target_modules` is {other}, not a list of layers")));
-        }
-    };
-    let config = LoraConfig {
-        rank: rank.ok_or_else(|| mend(format!("`r` is {}, not a size", value["r"])))?,
-        alpha: value["lora_alpha"].as_f64().ok_or_else(|| {
-            mend(format!("`lora_alpha` is {}, not a number", value["lora_alpha"]))
-        })?,
-        dropout: value["lora_dropout"].as_f64().unwrap_or(0.0),
-        rslora: value["use_rslora"].as_bool().unwrap_or(false),
-        target_modules: target_modules.into_iter().collect(),
-    };
-    config.validate().map_err(|e| mend(e.to_string().trim_end_matches('.').to_owned()))?;
-    Ok(config)
-}
-
-/// PEFT's name of an adapter's matrix, and its shape in the file.
-fn shapes(config: &DecoderConfig, lora: &LoraConfig) -> BTreeMap<String, Vec<usize>> {
+/// Our names of an adapter's tensors, and their shapes in the file.
+fn shapes(model: &DecoderConfig, targets: &LoraTargets) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::new();
-    for (name, shape) in config.tensor_shapes() {
-        let Some(path) = name.strip_suffix(".weight") else { continue };
-        if let [output, input] = shape[..]
-            && path.starts_with("model.layers.")
-            && lora.targets(path)
-        {
-            shapes.insert(format!("{PREFIX}{path}.lora_A.weight"), vec![lora.rank, input]);
-            shapes.insert(format!("{PREFIX}{path}.lora_B.weight"), vec![output, lora.rank]);
+    let of_model = model.tensor_shapes();
+    for (path, lora) in &targets.layers {
+        let Some([output, input]) = of_model.get(&format!("{path}.weight")).map(Vec::as_slice)
+        else {
+            continue;
+        };
+        let mut add = |part: &str, shape: Vec<usize>, is_there: bool| {
+            if is_there {
+                shapes.insert(format!("{PREFIX}{path}.{part}"), shape);
+            }
+        };
+        add("lora_A.weight", vec![lora.rank, *input], true);
+        add("lora_B.weight", vec![*output, lora.rank], true);
+        add("lora_B.bias", vec![*output], lora.has_bias);
+        add("lora_magnitude_vector.weight", vec![*output], lora.has_magnitude);
+    }
+    for name in &targets.saved {
+        if let Some(shape) = shape_in(model, name) {
+            shapes.insert(format!("{PREFIX}{name}"), shape);
         }
     }
     shapes
 }
 
-/// Layers that `target_modules` names one by one, as in `model.layers.3.self_attn.q_proj`.
-fn single_layers(settings: &Value) -> Vec<&str> {
-    let has_number = |path: &str| path.split('.').any(|part| part.parse::<u32>().is_ok());
-    let names = settings["target_modules"].as_array().into_iter().flatten();
-    names.filter_map(Value::as_str).filter(|path| has_number(path)).collect()
-}
-
-/// What is wrong where an adapter's tensors are not those that its settings and the model call for,
-/// and what to do.
-fn misfit(settings: &Value, extra: &[&str], problems: &[String]) -> (String, String) {
-    let single = single_layers(settings);
-    if !single.is_empty() {
-        let what = "which this build does not support";
-        let listed = listed(&single);
-        return (format!("`target_modules` names single layers ({listed}), {what}"), MERGE.into());
-    }
-    let beside: Vec<&str> = extra.iter().filter(|name| !is_low_rank(name)).copied().collect();
-    if !beside.is_empty() {
-        let what = "(trained embeddings, whole modules, magnitudes or biases), which this build \
-                    does not support";
-        let listed = listed(&beside);
-        return (format!("it holds tensors beside LoRA's matrices, {listed} {what}"), MERGE.into());
-    }
-    let what = format!("its tensors do not fit the model: {}", listed(problems));
-    // Whether this is the model that it names cannot be told from a name.
-    let hint = format!(
-        "These names and shapes are what the file, {CONFIG} and the model differ in; by {CONFIG} it \
-         was made for {}",
-        base_of(settings)
-    );
-    (what, hint)
-}
-
-/// Whether a tensor is one of LoRA's two matrices of a linear layer.
-fn is_low_rank(name: &str) -> bool {
-    [".lora_A.weight", ".lora_B.weight"].iter().any(|end| name.ends_with(end))
-        && !name.contains("embed_tokens")
-        && !name.contains("lm_head")
-}
-
-/// The model that an adapter says it was made for.
-fn base_of(settings: &Value) -> String {
-    match (settings["base_model_name_or_path"].as_str(), settings["revision"].as_str()) {
-        (None | Some(""), _) => "a model that it does not name".into(),
-        (Some(base), None | Some("")) => base.to_owned(),
-        (Some(base), Some(revision)) => format!("{base} (revision {revision})"),
-    }
+/// The shape of a tensor of a model; a head that is the embedding has the embedding's.
+fn shape_in(model: &DecoderConfig, name: &str) -> Option<Vec<usize>> {
+    let mut shapes = model.tensor_shapes();
+    shapes.remove(name).or_else(|| shapes.remove(EMBEDDING).filter(|_| name == HEAD))
 }
 
 fn failed(path: &Path, what: String, hint: &str) -> Error {
@@ -295,66 +124,6 @@ fn no_weights(folder: &Path) -> Error {
 }
 
 impl DecoderLm {
-    /// A fingerprint of the weights without adapters: SHA-256 over name, shape and first numbers of
-    /// each tensor, rounded to bf16, so that a copy in bf16 has the same one. Models that were
-    /// trained apart differ in it.
-    ///
-    /// # Errors
-    /// [`Error::Training`] where the device cannot be read.
-    pub fn fingerprint(&self) -> Result<String> {
-        struct Visitor {
-            path: PathStack,
-            shapes: BTreeMap<String, Vec<usize>>,
-            parts: Vec<(String, Tensor<1>)>,
-        }
-        impl ModuleVisitor for Visitor {
-            fn enter_module(&mut self, name: &str, container_type: &str) {
-                self.path.enter(name, container_type);
-            }
-
-            fn exit_module(&mut self, _name: &str, _container_type: &str) {
-                self.path.exit();
-            }
-
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                /// Numbers of a tensor's first column that count.
-                const COUNTED: usize = 256;
-                let name = self.path.name();
-                if name.contains(".lora_") || name.ends_with(".encoded.scales") {
-                    return;
-                }
-                let mut part = param.val();
-                // Of a matrix in codes, what was its first column.
-                if let Some(matrix) = name.strip_suffix(".encoded.first") {
-                    let name = format!("{matrix}.weight");
-                    let mut dims = self.shapes.get(&name).cloned().unwrap_or_default();
-                    if !name.ends_with("embed_tokens.weight") {
-                        dims.reverse();
-                    }
-                    let [count] = part.shape().dims();
-                    self.parts.push((format!("{name} {dims:?}"), part.reshape([count])));
-                    return;
-                }
-                let (dims, rows) = (part.dims(), part.dims()[0].min(COUNTED));
-                for other in 1..D {
-                    part = part.narrow(other, 0, 1);
-                }
-                let part = part.narrow(0, 0, rows).reshape([rows]);
-                self.parts.push((format!("{name} {dims:?}"), part));
-            }
-        }
-        let shapes = self.config().tensor_shapes();
-        let mut visitor = Visitor { path: PathStack::default(), shapes, parts: vec![] };
-        self.visit(&mut visitor);
-        let mut hash = Sha256::new();
-        for (name, part) in visitor.parts {
-            hash.update(name.as_bytes());
-            let rounded = host(part)?.values.into_iter().map(half::bf16::from_f32);
-            rounded.for_each(|value| hash.update(value.to_le_bytes()));
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
     /// Writes the adapters into a new folder in PEFT's format, whole or not at all.
     ///
     /// # Errors
@@ -366,17 +135,11 @@ impl DecoderLm {
             what: "the model has no adapters".into(),
             hint: "Save it as a whole".into(),
         })?;
-        let tensors: Vec<NamedTensor> = lazy_tensors(self, false)
-            .into_iter()
-            .filter(|tensor| tensor.name.contains(".lora_"))
-            .map(|mut tensor| {
-                if self.is_part() {
-                    tensor.name = tensor.name.replacen("model.", WITHIN, 1);
-                }
-                tensor.name.insert_str(0, PREFIX);
-                tensor
-            })
-            .collect();
+        let targets = config.targets_in(self.config(), LoraSource::File)?;
+        // PEFT warns where there is nothing to tie.
+        let ties = self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING);
+        let config = LoraConfig { ensure_weight_tying: ties, ..config.clone() };
+        let config = write_config(&config, &targets, self.is_part(), how.base);
         // One entry only: the order of more is left to chance, and so would be the file's bytes.
         let metadata = HashMap::from([(BASE_KEY.to_owned(), self.fingerprint()?)]);
         write_folder(folder, |beside| {
@@ -384,15 +147,35 @@ impl DecoderLm {
                 let path = beside.join(name);
                 std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
             };
-            write(CONFIG, &format!("{:#}\n", write_config(config, self.is_part(), how.base)))?;
+            write(CONFIG, &format!("{config:#}\n"))?;
             if let Some(template) = how.chat_template {
                 write(CHAT_TEMPLATE, template)?;
             }
             if let Some(card) = how.card {
                 write("README.md", card)?;
             }
-            write_file(&beside.join(WEIGHTS), &tensors, FileType::F32, metadata)
+            write_file(&beside.join(WEIGHTS), &self.adapter_tensors(), FileType::F32, metadata)
         })
+    }
+
+    /// The tensors of an adapter's file.
+    fn adapter_tensors(&self) -> Vec<NamedTensor> {
+        let all = || lazy_tensors(self, false).into_iter();
+        let is_of_adapter = |name: &str| name.contains(".lora_") || self.adapted().contains(name);
+        let mut tensors: Vec<NamedTensor> =
+            all().filter(|tensor| is_of_adapter(&tensor.name)).collect();
+        if self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING) {
+            // PEFT asks for both names of the one matrix.
+            let embedding = all().find(|tensor| tensor.name == EMBEDDING);
+            tensors.extend(embedding.map(|mut embedding| {
+                embedding.name = HEAD.to_owned();
+                embedding
+            }));
+        }
+        for tensor in &mut tensors {
+            tensor.name = name_in_file(&tensor.name, self.is_part());
+        }
+        tensors
     }
 
     /// The model with the adapters of a folder in PEFT's format; the weights are frozen.
@@ -405,10 +188,12 @@ impl DecoderLm {
             let what = "the model has adapters already".into();
             return Err(failed(folder, what, "Merge them first"));
         }
-        let AdapterFiles { config, made_for, mut files } =
+        let AdapterFiles { config, targets, stored, made_for, mut files } =
             AdapterFiles::open(folder, self.config())?;
+        let device = self.device();
+        let mut model = self.for_adapters(&targets, &stored);
         if let Some(fingerprint) = files.metadata(BASE_KEY)?
-            && fingerprint != self.fingerprint()?
+            && fingerprint != model.fingerprint()?
         {
             let what = "the weights of its base model are not those of this model".to_owned();
             let hint = format!(
@@ -417,58 +202,87 @@ impl DecoderLm {
             );
             return Err(failed(&folder.join(WEIGHTS), what, &hint));
         }
-        let device = self.device();
-        let mut model = self.no_grad();
         for (name, layer) in model.linear_layers_mut() {
-            if !config.targets(&name) {
-                continue;
-            }
-            let mut read = |part: &str| -> Result<Tensor<2>> {
-                let host = files.read(&format!("{PREFIX}{name}.{part}.weight"))?.transposed();
-                Ok(Tensor::from_data(TensorData::new(host.values, host.shape), &device))
+            let Some(lora) = targets.layers.get(&name) else { continue };
+            let mut read = |part: &str| files.read(&format!("{PREFIX}{name}.{part}"));
+            let tensors = AdapterTensors {
+                a: on(read("lora_A.weight")?.transposed(), &device),
+                b: on(read("lora_B.weight")?.transposed(), &device),
+                bias: lora
+                    .has_bias
+                    .then(|| read("lora_B.bias").map(|host| on(host, &device)))
+                    .transpose()?,
+                magnitude: lora
+                    .has_magnitude
+                    .then(|| read("lora_magnitude_vector.weight").map(|host| on(host, &device)))
+                    .transpose()?,
             };
-            let (a, b) = (read("lora_A")?, read("lora_B")?);
-            layer.set_adapter(&config, &name, 0, a, b);
+            layer.set_adapter(lora, &name, 0, tensors);
         }
+        let is_one = model.config().tie_word_embeddings;
+        let mut read = |name: &str| files.read_adapted(name, is_one).map(Some);
+        let model = with_replaced(model, &targets.saved, true, &mut read)?;
+        let mut model = with_replaced(model, &stored, false, &mut read)?;
         model.set_lora(config);
         Ok(model)
     }
 }
 
+/// A tensor on a device.
+fn on<const D: usize>(host: HostTensor, device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(host.values, host.shape), device)
+}
+
 /// The tensors of an adapter by our names.
 struct AdapterWeights(WeightFiles);
 
-/// # Errors
-/// [`Error::Io`]; [`Error::Model`] where there are none in safetensors, or the file is broken.
-fn open_adapter_weights(folder: &Path) -> Result<AdapterWeights> {
-    let path = folder.join(WEIGHTS);
-    if !path.exists() {
-        return Err(no_weights(folder));
-    }
-    let mut files = WeightFiles::open_file(path)?;
-    files.rename(own_name);
-    Ok(AdapterWeights(files))
-}
-
 impl AdapterWeights {
-    /// The names of the layers that have an adapter.
-    fn targets(&self) -> Vec<String> {
-        let layer = |name: &str| {
-            let path = name.strip_suffix(".lora_A.weight")?;
-            Some(path.rsplit('.').next()?.to_owned())
-        };
-        let layers: BTreeSet<String> =
-            self.0.shapes().filter_map(|(name, _)| layer(name)).collect();
-        layers.into_iter().collect()
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Model`] where there are none in safetensors, or the file is broken.
+    fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(WEIGHTS);
+        if !path.exists() {
+            return Err(no_weights(folder));
+        }
+        let mut files = WeightFiles::open_file(path)?;
+        files.rename(own_name);
+        Ok(Self(files))
+    }
+
+    fn metadata(&self, key: &str) -> Result<Option<String>> {
+        self.0.metadata(key)
+    }
+
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
+        self.0.read(name)
+    }
+
+    /// A tensor that is in place of the model's. One that is embedding and head has two names.
+    fn read_adapted(&mut self, name: &str, is_one: bool) -> Result<HostTensor> {
+        let [this, head] = [name, HEAD].map(|name| format!("{PREFIX}{name}"));
+        if name != EMBEDDING || !is_one || !self.0.holds(&head) {
+            return self.0.read(&this);
+        }
+        let both = self.0.read(&head)?;
+        if self.0.holds(&this) && self.0.read(&this)? != both {
+            let what = format!("{head} differs from the embedding, which it is tied to");
+            let hint = "Give a base model whose config.json has `tie_word_embeddings` false, with a head \
+                        of its own";
+            return Err(failed(self.0.path(), what, hint));
+        }
+        Ok(both)
     }
 }
 
 /// An adapter's folder, held against the shape of its base model; nothing of the weights is read.
 pub(super) struct AdapterFiles {
     config: LoraConfig,
+    targets: LoraTargets,
+    /// Tensors of the model that it holds although its settings do not say so: embedding and head.
+    stored: BTreeSet<String>,
     /// The model that it was made for, in words.
     made_for: String,
-    files: WeightFiles,
+    files: AdapterWeights,
 }
 
 impl AdapterFiles {
@@ -480,22 +294,20 @@ impl AdapterFiles {
             let hint = "Give the folder of an adapter in PEFT's format";
             failed(folder, format!("it has no {CONFIG}"), hint)
         })?;
-        let mut json: Value = serde_json::from_str(&text)
+        let json: Value = serde_json::from_str(&text)
             .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Mend the file"))?;
-        if json["target_modules"].as_str().is_some_and(|pattern| pattern != ALL_LINEAR) {
-            // A regular expression; which layers it has found, the tensors tell.
-            json["target_modules"] = open_adapter_weights(folder)?.targets().into();
-        }
         let config =
             read_config(&json).map_err(|refusal| failed(&path, refusal.what, refusal.hint))?;
-        let config = config.for_layers(model.linear_layers()).map_err(|error| {
-            failed(&path, error.to_string().trim_end_matches('.').to_owned(), MERGE)
+        let config = config.for_model(model);
+        let targets = config.targets_in(model, LoraSource::File).map_err(|error| {
+            let refusal = merge(error.to_string().trim_end_matches('.').to_owned());
+            failed(&path, refusal.what, refusal.hint)
         })?;
         let path = folder.join(WEIGHTS);
-        let AdapterWeights(files) = open_adapter_weights(folder)?;
+        let files = AdapterWeights::open(folder)?;
         let held: BTreeMap<String, Vec<usize>> =
-            files.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
-        let expected = shapes(model, &config);
+            files.0.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
+        let (expected, stored) = expected(model, &targets, &held);
         let mut problems = vec![];
         for (name, shape) in &expected {
             match held.get(name) {
@@ -510,9 +322,39 @@ impl AdapterFiles {
             held.keys().filter(|name| !expected.contains_key(*name)).map(String::as_str).collect();
         problems.extend(extra.iter().map(|name| format!("{name} is not of this model")));
         if !problems.is_empty() {
-            let (what, hint) = misfit(&json, &extra, &problems);
+            let (what, hint) = misfit(&json, model, &held, &extra, &problems);
             return Err(failed(&path, what, &hint));
         }
-        Ok(Self { config, made_for: base_of(&json), files })
+        Ok(Self { config, targets, stored, made_for: base_of(&json), files })
     }
+}
+
+/// The tensors that an adapter's file must have, and those of them that are the model's embedding or head
+/// without the settings' word for it.
+fn expected(
+    model: &DecoderConfig,
+    targets: &LoraTargets,
+    held: &BTreeMap<String, Vec<usize>>,
+) -> (BTreeMap<String, Vec<usize>>, BTreeSet<String>) {
+    let mut expected = shapes(model, targets);
+    let mut stored = BTreeSet::new();
+    let is_one = model.tie_word_embeddings && !targets.unties;
+    for name in [EMBEDDING, HEAD] {
+        let in_file = format!("{PREFIX}{name}");
+        if !held.contains_key(&in_file) || expected.contains_key(&in_file) {
+            continue;
+        }
+        let Some(shape) = shape_in(model, name) else { continue };
+        expected.insert(in_file, shape);
+        let name = if is_one { EMBEDDING } else { name };
+        if !targets.saved.contains(name) {
+            stored.insert(name.to_owned());
+        }
+    }
+    // Of the two names of one matrix one is enough.
+    let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{PREFIX}{name}"));
+    if is_one && held.contains_key(&head) && !held.contains_key(&embedding) {
+        expected.remove(&embedding);
+    }
+    (expected, stored)
 }

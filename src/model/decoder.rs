@@ -3,10 +3,10 @@
 use super::base_weights::BaseWeights;
 use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig};
 use super::config::DecoderConfig;
-use super::lora::{LoraConfig, LoraLinear};
+use super::lora::{EMBEDDING, HEAD, LoraConfig, LoraLinear, LoraSource, LoraTargets};
 use super::matrix::{MatrixRole, TokenEmbedding};
 use super::precision::{Precision, in_f32};
-use super::tensors::lazy_tensors;
+use super::tensors::{lazy_tensors, with_replaced};
 use super::weight_source::{RandomWeights, WeightSource};
 use crate::data::Batch;
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::ops::{Weight, linear};
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
+use std::collections::BTreeSet;
 
 /// Embedding, blocks and final norm.
 #[derive(Module, Debug)]
@@ -34,6 +35,9 @@ pub struct DecoderLm {
     /// Set where the linear layers have adapters.
     #[module(skip)]
     lora: Option<LoraConfig>,
+    /// Tensors of the model that belong to the adapters, and not to the base.
+    #[module(skip)]
+    adapted: BTreeSet<String>,
     /// Whether it is the text part of a model of text and images, which its adapters are then made for.
     #[module(skip)]
     is_part: bool,
@@ -94,7 +98,8 @@ impl DecoderConfig {
         let embed_tokens = TokenEmbedding::new(embedding);
         let model = Decoder { embed_tokens, layers, norm };
         let (config, lora, compute) = (self.clone(), None, None);
-        Ok(DecoderLm { model, lm_head, config, lora, is_part: false, compute })
+        let adapted = BTreeSet::new();
+        Ok(DecoderLm { model, lm_head, config, lora, adapted, is_part: false, compute })
     }
 }
 
@@ -109,26 +114,59 @@ impl DecoderLm {
         self.lora.as_ref()
     }
 
-    /// Freezes all weights and adds adapters, the only parameters that are trained from then on.
-    /// They change nothing yet; the same seed gives the same A, and the same dropout in training.
+    /// Freezes all weights and adds adapters, which are trained from then on, with the modules that the
+    /// settings name beside them, and nothing else. They change nothing yet; the same seed gives the same A,
+    /// and the same dropout in training.
     ///
     /// # Errors
-    /// As [`LoraConfig::validate`]; [`Error::Config`] where the model has adapters already.
+    /// As [`LoraConfig::validate`]; [`Error::Config`] where the model has adapters already, or settings name
+    /// what it does not have.
     pub fn with_lora(self, config: &LoraConfig, seed: u64) -> Result<Self> {
         config.validate()?;
         if self.lora.is_some() {
             let what = "the model has adapters already";
             return Err(Error::config("lora", what, "Merge them first"));
         }
-        let config = config.for_layers(self.config.linear_layers())?;
-        let mut model = self.no_grad();
+        let config = config.for_model(&self.config);
+        let source = match self.is_part {
+            true => LoraSource::SettingsOfPart,
+            false => LoraSource::Settings,
+        };
+        let targets = config.targets_in(&self.config, source)?;
+        let mut model = self.for_adapters(&targets, &BTreeSet::new());
         for (name, layer) in model.linear_layers_mut() {
-            if config.targets(&name) {
-                layer.attach(&config, &name, seed);
+            if let Some(lora) = targets.layers.get(&name) {
+                layer.attach(lora, &name, seed);
             }
         }
         model.lora = Some(config);
-        Ok(model)
+        with_replaced(model, &targets.saved, true, &mut |_| Ok(None))
+    }
+
+    /// The model frozen, with the tensors that belong to adapters as numbers: those that are `saved` by the
+    /// settings, and others that are `stored` in a file. Where these make two matrices of one, the head has its
+    /// own.
+    pub(super) fn for_adapters(self, targets: &LoraTargets, stored: &BTreeSet<String>) -> Self {
+        let mut model = self.no_grad();
+        if targets.unties {
+            model.lm_head = Some(LoraLinear::new(model.model.embed_tokens.to_head()).no_grad());
+            model.config.tie_word_embeddings = false;
+        }
+        model.adapted = targets.saved.union(stored).cloned().collect();
+        let adapted = model.adapted.clone();
+        let holds = |name: &str| adapted.contains(name);
+        if holds(EMBEDDING) {
+            model.model.embed_tokens.store_numbers();
+        }
+        if let Some(head) = model.lm_head.as_mut().filter(|_| holds(HEAD)) {
+            head.store_numbers();
+        }
+        for (name, layer) in model.linear_layers_mut() {
+            if holds(&format!("{name}.weight")) {
+                layer.store_numbers();
+            }
+        }
+        model
     }
 
     /// Adds the adapters to the weights and removes them. The result is on a device without
@@ -139,7 +177,22 @@ impl DecoderLm {
         drop(self);
         model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.merge());
         model.lora = None;
+        model.adapted.clear();
         model
+    }
+
+    /// The model to be asked, whose weights stay as they are: what follows from them is computed once.
+    pub(super) fn for_answers(&self) -> Self {
+        let mut model = self.clone().valid();
+        if self.lora.as_ref().is_some_and(|lora| lora.use_dora) {
+            model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.fix_output_scale());
+        }
+        model
+    }
+
+    /// Tensors of the model that belong to the adapters, and not to the base, by their names in files.
+    pub(super) fn adapted(&self) -> &BTreeSet<String> {
+        &self.adapted
     }
 
     /// The linear layers of the blocks by their paths.
@@ -157,7 +210,7 @@ impl DecoderLm {
         layers
     }
 
-    pub(super) fn set_part(&mut self, is_part: bool) {
+    pub(crate) fn set_part(&mut self, is_part: bool) {
         self.is_part = is_part;
     }
 

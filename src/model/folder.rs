@@ -260,6 +260,11 @@ impl ModelFolder {
         }
     }
 
+    /// Whether it is a model of text and images, whose text part is read.
+    pub(crate) fn is_part(&self) -> bool {
+        self.is_part
+    }
+
     /// The shape of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config

@@ -2,23 +2,38 @@
 
 #![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
 
+mod config;
+mod dora;
+mod names;
+mod regex;
+mod targets;
+
+pub use config::LoraConfig;
+pub use dora::Magnitude;
+pub(crate) use names::TEXT_OR_LIST;
+pub use names::{ModuleNames, Patterns};
+pub(super) use targets::{EMBEDDING, HEAD, OLD_WITHIN, WITHIN};
+pub(crate) use targets::{LayerLora, LoraSource, LoraTargets};
+
 use super::base_weights::BaseWeights;
-use super::matrix::{EncodedMatrix, MatrixRole, NewMatrix, restored, weight_of};
-use super::precision::{in_f32, like};
+use super::matrix::{EncodedMatrix, MatrixRole, NewMatrix, numbers_of, restored, weight_of};
+use super::precision::like;
 use super::weight_source::{WeightSource, path};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{
     Activation, DropoutFactors, SharedInput, Weight, dropout_linear, gated, gated_linear_add,
-    linear, linear_add,
+    linear_add,
 };
 use crate::random::Stream;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType, TensorData};
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// PEFT's name of all linear layers.
+const ALL_LINEAR: &str = "all-linear";
 
 /// The linear layers of a block, by the names that PEFT calls them. Some models have several of them as
 /// one; see [`FUSED`].
@@ -28,137 +43,6 @@ pub const PROJECTIONS: [&str; 7] =
 /// Linear layers that stand for several of [`PROJECTIONS`] in some models (Phi-3), and for which ones.
 pub const FUSED: [(&str, &[&str]); 2] =
     [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
-
-/// Which layers get adapters, and of what kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "GivenLora")]
-pub struct LoraConfig {
-    /// Width between A and B.
-    pub rank: usize,
-    /// The adapter's output is scaled by `alpha / rank`; settings without it have twice the rank.
-    pub alpha: f64,
-    /// Share of the adapter's inputs that are set to 0 in training, 0 to below 1.
-    pub dropout: f64,
-    /// Scale by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732).
-    pub rslora: bool,
-    /// The layers, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`. In a
-    /// model that has several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none.
-    pub target_modules: Vec<String>,
-}
-
-/// As settings give it. They know it by the name of what it becomes.
-#[derive(Deserialize)]
-#[serde(rename = "LoraConfig", deny_unknown_fields, default)]
-struct GivenLora {
-    rank: usize,
-    alpha: Option<f64>,
-    dropout: f64,
-    rslora: bool,
-    target_modules: Vec<String>,
-}
-
-impl Default for GivenLora {
-    fn default() -> Self {
-        let LoraConfig { rank, alpha: _, dropout, rslora, target_modules } = LoraConfig::default();
-        Self { rank, alpha: None, dropout, rslora, target_modules }
-    }
-}
-
-impl From<GivenLora> for LoraConfig {
-    fn from(given: GivenLora) -> Self {
-        let GivenLora { rank, alpha, dropout, rslora, target_modules } = given;
-        let alpha = alpha.unwrap_or(2.0 * rank as f64);
-        Self { rank, alpha, dropout, rslora, target_modules }
-    }
-}
-
-impl Default for LoraConfig {
-    /// Rank 16 on all linear layers, scaled by 2.
-    fn default() -> Self {
-        Self {
-            rank: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            rslora: false,
-            target_modules: PROJECTIONS.map(str::to_owned).to_vec(),
-        }
-    }
-}
-
-impl LoraConfig {
-    /// What the adapter's output is multiplied by.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-
-    /// The same for a model with these linear layers: where the model has several of the targets as one
-    /// layer, that one is the target.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for targets that the model does not have.
-    pub(crate) fn for_layers(&self, layers: &[&str]) -> Result<Self> {
-        let mut targets: Vec<&str> = self.target_modules.iter().map(String::as_str).collect();
-        for (one, several) in FUSED.iter().filter(|(one, _)| layers.contains(one)) {
-            if several.iter().all(|part| targets.contains(part)) {
-                targets.retain(|target| !several.contains(target));
-                targets.push(one);
-            }
-        }
-        if let Some(unknown) = targets.iter().find(|target| !layers.contains(target)) {
-            return Err(Error::config(
-                "lora.target_modules",
-                format!("the model has no linear layer `{unknown}` of its own"),
-                format!("Choose of {}", layers.join(", ")),
-            ));
-        }
-        let target_modules = targets.into_iter().map(str::to_owned).collect();
-        Ok(Self { target_modules, ..self.clone() })
-    }
-
-    /// Whether the layer of this path gets an adapter.
-    pub(crate) fn targets(&self, path: &str) -> bool {
-        let name = path.rsplit('.').next().unwrap_or(path);
-        self.target_modules.iter().any(|target| target == name)
-    }
-
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the first one that is out of range.
-    pub fn validate(&self) -> Result<()> {
-        let refuse = |key: &str, what: String, hint: &str| {
-            Err(Error::config(format!("lora.{key}"), what, hint))
-        };
-        /// Far above any rank in use; keeps a typing error from asking for terabytes.
-        const LARGEST_RANK: usize = 1 << 16;
-        if self.rank == 0 || self.rank > LARGEST_RANK {
-            return refuse("rank", format!("it is {}", self.rank), "Give 1 to 65536; 16 is usual");
-        }
-        if !self.alpha.is_finite() || self.alpha <= 0.0 {
-            return refuse("alpha", format!("it is {}", self.alpha), "Give a positive number");
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let what = format!("it is {}", self.dropout);
-            return refuse("dropout", what, "Give a share, 0 to below 1");
-        }
-        let known =
-            |name: &str| PROJECTIONS.contains(&name) || FUSED.iter().any(|(one, _)| *one == name);
-        let unknown = self.target_modules.iter().find(|name| !known(name));
-        if let Some(unknown) = unknown {
-            let what = format!("there is no linear layer `{unknown}`");
-            return refuse(
-                "target_modules",
-                what,
-                &format!("Choose of {}", PROJECTIONS.join(", ")),
-            );
-        }
-        if self.target_modules.is_empty() {
-            return refuse("target_modules", "it is empty".into(), "Name at least one layer");
-        }
-        Ok(())
-    }
-}
 
 /// What dropout depends on: which token of which row stands where. The same row loses the same
 /// inputs however it is batched, and after a resume too.
@@ -185,6 +69,18 @@ struct Adapter {
     seed: u64,
 }
 
+/// The numbers of an adapter.
+pub(super) struct AdapterTensors {
+    /// `[input, rank]`.
+    pub a: Tensor<2>,
+    /// `[rank, output]`.
+    pub b: Tensor<2>,
+    /// That of B, `[output]`.
+    pub bias: Option<Tensor<1>>,
+    /// DoRA's, `[output]`.
+    pub magnitude: Option<Tensor<1>>,
+}
+
 /// A linear layer, `x W + b`, that may have an adapter.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
@@ -197,6 +93,8 @@ pub struct LoraLinear {
     pub(super) lora_A: Option<Linear>,
     /// `[rank, output]`.
     pub(super) lora_B: Option<Linear>,
+    /// DoRA's.
+    pub(super) lora_magnitude_vector: Option<Magnitude>,
     #[module(skip)]
     adapter: Option<Adapter>,
 }
@@ -222,7 +120,8 @@ impl LoraLinear {
     /// A layer of this matrix alone.
     pub(super) fn new(matrix: NewMatrix) -> Self {
         let (weight, encoded) = matrix.into_parts();
-        Self { weight, encoded, bias: None, lora_A: None, lora_B: None, adapter: None }
+        let (lora_A, lora_B, lora_magnitude_vector) = (None, None, None);
+        Self { weight, encoded, bias: None, lora_A, lora_B, lora_magnitude_vector, adapter: None }
     }
 
     /// Keeps the weight in this type where it is numbers that are frozen.
@@ -233,6 +132,22 @@ impl LoraLinear {
         }
         let frozen = weight.clone().map(|weight| weight.detach().cast(dtype));
         self.weight = Some(frozen.no_grad());
+        if self.lora_magnitude_vector.is_some() {
+            let squares = self.squares();
+            self.lora_magnitude_vector.iter_mut().for_each(|m| m.set_squares(squares.clone()));
+        }
+    }
+
+    /// Holds the weight as numbers in f32, whatever it was stored in.
+    pub(super) fn store_numbers(&mut self) {
+        let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
+        (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
+    }
+
+    /// The sum of the squares of each output's weights, `[output]`.
+    fn squares(&self) -> Tensor<1> {
+        let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
+        numbers.square().sum_dim(0).squeeze_dim(0)
     }
 
     /// Keeps the weight in the type that `base` says.
@@ -278,9 +193,19 @@ impl LoraLinear {
         let input = SharedInput::new(x);
         let mut inner = Self::inner(layers, &input, dropout).into_iter();
         layers.map(|layer| {
+            let inner = inner.next().flatten();
+            if let Some(magnitude) = &layer.lora_magnitude_vector {
+                return layer.forward_dora(magnitude, &input, inner, dropout);
+            }
             let y = input.linear(layer.matrix_for(&input.tensor()));
-            layer.complete(y, inner.next().flatten())
+            layer.complete(y, inner)
         })
+    }
+
+    /// What the adapter's inputs are multiplied by, where it loses any.
+    fn factors(&self, dropout: Option<&DropoutKeys>) -> Option<DropoutFactors> {
+        let (adapter, keys) = (self.adapter.as_ref()?, dropout?);
+        (adapter.dropout > 0.0).then(|| adapter.factors(keys))
     }
 
     /// What the layers' adapters have between A and B, `[tokens, rank]` of each.
@@ -293,11 +218,7 @@ impl LoraLinear {
             let a = layer.lora_A.as_ref()?;
             Some(like(a.weight.val(), &input.tensor()))
         };
-        let factors_of = |layer: &Self| {
-            let (adapter, keys) = (layer.adapter.as_ref()?, dropout?);
-            (adapter.dropout > 0.0).then(|| adapter.factors(keys))
-        };
-        let factors = layers.map(factors_of);
+        let factors = layers.map(|layer| layer.factors(dropout));
         if factors.iter().any(Option::is_some) {
             let mut factors = factors.into_iter();
             return layers.map(|layer| {
@@ -330,6 +251,9 @@ impl LoraLinear {
         residual: Tensor<2>,
         dropout: Option<&DropoutKeys>,
     ) -> Tensor<2> {
+        if self.lora_magnitude_vector.is_some() {
+            return residual + self.forward(x, dropout);
+        }
         let weight = self.matrix_for(&x);
         let input = SharedInput::new(x);
         let [inner] = Self::inner([self], &input, dropout);
@@ -369,64 +293,103 @@ impl LoraLinear {
 
     /// `y` with what bias and adapter add; `inner` is what the adapter has between A and B.
     fn complete(&self, y: Tensor<2>, inner: Option<Tensor<2>>) -> Tensor<2> {
-        let y = match &self.bias {
+        let y = self.with_bias(y);
+        match inner {
+            Some(inner) => self.with_adapter(y, inner),
+            None => y,
+        }
+    }
+
+    /// `y` with the layer's own bias.
+    fn with_bias(&self, y: Tensor<2>) -> Tensor<2> {
+        match &self.bias {
             Some(bias) => {
                 let bias = like(bias.val(), &y);
                 y + bias.unsqueeze()
             }
             None => y,
-        };
-        let (Some(inner), Some(b), Some(adapter)) = (inner, &self.lora_B, &self.adapter) else {
-            return y;
-        };
-        let b = like(b.weight.val(), &y);
-        linear_add(inner * adapter.scale, b, y)
+        }
     }
 
-    /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B is
-    /// zero. Of an earlier adapter nothing remains.
-    pub(super) fn attach(&mut self, config: &LoraConfig, name: &str, seed: u64) {
+    /// `y` with what the adapter adds, of which `inner` is between A and B.
+    fn with_adapter(&self, y: Tensor<2>, inner: Tensor<2>) -> Tensor<2> {
+        let (Some(b), Some(adapter)) = (&self.lora_B, &self.adapter) else { return y };
+        let weight = like(b.weight.val(), &y);
+        let y = linear_add(inner * adapter.scale, weight, y);
+        match &b.bias {
+            Some(bias) => {
+                let bias = like(bias.val() * adapter.scale, &y);
+                y + bias.unsqueeze()
+            }
+            None => y,
+        }
+    }
+
+    /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B and its
+    /// bias are zero, DoRA's magnitudes are the lengths that they stand for. Of an earlier adapter nothing
+    /// remains.
+    pub(super) fn attach(&mut self, lora: &LayerLora, name: &str, seed: u64) {
         let [input, output] = self.matrix().sizes();
         let bound = 1.0 / (input as f64).sqrt();
         let mut random = Stream::new(seed, &format!("{name}.lora_A"), 0);
-        let values: Vec<f32> = (0..input * config.rank)
-            .map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32)
-            .collect();
+        let values: Vec<f32> =
+            (0..input * lora.rank).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
         let device = self.matrix().device();
-        let a = Tensor::from_data(TensorData::new(values, [input, config.rank]), &device);
-        self.set_adapter(config, name, seed, a, Tensor::zeros([config.rank, output], &device));
+        let a = Tensor::from_data(TensorData::new(values, [input, lora.rank]), &device);
+        let tensors = AdapterTensors {
+            a,
+            b: Tensor::zeros([lora.rank, output], &device),
+            bias: lora.has_bias.then(|| Tensor::zeros([output], &device)),
+            magnitude: lora.has_magnitude.then(|| self.squares().sqrt()),
+        };
+        self.set_adapter(lora, name, seed, tensors);
     }
 
-    /// Sets an adapter: `a` is `[input, rank]`, `b` is `[rank, output]`.
+    /// Sets an adapter.
     pub(super) fn set_adapter(
         &mut self,
-        config: &LoraConfig,
+        lora: &LayerLora,
         name: &str,
         seed: u64,
-        a: Tensor<2>,
-        b: Tensor<2>,
+        tensors: AdapterTensors,
     ) {
-        let linear = |weight| Linear { weight: Param::from_tensor(weight), bias: None };
-        self.lora_A = Some(linear(a));
-        self.lora_B = Some(linear(b));
-        let (scale, dropout) = (config.scale(), config.dropout);
+        let AdapterTensors { a, b, bias, magnitude } = tensors;
+        let linear = |weight, bias: Option<Tensor<1>>| Linear {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+        };
+        self.lora_A = Some(linear(a, None));
+        self.lora_B = Some(linear(b, bias));
+        self.lora_magnitude_vector =
+            magnitude.map(|magnitude| Magnitude::new(magnitude, self.squares()));
+        let (scale, dropout) = (lora.scale, lora.dropout);
         self.adapter = Some(Adapter { name: name.to_owned(), scale, dropout, seed });
+    }
+
+    /// What the adapter adds to the weight, `[input, output]`, and to the bias.
+    fn change(&self) -> Option<(Tensor<2>, Option<Tensor<1>>)> {
+        let (a, b) = (self.lora_A.as_ref()?, self.lora_B.as_ref()?);
+        let scale = self.adapter.as_ref()?.scale;
+        let bias = b.bias.as_ref().map(|bias| bias.val() * scale);
+        Some((a.weight.val().matmul(b.weight.val()) * scale, bias))
     }
 
     /// Adds the adapter to the weight and removes it.
     pub(super) fn merge(&mut self) {
-        let adapter = (self.lora_A.take(), self.lora_B.take(), self.adapter.take());
-        let (Some(a), Some(b), Some(adapter)) = adapter else { return };
-        let change = a.weight.val().matmul(b.weight.val()) * adapter.scale;
-        let numbers = match self.matrix() {
-            Weight::Dense(weight) => in_f32(weight),
-            // Each row of the unit matrix picks a row.
-            encoded => {
-                linear(Tensor::eye(self.matrix().sizes()[0], &self.matrix().device()), encoded)
-            }
-        };
-        self.weight = Some(Param::from_tensor((numbers + change).detach()));
-        self.encoded = None;
+        let Some((change, bias)) = self.change() else { return };
+        let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
+        let mut merged = numbers + change;
+        if let Some(magnitude) = &self.lora_magnitude_vector {
+            merged = magnitude.scaled(merged);
+        }
+        self.weight = Some(Param::from_tensor(merged.detach()));
+        if let Some(change) = bias {
+            let bias = self.bias.take().map(|bias| bias.val());
+            let bias = bias.map_or_else(|| change.clone(), |bias| bias + change.clone());
+            self.bias = Some(Param::from_tensor(bias.detach()));
+        }
+        (self.lora_A, self.lora_B, self.lora_magnitude_vector) = (None, None, None);
+        (self.encoded, self.adapter) = (None, None);
     }
 }
 

@@ -9,6 +9,7 @@ use super::causal_lm::{CausalLm, loss_and_gradients};
 use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::{Objective, StepOptions};
 use super::precision::in_f32;
+use super::tensors::lazy_tensors;
 use crate::data::Batch;
 use crate::ops::{TeacherTokens, TokenLoss, linear_token_loss};
 use crate::random::Stream;
@@ -57,6 +58,12 @@ impl DecoderLm {
     /// Whether the embedding has gradients of its own.
     pub(super) fn trains_embedding(&self) -> bool {
         self.model.embed_tokens.is_trained()
+    }
+
+    /// The number of the first block that has gradients of its own; the number of blocks where none has.
+    pub(super) fn first_trained_block(&self) -> usize {
+        let is_trained = |layer: &DecoderLayer| !lazy_tensors(layer, true).is_empty();
+        self.layers().iter().position(is_trained).unwrap_or(self.layers().len())
     }
 
     /// The embeddings of a micro-batch, `[tokens, width]`, with the objective's noise.

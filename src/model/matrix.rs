@@ -3,6 +3,7 @@
 
 use super::base_weights::{BaseType, BaseWeights};
 use super::gguf::StoredBlocks;
+use super::precision::in_f32;
 use super::tensors::{HostTensor, host};
 use crate::error::{Error, Result};
 use crate::ops::{EncodedWeight, Encoding, Weight, embedding, resident, resident_bf16};
@@ -159,6 +160,20 @@ pub(super) fn weight_of(
     }
 }
 
+/// The numbers of a module's matrix in f32, whatever it is stored in: `[input, output]`, or of an embedding
+/// `[vocabulary, width]`.
+pub(super) fn numbers_of(
+    numbers: Option<&Param<Tensor<2>>>,
+    codes: Option<&EncodedMatrix>,
+    role: MatrixRole,
+) -> Tensor<2> {
+    match weight_of(numbers, codes) {
+        Weight::Dense(numbers) => in_f32(numbers),
+        Weight::Encoded(codes) if role == MatrixRole::Embedding => codes.decoded(),
+        Weight::Encoded(codes) => codes.decoded().swap_dims(0, 1),
+    }
+}
+
 /// The embeddings of a vocabulary.
 #[derive(Module, Debug)]
 pub struct TokenEmbedding {
@@ -192,6 +207,22 @@ impl TokenEmbedding {
             Weight::Dense(weight) => Weight::Dense(weight.transpose()),
             encoded => encoded,
         }
+    }
+
+    /// A head of its own that begins as it is, frozen, and stored as it is.
+    pub(super) fn to_head(&self) -> NewMatrix {
+        match (&self.weight, &self.encoded) {
+            (Some(weight), _) => NewMatrix::Dense(weight.val().detach().transpose()),
+            (None, Some(codes)) => NewMatrix::Encoded(codes.clone()),
+            (None, None) => unreachable!("a matrix is there in one form"),
+        }
+    }
+
+    /// Holds it as numbers in f32, whatever it was stored in.
+    pub(super) fn store_numbers(&mut self) {
+        let role = MatrixRole::Embedding;
+        let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), role);
+        (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
     }
 
     /// Whether it has gradients of its own.

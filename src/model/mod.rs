@@ -19,6 +19,7 @@ mod cache;
 mod causal_lm;
 mod config;
 mod decoder;
+mod fingerprint;
 mod folder;
 mod generate;
 mod gguf;
@@ -54,7 +55,8 @@ pub use generate::{
     TokenObserver,
 };
 pub use gguf::{GgufOptions, GgufReport, export_gguf};
-pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
+pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};
+pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};
 pub use objective::{Objective, StepOptions};

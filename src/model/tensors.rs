@@ -8,7 +8,7 @@ use crate::ops::resident;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A tensor on the host in f32, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,4 +228,58 @@ pub fn with_named_tensors<M: Module>(
     let mut mapper = Mapper { path: PathStack::default(), tensors, problems: vec![] };
     let module = module.map(&mut mapper);
     if mapper.problems.is_empty() { Ok(module) } else { Err(mapper.problems) }
+}
+
+/// The module with the parameters of these names as `value` gives them, or as they are where it gives none; they
+/// are trained from then on or frozen, all others stay.
+///
+/// # Errors
+/// What `value` gives.
+pub(crate) fn with_replaced<M: Module>(
+    module: M,
+    names: &BTreeSet<String>,
+    trained: bool,
+    value: &mut dyn FnMut(&str) -> Result<Option<HostTensor>>,
+) -> Result<M> {
+    struct Mapper<'a> {
+        path: PathStack,
+        names: &'a BTreeSet<String>,
+        trained: bool,
+        value: &'a mut dyn FnMut(&str) -> Result<Option<HostTensor>>,
+        error: Option<Error>,
+    }
+    impl ModuleMapper for Mapper<'_> {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.name();
+            if !self.names.contains(&name) || self.error.is_some() {
+                return param;
+            }
+            let old = param.val();
+            let new: Tensor<D> = match (self.value)(&name) {
+                Ok(None) => old.detach(),
+                Ok(Some(host)) => {
+                    let host = if self.path.is_transposed(D) { host.transposed() } else { host };
+                    resident(host.values, host.shape, &old.device())
+                }
+                Err(error) => {
+                    self.error = Some(error);
+                    return param;
+                }
+            };
+            let new = Param::from_tensor(new);
+            if self.trained { new } else { new.no_grad() }
+        }
+    }
+    let path = PathStack::default();
+    let mut mapper = Mapper { path, names, trained, value, error: None };
+    let module = module.map(&mut mapper);
+    mapper.error.map_or(Ok(module), Err)
 }

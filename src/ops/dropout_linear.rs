@@ -28,6 +28,15 @@ impl DropoutFactors {
         Self(Arc::new(write))
     }
 
+    /// All factors, like `x`, `[tokens, width]`; they have no gradient.
+    pub(crate) fn tensor(&self, x: &Tensor<2>) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let mut values = vec![0.0; tokens * width];
+        self.write_all(0..tokens, width, &mut values);
+        let factors = Tensor::from_data(TensorData::new(values, [tokens, width]), &x.device());
+        if factors.dtype() == x.dtype() { factors } else { factors.cast(x.dtype()) }
+    }
+
     /// Those of some tokens, so many for each.
     fn write_all(&self, tokens: Range<usize>, width: usize, factors: &mut [f32]) {
         let rows = factors.par_chunks_mut(width.max(1)).zip(tokens);

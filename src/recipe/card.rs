@@ -94,17 +94,10 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
         ),
     );
     if let Some(lora) = &config.lora {
-        let scale = if lora.rslora { ", rank-stabilized" } else { "" };
-        row(
-            "LoRA",
-            format!(
-                "rank {}, alpha {}{scale}, dropout {}, on {}",
-                lora.rank,
-                lora.alpha,
-                lora.dropout,
-                lora.target_modules.join(", ")
-            ),
-        );
+        row(if lora.use_dora { "DoRA" } else { "LoRA" }, lora.words());
+        if !lora.modules_to_save.is_empty() {
+            row("trained as a whole", lora.modules_to_save.join(", "));
+        }
     }
     let (all, trained) = (summary.parameters, summary.trained_parameters);
     row("parameters", format!("{all}, of which {trained} trained"));

@@ -13,7 +13,7 @@ use crate::context::{Accuracy, Context, Event, Moment, Observer};
 use crate::data::RowStream;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::model::{DecoderLm, GenerateConfig};
+use crate::model::{DecoderLm, GenerateConfig, LoraConfig};
 use crate::train::{
     CheckpointStore, DistillationRows, FitOptions, Grader, Learner, LogitTeacher, LossPlot,
     MetricsFile, MomentType, ResumePoint, SamplesFile, TensorBoard,
@@ -321,7 +321,7 @@ fn settings(
         "seed": config.seed,
         "model": prepared.model,
         "base_model": base,
-        "lora": config.lora,
+        "lora": config.lora.as_ref().map(LoraConfig::identity),
         "precision": config.precision,
         "base": (!config.base.is_f32()).then_some(config.base),
         "teacher": teacher,

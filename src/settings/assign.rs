@@ -167,6 +167,13 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
     Some(match (&schema.kind, parsed) {
         (Kind::Text | Kind::Choice { .. }, Some(Value::String(text))) => Value::String(text),
         (Kind::Text, _) => as_text(),
+        (Kind::TextOrList, Some(Value::String(text))) => Value::String(text),
+        (Kind::TextOrList, Some(Value::Array(values))) => Value::Array(values),
+        // `a,b` and `a` are lists; what is more than names is one text.
+        (Kind::TextOrList, _) => match trimmed.split(',').all(is_name) {
+            true => Value::Array(trimmed.split(',').map(|name| name.trim().into()).collect()),
+            false => as_text(),
+        },
         (Kind::Choice { .. }, Some(Value::Table(table))) => Value::Table(table),
         (Kind::Choice { .. }, _) => Value::String(trimmed.to_owned()),
         (Kind::Number, None) => match trimmed.parse::<f64>() {
@@ -186,6 +193,13 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
         (_, Some(value)) => value,
         (_, None) => as_text(),
     })
+}
+
+/// Whether a text is names with dots between them.
+fn is_name(text: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let parts = text.trim().split('.');
+    parts.into_iter().all(|part| !part.is_empty() && part.chars().all(is_part))
 }
 
 fn part_of_list(text: &str, schema: &Schema) -> Value {

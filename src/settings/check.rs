@@ -113,7 +113,13 @@ fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &m
         (Kind::Any, _)
         | (Kind::TrueFalse, Value::Boolean(_))
         | (Kind::Number, Value::Float(_) | Value::Integer(_))
-        | (Kind::Text, Value::String(_)) => {}
+        | (Kind::Text | Kind::TextOrList, Value::String(_)) => {}
+        (Kind::TextOrList, Value::Array(values)) => {
+            let text = Schema { kind: Kind::Text, optional: false };
+            for (index, value) in values.iter().enumerate() {
+                check(value, &text, &at.with(index.to_string()), root, found);
+            }
+        }
         (Kind::WholeNumber { least, most }, Value::Integer(number))
             if (least..=most).contains(&number) => {}
         (Kind::List(inner), Value::Array(values)) => {

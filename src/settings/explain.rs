@@ -130,7 +130,7 @@ pub(super) fn filled<T: Settings>(
 /// Some value of a kind.
 fn example(schema: &Schema) -> Value {
     match &schema.kind {
-        Kind::Any | Kind::Text => "".into(),
+        Kind::Any | Kind::Text | Kind::TextOrList => "".into(),
         Kind::TrueFalse => false.into(),
         Kind::Number => 0.0.into(),
         Kind::WholeNumber { least, .. } => (*least).max(0).into(),

@@ -2,6 +2,7 @@
 //! writes it down. So there is no list of keys by hand, which could differ from the type.
 
 use super::schema::{Field, Kind, Schema, Table, Variant};
+use crate::model::TEXT_OR_LIST;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
@@ -175,9 +176,13 @@ impl<'de> de::Deserializer<'de> for Recorder<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        if name == TEXT_OR_LIST {
+            self.out.kind = Kind::TextOrList;
+            return visitor.visit_newtype_struct(text(""));
+        }
         visitor.visit_newtype_struct(self)
     }
 

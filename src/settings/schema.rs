@@ -25,6 +25,8 @@ pub(super) enum Kind {
         most: i64,
     },
     Text,
+    /// A text, or a list of texts.
+    TextOrList,
     List(Box<Schema>),
     /// A list of a fixed length.
     Tuple(Vec<Schema>),
@@ -145,6 +147,7 @@ impl Schema {
             Kind::Number => "number".into(),
             Kind::WholeNumber { .. } => "whole number".into(),
             Kind::Text => "text".into(),
+            Kind::TextOrList => "text or list of texts".into(),
             Kind::List(inner) => format!("list of {}", inner.plural()),
             Kind::Tuple(parts) => match parts.first() {
                 Some(first) => format!("list of {} {}", parts.len(), first.plural()),
@@ -176,6 +179,9 @@ impl Schema {
         match &self.kind {
             Kind::Any | Kind::TrueFalse => format!("Give {}", self.noun()),
             Kind::Text => "Give text, in quotes".into(),
+            Kind::TextOrList => {
+                "Give text, in quotes, or a list of texts, in square brackets".into()
+            }
             Kind::WholeNumber { least: 0, most: i64::MAX } => {
                 "Give a whole number, 0 or more".into()
             }

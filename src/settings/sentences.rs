@@ -21,7 +21,7 @@ const SOURCES: &[&str] = &[
     include_str!("../model/base_weights.rs"),
     include_str!("../model/config.rs"),
     include_str!("../model/generate/config.rs"),
-    include_str!("../model/lora.rs"),
+    include_str!("../model/lora/config.rs"),
     include_str!("../model/objective.rs"),
     include_str!("../model/precision.rs"),
     include_str!("../model/rope.rs"),

@@ -21,7 +21,7 @@ use crate::eval::{
     Answer, Benchmark, EvaluateConfig, GradedAnswer, LazyModel, Question, evaluate_lazily,
 };
 use crate::files::{LastLine, WorkDir, WorkDirKind, read_values, remove_folder, same_settings};
-use crate::model::{DecoderLm, GenerateConfig, LoadOptions, Precision, TextModel};
+use crate::model::{DecoderLm, GenerateConfig, LoadOptions, LoraConfig, Precision, TextModel};
 use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -323,7 +323,7 @@ impl Work<'_, '_> {
                 "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
                 "model": prepared.model,
                 "base_model": run.base_model,
-                "lora": run.lora,
+                "lora": run.lora.as_ref().map(LoraConfig::identity),
                 "seed": run.seed,
                 "data": prepared.fingerprint,
                 "template": prepared.chat_template,

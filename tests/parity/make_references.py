@@ -210,12 +210,12 @@ def make_model(folder, make, seed):
     save_file(tensors, folder / "reference.safetensors")
 
 
-def save_adapter(model, folder, base):
+def save_adapter(model, folder, base, **settings):
     """Writes a PEFT model's adapter the same way on every machine."""
     # The default would be the path of the base model on this machine.
     model.peft_config["default"].base_model_name_or_path = None
     model.base_model.model.name_or_path = ""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **settings)
     (folder / "README.md").unlink()
     path = folder / "adapter_config.json"
     written = json.loads(path.read_text())

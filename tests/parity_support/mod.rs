@@ -10,10 +10,16 @@ use mixdistill::train::{named_gradients, step_gradients};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 /// Prompt tokens of the references' supervised example.
 pub const PROMPT: usize = 10;
+
+/// What is allowed of logits, losses and relative gradients.
+pub const LOGITS: f64 = 1e-3;
+pub const LOSS: f64 = 1e-4;
+pub const GRADIENT: f64 = 1e-3;
 
 /// What transformers gave.
 pub struct Reference(Vec<u8>);
@@ -144,4 +150,86 @@ pub fn write_logits(folder: &Path, tokens: &[u32], logits: &[f32]) {
         ("logits", TensorView::new(Dtype::F32, vec![1, length, vocabulary], &values).unwrap()),
     ];
     safetensors::serialize_to_file(tensors, None, &folder.join("ours.safetensors")).unwrap();
+}
+
+/// What is compared, how far off it is, and what is allowed.
+pub type Figure = (&'static str, f64, f64);
+
+/// The figures of all cases, one line for each.
+pub struct Table {
+    text: String,
+    holds: bool,
+}
+
+impl Table {
+    pub fn new(title: &str) -> Self {
+        Self { text: format!("\n{title}\n"), holds: true }
+    }
+
+    pub fn add(&mut self, name: &str, figures: &[Figure]) {
+        if self.text.lines().count() == 2 {
+            let heads: String = figures.iter().map(|(head, ..)| format!("{head:>15}")).collect();
+            let limits: String =
+                figures.iter().map(|(_, _, limit)| format!("{limit:>15.0e}")).collect();
+            self.text.push_str(&format!("{:28}{heads}\n{:28}{limits}\n", "", "allowed"));
+        }
+        self.text.push_str(&format!("{name:28}"));
+        for (head, found, limit) in figures {
+            self.text.push_str(&format!("{found:>15.1e}"));
+            if found > limit || found.is_nan() {
+                self.text.push_str(&format!(" ({head} FAILED)"));
+                self.holds = false;
+            }
+        }
+        self.text.push('\n');
+    }
+
+    /// Shows the table whether the test passes or not: what is written like this is not captured.
+    pub fn show(&self) {
+        std::io::stdout().write_all(self.text.as_bytes()).unwrap();
+        assert!(self.holds, "see the table");
+    }
+}
+
+pub fn logits_off(model: &DecoderLm, reference: &Reference, device: &Device) -> f64 {
+    let ours = logits(model, &reference.tokens("input_ids"), device);
+    largest_difference(&ours, &reference.floats("logits"))
+}
+
+/// Loss and gradients.
+pub fn training(what: &str, model: &DecoderLm, reference: &Reference) -> [Figure; 2] {
+    let tokens = reference.tokens("input_ids");
+    let (loss, gradients) = loss_and_gradients(model, &tokens, PROMPT);
+    let difference = (loss - f64::from(reference.floats("loss")[0])).abs();
+    let (error, tensor) = worst_gradient(&gradients, reference);
+    if error > GRADIENT {
+        println!("{what}: the gradient of {tensor} is the furthest");
+    }
+    [("loss", difference, LOSS), ("gradients", error, GRADIENT)]
+}
+
+/// The largest relative error of a tensor's gradient, and that tensor. Both sides must have
+/// gradients of the same tensors.
+pub fn worst_gradient(ours: &BTreeMap<String, HostTensor>, reference: &Reference) -> (f64, String) {
+    let names = reference.names();
+    let theirs: BTreeMap<String, &str> = names
+        .iter()
+        .filter_map(|name| Some((our_name(name.strip_prefix("grad.")?), name.as_str())))
+        .collect();
+    assert!(ours.keys().eq(theirs.keys()), "{:?} and {:?}", ours.keys(), theirs.keys());
+    let gradients: BTreeMap<&str, Vec<f32>> =
+        theirs.iter().map(|(name, theirs)| (name.as_str(), reference.floats(theirs))).collect();
+    let total = norm_of(gradients.values().flatten().copied());
+    // Some are 0 but for rounding: a key's bias moves all scores alike.
+    let near_zero = 1e-4 * total;
+    ours.iter()
+        .map(|(name, ours)| {
+            assert_eq!(ours.shape, reference.shape(theirs[name.as_str()]), "{name}");
+            let theirs = &gradients[name.as_str()];
+            assert!(norm(ours).is_finite(), "{name}");
+            let difference = norm_of(ours.values.iter().zip(theirs).map(|(a, b)| a - b));
+            (difference / norm_of(theirs.iter().copied()).max(near_zero), name.clone())
+        })
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap()
 }

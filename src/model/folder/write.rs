@@ -3,7 +3,7 @@
 use super::super::decoder::DecoderLm;
 use super::super::hf_config::{token_ids, write_config};
 use super::super::tensors::lazy_tensors;
-use super::super::weights::{FileType, write_model};
+use super::super::weights::{FileType, listed, write_model};
 use super::{CHAT_TEMPLATE, ModelFolder};
 use crate::data::TextTokenizer;
 use crate::error::{Error, Result};
@@ -82,6 +82,16 @@ impl DecoderLm {
         if self.lora().is_some() {
             return refuse("the model has adapters", "Merge them first, or save the adapters");
         }
+        let shapes = self.config().tensor_shapes();
+        let tensors = lazy_tensors(self, false);
+        let without_place: Vec<&str> = tensors
+            .iter()
+            .map(|tensor| tensor.name.as_str())
+            .filter(|name| !shapes.contains_key(*name))
+            .collect();
+        if !without_place.is_empty() {
+            return Err(biases_without_place(folder, &without_place));
+        }
         let ends = match how.end_tokens {
             [] => vec![how.tokenizer.end_token()],
             ends => ends.to_vec(),
@@ -97,6 +107,12 @@ impl DecoderLm {
                 // The newer name, and the one that older readers know.
                 for key in ["dtype", "torch_dtype"] {
                     config.insert(key.into(), how.file_type.torch_name().into());
+                }
+                // An adapter has made two matrices of one.
+                if how.base.is_some_and(|base| base.config.tie_word_embeddings)
+                    && !self.config().tie_word_embeddings
+                {
+                    config.insert("tie_word_embeddings".into(), false.into());
                 }
                 if how.base.is_none() {
                     config.insert("eos_token_id".into(), one_or_all(&ends));
@@ -116,9 +132,22 @@ impl DecoderLm {
             if let Some(card) = how.card {
                 write("README.md", card)?;
             }
-            let tensors = lazy_tensors(self, false);
             write_model(beside, tensors, how.file_type, how.max_shard_bytes)
         })
+    }
+}
+
+/// Merged biases of adapters that are on layers without biases.
+pub(in crate::model) fn biases_without_place(folder: &Path, names: &[&str]) -> Error {
+    Error::Model {
+        path: folder.to_owned(),
+        what: format!(
+            "the adapter has biases (lora_bias) for layers that have none, and models of this class have no \
+             place for them: {}",
+            listed(names)
+        ),
+        hint: "Use the model with its adapter beside it; PEFT does not merge such adapters either"
+            .into(),
     }
 }
 

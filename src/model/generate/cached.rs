@@ -12,7 +12,6 @@ use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
 use crate::model::precision::in_f32;
 use crate::ops::{keep_awake, linear};
-use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use std::cell::OnceCell;
@@ -49,7 +48,7 @@ impl Generate for DecoderLm {
         config: &GenerateConfig,
         observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
-        let model = self.clone().valid();
+        let model = self.for_answers();
         // Made where the prompts are checked.
         let prefix = OnceCell::new();
         let begin = |first| {

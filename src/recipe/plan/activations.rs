@@ -3,7 +3,7 @@
 
 use super::held::Held;
 use crate::model::{
-    BaseType, BaseWeights, DecoderConfig, LoraConfig, NormPlacement, Precision, QkNorm,
+    BaseType, BaseWeights, DecoderConfig, LayerLora, LoraTargets, NormPlacement, Precision, QkNorm,
 };
 use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
@@ -39,8 +39,10 @@ impl MicroBatch {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer<'a> {
     pub shape: &'a DecoderConfig,
-    /// The adapters, their targets named as the model's layers are.
-    pub lora: Option<&'a LoraConfig>,
+    /// Its number, from 0.
+    pub number: usize,
+    /// What has an adapter and what is trained beside; without it all weights are trained.
+    pub targets: Option<&'a LoraTargets>,
     pub precision: Precision,
     /// The type of the head.
     pub head: BaseType,
@@ -76,14 +78,45 @@ impl Layer<'_> {
         Held::tensor(bytes * (batch.positions() * width) as f64)
     }
 
-    /// The rank of a linear layer's adapter.
-    fn rank(&self, name: &str) -> Option<usize> {
-        self.lora.filter(|lora| lora.targets(name)).map(|lora| lora.rank)
+    /// A linear layer's path.
+    fn path(&self, name: &str) -> String {
+        let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down")
+        {
+            "mlp"
+        } else {
+            "self_attn"
+        };
+        format!("model.layers.{}.{part}.{name}", self.number)
+    }
+
+    /// A linear layer's adapter.
+    fn adapter(&self, name: &str) -> Option<LayerLora> {
+        self.targets?.layers.get(&self.path(name)).copied()
+    }
+
+    /// Whether a linear layer is trained as a whole.
+    fn is_trained(&self, name: &str) -> bool {
+        let saved =
+            |targets: &LoraTargets| targets.saved.contains(&format!("{}.weight", self.path(name)));
+        self.targets.is_none_or(saved)
     }
 
     /// Whether a linear layer keeps its input: to make the gradient of its weight, or of its adapter's A.
     fn keeps_input(&self, name: &str) -> bool {
-        self.lora.is_none_or(|lora| lora.targets(name))
+        self.is_trained(name) || self.adapter(name).is_some()
+    }
+
+    /// Whether anything of the layer is trained, or of one before it, so that a gradient comes to it.
+    pub fn is_reached(&self) -> bool {
+        let Some(targets) = self.targets else { return true };
+        let before = |path: &str| {
+            let number = path.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+            match number.and_then(|number| number.parse::<usize>().ok()) {
+                Some(number) => number <= self.number,
+                None => path.starts_with("model.embed_tokens"),
+            }
+        };
+        targets.layers.keys().chain(&targets.saved).any(|path| before(path))
     }
 
     /// What a layer keeps for the backward pass, without checkpointing.
@@ -123,21 +156,39 @@ impl Layer<'_> {
         let inner = self.activation(batch, self.shape.intermediate_size);
         let placement = self.shape.architecture.properties().norm_placement;
         let alone = placement != NormPlacement::Before || self.shape.residual_multiplier != 1.0;
-        let product = match self.lora {
-            Some(_) => self.rank("down_proj").is_some(),
+        let product = match self.targets {
+            Some(_) => self.keeps_input("down_proj"),
             None => alone,
         };
         inner * if product { 3.0 } else { 2.0 }
     }
 
-    /// What the adapters of a layer keep: for B its input, and the As that are multiplied as one.
+    /// What the adapters of a layer keep: for B its input, the As that are multiplied as one, and for DoRA the
+    /// outputs before they are scaled, and what dropout leaves of the inputs.
     fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
-        let (mut kept, model) = (Held::default(), self.shape.hidden_size);
+        let Widths { model, query, key_value, inner } = self.widths();
+        let mut kept = Held::default();
         for name in self.shape.linear_layers() {
-            let Some(rank) = self.rank(name) else { continue };
-            kept += self.activation(batch, rank);
+            let Some(lora) = self.adapter(name) else { continue };
+            kept += self.activation(batch, lora.rank);
             let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(name);
-            kept += if joins { Held::values(model * rank) } else { Held::default() };
+            kept += if joins { Held::values(model * lora.rank) } else { Held::default() };
+            if lora.has_magnitude {
+                let [input, output] = match *name {
+                    "q_proj" => [model, query],
+                    "k_proj" | "v_proj" => [model, key_value],
+                    "qkv_proj" => [model, query + 2 * key_value],
+                    "o_proj" => [query, model],
+                    "gate_proj" | "up_proj" => [model, inner],
+                    "gate_up_proj" => [model, 2 * inner],
+                    _ => [inner, model],
+                };
+                kept += self.activation(batch, output);
+                kept += match lora.dropout > 0.0 {
+                    true => self.activation(batch, input) * 2.0,
+                    false => Held::default(),
+                };
+            }
         }
         kept
     }

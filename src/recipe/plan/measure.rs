@@ -59,7 +59,9 @@ impl Case<'_> {
 
     fn random_model(&self, device: &Device) -> Result<DecoderLm> {
         let config = self.config;
-        let model = self.shape.init_stored(config.seed, &config.base, device)?;
+        let mut model = self.shape.init_stored(config.seed, &config.base, device)?;
+        let base = self.prepared.and_then(|prepared| prepared.base.as_ref());
+        model.set_part(base.is_some_and(|base| base.is_part()));
         let model = match &config.lora {
             Some(lora) => model.with_lora(lora, config.seed)?,
             None => model,

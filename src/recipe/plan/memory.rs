@@ -18,9 +18,10 @@ use super::activations::{Layer, MicroBatch};
 use super::held::Held;
 use super::tensors::Tensors;
 use crate::error::Result;
-use crate::model::{BaseWeights, DecoderConfig, LoraConfig, Precision};
+use crate::model::{BaseType, BaseWeights, DecoderConfig, LoraConfig, Precision};
 use crate::train::MomentType;
 use serde::Serialize;
+use std::ops::Add;
 
 /// What a run's memory depends on.
 #[derive(Clone, Debug)]
@@ -151,16 +152,17 @@ impl MemoryPlan {
     pub fn of(setup: &MemorySetup<'_>) -> Result<Self> {
         let shape = setup.shape;
         let tensors = Tensors::of(shape, setup.lora, setup.base, setup.precision, setup.moments)?;
-        let lora = setup.lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
-        let layer = Layer {
+        let layer = |number| Layer {
             shape,
-            lora: lora.as_ref(),
+            number,
+            targets: tensors.targets.as_ref(),
             precision: setup.precision,
-            head: setup.base.embedding_type(),
+            head: if tensors.trains_head { BaseType::F32 } else { setup.base.embedding_type() },
             has_kernels: setup.has_kernels,
             threads: setup.threads,
         };
-        let phases = phases(setup, &tensors, &layer);
+        let layers: Vec<Layer<'_>> = (0..shape.num_hidden_layers).map(layer).collect();
+        let phases = phases(setup, &tensors, &layers);
         let held = match setup.has_kernels {
             true => phases.iter().map(|(_, at)| at.all()).fold(Held::default(), Held::max),
             false => Held::default(),
@@ -212,8 +214,9 @@ fn reading(tensors: &Tensors) -> f64 {
 }
 
 /// What is held in each phase of a run.
-fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Phase, At)> {
-    let mut all = training(setup, tensors, layer);
+fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
+    let mut all = training(setup, tensors, layers);
+    let Some(layer) = layers.last() else { return all };
     if setup.held_out.positions() > 0 {
         let batch = &setup.held_out;
         let logits = layer.logits(batch) + layer.loss_states(batch) * 0.5;
@@ -234,24 +237,27 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<
 }
 
 /// What is held in the phases of a step, in its last micro-batch.
-fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Vec<(Phase, At)> {
+fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
     let checkpointing = setup.activation_checkpointing;
-    let layers = shape.num_hidden_layers as f64;
+    let Some(layer) = layers.last() else { return vec![] };
+    // Those that a gradient comes to keep something for it; any may be the one in hand.
+    let reached = || layers.iter().filter(|layer| layer.is_reached());
+    let most = |of: &dyn Fn(&Layer<'_>) -> Held| reached().map(of).fold(none, Held::max);
     // The sum of earlier micro-batches' gradients stands beside those that come.
     let earlier = if setup.accumulates { tensors.gradients } else { none };
-    let embedding = match setup.lora {
-        None => Held::values(shape.vocab_size * shape.hidden_size),
-        Some(_) => none,
+    let embedding = match tensors.trains_head {
+        true => Held::values(shape.vocab_size * shape.hidden_size),
+        false => none,
     };
     let (head, all) = (earlier + embedding, earlier + tensors.gradients);
-    let tied = if shape.tie_word_embeddings { embedding } else { none };
+    let tied = if tensors.is_tied { embedding } else { none };
     let decoded = layer.decoded(setup.base);
     let (working, stream) = (layer.scores(batch) + decoded, layer.stream(batch));
     // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
     let kept = match checkpointing {
-        false => layer.kept(batch) * layers + stream,
-        true => stream * (layers + 1.0),
+        false => reached().map(|layer| layer.kept(batch)).fold(stream, Add::add),
+        true => stream * (layers.len() as f64 + 1.0),
     };
     // A layer is then computed once more and goes backwards by itself, its feed-forward part piece by piece;
     // what carries the gradient to it takes two more of the stream.
@@ -262,8 +268,9 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layer: &Layer<'_>) -> Ve
             [layer.backward(batch), layer.attention_backward(batch) - rest]
         }
         true => {
-            let outside = layer.kept(batch) - layer.kept_by_feed_forward(batch) + stream * 2.0;
-            let inside = layer.kept_by_feed_forward(piece) + layer.backward(piece);
+            let outside = most(&|layer| layer.kept(batch) - layer.kept_by_feed_forward(batch));
+            let outside = outside + stream * 2.0;
+            let inside = most(&|layer| layer.kept_by_feed_forward(piece) + layer.backward(piece));
             [outside + inside, outside + layer.attention_backward(batch)]
         }
     };

@@ -325,7 +325,7 @@ impl<'a> Case<'a> {
     fn flops(&self, tensors: &Tensors, batches: &Batches) -> f64 {
         let train = &self.config.train;
         let checkpointing = train.activation_checkpointing;
-        work::flops(&self.shape, tensors, self.config.lora.is_none(), checkpointing, batches)
+        work::flops(&self.shape, tensors, checkpointing, batches)
     }
 
     fn time(&self, tensors: &Tensors, batches: &Batches) -> TimePlan {

@@ -2,7 +2,9 @@
 
 use super::held::{Held, matrix_bytes, moment_bytes};
 use crate::error::Result;
-use crate::model::{BaseType, BaseWeights, DecoderConfig, LoraConfig, Precision};
+use crate::model::{
+    BaseType, BaseWeights, DecoderConfig, LoraConfig, LoraSource, LoraTargets, Precision,
+};
 use crate::train::MomentType;
 
 /// What a student's tensors come to.
@@ -14,6 +16,16 @@ pub(super) struct Tensors {
     pub trained: usize,
     /// Weights of the blocks' linear layers, which every token is multiplied with.
     pub linear: usize,
+    /// Those of them that are trained.
+    pub trained_linear: usize,
+    /// Parameters of adapters.
+    pub adapters: usize,
+    /// Whether the head is trained; one that is the embedding is where that is.
+    pub trains_head: bool,
+    /// Whether the head is the embedding.
+    pub is_tied: bool,
+    /// What has an adapter and what is trained beside, where not all weights are trained.
+    pub targets: Option<LoraTargets>,
     /// Bytes of the weights that are not trained.
     pub frozen_bytes: f64,
     /// Bytes of those that are; they are f32.
@@ -42,52 +54,80 @@ impl Tensors {
         precision: Precision,
         moments: MomentType,
     ) -> Result<Self> {
-        let lora = lora.map(|lora| lora.for_layers(shape.linear_layers())).transpose()?;
-        let mut all = Self::default();
+        let targets = lora.map(|lora| lora.for_model(shape)).map(|lora| {
+            // Whether it is a part of a model of text and images makes no difference here.
+            lora.targets_in(shape, LoraSource::SettingsOfPart)
+        });
+        let mut all = Self { targets: targets.transpose()?, ..Self::default() };
+        let mut shape = shape.clone();
+        shape.tie_word_embeddings &= !all.targets.as_ref().is_some_and(|targets| targets.unties);
+        all.is_tied = shape.tie_word_embeddings;
         for (name, size) in shape.tensor_shapes() {
-            let count: usize = size.iter().product();
-            let layer =
-                name.strip_suffix(".weight").filter(|name| name.starts_with("model.layers."));
-            let linear = layer.filter(|_| size.len() == 2);
-            all.parameters += count;
-            all.linear += if linear.is_some() { count } else { 0 };
-            all.largest[0] = all.largest[0].max(count);
-            let of_vocabulary = size.len() == 2 && linear.is_none();
-            if !of_vocabulary {
-                all.largest_of_layers = all.largest_of_layers.max(count);
-            }
-            let Some(lora) = &lora else {
-                all.train(count, moments);
-                all.vocabulary_bytes += if of_vocabulary { 4.0 * count as f64 } else { 0.0 };
-                continue;
-            };
-            let [rows, columns] = match size[..] {
-                [rows, columns] => [rows, columns],
-                _ => [1, count],
-            };
-            let bytes = match (size.len(), linear) {
-                // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
-                (2, Some(_)) if base.base_type == BaseType::F32 && precision == Precision::Bf16 => {
-                    2.0 * count as f64
-                }
-                (2, Some(_)) => matrix_bytes(base.base_type, rows, columns, base),
-                (2, None) => matrix_bytes(base.embedding_type(), rows, columns, base),
-                // Norms and biases.
-                _ => 4.0 * count as f64,
-            };
-            all.frozen_bytes += bytes;
-            all.vocabulary_bytes += if of_vocabulary { bytes } else { 0.0 };
-            if linear.is_some_and(|name| lora.targets(name)) {
-                for adapter in [lora.rank * columns, lora.rank * rows] {
-                    all.parameters += adapter;
-                    all.train(adapter, moments);
-                }
-            }
+            all.add(&name, &size, base, precision, moments);
         }
         Ok(all)
     }
 
+    /// A tensor of the model, with its adapter.
+    fn add(
+        &mut self,
+        name: &str,
+        size: &[usize],
+        base: BaseWeights,
+        precision: Precision,
+        moments: MomentType,
+    ) {
+        let count: usize = size.iter().product();
+        let layer = name.strip_suffix(".weight").filter(|name| name.starts_with("model.layers."));
+        let linear = layer.filter(|_| size.len() == 2);
+        self.parameters += count;
+        self.linear += if linear.is_some() { count } else { 0 };
+        self.largest[0] = self.largest[0].max(count);
+        let of_vocabulary = size.len() == 2 && linear.is_none();
+        if !of_vocabulary {
+            self.largest_of_layers = self.largest_of_layers.max(count);
+        }
+        let targets = self.targets.as_ref();
+        let is_trained = targets.is_none_or(|targets| targets.saved.contains(name));
+        if is_trained {
+            self.train(count, moments);
+            self.trained_linear += if linear.is_some() { count } else { 0 };
+            self.vocabulary_bytes += if of_vocabulary { 4.0 * count as f64 } else { 0.0 };
+            self.trains_head |= name == "lm_head.weight" || (self.is_tied && of_vocabulary);
+            return;
+        }
+        let [rows, columns] = match size[..] {
+            [rows, columns] => [rows, columns],
+            _ => [1, count],
+        };
+        let bytes = match (size.len(), linear) {
+            // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
+            (2, Some(_)) if base.base_type == BaseType::F32 && precision == Precision::Bf16 => {
+                2.0 * count as f64
+            }
+            (2, Some(_)) => matrix_bytes(base.base_type, rows, columns, base),
+            (2, None) => matrix_bytes(base.embedding_type(), rows, columns, base),
+            // Norms and biases.
+            _ => 4.0 * count as f64,
+        };
+        self.frozen_bytes += bytes;
+        self.vocabulary_bytes += if of_vocabulary { bytes } else { 0.0 };
+        let adapter = linear.and_then(|name| targets?.layers.get(name)).copied();
+        if let Some(lora) = adapter {
+            let of_output = |is_there: bool| if is_there { rows } else { 0 };
+            let (bias, magnitude) = (of_output(lora.has_bias), of_output(lora.has_magnitude));
+            for count in [lora.rank * columns, lora.rank * rows, bias, magnitude] {
+                self.parameters += count;
+                self.adapters += count;
+                self.train(count, moments);
+            }
+        }
+    }
+
     fn train(&mut self, count: usize, moments: MomentType) {
+        if count == 0 {
+            return;
+        }
         self.trained += count;
         self.trained_bytes += 4.0 * count as f64;
         self.gradients += Held::values(count);
@@ -129,8 +169,32 @@ mod tests {
         let device = Device::flex().autodiff();
         let (lora, base) =
             (LoraConfig { rank: 3, ..LoraConfig::default() }, BaseWeights::default());
+        let saved = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let loras = [
+            lora.clone(),
+            LoraConfig {
+                use_dora: true,
+                rank_pattern: [("layers.1.mlp.down_proj", 5)].into(),
+                layers_to_transform: vec![1, 2],
+                ..lora.clone()
+            },
+            LoraConfig {
+                modules_to_save: saved(&["embed_tokens", "model.norm", "o_proj"]),
+                ..lora.clone()
+            },
+            LoraConfig {
+                lora_bias: true,
+                modules_to_save: saved(&["lm_head"]),
+                ensure_weight_tying: false,
+                ..lora.clone()
+            },
+        ];
         for architecture in [Gemma3Text, Granite, Llama, Olmo2, Phi3, Qwen2, Qwen3, Smollm3] {
-            for (tied, lora) in [(true, None), (false, None), (true, Some(&lora))] {
+            let cases = [true, false].into_iter().flat_map(|tied| {
+                let loras = loras.iter().map(Some).chain([None]);
+                loras.map(move |lora| (tied, lora))
+            });
+            for (tied, lora) in cases {
                 let shape = shape(architecture, tied);
                 let model = shape.init(1, &device).unwrap();
                 let model = match lora {
@@ -149,7 +213,7 @@ mod tests {
                 assert_eq!(found.moment_bytes, 8.0 * found.trained as f64);
             }
         }
-        let unknown = LoraConfig { target_modules: vec!["q_proj".into()], ..lora };
+        let unknown = LoraConfig { target_modules: ["q_proj"].into(), ..lora };
         let phi = shape(Phi3, true);
         assert_eq!(phi.architecture.properties().qk_norm, QkNorm::None);
         let found = Tensors::of(&phi, Some(&unknown), base, Precision::F32, MomentType::F32);

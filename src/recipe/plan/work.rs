@@ -30,23 +30,20 @@ pub struct TimePlan {
 pub(super) fn flops(
     shape: &DecoderConfig,
     tensors: &Tensors,
-    trains_all: bool,
     checkpointing: bool,
     batches: &Batches,
 ) -> f64 {
     let once_more = if checkpointing { 1.0 } else { 0.0 };
     let passes = |trains: bool| 2.0 + once_more + if trains { 1.0 } else { 0.0 };
-    let adapters = if trains_all { 0 } else { tensors.trained };
-    let linear = 2.0 * tensors.linear as f64 * passes(trains_all);
-    let of_adapters = 2.0 * adapters as f64 * passes(true);
+    let frozen = (tensors.linear - tensors.trained_linear) as f64;
+    let trained = (tensors.trained_linear + tensors.adapters) as f64;
+    let linear = 2.0 * (frozen * passes(false) + trained * passes(true));
     let head = (shape.vocab_size * shape.hidden_size) as f64;
-    let of_head = 2.0 * head * if trains_all { 3.0 } else { 2.0 };
+    let of_head = 2.0 * head * if tensors.trains_head { 3.0 } else { 2.0 };
     let attention = (shape.query_width() * shape.num_hidden_layers) as f64;
     // A product is `2 * width * keys / 2` for a query.
     let of_squares = attention * (2.0 + 5.0 + 2.0 * once_more);
-    batches.positions * (linear + of_adapters)
-        + batches.trained * of_head
-        + batches.squares * of_squares
+    batches.positions * linear + batches.trained * of_head + batches.squares * of_squares
 }
 
 /// What a backend is assumed to compute in a second, in floating-point operations. For the CPU it is a

@@ -1,0 +1,62 @@
+//! What is wrong where an adapter's tensors are not those that its settings and the model call for.
+
+use super::config::{base_of, merge};
+use super::{CONFIG, PREFIX, shape_in};
+use crate::model::config::DecoderConfig;
+use crate::model::lora::{EMBEDDING, HEAD};
+use crate::model::weights::listed;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What is wrong, and what to do.
+pub(super) fn misfit(
+    settings: &Value,
+    model: &DecoderConfig,
+    held: &BTreeMap<String, Vec<usize>>,
+    extra: &[&str],
+    problems: &[String],
+) -> (String, String) {
+    for name in [EMBEDDING, HEAD] {
+        let shapes = (held.get(&format!("{PREFIX}{name}")), shape_in(model, name));
+        if let (Some(held), Some(of_model)) = shapes
+            && let ([rows, width], [known, of_width]) = (&held[..], &of_model[..])
+            && width == of_width
+            && rows != known
+        {
+            let what = format!("its {name} has {rows} rows, and that of the model {known}");
+            let hint = format!(
+                "It was made for a model with another vocabulary. Resize the base with transformers \
+                 (`model.resize_token_embeddings({rows})`), save it, and give that model"
+            );
+            return (what, hint);
+        }
+    }
+    let not_done = |name: &&str| {
+        let ends = ["lora_embedding_A", "lora_embedding_B", "trainable_tokens_delta"];
+        ends.iter().any(|end| name.contains(end))
+            || (name.contains(".lora_") && [EMBEDDING, HEAD].iter().any(|of| is_of(name, of)))
+    };
+    let not_done: Vec<&str> = extra.iter().filter(|name| not_done(name)).copied().collect();
+    if !not_done.is_empty() {
+        let listed = listed(&not_done);
+        let what = format!(
+            "it holds {listed}: adapters on the embedding or the head, which this build does not support"
+        );
+        let refusal = merge(what);
+        return (refusal.what, refusal.hint.into());
+    }
+    let what = format!("its tensors do not fit the model: {}", listed(problems));
+    // Whether this is the model that it names cannot be told from a name.
+    let hint = format!(
+        "These names and shapes are what the file, {CONFIG} and the model differ in; by {CONFIG} it \
+         was made for {}",
+        base_of(settings)
+    );
+    (what, hint)
+}
+
+/// Whether a tensor of an adapter is on the module of a tensor of the model.
+fn is_of(name: &str, tensor: &str) -> bool {
+    let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
+    name.strip_prefix(PREFIX).is_some_and(|path| path.starts_with(module))
+}

@@ -1,0 +1,83 @@
+//! Which weights a model has.
+
+use super::decoder::DecoderLm;
+use super::lora::{EMBEDDING, HEAD};
+use super::tensors::{PathStack, host};
+use crate::error::Result;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl DecoderLm {
+    /// A fingerprint of the weights without adapters, and without the tensors that adapters hold in place of
+    /// the base's: SHA-256 over name, shape and first numbers of each tensor, rounded to bf16, so that a copy in
+    /// bf16 has the same one. Models that were trained apart differ in it.
+    ///
+    /// # Errors
+    /// [`Error::Training`](crate::Error::Training) where the device cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        struct Visitor {
+            path: PathStack,
+            shapes: BTreeMap<String, Vec<usize>>,
+            /// Of what is not counted.
+            adapted: BTreeSet<String>,
+            parts: Vec<(String, Tensor<1>)>,
+        }
+        impl ModuleVisitor for Visitor {
+            fn enter_module(&mut self, name: &str, container_type: &str) {
+                self.path.enter(name, container_type);
+            }
+
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.path.exit();
+            }
+
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                /// Numbers of a tensor's first column that count.
+                const COUNTED: usize = 256;
+                let name = self.path.name();
+                let is_adapted = self.adapted.contains(&name);
+                if name.contains(".lora_") || name.ends_with(".encoded.scales") || is_adapted {
+                    return;
+                }
+                let mut part = param.val();
+                // Of a matrix in codes, what was its first column.
+                if let Some(matrix) = name.strip_suffix(".encoded.first") {
+                    let name = format!("{matrix}.weight");
+                    if self.adapted.contains(&name) {
+                        return;
+                    }
+                    let mut dims = self.shapes.get(&name).cloned().unwrap_or_default();
+                    if !name.ends_with("embed_tokens.weight") {
+                        dims.reverse();
+                    }
+                    let [count] = part.shape().dims();
+                    self.parts.push((format!("{name} {dims:?}"), part.reshape([count])));
+                    return;
+                }
+                let (dims, rows) = (part.dims(), part.dims()[0].min(COUNTED));
+                for other in 1..D {
+                    part = part.narrow(other, 0, 1);
+                }
+                let part = part.narrow(0, 0, rows).reshape([rows]);
+                self.parts.push((format!("{name} {dims:?}"), part));
+            }
+        }
+        let shapes = self.config().tensor_shapes();
+        let mut adapted = self.adapted().clone();
+        // Where one of the two is the adapter's, the base may have them as one.
+        if adapted.contains(EMBEDDING) || adapted.contains(HEAD) {
+            adapted.extend([EMBEDDING.to_owned(), HEAD.to_owned()]);
+        }
+        let mut visitor = Visitor { path: PathStack::default(), shapes, adapted, parts: vec![] };
+        self.visit(&mut visitor);
+        let mut hash = Sha256::new();
+        for (name, part) in visitor.parts {
+            hash.update(name.as_bytes());
+            let rounded = host(part)?.values.into_iter().map(half::bf16::from_f32);
+            rounded.for_each(|value| hash.update(value.to_le_bytes()));
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}

@@ -1,0 +1,317 @@
+//! The settings of adapters.
+
+use super::names::{ModuleNames, Patterns};
+use super::regex::check_expressions;
+use super::{ALL_LINEAR, FUSED, PROJECTIONS};
+use crate::error::{Error, Result};
+use crate::model::config::DecoderConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Which layers get adapters, and of what kind. The names are PEFT's, without its `lora_` and `use_` where
+/// these say nothing new; so are the rules by which modules are found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "GivenLora")]
+pub struct LoraConfig {
+    /// Width between A and B.
+    pub rank: usize,
+    /// The adapter's output is scaled by `alpha / rank`; settings without it have twice the rank.
+    pub alpha: f64,
+    /// Share of the adapter's inputs that are set to 0 in training, 0 to below 1.
+    pub dropout: f64,
+    /// Scale by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732).
+    pub rslora: bool,
+    /// The layers: a list of names, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`, or of longer ends of their paths (`0.mlp.down_proj`); `all-linear`; or a regular
+    /// expression that matches whole paths (`model.layers.0.self_attn.q_proj`). In a model that has
+    /// several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none.
+    pub target_modules: ModuleNames,
+    /// Layers that get none although `target_modules` names them; in the same way.
+    pub exclude_modules: ModuleNames,
+    /// Numbers of the blocks whose layers get adapters, from 0; empty means all. Not with a regular
+    /// expression, which can say it itself.
+    pub layers_to_transform: Vec<usize>,
+    /// Name of the list of blocks that these numbers count, where a model has several.
+    pub layers_pattern: Vec<String>,
+    /// Ranks of their own for the layers whose paths end with a match of a regular expression, as in
+    /// `{ "down_proj" = 32, "^model.layers.0.self_attn.q_proj" = 4 }`; the first match counts.
+    pub rank_pattern: Patterns<usize>,
+    /// The same for `alpha`.
+    pub alpha_pattern: Patterns<f64>,
+    /// Modules that are trained as a whole and stored beside the adapters, such as `embed_tokens`,
+    /// `lm_head` and `norm`: all whose paths end with one of these.
+    pub modules_to_save: Vec<String>,
+    /// Whether an embedding that is the head too stays so where it is trained. PEFT's default is false, which
+    /// makes two matrices of it.
+    pub ensure_weight_tying: bool,
+    /// Whether B has a bias.
+    pub lora_bias: bool,
+    /// Train the length of each of the layer's outputs apart from its direction (DoRA, arXiv 2402.09353).
+    pub use_dora: bool,
+}
+
+/// As settings give it. They know it by the name of what it becomes.
+#[derive(Deserialize)]
+#[serde(rename = "LoraConfig", deny_unknown_fields, default)]
+struct GivenLora {
+    rank: usize,
+    alpha: Option<f64>,
+    dropout: f64,
+    rslora: bool,
+    target_modules: ModuleNames,
+    exclude_modules: ModuleNames,
+    layers_to_transform: Vec<usize>,
+    layers_pattern: Vec<String>,
+    rank_pattern: Patterns<usize>,
+    alpha_pattern: Patterns<f64>,
+    modules_to_save: Vec<String>,
+    ensure_weight_tying: bool,
+    lora_bias: bool,
+    use_dora: bool,
+}
+
+impl Default for GivenLora {
+    fn default() -> Self {
+        let usual = LoraConfig::default();
+        Self {
+            rank: usual.rank,
+            alpha: None,
+            dropout: usual.dropout,
+            rslora: usual.rslora,
+            target_modules: usual.target_modules,
+            exclude_modules: usual.exclude_modules,
+            layers_to_transform: usual.layers_to_transform,
+            layers_pattern: usual.layers_pattern,
+            rank_pattern: usual.rank_pattern,
+            alpha_pattern: usual.alpha_pattern,
+            modules_to_save: usual.modules_to_save,
+            ensure_weight_tying: usual.ensure_weight_tying,
+            lora_bias: usual.lora_bias,
+            use_dora: usual.use_dora,
+        }
+    }
+}
+
+impl From<GivenLora> for LoraConfig {
+    fn from(given: GivenLora) -> Self {
+        Self {
+            rank: given.rank,
+            alpha: given.alpha.unwrap_or(2.0 * given.rank as f64),
+            dropout: given.dropout,
+            rslora: given.rslora,
+            target_modules: given.target_modules,
+            exclude_modules: given.exclude_modules,
+            layers_to_transform: given.layers_to_transform,
+            layers_pattern: given.layers_pattern,
+            rank_pattern: given.rank_pattern,
+            alpha_pattern: given.alpha_pattern,
+            modules_to_save: given.modules_to_save,
+            ensure_weight_tying: given.ensure_weight_tying,
+            lora_bias: given.lora_bias,
+            use_dora: given.use_dora,
+        }
+    }
+}
+
+impl Default for LoraConfig {
+    /// Rank 16 on all linear layers, scaled by 2.
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            rslora: false,
+            target_modules: PROJECTIONS.into(),
+            exclude_modules: ModuleNames::default(),
+            layers_to_transform: vec![],
+            layers_pattern: vec![],
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
+            modules_to_save: vec![],
+            ensure_weight_tying: true,
+            lora_bias: false,
+            use_dora: false,
+        }
+    }
+}
+
+/// Far above any rank in use; keeps a typing error from asking for terabytes.
+const LARGEST_RANK: usize = 1 << 16;
+
+fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
+    Err(Error::config(format!("lora.{key}"), what, hint))
+}
+
+impl LoraConfig {
+    /// What the adapter's output is multiplied by, where no pattern says otherwise.
+    pub fn scale(&self) -> f64 {
+        self.scale_of(self.rank, self.alpha)
+    }
+
+    pub(super) fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether `target_modules` stands for all linear layers.
+    pub(super) fn targets_all(&self) -> bool {
+        matches!(&self.target_modules, ModuleNames::Pattern(all) if all.eq_ignore_ascii_case(ALL_LINEAR))
+    }
+
+    /// The same for a model of this shape: `all-linear` by its layers' names, and where the model has several
+    /// of the targets as one layer, that one is the target.
+    pub(crate) fn for_model(&self, model: &DecoderConfig) -> Self {
+        let layers = model.linear_layers();
+        let target_modules = match &self.target_modules {
+            ModuleNames::Pattern(_) if self.targets_all() => {
+                layers.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into()
+            }
+            ModuleNames::Pattern(pattern) => ModuleNames::Pattern(pattern.clone()),
+            ModuleNames::List(names) => {
+                let mut names = names.clone();
+                for (one, several) in FUSED.iter().filter(|(one, _)| layers.contains(one)) {
+                    if several.iter().all(|part| names.iter().any(|name| name == part)) {
+                        names.retain(|name| !several.contains(&name.as_str()));
+                        names.push((*one).to_owned());
+                    }
+                }
+                ModuleNames::List(names)
+            }
+        };
+        Self { target_modules, ..self.clone() }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let last = |name: &String| name.rsplit('.').next().unwrap_or_default().to_owned();
+        for name in self.target_modules.list() {
+            let last = last(name);
+            if ["lm_head", "embed_tokens"].contains(&last.as_str()) {
+                let hint = "Name it in lora.modules_to_save, which trains it as a whole";
+                let what = format!("`{name}` is no linear layer of a block, and gets no adapter");
+                return refuse("target_modules", what, hint);
+            }
+            if !PROJECTIONS.contains(&last.as_str()) && !FUSED.iter().any(|(one, _)| *one == last) {
+                let what = format!("there is no linear layer `{name}`");
+                let hint = format!("Choose of {}", PROJECTIONS.join(", "));
+                return refuse("target_modules", what, &hint);
+            }
+        }
+        if self.target_modules.is_empty() {
+            return refuse("target_modules", "it is empty", "Name at least one layer");
+        }
+        if let Some(empty) = self.modules_to_save.iter().find(|name| name.is_empty()) {
+            let what = format!("{empty:?} is no name");
+            return refuse("modules_to_save", what, "Leave it out, or name a module");
+        }
+        self.validate_values()
+    }
+
+    /// Checks all but the names.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::validate`].
+    pub(crate) fn validate_values(&self) -> Result<()> {
+        let of_all = [("rank".to_owned(), self.rank)].into_iter();
+        let of_some =
+            self.rank_pattern.0.iter().map(|(key, rank)| (format!("rank_pattern.{key}"), *rank));
+        for (key, rank) in of_all.chain(of_some) {
+            if rank == 0 || rank > LARGEST_RANK {
+                let hint = "Give 1 to 65536; 16 is usual";
+                return refuse(&key, format!("it is {rank}"), hint);
+            }
+        }
+        let of_all = [("alpha".to_owned(), self.alpha)].into_iter();
+        let of_some = self
+            .alpha_pattern
+            .0
+            .iter()
+            .map(|(key, alpha)| (format!("alpha_pattern.{key}"), *alpha));
+        for (key, alpha) in of_all.chain(of_some) {
+            if !alpha.is_finite() || alpha <= 0.0 {
+                return refuse(&key, format!("it is {alpha}"), "Give a positive number");
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let what = format!("it is {}", self.dropout);
+            return refuse("dropout", what, "Give a share, 0 to below 1");
+        }
+        let is_pattern = matches!(self.target_modules, ModuleNames::Pattern(_));
+        if is_pattern && !self.targets_all() && !self.layers_to_transform.is_empty() {
+            let what = "it goes with a list of names, and target_modules is a regular expression";
+            return refuse("layers_to_transform", what, "Let the expression say which layers");
+        }
+        if self.layers_to_transform.is_empty() && !self.layers_pattern.is_empty() {
+            let what = "it says what layers_to_transform counts, which is not set";
+            return refuse(
+                "layers_pattern",
+                what,
+                "Set lora.layers_to_transform too, or leave it out",
+            );
+        }
+        if self.use_dora && self.lora_bias {
+            let what = "DoRA has no biases, in PEFT either";
+            return refuse("lora_bias", what, "Set one of lora.lora_bias and lora.use_dora");
+        }
+        check_expressions(self)
+    }
+
+    /// In words: `rank 8, alpha 16, dropout 0, on q_proj, v_proj`.
+    pub(crate) fn words(&self) -> String {
+        let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
+        let scale = if self.rslora { ", rank-stabilized" } else { "" };
+        let bias = if self.lora_bias { ", with biases" } else { "" };
+        let mut text = format!(
+            "rank {}, alpha {}{scale}{bias}, dropout {}, on {}",
+            self.rank, self.alpha, self.dropout, self.target_modules
+        );
+        if !self.layers_to_transform.is_empty() {
+            let numbers = list(&mut self.layers_to_transform.iter().map(usize::to_string));
+            text.push_str(&format!(" of the blocks {numbers}"));
+        }
+        if !self.exclude_modules.is_empty() {
+            text.push_str(&format!(" without {}", self.exclude_modules));
+        }
+        for (what, values) in [
+            (
+                "rank",
+                list(&mut self.rank_pattern.0.iter().map(|(of, rank)| format!("{rank} for {of}"))),
+            ),
+            (
+                "alpha",
+                list(
+                    &mut self.alpha_pattern.0.iter().map(|(of, alpha)| format!("{alpha} for {of}")),
+                ),
+            ),
+        ] {
+            if !values.is_empty() {
+                text.push_str(&format!("; {what} {values}"));
+            }
+        }
+        text
+    }
+
+    /// The settings as a checkpoint holds them: without those that earlier versions did not know where they
+    /// have their defaults.
+    pub(crate) fn identity(&self) -> Value {
+        const NEW: [&str; 9] = [
+            "exclude_modules",
+            "layers_to_transform",
+            "layers_pattern",
+            "rank_pattern",
+            "alpha_pattern",
+            "modules_to_save",
+            "ensure_weight_tying",
+            "lora_bias",
+            "use_dora",
+        ];
+        let (mut all, usual) = (json!(self), json!(Self::default()));
+        if let Some(all) = all.as_object_mut() {
+            all.retain(|key, value| !NEW.contains(&key.as_str()) || *value != usual[key.as_str()]);
+        }
+        all
+    }
+}
