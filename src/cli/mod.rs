@@ -15,12 +15,14 @@ mod lines;
 mod logits;
 mod merge;
 mod messages;
-#[cfg(not(feature = "teacher"))]
+#[cfg(not(all(feature = "hub", feature = "teacher")))]
 mod missing;
 #[cfg(feature = "teacher")]
 mod pairs;
 mod plan;
 mod preview;
+#[cfg(feature = "hub")]
+mod push;
 mod run_flags;
 mod speaker;
 mod study;
@@ -72,6 +74,12 @@ enum Command {
     Pairs(missing::Flags),
     Logits(logits::Flags),
     Merge(merge::Flags),
+    #[cfg(feature = "hub")]
+    Push(push::Flags),
+    /// Push a model or an adapter with its card to the Hugging Face Hub (not in this build)
+    #[cfg(not(feature = "hub"))]
+    #[command(disable_help_flag = true)]
+    Push(missing::Flags),
     Study(study::Flags),
     Config(config::Flags),
     Completions(completions::Flags),
@@ -91,6 +99,8 @@ impl Command {
             Self::Pairs(flags) => flags.json.json,
             Self::Logits(flags) => flags.json.json,
             Self::Merge(flags) => flags.json.json,
+            #[cfg(feature = "hub")]
+            Self::Push(flags) => flags.json.json,
             Self::Study(flags) => flags.json.json,
             _ => false,
         }
@@ -128,6 +138,10 @@ impl Command {
             Self::Pairs(flags) => pairs::run(flags, session),
             Self::Logits(flags) => logits::run(flags, session),
             Self::Merge(flags) => merge::run(flags, session),
+            #[cfg(feature = "hub")]
+            Self::Push(flags) => push::run(flags, session),
+            #[cfg(not(feature = "hub"))]
+            Self::Push(_) => missing::run("push", "hub", session),
             Self::Study(flags) => study::run(flags, session),
             Self::Config(flags) => config::run(flags, session),
             Self::Completions(flags) => completions::run(flags, session, Cli::command()),

@@ -52,6 +52,8 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
+#[cfg(feature = "hub")]
+pub(crate) use location::{Pushable, pushable};
 pub use lora::{FUSED, LoraConfig, LoraLinear, PROJECTIONS};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};

@@ -2,7 +2,7 @@
 
 use super::call;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "preview",
     "plan",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "pairs",
     "logits",
     "merge",
+    "push",
     "study",
     "config",
     "completions",
@@ -20,7 +21,11 @@ const COMMANDS: [&str; 13] = [
 
 /// Whether this build has a command.
 fn has(command: &str) -> bool {
-    command != "pairs" || cfg!(feature = "teacher")
+    match command {
+        "pairs" => cfg!(feature = "teacher"),
+        "push" => cfg!(feature = "hub"),
+        _ => true,
+    }
 }
 
 #[test]
@@ -145,12 +150,15 @@ fn completions_know_commands_and_flags() {
 
 #[test]
 fn a_command_that_the_build_lacks_says_how_to_get_it() {
-    if has("pairs") {
-        return;
-    }
-    for words in [&["pairs"][..], &["pairs", "--out", "x", "-q"], &["pairs", "--help"]] {
-        let said = call(words).with(1).err;
-        assert!(said.contains("built without what pairs needs (feature `teacher`)"), "{said}");
-        assert_eq!(said.matches("--features teacher").count(), 1, "{said}");
+    for (command, feature) in [("pairs", "teacher"), ("push", "hub")] {
+        if has(command) {
+            continue;
+        }
+        for words in [&[command][..], &[command, "--out", "x", "-q"], &[command, "--help"]] {
+            let said = call(words).with(1).err;
+            let what = format!("built without what {command} needs (feature `{feature}`)");
+            assert!(said.contains(&what), "{said}");
+            assert_eq!(said.matches(&format!("--features {feature}")).count(), 1, "{said}");
+        }
     }
 }

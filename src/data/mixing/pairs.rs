@@ -10,7 +10,7 @@ use super::ledger::{Ledger, SourceLedger};
 use crate::data::chat::EarlierTurn;
 use crate::data::reading::ColumnMap;
 use crate::data::reading::CotRecord;
-use crate::data::reading::read_records;
+use crate::data::reading::{DataFiles, read_record_files, short_name};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Source {
     records: Vec<CotRecord>,
     /// Line of each record in its file; empty for records that come from no file.
     lines: Vec<u32>,
+    /// Of several files, their names, with the first record of each.
+    files: Vec<(usize, String)>,
     ledger: SourceLedger,
 }
 
@@ -44,21 +46,34 @@ impl Source {
             ledger.empty_solutions += usize::from(empty_solution);
             !(empty_problem || empty_solution)
         });
-        Self { name, records, lines: vec![], ledger }
+        Self { name, records, lines: vec![], files: vec![], ledger }
     }
 
     /// Reads a JSONL, JSON or Parquet file, of whose records a share of `max_left_out` may be
     /// unusable.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Data`] as [`read_records`] gives them.
+    /// [`Error::Io`] and [`Error::Data`] as [`read_records`](crate::data::read_records) gives them.
     pub fn read(
         name: impl Into<String>,
         path: &Path,
         columns: &ColumnMap,
         max_left_out: f64,
     ) -> Result<Self> {
-        let read = read_records(path, columns, max_left_out)?;
+        Self::read_files(name, &DataFiles::file(path), columns, max_left_out)
+    }
+
+    /// As [`Source::read`], of all rows of some files as if they stood in one.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_files(
+        name: impl Into<String>,
+        files: &DataFiles,
+        columns: &ColumnMap,
+        max_left_out: f64,
+    ) -> Result<Self> {
+        let read = read_record_files(files, columns, max_left_out)?;
         let name = name.into();
         let ledger = SourceLedger {
             name: name.clone(),
@@ -74,7 +89,12 @@ impl Source {
             broken_characters: read.broken_characters,
             ..Default::default()
         };
-        Ok(Self { name, records: read.records, lines: read.lines, ledger })
+        let names = files.files().iter().map(|path| short_name(path));
+        let files = match files.files() {
+            [_] => vec![],
+            _ => read.file_starts.into_iter().zip(names).collect(),
+        };
+        Ok(Self { name, records: read.records, lines: read.lines, files, ledger })
     }
 
     /// The source's name.
@@ -89,8 +109,10 @@ impl Source {
     pub fn label(&self, record: usize) -> String {
         let id = self.records[record].id.as_deref();
         let id = id.map_or(String::new(), |id| format!(" (id {id})"));
+        let file = self.files.iter().rev().find(|(start, _)| *start <= record);
+        let file = file.map_or(String::new(), |(_, file)| format!(" {file}"));
         match self.lines.get(record) {
-            Some(line) => format!("`{}` line {line}{id}", self.name),
+            Some(line) => format!("`{}`{file} line {line}{id}", self.name),
             None => format!("`{}` record {}{id}", self.name, record + 1),
         }
     }

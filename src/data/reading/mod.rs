@@ -5,6 +5,7 @@ mod collect;
 mod column;
 mod column_map;
 mod columns;
+mod data_files;
 pub(crate) mod describe;
 mod json_array;
 pub(crate) mod left_out;
@@ -24,11 +25,16 @@ mod text_table;
 
 pub(crate) use column::value_at;
 pub use column_map::ColumnMap;
+pub use data_files::DataFiles;
+pub(crate) use data_files::{Datasets, short_name};
+#[cfg(feature = "hub")]
+pub(crate) use data_files::{FileKind, READABLE};
 pub(crate) use describe::{described, quoted};
 pub use left_out::{LeftOut, LeftOutReason, MAX_LEFT_OUT};
 #[cfg(feature = "teacher")]
 pub(crate) use messages::part_text;
-pub use prompts::{PromptRow, PromptRows, read_prompts};
+pub use prompts::{PromptRow, PromptRows, read_prompt_files, read_prompts};
+pub(crate) use read::read_record_files;
 pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};
 #[cfg(all(feature = "parquet", feature = "teacher"))]

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::collect::Collector;
 use super::column_map::ColumnMap;
+use super::data_files::DataFiles;
 use super::left_out::check_share;
 use super::record::Records;
-use super::rows::read_rows;
+use super::rows::read_files;
 use crate::error::Result;
 
 /// Reads the records of one file: JSONL, a JSON array or (feature `parquet`) Parquet.
@@ -41,11 +42,22 @@ pub fn read_records(
     columns: &ColumnMap,
     max_left_out: f64,
 ) -> Result<Records> {
-    let path = path.as_ref();
+    read_record_files(&DataFiles::file(path.as_ref()), columns, max_left_out)
+}
+
+/// As [`read_records`], of all rows of some files as if they stood in one.
+///
+/// # Errors
+/// As [`read_records`].
+pub(crate) fn read_record_files(
+    files: &DataFiles,
+    columns: &ColumnMap,
+    max_left_out: f64,
+) -> Result<Records> {
     columns.check()?;
     check_share(max_left_out)?;
-    let mut collector = Collector::new(path, columns);
-    let rows = read_rows(path, &mut collector)?;
+    let mut collector = Collector::new(files, columns);
+    let rows = read_files(files.files(), &mut collector)?;
     let records = collector.finish(&rows, max_left_out);
-    rows.explain(path, records)
+    rows.explain(files.name(), records)
 }
