@@ -2,12 +2,12 @@
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
 use super::math::final_answer;
-use crate::data::{ColumnMap, DataFiles};
 use crate::data::reading::asked::{NamedColumns, RowFault, RowFields};
 use crate::data::reading::left_out::{Limit, Tally, Unusable};
 use crate::data::reading::problem_text::{Options, plain_text};
 use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
 use crate::data::reading::rows::{RowSink, read_files};
+use crate::data::{ColumnMap, DataFiles};
 use crate::error::{Error, Place, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -125,7 +125,8 @@ impl<'a> BenchmarkRows<'a> {
             ["problem", "answer", "solution", "id", "context", "options", "system", "messages"];
         columns.check_keys("benchmarks", &keys)?;
         let path = files.name();
-        let benchmark = Benchmark { name: files.stem().to_owned(), has_ids: true, ..Benchmark::default() };
+        let benchmark =
+            Benchmark { name: files.stem().to_owned(), has_ids: true, ..Benchmark::default() };
         let (ids, tally) = (HashMap::new(), Tally::default());
         let named = NamedColumns::new(columns);
         Ok(Self { path, columns, benchmark, ids, named, tally, rows: 0, file: 0 })

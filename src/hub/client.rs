@@ -1,11 +1,11 @@
 //! What hf-hub needs, says and reports, in the terms of this crate.
 
+use super::fetch::Wanted;
+use super::names::RepoId;
 use crate::context::Context;
 use crate::error;
 use crate::text::duration;
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use super::fetch::Wanted;
-use super::names::RepoId;
 use hf_hub::{
     HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoType, RepoTypeDataset,
     RepoTypeModel,
@@ -211,7 +211,8 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
 fn is_token(word: &str) -> bool {
     const SHORTEST: usize = 8;
     word.split("hf_").skip(1).any(|rest| {
-        rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count() >= SHORTEST
+        rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count()
+            >= SHORTEST
     })
 }
 

@@ -35,7 +35,10 @@ pub(super) enum DataFiles {
 pub(super) enum Entry {
     /// A pattern of the only split.
     Path(String),
-    Split { split: String, path: Paths },
+    Split {
+        split: String,
+        path: Paths,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -49,12 +52,12 @@ impl DataFiles {
     /// The splits with their patterns, in the card's order.
     pub fn splits(&self) -> Vec<(String, Vec<String>)> {
         let mut splits: Vec<(String, Vec<String>)> = vec![];
-        let mut add = |split: &str, paths: &[String]| {
-            match splits.iter_mut().find(|(name, _)| name == split) {
+        let mut add =
+            |split: &str, paths: &[String]| match splits.iter_mut().find(|(name, _)| name == split)
+            {
                 Some((_, patterns)) => patterns.extend_from_slice(paths),
                 None => splits.push((split.to_owned(), paths.to_vec())),
-            }
-        };
+            };
         match self {
             Self::One(path) => add("train", std::slice::from_ref(path)),
             Self::Several(entries) => entries.iter().for_each(|entry| match entry {
@@ -120,7 +123,8 @@ mod tests {
         };
         let one = "configs:\n- config_name: a\n  data_files: a.jsonl";
         assert_eq!(splits(one), [of("train", &["a.jsonl"])]);
-        let list = "configs:\n  - config_name: a\n    data_files:\n    - a.jsonl\n    - \"b*.jsonl\"";
+        let list =
+            "configs:\n  - config_name: a\n    data_files:\n    - a.jsonl\n    - \"b*.jsonl\"";
         assert_eq!(splits(list), [of("train", &["a.jsonl", "b*.jsonl"])]);
         let by_split = "configs:\n- config_name: a\n  data_files:\n  - split: train\n    path:\n    - \
                         x/*\n    - y/*\n  - split: test\n    path: z/*";
@@ -129,7 +133,9 @@ mod tests {
 
     #[test]
     fn cards_without_subsets_have_none() {
-        for card in ["", "# Title", "---\nlicense: mit\n---\n", "---\nconfigs:\n- a", "----\n", "--- a"] {
+        for card in
+            ["", "# Title", "---\nlicense: mit\n---\n", "---\nconfigs:\n- a", "----\n", "--- a"]
+        {
             assert_eq!(subsets(card).unwrap(), [], "{card}");
         }
         assert_eq!(subsets("---\nconfigs:\n---\n").unwrap(), []);
@@ -149,7 +155,9 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
         }
         bomb.push_str("configs: *a11\n---\n");
-        for card in [nested.as_str(), bomb.as_str(), "---\nconfigs: 1\n---\n", "---\nconfigs: [}\n---\n"] {
+        for card in
+            [nested.as_str(), bomb.as_str(), "---\nconfigs: 1\n---\n", "---\nconfigs: [}\n---\n"]
+        {
             let error = subsets(card).unwrap_err();
             assert!(error.chars().count() <= 160 && !error.contains('\n'), "{error}");
         }

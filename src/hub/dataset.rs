@@ -200,10 +200,15 @@ impl HubDataset {
             Selection::File(_) => vec![],
             // It may not be there, and it is a file that anyone may have written.
             _ => match fs::read(at.folder.join(CARD)) {
-                Ok(bytes) => data_card::subsets(&String::from_utf8_lossy(&bytes)).map_err(|what| {
-                    let what = format!("the front matter of its {CARD} cannot be read: {what}");
-                    self.error(what, "Name its files: owner/name/FILE, with patterns such as data/*.jsonl")
-                })?,
+                Ok(bytes) => {
+                    data_card::subsets(&String::from_utf8_lossy(&bytes)).map_err(|what| {
+                        let what = format!("the front matter of its {CARD} cannot be read: {what}");
+                        self.error(
+                            what,
+                            "Name its files: owner/name/FILE, with patterns such as data/*.jsonl",
+                        )
+                    })?
+                }
                 Err(_) => vec![],
             },
         };
@@ -233,7 +238,8 @@ impl Wanted for HubDataset {
         at: &Commit<'_>,
         get: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Option<Lack>> {
-        if !matches!(self.selection, Selection::File(_)) && at.list.iter().any(|file| file == CARD) {
+        if !matches!(self.selection, Selection::File(_)) && at.list.iter().any(|file| file == CARD)
+        {
             get(CARD)?;
         }
         for file in self.chosen(at)? {
@@ -274,9 +280,28 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         for text in [
-            "", "a", "a/", "/b", "a/b@", "a/b:", "a/b::train", "a/b:x:", "a/b:x:y:z", "a/b/",
-            "a/b/../c", "a/b/c//d", "a/b/.c", "a/b\\c", "a/b/c\\d", "a/b@x/../y:z", "a/b@../c", "a b/c",
-            "a/b/c.jsonl:train", "a/b:\n", "a/b/c\0", "https://huggingface.co/datasets/a/b",
+            "",
+            "a",
+            "a/",
+            "/b",
+            "a/b@",
+            "a/b:",
+            "a/b::train",
+            "a/b:x:",
+            "a/b:x:y:z",
+            "a/b/",
+            "a/b/../c",
+            "a/b/c//d",
+            "a/b/.c",
+            "a/b\\c",
+            "a/b/c\\d",
+            "a/b@x/../y:z",
+            "a/b@../c",
+            "a b/c",
+            "a/b/c.jsonl:train",
+            "a/b:\n",
+            "a/b/c\0",
+            "https://huggingface.co/datasets/a/b",
         ] {
             let error = HubDataset::parse(text).expect_err(text).to_string();
             assert!(error.contains("owner/name") && !error.contains(char::is_control), "{error:?}");

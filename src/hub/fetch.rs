@@ -101,8 +101,7 @@ pub(super) fn fetch<W: Wanted>(
     let at = Commit { folder: folder.clone(), list: &list };
     let download = Download { wanted, hub: &repository, cache: &cache, commit: &commit, context };
     let lack = wanted.gather(&at, &mut |file| {
-        Ok(cache.has(&commit, file)
-            || !cache.knows_absent(&commit, file) && download.file(file)?)
+        Ok(cache.has(&commit, file) || !cache.knows_absent(&commit, file) && download.file(file)?)
     })?;
     if let Some((file, hint)) = lack {
         return Err(wanted.error(format!("it has no `{file}`"), hint));

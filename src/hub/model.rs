@@ -48,7 +48,8 @@ impl HubModel {
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (owner, name) = id.split_once('/').unwrap_or(("", id));
         RepoId::new(owner, name, revision).map(Self).map_err(|what| {
-            let hint = "Write owner/name or owner/name@revision, in letters, digits, `.`, `_` and `-`";
+            let hint =
+                "Write owner/name or owner/name@revision, in letters, digits, `.`, `_` and `-`";
             model_error(text.escape_debug().to_string(), what, hint)
         })
     }

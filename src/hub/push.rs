@@ -83,7 +83,8 @@ pub fn push(
     options: &PushOptions,
     context: &Context<'_>,
 ) -> Result<Pushed> {
-    let refuse = |what: String, hint: &str| model_error(repository.escape_debug().to_string(), what, hint);
+    let refuse =
+        |what: String, hint: &str| model_error(repository.escape_debug().to_string(), what, hint);
     let revision = options.revision.as_deref().unwrap_or(MAIN);
     let (owner, name) = repository.split_once('/').unwrap_or(("", repository));
     let id = RepoId::new(owner, name, revision)
@@ -108,22 +109,19 @@ pub fn push(
     };
     let total = push.files.bytes();
     let mut shown = None;
-    let done = context.aside(
-        move || push.all(),
-        &mut || {
-            let [read, sent] = [&going.read, &going.sent].map(|done| done.load(Ordering::Relaxed));
-            let (task, done) = match read < total {
-                true => (Task::CheckFiles, read),
-                false => (Task::Upload, sent.min(total)),
-            };
-            if shown.as_ref().is_none_or(|(old, _)| *old != task) {
-                // The old one ends before the new one begins.
-                shown = None;
-                shown = Some((task, context.task(task, total)));
-            }
-            shown.as_mut().map_or(Ok(()), |(_, progress)| progress.update(done))
-        },
-    );
+    let done = context.aside(move || push.all(), &mut || {
+        let [read, sent] = [&going.read, &going.sent].map(|done| done.load(Ordering::Relaxed));
+        let (task, done) = match read < total {
+            true => (Task::CheckFiles, read),
+            false => (Task::Upload, sent.min(total)),
+        };
+        if shown.as_ref().is_none_or(|(old, _)| *old != task) {
+            // The old one ends before the new one begins.
+            shown = None;
+            shown = Some((task, context.task(task, total)));
+        }
+        shown.as_mut().map_or(Ok(()), |(_, progress)| progress.update(done))
+    });
     drop(shown);
     let stopped = || {
         Error::stopped(match going.committing.load(Ordering::SeqCst) {
@@ -323,10 +321,15 @@ impl Push {
     }
 
     /// What is there; `None` where nothing is.
-    async fn there(&self, repository: &HFRepository<RepoTypeModel>) -> Result<Option<There>, Failed> {
+    async fn there(
+        &self,
+        repository: &HFRepository<RepoTypeModel>,
+    ) -> Result<Option<There>, Failed> {
         let expand = ["private", "siblings"].map(str::to_owned).to_vec();
         let info = match repository.info().expand(expand).send().await {
-            Err(HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. }) => return Ok(None),
+            Err(HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. }) => {
+                return Ok(None);
+            }
             info => info?,
         };
         let private = info.private.unwrap_or(false);

@@ -28,7 +28,8 @@ const BLOCK: usize = 256 << 10;
 /// Endings of a model's files, beside licenses and notices.
 const ENDINGS: [&str; 7] = ["safetensors", "json", "jinja", "txt", "model", "gguf", "md"];
 /// What training leaves in a folder.
-const OF_TRAINING: [&str; 3] = ["trainer_state.json", "training_args.json", "optimizer.safetensors"];
+const OF_TRAINING: [&str; 3] =
+    ["trainer_state.json", "training_args.json", "optimizer.safetensors"];
 
 /// A file to send, by its name there.
 pub(super) struct PushFile {
@@ -59,8 +60,7 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
 fn is_of_model(name: &str) -> bool {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let is_notice = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].contains(&stem);
-    !OF_TRAINING.contains(&name)
-        && (is_notice || name == "Modelfile" || ENDINGS.contains(&ending))
+    !OF_TRAINING.contains(&name) && (is_notice || name == "Modelfile" || ENDINGS.contains(&ending))
 }
 
 impl PushFiles {
@@ -80,12 +80,19 @@ impl PushFiles {
                 let config = json(&path)?;
                 if !folder.join("adapter_model.safetensors").is_file() {
                     let what = "it has no adapter_model.safetensors";
-                    return Err(failed(&folder, what, "Give the folder of an adapter in PEFT's format"));
+                    return Err(failed(
+                        &folder,
+                        what,
+                        "Give the folder of an adapter in PEFT's format",
+                    ));
                 }
                 let base = config["base_model_name_or_path"].as_str().unwrap_or_default();
                 let is_id = super::HubModel::parse(base).is_ok();
-                let mut files =
-                    Self::of_folder(&folder, "adapter", &adapter_card(Some(base).filter(|_| is_id)))?;
+                let mut files = Self::of_folder(
+                    &folder,
+                    "adapter",
+                    &adapter_card(Some(base).filter(|_| is_id)),
+                )?;
                 if !is_id {
                     files.notices.push(format!(
                         "{} names `{}` as the base model, which others do not find: name one on the \
@@ -208,13 +215,14 @@ fn check_weights(folder: &Path) -> Result<()> {
 fn check_card(path: &Path) -> Result<()> {
     let Some(text) = read_if_there(path)? else { return Ok(()) };
     let Some(matter) = front_matter(&text) else { return Ok(()) };
-    let bases = match serde_saphyr::from_str::<Value>(matter).map(|matter| matter["base_model"].clone()) {
-        Ok(Value::String(base)) => vec![base],
-        Ok(Value::Array(bases)) => {
-            bases.iter().filter_map(|base| base.as_str().map(str::to_owned)).collect()
-        }
-        _ => return Ok(()),
-    };
+    let bases =
+        match serde_saphyr::from_str::<Value>(matter).map(|matter| matter["base_model"].clone()) {
+            Ok(Value::String(base)) => vec![base],
+            Ok(Value::Array(bases)) => {
+                bases.iter().filter_map(|base| base.as_str().map(str::to_owned)).collect()
+            }
+            _ => return Ok(()),
+        };
     let is_path = |base: &&String| {
         base.starts_with(['.', '/', '~']) || base.contains('\\') || base.matches('/').count() > 1
     };
@@ -256,7 +264,12 @@ fn adapter_card(base: Option<&str>) -> String {
 
 fn gguf_card(name: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control() && *c != '`').collect();
-    short_card("", None, "A language model in GGUF", &format!("`{name}` is for llama.cpp and Ollama."))
+    short_card(
+        "",
+        None,
+        "A language model in GGUF",
+        &format!("`{name}` is for llama.cpp and Ollama."),
+    )
 }
 
 impl PushFile {

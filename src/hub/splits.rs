@@ -196,7 +196,8 @@ fn splits_of(subset: &Subset, list: &[String]) -> Result<Vec<Split>, Unclear> {
         let mut of_split = BTreeSet::new();
         for pattern in patterns {
             let pattern = pattern.strip_prefix("./").unwrap_or(&pattern);
-            let pattern = if folder.is_empty() { pattern.into() } else { format!("{folder}/{pattern}") };
+            let pattern =
+                if folder.is_empty() { pattern.into() } else { format!("{folder}/{pattern}") };
             let glob = glob(&pattern)?;
             let is_exact = |file: &str| file == pattern;
             let fits = |file: &&String| is_exact(file) || glob.is_match(file) && is_data(file);
@@ -218,7 +219,8 @@ fn by_names(folder: &str, list: &[String]) -> Vec<Split> {
         "" => Some(file.clone()),
         folder => file.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned),
     };
-    let files: BTreeSet<String> = list.iter().filter_map(within).filter(|file| is_data(file)).collect();
+    let files: BTreeSet<String> =
+        list.iter().filter_map(within).filter(|file| is_data(file)).collect();
     let whole = |file: String| if folder.is_empty() { file } else { format!("{folder}/{file}") };
     let mut sharded: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for file in &files {
@@ -280,7 +282,8 @@ fn by_layout(list: &[String]) -> Vec<Subset> {
         (is_number && parts.next().is_none()).then(|| (subset.to_owned(), split.to_owned()))
     };
     let data: Vec<&String> = list.iter().filter(|file| is_data(file)).collect();
-    let found: Option<BTreeSet<(String, String)>> = data.iter().map(|file| converted(file)).collect();
+    let found: Option<BTreeSet<(String, String)>> =
+        data.iter().map(|file| converted(file)).collect();
     let Some(found) = found.filter(|found| !found.is_empty()) else {
         return vec![Subset { name: usual_name(), ..Subset::default() }];
     };
@@ -307,4 +310,61 @@ fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
 
 fn shortened(name: &str) -> String {
     name.escape_debug().to_string().chars().take(120).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `get_data_patterns` of `datasets` 5.2 finds in folders with these files, a split a line.
+    const FOUND: &str = "\
+data/train-00000-of-00001.parquet data/sft-00000-of-00001.parquet
+  train data/train-00000-of-00001.parquet
+  sft data/sft-00000-of-00001.parquet
+data/train-00000-of-00001-abc.parquet data/test-1.parquet
+  train data/train-00000-of-00001-abc.parquet
+x/data/train-00000-of-00001.parquet
+  train x/data/train-00000-of-00001.parquet
+train-00000-of-00001.parquet data/val.parquet
+  train train-00000-of-00001.parquet
+  validation data/val.parquet
+a/train/x.jsonl a/dev/y.jsonl b/valid/z.jsonl
+  train a/train/x.jsonl
+  validation a/dev/y.jsonl b/valid/z.jsonl
+train/a.jsonl test.jsonl
+  train train/a.jsonl
+data_train_v1/a.jsonl data_test_v1/b.jsonl
+  train data_train_v1/a.jsonl
+  test data_test_v1/b.jsonl
+my-eval-set.jsonl training_1.jsonl
+  train training_1.jsonl
+  test my-eval-set.jsonl
+Train.jsonl train2.jsonl validation.jsonl
+  train train2.jsonl
+  validation validation.jsonl
+trainer.jsonl testament.jsonl sub/c.jsonl
+  train sub/c.jsonl testament.jsonl trainer.jsonl
+b.jsonl .hidden.jsonl __x/c.jsonl
+  train b.jsonl
+";
+
+    #[test]
+    fn names_stand_for_the_splits_that_datasets_finds() {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut cases: Vec<(Vec<String>, BTreeMap<String, Vec<String>>)> = vec![];
+        for line in FOUND.lines() {
+            match (line.strip_prefix("  "), cases.last_mut()) {
+                (Some(split), Some((_, splits))) => {
+                    let mut words = words(split);
+                    splits.insert(words.remove(0), words);
+                }
+                _ => cases.push((words(line), BTreeMap::new())),
+            }
+        }
+        assert_eq!(cases.len(), 11);
+        for (files, expected) in cases {
+            let found: BTreeMap<String, Vec<String>> = by_names("", &files).into_iter().collect();
+            assert_eq!(found, expected, "{files:?}");
+        }
+    }
 }

@@ -78,7 +78,8 @@ impl Prepared {
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
-        let Inputs { base, tokenizer, layouts, sources, names, test } = Inputs::read(config, context)?;
+        let Inputs { base, tokenizer, layouts, sources, names, test } =
+            Inputs::read(config, context)?;
         let Layouts { asked: template, sources: of_sources, name: template_name, source } = layouts;
         let trained = of_sources.first().unwrap_or(&template);
         let end_tokens = match &base {

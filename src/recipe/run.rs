@@ -62,7 +62,7 @@ pub(crate) fn run_on(
 /// run's start, also when it is resumed on another day.
 pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     let mut config = config.clone();
-    if mode == RunMode::Resume
+    if mode.resumes()
         && let Ok(then) = RunConfig::read(&config.out.join("config.toml"))
     {
         for source in &mut config.data.sources {

@@ -57,9 +57,10 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     let out = &config.out;
     KIND.check(out)?;
     let mut datasets = Datasets::of(out)?;
-    let benchmarks = config.benchmarks.iter().map(|path| {
-        Benchmark::read_files(&datasets.find(path, context)?, &ColumnMap::default())
-    });
+    let benchmarks = config
+        .benchmarks
+        .iter()
+        .map(|path| Benchmark::read_files(&datasets.find(path, context)?, &ColumnMap::default()));
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     let directory = WorkDir::open(out, KIND)?;
     let date = date_of(&directory)?;

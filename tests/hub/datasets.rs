@@ -82,7 +82,10 @@ fn a_card_says_which_files_are_which() {
     assert_eq!(files("some/data:extra", &hub), ["extra/all.jsonl"]);
     assert_eq!(files("some/data@main:extra:train", &hub), ["extra/all.jsonl"]);
     assert_eq!(files("some/data/main/test-a.jsonl", &hub), ["main/test-a.jsonl"]);
-    assert_eq!(files("some/data/main/test-*.jsonl", &hub), ["main/test-a.jsonl", "main/test-b.jsonl"]);
+    assert_eq!(
+        files("some/data/main/test-*.jsonl", &hub),
+        ["main/test-a.jsonl", "main/test-b.jsonl"]
+    );
     assert_eq!(fs::read_to_string(folder(&cache).join("refs/main")).unwrap(), FIRST);
     // Nothing else has come.
     let snapshot = folder(&cache).join("snapshots").join(FIRST);
@@ -111,25 +114,40 @@ fn what_may_be_meant_is_listed() {
 #[test]
 fn without_a_card_names_say_which_files_are_which() {
     for (all, text, expected) in [
-        (&["data/train-00000-of-00001.parquet", "data/sft-00000-of-00001.parquet"][..], ":sft",
-         &["data/sft-00000-of-00001.parquet"][..]),
+        (
+            &["data/train-00000-of-00001.parquet", "data/sft-00000-of-00001.parquet"][..],
+            ":sft",
+            &["data/sft-00000-of-00001.parquet"][..],
+        ),
         (&["train.jsonl", "test.jsonl"], ":test", &["test.jsonl"]),
-        (&["a/train/x.jsonl", "a/dev/y.jsonl", "b/valid/z.jsonl"], ":validation",
-         &["a/dev/y.jsonl", "b/valid/z.jsonl"]),
+        (
+            &["a/train/x.jsonl", "a/dev/y.jsonl", "b/valid/z.jsonl"],
+            ":validation",
+            &["a/dev/y.jsonl", "b/valid/z.jsonl"],
+        ),
         (&["my-eval-set.jsonl", "training_1.jsonl"], ":test", &["my-eval-set.jsonl"]),
         (&["b.jsonl", "a.jsonl", "sub/c.jsonl"], "", &["a.jsonl", "b.jsonl", "sub/c.jsonl"]),
-        (&["b.jsonl", "config.json", "dataset_info.json", ".hidden.jsonl", "__x/c.jsonl"], ":train",
-         &["b.jsonl"]),
+        (
+            &["b.jsonl", "config.json", "dataset_info.json", ".hidden.jsonl", "__x/c.jsonl"],
+            ":train",
+            &["b.jsonl"],
+        ),
         (&["trainer.jsonl", "testament.jsonl"], "", &["testament.jsonl", "trainer.jsonl"]),
         // The hub's own conversion.
-        (&["main/train/0000.parquet", "main/train/0001.parquet", "other/train/0000.parquet"],
-         ":main:train", &["main/train/0000.parquet", "main/train/0001.parquet"]),
+        (
+            &["main/train/0000.parquet", "main/train/0001.parquet", "other/train/0000.parquet"],
+            ":main:train",
+            &["main/train/0000.parquet", "main/train/0001.parquet"],
+        ),
     ] {
         let (server, cache) = (server(all), cache());
         assert_eq!(files(&format!("some/data{text}"), &server.hub(&cache)), expected, "{all:?}");
     }
     for (all, part) in [
-        (&["train.jsonl", "test.jsonl"][..], "several splits: train, test. Name one, as in some/data:train"),
+        (
+            &["train.jsonl", "test.jsonl"][..],
+            "several splits: train, test. Name one, as in some/data:train",
+        ),
         (&["a.jsonl", "a.parquet"], "files of several kinds"),
         (&["a.arrow", "README.md"], "no files that rows are read from"),
         (&["model.bin"], "@refs/convert/parquet"),
@@ -152,7 +170,9 @@ fn hostile_repositories_are_errors() {
         let (server, cache) = (Server::start(&[("README.md", card), ("a.jsonl", b"{}")]), cache());
         assert_says(&failure("some/data", &server.hub(&cache)), &[part]);
     }
-    for name in ["../../evil.jsonl", "/evil.jsonl", "a\\..\\evil.jsonl", "C:evil.jsonl", "a//evil.jsonl"] {
+    for name in
+        ["../../evil.jsonl", "/evil.jsonl", "a\\..\\evil.jsonl", "C:evil.jsonl", "a//evil.jsonl"]
+    {
         let (server, cache) = (server(&[name]), cache());
         let text = failure("some/data", &server.hub(&cache));
         assert!(text.contains("no plain path") || text.contains("no files"), "{text}");
@@ -176,7 +196,10 @@ fn a_gated_dataset_names_the_token_variable() {
     server.fail(404, "RepoNotFound");
     assert_says(&failure("some/data:x", &server.hub(&cache)), &["the hub has no such dataset"]);
     server.fail(404, "RevisionNotFound");
-    assert_says(&failure("some/data@v1:x", &server.hub(&cache)), &["the dataset has no such revision"]);
+    assert_says(
+        &failure("some/data@v1:x", &server.hub(&cache)),
+        &["the dataset has no such revision"],
+    );
 }
 
 #[test]
@@ -239,10 +262,12 @@ fn rows_of(files: &[PathBuf]) -> Records {
 #[cfg(feature = "parquet")]
 fn parquet(problems: &[&str]) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType};
-    let schema = "message rows { required binary problem (UTF8); required binary solution (UTF8); }";
+    let schema =
+        "message rows { required binary problem (UTF8); required binary solution (UTF8); }";
     let schema = std::sync::Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
     let mut writer =
-        parquet::file::writer::SerializedFileWriter::new(vec![], schema, Default::default()).unwrap();
+        parquet::file::writer::SerializedFileWriter::new(vec![], schema, Default::default())
+            .unwrap();
     for half in problems.chunks(problems.len().div_ceil(2)) {
         let mut group = writer.next_row_group().unwrap();
         while let Some(mut column) = group.next_column().unwrap() {
@@ -286,8 +311,10 @@ fn several_files_are_one_source_and_each_row_has_its_own_label() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run").display().to_string();
     let tokenizer = tokenizer(folder.path());
-    let words = ["preview", "--long", "some/data", "--short", "some/data:train", "--set", &tokenizer];
-    let ended = run_program(&server, &cache, &[&words[..], &["--out", &out, "--rows", "9"]].concat());
+    let words =
+        ["preview", "--long", "some/data", "--short", "some/data:train", "--set", &tokenizer];
+    let ended =
+        run_program(&server, &cache, &[&words[..], &["--out", &out, "--rows", "9"]].concat());
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(ended.status.success(), "{text}{}", String::from_utf8_lossy(&ended.stderr));
     for part in ["`long` a.jsonl line 1", "`long` a.jsonl line 2", "`short` b.jsonl line 1"] {
@@ -330,10 +357,26 @@ fn a_run_records_the_commit_and_stays_with_it() {
     let (out, tokenizer) = (folder.path().join("run"), tokenizer(folder.path()));
     let out_text = out.display().to_string();
     let words = [
-        "train", "--long", "some/data/long/train.jsonl", "--short", "some/data/short/train.jsonl",
-        "--set", &tokenizer, "--out", &out_text, "--set", "evaluation.questions=0", "--set",
-        "model.hidden_size=16", "--set", "model.num_hidden_layers=1", "--set",
-        "model.intermediate_size=16", "--set", "train.checkpoint_every=1", "--set",
+        "train",
+        "--long",
+        "some/data/long/train.jsonl",
+        "--short",
+        "some/data/short/train.jsonl",
+        "--set",
+        &tokenizer,
+        "--out",
+        &out_text,
+        "--set",
+        "evaluation.questions=0",
+        "--set",
+        "model.hidden_size=16",
+        "--set",
+        "model.num_hidden_layers=1",
+        "--set",
+        "model.intermediate_size=16",
+        "--set",
+        "train.checkpoint_every=1",
+        "--set",
         "train.evaluate_every=0",
     ];
     let call = |more: &[&str]| {
@@ -352,7 +395,9 @@ fn a_run_records_the_commit_and_stays_with_it() {
     assert!(said.contains(&pinned), "{said}");
     // The hub goes on; the run does not, whether it is told the names again or not.
     server.commit(SECOND, &[("long/train.jsonl", &new), ("short/train.jsonl", &short)]);
-    for more in [&["--steps", "2", "--resume"][..], &["--steps", "3", "--resume", "--allow-changes"]] {
+    for more in
+        [&["--steps", "2", "--resume"][..], &["--steps", "3", "--resume", "--allow-changes"]]
+    {
         let (status, said) = call(more);
         assert_eq!(status, Some(0), "{said}");
         assert!(!fs::read_to_string(out.join("config.toml")).unwrap().contains(SECOND));
@@ -372,7 +417,8 @@ fn what_is_here_comes_first_and_what_is_nowhere_is_no_dataset() {
     let folder = tempfile::tempdir().unwrap();
     let (server, cache) = (Server::start(&CARDED), cache());
     fs::create_dir_all(folder.path().join("some")).unwrap();
-    fs::write(folder.path().join("some/data"), "{\"problem\": \"1\", \"solution\": \"2\"}").unwrap();
+    fs::write(folder.path().join("some/data"), "{\"problem\": \"1\", \"solution\": \"2\"}")
+        .unwrap();
     let path = folder.path().join("some/data");
     assert_eq!(DataFiles::find(&path, &quiet()).unwrap().files(), std::slice::from_ref(&path));
     for text in ["gone.jsonl", "gone/gone.jsonl", "src/gone/gone.jsonl", "/gone/gone"] {

@@ -1,12 +1,12 @@
 //! A small hub in this process, which speaks what the hub's client needs.
 
+use super::store::{Store, push_answer};
 use mixdistill::hub::HubOptions;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use super::store::{Store, push_answer};
 use tempfile::TempDir;
 
 pub const FIRST: &str = "1111111111111111111111111111111111111111";
@@ -54,7 +54,6 @@ pub struct State {
 pub struct Request<'a> {
     pub method: &'a str,
     pub path: &'a str,
-    pub query: &'a str,
     /// The key that it shows.
     pub token: Option<&'a str>,
     /// The bytes that are asked for, the last one included.
@@ -156,7 +155,7 @@ pub fn serve(mut stream: &TcpStream, state: &Mutex<State>, address: &str) {
     }
     let mut words = first.split(' ');
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = target.split('?').next().unwrap();
     let path = &path.replace("%20", " ").replace("%3D", "=");
     let token = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let range = header("range").and_then(|range| {
@@ -164,7 +163,7 @@ pub fn serve(mut stream: &TcpStream, state: &Mutex<State>, address: &str) {
         Some([start.parse().ok()?, end.parse().ok()?])
     });
     let shown = if token.is_some() { " +token" } else { "" };
-    let request = Request { method, path, query, token, range, body: &body, address };
+    let request = Request { method, path, token, range, body: &body, address };
     let mut state = state.lock().unwrap();
     state.requests.push(format!("{method} {path}{shown}"));
     let answer = match push_answer(&mut state.store, &request) {
@@ -211,8 +210,7 @@ pub fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
                 let files: Vec<_> =
                     files.map(|(_, name)| serde_json::json!({ "rfilename": name })).collect();
                 let files = if of_data.is_some() { files } else { vec![] };
-                let body =
-                    serde_json::json!({ "_id": "1", "id": "x/y", "sha": commit, "siblings": files });
+                let body = serde_json::json!({ "_id": "1", "id": "x/y", "sha": commit, "siblings": files });
                 let body = body.to_string();
                 reply(200, &[("Content-Type", "application/json")], body.as_bytes(), is_head)
             }

@@ -133,7 +133,9 @@ impl Store {
             }
             ("POST", "/v1/telemetry") => json_reply(200, &json!({})),
             // Newer ways, which the client then does without.
-            _ if path.starts_with("/v1/") || path.starts_with("/v2/") => json_reply(404, &json!({})),
+            _ if path.starts_with("/v1/") || path.starts_with("/v2/") => {
+                json_reply(404, &json!({}))
+            }
             _ => return None,
         })
     }
@@ -181,7 +183,9 @@ pub fn push_answer(store: &mut Store, request: &Request<'_>) -> Option<Vec<u8>> 
         let transfer = if store.transfer == Transfer::Basic { "basic" } else { "xet" };
         return Some(json_reply(200, &json!({ "transfer": transfer, "objects": [] })));
     }
-    let rest = path.strip_prefix("/api/models/").filter(|rest| !rest.starts_with("some/model/"))?;
+    let rest = path
+        .strip_prefix("/api/models/")
+        .filter(|rest| !rest.starts_with("some/model/revision/"))?;
     let mut parts = rest.splitn(3, '/');
     let (owner, name, rest) = (parts.next()?, parts.next()?, parts.next().unwrap_or(""));
     let Some(private) = store.repositories.get(&format!("{owner}/{name}")).copied() else {

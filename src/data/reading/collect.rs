@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::column::{FirstRows, Names};
 use super::column_map::ColumnMap;
-use super::data_files::DataFiles;
 use super::columns::{Resolved, Taken, Texts, may_read};
+use super::data_files::DataFiles;
 use super::describe::{At, holds_text, shortened};
 use super::left_out::{Limit, Tally, Unusable};
 use super::messages;

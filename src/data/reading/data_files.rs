@@ -247,7 +247,9 @@ mod tests {
 
     #[test]
     fn paths_are_told_from_names_on_the_hub() {
-        for path in ["long.jsonl", "./a/b", "/a/b", "src/a/b", "../a/b", "data/long.jsonl", "a", "ä/b"] {
+        for path in
+            ["long.jsonl", "./a/b", "/a/b", "src/a/b", "../a/b", "data/long.jsonl", "a", "ä/b"]
+        {
             assert!(DataFiles::is_here(Path::new(path)), "{path}");
         }
         for name in [

@@ -33,7 +33,8 @@ pub(super) fn settle(folder: &Path, new: Option<&str>) -> Result<()> {
         crate::files::remove_file(&folder.join(OLD_FILE))?;
     }
     // Several templates by name stay, unless all was trained with another.
-    let stays = settings[KEY].as_str() == Some(template) || settings[KEY].is_array() && new.is_none();
+    let stays =
+        settings[KEY].as_str() == Some(template) || settings[KEY].is_array() && new.is_none();
     match with_template(&text, template) {
         Some(text) if !stays => write(&path, &text),
         _ => Ok(()),
@@ -79,7 +80,9 @@ fn value_at(text: &str, key: &str) -> Option<Range<usize>> {
             }
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
-                if depth == 1 && let Some(begins) = found {
+                if depth == 1
+                    && let Some(begins) = found
+                {
                     return Some(begins..text[..at].trim_end().len());
                 }
                 depth = depth.checked_sub(1)?;
@@ -152,7 +155,8 @@ mod tests {
         std::fs::write(folder.path().join(OLD_FILE), "{}").unwrap();
         settle(folder.path(), Some("two")).unwrap();
         assert!(is_in_both("two") && !folder.path().join(OLD_FILE).exists());
-        std::fs::write(&settings, "{\"chat_template\": [{\"name\": \"x\", \"template\": \"y\"}]}").unwrap();
+        std::fs::write(&settings, "{\"chat_template\": [{\"name\": \"x\", \"template\": \"y\"}]}")
+            .unwrap();
         settle(folder.path(), None).unwrap();
         assert!(read(&settings).contains("\"name\": \"x\""));
     }
