@@ -270,6 +270,7 @@ impl EvaluationDirectory {
             return Err(Error::config("answers", what, "Write the answers to a file first"));
         }
         let graded = grade_answers(benchmark, path, options)?;
+        self.note_datasets(std::slice::from_ref(benchmark))?;
         let name = &benchmark.name;
         for (count, what) in [
             (graded.without_reference, "rows without a usable reference"),

@@ -353,7 +353,6 @@ impl Push {
         for file in self.files.to_send(has_card) {
             let (source, size) = match &file.source {
                 Source::Text(text) => {
-                    self.going.read.fetch_add(text.len() as u64, Ordering::Relaxed);
                     (AddSource::bytes(text.clone().into_bytes()), text.len() as u64)
                 }
                 Source::File { path, size } => {

@@ -413,6 +413,66 @@ fn a_run_records_the_commit_and_stays_with_it() {
 }
 
 #[test]
+fn evaluations_and_studies_note_the_commit_and_stay_with_it() {
+    let bench = |answer: &str| format!("{{\"problem\": \"1 + 1\", \"answer\": \"{answer}\"}}\n");
+    let [then, now] = [bench("2"), bench("3")];
+    let [long, short] = [traces("long", 12), traces("short", 12)];
+    let files = [
+        ("bench/test.jsonl", then.as_bytes()),
+        ("long/train.jsonl", &long),
+        ("short/train.jsonl", &short),
+    ];
+    let (server, cache) = (Server::start(&files), cache());
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let text = |name: &str| path(name).display().to_string();
+    let answers = r#"{"problem": "1 + 1", "text": "The answer is \\boxed{2}."}"#;
+    fs::write(path("answers.jsonl"), answers).unwrap();
+    let scores = |out: &str| -> f64 {
+        let (out, answers) = (text(out), text("answers.jsonl"));
+        let words = ["evaluate", "--bench", "some/data/bench/test.jsonl", "--answers", &answers];
+        let ended = run_program(&server, &cache, &[&words[..], &["--out", &out, "--json"]].concat());
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.success(), "{said}");
+        let result: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+        result["scores"][0]["accuracy"].as_f64().unwrap()
+    };
+    let settings = format!(
+        "out = {:?}\nseeds = [1]\nresamples = 20\nbenchmarks = [\"some/data/bench/test.jsonl\"]\n\
+         [[comparisons]]\nname = \"Long\"\nstrong = \"long\"\nweak = \"short\"\nalphas = []\n\
+         [[students]]\nname = \"small\"\n[students.run.model]\nhidden_size = 16\n\
+         intermediate_size = 16\nnum_hidden_layers = 1\n[run.data]\ntokenizer = {:?}\n\
+         [run.data.sources.long]\npath = \"some/data/long/train.jsonl\"\n\
+         [run.data.sources.short]\npath = \"some/data/short/train.jsonl\"\n\
+         [run.train]\nsteps = 1\nevaluate_every = 0\n[run.generate]\nmax_new_tokens = 2\n",
+        text("study"),
+        tokenizer(folder.path()).split_once('=').unwrap().1,
+    );
+    fs::write(path("study.toml"), settings).unwrap();
+    let study = || {
+        let ended = run_program(&server, &cache, &["study", "--config", &text("study.toml")]);
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let noted = fs::read_to_string(path("study/datasets.json")).unwrap();
+        let run = "study/cells/small/Long-0.00/seed-1/config.toml";
+        (noted, fs::read_to_string(path(run)).unwrap())
+    };
+    assert_eq!(scores("scores"), 1.0);
+    let (noted, run) = study();
+    for part in ["/bench/test.jsonl", "/long/train.jsonl", "/short/train.jsonl"] {
+        assert!(noted.contains(&format!("some/data@{FIRST}{part}")), "{noted}");
+    }
+    assert!(run.contains(&format!("some/data@{FIRST}/long/train.jsonl")), "{run}");
+    let new = [
+        ("bench/test.jsonl", now.as_bytes()),
+        ("long/train.jsonl", &short),
+        ("short/train.jsonl", &long),
+    ];
+    server.commit(SECOND, &new);
+    assert_eq!((scores("scores"), scores("new")), (1.0, 0.0));
+    assert_eq!(study(), (noted, run));
+}
+
+#[test]
 fn what_is_here_comes_first_and_what_is_nowhere_is_no_dataset() {
     let folder = tempfile::tempdir().unwrap();
     let (server, cache) = (Server::start(&CARDED), cache());

@@ -51,7 +51,7 @@ impl DataFiles {
     /// comes first.
     ///
     /// A dataset is named `owner/name`, with `@revision`, then `/file`, or `:split`, or `:subset:split`;
-    /// see [`HubDataset`](crate::hub::HubDataset).
+    /// see `hub::HubDataset`.
     ///
     /// # Errors
     /// [`Error::Io`] where there is no such file; [`Error::Data`] where the hub does not have the dataset
