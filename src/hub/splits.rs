@@ -351,7 +351,8 @@ b.jsonl .hidden.jsonl __x/c.jsonl
     #[test]
     fn names_stand_for_the_splits_that_datasets_finds() {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let mut cases: Vec<(Vec<String>, BTreeMap<String, Vec<String>>)> = vec![];
+        type Case = (Vec<String>, BTreeMap<String, Vec<String>>);
+        let mut cases: Vec<Case> = vec![];
         for line in FOUND.lines() {
             match (line.strip_prefix("  "), cases.last_mut()) {
                 (Some(split), Some((_, splits))) => {

@@ -21,11 +21,8 @@ const COMMANDS: [&str; 14] = [
 
 /// Whether this build has a command.
 fn has(command: &str) -> bool {
-    match command {
-        "pairs" => cfg!(feature = "teacher"),
-        "push" => cfg!(feature = "hub"),
-        _ => true,
-    }
+    (command != "pairs" || cfg!(feature = "teacher"))
+        && (command != "push" || cfg!(feature = "hub"))
 }
 
 #[test]
