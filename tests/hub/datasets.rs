@@ -431,7 +431,8 @@ fn evaluations_and_studies_note_the_commit_and_stay_with_it() {
     let scores = |out: &str| -> f64 {
         let (out, answers) = (text(out), text("answers.jsonl"));
         let words = ["evaluate", "--bench", "some/data/bench/test.jsonl", "--answers", &answers];
-        let ended = run_program(&server, &cache, &[&words[..], &["--out", &out, "--json"]].concat());
+        let ended =
+            run_program(&server, &cache, &[&words[..], &["--out", &out, "--json"]].concat());
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert!(ended.status.success(), "{said}");
         let result: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();

@@ -145,6 +145,22 @@ fn completions_know_commands_and_flags() {
     call(&["completions", "abacus"]).with(2);
 }
 
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_dataset_on_the_hub_says_how_to_get_it() {
+    for words in [
+        &["preview", "--long", "owner/name:long", "--short", "owner/name:short"][..],
+        &["evaluate", "--model", "x", "--bench", "hf://datasets/owner/name/test.jsonl"],
+        &["generate", "--model", "x", "--prompts", "owner/name@v1:test", "--out", "x"],
+    ] {
+        let said = call(words).with(1).err;
+        assert!(
+            said.contains("there is no such file") && said.contains("--features hub"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_command_that_the_build_lacks_says_how_to_get_it() {
     for (command, feature) in [("pairs", "teacher"), ("push", "hub")] {
