@@ -282,6 +282,11 @@ impl Problems {
         result.map_err(|error| self.0.push(error)).ok()
     }
 
+    /// Whether nothing is wrong so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// An error where any was noted: the only one as it is.
     ///
     /// # Errors

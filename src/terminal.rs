@@ -132,7 +132,10 @@ impl Terminal {
         if self.work.as_ref().is_none_or(|(running, _)| *running != task) {
             // The old bar goes before the new one comes.
             self.work = None;
-            let bytes = matches!(task, Task::Download | Task::ReadResponses);
+            let bytes = matches!(
+                task,
+                Task::Download | Task::CheckFiles | Task::Upload | Task::ReadResponses
+            );
             self.work = Some((task, Bar::new(task.name(), bytes, progress, &self.screen)));
         }
         let Some((_, bar)) = &mut self.work else { return };

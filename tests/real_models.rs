@@ -150,16 +150,27 @@ fn a_model_in_a_folder_is_tuned_as_a_whole() {
             "tokenizer_config.json"
         ]
     );
-    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        let [ours, base] = ["run/model", "base"]
-            .map(|folder| std::fs::read(setting.path(folder).join(name)).unwrap());
+    let both = |name: &str| {
+        ["run/model", "base"]
+            .map(|folder| std::fs::read_to_string(setting.path(folder).join(name)).unwrap())
+    };
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        let [ours, base] = both(name);
         assert!(ours == base, "{name} is as it came");
     }
+    // The template is in both places, and all else is as it came.
+    let [mut ours, mut base] =
+        both("tokenizer_config.json").map(|text| serde_json::from_str::<Value>(&text).unwrap());
+    let template = std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap();
+    assert_eq!(ours["chat_template"].take(), template);
+    base["chat_template"].take();
+    assert_eq!(ours, base);
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
-    for part in ["base_model: \"base\"", "| long |", "| optimizer steps | 8 |", "held-out loss"] {
+    for part in ["Trained from `base`", "| long |", "| optimizer steps | 8 |", "held-out loss"] {
         assert!(card.contains(part), "{part}: {card}");
     }
     assert!(!card.contains(&setting.text("")), "where the base lies is not in the card");
+    assert!(!card.contains("base_model:"), "a name that leads nowhere");
     let [tuned, base] =
         ["run/model", "base"].map(|name| DecoderLm::load(&setting.path(name), &devices()[0]));
     let [tuned, base] = [tuned, base].map(|model| named_tensors(&model.unwrap()).unwrap());

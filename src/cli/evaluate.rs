@@ -56,7 +56,8 @@ pub struct Flags {
     system: Option<String>,
     #[command(flatten, next_help_heading = "Model")]
     base: BaseFlags,
-    /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, Parquet)
+    /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, Parquet), or datasets on the
+    /// Hugging Face Hub, such as owner/name:test
     #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required = true, num_args = 1..,
         help_heading = "Benchmarks")]
     benchmarks: Vec<PathBuf>,
@@ -158,8 +159,11 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let context = &session.context;
     // Whatever is wrong with the files shows before the weights are read.
     let columns = columns(flags.bench_columns.as_deref(), "bench_columns")?;
-    let benchmarks = read_benchmarks(&flags.benchmarks, &columns, context)?;
+    let benchmarks = read_benchmarks(&flags.benchmarks, &columns, &flags.out, context)?;
     EvaluationDirectory::check(&flags.out)?;
+    for [_, read] in benchmarks.iter().filter_map(|benchmark| benchmark.read_as.as_ref()) {
+        say!(session, "read {}", read.display());
+    }
     let mut answers = match (&flags.answers, &flags.model) {
         (Some(path), _) => {
             let [benchmark] = benchmarks.as_slice() else {

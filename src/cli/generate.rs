@@ -4,7 +4,7 @@ use super::common::{Ended, Json, Session, say};
 use super::speaker::{ModelFlags, SamplingFlags, Speaker, ended, prompt_tokens};
 use clap::{ArgGroup, Args};
 use mixdistill::context::Task;
-use mixdistill::data::{ColumnMap, PromptRow, read_prompts};
+use mixdistill::data::{ColumnMap, DataFiles, PromptRow, read_prompt_files};
 use mixdistill::model::{Generation, TextModelFiles};
 use mixdistill::{Error, Place, Result};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT", help_heading = "Prompts")]
     prompt: Option<String>,
     /// Prompts: .jsonl, .json, .csv, .tsv or .parquet with a problem in each row (problem, question, prompt or
-    /// instruction), or any other file with one prompt a line
+    /// instruction), or any other file with one prompt a line; or a dataset on the Hugging Face Hub
     #[arg(long, value_name = "FILE", requires = "out", help_heading = "Prompts")]
     prompts: Option<PathBuf>,
     /// Columns of the prompts that are not recognized: problem=NAME, also context=, options=,
@@ -113,9 +113,14 @@ fn one(speaker: &Speaker, prompt: &[u32], session: &Session) -> Ended {
 /// The prompts of a file; rows without one are left out and told.
 fn rows(path: &Path, columns: Option<&str>, session: &Session) -> Result<Vec<PromptRow>> {
     let columns = columns.map(ColumnMap::parse).transpose()?.unwrap_or_default();
-    let read = read_prompts(path, &columns)?;
+    let files = DataFiles::find(path, &session.context)?;
+    let read = read_prompt_files(&files, &columns)?;
+    let name = files.name();
+    if name != path {
+        say!(session, "read {}", name.display());
+    }
     if !read.left_out.is_empty() {
-        session.warn(&format!("{}: unusable and left out: {}", path.display(), read.left_out));
+        session.warn(&format!("{}: unusable and left out: {}", name.display(), read.left_out));
     }
     Ok(read.prompts)
 }

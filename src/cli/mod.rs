@@ -16,12 +16,14 @@ mod lines;
 mod logits;
 mod merge;
 mod messages;
-#[cfg(not(feature = "teacher"))]
+#[cfg(not(all(feature = "hub", feature = "teacher")))]
 mod missing;
 #[cfg(feature = "teacher")]
 mod pairs;
 mod plan;
 mod preview;
+#[cfg(feature = "hub")]
+mod push;
 mod run_flags;
 mod speaker;
 mod study;
@@ -74,6 +76,12 @@ enum Command {
     Logits(logits::Flags),
     Merge(merge::Flags),
     Export(export::Flags),
+    #[cfg(feature = "hub")]
+    Push(push::Flags),
+    /// Push a model or an adapter with its card to the Hugging Face Hub (not in this build)
+    #[cfg(not(feature = "hub"))]
+    #[command(disable_help_flag = true)]
+    Push(missing::Flags),
     Study(study::Flags),
     Config(config::Flags),
     Completions(completions::Flags),
@@ -94,6 +102,8 @@ impl Command {
             Self::Logits(flags) => flags.json.json,
             Self::Merge(flags) => flags.json.json,
             Self::Export(flags) => flags.json.json,
+            #[cfg(feature = "hub")]
+            Self::Push(flags) => flags.json.json,
             Self::Study(flags) => flags.json.json,
             _ => false,
         }
@@ -132,6 +142,10 @@ impl Command {
             Self::Logits(flags) => logits::run(flags, session),
             Self::Merge(flags) => merge::run(flags, session),
             Self::Export(flags) => export::run(flags, session),
+            #[cfg(feature = "hub")]
+            Self::Push(flags) => push::run(flags, session),
+            #[cfg(not(feature = "hub"))]
+            Self::Push(_) => missing::run("push", "hub", session),
             Self::Study(flags) => study::run(flags, session),
             Self::Config(flags) => config::run(flags, session),
             Self::Completions(flags) => completions::run(flags, session, Cli::command()),

@@ -24,7 +24,8 @@ Every response is stored as it comes: the same call goes on where one was stoppe
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Problems with known answers, as JSONL (GSM8K, MATH and others as they are)
+    /// Problems with known answers (GSM8K, MATH and others as they are): a file, or a dataset on the
+    /// Hugging Face Hub, such as owner/name:train
     #[arg(long, value_name = "FILE", help_heading = "Problems")]
     problems: Option<PathBuf>,
     /// Benchmarks whose problems must not be among them [default: none]

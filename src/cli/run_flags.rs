@@ -22,7 +22,8 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     model: Option<String>,
-    /// Long answers: JSONL, JSON, CSV, TSV or Parquet [default: the built-in toy corpus]
+    /// Long answers: JSONL, JSON, CSV, TSV or Parquet, or a dataset on the Hugging Face Hub, such as
+    /// owner/name:train [default: the built-in toy corpus]
     #[arg(
         id = "data.sources.long.path",
         long = "long",
@@ -31,7 +32,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     long: Option<PathBuf>,
-    /// Short answers
+    /// Short answers, likewise
     #[arg(
         id = "data.sources.short.path",
         long = "short",

@@ -13,6 +13,10 @@ use std::path::Path;
 pub enum Task {
     /// Files from the Hugging Face Hub, in bytes.
     Download,
+    /// Files that are read to tell which of them the Hugging Face Hub has, in bytes.
+    CheckFiles,
+    /// Files to the Hugging Face Hub, in bytes.
+    Upload,
     /// A model's weights, in tensors.
     LoadModel,
     /// A model's tensors that are written.
@@ -44,6 +48,8 @@ impl Task {
     pub fn name(self) -> &'static str {
         match self {
             Self::Download => "download",
+            Self::CheckFiles => "check",
+            Self::Upload => "upload",
             Self::LoadModel => "load",
             Self::WriteModel => "write model",
             Self::LoadTeacher => "load teacher",

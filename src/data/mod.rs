@@ -28,6 +28,6 @@ pub use mixing::{
     SourceLedger, SourceShare, near_duplicates, normalized, overlaps,
 };
 pub use reading::{
-    ColumnMap, Columns, CotRecord, LeftOut, LeftOutReason, MAX_LEFT_OUT, PromptRow, PromptRows,
-    Records, read_prompts, read_records,
+    ColumnMap, Columns, CotRecord, DataFiles, LeftOut, LeftOutReason, MAX_LEFT_OUT, PromptRow,
+    PromptRows, Records, read_prompt_files, read_prompts, read_records,
 };

@@ -22,6 +22,7 @@ use crate::data::LeftOut;
 use crate::data::reading::problem_text::plain_text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// What a model is asked beside the problem, so that its answer can be found.
 pub const INSTRUCTION: &str =
@@ -80,6 +81,9 @@ pub struct Benchmark {
     /// All rows that are left out.
     #[serde(default)]
     pub skipped: Vec<SkippedRow>,
+    /// Of a dataset on the hub the name that it was asked for by, and the same with its commit.
+    #[serde(default)]
+    pub read_as: Option<[PathBuf; 2]>,
 }
 
 impl Benchmark {

@@ -2,14 +2,13 @@
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
 use super::math::final_answer;
-use crate::data::ColumnMap;
 use crate::data::reading::asked::{NamedColumns, RowFault, RowFields};
 use crate::data::reading::bare_solution;
 use crate::data::reading::left_out::{Limit, Tally, Unusable};
 use crate::data::reading::problem_text::{Options, plain_text};
 use crate::data::reading::row_at::{FileColumn, RowAt, Unit};
-use crate::data::reading::rows::{RowSink, read_rows};
-use crate::data::reading::stem_of_name;
+use crate::data::reading::rows::{RowSink, read_files};
+use crate::data::{ColumnMap, DataFiles};
 use crate::error::{Error, Place, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -33,9 +32,17 @@ impl Benchmark {
     /// none of the options), two have the same id, or none has an answer; [`Error::Config`] for a key
     /// that benchmarks do not have.
     pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
-        let mut rows = BenchmarkRows::new(path, columns)?;
-        let read = read_rows(path, &mut rows)?;
-        read.explain(path, rows.finish())
+        Self::read_files(&DataFiles::file(path), columns)
+    }
+
+    /// As [`Benchmark::read_with`], of all rows of some files as if they stood in one.
+    ///
+    /// # Errors
+    /// As [`Benchmark::read_with`].
+    pub fn read_files(files: &DataFiles, columns: &ColumnMap) -> Result<Self> {
+        let mut rows = BenchmarkRows::new(files, columns)?;
+        let read = read_files(files.files(), &mut rows)?;
+        read.explain(files.name(), rows.finish())
     }
 }
 
@@ -53,6 +60,8 @@ struct BenchmarkRows<'a> {
     named: NamedColumns,
     tally: Tally,
     rows: usize,
+    /// The number of the file that is read, from 0.
+    file: usize,
 }
 
 /// What a row is.
@@ -72,7 +81,12 @@ impl RowSink for BenchmarkRows<'_> {
         self.rows += 1;
         self.named.see(&row);
         let fields = RowFields { columns: self.columns, row: &row };
-        match problem(&fields, at.number) {
+        // Rows of a second file are counted from 1 again.
+        let number = match self.file {
+            0 => at.number.to_string(),
+            file => format!("{}:{}", file + 1, at.number),
+        };
+        match problem(&fields, number) {
             Ok(Found::Problem { mut problem, has_id }) => {
                 problem.row = self.rows;
                 self.benchmark.has_ids &= has_id;
@@ -95,6 +109,10 @@ impl RowSink for BenchmarkRows<'_> {
         Ok(())
     }
 
+    fn next_file(&mut self) {
+        self.file += 1;
+    }
+
     fn unusable(&mut self, unusable: Unusable) {
         self.rows += 1;
         self.benchmark.skipped.push(SkippedRow { row: self.rows, id: None, problem: None });
@@ -103,15 +121,16 @@ impl RowSink for BenchmarkRows<'_> {
 }
 
 impl<'a> BenchmarkRows<'a> {
-    fn new(path: &'a Path, columns: &'a ColumnMap) -> Result<Self> {
+    fn new(files: &'a DataFiles, columns: &'a ColumnMap) -> Result<Self> {
         let keys =
             ["problem", "answer", "solution", "id", "context", "options", "system", "messages"];
         columns.check_keys("benchmarks", &keys)?;
-        let name = stem_of_name(path);
-        let benchmark = Benchmark { name, has_ids: true, ..Benchmark::default() };
+        let path = files.name();
+        let benchmark =
+            Benchmark { name: files.stem().to_owned(), has_ids: true, ..Benchmark::default() };
         let (ids, tally) = (HashMap::new(), Tally::default());
         let named = NamedColumns::new(columns);
-        Ok(Self { path, columns, benchmark, ids, named, tally, rows: 0 })
+        Ok(Self { path, columns, benchmark, ids, named, tally, rows: 0, file: 0 })
     }
 
     fn skip(&mut self, fields: &RowFields<'_>) {
@@ -138,7 +157,7 @@ impl<'a> BenchmarkRows<'a> {
 }
 
 /// The problem of a row.
-fn problem(fields: &RowFields<'_>, line: usize) -> Result<Found, RowFault> {
+fn problem(fields: &RowFields<'_>, number: String) -> Result<Found, RowFault> {
     let asked = fields.asked()?;
     let given = [
         "answer",
@@ -188,7 +207,7 @@ fn problem(fields: &RowFields<'_>, line: usize) -> Result<Found, RowFault> {
         None => AnswerKind::Stated,
     };
     let problem = BenchmarkProblem {
-        id: id.unwrap_or_else(|| line.to_string()),
+        id: id.unwrap_or(number),
         system: asked.system,
         problem: asked.problem,
         reference,

@@ -7,6 +7,7 @@
 //!   NAME.graded.jsonl    answers of another program, graded
 //!   NAME.judge.jsonl     a judge's verdicts, as they come
 //!   scores.md            the scores as a table       scores.json   every figure
+//!   datasets.json        benchmarks from the hub, with their commits
 //!   weights.json         the weights by the sizes and times of their files
 //! ```
 
@@ -16,6 +17,7 @@ use super::evaluate::{EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily, 
 use super::judge::{Judge, judge_misses};
 use super::scores::{Scores, ScoresTable};
 use crate::context::Context;
+use crate::data::reading::Datasets;
 use crate::data::{ChatTemplate, ColumnMap};
 use crate::device;
 use crate::error::{Error, Result};
@@ -34,19 +36,24 @@ const SETTINGS: &str = "settings.json";
 const WEIGHTS: &str = "weights.json";
 const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
 
-/// Reads benchmarks that are asked together, and tells what is left out of them.
+/// Reads benchmarks that are asked together, files or datasets on the hub, and tells what is left out of
+/// them. Datasets are read at the commits that an earlier call has noted in the directory `out`.
 ///
 /// # Errors
-/// As [`Benchmark::read_with`]; [`Error::Config`] where two have the same name, and so the same files of
-/// answers.
+/// As [`DataFiles::find`](crate::data::DataFiles::find) and [`Benchmark::read_with`]; [`Error::Config`]
+/// where two have the same name, and so the same files of answers.
 pub fn read_benchmarks(
     paths: &[PathBuf],
     columns: &ColumnMap,
+    out: &Path,
     context: &Context<'_>,
 ) -> Result<Vec<Benchmark>> {
+    let mut datasets = Datasets::of(out)?;
     let mut benchmarks: Vec<Benchmark> = vec![];
     for path in paths {
-        let benchmark = Benchmark::read_with(path, columns)?;
+        let files = datasets.find(path, context)?;
+        let mut benchmark = Benchmark::read_files(&files, columns)?;
+        benchmark.read_as = (files.name() != path).then(|| [path.clone(), files.name().to_owned()]);
         let name = &benchmark.name;
         if !benchmark.without_answer.is_empty() {
             let lines = first_of(&benchmark.without_answer);
@@ -190,12 +197,22 @@ impl EvaluationDirectory {
     ) -> Result<Vec<Vec<GradedAnswer>>> {
         config.validate()?;
         self.check_settings(config, tested)?;
+        self.note_datasets(benchmarks)?;
         let mut model = LazyModel::new(load);
         let answers = benchmarks.iter().map(|benchmark| {
             let store = self.0.join(&format!("{}.jsonl", benchmark.name));
             evaluate_lazily(&mut model, text, benchmark, config, &store, context)
         });
         answers.collect()
+    }
+
+    /// Notes the commits of benchmarks from the hub, for the next call.
+    fn note_datasets(&self, benchmarks: &[Benchmark]) -> Result<()> {
+        let mut datasets = Datasets::of(self.path())?;
+        for [name, read] in benchmarks.iter().filter_map(|benchmark| benchmark.read_as.as_ref()) {
+            datasets.note(name, read);
+        }
+        datasets.write(&self.0)
     }
 
     /// Refuses to put answers beside those of another model or other settings.
@@ -253,6 +270,7 @@ impl EvaluationDirectory {
             return Err(Error::config("answers", what, "Write the answers to a file first"));
         }
         let graded = grade_answers(benchmark, path, options)?;
+        self.note_datasets(std::slice::from_ref(benchmark))?;
         let name = &benchmark.name;
         for (count, what) in [
             (graded.without_reference, "rows without a usable reference"),

@@ -1,10 +1,16 @@
 //! What hf-hub needs, says and reports, in the terms of this crate.
 
+use super::fetch::Wanted;
+use super::names::RepoId;
 use crate::context::Context;
 use crate::error;
 use crate::text::duration;
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoTypeModel};
+use hf_hub::{
+    HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoType, RepoTypeDataset,
+    RepoTypeModel,
+};
+use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -33,7 +39,68 @@ pub struct HubOptions {
     pub settings_only: bool,
 }
 
-pub(super) type Repository = HFRepositorySync<RepoTypeModel>;
+pub(super) type Repository<K> = HFRepositorySync<K>;
+
+/// A kind of repositories.
+pub(super) trait Kind: RepoType {
+    /// What one is called.
+    const WORD: &'static str;
+    /// How the cache's folders begin.
+    const FOLDER: &'static str;
+
+    fn repository(client: &HFClientSync, id: &RepoId) -> Repository<Self>;
+
+    /// The commit of a revision, and where they are asked for the names of its files.
+    fn describe(
+        repository: &Repository<Self>,
+        revision: String,
+        expand: Vec<String>,
+    ) -> HFResult<(Option<String>, Vec<String>)>;
+}
+
+impl Kind for RepoTypeModel {
+    const WORD: &'static str = "model";
+    const FOLDER: &'static str = "models";
+
+    fn repository(client: &HFClientSync, id: &RepoId) -> Repository<Self> {
+        client.model(&id.owner, &id.name)
+    }
+
+    fn describe(
+        repository: &Repository<Self>,
+        revision: String,
+        expand: Vec<String>,
+    ) -> HFResult<(Option<String>, Vec<String>)> {
+        let info = repository.info().revision(revision).expand(expand).send()?;
+        let files = info.siblings.into_iter().flatten().map(|file| file.rfilename);
+        Ok((info.sha, files.collect()))
+    }
+}
+
+impl Kind for RepoTypeDataset {
+    const WORD: &'static str = "dataset";
+    const FOLDER: &'static str = "datasets";
+
+    fn repository(client: &HFClientSync, id: &RepoId) -> Repository<Self> {
+        client.dataset(&id.owner, &id.name)
+    }
+
+    fn describe(
+        repository: &Repository<Self>,
+        revision: String,
+        expand: Vec<String>,
+    ) -> HFResult<(Option<String>, Vec<String>)> {
+        let info = repository.info().revision(revision).expand(expand).send()?;
+        let files = info.siblings.into_iter().flatten().map(|file| file.rfilename);
+        Ok((info.sha, files.collect()))
+    }
+}
+
+/// Whether the environment says to leave the hub alone.
+pub(super) fn is_offline() -> bool {
+    let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+    ["1", "on", "yes", "true"].contains(&offline.as_str())
+}
 
 pub(super) fn connect(hub: &HubOptions, cache: &Path) -> HFResult<HFClientSync> {
     let mut builder = HFClient::builder().cache_dir(cache).retry_max_attempts(RETRIES);
@@ -46,17 +113,26 @@ pub(super) fn connect(hub: &HubOptions, cache: &Path) -> HFResult<HFClientSync> 
     HFClientSync::from_inner(builder.build()?)
 }
 
+/// What a revision stands for.
+pub(super) struct Resolved {
+    pub commit: String,
+    /// The names of its files, where they were asked for.
+    pub list: Vec<String>,
+}
+
 /// The commit that a revision stands for; where the hub cannot be reached, the inner `Err` says why.
-pub(super) fn resolve(
-    repository: &Repository,
+pub(super) fn resolve<K: Kind>(
+    repository: &Repository<K>,
     revision: &str,
+    with_list: bool,
     context: &Context<'_>,
-) -> error::Result<Result<HFResult<String>, String>> {
+) -> error::Result<Result<HFResult<Resolved>, String>> {
     let (repository, revision) = (repository.clone(), revision.to_owned());
     let ask = move || {
-        let only = vec!["sha".to_owned()];
-        let answer = repository.info().revision(revision).expand(only).send();
-        answer.map(|info| info.sha.unwrap_or_default())
+        let fields: &[&str] = if with_list { &["sha", "siblings"] } else { &["sha"] };
+        let expand = fields.iter().map(|field| (*field).to_owned()).collect();
+        let (commit, list) = K::describe(&repository, revision, expand)?;
+        Ok(Resolved { commit: commit.unwrap_or_default(), list })
     };
     // The client itself would wait for minutes where a network swallows packets.
     let (start, mut is_late) = (Instant::now(), false);
@@ -77,14 +153,15 @@ pub(super) fn resolve(
 }
 
 /// An error of the client in words of ours. Addresses are left out: they can hold keys.
-pub(super) fn failure(
-    model: &str,
+pub(super) fn failure<W: Wanted>(
+    wanted: &W,
     cache: &Path,
     file: Option<&str>,
     error: HFError,
 ) -> error::Error {
-    let access = "Check the spelling. For a gated or private model, accept its terms on its page \
-        and set HF_TOKEN to a token that may read it";
+    let kind = W::Kind::WORD;
+    let access = "Check the spelling. For a gated or private repository, accept its terms on its \
+        page and set HF_TOKEN to a token that may read it";
     let later = "Try again; files that are in the cache are not fetched again";
     let said = |message: Option<String>| {
         message.map(|text| format!(": {}", plain(&text))).unwrap_or_default()
@@ -97,11 +174,11 @@ pub(super) fn failure(
         }
         HFError::RevisionNotFound { context, .. } => {
             match context.and_then(|context| context.error_code).as_deref() {
-                Some("RepoNotFound") => ("the hub has no such model".into(), access),
+                Some("RepoNotFound") => (format!("the hub has no such {kind}"), access),
                 Some("RevisionNotFound") => {
-                    ("the model has no such revision".into(), "Name a branch, a tag or a commit")
+                    (format!("the {kind} has no such revision"), "Name a branch, a tag or a commit")
                 }
-                _ => ("the hub has no such model or revision".into(), access),
+                _ => (format!("the hub has no such {kind} or revision"), access),
             }
         }
         HFError::CacheLockTimeout { .. } => {
@@ -118,10 +195,10 @@ pub(super) fn failure(
         other => (plain(&other.to_string()), later),
     };
     let file = file.map(|file| format!("`{file}`: ")).unwrap_or_default();
-    error::Error::Model { path: model.into(), what: format!("{file}{what}"), hint: hint.into() }
+    wanted.error(format!("{file}{what}"), hint)
 }
 
-fn with_causes(error: &dyn Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
         text = format!("{text}: {error}");
@@ -130,14 +207,25 @@ fn with_causes(error: &dyn Error) -> String {
     plain(&text)
 }
 
-/// A text from outside as one short line, with no more of an address than its host.
-fn plain(text: &str) -> String {
+/// Whether a word holds what the hub's tokens look like.
+fn is_token(word: &str) -> bool {
+    const SHORTEST: usize = 8;
+    word.split("hf_").skip(1).any(|rest| {
+        rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count()
+            >= SHORTEST
+    })
+}
+
+/// A text from outside as one short line, with no more of an address than its host, and without what
+/// looks like a token.
+pub(super) fn plain(text: &str) -> String {
     let word = |word: &str| match word.split_once("://") {
         Some((scheme, rest)) => {
             let host = rest.split(['/', '?', '#', ')']).next().unwrap_or_default();
             let host = host.rsplit('@').next().unwrap_or_default();
             format!("{scheme}://{host}{}", if rest.contains(')') { ")" } else { "" })
         }
+        None if is_token(word) => "hf_...".to_owned(),
         None => word.to_owned(),
     };
     let line = text.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
@@ -198,6 +286,7 @@ mod tests {
         let text = "error for url (https://me:key@cdn.test/a/b?Signature=abc):\n\u{1b}[31m gone.";
         assert_eq!(plain(text), "error for url (https://cdn.test) [31m gone");
         assert_eq!(plain(&"x".repeat(1000)).len(), 300);
+        assert_eq!(plain("bad token (hf_abcdefgh1) hf_hub"), "bad token hf_... hf_hub");
     }
 
     #[test]

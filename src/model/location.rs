@@ -67,6 +67,54 @@ impl Location {
     }
 }
 
+/// What can be pushed to the hub.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+pub(crate) enum Pushable {
+    /// A model's folder.
+    Model(PathBuf),
+    /// An adapter's folder.
+    Adapter(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+}
+
+/// Finds what can be pushed: the student of a run, a folder of a model or an adapter, a GGUF file.
+///
+/// # Errors
+/// [`Error::Model`] where there is nothing of these.
+#[cfg(feature = "hub")]
+pub(crate) fn pushable(path: &Path) -> Result<Pushable> {
+    const GGUF: &[u8] = b"GGUF";
+    const HINT: &str = "Give a run, the folder of a model or an adapter, or a .gguf file";
+    if !path.exists() {
+        return Err(failed(path, "there is no such folder or file", HINT));
+    }
+    if path.is_file() {
+        let head = crate::files::head_of(path)?;
+        let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
+        return match is_gguf && head.starts_with(GGUF) {
+            true => Ok(Pushable::Gguf(path.to_owned())),
+            false => Err(failed(path, "it is no GGUF file", HINT)),
+        };
+    }
+    if holds_adapter(path) {
+        return Ok(Pushable::Adapter(path.to_owned()));
+    }
+    if holds_model(path) {
+        return Ok(Pushable::Model(path.to_owned()));
+    }
+    if !is_run(path) {
+        return Err(failed(path, "it holds neither a model nor an adapter", HINT));
+    }
+    let (model, adapter) = (path.join(RUN_MODEL), path.join(RUN_ADAPTER));
+    match (holds_model(&model), holds_adapter(&adapter)) {
+        (true, _) => Ok(Pushable::Model(model)),
+        (_, true) => Ok(Pushable::Adapter(adapter)),
+        _ => Err(without_student(path)),
+    }
+}
+
 fn failed(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }

@@ -55,6 +55,8 @@ pub use generate::{
     TokenObserver,
 };
 pub use gguf::{GgufOptions, GgufReport, export_gguf};
+#[cfg(feature = "hub")]
+pub(crate) use location::{Pushable, pushable};
 pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};
 pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
 pub use matrix::{EncodedMatrix, TokenEmbedding};

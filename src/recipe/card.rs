@@ -11,17 +11,18 @@ use std::path::Path;
 /// A card in Markdown with the front matter that model hubs read.
 pub(super) fn model_card(summary: &Summary, template: &str) -> String {
     let config = &summary.config;
+    let is_path = |name: &str| Path::new(name).is_dir() || Path::new(name).is_absolute();
+    // A path in `base_model` leads others nowhere, and hubs refuse it.
+    let id = config.base_model.as_deref().filter(|name| !is_path(name) && name.contains('/'));
     let base = config.base_model.as_deref().map(|name| {
         // Of a path the last part is the model's name; where it lies is nobody's business.
-        let folder = Path::new(name);
-        let is_path = folder.is_dir() || folder.is_absolute();
-        let last = folder.file_name().filter(|_| is_path);
+        let last = Path::new(name).file_name().filter(|_| is_path(name));
         let hub = name.split('@').next().unwrap_or(name);
         last.map_or_else(|| hub.to_owned(), |last| last.to_string_lossy().into_owned())
     });
     let mut card = String::new();
     // Writing to a String does not fail.
-    let _ = write_card(&mut card, summary, base.as_deref(), template);
+    let _ = write_card(&mut card, summary, base.as_deref(), id.is_some(), template);
     card
 }
 
@@ -29,6 +30,7 @@ fn write_card(
     out: &mut String,
     summary: &Summary,
     base: Option<&str>,
+    is_id: bool,
     template: &str,
 ) -> std::fmt::Result {
     let config = &summary.config;
@@ -37,7 +39,7 @@ fn write_card(
         None => ("transformers", "A language model"),
     };
     writeln!(out, "---\nlibrary_name: {library}\npipeline_tag: text-generation")?;
-    if let Some(base) = base {
+    if let Some(base) = base.filter(|_| is_id) {
         writeln!(out, "base_model: {}", serde_json::Value::from(base))?;
     }
     writeln!(out, "tags:\n- mix-distillation\n- mixdistill\n---\n")?;

@@ -102,6 +102,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     }
     // Whatever is wrong with the data shows here, before anything is made or replaced.
     let prepared = Prepared::new(&config, context)?;
+    config = prepared.pinned(&config);
     if prepared.questions.is_empty() {
         return Err(Error::config(
             "evaluation.questions",

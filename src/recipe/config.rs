@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 pub struct SourceConfig {
     /// Its name in the mixture.
     pub name: String,
-    /// JSONL, JSON, CSV, TSV or Parquet; text may be compressed with gzip or Zstandard.
+    /// JSONL, JSON, CSV, TSV or Parquet, of which text may be compressed with gzip or Zstandard; or, with the
+    /// feature `hub`, a dataset, such as `owner/name:train`. A run names it with the commit that it has read.
     pub path: PathBuf,
     /// Which columns hold what; without it they are recognized by name.
     #[serde(default)]

@@ -6,7 +6,7 @@ use super::layout::{Layouts, layouts, tell_empty_reasoning};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
+    DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
     MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
 use crate::error::{Error, Problems, Result};
@@ -15,8 +15,7 @@ use crate::model::{DecoderConfig, ModelFolder, TextInterface, model_folder};
 use crate::train::HeldOut;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What training saw of one source, repetitions included.
@@ -65,6 +64,8 @@ pub struct Prepared {
     pub held_out_fingerprint: String,
     /// Tokens of the longest row to train on.
     pub longest: usize,
+    /// What was read for each source that the settings name; a dataset of the hub with its commit.
+    pub(crate) names: Vec<PathBuf>,
     pub(super) encoded: Arc<Encoded>,
 }
 
@@ -77,7 +78,8 @@ impl Prepared {
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
-        let Inputs { base, tokenizer, layouts, sources, test } = Inputs::read(config, context)?;
+        let Inputs { base, tokenizer, layouts, sources, names, test } =
+            Inputs::read(config, context)?;
         let Layouts { asked: template, sources: of_sources, name: template_name, source } = layouts;
         let trained = of_sources.first().unwrap_or(&template);
         let end_tokens = match &base {
@@ -128,8 +130,18 @@ impl Prepared {
             end_tokens,
             base,
             mixture,
+            names,
             encoded,
         })
+    }
+
+    /// The configuration that names what was read: of a dataset on the hub the commit.
+    pub(crate) fn pinned(&self, config: &RunConfig) -> RunConfig {
+        let mut config = config.clone();
+        for (source, name) in config.data.sources.iter_mut().zip(&self.names) {
+            source.path.clone_from(name);
+        }
+        config
     }
 
     /// The same data in another mixture.
@@ -254,6 +266,7 @@ struct Inputs {
     tokenizer: TextTokenizer,
     layouts: Layouts,
     sources: Vec<Source>,
+    names: Vec<PathBuf>,
     /// The test set of the toy corpus.
     test: Option<Vec<Source>>,
 }
@@ -266,7 +279,7 @@ impl Inputs {
         let is_toy = data.sources.is_empty();
         for source in &data.sources {
             let key = || format!("data.sources.{}.path", source.name);
-            problems.note(check_file(&source.path).map_err(|error| error.with_key(key())));
+            problems.note(DataFiles::check(&source.path).map_err(|error| error.with_key(key())));
         }
         let base = match &config.base_model {
             None => Some(None),
@@ -283,28 +296,26 @@ impl Inputs {
             }
             _ => None,
         };
-        let (sources, test) = match is_toy {
-            true => toy_sources(config),
-            false => (read_sources(config, &mut problems), None),
+        let (sources, names, test) = match is_toy {
+            true => {
+                let (sources, test) = toy_sources(config);
+                (sources, vec![], test)
+            }
+            false => {
+                let read = read_sources(config, &mut problems, context)?;
+                let (sources, names) = read.into_iter().unzip();
+                (sources, names, None)
+            }
         };
         context.check()?;
         problems.check()?;
         match (base, tokenizer, template) {
             (Some(base), Some(tokenizer), Some(layouts)) => {
-                Ok(Self { base, tokenizer, layouts, sources, test })
+                Ok(Self { base, tokenizer, layouts, sources, names, test })
             }
             _ => unreachable!("what is missing is among the problems"),
         }
     }
-}
-
-/// Whether a file can be read. A pipe is left alone: what it holds comes only once.
-fn check_file(path: &Path) -> Result<()> {
-    let open = || match std::fs::metadata(path)?.is_file() {
-        true => File::open(path).map(|_| ()),
-        false => Ok(()),
-    };
-    open().map_err(|e| Error::io("read", path, e))
 }
 
 /// The folder of the model to fine-tune, for rows of up to so many tokens.
@@ -334,17 +345,34 @@ fn read_tokenizer(
     }
 }
 
-fn read_sources(config: &RunConfig, problems: &mut Problems) -> Vec<Source> {
+/// Reads the sources, each with the name of what was read. Where something is wrong already, nothing is
+/// fetched.
+fn read_sources(
+    config: &RunConfig,
+    problems: &mut Problems,
+    context: &Context<'_>,
+) -> Result<Vec<(Source, PathBuf)>> {
     let max_left_out = config.data.max_left_out;
-    let there = config.data.sources.iter().filter(|source| source.path.exists());
-    let read = there.filter_map(|source| {
-        let read = Source::read(&source.name, &source.path, &source.columns, max_left_out);
-        problems.note(read.map_err(|error| match &error {
+    let mut read = vec![];
+    for source in &config.data.sources {
+        let is_here = source.path.exists();
+        if !is_here && !problems.is_empty() {
+            continue;
+        }
+        let key = || format!("data.sources.{}.path", source.name);
+        let files = match DataFiles::find(&source.path, context) {
+            Err(error @ Error::Stopped { .. }) => return Err(error),
+            files => problems.note(files.map_err(|error| error.with_key(key()))),
+        };
+        let Some(files) = files else { continue };
+        let records = Source::read_files(&source.name, &files, &source.columns, max_left_out);
+        let records = problems.note(records.map_err(|error| match &error {
             Error::Config { key, .. } if key != "columns" => error,
             _ => error.in_table(&format!("data.sources.{}", source.name)),
-        }))
-    });
-    read.collect()
+        }));
+        read.extend(records.map(|records| (records, files.name().to_owned())));
+    }
+    Ok(read)
 }
 
 /// The student's shape, with a place for every token and every row.

@@ -10,7 +10,7 @@ use super::student::{save, student};
 use super::summary::{Measured, Parameters, Summary};
 use super::teacher::teacher;
 use crate::context::{Accuracy, Context, Event, Moment, Observer};
-use crate::data::RowStream;
+use crate::data::{DataFiles, RowStream};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLm, GenerateConfig, LoraConfig};
@@ -37,6 +37,7 @@ pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<S
     RunDirectory::check(&config.out, mode)?;
     let config = &dated(config, mode);
     let prepared = Prepared::new(config, context)?;
+    let config = &prepared.pinned(config);
     let directory = RunDirectory::open(&config.out, mode)?;
     run_prepared(config, &device, &directory, prepared, mode, context)
 }
@@ -57,10 +58,19 @@ pub(crate) fn run_on(
     run_prepared(config, &device, &directory, prepared, mode, context)
 }
 
-/// The configuration with the date that chat templates see: that of the run's start, also when it
-/// is resumed on another day.
+/// The configuration with the date that chat templates see and the commits of datasets: those of the
+/// run's start, also when it is resumed on another day.
 pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     let mut config = config.clone();
+    if mode.resumes()
+        && let Ok(then) = RunConfig::read(&config.out.join("config.toml"))
+    {
+        for source in &mut config.data.sources {
+            if let Some(then) = then.data.sources.iter().find(|then| then.name == source.name) {
+                source.path = DataFiles::as_before(&source.path, &then.path);
+            }
+        }
+    }
     if config.base_model.is_none() && config.data.chat_template.is_none() {
         return config;
     }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::files::remove_folder;
 use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
 use burn::tensor::Device;
+use std::path::Path;
 
 /// The student before training.
 ///
@@ -33,6 +34,15 @@ pub(crate) fn student(
     }
 }
 
+/// A model's name as it leads to the model from anywhere on this machine: a relative path, whole.
+fn named_from_anywhere(name: &str) -> String {
+    let path = Path::new(name);
+    match std::path::absolute(path) {
+        Ok(whole) if !name.is_empty() && path.is_dir() => whole.to_string_lossy().into_owned(),
+        _ => name.to_owned(),
+    }
+}
+
 /// Writes the student, or its adapters, with a model card.
 pub(super) fn save(
     config: &RunConfig,
@@ -53,7 +63,8 @@ pub(super) fn save(
     let changed = own.is_none_or(|own| own != prepared.chat_template);
     let chat_template = changed.then_some(prepared.chat_template.as_str());
     if model.lora().is_some() {
-        let base = config.base_model.as_deref().unwrap_or_default();
+        let base = named_from_anywhere(config.base_model.as_deref().unwrap_or_default());
+        let base = base.as_str();
         let how = SaveAdapter { base, chat_template, card: Some(&card) };
         return model.save_adapter(&directory.path("adapter"), &how);
     }

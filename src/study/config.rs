@@ -1,6 +1,6 @@
 //! What a study is of: students, comparisons of data, seeds.
 
-use crate::data::reading::stem_of_name;
+use crate::data::DataFiles;
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
 use crate::settings::{Layers, Schema, Settings, table_of};
@@ -82,7 +82,8 @@ pub struct StudyConfig {
     pub comparisons: Vec<ComparisonConfig>,
     /// Who learns.
     pub students: Vec<StudentConfig>,
-    /// Benchmark files that each student is tested on beside the held-out problems.
+    /// Benchmark files, or datasets on the hub, that each student is tested on beside the held-out
+    /// problems.
     #[serde(default)]
     pub benchmarks: Vec<PathBuf>,
     /// Problems of each benchmark file that are asked; without it all.
@@ -313,7 +314,7 @@ impl StudyConfig {
     fn validate_benchmarks(&self) -> Result<()> {
         let mut files = BTreeSet::from(["held-out".to_owned()]);
         for path in &self.benchmarks {
-            let name = stem_of_name(path).to_lowercase();
+            let name = DataFiles::stem_of(path).to_lowercase();
             if !files.insert(name) {
                 let what = format!("{} has the name of another", path.display());
                 return refuse("benchmarks", what, "Give the files different names");

@@ -3,6 +3,7 @@
 //! ```text
 //! study/
 //!   settings.toml                            what was asked
+//!   datasets.json                            datasets of the hub, with their commits
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
 //!   study.json  report.html  report.md  figures/
@@ -14,7 +15,8 @@ use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style};
 use crate::context::{Context, Event, Moment, Observer};
-use crate::data::{OverlapKind, overlaps};
+use crate::data::reading::Datasets;
+use crate::data::{ColumnMap, OverlapKind, overlaps};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{
@@ -39,6 +41,7 @@ struct Work<'a, 'c> {
     context: &'a Context<'c>,
     /// The day of the study's beginning.
     date: String,
+    datasets: Datasets,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
 }
@@ -53,13 +56,18 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     config.validate()?;
     let out = &config.out;
     KIND.check(out)?;
-    let benchmarks = config.benchmarks.iter().map(|path| Benchmark::read(path));
+    let mut datasets = Datasets::of(out)?;
+    let benchmarks = config
+        .benchmarks
+        .iter()
+        .map(|path| Benchmark::read_files(&datasets.find(path, context)?, &ColumnMap::default()));
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     let directory = WorkDir::open(out, KIND)?;
     let date = date_of(&directory)?;
-    let mut work = Work { config, benchmarks, context, date, data: BTreeMap::new() };
+    let mut work = Work { config, benchmarks, context, date, datasets, data: BTreeMap::new() };
     // Whatever is wrong with the data of a comparison or a student shows here.
     let mut warnings = work.prepare()?;
+    work.datasets.write(&directory)?;
     warnings.extend(work.contamination());
     for warning in &warnings {
         context.notice(format!("warning: {warning}"))?;
@@ -158,6 +166,9 @@ impl Work<'_, '_> {
         if run.base_model.is_some() || run.data.chat_template.is_some() {
             run.data.date.get_or_insert_with(|| self.date.clone());
         }
+        for source in &mut run.data.sources {
+            source.path = self.datasets.at(&source.path).to_owned();
+        }
         Ok(run)
     }
 
@@ -172,6 +183,10 @@ impl Work<'_, '_> {
             for student in 0..self.config.students.len() {
                 let run = self.run_config(&Cell { student, comparison, alpha: 0.0, seed })?;
                 let prepared = Prepared::new(&run, self.context)?;
+                // Those that are noted already are named with their commits here.
+                for (source, read) in run.data.sources.iter().zip(&prepared.names) {
+                    self.datasets.note(&source.path, read);
+                }
                 counts.push(prepared.questions.len());
                 let own: BTreeSet<&str> =
                     prepared.questions.iter().map(|question| question.problem.as_str()).collect();

@@ -113,12 +113,12 @@ impl TeacherConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MakePairsConfig {
-    /// JSONL file of problems with answers, in any shape that [`Benchmark`](crate::eval::Benchmark)
-    /// reads.
+    /// File of problems with answers, in any shape that [`Benchmark`](crate::eval::Benchmark) reads, or a
+    /// dataset on the hub.
     pub problems: PathBuf,
     /// Problems that are taken, from the first on; without it all.
     pub limit: Option<usize>,
-    /// JSONL files of problems with answers that must not be among them.
+    /// Files or datasets of problems with answers that must not be among them.
     pub benchmarks: Vec<PathBuf>,
     /// Similarity from which two problems with the same answer count as one, 0.6 to 1; see
     /// [`near_duplicates`](crate::data::near_duplicates).

@@ -8,6 +8,7 @@
 //!   pairs.jsonl       both answers to a problem in a row (with the feature parquet also as .parquet)
 //!   left-out.jsonl    problems that were not asked, and why
 //!   report.json       every count          README.md   the card
+//!   datasets.json     datasets of the hub, with their commits
 //!   config.toml       the settings of the last run, the servers' addresses among them
 //! ```
 
@@ -21,12 +22,14 @@ use super::sieve::sieve;
 use super::store::Store;
 use super::{LocalTeacher, Teacher};
 use crate::context::{Context, Event, Task, TaskProgress};
+use crate::data::ColumnMap;
+use crate::data::reading::Datasets;
 use crate::error::{Error, Result};
 use crate::eval::{Benchmark, BenchmarkProblem};
 use crate::files::{WorkDir, WorkDirKind};
 use serde::Serialize;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const RESPONSES: &str = "responses.jsonl";
 const CONFIG: &str = "config.toml";
@@ -98,7 +101,7 @@ pub fn make_pairs(
             name_models(&mut config, &earlier);
         }
     }
-    let problems = Problems::read(&config)?;
+    let problems = Problems::read(&mut config, out, context)?;
     let long = Made::new("long", &mut config.long, asks, None, context)?;
     let other = if let Made::Server(server) = &long { Some(server.as_ref()) } else { None };
     let short = Made::new("short", &mut config.short, asks, other, context)?;
@@ -117,7 +120,8 @@ pub fn make_pairs_with(
     context: &Context<'_>,
 ) -> Result<PairsReport> {
     config.validate_problems()?;
-    Problems::read(config)?.ask(config, teachers, out, true, context)
+    let mut config = config.clone();
+    Problems::read(&mut config, out, context)?.ask(&config, teachers, out, true, context)
 }
 
 /// Where settings name no model, the one that was asked before.
@@ -188,10 +192,22 @@ struct Problems {
 }
 
 impl Problems {
-    fn read(config: &MakePairsConfig) -> Result<Self> {
-        let benchmark = Benchmark::read(&config.problems)?.first(config.limit);
-        let against = config.benchmarks.iter().map(|path| Benchmark::read(path));
-        Ok(Self { benchmark, against: against.collect::<Result<_>>()? })
+    /// Reads them; of datasets on the hub the settings then name the commits.
+    fn read(
+        config: &mut MakePairsConfig,
+        out: &PairsDirectory,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let mut datasets = Datasets::of(out.path())?;
+        let mut read = |path: &mut PathBuf| {
+            let files = datasets.find(path, context)?;
+            files.name().clone_into(path);
+            Benchmark::read_files(&files, &ColumnMap::default())
+        };
+        let benchmark = read(&mut config.problems)?.first(config.limit);
+        let against = config.benchmarks.iter_mut().map(read).collect::<Result<_>>()?;
+        datasets.write(&out.0)?;
+        Ok(Self { benchmark, against })
     }
 
     fn ask(

@@ -275,7 +275,8 @@ fn a_directory_of_answers_needs_no_model_for_what_it_holds() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "{\"problem\": \"1+1?\", \"answer\": 2}\n").unwrap();
     }
-    let error = read_benchmarks(&paths, &ColumnMap::default(), &context).unwrap_err();
+    let error =
+        read_benchmarks(&paths, &ColumnMap::default(), folder.path(), &context).unwrap_err();
     assert!(error.to_string().contains("two files are called TOY"), "{error}");
 }
 

@@ -1,7 +1,10 @@
-//! Models from a hub on this machine: a small server that speaks what the hub's client needs.
+//! Models and datasets from a hub on this machine, and models pushed there: a small server that speaks what the hub's client needs.
 #![cfg(feature = "hub")]
 
+mod datasets;
+mod pushing;
 mod server;
+mod store;
 
 use mixdistill::Error;
 use mixdistill::context::{Context, Event, Observer, StopFlag, Task};

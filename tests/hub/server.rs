@@ -1,8 +1,9 @@
 //! A small hub in this process, which speaks what the hub's client needs.
 
+use super::store::{Store, push_answer};
 use mixdistill::hub::HubOptions;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ pub enum Manner {
     Moved,
     /// The answer is of another commit.
     OtherCommit,
+    /// The file is in Xet's storage, by this hash.
+    Xet(String),
 }
 
 #[derive(Clone, Default)]
@@ -43,6 +46,21 @@ pub struct State {
     pub api_error: Option<(u16, &'static str)>,
     /// Method, path and token of all requests.
     pub requests: Vec<String>,
+    /// What is pushed.
+    pub store: Store,
+}
+
+/// A request that has come whole.
+pub struct Request<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    /// The key that it shows.
+    pub token: Option<&'a str>,
+    /// The bytes that are asked for, the last one included.
+    pub range: Option<[usize; 2]>,
+    pub body: &'a [u8],
+    /// This server's address.
+    pub address: &'a str,
 }
 
 /// A hub in threads of its own; it is unreachable once it is dropped.
@@ -66,15 +84,15 @@ impl Server {
         let mut state = State::default();
         state.revisions.insert("main".into(), FIRST.into());
         let (state, ended) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
-        let server = Self { address, state: state.clone(), ended: ended.clone() };
+        let server = Self { address: address.clone(), state: state.clone(), ended: ended.clone() };
         server.commit(FIRST, files);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let state = state.clone();
-                std::thread::spawn(move || serve(&stream.unwrap(), &state));
+                let (state, address) = (state.clone(), address.clone());
+                std::thread::spawn(move || serve(&stream.unwrap(), &state, &address));
             }
         });
         server
@@ -116,18 +134,42 @@ impl Server {
 }
 
 /// One request, one answer, end of connection.
-pub fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
-    let mut lines = BufReader::new(stream).lines().map_while(|line| line.ok());
-    let Some(first) = lines.next() else { return };
-    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    let has_token = headers.iter().any(|h| h.to_lowercase().starts_with("authorization: bearer"));
+pub fn serve(mut stream: &TcpStream, state: &Mutex<State>, address: &str) {
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        Some(line.trim_end().to_owned())
+    };
+    let Some(first) = line().filter(|line| !line.is_empty()) else { return };
+    let mut headers = BTreeMap::new();
+    while let Some(line) = line().filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(": ").unwrap_or((&line, ""));
+        headers.insert(name.to_lowercase(), value.to_owned());
+    }
+    let header = |name: &str| headers.get(name).map(String::as_str);
+    let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    if reader.read_exact(&mut body).is_err() {
+        return;
+    }
     let mut words = first.split(' ');
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let path = target.split('?').next().unwrap();
+    let path = &path.replace("%20", " ").replace("%3D", "=");
+    let token = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let range = header("range").and_then(|range| {
+        let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some([start.parse().ok()?, end.parse().ok()?])
+    });
+    let shown = if token.is_some() { " +token" } else { "" };
+    let request = Request { method, path, token, range, body: &body, address };
     let mut state = state.lock().unwrap();
-    let token = if has_token { " +token" } else { "" };
-    state.requests.push(format!("{method} {path}{token}"));
-    let answer = respond(&mut state, method, path);
+    state.requests.push(format!("{method} {path}{shown}"));
+    let answer = match push_answer(&mut state.store, &request) {
+        Some(answer) => answer,
+        None => respond(&mut state, method, path),
+    };
     drop(state);
     let _ = stream.write_all(&answer);
 }
@@ -153,7 +195,9 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: &[u8], is_head: bool) 
 /// What the hub says to a request.
 pub fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
     let is_head = method == "HEAD";
-    if let Some(revision) = path.strip_prefix("/api/models/some/model/revision/") {
+    let of_model = path.strip_prefix("/api/models/some/model/revision/");
+    let of_data = path.strip_prefix("/api/datasets/some/data/revision/");
+    if let Some(revision) = of_model.or(of_data) {
         let revision = revision.replace("%2F", "/");
         return match (state.api_error, state.revisions.get(&revision)) {
             (Some((status, code)), _) => {
@@ -162,7 +206,12 @@ pub fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
                 reply(status, &headers, b"{}", is_head)
             }
             (_, Some(commit)) => {
-                let body = format!(r#"{{"_id":"1","id":"some/model","sha":"{commit}"}}"#);
+                let files = state.files.keys().filter(|(of, _)| of == commit);
+                let files: Vec<_> =
+                    files.map(|(_, name)| serde_json::json!({ "rfilename": name })).collect();
+                let files = if of_data.is_some() { files } else { vec![] };
+                let body = serde_json::json!({ "_id": "1", "id": "x/y", "sha": commit, "siblings": files });
+                let body = body.to_string();
                 reply(200, &[("Content-Type", "application/json")], body.as_bytes(), is_head)
             }
             _ => reply(404, &[("X-Error-Code", "RevisionNotFound")], b"{}", is_head),
@@ -170,7 +219,8 @@ pub fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
     }
     let moved = path.strip_prefix("/moved/");
     let stored = path.strip_prefix("/stored/");
-    let rest = moved.or(stored).or(path.strip_prefix("/some/model/resolve/")).unwrap_or("");
+    let rest = moved.or(stored).or(path.strip_prefix("/some/model/resolve/"));
+    let rest = rest.or(path.strip_prefix("/datasets/some/data/resolve/")).unwrap_or("");
     let (commit, name) = rest.split_once('/').unwrap_or(("", ""));
     let Some((content, manner)) = state.files.get_mut(&(commit.to_owned(), name.to_owned())) else {
         let headers = [("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", commit)];
@@ -214,6 +264,13 @@ pub fn respond(state: &mut State, method: &str, path: &str) -> Vec<u8> {
             let to = format!("/moved/{commit}/{name}");
             reply(307, &[("Location", &to)], b"Moved", is_head)
         }
+        Manner::Xet(hash) if is_head => {
+            let size = content.len().to_string();
+            let linked = [("X-Linked-Etag", etag.as_str()), ("X-Linked-Size", size.as_str())];
+            let headers = [good[0], good[1], linked[0], linked[1], ("X-Xet-Hash", hash.as_str())];
+            reply(200, &headers, content, true)
+        }
+        Manner::Xet(_) => reply(403, &[], b"only through Xet", false),
         Manner::OtherCommit => reply(200, &[good[0], ("X-Repo-Commit", SECOND)], content, is_head),
         _ => reply(200, &good, content, is_head),
     }

@@ -2,7 +2,7 @@
 
 use super::call;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "preview",
     "plan",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "pairs",
     "logits",
     "merge",
+    "push",
     "study",
     "config",
     "completions",
@@ -20,7 +21,8 @@ const COMMANDS: [&str; 13] = [
 
 /// Whether this build has a command.
 fn has(command: &str) -> bool {
-    command != "pairs" || cfg!(feature = "teacher")
+    (command != "pairs" || cfg!(feature = "teacher"))
+        && (command != "push" || cfg!(feature = "hub"))
 }
 
 #[test]
@@ -143,14 +145,33 @@ fn completions_know_commands_and_flags() {
     call(&["completions", "abacus"]).with(2);
 }
 
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_dataset_on_the_hub_says_how_to_get_it() {
+    for words in [
+        &["preview", "--long", "owner/name:long", "--short", "owner/name:short"][..],
+        &["evaluate", "--model", "x", "--bench", "hf://datasets/owner/name/test.jsonl"],
+        &["generate", "--model", "x", "--prompts", "owner/name@v1:test", "--out", "x"],
+    ] {
+        let said = call(words).with(1).err;
+        assert!(
+            said.contains("there is no such file") && said.contains("--features hub"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_command_that_the_build_lacks_says_how_to_get_it() {
-    if has("pairs") {
-        return;
-    }
-    for words in [&["pairs"][..], &["pairs", "--out", "x", "-q"], &["pairs", "--help"]] {
-        let said = call(words).with(1).err;
-        assert!(said.contains("built without what pairs needs (feature `teacher`)"), "{said}");
-        assert_eq!(said.matches("--features teacher").count(), 1, "{said}");
+    for (command, feature) in [("pairs", "teacher"), ("push", "hub")] {
+        if has(command) {
+            continue;
+        }
+        for words in [&[command][..], &[command, "--out", "x", "-q"], &[command, "--help"]] {
+            let said = call(words).with(1).err;
+            let what = format!("built without what {command} needs (feature `{feature}`)");
+            assert!(said.contains(&what), "{said}");
+            assert_eq!(said.matches(&format!("--features {feature}")).count(), 1, "{said}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::ledger::{Ledger, SourceLedger};
 use crate::data::chat::EarlierTurn;
 use crate::data::reading::ColumnMap;
 use crate::data::reading::CotRecord;
-use crate::data::reading::{AnswerLength, read_records_of};
+use crate::data::reading::{AnswerLength, DataFiles, read_record_files, short_name};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Source {
     records: Vec<CotRecord>,
     /// Line of each record in its file; empty for records that come from no file.
     lines: Vec<u32>,
+    /// Of several files, their names, with the first record of each.
+    files: Vec<(usize, String)>,
     ledger: SourceLedger,
 }
 
@@ -44,7 +46,7 @@ impl Source {
             ledger.empty_solutions += usize::from(empty_solution);
             !(empty_problem || empty_solution)
         });
-        Self { name, records, lines: vec![], ledger }
+        Self { name, records, lines: vec![], files: vec![], ledger }
     }
 
     /// Reads a JSONL, JSON, CSV, TSV or Parquet file, of whose records a share of `max_left_out` may be
@@ -59,9 +61,22 @@ impl Source {
         columns: &ColumnMap,
         max_left_out: f64,
     ) -> Result<Self> {
+        Self::read_files(name, &DataFiles::file(path), columns, max_left_out)
+    }
+
+    /// As [`Source::read`], of all rows of some files as if they stood in one.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_files(
+        name: impl Into<String>,
+        files: &DataFiles,
+        columns: &ColumnMap,
+        max_left_out: f64,
+    ) -> Result<Self> {
         let name = name.into();
         let length = AnswerLength::of_source(&name);
-        let read = read_records_of(path, columns, length, max_left_out)?;
+        let read = read_record_files(files, columns, length, max_left_out)?;
         let ledger = SourceLedger {
             name: name.clone(),
             read: read.read,
@@ -76,7 +91,12 @@ impl Source {
             broken_characters: read.broken_characters,
             ..Default::default()
         };
-        Ok(Self { name, records: read.records, lines: read.lines, ledger })
+        let names = files.files().iter().map(|path| short_name(path));
+        let files = match files.files() {
+            [_] => vec![],
+            _ => read.file_starts.into_iter().zip(names).collect(),
+        };
+        Ok(Self { name, records: read.records, lines: read.lines, files, ledger })
     }
 
     /// The source's name.
@@ -91,8 +111,10 @@ impl Source {
     pub fn label(&self, record: usize) -> String {
         let id = self.records[record].id.as_deref();
         let id = id.map_or(String::new(), |id| format!(" (id {id})"));
+        let file = self.files.iter().rev().find(|(start, _)| *start <= record);
+        let file = file.map_or(String::new(), |(_, file)| format!(" {file}"));
         match self.lines.get(record) {
-            Some(line) => format!("`{}` line {line}{id}", self.name),
+            Some(line) => format!("`{}`{file} line {line}{id}", self.name),
             None => format!("`{}` record {}{id}", self.name, record + 1),
         }
     }

@@ -1,12 +1,13 @@
-//! Gathers the records of one file, whatever its format, and words the errors about them.
+//! Gathers the records of one file, or of several, whatever their format, and words the errors about them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::column::{FirstRows, Names};
 use super::column_map::ColumnMap;
 use super::columns::{Resolved, Taken, Texts, may_read};
+use super::data_files::DataFiles;
 use super::data_sets::AnswerLength;
 use super::describe::{At, holds_text, shortened};
 use super::left_out::{Limit, Tally, Unusable};
@@ -20,14 +21,25 @@ use crate::error::{Error, Place, Result};
 /// Rows on which the columns are chosen.
 const FIRST_ROWS: usize = 64;
 
-/// Takes the records of one file in order.
+/// Where a row stands: its file, and its number there.
+#[derive(Clone, Copy, Default)]
+struct Spot {
+    file: usize,
+    number: usize,
+}
+
+/// Takes the records of all files in order.
 pub(super) struct Collector<'a> {
+    /// What the files are called together.
     path: &'a Path,
+    files: &'a [PathBuf],
+    /// The file that is read.
+    file: usize,
     map: &'a ColumnMap,
     length: AnswerLength,
     columns: Option<Vec<FileColumn>>,
     /// The first rows, until the columns are chosen.
-    first: Vec<(usize, Map<String, Value>)>,
+    first: Vec<(Spot, Map<String, Value>)>,
     unit: Unit,
     resolved: Option<Resolved>,
     /// Columns with text.
@@ -35,13 +47,15 @@ pub(super) struct Collector<'a> {
     /// Fields with text of the turns in conversations.
     turn_fields: Names,
     /// The first row's number and columns.
-    first_row: Option<(usize, String)>,
+    first_row: Option<(Spot, String)>,
     surrogates: usize,
     with_reasoning: usize,
     /// Records whose reasoning stood in marks of its own.
     marked: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
+    /// The first record of each file.
+    file_starts: Vec<usize>,
     tally: Tally,
     wrong: usize,
     without_verdict: usize,
@@ -60,12 +74,17 @@ impl RowSink for Collector<'_> {
     fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()> {
         self.read += 1;
         self.unit = at.unit;
+        let spot = Spot { file: self.file, number: at.number };
         if self.resolved.is_none() {
-            self.first.push((at.number, row));
+            self.first.push((spot, row));
             return if self.first.len() < FIRST_ROWS { Ok(()) } else { self.choose() };
         }
-        self.take(at.number, &row);
+        self.take(spot, &row);
         Ok(())
+    }
+
+    fn next_file(&mut self) {
+        self.file += 1;
     }
 
     fn unusable(&mut self, unusable: Unusable) {
@@ -75,9 +94,11 @@ impl RowSink for Collector<'_> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(path: &'a Path, map: &'a ColumnMap, length: AnswerLength) -> Self {
+    pub(super) fn new(files: &'a DataFiles, map: &'a ColumnMap, length: AnswerLength) -> Self {
         Self {
-            path,
+            path: files.name(),
+            files: files.files(),
+            file: 0,
             map,
             length,
             columns: None,
@@ -92,11 +113,17 @@ impl<'a> Collector<'a> {
             marked: 0,
             records: vec![],
             lines: vec![],
+            file_starts: vec![],
             tally: Tally::default(),
             wrong: 0,
             without_verdict: 0,
             read: 0,
         }
+    }
+
+    /// Where a row stands, for messages.
+    fn at(&self, spot: Spot) -> RowAt<'a> {
+        RowAt { path: &self.files[spot.file], number: spot.number, unit: self.unit }
     }
 
     /// Chooses the columns on the first rows, and takes these.
@@ -106,19 +133,16 @@ impl<'a> Collector<'a> {
         let other_texts: Vec<String> = texts.map(|column| column.name.clone()).collect();
         other_texts.iter().for_each(|name| self.texts.add(name));
         let first = FirstRows { rows: rows.iter().map(|(_, row)| row).collect(), other_texts };
-        let number = rows.first().map_or(1, |(number, _)| *number);
-        let at = At {
-            row: RowAt { path: self.path, number, unit: self.unit },
-            columns: self.columns.as_deref(),
-        };
+        let spot = rows.first().map_or(Spot { file: 0, number: 1 }, |(spot, _)| *spot);
+        let at = At { row: self.at(spot), columns: self.columns.as_deref() };
         self.resolved = Some(Resolved::new(self.map, self.length, &first, &at)?);
-        self.first_row = rows.first().map(|(number, row)| (*number, at.columns_of(row)));
-        rows.iter().for_each(|(number, row)| self.take(*number, row));
+        self.first_row = rows.first().map(|(spot, row)| (*spot, at.columns_of(row)));
+        rows.iter().for_each(|(spot, row)| self.take(*spot, row));
         Ok(())
     }
 
-    /// Takes one record that stands at `number`.
-    fn take(&mut self, number: usize, row: &Map<String, Value>) {
+    /// Takes one record.
+    fn take(&mut self, spot: Spot, row: &Map<String, Value>) {
         let Some(resolved) = &self.resolved else { return };
         for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
             self.texts.add(name);
@@ -128,17 +152,15 @@ impl<'a> Collector<'a> {
         {
             messages::text_fields(&turns, &mut |name| self.turn_fields.add(name));
         }
-        let at = At {
-            row: RowAt { path: self.path, number, unit: self.unit },
-            columns: self.columns.as_deref(),
-        };
+        let at = At { row: self.at(spot), columns: self.columns.as_deref() };
         match resolved.take(row, &at, &mut self.surrogates) {
             Ok(Taken::Record { record, has_reasoning, is_marked }) => {
                 self.with_reasoning += usize::from(has_reasoning);
                 self.marked += usize::from(is_marked);
+                self.file_starts.resize(spot.file + 1, self.records.len());
                 self.records.push(record);
                 // The reader holds numbers to this.
-                self.lines.push(u32::try_from(number).unwrap_or(u32::MAX));
+                self.lines.push(u32::try_from(spot.number).unwrap_or(u32::MAX));
             }
             Ok(Taken::Wrong) => self.wrong += 1,
             Ok(Taken::WithoutVerdict) => self.without_verdict += 1,
@@ -161,9 +183,9 @@ impl<'a> Collector<'a> {
         let limit = Limit::of_setting(max_left_out);
         let left_out = self.tally.finish(self.path, self.read, limit)?;
         if let Some(name) = self.resolved.as_ref().and_then(|r| r.missing(self.with_reasoning)) {
-            let (number, columns) = self.first_row.unwrap_or_default();
+            let (spot, columns) = self.first_row.unwrap_or_default();
             let error = Error::data(
-                Place::line(self.path, number).with_column(shortened(&name)),
+                Place::line(&self.files[spot.file], spot.number).with_column(shortened(&name)),
                 format!("no record has it; the first record's columns are {columns}"),
                 "Check the name's spelling, or leave it out to recognize the column by name",
             );
@@ -192,6 +214,7 @@ impl<'a> Collector<'a> {
             records: self.records,
             lines: self.lines,
             columns,
+            file_starts: self.file_starts,
             blank_lines: rows.blank_lines,
             empty_problems: left_out.rows_for(NO_PROBLEM),
             empty_solutions: left_out.rows_for(NO_ANSWER) + left_out.rows_for(ONLY_REASONING),

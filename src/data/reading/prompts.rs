@@ -2,10 +2,11 @@
 
 use super::asked::{NamedColumns, RowFields};
 use super::column_map::ColumnMap;
+use super::data_files::DataFiles;
 use super::left_out::{LeftOut, Limit, Tally, Unusable};
 use super::open::whole_text;
 use super::row_at::{FileColumn, RowAt};
-use super::rows::{RowSink, read_rows};
+use super::rows::{RowSink, read_files};
 use super::unpacked::format_of_name;
 use crate::data::chat::Prompt;
 use crate::error::{Error, Place, Result};
@@ -79,8 +80,9 @@ impl RowSink for Rows<'_> {
     }
 }
 
-/// The prompts in the rows of a file.
-fn rows_of(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+/// The prompts in the rows of some files.
+fn rows_of(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
+    let path = files.name();
     let mut rows = Rows {
         columns,
         prompts: vec![],
@@ -88,7 +90,7 @@ fn rows_of(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
         tally: Tally::default(),
         read: 0,
     };
-    let read = read_rows(path, &mut rows)?;
+    let read = read_files(files.files(), &mut rows)?;
     let left_out = read.explain(path, rows.tally.finish(path, rows.read, Limit::USUAL))?;
     rows.named.check(path)?;
     Ok(PromptRows { prompts: rows.prompts, left_out })
@@ -112,14 +114,27 @@ const MAX_TEXT_BYTES: usize = 1 << 30;
 /// [`Error::Io`]; [`Error::Data`] where more of the rows than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
 /// allows have no prompt, or all of them; [`Error::Config`] for a key that prompts do not have.
 pub fn read_prompts(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
+    read_prompt_files(&DataFiles::file(path), columns)
+}
+
+/// As [`read_prompts`], of all rows of some files as if they stood in one.
+///
+/// # Errors
+/// As [`read_prompts`].
+pub fn read_prompt_files(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
+    let path = match files.files() {
+        [only] => only,
+        _ => files.name(),
+    };
     let keys = ["problem", "id", "context", "options", "system", "messages"];
     columns.check_keys("prompts", &keys)?;
     let read = match format_of_name(path).as_str() {
-        "jsonl" | "ndjson" | "json" | "parquet" | "csv" | "tsv" | "tab" => rows_of(path, columns)?,
+        "jsonl" | "ndjson" | "json" | "parquet" | "csv" | "tsv" | "tab" => rows_of(files, columns)?,
+        _ if files.files().len() > 1 => rows_of(files, columns)?,
         _ => {
             let text = &whole_text(path, MAX_TEXT_BYTES)?;
             if is_json(text) {
-                return rows_of(path, columns);
+                return rows_of(files, columns);
             }
             let lines = text.lines().filter(|line| !line.trim().is_empty());
             let prompt =

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::collect::Collector;
 use super::column_map::ColumnMap;
+use super::data_files::DataFiles;
 use super::data_sets::AnswerLength;
 use super::left_out::check_share;
 use super::record::Records;
-use super::rows::read_rows;
+use super::rows::read_files;
 use crate::error::Result;
 
 /// Reads the records of one file: JSONL, a JSON array, CSV, TSV or (feature `parquet`) Parquet.
@@ -44,20 +45,24 @@ pub fn read_records(
     columns: &ColumnMap,
     max_left_out: f64,
 ) -> Result<Records> {
-    read_records_of(path.as_ref(), columns, AnswerLength::Long, max_left_out)
+    read_record_files(&DataFiles::file(path.as_ref()), columns, AnswerLength::Long, max_left_out)
 }
 
-/// As [`read_records`]; of a data set with long and short answers those of `length`.
-pub(crate) fn read_records_of(
-    path: &Path,
+/// As [`read_records`], of all rows of some files as if they stood in one; of a data set with long and short
+/// answers those of `length`.
+///
+/// # Errors
+/// As [`read_records`].
+pub(crate) fn read_record_files(
+    files: &DataFiles,
     columns: &ColumnMap,
     length: AnswerLength,
     max_left_out: f64,
 ) -> Result<Records> {
     columns.check()?;
     check_share(max_left_out)?;
-    let mut collector = Collector::new(path, columns, length);
-    let rows = read_rows(path, &mut collector)?;
+    let mut collector = Collector::new(files, columns, length);
+    let rows = read_files(files.files(), &mut collector)?;
     let records = collector.finish(&rows, max_left_out);
-    rows.explain(path, records)
+    rows.explain(files.name(), records)
 }

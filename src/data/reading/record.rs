@@ -58,6 +58,9 @@ pub struct Records {
     /// Where each of `records` stood: its line (JSONL; CSV and TSV, where the row begins), its place in
     /// the list (JSON array) or its row (Parquet), counted from 1. As long as `records`.
     pub lines: Vec<u32>,
+    /// For each of several files the first of `records` that is of it, or of a later one; a single file
+    /// begins at 0.
+    pub file_starts: Vec<usize>,
     /// Which columns the texts were taken from.
     pub columns: Columns,
     /// Lines between the rows of a text file that hold nothing but white space.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -45,6 +45,9 @@ pub(crate) trait RowSink {
 
     /// A row that cannot be read.
     fn unusable(&mut self, unusable: Unusable);
+
+    /// The next of several files begins, whose rows are counted from 1 again.
+    fn next_file(&mut self) {}
 }
 
 /// What else there was in a file.
@@ -71,6 +74,24 @@ impl RowsRead {
     fn add(&mut self, repairs: Repairs) {
         self.surrogates += repairs.surrogates;
     }
+}
+
+/// Reads the rows of several files, one after the other.
+///
+/// # Errors
+/// As [`read_rows`].
+pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<RowsRead> {
+    let mut all = RowsRead::default();
+    for (index, path) in files.iter().enumerate() {
+        if index > 0 {
+            sink.next_file();
+        }
+        let RowsRead { blank_lines, surrogates, list } = read_rows(path, sink)?;
+        all.blank_lines += blank_lines;
+        all.surrogates += surrogates;
+        all.list = all.list.or(list);
+    }
+    Ok(all)
 }
 
 /// Reads the rows of a file.

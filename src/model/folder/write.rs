@@ -1,5 +1,7 @@
 //! Models written as folders, whole or not at all.
 
+mod template_file;
+
 use super::super::decoder::DecoderLm;
 use super::super::hf_config::{token_ids, write_config};
 use super::super::tensors::lazy_tensors;
@@ -126,9 +128,7 @@ impl DecoderLm {
                 Some(base) => base.copy_files(beside, &ends)?,
                 None => write_own_files(how.tokenizer, &ends, &write)?,
             }
-            if let Some(template) = how.chat_template {
-                write(CHAT_TEMPLATE, template)?;
-            }
+            template_file::settle(beside, how.chat_template)?;
             if let Some(card) = how.card {
                 write("README.md", card)?;
             }
@@ -171,7 +171,13 @@ impl ModelFolder {
         }
         let mut generation = match &self.generation {
             Value::Object(_) => self.generation.clone(),
-            _ => json!({}),
+            // What readers take of config.json where there is no such file.
+            _ => ["bos_token_id", "pad_token_id"]
+                .into_iter()
+                .filter_map(|key| Some((key, self.json.get(key).filter(|id| !id.is_null())?)))
+                .map(|(key, id)| (key.to_owned(), id.clone()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
         };
         generation["eos_token_id"] = one_or_all(ends);
         std::fs::write(&to, format!("{generation:#}\n")).map_err(|e| Error::io("write", &to, e))

@@ -1,0 +1,264 @@
+//! The files that rows are read from: one that is here, or those of a dataset on the Hugging Face Hub.
+
+use super::unpacked::{Packing, format_of_name, stem_of_name};
+use crate::context::Context;
+use crate::error::{Error, Place, Result};
+use crate::files::{WorkDir, read_if_there};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Formats of rows, told by a file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FileKind {
+    Parquet,
+    Json,
+    Csv,
+    Tsv,
+}
+
+/// The same in words.
+#[cfg(feature = "hub")]
+pub(crate) const READABLE: &str = "Parquet, JSONL, JSON, CSV and TSV";
+
+impl FileKind {
+    /// The kind that a name says, whether or not the file is compressed.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        let name = Path::new(name);
+        match format_of_name(name).as_str() {
+            "parquet" if Packing::named(name).is_none() => Some(Self::Parquet),
+            "jsonl" | "ndjson" | "json" => Some(Self::Json),
+            "csv" => Some(Self::Csv),
+            "tsv" | "tab" => Some(Self::Tsv),
+            _ => None,
+        }
+    }
+}
+
+/// The files that rows are read from, one after the other, as if they were one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFiles {
+    name: PathBuf,
+    stem: String,
+    files: Vec<PathBuf>,
+}
+
+impl DataFiles {
+    /// Finds the files of a path or, with the feature `hub`, of a dataset on the Hugging Face Hub, which
+    /// are then fetched into the usual cache, all before the first is read. What is here at the path
+    /// comes first.
+    ///
+    /// A dataset is named `owner/name`, with `@revision`, then `/file`, or `:split`, or `:subset:split`;
+    /// see `hub::HubDataset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no such file; [`Error::Data`] where the hub does not have the dataset
+    /// or is not compiled in, or where several splits may be meant, which are listed;
+    /// [`Error::Stopped`].
+    pub fn find(name: &Path, context: &Context<'_>) -> Result<Self> {
+        Self::check(name)?;
+        if Self::is_here(name) {
+            return Ok(Self::file(name));
+        }
+        #[cfg(feature = "hub")]
+        {
+            let dataset = crate::hub::HubDataset::parse(&name.to_string_lossy())?;
+            let fetched = dataset.fetch(context)?;
+            let stem = fetched.dataset.stem();
+            let name = fetched.dataset.to_string().into();
+            Ok(Self { name, stem, files: fetched.files })
+        }
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = context;
+            unreachable!("what is not here is refused")
+        }
+    }
+
+    /// What a name stands for where an earlier process has read `earlier`, as [`DataFiles::name`] has it:
+    /// a dataset whose name has no revision stays at the commit that it had then.
+    pub fn as_before(name: &Path, earlier: &Path) -> PathBuf {
+        #[cfg(feature = "hub")]
+        if !Self::is_here(name)
+            && let Ok(dataset) = crate::hub::HubDataset::parse(&name.to_string_lossy())
+            && let Ok(then) = crate::hub::HubDataset::parse(&earlier.to_string_lossy())
+            && dataset.is_unpinned(&then)
+        {
+            return earlier.to_owned();
+        }
+        #[cfg(not(feature = "hub"))]
+        let _ = earlier;
+        name.to_owned()
+    }
+
+    /// One file that is here.
+    pub fn file(path: &Path) -> Self {
+        Self { name: path.to_owned(), stem: stem_of_name(path), files: vec![path.to_owned()] }
+    }
+
+    /// Looks whether a file can be read, or a name may be one of a dataset; the hub is not asked.
+    ///
+    /// # Errors
+    /// As [`DataFiles::find`].
+    pub fn check(name: &Path) -> Result<()> {
+        if !Self::is_here(name) {
+            return match cfg!(feature = "hub") {
+                #[cfg(feature = "hub")]
+                true => crate::hub::HubDataset::parse(&name.to_string_lossy()).map(|_| ()),
+                #[cfg(not(feature = "hub"))]
+                true => Ok(()),
+                false => Err(Error::data(
+                    Place::file(name),
+                    "there is no such file, and this build reads no datasets of the Hugging Face Hub",
+                    "Check the path; owner/name needs the feature `hub`",
+                )),
+            };
+        }
+        // A pipe is left alone: what it holds comes only once.
+        let open = || match std::fs::metadata(name)?.is_file() {
+            true => File::open(name).map(|_| ()),
+            false => Ok(()),
+        };
+        open().map_err(|e| Error::io("read", name, e))
+    }
+
+    /// What [`DataFiles::stem`] will be; the hub is not asked.
+    pub(crate) fn stem_of(name: &Path) -> String {
+        #[cfg(feature = "hub")]
+        if !Self::is_here(name)
+            && let Ok(dataset) = crate::hub::HubDataset::parse(&name.to_string_lossy())
+        {
+            return dataset.stem();
+        }
+        Self::file(name).stem
+    }
+
+    /// Whether a name is a path: something is there, or it cannot be the name of a dataset.
+    fn is_here(name: &Path) -> bool {
+        let Some(text) = name.to_str() else { return true };
+        if text.starts_with("hf://") {
+            return false;
+        }
+        let (first, rest) = text.split_once('/').unwrap_or(("", text));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_owner = !first.is_empty() && !first.starts_with('.') && first.chars().all(is_plain);
+        // `data/long.jsonl` is a file that is missing, and so is anything in a folder that is here.
+        let is_file = !rest.contains(['/', ':', '@']) && FileKind::of(rest).is_some();
+        name.exists() || !is_owner || is_file || Path::new(first).is_dir()
+    }
+
+    /// What was asked for; of a dataset with the commit that was taken.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// A short name: that of a file without its ending, or of a dataset with subset and split.
+    pub fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// The files, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// Names of datasets on the hub, with the same at the commits that were read. A directory that is worked
+/// in more than once notes them, and stays with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Datasets(BTreeMap<PathBuf, PathBuf>);
+
+impl Datasets {
+    const FILE: &'static str = "datasets.json";
+
+    /// Those that a directory has noted.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::RunDirectory`] where they cannot be read.
+    pub(crate) fn of(directory: &Path) -> Result<Self> {
+        let path = directory.join(Self::FILE);
+        let Some(text) = read_if_there(&path)? else { return Ok(Self::default()) };
+        serde_json::from_str(&text).map(Self).map_err(|e| Error::RunDirectory {
+            path,
+            what: format!("it cannot be read: {e}"),
+            hint: "Mend it, or choose another directory".into(),
+        })
+    }
+
+    /// What is to be read under a name.
+    pub(crate) fn at<'a>(&'a self, name: &'a Path) -> &'a Path {
+        self.0.get(name).map_or(name, PathBuf::as_path)
+    }
+
+    /// Finds the files of a name, at the commit that is noted.
+    ///
+    /// # Errors
+    /// As [`DataFiles::find`].
+    pub(crate) fn find(&mut self, name: &Path, context: &Context<'_>) -> Result<DataFiles> {
+        let files = DataFiles::find(self.at(name), context)?;
+        self.note(name, files.name());
+        Ok(files)
+    }
+
+    /// Notes what was read under a name, where that is another one.
+    pub(crate) fn note(&mut self, name: &Path, read: &Path) {
+        if name != read && self.at(name) != read {
+            self.0.insert(name.to_owned(), read.to_owned());
+        }
+    }
+
+    /// Writes them down, where there are any.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn write(&self, directory: &WorkDir) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { directory.write_json(Self::FILE, &self.0) }
+    }
+}
+
+/// The name of a file in messages about one of several.
+pub(crate) fn short_name(path: &Path) -> String {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_by_endings() {
+        for (name, kind) in [
+            ("a.parquet", Some(FileKind::Parquet)),
+            ("A.JSONL", Some(FileKind::Json)),
+            ("a.b.json.gz", Some(FileKind::Json)),
+            ("a.csv.zst", Some(FileKind::Csv)),
+            ("a.tsv", Some(FileKind::Tsv)),
+            ("a.parquet.gz", None),
+            ("a.gz", None),
+            ("jsonl", None),
+            ("README.md", None),
+        ] {
+            assert_eq!(FileKind::of(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_are_told_from_names_on_the_hub() {
+        for path in
+            ["long.jsonl", "./a/b", "/a/b", "src/a/b", "../a/b", "data/long.jsonl", "a", "ä/b"]
+        {
+            assert!(DataFiles::is_here(Path::new(path)), "{path}");
+        }
+        for name in [
+            "owner/name",
+            "owner/name:train",
+            "owner/name@v1/data/a.jsonl",
+            "owner/name/a.jsonl",
+            "hf://datasets/a/b",
+            "owner/name.jsonl:train",
+        ] {
+            assert!(!DataFiles::is_here(Path::new(name)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! A dataset on the hub: which of its files are meant, and these files in the cache.
+
+use super::client::{HubOptions, is_offline};
+use super::data_card;
+use super::fetch::{Commit, Lack, Wanted, fetch};
+use super::names::{MAIN, RepoId, is_file, is_word};
+use super::splits::{Selection, choose};
+use crate::context::Context;
+use crate::error::{Error, Place, Result};
+use hf_hub::RepoTypeDataset;
+use std::path::PathBuf;
+use std::{fmt, fs};
+
+const CARD: &str = "README.md";
+/// How Hugging Face's tools write the address of a dataset; it may stand before a name.
+const ADDRESS: &str = "hf://datasets/";
+const HINT: &str = "Write owner/name, then @revision where it is not main, then :split, :subset:split or \
+                    /file; a file is named by a path that is here";
+
+/// Files of a dataset on the Hugging Face Hub.
+///
+/// ```text
+/// owner/name                      the only split, if there is one
+/// owner/name:test                 a split, or a subset of one split
+/// owner/name:main:train           a split of a subset
+/// owner/name@v1.0:train           of a branch, a tag or a commit
+/// owner/name/data/a.parquet       a file
+/// owner/name@v1.0/data/*.jsonl    files that fit a pattern
+/// ```
+///
+/// In a revision before a `/file` a slash is written `%2F`, but for `refs/pr/1` and
+/// `refs/convert/parquet`. `hf://datasets/` may stand before all of it.
+///
+/// Which files belong to a split the card says in its list `configs`. Without one it goes by names, as
+/// Hugging Face's `datasets` does: `data/NAME-00000-of-00001...`, else `train`, `validation`, `test` and
+/// their usual synonyms in names of folders, else in names of files, else all files are `train`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubDataset {
+    id: RepoId,
+    has_revision: bool,
+    selection: Selection,
+}
+
+/// Files of a dataset in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedDataset {
+    /// The dataset, at the commit that the files are of.
+    pub dataset: HubDataset,
+    /// The files, in order.
+    pub files: Vec<PathBuf>,
+}
+
+impl fmt::Display for HubDataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RepoId { owner, name, revision } = &self.id;
+        write!(f, "{owner}/{name}")?;
+        match &self.selection {
+            _ if !self.has_revision => {}
+            Selection::File(_) if !is_special(revision) => {
+                write!(f, "@{}", revision.replace('/', "%2F"))?;
+            }
+            _ => write!(f, "@{revision}")?,
+        }
+        match &self.selection {
+            Selection::Any => Ok(()),
+            Selection::Word(word) => write!(f, ":{word}"),
+            Selection::Split { subset, split } => write!(f, ":{subset}:{split}"),
+            Selection::File(file) => write!(f, "/{file}"),
+        }
+    }
+}
+
+/// Whether a revision with slashes can be told from a file behind it.
+fn is_special(revision: &str) -> bool {
+    special_length(revision) == Some(revision.len())
+}
+
+/// The bytes of `refs/pr/1` or `refs/convert/parquet` that a text begins with.
+fn special_length(text: &str) -> Option<usize> {
+    let kind = ["refs/pr/", "refs/convert/"].iter().find(|kind| text.starts_with(**kind))?;
+    let rest = &text[kind.len()..];
+    let name = rest.split('/').next().filter(|name| is_word(name))?;
+    Some(kind.len() + name.len())
+}
+
+/// A revision and what follows it.
+fn revision_of(text: &str) -> (String, Option<&str>) {
+    let end = special_length(text).or_else(|| text.find('/')).unwrap_or(text.len());
+    let (revision, rest) = text.split_at(end);
+    let revision = revision.replace("%2F", "/").replace("%2f", "/");
+    (revision, rest.strip_prefix('/'))
+}
+
+/// Whether a text can be the name of a subset or split.
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 256 && !text.contains(|c: char| c.is_control() || c == ':')
+}
+
+impl HubDataset {
+    /// Reads the name of a dataset's files; see the type.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::parts(text).map_err(|what| {
+            let shown = text.escape_debug().to_string();
+            Error::data(Place::file(shown), what, HINT)
+        })
+    }
+
+    fn parts(text: &str) -> Result<Self, String> {
+        let text = text.strip_prefix(ADDRESS).unwrap_or(text);
+        let (place, label) = match text.split_once(':') {
+            Some((place, label)) => (place, Some(label)),
+            None => (text, None),
+        };
+        let (owner, rest) = place.split_once('/').unwrap_or(("", place));
+        let end = rest.find(['@', '/']).unwrap_or(rest.len());
+        let (name, rest) = rest.split_at(end);
+        let (revision, file) = match rest.strip_prefix('@') {
+            // Without a file, slashes are the revision's.
+            Some(rest) if label.is_some() => (Some(rest.replace("%2F", "/")), None),
+            Some(rest) => {
+                let (revision, file) = revision_of(rest);
+                (Some(revision), file)
+            }
+            None => (None, rest.strip_prefix('/')),
+        };
+        let id = RepoId::new(owner, name, revision.as_deref().unwrap_or(MAIN))?;
+        let selection = match (label, file) {
+            (None, None) => Selection::Any,
+            (None, Some(file)) if is_file(file) => Selection::File(file.to_owned()),
+            (Some(label), None) => match label.split_once(':') {
+                None if is_label(label) => Selection::Word(label.to_owned()),
+                Some((subset, split)) if is_label(subset) && is_label(split) => {
+                    Selection::Split { subset: subset.to_owned(), split: split.to_owned() }
+                }
+                _ => return Err(format!("`{}` is no split", label.escape_debug())),
+            },
+            (Some(_), Some(_)) => return Err("it names a file and a split".into()),
+            (None, Some(file)) => {
+                return Err(format!("`{}` is no file on the hub", file.escape_debug()));
+            }
+        };
+        Ok(Self { id, has_revision: revision.is_some(), selection })
+    }
+
+    /// Whether this names no revision and is otherwise `then`, which does.
+    pub(crate) fn is_unpinned(&self, then: &Self) -> bool {
+        let names = |dataset: &Self| (dataset.id.owner.clone(), dataset.id.name.clone());
+        !self.has_revision
+            && then.has_revision
+            && names(self) == names(then)
+            && self.selection == then.selection
+    }
+
+    /// A short name, which can be that of a file.
+    pub(crate) fn stem(&self) -> String {
+        let name = &self.id.name;
+        let stem = match &self.selection {
+            Selection::Any => name.clone(),
+            Selection::Word(word) => format!("{name}-{word}"),
+            Selection::Split { subset, split } => format!("{name}-{subset}-{split}"),
+            Selection::File(file) => {
+                let last = file.rsplit('/').next().unwrap_or_default();
+                last.rsplit_once('.').map_or(last, |(stem, _)| stem).to_owned()
+            }
+        };
+        let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+        stem.chars().map(plain).collect()
+    }
+
+    /// Brings the files into the cache, all from one commit, and nothing that the cache has already.
+    /// Where the hub cannot be reached or `HF_HUB_OFFLINE` is set, copies in the cache are enough, as they
+    /// are for a commit that was fetched before.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the hub refuses the dataset or does not have it, where the files that are
+    /// meant cannot be told, with the choices, or where the connection fails and the cache has no whole
+    /// copy; [`Error::Io`]; [`Error::Stopped`]: what has come stays in the cache.
+    pub fn fetch(&self, context: &Context<'_>) -> Result<FetchedDataset> {
+        self.fetch_with(&HubOptions { offline: is_offline(), ..HubOptions::default() }, context)
+    }
+
+    /// [`HubDataset::fetch`] with other options than those of the environment.
+    ///
+    /// # Errors
+    /// As of [`HubDataset::fetch`].
+    pub fn fetch_with(&self, hub: &HubOptions, context: &Context<'_>) -> Result<FetchedDataset> {
+        let fetched = fetch(self, hub, context)?;
+        let at = Commit { folder: fetched.folder.clone(), list: &fetched.list };
+        let files = self.chosen(&at)?.into_iter().map(|file| fetched.folder.join(file)).collect();
+        let id = RepoId { revision: fetched.commit, ..self.id.clone() };
+        Ok(FetchedDataset { dataset: Self { id, has_revision: true, ..self.clone() }, files })
+    }
+
+    /// The names of the files that are meant.
+    fn chosen(&self, at: &Commit<'_>) -> Result<Vec<String>> {
+        let card = match self.selection {
+            Selection::File(_) => vec![],
+            // It may not be there, and it is a file that anyone may have written.
+            _ => match fs::read(at.folder.join(CARD)) {
+                Ok(bytes) => {
+                    data_card::subsets(&String::from_utf8_lossy(&bytes)).map_err(|what| {
+                        let what = format!("the front matter of its {CARD} cannot be read: {what}");
+                        self.error(
+                            what,
+                            "Name its files: owner/name/FILE, with patterns such as data/*.jsonl",
+                        )
+                    })?
+                }
+                Err(_) => vec![],
+            },
+        };
+        let named = Self { selection: Selection::Any, ..self.clone() };
+        let chosen = choose(&self.selection, &card, at.list, &named.to_string());
+        chosen.map_err(|(what, hint)| self.error(what, &hint))
+    }
+}
+
+impl Wanted for HubDataset {
+    type Kind = RepoTypeDataset;
+
+    fn id(&self) -> &RepoId {
+        &self.id
+    }
+
+    fn error(&self, what: String, hint: &str) -> Error {
+        Error::data(Place::file(self.to_string()), what, hint)
+    }
+
+    fn needs_list(&self) -> bool {
+        !matches!(&self.selection, Selection::File(file) if !file.contains(['*', '?', '[']))
+    }
+
+    fn gather(
+        &self,
+        at: &Commit<'_>,
+        get: &mut dyn FnMut(&str) -> Result<bool>,
+    ) -> Result<Option<Lack>> {
+        if !matches!(self.selection, Selection::File(_)) && at.list.iter().any(|file| file == CARD)
+        {
+            get(CARD)?;
+        }
+        for file in self.chosen(at)? {
+            if !get(&file)? {
+                return Ok(Some((file, "Check the spelling, or choose another revision")));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written_alike() {
+        for text in [
+            "a/b",
+            "a/b:train",
+            "a/b:main:train",
+            "a/b@v1",
+            "a/b@v1:train",
+            "a/b@x/y:train",
+            "a/b@refs/convert/parquet:train",
+            "a/b@refs/pr/1/data/x.jsonl",
+            "a/b@x%2Fy/data/x.jsonl",
+            "a/b/data/train-00000-of-00010.parquet",
+            "a/b@v1/data/*.jsonl",
+            "a/b/x y=1/é.json",
+        ] {
+            assert_eq!(HubDataset::parse(text).unwrap().to_string(), text);
+        }
+        let address = HubDataset::parse("hf://datasets/a/b@v1/c.jsonl").unwrap();
+        assert_eq!(address.to_string(), "a/b@v1/c.jsonl");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "a",
+            "a/",
+            "/b",
+            "a/b@",
+            "a/b:",
+            "a/b::train",
+            "a/b:x:",
+            "a/b:x:y:z",
+            "a/b/",
+            "a/b/../c",
+            "a/b/c//d",
+            "a/b/.c",
+            "a/b\\c",
+            "a/b/c\\d",
+            "a/b@x/../y:z",
+            "a/b@../c",
+            "a b/c",
+            "a/b/c.jsonl:train",
+            "a/b:\n",
+            "a/b/c\0",
+            "https://huggingface.co/datasets/a/b",
+        ] {
+            let error = HubDataset::parse(text).expect_err(text).to_string();
+            assert!(error.contains("owner/name") && !error.contains(char::is_control), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn stems_can_be_names_of_files() {
+        for (text, stem) in [
+            ("a/b", "b"),
+            ("a/b@v1:test", "b-test"),
+            ("a/b:x/y:test", "b-x-y-test"),
+            ("a/b/data/test.parquet", "test"),
+            ("a/b/data/*.jsonl", "-"),
+        ] {
+            assert_eq!(HubDataset::parse(text).unwrap().stem(), stem);
+        }
+    }
+}
