@@ -3,13 +3,14 @@
 use super::common::{Ended, Json, Session, say};
 use clap::{Args, ValueEnum};
 use mixdistill::gguf::TensorType;
-use mixdistill::model::{GgufOptions, GgufReport, export_gguf};
+use mixdistill::model::{GgufOptions, GgufReport, export_gguf, export_gguf_adapter};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Examples:
   mixdistill export --model run --gguf student.gguf
   mixdistill export --model DIR --adapter run/adapter --gguf student.gguf --type q8_0
+  mixdistill export --model run --adapter-only --gguf adapter.gguf
   ollama create student -f Modelfile";
 
 /// Write a model as a GGUF file for llama.cpp and Ollama
@@ -22,6 +23,10 @@ pub struct Flags {
     /// Adapter in PEFT's format, or a run that trained one; it is merged on the way [default: the run's]
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     adapter: Option<PathBuf>,
+    /// Write the adapter alone, for llama.cpp's --lora
+    #[arg(long, conflicts_with_all = ["modelfile", "no_modelfile", "embedding_type", "name", "pre_tokenizer"],
+        help_heading = "Output")]
+    adapter_only: bool,
     /// File to write; it must not exist
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     gguf: PathBuf,
@@ -78,6 +83,9 @@ impl Flags {
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
+    if flags.adapter_only {
+        return adapter_alone(flags, session);
+    }
     let modelfile = flags.modelfile();
     let options = GgufOptions {
         tensor_type: flags.tensor_type.into(),
@@ -106,6 +114,20 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         "bytes": bytes,
         "tensors": tensors,
         "notices": report.notices,
+    }))?;
+    Ok(())
+}
+
+fn adapter_alone(flags: &Flags, session: &Session) -> Ended {
+    let (adapter, kind) = (flags.adapter.as_deref(), flags.tensor_type.into());
+    let bytes = export_gguf_adapter(&flags.model, adapter, &flags.gguf, kind, &session.context)?;
+    say!(session, "{:.1} MB", bytes as f64 / 1e6);
+    say!(session, "Next: llama-cli -m BASE.gguf --lora {}", flags.gguf.display());
+    session.result(&serde_json::json!({
+        "gguf": flags.gguf,
+        "modelfile": null,
+        "adapter_only": true,
+        "bytes": bytes,
     }))?;
     Ok(())
 }

@@ -7,7 +7,8 @@ use super::config::DecoderConfig;
 use super::decoder::DecoderLm;
 use super::folder::{CHAT_TEMPLATE, write_folder};
 use super::lora::{
-    AdapterTensors, EMBEDDING, HEAD, LoraConfig, LoraSource, LoraTargets, OLD_WITHIN, WITHIN,
+    AdapterTensors, EMBEDDING, HEAD, LayerLora, LoraConfig, LoraSource, LoraTargets, OLD_WITHIN,
+    WITHIN,
 };
 use super::tensors::{HostTensor, NamedTensor, lazy_tensors, with_replaced};
 use super::weights::{FileType, WeightFiles, write_file};
@@ -326,6 +327,44 @@ impl AdapterFiles {
             return Err(failed(&path, what, &hint));
         }
         Ok(Self { config, targets, stored, made_for: base_of(&json), files })
+    }
+}
+
+/// A layer of an adapter that is two matrices and nothing else.
+pub(super) struct LowRankLayer {
+    /// The path of the linear layer.
+    pub path: String,
+    pub rank: usize,
+    /// What its output is multiplied by.
+    pub scale: f64,
+}
+
+impl AdapterFiles {
+    /// The layers of an adapter that is two matrices in each of them.
+    ///
+    /// # Errors
+    /// What else it is, in words.
+    pub fn low_rank(&self) -> std::result::Result<Vec<LowRankLayer>, String> {
+        if let Some(name) = self.targets.saved.iter().chain(&self.stored).next() {
+            return Err(format!("it holds {name} as a whole"));
+        }
+        let layer = |(path, lora): (&String, &LayerLora)| match lora {
+            LayerLora { has_magnitude: true, .. } => Err(format!("{path} is DoRA's")),
+            LayerLora { has_bias: true, .. } => Err(format!("{path} has a bias in B")),
+            LayerLora { rank, scale, .. } => {
+                Ok(LowRankLayer { path: path.clone(), rank: *rank, scale: *scale })
+            }
+        };
+        self.targets.layers.iter().map(layer).collect()
+    }
+
+    /// A layer's A, `[rank, input]`, and B, `[output, rank]`.
+    ///
+    /// # Errors
+    /// [`Error::Model`].
+    pub fn matrices(&mut self, path: &str) -> Result<[HostTensor; 2]> {
+        let mut read = |part: &str| self.files.read(&format!("{PREFIX}{path}.{part}.weight"));
+        Ok([read("lora_A")?, read("lora_B")?])
     }
 }
 

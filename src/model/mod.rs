@@ -54,7 +54,7 @@ pub use generate::{
     EndReason, Generate, GenerateConfig, Generation, NewToken, StopConditions, TokenLimits,
     TokenObserver,
 };
-pub use gguf::{GgufOptions, GgufReport, export_gguf};
+pub use gguf::{GgufOptions, GgufReport, export_gguf, export_gguf_adapter};
 #[cfg(feature = "hub")]
 pub(crate) use location::{Pushable, pushable};
 pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};

@@ -2,10 +2,12 @@
 
 use super::{Student, cases, export};
 use crate::common::{devices, generate, say, smollm2};
-use crate::parity_support;
+use crate::parity_support::{self, with_random_b};
 use mixdistill::context::Context;
 use mixdistill::gguf::TensorType;
-use mixdistill::model::{DecoderLm, GenerateConfig, ModelFolder};
+use mixdistill::model::{
+    DecoderLm, GenerateConfig, LoraConfig, ModelFolder, SaveAdapter, export_gguf_adapter,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -53,7 +55,25 @@ fn write_case(folder: &Path, out: &Path, kinds: &[TensorType], texts: &[&str]) {
     for kind in kinds {
         export(folder, &out.join(format!("{}.gguf", kind.name())), *kind).unwrap();
     }
-    let expected = json!({"texts": texts, "prompts": prompts, "n_ctx": context});
+    let mut expected = json!({"texts": texts, "prompts": prompts, "n_ctx": context});
+    if files.config().num_hidden_layers < 10 {
+        let lora = LoraConfig { rank: 4, alpha: 16.0, ..LoraConfig::default() };
+        let adapted = with_random_b(model.with_lora(&lora, 3).unwrap());
+        let (adapter, base) = (out.join("adapter"), folder.to_str().unwrap());
+        adapted.save_adapter(&adapter, &SaveAdapter { base, ..SaveAdapter::default() }).unwrap();
+        let (file, context) = (out.join("lora.gguf"), Context::default());
+        export_gguf_adapter(base, Some(&adapter), &file, TensorType::F32, &context).unwrap();
+        let prompts: Vec<_> = prompts
+            .iter()
+            .map(|asked| {
+                let prompt: Vec<u32> = serde_json::from_value(asked["prompt"].clone()).unwrap();
+                let all = parity_support::logits(&adapted, &prompt, &devices()[0]);
+                let last = &all[all.len() - files.config().vocab_size..];
+                json!({"prompt": prompt, "greedy": greedy(&adapted, &prompt), "logits": last})
+            })
+            .collect();
+        expected["lora"] = prompts.into();
+    }
     std::fs::write(out.join("expected.json"), expected.to_string()).unwrap();
 }
 

@@ -7,12 +7,27 @@ use mixdistill::context::Context;
 use mixdistill::gguf::{GgufFile, TensorType};
 use mixdistill::model::{
     Architecture, BaseType, BaseWeights, DecoderConfig, DecoderLm, GgufOptions, LoadOptions,
-    LoraConfig, ModelFolder, RopeScaling, RopeType, SaveAdapter, SaveFolder, TextModel,
-    export_gguf,
+    LoraConfig, ModelFolder, Patterns, RopeScaling, RopeType, SaveAdapter, SaveFolder, TextModel,
+    export_gguf, export_gguf_adapter,
 };
 use std::path::Path;
 
 const LENGTH: usize = 40;
+
+/// A file of safetensors in f32.
+struct SafeTensors(Vec<u8>);
+
+impl SafeTensors {
+    fn read(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let file = safetensors::SafeTensors::deserialize(&self.0).unwrap();
+        let bytes = file.tensor(name).unwrap().data();
+        bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    }
+}
 
 /// Logits of one row.
 pub fn logits(model: &DecoderLm) -> Vec<f32> {
@@ -130,6 +145,73 @@ fn an_adapter_is_merged_on_the_way() {
     export_gguf(folder, None, &files[1], &options, &Context::default()).unwrap();
     let [one, other] = files.map(|file| std::fs::read(file).unwrap());
     assert!(one == other);
+}
+
+#[test]
+fn an_adapter_alone_has_the_scale_of_each_layer() {
+    let student = Student::new(&small(Architecture::Llama));
+    let lora = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        rank_pattern: Patterns(vec![("q_proj".into(), 2)]),
+        alpha_pattern: Patterns(vec![("layers.1.mlp.up_proj".into(), 32.0)]),
+        ..LoraConfig::default()
+    };
+    let base = student.folder.to_str().unwrap();
+    let save = |lora: &LoraConfig, name: &str| {
+        let adapted = with_random_b(student.model.clone().with_lora(lora, 3).unwrap());
+        let folder = student.path(name);
+        adapted.save_adapter(&folder, &SaveAdapter { base, ..SaveAdapter::default() }).unwrap();
+        folder
+    };
+    let alone = |adapter: &Path, out: &Path| {
+        export_gguf_adapter(base, Some(adapter), out, TensorType::F32, &Context::default())
+    };
+    let (adapter, out) = (save(&lora, "adapter"), student.path("adapter.gguf"));
+    alone(&adapter, &out).unwrap();
+    let file = GgufFile::open(&out).unwrap();
+    let alpha = file.metadata()["adapter.lora.alpha"].as_f64().unwrap();
+    // What a layer adds to its matrix: by llama.cpp's rule for the file, and by ours for the adapter.
+    let product = |a: &[f32], b: &[f32], rank: usize, scale: f64| -> Vec<f32> {
+        let columns = a.len() / rank;
+        let cell = |row: usize, column: usize| {
+            (0..rank)
+                .map(|k| f64::from(b[row * rank + k]) * f64::from(a[k * columns + column]))
+                .sum::<f64>()
+        };
+        let cells =
+            (0..b.len() / rank).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        cells.map(|(row, column)| (scale * cell(row, column)) as f32).collect()
+    };
+    let weights = SafeTensors::read(&adapter.join("adapter_model.safetensors"));
+    for (layer, theirs, rank, of_layer) in [
+        ("model.layers.0.mlp.down_proj", "blk.0.ffn_down", 4, 8.0),
+        ("model.layers.1.mlp.up_proj", "blk.1.ffn_up", 4, 32.0),
+        ("model.layers.2.self_attn.v_proj", "blk.2.attn_v", 4, 8.0),
+    ] {
+        let matrix = |part: &str| file.read(&format!("{theirs}.weight.{part}")).unwrap();
+        let found = product(&matrix("lora_a"), &matrix("lora_b"), rank, alpha / rank as f64);
+        let matrix =
+            |part: &str| weights.floats(&format!("base_model.model.{layer}.{part}.weight"));
+        let expected = product(&matrix("lora_A"), &matrix("lora_B"), rank, of_layer / rank as f64);
+        assert!(relative_error(&found, &expected) < 1e-6, "{layer}");
+    }
+    let shape = &file.tensors()["blk.0.attn_q.weight.lora_b"].shape;
+    assert_eq!(shape[1], 2);
+    for (lora, name, what) in [
+        (LoraConfig { use_dora: true, ..LoraConfig::default() }, "dora", "is DoRA's"),
+        (LoraConfig { lora_bias: true, ..LoraConfig::default() }, "bias", "has a bias in B"),
+        (
+            LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..LoraConfig::default() },
+            "saved",
+            "as a whole",
+        ),
+    ] {
+        let (adapter, out) = (save(&lora, name), student.path("refused.gguf"));
+        let error = alone(&adapter, &out).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("--adapter-only"), "{error}");
+        assert!(!out.exists());
+    }
 }
 
 #[test]

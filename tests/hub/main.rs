@@ -1,7 +1,10 @@
 //! Models and datasets from a hub on this machine, and models pushed there: a small server that speaks what the hub's client needs.
 #![cfg(feature = "hub")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod datasets;
+mod journey;
 mod pushing;
 mod server;
 mod store;

@@ -44,4 +44,3 @@ pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};
 #[cfg(all(feature = "parquet", feature = "teacher"))]
 pub(crate) use text_table::TextTable;
-

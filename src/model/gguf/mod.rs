@@ -10,6 +10,7 @@
 //! Read and written here is what llama.cpp's own converter writes; sources are its `conversion/` and
 //! `src/models/`, in the version that llama-cpp-python 0.3.36 has.
 
+mod adapter;
 mod export;
 mod families;
 mod fingerprints;
@@ -25,6 +26,7 @@ mod stored;
 mod tensors;
 mod vocabulary;
 
+pub use adapter::export_gguf_adapter;
 pub use export::{GgufOptions, GgufReport, export_gguf};
 pub(super) use model::GgufModel;
 pub(super) use stored::StoredBlocks;
