@@ -83,11 +83,11 @@ fn from_the_hub_to_llama_cpp_and_back_to_the_hub() {
     let trained = call(&[
         "train",
         "--model",
-        "me/student",
+        "some/model",
         "--long",
-        "me/traces/long.jsonl",
+        "some/data/long.jsonl",
         "--short",
-        "me/traces/short.jsonl",
+        "some/data/short.jsonl",
         "--lora-rank",
         "4",
         "--steps",
@@ -97,7 +97,7 @@ fn from_the_hub_to_llama_cpp_and_back_to_the_hub() {
         "--out",
         &run,
     ]);
-    assert_eq!(trained["steps"], 3, "{trained}");
+    assert_eq!(trained["outcome"]["step"], 3, "{trained}");
     let pushed = call(&["push", "me/tuned", "--from", &run]);
     assert_eq!(pushed["repository"], "me/tuned", "{pushed}");
     {
