@@ -21,7 +21,8 @@
 //! | [`text`] | durations, tables and paragraphs as people read them |
 //! | [`context`] | what long calls tell, and how they are stopped |
 //! | `teacher` | teachers behind servers or in folders, and pairs of their answers; a judge (feature `teacher`) |
-//! | `hub` | models from the Hugging Face Hub (feature `hub`) |
+//! | [`gguf`] | the file format of llama.cpp |
+//! | `hub` | models and datasets from the Hugging Face Hub, and students pushed there (feature `hub`) |
 //! | `terminal` | events as bars and lines (feature `cli`) |
 //!
 //! [`prelude`] has the names that most programs need. The programs in `examples/` teach the rest, one

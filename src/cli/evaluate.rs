@@ -31,7 +31,7 @@ const MANY_AT_LIMIT: f64 = 0.1;
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Model: a folder in Hugging Face's format, a run, or owner/name on the Hugging Face Hub
+    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub
     #[arg(long, value_name = "MODEL", required_unless_present = "answers", help_heading = "Model")]
     model: Option<String>,
     /// Adapter in PEFT's format, or a run that trained one [default: none]

@@ -17,7 +17,7 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Model: a folder in Hugging Face's format, a run, or owner/name on the Hugging Face Hub
+    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     model: String,
     /// Adapter in PEFT's format, or a run that trained one; it is merged on the way [default: the run's]

@@ -17,7 +17,7 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Base model: a folder in Hugging Face's format, or owner/name on the Hugging Face Hub; or a run
+    /// Base model: a folder in Hugging Face's format, a GGUF file, or owner/name on the Hugging Face Hub; or a run
     /// that trained an adapter
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     model: String,

@@ -12,7 +12,7 @@ Examples:
   mixdistill push owner/name --from run/adapter --message 'rank 16'
   mixdistill push owner/name --from student.gguf --public --json
 
-HF_TOKEN is the key, of a kind that may write. Files of the same name are replaced, in a commit that
+HF_TOKEN must be a token with write access. Files of the same name are replaced, in a commit that
 leaves the old ones in the history; other files stay.";
 
 /// Push a model or an adapter with its card to the Hugging Face Hub

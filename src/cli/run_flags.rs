@@ -13,7 +13,7 @@ use toml::Value;
 /// Settings of a run, and its directory.
 #[derive(Args, Debug)]
 pub struct RunFlags {
-    /// Model to fine-tune: a folder in Hugging Face's format, or owner/name on the Hugging Face Hub
+    /// Model to fine-tune: a folder in Hugging Face's format, a GGUF file, or owner/name on the Hugging Face Hub
     /// [default: none, a small student from random weights]
     #[arg(
         id = "base_model",

@@ -17,7 +17,7 @@ use std::time::Instant;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
-    /// Model: a folder in Hugging Face's format, a run, or owner/name on the Hugging Face Hub; may be
+    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub; may be
     /// left out where --adapter is a run
     #[arg(long, value_name = "MODEL", required_unless_present = "adapter")]
     pub model: Option<String>,

@@ -113,6 +113,10 @@ impl RowSink for BenchmarkRows<'_> {
         self.file += 1;
     }
 
+    fn is_later_file(&self) -> bool {
+        self.file > 0
+    }
+
     fn unusable(&mut self, unusable: Unusable) {
         self.rows += 1;
         self.benchmark.skipped.push(SkippedRow { row: self.rows, id: None, problem: None });

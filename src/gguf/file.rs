@@ -52,10 +52,15 @@ fn damaged(path: &Path, what: impl Into<String>) -> Error {
 impl GgufFile {
     /// Whether a path is that of a file of this format, by how it begins or else by its name.
     pub fn is_one(path: &Path) -> bool {
-        let mut head = [0; 4];
-        let begins = File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok();
         path.is_file()
-            && (begins && head == MAGIC || path.extension().is_some_and(|name| name == "gguf"))
+            && (Self::begins(path) || path.extension().is_some_and(|name| name == "gguf"))
+    }
+
+    /// Whether a file begins as one of this format.
+    pub(crate) fn begins(path: &Path) -> bool {
+        let mut head = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+        read.is_ok() && head == MAGIC
     }
 
     /// Reads the metadata, and where the tensors are.
@@ -81,9 +86,9 @@ impl GgufFile {
         let version = u32::from_le_bytes(reader.take("its header")?);
         match version {
             2 | 3 => {}
-            _ if version.swap_bytes() <= 3 => {
+            _ if version != 0 && version.swap_bytes() <= 3 => {
                 let what = "it is for machines that order bytes the other way (big-endian)";
-                return Err(failed(path, what, "Take the file for usual machines"));
+                return Err(failed(path, what, "Use a little-endian file"));
             }
             _ => {
                 let what = format!("it is GGUF version {version}; 2 and 3 are read");

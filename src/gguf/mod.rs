@@ -80,6 +80,7 @@ mod tests {
         assert!(quantize(&values, TensorType::Q4K).unwrap_err().contains("q4_K"));
         values[3] = f32::MAX;
         assert!(quantize(&values, TensorType::Q8_0).is_err());
-        assert!(quantize(&values, TensorType::Bf16).is_ok());
+        assert!(quantize(&values, TensorType::Bf16).is_err());
+        assert!(quantize(&values, TensorType::F32).is_ok());
     }
 }

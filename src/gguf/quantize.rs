@@ -28,6 +28,7 @@ pub(crate) fn quantize(values: &[f32], kind: TensorType) -> Result<Vec<u8>, Stri
     // Scales are f16, too.
     let largest: f32 = match kind {
         TensorType::F16 => 65504.0,
+        TensorType::Bf16 => bf16::MAX.to_f32(),
         TensorType::Q8_0 => 65504.0 * 127.0,
         TensorType::Q4_0 => 65504.0 * 8.0,
         _ => f32::INFINITY,

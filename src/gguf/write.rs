@@ -57,7 +57,10 @@ fn fill(
         pad(file, &mut at).map_err(failed)?;
         let expected = tensor.len();
         let bytes = (tensor.bytes)()?;
-        debug_assert_eq!(bytes.len() as u64, expected, "{}", tensor.name);
+        if bytes.len() as u64 != expected {
+            let what = format!("{} has {} bytes, not {expected}", tensor.name, bytes.len());
+            return Err(failed(std::io::Error::other(what)));
+        }
         file.write_all(&bytes).map_err(failed)?;
         at += expected;
         told(done)?;

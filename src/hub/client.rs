@@ -10,11 +10,12 @@ use hf_hub::{
     HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoType, RepoTypeDataset,
     RepoTypeModel,
 };
+use std::collections::BTreeSet;
 use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Repetitions of a request that fails; the waits between them add up to a second or two.
@@ -110,6 +111,8 @@ pub(super) fn connect(hub: &HubOptions, cache: &Path) -> HFResult<HFClientSync> 
     if let Some(token) = &hub.token {
         builder = builder.token(token);
     }
+    let of_environment = env::var("HF_TOKEN").ok();
+    [&hub.token, &of_environment].into_iter().flatten().for_each(|token| keep_secret(token.trim()));
     HFClientSync::from_inner(builder.build()?)
 }
 
@@ -228,9 +231,30 @@ pub(super) fn plain(text: &str) -> String {
         None if is_token(word) => "hf_...".to_owned(),
         None => word.to_owned(),
     };
+    let tokens = TOKENS.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = tokens.iter().fold(text.to_owned(), |text, token| text.replace(token, "hf_..."));
     let line = text.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
     let line: String = line.chars().filter(|c| !c.is_control()).take(300).collect();
     line.trim_end_matches('.').to_owned()
+}
+
+/// An address without the name and the key that may stand in it.
+pub(super) fn without_key(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or_default())
+}
+
+/// Tokens that this process shows to hubs, which no text may show.
+static TOKENS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Keeps a token out of all texts.
+fn keep_secret(token: &str) {
+    /// A shorter one would be found in words.
+    const SHORTEST: usize = 6;
+    if token.len() >= SHORTEST {
+        TOKENS.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned());
+    }
 }
 
 /// One file while it comes: its size as the hub gave it, and the bytes that are there.

@@ -6,9 +6,11 @@ use super::fetch::{Commit, Lack, Wanted, fetch};
 use super::names::{MAIN, RepoId, is_file, is_word};
 use super::splits::{Selection, choose};
 use crate::context::Context;
+use crate::data::reading::stem_of_name;
 use crate::error::{Error, Place, Result};
 use hf_hub::RepoTypeDataset;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 const CARD: &str = "README.md";
@@ -135,11 +137,14 @@ impl HubDataset {
                 Some((subset, split)) if is_label(subset) && is_label(split) => {
                     Selection::Split { subset: subset.to_owned(), split: split.to_owned() }
                 }
-                _ => return Err(format!("`{}` is no split", label.escape_debug())),
+                _ => return Err(format!("`{}` is not a split", label.escape_debug())),
             },
             (Some(_), Some(_)) => return Err("it names a file and a split".into()),
             (None, Some(file)) => {
-                return Err(format!("`{}` is no file on the hub", file.escape_debug()));
+                return Err(format!(
+                    "`{}` is not the name of a file on the hub",
+                    file.escape_debug()
+                ));
             }
         };
         Ok(Self { id, has_revision: revision.is_some(), selection })
@@ -162,8 +167,7 @@ impl HubDataset {
             Selection::Word(word) => format!("{name}-{word}"),
             Selection::Split { subset, split } => format!("{name}-{subset}-{split}"),
             Selection::File(file) => {
-                let last = file.rsplit('/').next().unwrap_or_default();
-                last.rsplit_once('.').map_or(last, |(stem, _)| stem).to_owned()
+                stem_of_name(Path::new(file.rsplit('/').next().unwrap_or_default()))
             }
         };
         let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
@@ -199,7 +203,11 @@ impl HubDataset {
         let card = match self.selection {
             Selection::File(_) => vec![],
             // It may not be there, and it is a file that anyone may have written.
-            _ => match fs::read(at.folder.join(CARD)) {
+            _ => match read_card(&at.folder.join(CARD)) {
+                Ok(bytes) if bytes.len() > LARGEST_CARD => {
+                    let what = format!("its {CARD} has more than {LARGEST_CARD} bytes");
+                    return Err(self.error(what, "Name its files: owner/name/FILE"));
+                }
                 Ok(bytes) => {
                     data_card::subsets(&String::from_utf8_lossy(&bytes)).map_err(|what| {
                         let what = format!("the front matter of its {CARD} cannot be read: {what}");
@@ -216,6 +224,16 @@ impl HubDataset {
         let chosen = choose(&self.selection, &card, at.list, &named.to_string());
         chosen.map_err(|(what, hint)| self.error(what, &hint))
     }
+}
+
+/// Largest card of a dataset, in bytes; those in use have some ten thousand.
+const LARGEST_CARD: usize = 4 << 20;
+
+/// The beginning of a card, which is all of it unless it is too large.
+fn read_card(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    fs::File::open(path)?.take(LARGEST_CARD as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Wanted for HubDataset {
@@ -316,6 +334,7 @@ mod tests {
             ("a/b:x/y:test", "b-x-y-test"),
             ("a/b/data/test.parquet", "test"),
             ("a/b/data/*.jsonl", "-"),
+            ("a/b/data/gsm8k.jsonl.gz", "gsm8k"),
         ] {
             assert_eq!(HubDataset::parse(text).unwrap().stem(), stem);
         }

@@ -5,10 +5,11 @@ use super::fetch::{Commit, Lack, Wanted, fetch};
 use super::names::{MAIN, RepoId, is_word};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::files::read_if_there;
 use hf_hub::RepoTypeModel;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -144,8 +145,8 @@ impl Wanted for WantedModel<'_> {
 impl WantedModel<'_> {
     /// The files that an index names.
     fn shards(&self, index: &Path) -> Result<BTreeSet<String>> {
-        let text = fs::read(index).map_err(|e| Error::io("read", index, e))?;
-        let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        let text = read_if_there(index)?.unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let names = value["weight_map"].as_object().into_iter().flat_map(|map| map.values());
         let names: Option<BTreeSet<&str>> = names.map(|name| name.as_str()).collect();
         let error = |what| self.error(what, "Do not use this revision of the model");

@@ -1,6 +1,6 @@
 //! A model, an adapter or a GGUF file to the hub, in one commit.
 
-use super::client::{HubOptions, is_offline, plain, with_causes};
+use super::client::{HubOptions, is_offline, plain, with_causes, without_key};
 use super::model::model_error;
 use super::names::{MAIN, RepoId, is_commit, is_word};
 use super::push_files::{PushFiles, Source};
@@ -290,7 +290,7 @@ impl Push {
             .progress(self.going.clone())
             .send();
         let commit = Self::whole(commit).await?;
-        let url = format!("{}/{owner}/{name}", client.endpoint());
+        let url = format!("{}/{owner}/{name}", without_key(client.endpoint()));
         let commit = commit.commit_oid.filter(|commit| is_word(commit)).ok_or_else(|| {
             let hint = "Look at the repository whether it is there";
             Failed::refused("the hub does not name the commit", hint)

@@ -25,11 +25,30 @@ pub(super) const NO_XET: &str = "no Xet";
 /// Files from this size on go through Xet or not at all; within the commit they would be in memory.
 const BIG: u64 = 16 << 20;
 const BLOCK: usize = 256 << 10;
-/// Endings of a model's files, beside licenses and notices.
-const ENDINGS: [&str; 7] = ["safetensors", "json", "jinja", "txt", "model", "gguf", "md"];
+/// Endings that a model's files alone have.
+const ENDINGS: [&str; 4] = ["safetensors", "jinja", "model", "gguf"];
+/// Other files of a model, beside licenses and notices.
+const NAMES: [&str; 17] = [
+    "README.md",
+    "Modelfile",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tekken.json",
+];
 /// What training leaves in a folder.
-const OF_TRAINING: [&str; 3] =
-    ["trainer_state.json", "training_args.json", "optimizer.safetensors"];
+const OF_TRAINING: &str = "optimizer.safetensors";
 
 /// A file to send, by its name there.
 pub(super) struct PushFile {
@@ -59,8 +78,9 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
 /// Whether a file of a folder is one of the model's.
 fn is_of_model(name: &str) -> bool {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
-    let is_notice = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].contains(&stem);
-    !OF_TRAINING.contains(&name) && (is_notice || name == "Modelfile" || ENDINGS.contains(&ending))
+    let is_notice = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].contains(&stem)
+        && ["", "md", "txt"].contains(&ending);
+    name != OF_TRAINING && (is_notice || NAMES.contains(&name) || ENDINGS.contains(&ending))
 }
 
 impl PushFiles {
@@ -119,16 +139,18 @@ impl PushFiles {
         let (mut files, mut left_out) = (vec![], vec![]);
         for entry in std::fs::read_dir(folder).map_err(read)? {
             let path = entry.map_err(read)?.path();
-            // A link into a cache is the file that it leads to.
-            let metadata = path.metadata().map_err(|e| Error::io("read", &path, e))?;
+            // A link into a cache is the file that it leads to; one that leads nowhere is none.
+            let file = path.metadata().ok().filter(std::fs::Metadata::is_file);
             let name = path.file_name().and_then(|name| name.to_str());
             match name {
                 Some(name) if name.starts_with('.') => {}
-                Some(name) if metadata.is_file() && is_of_model(name) => {
-                    let (name, size) = (name.to_owned(), metadata.len());
-                    files.push(PushFile { name, source: Source::File { path, size } });
-                }
-                Some(name) => left_out.push(name.to_owned()),
+                Some(name) => match file.filter(|_| is_of_model(name)) {
+                    Some(file) => {
+                        let (name, size) = (name.to_owned(), file.len());
+                        files.push(PushFile { name, source: Source::File { path, size } });
+                    }
+                    None => left_out.push(name.to_owned()),
+                },
                 None => left_out.push(path.to_string_lossy().into_owned()),
             }
         }

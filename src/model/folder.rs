@@ -9,9 +9,9 @@
 
 mod write;
 
-pub(super) use write::write_folder;
 pub(crate) use write::writing_place;
 pub use write::{MAX_SHARD_BYTES, SaveFolder, check_new_folder};
+pub(super) use write::{biases_without_place, write_folder};
 
 use super::base_weights::BaseWeights;
 use super::config::DecoderConfig;

@@ -85,15 +85,12 @@ pub(crate) enum Pushable {
 /// [`Error::Model`] where there is nothing of these.
 #[cfg(feature = "hub")]
 pub(crate) fn pushable(path: &Path) -> Result<Pushable> {
-    const GGUF: &[u8] = b"GGUF";
     const HINT: &str = "Give a run, the folder of a model or an adapter, or a .gguf file";
     if !path.exists() {
         return Err(failed(path, "there is no such folder or file", HINT));
     }
     if path.is_file() {
-        let head = crate::files::head_of(path)?;
-        let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
-        return match is_gguf && head.starts_with(GGUF) {
+        return match crate::gguf::GgufFile::begins(path) {
             true => Ok(Pushable::Gguf(path.to_owned())),
             false => Err(failed(path, "it is no GGUF file", HINT)),
         };

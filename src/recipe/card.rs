@@ -11,7 +11,7 @@ use std::path::Path;
 /// A card in Markdown with the front matter that model hubs read.
 pub(super) fn model_card(summary: &Summary, template: &str) -> String {
     let config = &summary.config;
-    let is_path = |name: &str| Path::new(name).is_dir() || Path::new(name).is_absolute();
+    let is_path = |name: &str| Path::new(name).exists() || Path::new(name).is_absolute();
     // A path in `base_model` leads others nowhere, and hubs refuse it.
     let id = config.base_model.as_deref().filter(|name| !is_path(name) && name.contains('/'));
     let base = config.base_model.as_deref().map(|name| {

@@ -38,7 +38,7 @@ pub(crate) fn student(
 fn named_from_anywhere(name: &str) -> String {
     let path = Path::new(name);
     match std::path::absolute(path) {
-        Ok(whole) if !name.is_empty() && path.is_dir() => whole.to_string_lossy().into_owned(),
+        Ok(whole) if !name.is_empty() && path.exists() => whole.to_string_lossy().into_owned(),
         _ => name.to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Files that are not what they say: errors, and nothing else.
 
-use super::{Student, export, small};
+use super::{Student, export, sentence_piece, small};
 use crate::common::devices;
 use mixdistill::context::Context;
 use mixdistill::gguf::{GgufFile, TensorType};
@@ -150,6 +150,47 @@ fn nothing_is_overwritten_and_nothing_half_is_left() {
     assert!(error.contains("q4_K is read, and not written"), "{error}");
     let left: Vec<_> = std::fs::read_dir(student.path("")).unwrap().map(|e| e.unwrap()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn a_modelfile_leads_to_its_file_and_never_takes_its_place() {
+    let student = Student::new(&small(Architecture::Llama));
+    let model = student.folder.to_str().unwrap();
+    let export = |file: &str, modelfile: &str| {
+        let (file, modelfile) = (student.path(file), student.path(modelfile));
+        let options = GgufOptions { modelfile: Some(modelfile.clone()), ..GgufOptions::default() };
+        export_gguf(model, None, &file, &options, &Context::default())
+            .map(|_| std::fs::read_to_string(&modelfile).unwrap())
+    };
+    let error = export("Modelfile", "./Modelfile").unwrap_err().to_string();
+    assert!(error.contains("the place of the GGUF file"), "{error}");
+    assert!(!student.path("Modelfile").exists());
+    let beside = export("a.gguf", "Modelfile").unwrap();
+    assert!(beside.contains("\nFROM ./a.gguf\n"), "{beside}");
+    assert!(beside.contains("PARAMETER stop \"<|im_end|>\""), "{beside}");
+    assert!(beside.contains("{{ \"<|im_start|>system\\n\" }}{{ .System }}"), "{beside}");
+    std::fs::create_dir(student.path("elsewhere")).unwrap();
+    let elsewhere = export("b.gguf", "elsewhere/Modelfile").unwrap();
+    let whole = format!("\nFROM {}\n", student.path("b.gguf").display());
+    assert!(elsewhere.contains(&whole), "{elsewhere}");
+}
+
+#[test]
+fn a_vocabulary_that_would_take_forever_is_refused() {
+    let student = Student::with_tokenizer(&sentence_piece(true));
+    let (file, _) = student.export("student.gguf", TensorType::F32);
+    let bytes = std::fs::read(file).unwrap();
+    // One of the pieces gets a length of its own; the offsets of tensors count from the end of all this.
+    let piece = [&3u64.to_le_bytes()[..], b"ing"].concat();
+    let at = bytes.windows(piece.len()).position(|window| window == piece).unwrap();
+    let long = "ab".repeat(100_000);
+    let mut longer = bytes[..at].to_vec();
+    longer.extend((long.len() as u64).to_le_bytes());
+    longer.extend(long.as_bytes());
+    longer.extend(&bytes[at + piece.len()..]);
+    longer.resize(longer.len().next_multiple_of(32), 0);
+    let error = error_of(&longer).unwrap();
+    assert!(error.contains("has 200000 bytes"), "{error}");
 }
 
 #[test]

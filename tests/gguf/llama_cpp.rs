@@ -1,6 +1,6 @@
 //! Cases for `tests/parity/check_gguf.py`: files, and what we make of the same prompts.
 
-use super::{Student, cases, export};
+use super::{Student, cases, export, other_tokenizers};
 use crate::common::{devices, generate, say, smollm2};
 use crate::parity_support::{self, with_random_b};
 use mixdistill::context::Context;
@@ -89,6 +89,20 @@ fn cases_for_llama_cpp_are_written() {
     for (name, config) in cases() {
         let student = Student::new(&config);
         write_case(&student.folder, &out.join(name), &[TensorType::F32, TensorType::F16], &TEXTS);
+    }
+}
+
+#[test]
+fn cases_with_other_tokenizers_are_written() {
+    let Some(out) = folder_of_cases() else { return };
+    for (name, tokenizer) in other_tokenizers() {
+        let student = Student::with_tokenizer(&tokenizer);
+        // llama.cpp's Unigram knows no bytes for what has no token.
+        let texts: &[&str] = match name {
+            "unigram" => &["12 + 7 = 19", "Start with 12,  then add 7.\nIt is 19"],
+            _ => &["the  33 hens at it", " in\n\nthere: é 🦙 x333", "a</s>the ing"],
+        };
+        write_case(&student.folder, &out.join(name), &[TensorType::F32], texts);
     }
 }
 

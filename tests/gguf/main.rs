@@ -13,6 +13,7 @@ mod students;
 use common::chat_folder::ChatFolder;
 use common::shaken;
 use mixdistill::context::Context;
+use mixdistill::data::{TextTokenizer, arith};
 use mixdistill::gguf::TensorType;
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, GgufOptions, GgufReport, RopeScaling, RopeType,
@@ -123,7 +124,90 @@ pub struct Student {
     place: tempfile::TempDir,
 }
 
+/// A tokenizer as it comes from SentencePiece: BPE over characters with `▁` for spaces, bytes for the rest.
+pub fn sentence_piece(adds_space: bool) -> TextTokenizer {
+    let mut pieces: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
+    pieces.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
+    // In the order of their scores.
+    let merged = [
+        "\u{2581}t",
+        "in",
+        "er",
+        "\u{2581}a",
+        "he",
+        "\u{2581}the",
+        "at",
+        "\u{2581}\u{2581}",
+        "ing",
+        "33",
+    ];
+    pieces.extend(merged.map(str::to_owned));
+    pieces.extend((33..127u8).map(|byte| char::from(byte).to_string()));
+    pieces.extend(["\u{2581}", "é"].map(str::to_owned));
+    let place = |piece: &str| pieces.iter().position(|other| other == piece);
+    let mut merges = vec![];
+    for piece in merged {
+        for (at, _) in piece.char_indices().skip(1) {
+            let (left, right) = piece.split_at(at);
+            if place(left).is_some() && place(right).is_some() {
+                merges.push(json!([left, right]));
+            }
+        }
+    }
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        pieces.iter().enumerate().map(|(id, piece)| (piece.clone(), id.into())).collect();
+    let special = |id: usize| {
+        json!({"id": id, "content": pieces[id], "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let mut normalizers =
+        vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"})];
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if adds_space {
+        normalizers.insert(0, json!({"type": "Prepend", "prepend": "\u{2581}"}));
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0), special(1), special(2)],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "fuse_unk": true,
+                  "byte_fallback": true, "vocab": vocabulary, "merges": merges},
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    TextTokenizer::from_folder(folder.path(), Some("</s>")).unwrap()
+}
+
+/// Tokenizers of other kinds than byte-level BPE, with what they are called.
+pub fn other_tokenizers() -> Vec<(&'static str, TextTokenizer)> {
+    let words = arith::vocabulary();
+    let unigram = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
+    vec![
+        ("sentence_piece", sentence_piece(true)),
+        ("sentence_piece_plain", sentence_piece(false)),
+        ("unigram", unigram),
+    ]
+}
+
 impl Student {
+    /// One with this tokenizer, and without a chat template.
+    pub fn with_tokenizer(tokenizer: &TextTokenizer) -> Self {
+        let vocab_size = tokenizer.vocabulary_size() + 3;
+        let config = DecoderConfig { vocab_size, ..small(Architecture::Llama) };
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("student");
+        let model = shaken(&config, &common::devices()[0]);
+        model.save(&folder, &SaveFolder::new(tokenizer)).unwrap();
+        Self { folder, model, place }
+    }
+
     pub fn new(config: &DecoderConfig) -> Self {
         let settings = json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE});
         let special = ["<|im_start|>", "<|im_end|>", "<|pad|>"];

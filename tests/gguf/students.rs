@@ -1,15 +1,16 @@
 //! A model that is written and read again is the model.
 
-use super::{Student, cases, export, small};
-use crate::common::{devices, relative_error, say, smollm2};
+use super::{Student, cases, export, other_tokenizers, sentence_piece, small};
+use crate::common::{command, devices, relative_error, say, smollm2};
 use crate::parity_support::{self, with_random_b};
 use mixdistill::context::Context;
-use mixdistill::gguf::{GgufFile, TensorType};
+use mixdistill::gguf::{GgufArray, GgufFile, TensorType};
 use mixdistill::model::{
     Architecture, BaseType, BaseWeights, DecoderConfig, DecoderLm, GgufOptions, LoadOptions,
     LoraConfig, ModelFolder, Patterns, RopeScaling, RopeType, SaveAdapter, SaveFolder, TextModel,
     export_gguf, export_gguf_adapter,
 };
+use serde_json::json;
 use std::path::Path;
 
 const LENGTH: usize = 40;
@@ -74,6 +75,53 @@ fn each_family_comes_back() {
         };
         assert_eq!(source(ours), source(theirs));
     }
+}
+
+#[test]
+fn other_tokenizers_come_back() {
+    for (name, tokenizer) in other_tokenizers() {
+        let student = Student::with_tokenizer(&tokenizer);
+        let (file, _) = student.export("student.gguf", TensorType::F32);
+        let back = ModelFolder::open(&file).unwrap().tokenizer(None).unwrap();
+        assert_eq!(back.end_token_text(), tokenizer.end_token_text(), "{name}");
+        assert_eq!(back.vocabulary_size(), tokenizer.vocabulary_size(), "{name}");
+        assert_eq!(back.first_difference(&tokenizer), None, "{name}");
+        for text in ["the  33 hens at it", " in\n\nthere: é 🦙 x333", "", "a", "12 + 7 = 19"] {
+            let tokens = tokenizer.encode(text).unwrap();
+            assert_eq!(back.encode(text).unwrap(), tokens, "{name}: {text}");
+            assert_eq!(back.decode(&tokens).unwrap(), tokenizer.decode(&tokens).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_sentence_piece_where_it_is_there() {
+    let student = Student::with_tokenizer(&sentence_piece(true));
+    // Pieces as SentencePiece stores them: text, score, type.
+    let mut model = vec![];
+    for (text, score, kind) in
+        [("<unk>", 0f32, 2u8), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<0x00>", -7.25, 6)]
+    {
+        let mut piece = vec![0x0A, text.len() as u8];
+        piece.extend(text.as_bytes());
+        piece.push(0x15);
+        piece.extend(score.to_le_bytes());
+        piece.extend([0x18, kind]);
+        model.extend([0x0A, piece.len() as u8]);
+        model.extend(piece);
+    }
+    let path = student.folder.join("tokenizer.model");
+    std::fs::write(&path, &model).unwrap();
+    let (file, _) = student.export("student.gguf", TensorType::F32);
+    let file = GgufFile::open(&file).unwrap();
+    let GgufArray::F32(scores) = file.metadata()["tokenizer.ggml.scores"].as_array().unwrap()
+    else {
+        panic!("scores are numbers")
+    };
+    assert_eq!(scores[3], -7.25);
+    std::fs::write(&path, &model[..model.len() - 1]).unwrap();
+    let error = export(&student.folder, &student.path("other.gguf"), TensorType::F32).unwrap_err();
+    assert!(error.to_string().contains("tokenizer.model beside it is damaged"), "{error}");
 }
 
 #[test]
@@ -145,6 +193,40 @@ fn an_adapter_is_merged_on_the_way() {
     export_gguf(folder, None, &files[1], &options, &Context::default()).unwrap();
     let [one, other] = files.map(|file| std::fs::read(file).unwrap());
     assert!(one == other);
+}
+
+#[test]
+fn a_head_of_the_adapter_s_own_goes_into_the_file_and_biases_without_place_do_not() {
+    let student = Student::new(&small(Architecture::Llama));
+    let base = student.folder.to_str().unwrap();
+    let save = |lora: &LoraConfig, name: &str| {
+        let adapted = with_random_b(student.model.clone().with_lora(lora, 3).unwrap());
+        let folder = student.path(name);
+        adapted.save_adapter(&folder, &SaveAdapter { base, ..SaveAdapter::default() }).unwrap();
+        (folder, adapted)
+    };
+    let options = GgufOptions {
+        tensor_type: TensorType::F32,
+        backend: "flex".into(),
+        ..GgufOptions::default()
+    };
+    let lora = LoraConfig {
+        rank: 2,
+        modules_to_save: vec!["lm_head".into()],
+        ensure_weight_tying: false,
+        ..LoraConfig::default()
+    };
+    let (adapter, adapted) = save(&lora, "untied");
+    let out = student.path("untied.gguf");
+    export_gguf(base, Some(&adapter), &out, &options, &Context::default()).unwrap();
+    assert!(GgufFile::open(&out).unwrap().tensors().contains_key("output.weight"));
+    let back = read(&out, BaseWeights::default()).model;
+    assert!(logits(&back) == logits(&adapted.merged()));
+    let (adapter, _) = save(&LoraConfig { lora_bias: true, ..LoraConfig::default() }, "bias");
+    let out = student.path("bias.gguf");
+    let refused = export_gguf(base, Some(&adapter), &out, &options, &Context::default());
+    assert!(refused.unwrap_err().to_string().contains("lora_bias"));
+    assert!(!out.exists());
 }
 
 #[test]
@@ -257,8 +339,70 @@ fn windows_that_llama_cpp_does_not_compute_bound_the_context() {
     assert_eq!(metadata.metadata()["llama.context_length"].as_u64(), Some(32));
 }
 
+/// Calls the program, and gives what it says.
+fn call(words: &[&str]) -> String {
+    let ended = command(words[0]).args(&words[1..]).output().unwrap();
+    let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+    assert!(ended.status.success(), "{words:?}: {said}");
+    said
+}
+
 #[test]
-fn a_file_in_place_of_a_folder_is_trained_on_and_written_as_a_folder() {
+fn a_file_is_a_student_and_a_teacher_like_any_folder() {
+    let student = Student::new(&small(Architecture::Qwen3));
+    let (file, _) = student.export("student.gguf", TensorType::Q8_0);
+    let path = |name: &str| student.path(name).to_str().unwrap().to_owned();
+    let rows = |teacher: &str| -> String {
+        let row = |n: usize| {
+            let solution = format!("{teacher} {}", n + 7);
+            json!({"problem": format!("What is {n} + 7?"), "solution": solution}).to_string() + "\n"
+        };
+        (0..12).map(row).collect()
+    };
+    std::fs::write(path("long.jsonl"), rows("First we add, and then we have")).unwrap();
+    std::fs::write(path("short.jsonl"), rows("It is")).unwrap();
+    std::fs::write(path("bench.jsonl"), "{\"problem\": \"1 + 1?\", \"answer\": \"2\"}\n").unwrap();
+    let (model, long, short) = (file.to_str().unwrap(), path("long.jsonl"), path("short.jsonl"));
+    let run = path("run");
+    let of_run = [
+        "train",
+        "--model",
+        model,
+        "--long",
+        &long,
+        "--short",
+        &short,
+        "--lora-rank",
+        "2",
+        "--max-length",
+        "160",
+        "--base-type",
+        "int8",
+    ];
+    let with = |more: &[&str]| call(&[&of_run[..], more].concat());
+    let teacher = format!("teacher.path={model}");
+    let weight = "train.objective.distillation.weight=0.5";
+    with(&["--steps", "2", "--out", &run, "--set", &teacher, "--set", weight]);
+    call(&["train", "--resume", "--out", &run, "--steps", "3", "--allow-changes"]);
+    // The adapter and the card lead to the file, from anywhere.
+    let adapter = std::fs::read_to_string(path("run/adapter/adapter_config.json")).unwrap();
+    let adapter: serde_json::Value = serde_json::from_str(&adapter).unwrap();
+    assert_eq!(adapter["base_model_name_or_path"], model);
+    let card = std::fs::read_to_string(path("run/adapter/README.md")).unwrap();
+    assert!(!card.contains(model) && card.contains("student.gguf"), "{card}");
+    call(&["plan", "--model", model, "--lora-rank", "2"]);
+    call(&["merge", "--model", &run, "--out", &path("merged")]);
+    let ask = |model: &str| {
+        call(&["generate", "--model", model, "--prompt", "1 + 1?", "--max-new-tokens", "8", "-q"])
+    };
+    assert_eq!(ask(&run), ask(&path("merged")));
+    let bench = path("bench.jsonl");
+    let evaluate = ["evaluate", "--model", model, "--bench", &bench, "--out"];
+    call(&[&evaluate[..], &[&path("scores"), "--set", "generate.max_new_tokens=4"]].concat());
+}
+
+#[test]
+fn a_file_in_place_of_a_folder_is_written_as_a_folder() {
     let student = Student::new(&small(Architecture::Qwen2));
     let (file, _) = student.export("student.gguf", TensorType::F16);
     let folder = ModelFolder::open(&file).unwrap();

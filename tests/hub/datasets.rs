@@ -282,7 +282,7 @@ fn parquet(problems: &[&str]) -> Vec<u8> {
 
 #[cfg(feature = "parquet")]
 #[test]
-fn parquet_is_read_row_group_by_row_group_and_a_damaged_file_is_named() {
+fn parquet_is_read_in_order_and_a_damaged_file_is_named() {
     let good = parquet(&["one", "two", "three", "four"]);
     let bad = &good[..good.len() / 2];
     let files = [("data/train-00000-of-00001.parquet", &good[..]), ("bad.parquet", bad)];

@@ -11,6 +11,7 @@ use mixdistill::model::{
     Architecture, DecoderConfig, GenerateConfig, LoadOptions, SaveFolder, StopConditions, TextModel,
 };
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -103,10 +104,12 @@ fn from_the_hub_to_llama_cpp_and_back_to_the_hub() {
     {
         let state = server.state.lock().unwrap();
         let (_, lines) = &state.store.commits[0];
-        let paths: Vec<&str> =
-            lines.iter().filter_map(|line| line["value"]["path"].as_str()).collect();
-        assert!(paths.contains(&"adapter_model.safetensors"), "{paths:?}");
-        assert!(paths.contains(&"README.md"), "{paths:?}");
+        let sent = |path: &str| lines.iter().find(|line| line["value"]["path"] == path);
+        assert!(sent("README.md").is_some(), "{lines:?}");
+        let weights = fs::read(place.path().join("run/adapter/adapter_model.safetensors")).unwrap();
+        let sha256: String =
+            Sha256::digest(&weights).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sent("adapter_model.safetensors").unwrap()["value"]["oid"], sha256);
     }
     let exported =
         call(&["export", "--model", &run, "--gguf", &file, "--type", "f32", "--no-modelfile"]);
@@ -116,6 +119,7 @@ fn from_the_hub_to_llama_cpp_and_back_to_the_hub() {
         call(&words)["answer"].as_str().unwrap().to_owned()
     };
     let answer = ask(&run);
+    assert!(!answer.is_empty());
     assert_eq!(ask(&file), answer);
     write_case(Path::new(&file), &answer);
 }

@@ -26,6 +26,8 @@ fn model(folder: &Path) -> PathBuf {
         (".env", "HF_TOKEN=hf_secretsecret"),
         ("optimizer.pt", "moments"),
         ("trainer_state.json", "{}"),
+        ("notes.txt", "mine alone"),
+        ("data.json", "[]"),
         ("checkpoint-3/config.json", "{}"),
     ] {
         fs::write(model.join(name), text).unwrap();
@@ -101,7 +103,7 @@ fn a_model_goes_with_its_card_in_one_commit_to_a_private_repository() {
         commit_url: format!("{}/me/new/commit/{:040x}", server.address, 1),
         files: files.map(str::to_owned).to_vec(),
         bytes: 81,
-        left_out: ["checkpoint-3", "optimizer.pt", "trainer_state.json"]
+        left_out: ["checkpoint-3", "data.json", "notes.txt", "optimizer.pt", "trainer_state.json"]
             .map(str::to_owned)
             .to_vec(),
         created: true,

@@ -59,6 +59,7 @@ def check_metadata(case, problems):
         reader = gguf.GGUFReader(path)
         metadata = fields(reader)
         if path.stem == "lora":
+            check_adapter(reader, metadata, problems)
             continue
         kind = BY_TYPE[metadata["general.file_type"]]
         if kind.lower() != path.stem:
@@ -73,6 +74,21 @@ def check_metadata(case, problems):
         tokens = metadata["tokenizer.ggml.tokens"]
         if len(tokens) != len(metadata["tokenizer.ggml.token_type"]):
             problems.append(f"{path.name}: tokens and their types differ in number")
+
+
+def check_adapter(reader, metadata, problems):
+    """What llama.cpp needs of an adapter: its kind, its alpha, and both matrices of each layer."""
+    expected = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 16.0}
+    for key, value in expected.items():
+        if metadata.get(key) != value:
+            problems.append(f"lora.gguf: {key} is {metadata.get(key)}, not {value}")
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    layers = {name.removesuffix(".lora_a") for name in shapes if name.endswith(".lora_a")}
+    if not layers or len(shapes) != 2 * len(layers):
+        problems.append(f"lora.gguf has tensors {sorted(shapes)[:4]}")
+    for layer in layers:
+        if shapes[f"{layer}.lora_a"][1] != shapes[f"{layer}.lora_b"][0]:
+            problems.append(f"lora.gguf: {layer} has two ranks")
 
 
 def check_blocks(case, problems):

@@ -87,6 +87,10 @@ impl RowSink for Collector<'_> {
         self.file += 1;
     }
 
+    fn is_later_file(&self) -> bool {
+        self.file > 0
+    }
+
     fn unusable(&mut self, unusable: Unusable) {
         self.read += 1;
         self.tally.add(unusable);

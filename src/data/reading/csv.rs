@@ -213,8 +213,14 @@ impl<'a, R: BufRead> Table<'a, R> {
             };
             let name = name.trim();
             if names.iter().any(|other| other == name) {
-                let what = format!("the name `{}` is there twice", shortened(name));
-                return Err(error(what, "Give each column a name of its own"));
+                let what = match name {
+                    "" => "two columns have no name".to_owned(),
+                    name => format!("the name `{}` is there twice", shortened(name)),
+                };
+                return Err(error(
+                    what,
+                    "Give each column a name of its own, and remove empty ones",
+                ));
             }
             names.push(name.to_owned());
         }

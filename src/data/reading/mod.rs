@@ -44,3 +44,5 @@ pub use read::read_records;
 pub use record::{Columns, CotRecord, Records};
 #[cfg(all(feature = "parquet", feature = "teacher"))]
 pub(crate) use text_table::TextTable;
+#[cfg(feature = "hub")]
+pub(crate) use unpacked::stem_of_name;

@@ -45,6 +45,10 @@ fn read_rows(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
     let fields: Vec<TypePtr> =
         schema.get_fields().iter().filter(|field| sink.wants(field.name())).cloned().collect();
     let at = |number: usize| RowAt { path, number, unit: Unit::Row };
+    if fields.is_empty() && sink.is_later_file() {
+        let what = "it has none of the columns that the files before it have";
+        return Err(Error::data(Place::file(path), what, "Name files that belong together"));
+    }
     if fields.is_empty() {
         // The sink words what is missing.
         return sink.row(at(1), Map::new());

@@ -2,12 +2,11 @@
 
 use super::asked::{NamedColumns, RowFields};
 use super::column_map::ColumnMap;
-use super::data_files::DataFiles;
+use super::data_files::{DataFiles, FileKind};
 use super::left_out::{LeftOut, Limit, Tally, Unusable};
 use super::open::whole_text;
 use super::row_at::{FileColumn, RowAt};
 use super::rows::{RowSink, read_files};
-use super::unpacked::format_of_name;
 use crate::data::chat::Prompt;
 use crate::error::{Error, Place, Result};
 use serde_json::{Map, Value};
@@ -128,9 +127,9 @@ pub fn read_prompt_files(files: &DataFiles, columns: &ColumnMap) -> Result<Promp
     };
     let keys = ["problem", "id", "context", "options", "system", "messages"];
     columns.check_keys("prompts", &keys)?;
-    let read = match format_of_name(path).as_str() {
-        "jsonl" | "ndjson" | "json" | "parquet" | "csv" | "tsv" | "tab" => rows_of(files, columns)?,
-        _ if files.files().len() > 1 => rows_of(files, columns)?,
+    let read = match FileKind::of(&path.to_string_lossy()) {
+        Some(_) => rows_of(files, columns)?,
+        None if files.files().len() > 1 => rows_of(files, columns)?,
         _ => {
             let text = &whole_text(path, MAX_TEXT_BYTES)?;
             if is_json(text) {

@@ -48,6 +48,11 @@ pub(crate) trait RowSink {
 
     /// The next of several files begins, whose rows are counted from 1 again.
     fn next_file(&mut self) {}
+
+    /// Whether a file that is read is one after the first.
+    fn is_later_file(&self) -> bool {
+        false
+    }
 }
 
 /// What else there was in a file.
@@ -82,16 +87,33 @@ impl RowsRead {
 /// As [`read_rows`].
 pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<RowsRead> {
     let mut all = RowsRead::default();
+    let (mut has_rows, mut empty) = (false, None);
     for (index, path) in files.iter().enumerate() {
         if index > 0 {
             sink.next_file();
         }
-        let RowsRead { blank_lines, surrogates, list } = read_rows(path, sink)?;
+        let RowsRead { blank_lines, surrogates, list } = match read_rows(path, sink) {
+            // Parts of a dataset may be empty, as long as not all are.
+            Err(error) if files.len() > 1 && is_no_records(&error, path) => {
+                empty.get_or_insert(error);
+                continue;
+            }
+            read => read?,
+        };
+        has_rows = true;
         all.blank_lines += blank_lines;
         all.surrogates += surrogates;
         all.list = all.list.or(list);
     }
-    Ok(all)
+    match empty.filter(|_| !has_rows) {
+        Some(error) => Err(error),
+        None => Ok(all),
+    }
+}
+
+/// Whether an error is that of a file without a single record.
+fn is_no_records(error: &Error, path: &Path) -> bool {
+    error.to_string() == no_records(path).to_string()
 }
 
 /// Reads the rows of a file.

@@ -26,7 +26,8 @@ pub fn export_gguf_adapter(
     context: &Context<'_>,
 ) -> Result<u64> {
     check_new_file(out)?;
-    if let Err(what) = quantize(&[], kind) {
+    if ![TensorType::F32, TensorType::F16, TensorType::Bf16, TensorType::Q8_0].contains(&kind) {
+        let what = format!("adapters are not written in {}", kind.name());
         return Err(Error::config("tensor_type", what, "Choose f32, f16, bf16 or q8_0"));
     }
     let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
@@ -59,7 +60,8 @@ pub fn export_gguf_adapter(
     for layer in layers {
         let [a, b] = adapter.matrices(&layer.path)?;
         let weight = format!("{}.weight", layer.path);
-        let name = gguf_name(config, &weight).unwrap_or(weight.clone());
+        let name = gguf_name(config, &weight)
+            .ok_or_else(|| unwritten(&weight, "llama.cpp has no name for it".into()))?;
         let mut b = Change::of(config, family, &weight).apply(b);
         let factor = (layer.scale * layer.rank as f64 / alpha) as f32;
         if factor != 1.0 {

@@ -5,13 +5,14 @@ use super::modelfile::modelfile;
 use super::names::gguf_name;
 use super::settings::settings;
 use super::tensors::Change;
-use super::vocabulary::VocabularySource;
+use super::vocabulary::{Vocabulary, VocabularySource};
 use crate::context::{Context, Event, Task};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::files::write_text;
 use crate::gguf::{GgufValue, NewTensor, TensorType, quantize, write_file};
 use crate::model::config::DecoderConfig;
+use crate::model::folder::biases_without_place;
 use crate::model::tensors::{Elements, HostTensor, NamedTensor, lazy_tensors};
 use crate::model::text_model::{LoadOptions, TextModelFiles};
 use std::cell::RefCell;
@@ -78,35 +79,30 @@ pub fn export_gguf(
     options: &GgufOptions,
     context: &Context<'_>,
 ) -> Result<GgufReport> {
-    check_new_file(out)?;
-    options.modelfile.as_deref().map_or(Ok(()), check_new_file)?;
+    check_places(out, options)?;
     let types = Types::of(options)?;
     let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
     let files = TextModelFiles::read(model, &load, context)?;
-    let (config, path) = (files.folder().config().clone(), files.folder().path().to_owned());
+    let path = files.folder().path().to_owned();
     let refused = |what: String| Error::Model {
         path: path.clone(),
         what,
         hint: "Serve the model's folder as it is, with vLLM or transformers".into(),
     };
-    let family = GgufFamily::of(config.architecture).ok_or_else(|| {
-        refused(format!("llama.cpp has no {}", config.architecture.properties().class))
-    })?;
+    let architecture = files.folder().config().architecture;
+    let family = GgufFamily::of(architecture)
+        .ok_or_else(|| refused(format!("llama.cpp has no {}", architecture.properties().class)))?;
+    settings(files.folder().config(), family).map_err(refused)?;
+    let vocabulary = vocabulary(&files, options)?;
+    // An adapter may give the model a head of its own.
+    let (source, config) = Source::open(&files, options, context)?;
     let settings = settings(&config, family).map_err(refused)?;
     let mut metadata = general(family, options, &types, model, &config);
     metadata.extend(settings.entries);
-    metadata.extend(vocabulary(&files, &config, options)?);
+    metadata.extend(vocabulary.entries);
     if let Some(template) = files.chat_template() {
         metadata.push(("tokenizer.chat_template".into(), template.source().into()));
     }
-    let modelfile = options.modelfile.as_deref().map(|path| (path, modelfile(&files, out)));
-    let source = Source::open(files, options, context)?;
-    let mut report = GgufReport {
-        architecture: family.name,
-        tensors: BTreeMap::new(),
-        bytes: 0,
-        notices: settings.notices,
-    };
     let mut tensors = vec![];
     for (name, shape) in in_order(&config, family) {
         tensors.push(source.tensor(&config, family, name, shape, &types));
@@ -116,36 +112,65 @@ pub fn export_gguf(
         let bytes = Box::new(move || quantize(&values, kind).map_err(|what| unwritten(name, what)));
         tensors.push(NewTensor { name: name.into(), shape, kind, bytes });
     }
-    let mut odd = vec![];
-    for tensor in &tensors {
-        *report.tensors.entry(tensor.kind).or_default() += 1;
-        if tensor.shape.len() == 2 && ![types.matrices, types.embeddings].contains(&tensor.kind) {
-            odd.push(tensor.name.clone());
-        }
-    }
-    if !odd.is_empty() {
-        let (count, kind) = (odd.len(), types.matrices.name());
-        report.notices.push(format!(
-            "rows of {count} matrices are no whole blocks of {kind}; these are in f16, as llama.cpp's \
-             converter has them"
-        ));
-    }
+    let mut report = GgufReport {
+        architecture: family.name,
+        tensors: BTreeMap::new(),
+        bytes: 0,
+        notices: [settings.notices, vocabulary.notices].concat(),
+    };
+    report.count(&tensors, &types);
     for notice in &report.notices {
-        context.notice(notice.clone())?;
+        context.notice(notice)?;
     }
     report.bytes = write_new(out, &metadata, tensors, context)?;
-    if let Some((path, text)) = modelfile {
-        write_text(path, &text)?;
+    if let Some(path) = &options.modelfile {
+        write_text(path, &modelfile(&files, out, path))?;
     }
     context.emit(&Event::Written { what: "the model in GGUF", path: out })?;
     Ok(report)
+}
+
+impl GgufReport {
+    /// Counts the tensors of each type, and says which have another one than was asked for.
+    fn count(&mut self, tensors: &[NewTensor<'_>], types: &Types) {
+        let mut odd = 0;
+        for tensor in tensors {
+            *self.tensors.entry(tensor.kind).or_default() += 1;
+            let asked = [types.matrices, types.embeddings].contains(&tensor.kind);
+            odd += usize::from(tensor.shape.len() == 2 && !asked);
+        }
+        if odd > 0 {
+            let kind = types.matrices.name();
+            self.notices.push(format!(
+                "the rows of {odd} matrices do not divide into blocks of {kind}; these are in f16, as \
+                 llama.cpp's converter has them"
+            ));
+        }
+    }
+}
+
+/// Refuses places where something is already, or one place for two files.
+fn check_places(out: &Path, options: &GgufOptions) -> Result<()> {
+    check_new_file(out)?;
+    let Some(modelfile) = &options.modelfile else { return Ok(()) };
+    if std::path::absolute(modelfile).ok() == std::path::absolute(out).ok() {
+        let what = "the Modelfile would have the place of the GGUF file";
+        return Err(Error::config("modelfile", what, "Give one of them another name"));
+    }
+    check_new_file(modelfile).map_err(|error| match error {
+        Error::Model { path, what, .. } => {
+            let hint = "Move it away, name another place for the Modelfile, or write none";
+            Error::Model { path, what, hint: hint.into() }
+        }
+        other => other,
+    })
 }
 
 pub(super) fn unwritten(name: &str, what: String) -> Error {
     Error::Model {
         path: name.into(),
         what,
-        hint: "Choose another type: f32 and bf16 hold every number".into(),
+        hint: "Choose another type: f32 holds every number".into(),
     }
 }
 
@@ -159,7 +184,7 @@ pub(super) fn check_new_file(path: &Path) -> Result<()> {
     }
     match path.file_name() {
         Some(_) => Ok(()),
-        None => refuse("it is no name for a file", "Choose another"),
+        None => refuse("it is not a file name", "Choose another"),
     }
 }
 
@@ -210,7 +235,8 @@ fn general(
     let path = Path::new(model);
     let of_folder = || {
         let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        full.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        let name = if full.is_file() { full.file_stem() } else { full.file_name() };
+        name.unwrap_or_default().to_string_lossy().into_owned()
     };
     // Of a model on the hub without its revision.
     let of_hub = || model.split_once('@').map_or(model, |(name, _)| name).to_owned();
@@ -241,22 +267,19 @@ fn size_label(config: &DecoderConfig) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
-fn vocabulary(
-    files: &TextModelFiles,
-    config: &DecoderConfig,
-    options: &GgufOptions,
-) -> Result<Vec<(String, GgufValue)>> {
+fn vocabulary(files: &TextModelFiles, options: &GgufOptions) -> Result<Vocabulary> {
     let folder = files.folder();
     let source = VocabularySource {
         tokenizer: files.tokenizer(),
         settings: folder.tokenizer_config()?.json,
         config: folder.json(),
         sentence_piece: folder.sentence_piece()?,
-        size: config.vocab_size,
+        size: folder.config().vocab_size,
+        end_of_turn: files.template().end_token(files.tokenizer()),
         ends: files.end_tokens(),
         pre_tokenizer: options.pre_tokenizer.as_deref(),
     };
-    source.entries()
+    source.vocabulary()
 }
 
 /// The tensors of a file in its order, by their names in folders: the embedding, the layers, the rest.
@@ -288,15 +311,32 @@ enum Source {
 }
 
 impl Source {
-    fn open(files: TextModelFiles, options: &GgufOptions, context: &Context<'_>) -> Result<Self> {
-        if files.adapter().is_none() {
-            return Ok(Self::Files(RefCell::new(files.folder().open_weights()?)));
-        }
+    /// The tensors, and the shape of the model that they are of.
+    fn open(
+        files: &TextModelFiles,
+        options: &GgufOptions,
+        context: &Context<'_>,
+    ) -> Result<(Self, DecoderConfig)> {
+        let folder = files.folder();
+        let Some(adapter) = files.adapter() else {
+            let files = Self::Files(RefCell::new(folder.open_weights()?));
+            return Ok((files, folder.config().clone()));
+        };
         let device = device::by_name(&options.backend)?;
-        let model = files.load(&device, context)?.model.merged();
+        let model = files.clone().load(&device, context)?.model.merged();
         context.check()?;
-        let tensors = lazy_tensors(&model, false).into_iter();
-        Ok(Self::Model(tensors.map(|tensor| (tensor.name.clone(), tensor)).collect()))
+        let tensors: BTreeMap<String, NamedTensor> = lazy_tensors(&model, false)
+            .into_iter()
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect();
+        let config = model.config().clone();
+        let shapes = config.tensor_shapes();
+        let without_place: Vec<&str> =
+            tensors.keys().filter(|name| !shapes.contains_key(*name)).map(String::as_str).collect();
+        match without_place.is_empty() {
+            true => Ok((Self::Model(tensors), config)),
+            false => Err(biases_without_place(adapter, &without_place)),
+        }
     }
 
     fn read(&self, name: &str) -> Result<HostTensor> {

@@ -104,20 +104,26 @@ impl GgufModel {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] where it is not there, or holds numbers that are not finite.
     pub fn read(&self, name: &str) -> Result<HostTensor> {
-        let failed = |what: String| Error::Model {
+        let missing = || self.damaged(name, "it is missing");
+        let (own, change) = self.tensors.get(name).ok_or_else(missing)?;
+        let shape = self.file.tensors()[own].shape.clone();
+        let values = self.file.read(own)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(self.not_finite(name));
+        }
+        Ok(change.undo(HostTensor { shape, values }))
+    }
+
+    fn damaged(&self, name: &str, what: &str) -> Error {
+        Error::Model {
             path: self.file.path().to_owned(),
             what: format!("tensor `{name}`: {what}"),
             hint: "The file is damaged or incomplete; bring it again".into(),
-        };
-        let (own, change) = self.tensors.get(name).ok_or_else(|| failed("it is missing".into()))?;
-        let shape = self.file.tensors()[own].shape.clone();
-        let values = self.file.read(own)?;
-        let bad = values.iter().filter(|value| !value.is_finite()).count();
-        if bad > 0 {
-            let what = format!("{bad} of its {} numbers are not finite", values.len());
-            return Err(failed(what));
         }
-        Ok(change.undo(HostTensor { shape, values }))
+    }
+
+    pub(super) fn not_finite(&self, name: &str) -> Error {
+        self.damaged(name, "some of its numbers are not finite")
     }
 
     /// The bytes of a matrix, with its type and its shape, rows in the folder's order; `None` where there is

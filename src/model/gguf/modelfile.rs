@@ -14,10 +14,15 @@ const USER: &str = "<user's text>";
 const ANSWER: &str = "<assistant's text>";
 const LATER: &str = "<user's later text>";
 
-/// The text of a Modelfile for a GGUF file beside it.
-pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path) -> String {
+/// The text of a Modelfile at `place` for a GGUF file.
+pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> String {
     let name = gguf.file_name().unwrap_or_default().to_string_lossy();
-    let mut text = format!("# ollama create NAME -f Modelfile\nFROM ./{name}\n\n");
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let from = match whole(gguf).parent() == whole(place).parent() {
+        true => format!("./{name}"),
+        false => whole(gguf).display().to_string(),
+    };
+    let mut text = format!("# ollama create NAME -f Modelfile\nFROM {from}\n\n");
     let bos = files.tokenizer().bos_text();
     let template = match files.chat_template() {
         Some(template) => Parts::of(template, &bos).map(|parts| parts.template()),

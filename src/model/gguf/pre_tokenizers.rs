@@ -25,6 +25,8 @@ struct PreTokenizer {
     steps: &'static [Step],
     /// Whether a piece that is a token is not taken apart.
     ignores_merges: bool,
+    /// Whether llama.cpp puts BOS before texts where a file does not say.
+    adds_bos: bool,
 }
 
 /// Letters with a sign before them, up to three digits, signs, line breaks, spaces: Llama 3.
@@ -57,33 +59,49 @@ const TABLE: [PreTokenizer; 8] = [
         ],
         steps: &[Step::Bytes { divides: true }],
         ignores_merges: false,
+        adds_bos: false,
     },
     PreTokenizer {
         names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
         steps: &[Step::Digits, Step::Bytes { divides: true }],
         ignores_merges: false,
+        adds_bos: false,
     },
     PreTokenizer {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
         steps: &[BY_THREE_DIGITS, BYTES],
         ignores_merges: true,
+        adds_bos: true,
     },
     PreTokenizer {
         names: &["smaug-bpe", "dbrx"],
         steps: &[BY_THREE_DIGITS, BYTES],
         ignores_merges: false,
+        adds_bos: false,
     },
     PreTokenizer {
         names: &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "kormo"],
         steps: &[BY_DIGIT, BYTES],
         ignores_merges: false,
+        adds_bos: false,
     },
-    PreTokenizer { names: &["qwen35"], steps: &[WITH_MARKS, BYTES], ignores_merges: false },
-    PreTokenizer { names: &["tekken"], steps: &[BY_CAPITALS, BYTES], ignores_merges: true },
+    PreTokenizer {
+        names: &["qwen35"],
+        steps: &[WITH_MARKS, BYTES],
+        ignores_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["tekken"],
+        steps: &[BY_CAPITALS, BYTES],
+        ignores_merges: true,
+        adds_bos: true,
+    },
     PreTokenizer {
         names: &["gpt-4o", "llama4"],
         steps: &[BY_CAPITALS_AND_DIGITS, BYTES],
         ignores_merges: false,
+        adds_bos: false,
     },
 ];
 
@@ -154,6 +172,17 @@ pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
     };
     let parts: Vec<Value> = row.steps.iter().map(part).collect();
     Some((json!({"type": "Sequence", "pretokenizers": parts}), row.ignores_merges))
+}
+
+/// Whether llama.cpp puts BOS before texts where a file of this name does not say.
+pub(super) fn adds_bos(name: &str) -> bool {
+    TABLE.iter().any(|row| row.adds_bos && row.names.contains(&name))
+}
+
+/// Whether llama.cpp has a pre-tokenizer of this name.
+pub(super) fn is_known(name: &str) -> bool {
+    PRINTS.iter().any(|(_, known)| *known == name)
+        || TABLE.iter().any(|row| row.names.contains(&name))
 }
 
 /// Names whose parts are known.

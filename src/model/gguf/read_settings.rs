@@ -253,8 +253,11 @@ fn llama3(divisors: &[f64], rotated: usize, theta: f64) -> Read<Option<RopeScali
     if divisors.len() != rotated / 2 || divisors.iter().any(|divisor| !divisor.is_finite()) {
         return Err(wrong());
     }
-    if factor == 1.0 {
+    if divisors.iter().all(|divisor| *divisor == 1.0) {
         return Ok(None);
+    }
+    if divisors.iter().any(|divisor| *divisor < 1.0) {
+        return Err(wrong());
     }
     let agrees = |scaling: &RopeScaling| {
         let own = scaling.divisors(rotated, theta);
@@ -312,5 +315,6 @@ mod tests {
         assert_eq!(llama3(&[1.0, 1.0], 4, 10.0).unwrap(), None);
         assert!(llama3(&[1.0, 3.0, 2.0, 4.0], 8, 10_000.0).is_err());
         assert!(llama3(&[f64::NAN, 2.0], 4, 10.0).is_err());
+        assert!(llama3(&[0.5, 0.5], 4, 10.0).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! A tokenizer out of GGUF's metadata, as the files that a model folder has.
 
-use super::pre_tokenizers::{known_names, parts_of};
+use super::pre_tokenizers::{adds_bos, known_names, parts_of};
 use super::vocabulary::{SPACE, is_byte, kind};
 use crate::gguf::{GgufArray, GgufFile, GgufValue};
 use serde_json::{Map, Value, json};
@@ -17,6 +17,14 @@ pub(super) struct TokenizerTexts {
     /// The chat template.
     pub template: Option<String>,
 }
+
+/// Texts of tokens that end a turn, whether or not a file names them.
+const ENDS_OF_TURNS: [&str; 5] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>"];
+
+/// Longest piece of SentencePiece's that is put together of others, in bytes; by default it makes pieces of
+/// up to 16 characters.
+const LONGEST_PIECE: usize = 128;
 
 /// A file's tokens.
 struct Tokens<'a> {
@@ -44,6 +52,7 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
         return Err("its tokens are not one for each number".into());
     }
     let tokens = Tokens { file, texts, kinds };
+    let tokens_kind = |id: u32| tokens.kinds[id as usize];
     let name = value(file, "model").and_then(GgufValue::as_str).unwrap_or("none");
     let mut tokenizer = match name {
         "gpt2" => tokens.byte_level()?,
@@ -79,7 +88,8 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
         }
     }
     let adds = value(file, "add_bos_token").and_then(GgufValue::as_bool);
-    let adds = adds.unwrap_or(name == "llama");
+    let pre = value(file, "pre").and_then(GgufValue::as_str).unwrap_or_default();
+    let adds = adds.unwrap_or(name == "llama" || name == "gpt2" && adds_bos(pre));
     settings["add_bos_token"] = adds.into();
     if let Some((id, bos)) = token("bos_token_id").filter(|_| adds) {
         tokenizer["post_processor"] = puts_before(id, bos);
@@ -87,6 +97,13 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
     let mut ends = vec![];
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
         if let Some((id, _)) = token(key).filter(|(id, _)| !ends.contains(id)) {
+            ends.push(id);
+        }
+    }
+    // llama.cpp knows these by their texts.
+    for (id, text) in (0u32..).zip(texts) {
+        let is_control = tokens_kind(id) == i64::from(kind::CONTROL);
+        if is_control && ENDS_OF_TURNS.contains(&text.as_str()) && !ends.contains(&id) {
             ends.push(id);
         }
     }
@@ -186,6 +203,9 @@ impl Tokens<'_> {
             |id: usize| [kind::NORMAL, kind::UNUSED].map(i64::from).contains(&self.kinds[id]);
         let mut merges: Vec<(f32, usize, usize, usize)> = vec![];
         for (id, text) in self.texts.iter().enumerate().filter(|(id, _)| mergeable(*id)) {
+            if text.len() > LONGEST_PIECE {
+                return Err(format!("its token {id} has {} bytes", text.len()));
+            }
             for (at, _) in text.char_indices().skip(1) {
                 let (left, right) = text.split_at(at);
                 if let (Some(left), Some(right)) = (ids.get(left), ids.get(right))

@@ -21,7 +21,7 @@ impl GgufModel {
     /// A matrix's codes, where the file has it in the base's bits: q8_0 for int8, q4_0 for nf4.
     ///
     /// # Errors
-    /// As [`GgufModel::read_blocks`].
+    /// As [`GgufModel::read_blocks`]; [`Error::Model`](crate::Error::Model) for numbers that are not finite.
     pub fn stored(&self, name: &str, wanted: BaseType) -> Result<Option<StoredBlocks>> {
         let encode: fn(&[u8]) -> EncodedValues = match (wanted, self.tensor_type(name)) {
             (BaseType::Int8, Some(TensorType::Q8_0)) => q8_0,
@@ -30,8 +30,12 @@ impl GgufModel {
         };
         let Some((kind, shape, blocks)) = self.read_blocks(name)? else { return Ok(None) };
         let encoding = if kind == TensorType::Q8_0 { Encoding::q8_0() } else { Encoding::q4_0() };
+        let values = encode(&blocks);
+        if values.scales.iter().any(|scale| !scale.is_finite()) {
+            return Err(self.not_finite(name));
+        }
         let first_row = crate::gguf::dequantize(kind, &blocks[..kind.bytes(shape[1])]);
-        Ok(Some(StoredBlocks { values: encode(&blocks), encoding, size: shape, first_row }))
+        Ok(Some(StoredBlocks { values, encoding, size: shape, first_row }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A tokenizer as GGUF's metadata.
 
-use super::pre_tokenizers::name_of;
+use super::pre_tokenizers::{is_known, known_names, name_of};
 use super::sentence_piece::SentencePiece;
 use crate::data::TextTokenizer;
 use crate::error::{Error, Result};
@@ -10,6 +10,9 @@ use std::collections::HashMap;
 
 /// What stands for a space in SentencePiece's vocabularies.
 pub(super) const SPACE: char = '\u{2581}';
+
+/// What to do about a tokenizer that llama.cpp does not have.
+const OTHER_STUDENT: &str = "Choose a student with a BPE tokenizer, or serve its folder with vLLM";
 
 /// The type of a token, by its number in GGUF.
 pub(super) mod kind {
@@ -32,10 +35,20 @@ pub(super) struct VocabularySource<'a> {
     pub sentence_piece: Option<Vec<u8>>,
     /// Rows of the model's embedding.
     pub size: usize,
-    /// Tokens that end an answer.
+    /// The token that ends an answer in the model's layout.
+    pub end_of_turn: u32,
+    /// All tokens that end an answer.
     pub ends: &'a [u32],
     /// A name for the pre-tokenizer, in place of the one that is found.
     pub pre_tokenizer: Option<&'a str>,
+}
+
+/// A tokenizer in GGUF.
+pub(super) struct Vocabulary {
+    /// Keys and values.
+    pub entries: Vec<(String, GgufValue)>,
+    /// What llama.cpp does otherwise, in words.
+    pub notices: Vec<String>,
 }
 
 /// Tokens, one by one.
@@ -46,77 +59,138 @@ struct Tokens {
 }
 
 impl VocabularySource<'_> {
-    /// Keys and values.
+    /// The tokenizer.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] for one that llama.cpp does not have.
-    pub fn entries(&self) -> Result<Vec<(String, GgufValue)>> {
+    pub fn vocabulary(&self) -> Result<Vocabulary> {
         let json = self.tokenizer.to_json()?;
         let json: Value = serde_json::from_str(&json)
             .map_err(|e| self.refused(format!("it cannot be written: {e}"), "Report it"))?;
-        let mut entries = vec![];
+        let (mut entries, mut notices) = (vec![], vec![]);
         let mut put = |key: &str, value: GgufValue| {
             entries.push((format!("tokenizer.ggml.{key}"), value));
         };
-        let model = &json["model"];
-        let bytes = model["byte_fallback"] == true;
-        match model["type"].as_str() {
-            Some("BPE") if !bytes => {
-                put("model", "gpt2".into());
-                put("pre", self.pre_tokenizer(&json)?.into());
-                let tokens = self.tokens(&json)?;
-                put("tokens", GgufValue::Array(GgufArray::String(tokens.texts)));
-                put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
-                let merges = merges(model).into_iter().map(|[left, right]| {
-                    // A space within a part would divide it elsewhere.
-                    format!("{} {}", left.replace(' ', "\u{120}"), right.replace(' ', "\u{120}"))
-                });
-                put("merges", GgufValue::Array(GgufArray::String(merges.collect())));
-            }
+        let bytes = json["model"]["byte_fallback"] == true;
+        let mut unknown = self.named("unk");
+        match json["model"]["type"].as_str() {
+            Some("BPE") if !bytes => self.put_byte_level(&json, &mut put)?,
             Some("BPE") => {
+                self.check_sentence_piece(&json)?;
                 put("model", "llama".into());
                 put("pre", "default".into());
                 put("add_space_prefix", self.adds_space(&json).into());
-                self.put_scored(self.scored(&json)?, &mut put);
+                put_scored(self.scored(&json)?, &mut put);
             }
             Some("Unigram") => {
                 if !json["normalizer"].is_null() || !json["pre_tokenizer"].is_null() {
                     let what = "it is a Unigram model that normalizes or divides texts";
-                    return Err(self.refused(what, "Choose a student with a BPE tokenizer"));
+                    return Err(self.refused(what, OTHER_STUDENT));
                 }
                 put("model", "t5".into());
                 put("pre", "default".into());
                 put("add_space_prefix", false.into());
                 put("remove_extra_whitespaces", false.into());
                 put("add_eos_token", false.into());
-                self.put_scored(self.unigram(&json)?, &mut put);
+                put_scored(self.unigram(&json)?, &mut put);
+                unknown = json["model"]["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok());
+                if bytes {
+                    notices.push(
+                        "characters that have no token of their own are bytes for the tokenizer; for llama.cpp's \
+                         Unigram they are the unknown token"
+                            .into(),
+                    );
+                }
             }
             other => {
-                let what = format!(
-                    "it is a {} model; llama.cpp has BPE and Unigram",
-                    other.unwrap_or("nameless")
-                );
-                return Err(self.refused(what, "Choose a student with a BPE tokenizer"));
+                let name = other.unwrap_or("nameless");
+                let what = format!("it is a {name} model; llama.cpp has BPE and Unigram");
+                return Err(self.refused(what, OTHER_STUDENT));
             }
         }
-        let id = |token: u32| GgufValue::U32(token);
         if let Some(token) = self.named("bos") {
-            put("bos_token_id", id(token));
+            put("bos_token_id", GgufValue::U32(token));
         }
-        let end = self.tokenizer.end_token();
-        put("eos_token_id", id(end));
-        // The first that the tokenizer does not name by itself ends turns.
-        if let Some(other) = self.ends.iter().find(|other| **other != end) {
-            put("eot_token_id", id(*other));
-        }
-        for (name, key) in [("unk", "unknown_token_id"), ("pad", "padding_token_id")] {
-            if let Some(token) = self.named(name) {
-                put(key, id(token));
+        notices.extend(self.put_ends(&mut put));
+        for (token, key) in [(unknown, "unknown_token_id"), (self.named("pad"), "padding_token_id")]
+        {
+            if let Some(token) = token {
+                put(key, GgufValue::U32(token));
             }
         }
         let adds_bos = !self.tokenizer.with_bos(vec![]).is_empty();
         put("add_bos_token", adds_bos.into());
-        Ok(entries)
+        Ok(Vocabulary { entries, notices })
+    }
+
+    fn put_byte_level(&self, json: &Value, put: &mut impl FnMut(&str, GgufValue)) -> Result<()> {
+        put("model", "gpt2".into());
+        put("pre", self.pre_tokenizer(json)?.into());
+        let tokens = self.tokens(json)?;
+        put("tokens", GgufValue::Array(GgufArray::String(tokens.texts)));
+        put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
+        let merges = merges(&json["model"]).into_iter().map(|[left, right]| {
+            // A space within a part would divide it elsewhere.
+            format!("{} {}", left.replace(' ', "\u{120}"), right.replace(' ', "\u{120}"))
+        });
+        put("merges", GgufValue::Array(GgufArray::String(merges.collect())));
+        Ok(())
+    }
+
+    /// The tokens that end an answer: the tokenizer's, the layout's, and one more. llama.cpp knows others by
+    /// their texts. Returns what has no place.
+    fn put_ends(&self, put: &mut impl FnMut(&str, GgufValue)) -> Option<String> {
+        let end = self.tokenizer.end_token();
+        put("eos_token_id", GgufValue::U32(end));
+        let mut ends: Vec<u32> = vec![self.end_of_turn];
+        ends.extend(self.ends);
+        let mut others: Vec<u32> = vec![];
+        for token in ends {
+            if token != end && !others.contains(&token) {
+                others.push(token);
+            }
+        }
+        let mut others = others.into_iter();
+        for key in ["eot_token_id", "eom_token_id"] {
+            if let Some(token) = others.next() {
+                put(key, GgufValue::U32(token));
+            }
+        }
+        let left: Vec<String> =
+            others.map(|token| self.tokenizer.token_text(token).unwrap_or_default()).collect();
+        (!left.is_empty()).then(|| {
+            let left = left.join(", ");
+            format!("a GGUF file names three tokens that end answers; it does not name {left}")
+        })
+    }
+
+    /// Refuses a normalizer or a pre-tokenizer that SentencePiece does not have.
+    fn check_sentence_piece(&self, json: &Value) -> Result<()> {
+        let normalizer = &json["normalizer"];
+        let one = std::slice::from_ref(normalizer);
+        let parts = normalizer["normalizers"].as_array().map_or(one, Vec::as_slice);
+        let space = SPACE.to_string();
+        let replaces = |part: &Value| {
+            part["type"] == "Replace"
+                && part["pattern"]["String"] == " "
+                && part["content"] == space
+        };
+        let prepends = |part: &Value| part["type"] == "Prepend" && part["prepend"] == space;
+        let plain = parts.iter().all(|part| part.is_null() || replaces(part) || prepends(part));
+        let pre_tokenizer = &json["pre_tokenizer"];
+        let divides = match pre_tokenizer["type"].as_str() {
+            None => !pre_tokenizer.is_null(),
+            Some("Metaspace") => false,
+            // What Gemma has, whose texts have no spaces by then.
+            Some("Split") => pre_tokenizer["pattern"]["String"] != " ",
+            Some(_) => true,
+        };
+        if plain && !divides {
+            return Ok(());
+        }
+        let what =
+            "it normalizes or divides texts otherwise than SentencePiece, whose tokens it has";
+        Err(self.refused(what, OTHER_STUDENT))
     }
 
     fn refused(&self, what: impl Into<String>, hint: &str) -> Error {
@@ -126,7 +200,14 @@ impl VocabularySource<'_> {
 
     fn pre_tokenizer(&self, json: &Value) -> Result<String> {
         if let Some(name) = self.pre_tokenizer {
-            return Ok(name.to_owned());
+            return match is_known(name) {
+                true => Ok(name.to_owned()),
+                false => Err(Error::config(
+                    "pre_tokenizer",
+                    format!("llama.cpp has no `{name}`"),
+                    format!("Give one of {}", known_names()),
+                )),
+            };
         }
         let found = name_of(self.tokenizer, json)?;
         found.map(str::to_owned).ok_or_else(|| {
@@ -251,12 +332,6 @@ impl VocabularySource<'_> {
         Ok(tokens)
     }
 
-    fn put_scored(&self, tokens: Tokens, put: &mut impl FnMut(&str, GgufValue)) {
-        put("tokens", GgufValue::Array(GgufArray::String(tokens.texts)));
-        put("scores", GgufValue::Array(GgufArray::F32(tokens.scores)));
-        put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
-    }
-
     /// Whether a space is put before a text.
     fn adds_space(&self, json: &Value) -> bool {
         if let Some(adds) = self.settings["add_prefix_space"].as_bool() {
@@ -272,6 +347,12 @@ impl VocabularySource<'_> {
         parts.iter().any(|part| part["type"] == "Prepend")
             || metaspace["type"] == "Metaspace" && metaspace["prepend_scheme"] != "never"
     }
+}
+
+fn put_scored(tokens: Tokens, put: &mut impl FnMut(&str, GgufValue)) {
+    put("tokens", GgufValue::Array(GgufArray::String(tokens.texts)));
+    put("scores", GgufValue::Array(GgufArray::F32(tokens.scores)));
+    put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
 }
 
 /// Whether a token stands for a byte: `<0x0A>`.
