@@ -47,7 +47,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     };
     let pushed = push(&flags.from, &flags.repository, &options, &session.context)?;
     let kind = if pushed.private { "private" } else { "public" };
-    let made = if pushed.created { "made" } else { "there" };
+    let made = if pushed.created { "new" } else { "existing" };
     let files = pushed.files.join(", ");
     say!(session, "{} ({kind}, {made}): {files}, {}", pushed.url, bytes(pushed.bytes as f64));
     say!(session, "commit {}", pushed.commit_url);

@@ -103,8 +103,20 @@ pub(super) fn subsets(card: &str) -> Result<Vec<Subset>, String> {
         let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
         first.chars().filter(|c| !c.is_control()).take(160).collect::<String>()
     })?;
-    Ok(matter.configs.unwrap_or_default())
+    let subsets = matter.configs.unwrap_or_default();
+    // Each pattern is held against every file.
+    let patterns = |subset: &Subset| {
+        let splits = subset.data_files.as_ref().map(DataFiles::splits).unwrap_or_default();
+        1 + splits.iter().map(|(_, patterns)| patterns.len()).sum::<usize>()
+    };
+    match subsets.iter().map(patterns).sum::<usize>() {
+        many if many > MOST_PATTERNS => Err(format!("it has {many} subsets and patterns")),
+        _ => Ok(subsets),
+    }
 }
+
+/// Most subsets and patterns of a card; large ones have some hundreds.
+const MOST_PATTERNS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -365,7 +365,7 @@ fn the_program_says_where_it_is_and_never_the_token() {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let all = text(&ended.stdout) + &text(&ended.stderr);
     assert!(ended.status.success(), "{all}");
-    assert_says(&all, &["/me/new (private, made)", "commit ", "left out", "optimizer.pt"]);
+    assert_says(&all, &["/me/new (private, new)", "commit ", "left out", "optimizer.pt"]);
     assert!(!all.contains(TOKEN) && !all.contains("secret"), "{all}");
     let ended = run_program(&server, &cache, &["push", "me/new", "--from", "gone"]);
     assert_eq!(ended.status.code(), Some(1));

@@ -1,5 +1,5 @@
-//! The rows of a file: JSONL, a JSON array, CSV, TSV, or (feature `parquet`) Parquet. Training data, benchmarks,
-//! answers, prompts and problems are all read here, and differ in what they make of a row.
+//! The rows of a file: JSONL, a JSON array, CSV, TSV, or (feature `parquet`) Parquet. Training data,
+//! benchmarks, answers, prompts and problems are all read here, and differ in what they make of a row.
 //!
 //! A file is read once, front to back, one row at a time, so that what is held in memory is what is
 //! made of the rows and not the text around them; JSON may also come from a pipe.
@@ -121,8 +121,8 @@ fn is_no_records(error: &Error, path: &Path) -> bool {
 /// The format is known by the content: `PAR1` begins a Parquet file, `[` a JSON array and anything
 /// else in a `.jsonl` or `.ndjson` file, or `{` in any file, JSONL; `.csv` and `.tsv` files are tables
 /// with a header. All but Parquet may be compressed with gzip or Zstandard, which the content says too.
-/// A byte order mark, CRLF line ends and blank lines are fine. NaN and infinities are read as null, integers that no machine
-/// number holds as their text.
+/// A byte order mark, CRLF line ends and blank lines are fine. NaN and infinities are read as null,
+/// integers that no machine number holds as their text.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Data`] where the file as a whole cannot be read; what `sink` gives.
