@@ -396,6 +396,14 @@ fn a_file_is_a_student_and_a_teacher_like_any_folder() {
         call(&["generate", "--model", model, "--prompt", "1 + 1?", "--max-new-tokens", "8", "-q"])
     };
     assert_eq!(ask(&run), ask(&path("merged")));
+    // The program writes both kinds of file, and a Modelfile beside the first.
+    let (tuned, adapter) = (path("out/tuned.gguf"), path("out/adapter.gguf"));
+    let said = call(&["export", "--model", &run, "--gguf", &tuned, "--type", "f32"]);
+    assert!(said.contains("qwen3") && said.contains("ollama create"), "{said}");
+    assert_eq!(ask(&tuned), ask(&run));
+    assert!(student.path("out/Modelfile").is_file());
+    let said = call(&["export", "--model", &run, "--gguf", &adapter, "--adapter-only", "--json"]);
+    assert!(said.contains("\"adapter_only\":true"), "{said}");
     let bench = path("bench.jsonl");
     let evaluate = ["evaluate", "--model", model, "--bench", &bench, "--out"];
     call(&[&evaluate[..], &[&path("scores"), "--set", "generate.max_new_tokens=4"]].concat());
