@@ -277,7 +277,7 @@ impl Reader<'_> {
     fn array(&mut self, of: &str) -> Result<GgufArray> {
         let (number, count) = (self.u32(of)?, self.u64(of)?);
         let mut list = |width: u64| {
-            let bytes = count.checked_mul(width).unwrap_or(u64::MAX);
+            let bytes = count.saturating_mul(width);
             self.bytes(bytes, of)
         };
         fn parts<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {

@@ -102,7 +102,7 @@ fn no_safetensors(folder: &Path) -> Error {
 
 /// One open file.
 enum WeightFile {
-    Safetensors(SafetensorsFile),
+    Safetensors(Box<SafetensorsFile>),
     Gguf(GgufModel),
 }
 
@@ -261,7 +261,7 @@ impl WeightFiles {
                 let what = format!("it and {INDEX} differ in {}", listed(&differing));
                 return Err(damaged(&file.path, what));
             }
-            all.add(WeightFile::Safetensors(file), shapes);
+            all.add(WeightFile::Safetensors(Box::new(file)), shapes);
         }
         Ok(all)
     }
@@ -274,7 +274,7 @@ impl WeightFiles {
         let mut file = SafetensorsFile::open(path.clone())?;
         let shapes = file.shapes()?;
         let mut all = Self { files: vec![], tensors: BTreeMap::new(), path };
-        all.add(WeightFile::Safetensors(file), shapes);
+        all.add(WeightFile::Safetensors(Box::new(file)), shapes);
         Ok(all)
     }
 

@@ -26,6 +26,14 @@ pub(in crate::model) struct GgufModel {
     tensors: Arc<BTreeMap<String, (String, Change)>>,
 }
 
+/// A matrix as its file has it.
+pub(super) struct Blocks {
+    pub kind: TensorType,
+    /// Rows and columns.
+    pub size: [usize; 2],
+    pub bytes: Vec<u8>,
+}
+
 /// Tensors that are settings.
 const OF_SETTINGS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
@@ -126,12 +134,12 @@ impl GgufModel {
         self.damaged(name, "some of its numbers are not finite")
     }
 
-    /// The bytes of a matrix, with its type and its shape, rows in the folder's order; `None` where there is
+    /// The blocks of a matrix, rows in the folder's order; `None` where there is
     /// no such matrix.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn read_blocks(&self, name: &str) -> Result<Option<(TensorType, [usize; 2], Vec<u8>)>> {
+    pub(super) fn read_blocks(&self, name: &str) -> Result<Option<Blocks>> {
         let Some((own, change)) = self.tensors.get(name) else { return Ok(None) };
         let info = &self.file.tensors()[own];
         let bytes = self.file.read_bytes(own)?;
@@ -141,8 +149,8 @@ impl GgufModel {
             let from = change.undone_row(row, rows) * of_row;
             &bytes[from..from + of_row]
         };
-        let ordered: Vec<u8> = (0..rows).flat_map(row).copied().collect();
-        Ok(Some((info.kind, [rows, columns], ordered)))
+        let bytes = (0..rows).flat_map(row).copied().collect();
+        Ok(Some(Blocks { kind: info.kind, size: [rows, columns], bytes }))
     }
 }
 

@@ -122,7 +122,7 @@ fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&
                 put("rope.scaling.yarn_beta_slow", number(scaling.beta_slow));
                 if let Some(all) = scaling.mscale_all_dim {
                     put("rope.scaling.yarn_log_multiplier", number(all));
-                    own = own / if all == 0.0 { 1.0 } else { yarn_scale(scaling.factor, all) };
+                    own /= if all == 0.0 { 1.0 } else { yarn_scale(scaling.factor, all) };
                 }
                 if let Some(beta) = scaling.llama_4_scaling_beta {
                     put("attention.temperature_scale", number(beta));

@@ -1,6 +1,6 @@
 //! Blocks of a GGUF file as the codes of a frozen base.
 
-use super::model::GgufModel;
+use super::model::{Blocks, GgufModel};
 use crate::error::Result;
 use crate::gguf::TensorType;
 use crate::model::base_weights::BaseType;
@@ -28,14 +28,14 @@ impl GgufModel {
             (BaseType::Nf4, Some(TensorType::Q4_0)) => q4_0,
             _ => return Ok(None),
         };
-        let Some((kind, shape, blocks)) = self.read_blocks(name)? else { return Ok(None) };
+        let Some(Blocks { kind, size, bytes }) = self.read_blocks(name)? else { return Ok(None) };
         let encoding = if kind == TensorType::Q8_0 { Encoding::q8_0() } else { Encoding::q4_0() };
-        let values = encode(&blocks);
+        let values = encode(&bytes);
         if values.scales.iter().any(|scale| !scale.is_finite()) {
             return Err(self.not_finite(name));
         }
-        let first_row = crate::gguf::dequantize(kind, &blocks[..kind.bytes(shape[1])]);
-        Ok(Some(StoredBlocks { values, encoding, size: shape, first_row }))
+        let first_row = crate::gguf::dequantize(kind, &bytes[..kind.bytes(size[1])]);
+        Ok(Some(StoredBlocks { values, encoding, size, first_row }))
     }
 }
 
