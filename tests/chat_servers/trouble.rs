@@ -80,7 +80,8 @@ fn a_server_that_dies_ends_the_run_and_the_next_one_asks_for_the_rest() {
     let stored = rows(&out.join("responses.jsonl"));
     assert!(error.contains(&format!("{} responses are kept", stored.len())), "{error}");
     let long_stored = stored.iter().filter(|line| line["teacher"] == "long").count();
-    assert!((17..=20).contains(&long_stored), "{long_stored}");
+    // Four are asked at a time: those beside the last one may be on their way, or come.
+    assert!((17..=23).contains(&long_stored), "{long_stored}");
     assert!(!out.join("pairs.jsonl").exists());
     let asked_of_short = short.requests().len();
 
