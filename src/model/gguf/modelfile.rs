@@ -54,8 +54,8 @@ pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> St
 struct Parts {
     /// Before a conversation without a system's message; most often nothing.
     opening: String,
-    before_system: String,
-    after_system: String,
+    /// Before and after a system's message; `None` where the template leaves it out.
+    around_system: Option<[String; 2]>,
     before_user: String,
     /// From a user's message to where the answer begins.
     to_answer: String,
@@ -93,16 +93,22 @@ impl Parts {
         let turns = render(&[user.clone(), answer.clone(), later.clone()])?;
         let all = render(&[system, user, answer, later])?;
         let [before, to_answer] = between(&alone, [USER])?.try_into().ok()?;
-        let [before_system, to_user, _] = between(&with_system, [SYSTEM, USER])?.try_into().ok()?;
         let [_, _, to_later, _] = between(&turns, [USER, ANSWER, LATER])?.try_into().ok()?;
+        let of_system: Option<[String; 3]> = match with_system.contains(SYSTEM) {
+            true => Some(between(&with_system, [SYSTEM, USER])?.try_into().ok()?),
+            false => None,
+        };
         // What all ways to a user's message end with.
-        let before_user = common_end(&common_end(&before, &to_user), &to_later);
+        let before_user = common_end(&before, &to_later);
+        let before_user = match &of_system {
+            Some([_, to_user, _]) => common_end(&before_user, to_user),
+            None => before_user,
+        };
         let without = |text: &str| text[..text.len() - before_user.len()].to_owned();
         let parts = Self {
             opening: without(&before),
-            after_system: without(&to_user),
+            around_system: of_system.map(|[before, to_user, _]| [before, without(&to_user)]),
             after_answer: without(&to_later),
-            before_system,
             before_user,
             to_answer,
         };
@@ -117,9 +123,9 @@ impl Parts {
 
     /// A conversation as Ollama lays it out with [`Parts::template`].
     fn conversation(&self, system: Option<&str>, turns: &[&str]) -> String {
-        let mut text = match system {
-            Some(system) => format!("{}{system}{}", self.before_system, self.after_system),
-            None => self.opening.clone(),
+        let mut text = match (system, &self.around_system) {
+            (Some(system), Some([before, after])) => format!("{before}{system}{after}"),
+            _ => self.opening.clone(),
         };
         for (index, turn) in turns.iter().enumerate() {
             text.push_str(&match index % 2 {
@@ -133,18 +139,24 @@ impl Parts {
     /// The same in Go's language of templates. Ollama puts the answer at the end, and what follows the last
     /// answer after it.
     fn template(&self) -> String {
-        let Self { opening, before_system, after_system, before_user, to_answer, after_answer } =
-            self;
-        let [opening, before_system, after_system, before_user, to_answer, after_answer] =
-            [opening, before_system, after_system, before_user, to_answer, after_answer]
-                .map(|text| quoted(text));
-        let otherwise = match opening.as_str() {
-            "" => String::new(),
-            opening => format!("{{{{- else }}}}{opening}"),
+        let Self { opening, around_system, before_user, to_answer, after_answer } = self;
+        let [opening, before_user, to_answer, after_answer] =
+            [opening, before_user, to_answer, after_answer].map(|text| quoted(text));
+        let beginning = match around_system {
+            None => opening,
+            Some(around) => {
+                let [before, after] = around.each_ref().map(|text| quoted(text));
+                let otherwise = match opening.as_str() {
+                    "" => String::new(),
+                    opening => format!("{{{{- else }}}}{opening}"),
+                };
+                format!(
+                    "{{{{- if .System }}}}{before}{{{{ .System }}}}{after}{otherwise}{{{{- end }}}}"
+                )
+            }
         };
         format!(
-            "{{{{- if .System }}}}{before_system}{{{{ .System }}}}{after_system}{otherwise}{{{{- end }}}}\
-             {{{{- range $i, $_ := .Messages }}}}\
+            "{beginning}{{{{- range $i, $_ := .Messages }}}}\
              {{{{- if eq .Role \"user\" }}}}{before_user}{{{{ .Content }}}}{to_answer}\
              {{{{- else if eq .Role \"assistant\" }}}}{{{{ .Content }}}}{after_answer}\
              {{{{- end }}}}{{{{- end }}}}"
@@ -206,6 +218,13 @@ mod tests {
             text.contains("{{ \"<|im_end|>\\n<|im_start|>user\\n\" }}{{ .Content }}"),
             "{text}"
         );
+        // One without a place for the system's text leaves it out.
+        let plain = "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA: \
+                     {% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}";
+        let parts = Parts::of(&ChatTemplate::new("test", plain).unwrap(), "").unwrap();
+        assert_eq!(parts.around_system, None);
+        assert_eq!((parts.before_user.as_str(), parts.after_answer.as_str()), ("Q: ", "</s>"));
+        assert!(!parts.template().contains(".System"), "{}", parts.template());
         // One that counts messages has no such parts.
         let counting = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}";
         let template = ChatTemplate::new("test", counting).unwrap();
