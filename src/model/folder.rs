@@ -11,7 +11,7 @@ mod write;
 
 pub(crate) use write::writing_place;
 pub use write::{MAX_SHARD_BYTES, SaveFolder, check_new_folder};
-pub(super) use write::{biases_without_place, write_folder};
+pub(super) use write::{biases_without_place, check_new_place, write_folder};
 
 use super::base_weights::BaseWeights;
 use super::config::DecoderConfig;

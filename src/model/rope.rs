@@ -94,6 +94,11 @@ impl Default for RopeScaling {
     }
 }
 
+/// What YaRN scales cosines and sines by for a factor, times `of`.
+pub(super) fn yarn_scale(factor: f64, of: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 }
+}
+
 impl RopeScaling {
     /// Checks the fields that its type reads; `rotated` is the number of a head's values that are
     /// rotated.
@@ -150,7 +155,7 @@ impl RopeScaling {
             RopeType::Llama3 | RopeType::Linear => 1.0,
             _ if self.attention_factor.is_some() => self.attention_factor.unwrap_or(1.0),
             RopeType::Yarn => {
-                let scale = |of: f64| if self.factor <= 1.0 { 1.0 } else { 0.1 * of * ln + 1.0 };
+                let scale = |of: f64| yarn_scale(self.factor, of);
                 // A scale of 0 is none, as in transformers.
                 match (self.mscale, self.mscale_all_dim) {
                     (Some(one), Some(all)) if one != 0.0 && all != 0.0 => scale(one) / scale(all),

@@ -218,15 +218,20 @@ fn write_own_files(
 /// # Errors
 /// [`Error::Model`].
 pub fn check_new_folder(folder: &Path) -> Result<()> {
-    let refuse = |what: &str, hint: &str| {
-        Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
-    };
+    check_new_place(folder, "folder")
+}
+
+/// The same for what is a `folder` or a `file`.
+pub(in crate::model) fn check_new_place(path: &Path, kind: &str) -> Result<()> {
+    let refuse =
+        |what: String, hint: String| Err(Error::Model { path: path.to_owned(), what, hint });
     // Links to nowhere exist too.
-    if folder.symlink_metadata().is_ok() {
-        return refuse("it exists already", "Choose another folder, or move the old one away");
+    if path.symlink_metadata().is_ok() {
+        let hint = format!("Choose another {kind}, or move the old one away");
+        return refuse("it exists already".into(), hint);
     }
-    if folder.file_name().is_none() {
-        return refuse("it is no name for a folder", "Choose another");
+    if path.file_name().is_none() {
+        return refuse(format!("it is no name for a {kind}"), "Choose another".into());
     }
     Ok(())
 }

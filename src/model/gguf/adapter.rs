@@ -1,6 +1,6 @@
 //! An adapter as a GGUF file, which llama.cpp adds to its base model when it loads that (`--lora`).
 
-use super::export::{check_new_file, unwritten, write_new};
+use super::export::{unwritten, write_new};
 use super::families::GgufFamily;
 use super::names::gguf_name;
 use super::tensors::Change;
@@ -8,6 +8,7 @@ use crate::context::{Context, Event};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufValue, NewTensor, TensorType, quantize};
 use crate::model::adapter::AdapterFiles;
+use crate::model::folder::check_new_place;
 use crate::model::text_model::{LoadOptions, TextModelFiles};
 use std::path::Path;
 
@@ -25,7 +26,7 @@ pub fn export_gguf_adapter(
     kind: TensorType,
     context: &Context<'_>,
 ) -> Result<u64> {
-    check_new_file(out)?;
+    check_new_place(out, "file")?;
     if ![TensorType::F32, TensorType::F16, TensorType::Bf16, TensorType::Q8_0].contains(&kind) {
         let what = format!("adapters are not written in {}", kind.name());
         return Err(Error::config("tensor_type", what, "Choose f32, f16, bf16 or q8_0"));

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::write_text;
 use crate::gguf::{GgufValue, NewTensor, TensorType, quantize, write_file};
 use crate::model::config::DecoderConfig;
-use crate::model::folder::biases_without_place;
+use crate::model::folder::{biases_without_place, check_new_place};
 use crate::model::tensors::{Elements, HostTensor, NamedTensor, lazy_tensors};
 use crate::model::text_model::{LoadOptions, TextModelFiles};
 use std::cell::RefCell;
@@ -151,13 +151,13 @@ impl GgufReport {
 
 /// Refuses places where something is already, or one place for two files.
 fn check_places(out: &Path, options: &GgufOptions) -> Result<()> {
-    check_new_file(out)?;
+    check_new_place(out, "file")?;
     let Some(modelfile) = &options.modelfile else { return Ok(()) };
     if std::path::absolute(modelfile).ok() == std::path::absolute(out).ok() {
         let what = "the Modelfile would have the place of the GGUF file";
         return Err(Error::config("modelfile", what, "Give one of them another name"));
     }
-    check_new_file(modelfile).map_err(|error| match error {
+    check_new_place(modelfile, "file").map_err(|error| match error {
         Error::Model { path, what, .. } => {
             let hint = "Move it away, name another place for the Modelfile, or write none";
             Error::Model { path, what, hint: hint.into() }
@@ -171,20 +171,6 @@ pub(super) fn unwritten(name: &str, what: String) -> Error {
         path: name.into(),
         what,
         hint: "Choose another type: f32 holds every number".into(),
-    }
-}
-
-/// Refuses a place for a new file where there is something already.
-pub(super) fn check_new_file(path: &Path) -> Result<()> {
-    let refuse = |what: &str, hint: &str| {
-        Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
-    };
-    if path.symlink_metadata().is_ok() {
-        return refuse("it exists already", "Choose another name, or move the old one away");
-    }
-    match path.file_name() {
-        Some(_) => Ok(()),
-        None => refuse("it is not a file name", "Choose another"),
     }
 }
 

@@ -3,8 +3,9 @@
 //! ```text
 //! families   what llama.cpp has, as a table      settings, read_settings      a model's shape
 //! names      of tensors                          vocabulary, read_vocabulary  a tokenizer
-//! tensors    what is done to their numbers       export, modelfile            written, whole
+//! tensors    what is done to their numbers       export, adapter, modelfile   what is written
 //! model      a file in place of a folder         pre_tokenizers, fingerprints
+//! stored     blocks in a frozen base
 //! ```
 //!
 //! Read and written here is what llama.cpp's own converter writes; sources are its `conversion/` and

@@ -73,14 +73,13 @@ impl GgufModel {
         let config = read_settings(&file, family).map_err(|what| failed(what, mend))?;
         config.validate().map_err(|e| failed(e.to_string(), mend))?;
         let names = gguf_names(&config);
-        let tensors = held(&file, &config, &names).map_err(|what| failed(what, mend))?;
+        held(&file, &config, &names).map_err(|what| failed(what, mend))?;
         let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, mend))?;
         let texts = Arc::new(texts(&config, read));
         let with_change = |(name, own): (String, String)| {
             let change = Change::of(&config, family, &name);
             (name, (own, change))
         };
-        debug_assert_eq!(tensors, names.len());
         let tensors = Arc::new(names.into_iter().map(with_change).collect());
         Ok(Self { file, texts, tensors })
     }
@@ -154,13 +153,12 @@ impl GgufModel {
     }
 }
 
-/// Holds a file's tensors against the names and shapes that its settings call for; returns how many there
-/// are.
+/// Holds a file's tensors against the names and shapes that its settings call for.
 fn held(
     file: &GgufFile,
     config: &DecoderConfig,
     names: &BTreeMap<String, String>,
-) -> Result<usize, String> {
+) -> Result<(), String> {
     let mut problems = vec![];
     for (name, shape) in config.tensor_shapes() {
         let own = names.get(&name).map_or(name.as_str(), String::as_str);
@@ -180,7 +178,7 @@ fn held(
         }
     }
     match problems.is_empty() {
-        true => Ok(names.len()),
+        true => Ok(()),
         false => Err(format!("its tensors do not fit its settings: {}", listed(&problems))),
     }
 }

@@ -1,10 +1,9 @@
 //! A model's shape out of GGUF's metadata.
 
 use super::families::GgufFamily;
-use super::settings::yarn_scale;
 use crate::gguf::{GgufArray, GgufFile, GgufValue};
 use crate::model::config::{DecoderConfig, LayerType, MOST_LAYERS};
-use crate::model::rope::{RopeScaling, RopeType};
+use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
 /// What is wrong with a file's metadata, in words.
 pub(super) type Read<T> = Result<T, String>;

@@ -3,7 +3,7 @@
 use super::families::GgufFamily;
 use crate::gguf::{GgufArray, GgufValue};
 use crate::model::config::{DecoderConfig, LayerType};
-use crate::model::rope::{RopeScaling, RopeType};
+use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
 /// A model's settings in GGUF.
 pub(super) struct Settings {
@@ -24,11 +24,6 @@ pub(super) fn scaling_name(kind: RopeType) -> Option<&'static str> {
         // It is a tensor of divisors.
         RopeType::Llama3 => None,
     }
-}
-
-/// What YaRN's factor calls for by itself.
-pub(super) fn yarn_scale(factor: f64, of: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 }
 }
 
 /// The settings of a model.
