@@ -1,6 +1,7 @@
 //! Mixing: answers joined by problem, one of them chosen for each, by exact shares.
 
 mod assign;
+mod choice;
 mod ledger;
 mod lengths;
 mod mixture;
@@ -10,11 +11,12 @@ mod pairs;
 mod report;
 mod share;
 
+pub use choice::{ChoiceBy, ChoiceConfig, Prefer};
 pub use ledger::{Ledger, SourceLedger};
 pub use lengths::{Length, Lengths};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Schedule};
 pub use near_duplicates::{NearDuplicate, near_duplicates};
 pub use overlap::{Overlap, OverlapKind, overlaps};
-pub use pairs::{Join, Pairs, Source, normalized};
+pub use pairs::{AnswersKept, Join, Pairs, Source, normalized};
 pub use report::{MixtureReport, SourceShare};
 pub use share::Share;
