@@ -31,6 +31,17 @@ pub struct SeenOfSource {
     pub trained_tokens: u64,
 }
 
+/// One source's answer to a problem, as a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceAnswer {
+    /// The source's name.
+    pub source: String,
+    /// The id that the answer's record has in its file.
+    pub id: Option<String>,
+    /// Prompt, answer and end token.
+    pub row: Row,
+}
+
 /// The data of a run.
 #[derive(Clone)]
 pub struct Prepared {
@@ -166,10 +177,14 @@ impl Prepared {
 
     /// Every answer to the problems that are trained on, whether the mixture takes it or not, by
     /// problem and source; rows have no number.
-    pub fn all_answers(&self) -> Vec<Row> {
+    pub fn all_answers(&self) -> Vec<SourceAnswer> {
         let pairs = self.mixture.pairs();
-        let sources = 0..pairs.sources().len();
-        let of = |problem| sources.clone().filter_map(move |source| self.answer(problem, source));
+        let answer = |problem, source: usize| {
+            let row = self.answer(problem, source)?;
+            let id = pairs.record(problem, source)?.id.clone();
+            Some(SourceAnswer { source: pairs.sources()[source].name().to_owned(), id, row })
+        };
+        let of = |problem| (0..pairs.sources().len()).filter_map(move |s| answer(problem, s));
         (0..pairs.len()).flat_map(of).collect()
     }
 

@@ -82,6 +82,19 @@ impl Example<'_> {
         self.prompt.saturating_sub(1).min(self.inputs())
     }
 
+    /// The ranges of tokens that are trained as the target of another, in ascending order.
+    pub(crate) fn trained_ranges(&self) -> Vec<Range<usize>> {
+        let mut start = self.prompt.max(1);
+        let mut ranges = vec![];
+        for gap in self.untrained {
+            ranges.push(start..(gap.start as usize).min(self.tokens.len()));
+            start = start.max(gap.end as usize);
+        }
+        ranges.push(start..self.tokens.len());
+        ranges.retain(|range| !range.is_empty());
+        ranges
+    }
+
     /// Tokens that are trained.
     pub fn trained(&self) -> usize {
         (self.tokens.len() - self.prompt).saturating_sub(count(self.untrained))
