@@ -39,7 +39,7 @@ pub use run::run;
 pub(crate) use run::run_on;
 pub use score::{
     LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions, SourceScores,
-    WrittenScores, read_scores, score_table, write_scores,
+    WrittenScores, answer_steps, read_scores, score_table, write_scores,
 };
 pub(crate) use student::student;
 pub use summary::Summary;

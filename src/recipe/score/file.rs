@@ -201,7 +201,10 @@ fn same_student(path: &Path, student: &Value, lalp: Option<LalpConfig>) -> Resul
         }
         Ok(())
     };
-    same_settings(&beside, &settings, older, HINT)?;
+    same_settings(&beside, &settings, older, HINT).map_err(|error| match error {
+        Error::RunDirectory { what, hint, .. } => Error::data(Place::file(path), what, hint),
+        error => error,
+    })?;
     match is_first {
         true => write_text(&beside, &format!("{settings:#}\n")),
         false => Ok(()),

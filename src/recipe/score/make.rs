@@ -1,7 +1,7 @@
 //! The scores of answers, made or read.
 
 use super::file::ScoreFile;
-use super::steps::{mean_log_probabilities, step_rows, steps};
+use super::steps::{answer_steps, mean_log_probabilities, step_rows};
 use super::{LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions};
 use crate::context::{Context, Task};
 use crate::data::batching::row_key;
@@ -170,7 +170,7 @@ impl Reader<'_> {
         if let Some(config) = self.lalp {
             let (mut sum, mut count) = (0.0, 0);
             for answer in answers.iter().filter(|answer| !answer.is_empty()) {
-                let steps = steps(&row.tokens[answer.clone()], self.text.tokenizer)?;
+                let steps = answer_steps(&row.tokens[answer.clone()], self.text.tokenizer)?;
                 let rows = step_rows(row, answer, &steps, config);
                 let (of_answer, tokens) = mean_log_probabilities(&self.model, &rows)?;
                 (sum, count, read) = (sum + of_answer, count + steps.len(), read + tokens);

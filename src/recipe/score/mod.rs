@@ -20,6 +20,7 @@ mod summary;
 pub use file::read_scores;
 #[allow(unused_imports, reason = "what chooses answers calls it")]
 pub(crate) use make::{score_answers, score_run};
+pub use steps::answer_steps;
 pub use summary::{SourceScores, score_table};
 
 use super::config::RunConfig;

@@ -18,7 +18,10 @@ const BATCH_TOKENS: usize = 2048;
 const LEAST_CHARACTERS: usize = 4;
 
 /// The steps of an answer's tokens, which they cover without gaps; see [`LalpConfig`].
-pub(super) fn steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Range<usize>>> {
+///
+/// # Errors
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) where the tokenizer refuses the tokens.
+pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Range<usize>>> {
     let pieces = pieces(tokens, tokenizer)?;
     let mut steps: Vec<Range<usize>> = vec![];
     let (mut start, mut text, mut characters) = (0, String::new(), 0);
@@ -134,7 +137,7 @@ mod tests {
     fn texts(text: &str) -> Vec<String> {
         let tokenizer = TextTokenizer::builtin([" word", ".\n\n"]).unwrap();
         let tokens = tokenizer.encode(text).unwrap();
-        let steps = steps(&tokens, &tokenizer).unwrap();
+        let steps = answer_steps(&tokens, &tokenizer).unwrap();
         assert!(steps.iter().all(|step| !step.is_empty()));
         let ends = steps.iter().map(|step| step.end);
         let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
