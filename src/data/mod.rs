@@ -23,10 +23,10 @@ pub use chat::{
     RowTokens, TextTokenizer,
 };
 pub use mixing::{
-    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths, MixDistillation, MixedRow,
-    MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate, Overlap, OverlapKind, Pairs,
-    Prefer, Schedule, Share, Source, SourceLedger, SourceScores, SourceShare, near_duplicates, normalized,
-    overlaps,
+    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths,
+    MixDistillation, MixedRow, MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate,
+    Overlap, OverlapKind, Pairs, Prefer, Schedule, Share, Source, SourceChoice, SourceLedger,
+    SourceShare, near_duplicates, normalized, overlaps,
 };
 pub use reading::{
     ColumnMap, Columns, CotRecord, DataFiles, LeftOut, LeftOutReason, MAX_LEFT_OUT, PromptRow,
