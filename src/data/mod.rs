@@ -23,9 +23,10 @@ pub use chat::{
     RowTokens, TextTokenizer,
 };
 pub use mixing::{
-    Join, Ledger, Length, Lengths, MixDistillation, MixedRow, MixtureConfig, MixtureOptions,
-    MixtureReport, NearDuplicate, Overlap, OverlapKind, Pairs, Schedule, Share, Source,
-    SourceLedger, SourceShare, near_duplicates, normalized, overlaps,
+    AnswersKept, ChoiceBy, ChoiceConfig, Join, Ledger, Length, Lengths, MixDistillation, MixedRow,
+    MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate, Overlap, OverlapKind, Pairs,
+    Prefer, Schedule, Share, Source, SourceLedger, SourceShare, near_duplicates, normalized,
+    overlaps,
 };
 #[cfg(feature = "teacher")]
 pub(crate) use mixing::near_duplicates_watched;

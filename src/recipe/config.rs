@@ -4,7 +4,8 @@ mod validate;
 
 use crate::data::arith::ArithConfig;
 use crate::data::{
-    ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong, TrainedTurns,
+    AnswersKept, ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong,
+    TrainedTurns,
 };
 use crate::error::{Error, Result};
 use crate::eval::AnswerKind;
@@ -52,6 +53,13 @@ pub struct DataConfig {
     /// Whether only problems are kept that every source answers within the length limit; a
     /// comparison sets it.
     pub complete: bool,
+    /// Which answers are kept where a source has several to one problem: `first`, or `all`, as
+    /// candidates of `mixture.choice`. Without it all where there is a choice, else the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<AnswersKept>,
+    /// Problems to train on at most, drawn by their text; without it all that are not held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problems: Option<usize>,
     /// A `tokenizer.json`; without it the built-in tokenizer.
     pub tokenizer: Option<PathBuf>,
     /// The token that ends an answer, in place of the chat template's and the tokenizer's own.
@@ -94,6 +102,8 @@ impl Default for DataConfig {
             max_left_out: MAX_LEFT_OUT,
             join: Join::Inner,
             complete: false,
+            answers: None,
+            problems: None,
             tokenizer: None,
             end_token: None,
             chat_template: None,

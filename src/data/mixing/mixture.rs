@@ -9,6 +9,7 @@
 //! number of problems fixed. [`MixDistillation`] is a Burn [`Dataset`] over the result.
 
 use super::assign::{self, Quota};
+use super::choice::ChoiceConfig;
 use super::lengths::Lengths;
 use super::pairs::{Pairs, Source};
 use super::report::{MixtureReport, SourceShare};
@@ -51,6 +52,9 @@ pub struct MixtureConfig {
     pub redraw: bool,
     /// How the weights change over training.
     pub schedule: Schedule,
+    /// Choose answers by a score, such as `choice.by = "rsr"`, in place of the seed's chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<ChoiceConfig>,
 }
 
 impl Default for MixtureConfig {
@@ -60,6 +64,7 @@ impl Default for MixtureConfig {
             share: Share::default(),
             redraw: false,
             schedule: Schedule::default(),
+            choice: None,
         }
     }
 }
@@ -307,7 +312,7 @@ impl MixDistillation {
 
     /// All that decides which row comes when, for comparing two runs.
     pub(crate) fn identity(&self) -> serde_json::Value {
-        let MixtureConfig { weights, share, redraw, schedule } = &self.config;
+        let MixtureConfig { weights, share, redraw, schedule, choice: _ } = &self.config;
         serde_json::json!({
             "weights": weights,
             "share": share,

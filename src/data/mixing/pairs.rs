@@ -136,6 +136,17 @@ pub enum Join {
     Outer,
 }
 
+/// Which answers are kept where a source has several to one problem.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswersKept {
+    /// The first one.
+    #[default]
+    First,
+    /// All that differ, as candidates of a choice.
+    All,
+}
+
 /// Problems with the answers that the sources have for them.
 #[derive(Clone, Debug)]
 pub struct Pairs {

@@ -21,6 +21,7 @@ impl RunConfig {
         problems.note(self.validate_teacher());
         problems.note(self.evaluation.validate(self.train.evaluate_every));
         problems.note(self.data.validate());
+        problems.note(self.mixture.validate_choice());
         problems.note(self.validate_model());
         for (key, name) in self.template_variables() {
             problems.note(ChatTemplate::check_variable(&key, name));
@@ -115,6 +116,9 @@ impl DataConfig {
         if !(0.0..1.0).contains(&self.hold_out) {
             let what = format!("it is {}", self.hold_out);
             return refuse("data.hold_out", what, "Give a share of the problems, 0 to below 1");
+        }
+        if self.problems == Some(0) {
+            return refuse("data.problems", "it is 0", "Give a positive number, or leave it out");
         }
         if let Some(date) = &self.date
             && date.parse::<jiff::civil::Date>().is_err()
