@@ -47,6 +47,8 @@ pub enum Task {
     FindNearDuplicates,
     /// Answers whose tokens are ranked by the untuned student.
     RankTokens,
+    /// Students whose scores are resampled for their intervals.
+    Resample,
 }
 
 impl Task {
@@ -71,6 +73,7 @@ impl Task {
             Self::FindOverlaps => "overlaps",
             Self::FindNearDuplicates => "duplicates",
             Self::RankTokens => "rank",
+            Self::Resample => "resample",
         }
     }
 }
