@@ -96,7 +96,7 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     });
     let tests = study.comparisons.iter().map(|comparison| {
         let tests: usize = comparison.students.iter().map(|s| s.differences.len()).sum();
-        format!("{}: {tests}", comparison.name)
+        format!("{}: {tests} tests", comparison.name)
     });
     let tests = tests.collect::<Vec<_>>().join("; ");
     let (resampled, star) = match study.seeds.len() {
@@ -105,7 +105,7 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
             "problems and seeds",
             format!(
                 " A star marks a difference whose p-value is below 0.05 after Holm's correction for \
-                 all differences of its comparison (tests of {tests})."
+                 all differences of its comparison ({tests})."
             ),
         ),
     };

@@ -67,11 +67,15 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
         &["student", "difference", "points", "p", "p (Holm)", "shown in 80 %", "each seed"],
         rows,
     );
+    if students.iter().any(|student| !student.choices.is_empty()) {
+        out.paragraph(
+            "A choice less its control tells whether the choice of answers matters beyond the shares \
+             that it comes to.",
+        );
+    }
     out.paragraph(
-        "A choice less its control tells whether the choice of answers matters beyond the shares \
-         that it comes to. The power of these seeds and problems: the smallest true difference, in \
-         points, that 80 % of such studies would show in a two-sided test at 5 %, before Holm's \
-         correction.",
+        "The power of these seeds and problems: the smallest true difference, in points, that 80 % of \
+         such studies would show in a two-sided test at 5 %, before Holm's correction.",
     );
     out.blocks.push(Block::List(power(comparison)));
 }
