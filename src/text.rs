@@ -19,6 +19,11 @@ pub fn columns(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
 
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Columns that a character takes on a terminal.
 pub(crate) fn columns_of(c: char) -> usize {
     c.width().unwrap_or(0)

@@ -23,9 +23,9 @@ pub use chat::{
     RowTokens, TextTokenizer,
 };
 pub use mixing::{
-    AnswersKept, ChoiceBy, ChoiceConfig, Join, Ledger, Length, Lengths, MixDistillation, MixedRow,
+    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths, MixDistillation, MixedRow,
     MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate, Overlap, OverlapKind, Pairs,
-    Prefer, Schedule, Share, Source, SourceLedger, SourceShare, near_duplicates, normalized,
+    Prefer, Schedule, Share, Source, SourceLedger, SourceScores, SourceShare, near_duplicates, normalized,
     overlaps,
 };
 #[cfg(feature = "teacher")]

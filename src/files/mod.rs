@@ -11,6 +11,7 @@ pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};
 
 use crate::error::{Error, Result};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
@@ -155,7 +156,7 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String> {
             bytes => hash.update(&block[..bytes]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash.finalize()))
 }
 
 #[cfg(test)]

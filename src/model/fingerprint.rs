@@ -6,6 +6,7 @@ use super::tensors::{PathStack, host};
 use crate::error::Result;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,6 +79,6 @@ impl DecoderLm {
             let rounded = host(part)?.values.into_iter().map(half::bf16::from_f32);
             rounded.for_each(|value| hash.update(value.to_le_bytes()));
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hash.finalize()))
     }
 }

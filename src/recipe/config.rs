@@ -339,6 +339,15 @@ impl RunConfig {
         layers.settings()
     }
 
+    /// Which answers are kept where a source has several to one problem.
+    pub fn answers_kept(&self) -> AnswersKept {
+        let usual = match self.mixture.choice {
+            Some(_) => AnswersKept::All,
+            None => AnswersKept::First,
+        };
+        self.data.answers.unwrap_or(usual)
+    }
+
     /// The seed of the toy corpus and of the held-out split.
     pub fn data_seed(&self) -> u64 {
         self.data.seed.unwrap_or(self.seed)

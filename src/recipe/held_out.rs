@@ -4,6 +4,7 @@ use crate::data::batching::hash_ranges;
 use crate::data::{Encoded, MixDistillation, Pairs, Row};
 use crate::eval::{Question, final_answer};
 use crate::train::HeldOut;
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 
 /// The rows of held-out problems, the first `problems` of them at most, each source apart: what a
@@ -51,10 +52,8 @@ pub(super) fn longest(mixture: &MixDistillation, encoded: &Encoded) -> usize {
     let pairs = mixture.pairs();
     let sources = 0..pairs.sources().len();
     let lengths = sources.flat_map(|source| {
-        (0..pairs.len()).filter_map(move |problem| {
-            let record = pairs.record_index(problem, source)?;
-            Some(encoded.example(source, record)?.tokens.len())
-        })
+        let records = (0..pairs.len()).flat_map(move |problem| pairs.candidates(problem, source));
+        records.filter_map(move |record| Some(encoded.example(source, record)?.tokens.len()))
     });
     lengths.max().unwrap_or(0)
 }
@@ -70,11 +69,7 @@ pub(super) fn held_out_fingerprint(held_out: &[HeldOut]) -> String {
             row.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash.finalize())
 }
 
 pub(super) fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> String {
@@ -82,15 +77,22 @@ pub(super) fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> Strin
     let pairs = mixture.pairs();
     for problem in 0..pairs.len() {
         for source in 0..pairs.sources().len() {
-            let record = pairs.record_index(problem, source);
-            let example = record.and_then(|record| encoded.example(source, record));
-            // Lengths keep two rows apart from one long row.
-            let tokens = example.map_or(&[][..], |example| example.tokens);
-            hash.update((tokens.len() as u64).to_le_bytes());
-            hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
-            hash_ranges(&mut hash, example.map_or(&[][..], |example| example.untrained));
-            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            let records: Vec<usize> = pairs.candidates(problem, source).collect();
+            // One answer or none is hashed as it was where there were never more.
+            for place in 0..records.len().max(1) {
+                let record = records.get(place);
+                let example = record.and_then(|record| encoded.example(source, *record));
+                // Lengths keep two rows apart from one long row.
+                let tokens = example.map_or(&[][..], |example| example.tokens);
+                hash.update((tokens.len() as u64).to_le_bytes());
+                hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());
+                hash_ranges(&mut hash, example.map_or(&[][..], |example| example.untrained));
+                tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            }
+            if records.len() > 1 {
+                hash.update((records.len() as u64).to_le_bytes());
+            }
         }
     }
-    hex(hash)
+    hex(hash.finalize())
 }

@@ -133,7 +133,7 @@ pub(super) fn tell_empty_reasoning(
     context: &Context<'_>,
 ) -> Result<()> {
     for (index, source) in pairs.sources().iter().enumerate() {
-        let mut records = (0..pairs.len()).filter_map(|problem| pairs.record_index(problem, index));
+        let mut records = (0..pairs.len()).flat_map(|problem| pairs.candidates(problem, index));
         let Some(first) = records.next() else { continue };
         let Some(example) = encoded.example(index, first) else { continue };
         let reasons = |record: usize| {

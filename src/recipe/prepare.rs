@@ -6,7 +6,7 @@ use super::layout::{Layouts, layouts, tell_empty_reasoning};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
+    AnswerScores, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
     MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
 use crate::error::{Error, Problems, Result};
@@ -91,7 +91,7 @@ impl Prepared {
             || sources.iter().any(|source| source.records().iter().any(|r| r.system.is_some()));
         let chat_template = source.unwrap_or_else(|| data.template.to_jinja(&tokenizer, systems()));
         let model = student_shape(config, base.as_ref(), &tokenizer)?;
-        let (pairs, mut ledger) = Pairs::join(sources, data.join)?;
+        let (pairs, mut ledger) = Pairs::join_keeping(sources, data.join, config.answers_kept())?;
         let encoded = encode(config, &pairs, &tokenizer, &of_sources, context)?;
         let mut pairs = encoded.fitting(&pairs, &mut ledger);
         tell_empty_reasoning(&pairs, &encoded, &tokenizer, context)?;
@@ -111,7 +111,12 @@ impl Prepared {
                 (training, held, encoded.clone())
             }
         };
-        let mixture = mix(config, Arc::new(training), Arc::new(encoded.lengths()))?;
+        let (training, not_taken) = match data.problems {
+            Some(most) => training.limited(most, config.data_seed()),
+            None => (training, 0),
+        };
+        (ledger.training, ledger.not_taken) = (training.len(), not_taken);
+        let mixture = mix(config, Arc::new(training), Arc::new(encoded.lengths()), None)?;
         let evaluation = &config.evaluation;
         let held_out = held_out_rows(&held, &held_encoded, evaluation.loss_problems);
         Ok(Self {
@@ -150,7 +155,7 @@ impl Prepared {
     /// As [`MixDistillation::new`].
     pub fn with_mixture(&self, config: &RunConfig) -> Result<Self> {
         let pairs = self.mixture.pairs().clone();
-        let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()))?;
+        let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()), None)?;
         let report = mixture.report();
         Ok(Self { mixture, report, ..self.clone() })
     }
@@ -169,8 +174,12 @@ impl Prepared {
     pub fn all_answers(&self) -> Vec<Row> {
         let pairs = self.mixture.pairs();
         let sources = 0..pairs.sources().len();
-        let of = |problem| sources.clone().filter_map(move |source| self.answer(problem, source));
-        (0..pairs.len()).flat_map(of).collect()
+        let of = |(problem, source)| {
+            let records = pairs.candidates(problem, source);
+            records.filter_map(move |record| self.row_of(source, record))
+        };
+        let places = (0..pairs.len()).flat_map(|problem| sources.clone().map(move |s| (problem, s)));
+        places.flat_map(of).collect()
     }
 
     /// The row of one source's answer to a problem that is trained on, if it has one; it has no number.
@@ -178,14 +187,17 @@ impl Prepared {
     /// # Panics
     /// If either number is out of range.
     pub fn answer(&self, problem: usize, source: usize) -> Option<Row> {
-        let pairs = self.mixture.pairs();
-        let record = pairs.record_index(problem, source)?;
+        self.row_of(source, self.mixture.pairs().record_index(problem, source)?)
+    }
+
+    /// The row of a source's record.
+    fn row_of(&self, source: usize, record: usize) -> Option<Row> {
         let example = self.encoded.example(source, record)?;
         Some(Row {
             tokens: example.tokens.to_vec(),
             prompt: example.prompt,
             untrained: example.untrained.to_vec(),
-            label: pairs.sources()[source].label(record),
+            label: self.mixture.pairs().sources()[source].label(record),
             ..Row::default()
         })
     }
@@ -203,7 +215,7 @@ impl Prepared {
             total = total.min(per_epoch as u64);
         }
         let pairs = self.mixture.pairs();
-        let answers: usize = (0..pairs.sources().len()).map(|s| pairs.available(s)).sum();
+        let answers: usize = (0..pairs.sources().len()).map(|s| pairs.answers_of(s)).sum();
         let mut seen = BTreeSet::new();
         let mut rows = vec![];
         for start in (0..total).step_by(CHUNK as usize) {
@@ -424,7 +436,6 @@ fn divide(config: &RunConfig, pairs: &Pairs, ledger: &mut Ledger) -> Result<(Pai
         return Err(Error::config("data.hold_out", what, "Lower it"));
     }
     ledger.held_out = held.len();
-    ledger.training = training.len();
     Ok((training, held))
 }
 
@@ -442,7 +453,12 @@ fn encode(
     Encoded::encode_by_source(pairs, tokenizer, &templates, turns, limit, context).map(Arc::new)
 }
 
-fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<MixDistillation> {
+fn mix(
+    config: &RunConfig,
+    pairs: Arc<Pairs>,
+    lengths: Arc<Lengths>,
+    scores: Option<Arc<AnswerScores>>,
+) -> Result<MixDistillation> {
     let rows = pairs.len();
     if config.train.total_steps(rows) == 0 {
         let what = format!("{} epochs of {rows} rows make no step", config.train.epochs);
@@ -452,6 +468,7 @@ fn mix(config: &RunConfig, pairs: Arc<Pairs>, lengths: Arc<Lengths>) -> Result<M
         seed: config.seed,
         lengths: Some(lengths),
         planned_rows: Some(config.train.total_rows(rows)),
+        scores,
     };
     MixDistillation::new(pairs, config.mixture.clone(), options)
 }

@@ -12,6 +12,7 @@ use crate::model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -191,7 +192,7 @@ impl Teacher for LocalTeacher {
         for token in prompt.unwrap_or_default() {
             tokens.update(token.to_le_bytes());
         }
-        let tokens: String = tokens.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let tokens = hex(tokens.finalize());
         json!({
             "model": self.fingerprint,
             "max_tokens": self.config.max_tokens,

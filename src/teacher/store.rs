@@ -7,6 +7,7 @@ use crate::context::{Context, Task};
 use crate::error::{Error, Place, Result};
 use crate::files::JsonlLog;
 use serde::{Deserialize, Serialize};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ fn canonical(value: &serde_json::Value) -> String {
 }
 
 fn to_hex(hash: &RequestHash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash)
 }
 
 fn from_hex(text: &str) -> Option<RequestHash> {

@@ -21,6 +21,7 @@ use crate::model::FileType;
 use crate::model::tensors::{lazy_tensors, with_named_tensors};
 use crate::model::weights::{WeightFiles, write_file};
 use serde::{Deserialize, Serialize};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -68,7 +69,7 @@ impl FileEntry {
             }
         };
         add().map_err(|e| Error::io("read", path, e))?;
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(hash.finalize());
         Ok(Self { bytes, sha256 })
     }
 }

@@ -17,6 +17,7 @@ use crate::data::reading::CotRecord;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -191,7 +192,7 @@ fn encode_source(
     const TOGETHER: usize = 16;
     let source = &pairs.sources()[index];
     let mut wanted: Vec<usize> =
-        (0..pairs.len()).filter_map(|p| pairs.record_index(p, index)).collect();
+        (0..pairs.len()).flat_map(|p| pairs.candidates(p, index)).collect();
     wanted.sort_unstable();
     let records = source.records();
     let mut encoded = EncodedSource {
@@ -263,7 +264,7 @@ impl Encoded {
     ) -> Result<Self> {
         let count = pairs.sources().len();
         assert_eq!(templates.len(), count, "a template for each source");
-        let answers: usize = (0..count).map(|s| pairs.available(s)).sum();
+        let answers: usize = (0..count).map(|s| pairs.answers_of(s)).sum();
         let mut progress = context.task(Task::Encode, answers as u64);
         let sources = templates
             .iter()
@@ -314,7 +315,7 @@ impl Encoded {
     /// The pairs without the answers that do not fit, which are entered in the ledger.
     pub fn fitting(&self, pairs: &Pairs, ledger: &mut Ledger) -> Pairs {
         for (index, line) in ledger.sources.iter_mut().enumerate() {
-            let records = (0..pairs.len()).filter_map(|p| pairs.record_index(p, index));
+            let records = (0..pairs.len()).flat_map(|p| pairs.candidates(p, index));
             let encoded = &self.sources[index];
             line.shortest_too_long = encoded.shortest_too_long;
             (line.too_long, line.usable, line.cut) =
@@ -359,5 +360,5 @@ pub(crate) fn row_key(example: &Example) -> String {
     hash.update((example.prompt as u64).to_le_bytes());
     hash_ranges(&mut hash, example.untrained);
     example.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..16])
 }

@@ -151,6 +151,11 @@ impl ChoiceConfig {
 }
 
 impl MixtureConfig {
+    /// Whether the share of each source comes of a choice, and not of the weights.
+    pub fn chooses_share(&self) -> bool {
+        self.choice.as_ref().is_some_and(|c| !c.within_share && c.by != ChoiceBy::Chance)
+    }
+
     /// Checks what a choice needs beside what the sources are.
     ///
     /// # Errors

@@ -163,6 +163,9 @@ pub struct Ledger {
     pub without_answer: usize,
     /// Problems kept for evaluation.
     pub held_out: usize,
+    /// Problems beyond the number that was asked for.
+    #[serde(default)]
+    pub not_taken: usize,
     /// Problems to train on.
     pub training: usize,
 }
@@ -199,7 +202,8 @@ impl Ledger {
     /// Whether every record and every problem is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.sources.iter().all(SourceLedger::adds_up)
-            && self.joined == self.without_answer + self.held_out + self.training
+            && self.joined
+                == self.without_answer + self.held_out + self.not_taken + self.training
     }
 }
 
@@ -229,7 +233,11 @@ impl Ledger {
             "problems: {} joined = {} to train on + {} held out + {} without the answers they need",
             self.joined, self.training, self.held_out, self.without_answer
         );
-        lines.push(wrapped(&problems, width));
+        let not_taken = match self.not_taken {
+            0 => String::new(),
+            count => format!(" + {count} beyond data.problems"),
+        };
+        lines.push(wrapped(&format!("{problems}{not_taken}"), width));
         lines.join("\n")
     }
 }

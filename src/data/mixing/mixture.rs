@@ -9,16 +9,20 @@
 //! number of problems fixed. [`MixDistillation`] is a Burn [`Dataset`] over the result.
 
 use super::assign::{self, Quota};
-use super::choice::ChoiceConfig;
+use super::choice::{ChoiceBy, ChoiceConfig};
+use super::chosen::{Candidates, Chosen};
 use super::lengths::Lengths;
 use super::pairs::{Pairs, Source};
 use super::report::{MixtureReport, SourceShare};
+use super::scores::AnswerScores;
 use super::share::Share;
 use crate::data::reading::CotRecord;
 use crate::error::{Error, Result};
 use crate::random::Stream;
+use crate::text::hex;
 use burn::data::dataset::Dataset;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -86,6 +90,8 @@ pub struct MixtureOptions {
     pub lengths: Option<Arc<Lengths>>,
     /// Rows that training will see; a schedule other than constant counts its progress by them.
     pub planned_rows: Option<u64>,
+    /// The untuned student's scores of the answers, for a choice that is made by them.
+    pub scores: Option<Arc<AnswerScores>>,
 }
 
 /// One row of the mixture: a problem with one source's answer. Cheap to clone; the texts stay in
@@ -145,6 +151,8 @@ pub struct MixDistillation {
     epoch: u64,
     /// Source of each problem.
     assignment: Vec<u16>,
+    /// Record of each problem, where it is chosen among several.
+    records: Option<Vec<u32>>,
 }
 
 impl MixDistillation {
@@ -153,7 +161,8 @@ impl MixDistillation {
     /// # Errors
     /// [`Error::Config`] for weights that are negative, not finite, sum to 0, name no source of
     /// `pairs` or leave one out; for [`Share::Tokens`] without lengths; for a schedule without
-    /// planned rows. [`Error::Pairing`] where there is no problem.
+    /// planned rows; for a choice that [`MixtureConfig::validate_choice`] refuses, whose bounds cannot
+    /// be kept, or whose scores are not there. [`Error::Pairing`] where there is no problem.
     pub fn new(pairs: Arc<Pairs>, config: MixtureConfig, options: MixtureOptions) -> Result<Self> {
         if pairs.is_empty() {
             return Err(Error::Pairing {
@@ -161,7 +170,12 @@ impl MixDistillation {
                 hint: "See the ledger for what became of the records".into(),
             });
         }
-        let weights = resolve(&config.weights, &pairs, "mixture.weights")?;
+        config.validate_choice()?;
+        let weights = match config.chooses_share() {
+            // Realized shares are all that there is to say of.
+            true => vec![1.0 / pairs.sources().len() as f64; pairs.sources().len()],
+            false => resolve(&config.weights, &pairs, "mixture.weights")?,
+        };
         let weights_len = weights.len();
         let end_weights = match &config.schedule {
             Schedule::Constant => weights.clone(),
@@ -210,8 +224,12 @@ impl MixDistillation {
             end_weights,
             epoch: 0,
             assignment: vec![],
+            records: None,
         };
-        mixture.assign(0);
+        match mixture.config.choice.clone() {
+            Some(choice) => mixture.choose(&choice)?,
+            None => mixture.assign(0),
+        }
         Ok(mixture)
     }
 
@@ -249,6 +267,15 @@ impl MixDistillation {
     /// seed and the epoch.
     pub fn order(&self, epoch: u64) -> Vec<u32> {
         Stream::new(self.options.seed, "order", epoch).permutation(self.pairs.len())
+    }
+
+    /// Chooses an answer for each problem by the scores.
+    fn choose(&mut self, choice: &ChoiceConfig) -> Result<()> {
+        let candidates = Candidates::new(&self.pairs, choice, &self.options)?;
+        let mut random = Stream::new(self.options.seed, "mixture", 0);
+        let Chosen { sources, records } = candidates.choose(&self.weights, &mut random)?;
+        (self.assignment, self.records) = (sources, Some(records));
+        Ok(())
     }
 
     fn assign(&mut self, epoch: u64) {
@@ -312,15 +339,28 @@ impl MixDistillation {
 
     /// All that decides which row comes when, for comparing two runs.
     pub(crate) fn identity(&self) -> serde_json::Value {
-        let MixtureConfig { weights, share, redraw, schedule, choice: _ } = &self.config;
-        serde_json::json!({
+        let MixtureConfig { weights, share, redraw, schedule, choice } = &self.config;
+        let mut identity = serde_json::json!({
             "weights": weights,
             "share": share,
             "redraw": redraw,
             "schedule": schedule,
             "seed": self.options.seed,
             "planned_rows": self.options.planned_rows.unwrap_or(0),
-        })
+        });
+        // As mixtures of earlier versions have it, where there is no choice.
+        if let (Some(choice), Some(records)) = (choice, &self.records) {
+            let choice = ChoiceConfig { scores: None, ..choice.clone() };
+            identity["choice"] = serde_json::json!(choice);
+            let rows = self.assignment.iter().zip(records);
+            let mut hash = Sha256::new();
+            rows.for_each(|(source, record)| {
+                hash.update(source.to_le_bytes());
+                hash.update(record.to_le_bytes());
+            });
+            identity["chosen"] = serde_json::json!(hex(hash.finalize()));
+        }
+        identity
     }
 
     /// The row of a problem.
@@ -329,19 +369,30 @@ impl MixDistillation {
     /// If the number is out of range.
     pub fn row(&self, problem: usize) -> MixedRow {
         let source = self.assignment[problem];
-        let record = self.pairs.record_index(problem, usize::from(source));
         MixedRow {
             sources: self.pairs.sources().clone(),
             problem: problem as u32,
             source,
-            // `assign` chooses only sources that answer the problem.
-            record: record.expect("the chosen source answers the problem") as u32,
+            record: self.record_of(problem) as u32,
         }
+    }
+
+    /// The record that a problem is answered by.
+    fn record_of(&self, problem: usize) -> usize {
+        if let Some(records) = &self.records {
+            return records[problem] as usize;
+        }
+        let record = self.pairs.record_index(problem, usize::from(self.assignment[problem]));
+        // `assign` chooses only sources that answer the problem.
+        record.expect("the chosen source answers the problem")
     }
 
     /// Bytes that this value holds beside the shared pairs.
     pub fn index_bytes(&self) -> usize {
-        std::mem::size_of::<Self>() + self.assignment.capacity() * std::mem::size_of::<u16>()
+        let records = self.records.as_ref().map_or(0, Vec::capacity);
+        std::mem::size_of::<Self>()
+            + self.assignment.capacity() * std::mem::size_of::<u16>()
+            + records * std::mem::size_of::<u32>()
     }
 
     /// Requested and realized shares in this epoch.
@@ -362,7 +413,7 @@ impl MixDistillation {
             let source = usize::from(self.assignment[problem]);
             let line = &mut lines[source];
             line.rows += 1;
-            let Some(record) = self.pairs.record_index(problem, source) else { continue };
+            let record = self.record_of(problem);
             let text = &sources[source].records()[record].solution;
             line.characters += text.chars().count() as u64;
             if let Some(length) = self.options.lengths.as_ref().and_then(|l| l.get(source, record))
@@ -371,7 +422,21 @@ impl MixDistillation {
                 line.trained_tokens += u64::from(length.trained);
             }
         }
-        MixtureReport::new(self.config.share, self.epoch, self.options.lengths.is_some(), lines)
+        if self.config.chooses_share() {
+            let rows = self.pairs.len() as f64;
+            lines.iter_mut().for_each(|line| line.requested = line.rows as f64 / rows);
+        }
+        let with_tokens = self.options.lengths.is_some();
+        let mut report = MixtureReport::new(self.config.share, self.epoch, with_tokens, lines);
+        if let (Some(choice), Some(records)) = (&self.config.choice, &self.records)
+            && choice.by != ChoiceBy::Chance
+        {
+            // `new` has found a score for each answer.
+            let candidates = Candidates { pairs: &self.pairs, choice, options: &self.options };
+            let chosen = Chosen { sources: self.assignment.clone(), records: records.clone() };
+            report.choice = Some(candidates.report(&chosen, self.options.seed));
+        }
+        report
     }
 
     /// The mean weights over this epoch.

@@ -1,7 +1,9 @@
 //! Mixing: answers joined by problem, one of them chosen for each, by exact shares.
 
 mod assign;
+mod cheapest;
 mod choice;
+mod chosen;
 mod ledger;
 mod lengths;
 mod mixture;
@@ -9,9 +11,11 @@ mod near_duplicates;
 mod overlap;
 mod pairs;
 mod report;
+mod scores;
 mod share;
 
 pub use choice::{ChoiceBy, ChoiceConfig, Prefer};
+pub use chosen::{ChoiceReport, SourceScores};
 pub use ledger::{Ledger, SourceLedger};
 pub use lengths::{Length, Lengths};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Schedule};
@@ -22,4 +26,5 @@ pub(crate) use overlap::{TrainingProblems, plain};
 pub use overlap::{Overlap, OverlapKind, overlaps};
 pub use pairs::{AnswersKept, Join, Pairs, Source, normalized};
 pub use report::{MixtureReport, SourceShare};
+pub use scores::AnswerScores;
 pub use share::Share;

@@ -5,6 +5,9 @@
 //! problem 0   rec 0    rec 4      a table of record numbers, one row a problem; the texts stay
 //! problem 1   rec 1    -          in their sources and are never copied
 //! ```
+//!
+//! Where a source has several answers to one problem, the table has the first; each record of such a
+//! source knows the next one to its problem.
 
 use super::ledger::{Ledger, SourceLedger};
 use crate::data::chat::EarlierTurn;
@@ -14,7 +17,7 @@ use crate::data::reading::{AnswerLength, DataFiles, read_record_files, short_nam
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +31,8 @@ pub struct Source {
     records: Vec<CotRecord>,
     /// Line of each record in its file; empty for records that come from no file.
     lines: Vec<u32>,
+    /// Score of each record in its file; empty where there is no such column.
+    scores: Vec<Option<f64>>,
     /// Of several files, their names, with the first record of each.
     files: Vec<(usize, String)>,
     ledger: SourceLedger,
@@ -46,7 +51,7 @@ impl Source {
             ledger.empty_solutions += usize::from(empty_solution);
             !(empty_problem || empty_solution)
         });
-        Self { name, records, lines: vec![], files: vec![], ledger }
+        Self { name, records, lines: vec![], scores: vec![], files: vec![], ledger }
     }
 
     /// Reads a JSONL, JSON, CSV, TSV or Parquet file, of whose records a share of `max_left_out` may be
@@ -96,7 +101,8 @@ impl Source {
             [_] => vec![],
             _ => read.file_starts.into_iter().zip(names).collect(),
         };
-        Ok(Self { name, records: read.records, lines: read.lines, files, ledger })
+        let (records, lines, scores) = (read.records, read.lines, read.scores);
+        Ok(Self { name, records, lines, scores, files, ledger })
     }
 
     /// The source's name.
@@ -117,6 +123,20 @@ impl Source {
             Some(line) => format!("`{}`{file} line {line}{id}", self.name),
             None => format!("`{}` record {}{id}", self.name, record + 1),
         }
+    }
+
+    /// The number that a record has in the source's column of scores, if it has one.
+    pub fn score(&self, record: usize) -> Option<f64> {
+        *self.scores.get(record)?
+    }
+
+    /// The same source with scores, one for each of its records.
+    ///
+    /// # Panics
+    /// If there are not as many scores as records.
+    pub fn with_scores(self, scores: Vec<Option<f64>>) -> Self {
+        assert_eq!(scores.len(), self.records.len(), "a score for each record");
+        Self { scores, ..self }
     }
 
     /// The records, without the empty ones.
@@ -153,6 +173,9 @@ pub struct Pairs {
     sources: Arc<[Source]>,
     /// Record numbers, `[problems, sources]`.
     table: Vec<u32>,
+    /// By source, then by record: the next record to the same problem. Empty for a source whose
+    /// problems have one record each.
+    next: Arc<[Vec<u32>]>,
 }
 
 impl Pairs {
@@ -167,6 +190,19 @@ impl Pairs {
     /// [`Error::Pairing`] where there is no source, two sources share a name, a source is empty, or
     /// no problem is answered by all sources (with [`Join::Inner`]).
     pub fn join(sources: Vec<Source>, join: Join) -> Result<(Self, Ledger)> {
+        Self::join_keeping(sources, join, AnswersKept::First)
+    }
+
+    /// As [`Pairs::join`]; of several answers of one source to one problem `answers` says which are
+    /// kept. Those that differ from an earlier one in white space alone are duplicates.
+    ///
+    /// # Errors
+    /// As [`Pairs::join`].
+    pub fn join_keeping(
+        sources: Vec<Source>,
+        join: Join,
+        answers: AnswersKept,
+    ) -> Result<(Self, Ledger)> {
         check_sources(&sources)?;
         let width = sources.len();
         let mut table: Vec<u32> = vec![];
@@ -176,8 +212,11 @@ impl Pairs {
             sources: sources.iter().map(|source| source.ledger.clone()).collect(),
             ..Default::default()
         };
+        let mut next: Vec<Vec<u32>> = vec![vec![]; width];
         for (index, source) in sources.iter().enumerate() {
             let ledger = &mut ledger.sources[index];
+            // The last record of each problem that has several, and the texts of all of them.
+            let mut candidates: HashMap<u32, (u32, HashSet<String>)> = HashMap::new();
             for (record_index, record) in source.records.iter().enumerate() {
                 let mut problem = None;
                 if let Some(&other) = record.id.as_deref().and_then(|id| by_id.get(id)) {
@@ -201,19 +240,34 @@ impl Pairs {
                 let cell = &mut table[problem as usize * width + index];
                 if *cell == ABSENT {
                     *cell = record_index as u32;
+                    continue;
+                }
+                if answers == AnswersKept::First {
+                    ledger.duplicates += 1;
+                    continue;
+                }
+                let (last, texts) = candidates.entry(problem).or_insert_with(|| {
+                    let first = &source.records[*cell as usize].solution;
+                    (*cell, HashSet::from([normalized(first)]))
+                });
+                if texts.insert(normalized(&record.solution)) {
+                    let next = &mut next[index];
+                    next.resize(source.records.len(), ABSENT);
+                    next[*last as usize] = record_index as u32;
+                    *last = record_index as u32;
                 } else {
                     ledger.duplicates += 1;
                 }
             }
         }
-        let mut pairs = Self { sources: sources.into(), table };
+        let mut pairs = Self { sources: sources.into(), table, next: next.into() };
         if join == Join::Inner {
             pairs.keep_complete(&mut ledger)?;
         }
         ledger.joined = pairs.len();
         ledger.training = pairs.len();
         for (index, line) in ledger.sources.iter_mut().enumerate() {
-            line.usable = pairs.available(index);
+            line.usable = pairs.answers_of(index);
         }
         Ok((pairs, ledger))
     }
@@ -228,7 +282,7 @@ impl Pairs {
         let before = self.len();
         self.keep_complete(ledger)?;
         for (index, line) in ledger.sources.iter_mut().enumerate() {
-            line.usable = self.available(index);
+            line.usable = self.answers_of(index);
         }
         ledger.without_answer += before - self.len();
         ledger.training = self.len();
@@ -241,8 +295,8 @@ impl Pairs {
         let mut kept = Vec::with_capacity(self.table.len());
         for row in self.table.chunks_exact(width) {
             if row.contains(&ABSENT) {
-                for (line, _) in ledger.sources.iter_mut().zip(row).filter(|(_, r)| **r != ABSENT) {
-                    line.unmatched += 1;
+                for (index, (line, first)) in ledger.sources.iter_mut().zip(row).enumerate() {
+                    line.unmatched += self.chain(index, *first).count();
                 }
             } else {
                 kept.extend_from_slice(row);
@@ -273,6 +327,28 @@ impl Pairs {
         Ok(())
     }
 
+    /// The records of a source to one problem, from the first on.
+    fn chain(&self, source: usize, first: u32) -> impl Iterator<Item = u32> + '_ {
+        let there = |record: u32| (record != ABSENT).then_some(record);
+        std::iter::successors(there(first), move |record| {
+            there(*self.next[source].get(*record as usize)?)
+        })
+    }
+
+    /// The numbers of all records with which `source` answers `problem`, in their order.
+    ///
+    /// # Panics
+    /// If either number is out of range.
+    pub fn candidates(&self, problem: usize, source: usize) -> impl Iterator<Item = usize> + '_ {
+        let first = self.record_index(problem, source).map_or(ABSENT, |record| record as u32);
+        self.chain(source, first).map(|record| record as usize)
+    }
+
+    /// How many answers `source` has, to all problems.
+    pub fn answers_of(&self, source: usize) -> usize {
+        (0..self.len()).map(|problem| self.candidates(problem, source).count()).sum()
+    }
+
     /// Number of problems.
     pub fn len(&self) -> usize {
         self.table.len() / self.sources.len()
@@ -288,7 +364,8 @@ impl Pairs {
         &self.sources
     }
 
-    /// The number of the record with which `source` answers `problem`.
+    /// The number of the record with which `source` answers `problem`, the first where it has
+    /// several.
     ///
     /// # Panics
     /// If either number is out of range.
@@ -359,17 +436,24 @@ impl Pairs {
     pub fn retain(&self, keep: impl Fn(usize, usize) -> bool) -> (Self, usize) {
         let width = self.sources.len();
         let mut table = Vec::with_capacity(self.table.len());
+        let mut next = self.next.to_vec();
         for row in self.table.chunks_exact(width) {
             let start = table.len();
-            table.extend(row.iter().enumerate().map(|(source, &record)| {
-                if record != ABSENT && keep(source, record as usize) { record } else { ABSENT }
-            }));
+            for (source, &first) in row.iter().enumerate() {
+                let kept = self.chain(source, first).filter(|record| keep(source, *record as usize));
+                let kept: Vec<u32> = kept.collect();
+                if let Some(next) = Some(&mut next[source]).filter(|next| !next.is_empty()) {
+                    self.chain(source, first).for_each(|record| next[record as usize] = ABSENT);
+                    kept.windows(2).for_each(|pair| next[pair[0] as usize] = pair[1]);
+                }
+                table.push(kept.first().copied().unwrap_or(ABSENT));
+            }
             if table[start..].iter().all(|record| *record == ABSENT) {
                 table.truncate(start);
             }
         }
         let dropped = self.len() - table.len() / width;
-        (Self { sources: self.sources.clone(), table }, dropped)
+        (Self { sources: self.sources.clone(), table, next: next.into() }, dropped)
     }
 
     /// The given problems, in the given order.
@@ -379,7 +463,11 @@ impl Pairs {
     pub fn select(&self, problems: &[u32]) -> Self {
         let width = self.sources.len();
         let rows = problems.iter().flat_map(|&p| &self.table[p as usize * width..][..width]);
-        Self { sources: self.sources.clone(), table: rows.copied().collect() }
+        Self {
+            sources: self.sources.clone(),
+            table: rows.copied().collect(),
+            next: self.next.clone(),
+        }
     }
 
     /// Splits off `held_out` problems, chosen by `seed`: (training, held out).
@@ -396,18 +484,33 @@ impl Pairs {
         (self.select(&train), self.select(held))
     }
 
-    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is
-    /// on the same side in any other pairs that hold it, whatever else those hold.
-    pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
+    /// At most so many of the problems, drawn by their text and `seed`, in their order; also how many
+    /// are left out. A problem that is drawn stays so where there are more to draw.
+    pub fn limited(&self, most: usize, seed: u64) -> (Self, usize) {
+        let mut drawn = self.draws(seed, "limit");
+        drawn.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let mut kept: Vec<u32> = drawn.into_iter().take(most).map(|(_, problem)| problem).collect();
+        kept.sort_unstable();
+        let left_out = self.len() - kept.len();
+        (self.select(&kept), left_out)
+    }
+
+    /// A number for each problem, 0 to below 1, by its text, `seed` and what it is for.
+    fn draws(&self, seed: u64, purpose: &str) -> Vec<(f64, u32)> {
         let draw = |problem: u32| {
             let asked = self.first_record(problem as usize).map(CotRecord::asked);
             let text = normalized(&asked.unwrap_or_default()).to_lowercase();
-            Stream::new(seed, &text, 0).unit()
+            let name = if purpose.is_empty() { text } else { format!("{purpose}: {text}") };
+            (Stream::new(seed, &name, 0).unit(), problem)
         };
-        let mut held: Vec<(f64, u32)> = (0..self.len() as u32)
-            .map(|p| (draw(p), p))
-            .filter(|(draw, _)| *draw < share)
-            .collect();
+        (0..self.len() as u32).map(draw).collect()
+    }
+
+    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is
+    /// on the same side in any other pairs that hold it, whatever else those hold.
+    pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
+        let mut held = self.draws(seed, "");
+        held.retain(|(draw, _)| *draw < share);
         held.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let held: Vec<u32> = held.into_iter().map(|(_, problem)| problem).collect();
         let is_held: std::collections::HashSet<u32> = held.iter().copied().collect();

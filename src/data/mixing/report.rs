@@ -1,5 +1,6 @@
 //! What was asked of the mixture and what came of it.
 
+use super::chosen::ChoiceReport;
 use super::share::Share;
 use crate::text::{DISPLAY_WIDTH, Table, wrapped};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct MixtureReport {
     pub sources: Vec<SourceShare>,
     /// Shares that the sources could not fill, in words.
     pub shortfalls: Vec<String>,
+    /// What a choice by scores came to, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<ChoiceReport>,
 }
 
 impl MixtureReport {
@@ -46,7 +50,8 @@ impl MixtureReport {
         with_tokens: bool,
         sources: Vec<SourceShare>,
     ) -> Self {
-        let mut report = Self { share, epoch, with_tokens, sources, shortfalls: vec![] };
+        let mut report =
+            Self { share, epoch, with_tokens, sources, shortfalls: vec![], choice: None };
         let total = report.total();
         let rows = total.rows.max(1) as f64;
         for line in &report.sources {
@@ -116,12 +121,13 @@ impl MixtureReport {
         let digits = if whole { 6 } else { 5 };
         let percent = |share: f64| format!("{:>digits$.2} %", 100.0 * share);
         let counted = |count: u64, share: f64| format!("{count} {}", percent(share));
+        let chosen = self.choice.as_ref().is_some_and(|choice| !choice.within_share);
         let if_known = |text: String| if self.with_tokens { text } else { "-".into() };
         for line in &self.sources {
             let [rows, characters, tokens, trained] = self.realized(line);
             table.row([
                 line.name.clone(),
-                percent(line.requested),
+                if chosen { "-".into() } else { percent(line.requested) },
                 counted(line.rows as u64, rows),
                 counted(line.characters, characters),
                 if_known(counted(line.tokens, tokens)),
@@ -143,7 +149,11 @@ impl MixtureReport {
             Share::Bernoulli => "of rows, by chance",
             Share::Tokens => "of trained tokens",
         };
-        let mut lines = vec![table.to_text(width), format!("shares asked: {of}")];
+        let mut lines = vec![table.to_text(width)];
+        if !chosen {
+            lines.push(format!("shares asked: {of}"));
+        }
+        lines.extend(self.choice.as_ref().map(|choice| choice.to_text(width)));
         let shortfalls = self.shortfalls.iter();
         lines.extend(shortfalls.map(|line| wrapped(&format!("not filled: {line}"), width)));
         lines.join("\n")

@@ -54,6 +54,7 @@ pub(super) struct Collector<'a> {
     marked: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
+    scores: Vec<Option<f64>>,
     /// The first record of each file.
     file_starts: Vec<usize>,
     tally: Tally,
@@ -117,6 +118,7 @@ impl<'a> Collector<'a> {
             marked: 0,
             records: vec![],
             lines: vec![],
+            scores: vec![],
             file_starts: vec![],
             tally: Tally::default(),
             wrong: 0,
@@ -158,11 +160,12 @@ impl<'a> Collector<'a> {
         }
         let at = At { row: self.at(spot), columns: self.columns.as_deref() };
         match resolved.take(row, &at, &mut self.surrogates) {
-            Ok(Taken::Record { record, has_reasoning, is_marked }) => {
+            Ok(Taken::Record { record, has_reasoning, is_marked, score }) => {
                 self.with_reasoning += usize::from(has_reasoning);
                 self.marked += usize::from(is_marked);
                 self.file_starts.resize(spot.file + 1, self.records.len());
                 self.records.push(record);
+                self.scores.push(score);
                 // The reader holds numbers to this.
                 self.lines.push(u32::try_from(spot.number).unwrap_or(u32::MAX));
             }
@@ -217,6 +220,7 @@ impl<'a> Collector<'a> {
             with_system: self.records.iter().filter(|record| record.system.is_some()).count(),
             records: self.records,
             lines: self.lines,
+            scores: self.scores,
             columns,
             file_starts: self.file_starts,
             blank_lines: rows.blank_lines,

@@ -53,6 +53,10 @@ pub struct ColumnMap {
     /// The options of a multiple-choice problem, which stand below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<String>,
+    /// A number that answers can be chosen by (`mixture.choice.by = "column"`). Only looked at where
+    /// it is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
 }
 
 /// What a map says of one column.
@@ -115,7 +119,7 @@ impl ColumnMap {
         Ok(map)
     }
 
-    fn slots(&mut self) -> [(&'static str, &mut Option<String>); 10] {
+    fn slots(&mut self) -> [(&'static str, &mut Option<String>); 11] {
         [
             ("problem", &mut self.problem),
             ("solution", &mut self.solution),
@@ -127,6 +131,7 @@ impl ColumnMap {
             ("system", &mut self.system),
             ("context", &mut self.context),
             ("options", &mut self.options),
+            ("score", &mut self.score),
         ]
     }
 
@@ -141,7 +146,7 @@ impl ColumnMap {
                     format!("Write {key}=<column>, or leave `{key}` out to recognize it by name"),
                 ));
             }
-            if column == NONE && matches!(key, "problem" | "solution" | "messages" | "correct") {
+            if column == NONE && matches!(key, "problem" | "solution" | "messages" | "correct" | "score") {
                 return Err(Error::config(
                     SETTING,
                     format!("`{key}` cannot be left out with `{NONE}`"),

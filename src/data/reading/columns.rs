@@ -52,6 +52,8 @@ pub(super) enum Taken {
         has_reasoning: bool,
         /// Whether its reasoning stood in the marks of [`marked`](crate::data::chat::reasoning::marked).
         is_marked: bool,
+        /// The number in the column of scores, where one is named.
+        score: Option<f64>,
     },
     Wrong,
     /// Nobody said whether its solution is right.
@@ -64,6 +66,7 @@ pub(super) struct Resolved {
     pub(super) id: Optional,
     pub(super) answer: Optional,
     pub(super) correct: Option<Column>,
+    pub(super) score: Optional,
     pub(super) system: Optional,
     /// Whether system texts in conversations are kept.
     pub(super) keeps_system: bool,
@@ -183,12 +186,14 @@ impl Resolved {
         };
         let id = optional(&map.id, ID, &[]);
         let correct = named("correct", &map.correct)?;
+        let score = optional(&map.score, &[], &[]);
         let system = optional(&map.system, SYSTEM, &[]);
         Ok(Self {
             texts,
             id,
             answer,
             correct,
+            score,
             system,
             keeps_system: Choice::of(&map.system) != Choice::LeftOut,
             names_system: map.system.is_some(),
@@ -199,7 +204,7 @@ impl Resolved {
 
     /// The column, or the field of turns, that was named and that no row has had.
     pub(super) fn missing(&self, with_reasoning: usize) -> Option<String> {
-        let mut optional = vec![&self.id, &self.answer, &self.system];
+        let mut optional = vec![&self.id, &self.answer, &self.system, &self.score];
         if let Texts::Pair { context, options, reasoning, .. } = &self.texts {
             optional.extend([context, options, reasoning]);
         }
@@ -217,11 +222,12 @@ impl Resolved {
             id: self.id.shown(),
             answer: self.answer.shown(),
             correct: self.correct.as_ref().map(|column| column.name.clone()),
+            score: self.score.shown(),
             system: self.system.shown(),
             notes: self.notes.clone(),
             ..Columns::default()
         };
-        let mut used: Vec<&str> = [&self.id, &self.answer, &self.system]
+        let mut used: Vec<&str> = [&self.id, &self.answer, &self.system, &self.score]
             .into_iter()
             .flat_map(Optional::names)
             .chain(self.correct.as_ref().map(|column| column.name.as_str()))

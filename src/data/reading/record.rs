@@ -51,13 +51,15 @@ impl CotRecord {
 ///
 /// Every record of the file is in exactly one place:
 /// `read = records.len() + left_out.rows() + wrong + without_verdict`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Records {
     /// The usable records, in the file's order.
     pub records: Vec<CotRecord>,
     /// Where each of `records` stood: its line (JSONL; CSV and TSV, where the row begins), its place in
     /// the list (JSON array) or its row (Parquet), counted from 1. As long as `records`.
     pub lines: Vec<u32>,
+    /// The number that each of `records` had in the column of scores. As long as `records`.
+    pub scores: Vec<Option<f64>>,
     /// For each of several files the first of `records` that is of it, or of a later one; a single file
     /// begins at 0.
     pub file_starts: Vec<usize>,
@@ -120,6 +122,9 @@ pub struct Columns {
     /// The column of options, which stand below the problem.
     #[serde(default)]
     pub options: Option<String>,
+    /// The column of scores.
+    #[serde(default)]
+    pub score: Option<String>,
     /// Columns with text that are not used.
     #[serde(default)]
     pub unused: Vec<String>,
@@ -141,6 +146,7 @@ impl fmt::Display for Columns {
             ("answer", &self.answer),
             ("id", &self.id),
             ("correct", &self.correct),
+            ("score", &self.score),
         ];
         let mut separator = "";
         for (key, column) in shown {

@@ -61,6 +61,7 @@ impl Resolved {
         let id = row.scalar(&self.id, "id")?;
         let answer = row.scalar(&self.answer, "answer")?;
         let beside = row.plain(&self.system, "system")?;
+        let score = row.score(&self.score)?;
         let verdict = match &self.correct {
             Some(column) => row.verdict(column)?,
             None => Some(true),
@@ -91,7 +92,7 @@ impl Resolved {
         Ok(match verdict {
             Some(true) => {
                 let record = CotRecord { id, system, earlier, problem, solution, answer };
-                Taken::Record { record, has_reasoning, is_marked }
+                Taken::Record { record, has_reasoning, is_marked, score }
             }
             Some(false) => Taken::Wrong,
             None => Taken::WithoutVerdict,
@@ -411,6 +412,19 @@ impl<'r> RowReader<'r> {
             Value::String(text) => Ok(Some(text.clone())),
             Value::Number(number) => Ok(Some(number.to_string())),
             value => Err(self.wrong_type(column, key, value, "text or a number")),
+        }
+    }
+
+    /// A number to choose by. A row may lack it.
+    fn score(&self, optional: &Optional) -> Result<Option<f64>, Unusable> {
+        let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
+        let number = match &*value {
+            Value::String(text) => text.trim().parse().ok(),
+            value => value.as_f64(),
+        };
+        match number.filter(|number: &f64| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.wrong_type(column, "score", &value, "a number")),
         }
     }
 

@@ -5,6 +5,7 @@ use super::fingerprints::{PRINTS, TEXT};
 use crate::data::TextTokenizer;
 use crate::error::Result;
 use serde_json::{Value, json};
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 
 /// A part of a pre-tokenizer.
@@ -113,7 +114,7 @@ const TABLE: [PreTokenizer; 8] = [
 pub(super) fn name_of(tokenizer: &TextTokenizer, json: &Value) -> Result<Option<&'static str>> {
     let tokens = tokenizer.encode_with_added(TEXT)?;
     let print = Sha256::digest(format!("{tokens:?}").as_bytes());
-    let print: String = print.iter().map(|byte| format!("{byte:02x}")).collect();
+    let print = hex(print);
     if let Some((_, name)) = PRINTS.iter().find(|(known, _)| *known == print) {
         return Ok(Some(name));
     }

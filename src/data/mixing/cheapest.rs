@@ -1,0 +1,269 @@
+//! The assignment of sources to problems whose costs sum to the least, within bounds on how many
+//! problems each source gets.
+//!
+//! It begins with the cheapest source for each problem, and then exchanges: a problem moves from one
+//! source to another, perhaps by way of others whose problems move on. The least total cost as a
+//! function of the sources' counts is M-convex, so that a state that no single exchange improves is
+//! the best one (Murota, "Discrete Convex Analysis", 2003, theorem 6.26).
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// A problem, by its place in the order, that could move at this cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mover {
+    cost: f64,
+    place: u32,
+}
+
+impl Eq for Mover {}
+
+impl Ord for Mover {
+    /// The cheapest is the greatest, as a heap has it on top; of equal ones the first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.cost.total_cmp(&self.cost).then(other.place.cmp(&self.place))
+    }
+}
+
+impl PartialOrd for Mover {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// For each problem a source. `cost` is that of a source's answer to a problem, `None` where it has
+/// none; every problem has at least one. `bounds` are the least and the most problems of each source;
+/// where the answers do not suffice they are missed by as few as possible. Of equal costs the places
+/// in `order` decide, so that no source gains by them.
+pub(super) fn cheapest(
+    order: &[u32],
+    bounds: &[(usize, usize)],
+    cost: impl Fn(u32, usize) -> Option<f64>,
+) -> Vec<u16> {
+    let width = bounds.len();
+    let mut search = Search {
+        order,
+        bounds,
+        cost: &cost,
+        sources: vec![0; order.len()],
+        counts: vec![0; width],
+        movers: vec![BinaryHeap::new(); width * width],
+    };
+    for place in 0..order.len() {
+        search.give(place as u32, search.cheapest_source(place));
+    }
+    // Each exchange betters the bounds or the cost; the limit is for costs that rounding makes circle.
+    for _ in 0..order.len() * width + width {
+        let Some(path) = search.best_exchange() else { break };
+        search.exchange(&path);
+    }
+    let mut assignment = vec![0u16; order.len()];
+    for (problem, source) in order.iter().zip(search.sources) {
+        assignment[*problem as usize] = source as u16;
+    }
+    assignment
+}
+
+struct Search<'a, C> {
+    order: &'a [u32],
+    bounds: &'a [(usize, usize)],
+    cost: &'a C,
+    /// The source of each place.
+    sources: Vec<usize>,
+    /// Problems of each source.
+    counts: Vec<usize>,
+    /// At `from * sources + to`: places that had `from` when they came here and could have `to`, the
+    /// cheapest on top.
+    movers: Vec<BinaryHeap<Mover>>,
+}
+
+impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
+    /// The cost of a source's answer to the problem at a place.
+    fn cost(&self, place: u32, source: usize) -> Option<f64> {
+        (self.cost)(self.order[place as usize], source)
+    }
+
+    fn cheapest_source(&self, place: usize) -> usize {
+        let costs: Vec<(usize, f64)> = (0..self.counts.len())
+            .filter_map(|source| Some((source, self.cost(place as u32, source)?)))
+            .collect();
+        let least = costs.iter().map(|(_, cost)| *cost).fold(f64::INFINITY, f64::min);
+        let tied: Vec<usize> =
+            costs.iter().filter(|(_, cost)| *cost <= least).map(|(source, _)| *source).collect();
+        tied.get(place % tied.len().max(1)).copied().unwrap_or_default()
+    }
+
+    /// Gives a place a source, and notes where it could go from there.
+    fn give(&mut self, place: u32, source: usize) {
+        let width = self.counts.len();
+        self.sources[place as usize] = source;
+        self.counts[source] += 1;
+        let Some(here) = self.cost(place, source) else { return };
+        for to in (0..width).filter(|to| *to != source) {
+            if let Some(there) = self.cost(place, to) {
+                self.movers[source * width + to].push(Mover { cost: there - here, place });
+            }
+        }
+    }
+
+    /// The cheapest place that has the source `from` and could have `to`.
+    fn cheapest_mover(&mut self, from: usize, to: usize) -> Option<Mover> {
+        let movers = &mut self.movers[from * self.counts.len() + to];
+        while let Some(mover) = movers.peek() {
+            if self.sources[mover.place as usize] == from {
+                return Some(*mover);
+            }
+            // It has moved on since; `give` brings it back if it returns.
+            movers.pop();
+        }
+        None
+    }
+
+    /// The exchange that brings the counts nearer to their bounds, or else the cost down, the cheapest
+    /// one: the places that move, each with the source that it gets.
+    fn best_exchange(&mut self) -> Option<Vec<(u32, usize)>> {
+        /// What rounding may do to a sum of costs.
+        const ROUNDING: f64 = 1e-12;
+        let width = self.counts.len();
+        let steps: Vec<Option<Mover>> = (0..width * width)
+            .map(|step| self.cheapest_mover(step / width, step % width))
+            .collect();
+        // Shortest ways between all sources (Floyd and Warshall), with the first source on each.
+        let mut way: Vec<f64> =
+            steps.iter().map(|step| step.map_or(f64::INFINITY, |mover| mover.cost)).collect();
+        let mut first: Vec<usize> = (0..width * width).map(|step| step % width).collect();
+        for middle in 0..width {
+            for from in 0..width {
+                for to in (0..width).filter(|to| *to != from) {
+                    let around = way[from * width + middle] + way[middle * width + to];
+                    let direct = way[from * width + to];
+                    if around + ROUNDING * (1.0 + around.abs()) < direct {
+                        way[from * width + to] = around;
+                        first[from * width + to] = first[from * width + middle];
+                    }
+                }
+            }
+        }
+        let leave = |source: usize| match self.counts[source] {
+            count if count > self.bounds[source].1 => -1,
+            count if count <= self.bounds[source].0 => 1,
+            _ => 0,
+        };
+        let enter = |source: usize| match self.counts[source] {
+            count if count < self.bounds[source].0 => -1,
+            count if count >= self.bounds[source].1 => 1,
+            _ => 0,
+        };
+        let pairs = (0..width * width).map(|pair| (pair / width, pair % width));
+        let exchanges = pairs
+            .filter(|(from, to)| from != to && way[from * width + to].is_finite())
+            .map(|(from, to)| (leave(from) + enter(to), way[from * width + to], from, to));
+        let (missed, cost, from, to) =
+            exchanges.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
+        if missed > 0 || (missed == 0 && cost > -ROUNDING * (1.0 + cost.abs())) {
+            return None;
+        }
+        let (mut at, mut path) = (from, vec![]);
+        while at != to && path.len() < width {
+            let next = first[at * width + to];
+            path.push((steps[at * width + next]?.place, next));
+            at = next;
+        }
+        (at == to).then_some(path)
+    }
+
+    fn exchange(&mut self, path: &[(u32, usize)]) {
+        for &(place, to) in path {
+            self.counts[self.sources[place as usize]] -= 1;
+            self.give(place, to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Stream;
+
+    /// How far counts are outside their bounds, and the cost.
+    fn value(
+        assignment: &[usize],
+        bounds: &[(usize, usize)],
+        costs: &[Vec<Option<f64>>],
+    ) -> Option<(usize, f64)> {
+        let mut counts = vec![0usize; bounds.len()];
+        let mut cost = 0.0;
+        for (problem, source) in assignment.iter().enumerate() {
+            cost += costs[problem][*source]?;
+            counts[*source] += 1;
+        }
+        let missed = counts.iter().zip(bounds).map(|(count, (least, most))| {
+            least.saturating_sub(*count) + count.saturating_sub(*most)
+        });
+        Some((missed.sum(), cost))
+    }
+
+    /// The best of all assignments.
+    fn brute_force(bounds: &[(usize, usize)], costs: &[Vec<Option<f64>>]) -> (usize, f64) {
+        let width = bounds.len();
+        let all = 0..width.pow(costs.len() as u32);
+        let assignments = all.map(|mut number| {
+            let digits = costs.iter().map(|_| {
+                let digit = number % width;
+                number /= width;
+                digit
+            });
+            digits.collect::<Vec<usize>>()
+        });
+        let values = assignments.filter_map(|assignment| value(&assignment, bounds, costs));
+        values.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).expect("each has an answer")
+    }
+
+    #[test]
+    fn no_assignment_within_the_bounds_costs_less() {
+        let mut bounded = 0;
+        for case in 0..600 {
+            let mut random = Stream::new(case, "cheapest", 0);
+            let width = 2 + random.below(2) as usize;
+            let problems = 1 + random.below(if width == 2 { 9 } else { 6 }) as usize;
+            let missing = random.below(3) as f64 * 0.2;
+            // Few different costs in some cases, so that many are equal.
+            let levels = if random.below(2) == 0 { 3.0 } else { 1e6 };
+            let costs: Vec<Vec<Option<f64>>> = (0..problems)
+                .map(|_| {
+                    let sure = random.below(width as u64) as usize;
+                    let mut cost = |source| {
+                        let cost = (random.unit() * levels).floor() / levels;
+                        (source == sure || random.unit() >= missing).then_some(cost)
+                    };
+                    (0..width).map(&mut cost).collect()
+                })
+                .collect();
+            let bounds: Vec<(usize, usize)> = (0..width)
+                .map(|_| {
+                    let least = random.below(problems as u64 + 1) as usize;
+                    (least, least + random.below((problems - least) as u64 + 1) as usize)
+                })
+                .collect();
+            let order = random.permutation(problems);
+            let found =
+                cheapest(&order, &bounds, |problem, source| costs[problem as usize][source]);
+            let found: Vec<usize> = found.into_iter().map(usize::from).collect();
+            let (missed, cost) = value(&found, &bounds, &costs).expect("it answers each");
+            let (least_missed, least) = brute_force(&bounds, &costs);
+            assert_eq!(missed, least_missed, "case {case}: {costs:?} {bounds:?} {found:?}");
+            assert!((cost - least).abs() < 1e-9, "case {case}: {cost} {least} {found:?}");
+            bounded += usize::from(least_missed == 0);
+        }
+        assert!(bounded > 100, "{bounded}");
+    }
+
+    #[test]
+    fn equal_costs_favor_no_source() {
+        let order: Vec<u32> = (0..300).collect();
+        let found = cheapest(&order, &[(0, 300); 3], |_, _| Some(1.0));
+        for source in 0..3 {
+            assert_eq!(found.iter().filter(|s| **s == source).count(), 100);
+        }
+    }
+}
