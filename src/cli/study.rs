@@ -3,8 +3,9 @@
 use super::common::{Ended, Json, Session, say, this_call};
 use super::run_flags::add_assignments;
 use clap::Args;
+use mixdistill::eval::Estimate;
 use mixdistill::settings::Layers;
-use mixdistill::study::{Study, StudyConfig, study};
+use mixdistill::study::{ArmDifference, ArmKind, Study, StudyConfig, study};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -52,6 +53,11 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
+/// Whether it tells a choice from its share.
+fn is_decisive(difference: &ArmDifference) -> bool {
+    matches!((difference.arm, difference.other), (ArmKind::Choice(_), ArmKind::Control(_)))
+}
+
 /// What came of it, in short; the study has told its warnings once more.
 fn tell(study: &Study, out: &Path, session: &Session) {
     for comparison in &study.comparisons {
@@ -66,6 +72,20 @@ fn tell(study: &Study, out: &Path, session: &Session) {
                 100.0 * gap.low,
                 100.0 * gap.high
             );
+            for difference in result.differences.iter().filter(|d| is_decisive(d)) {
+                let Estimate { value, low, high } = difference.estimate;
+                say!(
+                    session,
+                    "  {:12} {} {:+.1} points ({:+.1} to {:+.1}; p {:.4}, Holm {:.4})",
+                    "",
+                    difference.name,
+                    100.0 * value,
+                    100.0 * low,
+                    100.0 * high,
+                    difference.p,
+                    difference.p_holm
+                );
+            }
         }
     }
     let out = out.display();

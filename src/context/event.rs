@@ -43,6 +43,14 @@ pub enum Task {
     AskTeachers,
     /// Rows that are written.
     WriteRows,
+    /// Problems that are trained on and problems that are tested with, to find those in common.
+    FindOverlaps,
+    /// Problems that are compared, to find those that are nearly the same.
+    FindNearDuplicates,
+    /// Answers whose tokens are ranked by the untuned student.
+    RankTokens,
+    /// Students whose scores are resampled for their intervals.
+    Resample,
 }
 
 impl Task {
@@ -65,6 +73,10 @@ impl Task {
             Self::GradeResponses => "grade",
             Self::AskTeachers => "ask",
             Self::WriteRows => "write",
+            Self::FindOverlaps => "overlaps",
+            Self::FindNearDuplicates => "duplicates",
+            Self::RankTokens => "rank",
+            Self::Resample => "resample",
         }
     }
 }

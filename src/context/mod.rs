@@ -197,6 +197,14 @@ impl TaskProgress<'_, '_> {
         self.update(done)
     }
 
+    /// Tells that one more unit is done.
+    ///
+    /// # Errors
+    /// As [`TaskProgress::update`].
+    pub fn advance(&mut self) -> Result<()> {
+        self.update(self.progress.done + 1)
+    }
+
     /// Counts tokens of work, told with the next update.
     pub fn add_tokens(&mut self, tokens: u64) {
         self.progress.tokens += tokens;

@@ -28,6 +28,9 @@ pub use mixing::{
     Overlap, OverlapKind, Pairs, Prefer, Schedule, Share, Source, SourceChoice, SourceLedger,
     SourceShare, near_duplicates, normalized, overlaps,
 };
+#[cfg(feature = "teacher")]
+pub(crate) use mixing::near_duplicates_watched;
+pub(crate) use mixing::{TrainingProblems, plain};
 pub use reading::{
     ColumnMap, Columns, CotRecord, DataFiles, LeftOut, LeftOutReason, MAX_LEFT_OUT, PromptRow,
     PromptRows, Records, read_prompt_files, read_prompts, read_records,

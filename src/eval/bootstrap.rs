@@ -6,6 +6,7 @@
 //! peculiar to a seed, then does not count as noise of the difference. Source: Efron and Tibshirani,
 //! "An Introduction to the Bootstrap", 1993, percentile intervals.
 
+use super::difference::Difference;
 use super::interval::wilson;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -79,15 +80,33 @@ impl Bootstrap {
         self.combination(&[(1.0, first), (-1.0, second)])
     }
 
+    /// As [`Bootstrap::difference`], with its p-value and its standard error.
+    ///
+    /// # Panics
+    /// As [`Bootstrap::combination`].
+    pub fn test(&self, first: &Arm, second: &Arm) -> Difference {
+        match self.resampled(&[(1.0, first), (-1.0, second)]) {
+            Some((value, values)) => Difference::of(estimate(value, &values), &values),
+            None => Difference::default(),
+        }
+    }
+
     /// A weighted sum of the scores of arms.
     ///
     /// # Panics
     /// If the arms differ in seeds, benchmarks or problems.
     pub fn combination(&self, arms: &[(f64, &Arm)]) -> Estimate {
+        let resampled = self.resampled(arms);
+        resampled.map_or_else(Estimate::default, |(value, values)| estimate(value, &values))
+    }
+
+    /// A weighted sum of the scores of arms, and the same of each resample, in ascending order; `None`
+    /// where there is no arm or no seed.
+    fn resampled(&self, arms: &[(f64, &Arm)]) -> Option<(f64, Vec<f64>)> {
         let shape = |arm: &Arm| -> Vec<Vec<usize>> {
             arm.iter().map(|hits| hits.iter().map(Vec::len).collect()).collect()
         };
-        let Some((_, first)) = arms.first() else { return Estimate::default() };
+        let (_, first) = arms.first()?;
         let expected = shape(first);
         assert!(
             arms.iter().all(|(_, arm)| shape(arm) == expected),
@@ -95,7 +114,7 @@ impl Bootstrap {
         );
         let seeds = first.len();
         if seeds == 0 {
-            return Estimate::default();
+            return None;
         }
         let of = |arm: &Arm| arm.iter().map(|hits| score(hits)).sum::<f64>() / seeds as f64;
         let value = arms.iter().map(|(weight, arm)| weight * of(arm)).sum();
@@ -134,9 +153,14 @@ impl Bootstrap {
             })
             .collect();
         values.sort_unstable_by(f64::total_cmp);
-        let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
-        Estimate { value, low: at(0.025), high: at(0.975) }
+        Some((value, values))
     }
+}
+
+/// A number and the percentile interval of its resamples, which are in ascending order.
+fn estimate(value: f64, values: &[f64]) -> Estimate {
+    let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
+    Estimate { value, low: at(0.025), high: at(0.975) }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ mod answers;
 mod benchmark;
 mod benchmark_rows;
 mod bootstrap;
+mod difference;
 mod directory;
 mod evaluate;
 mod grade;
+mod holm;
 mod interval;
 mod judge;
 mod math;
@@ -18,10 +20,12 @@ pub use benchmark::{
     AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION, SkippedRow,
 };
 pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
+pub use difference::Difference;
 pub use directory::{EvaluationDirectory, TestedModel, read_benchmarks};
 pub use evaluate::{EvaluateConfig, GradedAnswer, evaluate, stored_answers};
 pub(crate) use evaluate::{LazyModel, evaluate_lazily};
 pub use grade::{Answer, ask, opens_reasoning};
+pub use holm::holm;
 pub use interval::wilson;
 pub use judge::{Judge, judge_misses, judge_prompt, judge_verdict};
 pub use math::{

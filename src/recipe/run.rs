@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::{DecoderLm, GenerateConfig, LoraConfig};
 use crate::train::{
     CheckpointStore, DistillationRows, FitOptions, Grader, Learner, LogitTeacher, LossPlot,
-    MetricsFile, MomentType, ResumePoint, SamplesFile, TensorBoard,
+    MetricsFile, MomentType, ResumePoint, SamplesFile, TensorBoard, WatchedTeacher,
 };
 use burn::tensor::Device;
 use std::time::Instant;
@@ -160,8 +160,11 @@ impl Run<'_, '_> {
         };
         let mut observers = self.observers(metrics_file, &learner)?;
         let before = self.graded_before(&learner, resumes, &mut observers)?;
-        let mut rows: Box<dyn RowStream> = match teacher {
-            Some(teacher) => Box::new(DistillationRows::new(prepared.rows(), teacher)),
+        let mut rows: Box<dyn RowStream + '_> = match teacher {
+            Some(teacher) => {
+                let teacher = WatchedTeacher::new(teacher, context);
+                Box::new(DistillationRows::new(prepared.rows(), teacher))
+            }
             None => Box::new(prepared.rows()),
         };
         let mut grader = QuestionGrader { config, prepared };

@@ -1,5 +1,6 @@
 //! What a study is of: students, comparisons of data, seeds.
 
+use super::arms::{ArmChoice, ArmKind};
 use crate::data::DataFiles;
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
@@ -24,6 +25,9 @@ pub struct ComparisonConfig {
     /// Shares of the strong source to train on. 0 and 1 are always there.
     #[serde(default = "paper_share")]
     pub alphas: Vec<f64>,
+    /// Choices by score to train on, each beside its control.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<ArmChoice>,
     /// Settings of a run that this comparison has, such as `data.sources`.
     #[serde(default)]
     pub run: Table,
@@ -48,12 +52,13 @@ pub struct StudentConfig {
 }
 
 /// Settings of a run that a study sets.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "out",
     "seed",
     "data.seed",
     "data.complete",
     "mixture.weights",
+    "mixture.choice",
     "evaluation.before",
     "train.keep_checkpoints",
 ];
@@ -89,6 +94,10 @@ pub struct StudyConfig {
     /// Problems of each benchmark file that are asked; without it all.
     #[serde(default)]
     pub benchmark_problems: Option<usize>,
+    /// Do not ask the problems of benchmark files that a comparison trains on: those with the same
+    /// text, but for case and white space. `benchmark_problems` counts the others.
+    #[serde(default)]
+    pub leave_out_trained: bool,
     /// Whether the problems of benchmark files are followed by the instruction to reason and to box
     /// the answer. Held-out problems are asked as they were trained.
     #[serde(default)]
@@ -135,6 +144,7 @@ impl Settings for StudyConfig {
             students: vec![],
             benchmarks: vec![],
             benchmark_problems: None,
+            leave_out_trained: false,
             instruct: false,
             resamples: usual_resamples(),
             style_answers: 0,
@@ -161,8 +171,8 @@ pub struct Cell {
     pub student: usize,
     /// Number of the comparison.
     pub comparison: usize,
-    /// Share of the strong source.
-    pub alpha: f64,
+    /// What it is trained on.
+    pub arm: ArmKind,
     /// The seed.
     pub seed: u64,
 }
@@ -186,8 +196,8 @@ impl StudyConfig {
         for seed in &self.seeds {
             for comparison in 0..self.comparisons.len() {
                 for student in 0..self.students.len() {
-                    for alpha in self.alphas(comparison) {
-                        cells.push(Cell { student, comparison, alpha, seed: *seed });
+                    for arm in self.comparisons[comparison].arms() {
+                        cells.push(Cell { student, comparison, arm, seed: *seed });
                     }
                 }
             }
@@ -195,18 +205,8 @@ impl StudyConfig {
         cells
     }
 
-    /// The shares of a comparison, 0 and 1 included, in order.
-    pub fn alphas(&self, comparison: usize) -> Vec<f64> {
-        let mut alphas = self.comparisons[comparison].alphas.clone();
-        // A negative zero is a zero.
-        alphas.iter_mut().for_each(|alpha| *alpha += 0.0);
-        alphas.extend([0.0, 1.0]);
-        alphas.sort_by(f64::total_cmp);
-        alphas.dedup();
-        alphas
-    }
-
-    /// The settings of a cell's run.
+    /// The settings of a cell's run; the weights of a control are known once its choice is mixed, and
+    /// equal ones here.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that are none.
@@ -219,10 +219,7 @@ impl StudyConfig {
         config.data.seed = Some(self.data_seed);
         config.data.complete = true;
         config.evaluation.before = false;
-        config.mixture.weights =
-            [(comparison.strong.clone(), cell.alpha), (comparison.weak.clone(), 1.0 - cell.alpha)]
-                .into_iter()
-                .collect();
+        comparison.apply(cell.arm, &mut config);
         config.train.keep_checkpoints = 1;
         Ok(config)
     }
@@ -232,7 +229,7 @@ impl StudyConfig {
         self.out
             .join("cells")
             .join(&self.students[cell.student].name)
-            .join(format!("{}-{:.2}", self.comparisons[cell.comparison].name, cell.alpha))
+            .join(self.comparisons[cell.comparison].folder(cell.arm))
             .join(format!("seed-{}", cell.seed))
     }
 
@@ -251,6 +248,7 @@ impl StudyConfig {
         for comparison in &self.comparisons {
             comparison.validate()?;
         }
+        self.validate_folders()?;
         if !(1..=1_000_000).contains(&self.resamples) {
             let what = format!("it is {}", self.resamples);
             return refuse("resamples", what, "Give 1 to 1000000; 2000 is usual");
@@ -301,8 +299,8 @@ impl StudyConfig {
                 let mut keys = path.split('.');
                 let first = keys.next().and_then(|key| table.get(key));
                 if keys.fold(first, |value, key| value?.get(key)).is_some() {
-                    let hint = "Leave it out; seeds, data_seed, alphas and keep_checkpoints are the \
-                                study's";
+                    let hint = "Leave it out; seeds, data_seed, alphas, choices and \
+                                keep_checkpoints are the study's";
                     return refuse(&format!("run.{path}"), "a study sets it", hint);
                 }
             }
@@ -319,22 +317,6 @@ impl StudyConfig {
                 let what = format!("{} has the name of another", path.display());
                 return refuse("benchmarks", what, "Give the files different names");
             }
-        }
-        Ok(())
-    }
-}
-
-impl ComparisonConfig {
-    fn validate(&self) -> Result<()> {
-        let hundredths = |alpha: &f64| {
-            (0.0..=1.0).contains(alpha) && ((100.0 * alpha).round() - 100.0 * alpha).abs() < 1e-9
-        };
-        if !self.alphas.iter().all(hundredths) {
-            let what = format!("{:?}", self.alphas);
-            return refuse("alphas", what, "Give shares from 0 to 1, in hundredths");
-        }
-        if self.strong == self.weak {
-            return refuse("strong", format!("both are `{}`", self.strong), "Name two sources");
         }
         Ok(())
     }

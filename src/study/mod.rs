@@ -1,17 +1,24 @@
-//! The learnability-gap experiment: students x mixtures x seeds, with intervals and a report.
+//! The learnability-gap experiment: students x arms x seeds, with intervals and a report.
 
+mod arms;
 mod config;
+mod differences;
 mod document;
+mod overlap;
 mod report;
+mod report_arms;
 mod results;
 mod run;
 mod style;
 mod time_left;
+mod warnings;
 
+pub use arms::{ArmChoice, ArmKind};
 pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
+pub use differences::ArmDifference;
 pub use results::{
-    Budget, ComparisonResult, MixtureScore, StudentLine, StudentResult, Study, Tested,
-    TestedAnswers,
+    Budget, ChoiceScore, ComparisonResult, MixtureScore, RealizedShare, StudentLine, StudentResult,
+    Study, Tested, TestedAnswers,
 };
 pub use run::study;
 pub use style::{StyleShift, TokenShift};

@@ -1,8 +1,11 @@
 //! The report of a study: one HTML file with everything in it, and the same as Markdown.
 
+use super::arms::ArmKind;
 use super::config::StudyConfig;
+use super::differences::ArmDifference;
 use super::document::{Block, Document};
-use super::results::{ComparisonResult, StudentResult, Study, StudyData};
+use super::report_arms::{arms, seeds_that_agree};
+use super::results::{ChoiceScore, ComparisonResult, StudentResult, Study, StudyData};
 use crate::chart::{Axis, Chart, Point, Scale, Series};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
@@ -34,23 +37,27 @@ pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -
 /// The version that Cargo.toml asks for, exactly.
 const BURN: &str = "0.22.1";
 
-fn percent(x: f64) -> String {
+pub(super) fn percent(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
 
 /// A score in percent with its interval.
-fn score(estimate: &Estimate) -> String {
+pub(super) fn score(estimate: &Estimate) -> String {
     let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(percent);
     format!("{value} ({low} to {high})")
 }
 
-/// A difference in points with its interval; a star where that leaves out 0, and there are seeds to
+/// A difference in points.
+pub(super) fn signed(difference: f64) -> String {
+    format!("{:+.1}", 100.0 * difference)
+}
+
+/// A difference in points with its interval; a star where it is significant, and there are seeds to
 /// tell by.
-fn points(study: &Study, estimate: &Estimate) -> String {
-    let star = if estimate.is_clear() && study.seeds.len() > 1 { " *" } else { "" };
-    let [value, low, high] =
-        [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
-    format!("{value} ({low} to {high}){star}")
+pub(super) fn points(study: &Study, difference: &ArmDifference) -> String {
+    let star = if difference.is_significant() && study.seeds.len() > 1 { " *" } else { "" };
+    let Estimate { value, low, high } = difference.estimate;
+    format!("{} ({} to {}){star}", signed(value), signed(low), signed(high))
 }
 
 fn axis(name: impl Into<String>, scale: Scale) -> Axis {
@@ -87,9 +94,20 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
             comparison.benchmarks.iter().map(|(name, count)| format!("{name} ({count})")).collect();
         format!("{}: {}", comparison.name, benchmarks.join(", "))
     });
+    let tests = study.comparisons.iter().map(|comparison| {
+        let tests: usize = comparison.students.iter().map(|s| s.differences.len()).sum();
+        format!("{}: {tests} tests", comparison.name)
+    });
+    let tests = tests.collect::<Vec<_>>().join("; ");
     let (resampled, star) = match study.seeds.len() {
-        1 => ("problems", ""),
-        _ => ("problems and seeds", " A star marks a difference whose interval leaves out 0."),
+        1 => ("problems", String::new()),
+        _ => (
+            "problems and seeds",
+            format!(
+                " A star marks a difference whose p-value is below 0.05 after Holm's correction for \
+                 all differences of its comparison ({tests})."
+            ),
+        ),
     };
     out.paragraph(format!(
         "Students: {}; seeds: {}. Tested on problems that no student was trained on ({}). A score P is \
@@ -100,6 +118,17 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         tested.collect::<Vec<_>>().join("; "),
         study.resamples,
     ));
+    out.paragraph(seeds_that_agree(study.seeds.len()));
+    for comparison in &study.comparisons {
+        if !comparison.left_out.is_empty() {
+            let counts = comparison.left_out.iter().map(|(name, count)| format!("{count} of {name}"));
+            out.paragraph(format!(
+                "{}: problems that a student is trained on are not asked: {}.",
+                comparison.name,
+                counts.collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
     if !study.warnings.is_empty() {
         out.heading(2, "Before you believe it");
         out.blocks.push(Block::List(study.warnings.clone()));
@@ -108,7 +137,8 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         gap(&mut out, study, comparison);
     }
     for comparison in &study.comparisons {
-        mixtures(&mut out, study, comparison);
+        mixtures(&mut out, comparison);
+        arms(&mut out, study, comparison);
     }
     answers(&mut out, study);
     style(&mut out, study);
@@ -136,6 +166,10 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     out.heading(2, format!("The gap: {strong} against {weak} answers"));
     let rows = study.students.iter().zip(&comparison.students).map(|(student, result)| {
         let [low, .., high] = result.mixtures.as_slice() else { return vec![] };
+        let is_gap = |difference: &&ArmDifference| {
+            (difference.arm, difference.other) == (ArmKind::Share(1.0), ArmKind::Share(0.0))
+        };
+        let gap = result.differences.iter().find(is_gap);
         vec![
             student.name.clone(),
             student.kind.clone().unwrap_or_default(),
@@ -143,7 +177,7 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
             score(&result.untuned),
             score(&high.score),
             score(&low.score),
-            points(study, &result.gap),
+            gap.map_or_else(String::new, |gap| points(study, gap)),
         ]
     });
     let (p_strong, p_weak, delta) =
@@ -174,8 +208,8 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     out.figure(&format!("Δ {name} by student size, with 95 % intervals."), &file, chart.svg());
 }
 
-/// Each mixture: scores, gains, charts.
-fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
+/// Each mixture: scores and charts.
+fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, students, .. } = comparison;
     out.heading(2, format!("The mixture: Mix-{name}"));
     let alphas: Vec<f64> =
@@ -196,18 +230,6 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
         &header,
         rows.collect(),
     );
-    let gains = students.iter().flat_map(|student| {
-        student.gains.iter().map(|(alpha, over_weak, over_strong)| {
-            vec![
-                student.student.clone(),
-                alpha.to_string(),
-                points(study, over_weak),
-                points(study, over_strong),
-            ]
-        })
-    });
-    let (weak_gain, strong_gain) = (format!("over {weak} alone"), format!("over {strong} alone"));
-    out.table("What a mixture gains", &["student", "α", &weak_gain, &strong_gain], gains.collect());
     if comparison.benchmarks.len() > 1 {
         by_benchmark(out, comparison);
     }
@@ -216,11 +238,20 @@ fn mixtures(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
         points: student.mixtures.iter().map(|m| in_percent(m.alpha, &m.score)).collect(),
         marked: true,
     };
+    // A choice is a mark at the share that it has come to.
+    let chosen = students.iter().flat_map(|student| {
+        let arms = student.choices.iter().flat_map(ChoiceScore::all);
+        arms.map(|arm| Series {
+            name: format!("{}, {}", student.student, arm.title),
+            points: vec![in_percent(arm.alpha, &arm.score)],
+            marked: true,
+        })
+    });
     let chart = Chart {
         title: format!("Score by the share of {strong} answers"),
         x: axis(format!("α, share of {strong} answers"), Scale::Share),
         y: axis("P (percent)", Scale::Linear),
-        series: students.iter().map(of).collect(),
+        series: students.iter().map(of).chain(chosen).collect(),
     };
     let file = format!("alpha-{}", name.to_lowercase());
     out.figure("Score by α, with 95 % intervals.", &file, chart.svg());
@@ -241,13 +272,8 @@ fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
             [student.student.clone(), method].into_iter().chain(figures).collect()
         };
         rows.push(row("nothing".into(), &student.untuned_by_benchmark, student.untuned.value));
-        for mixture in &student.mixtures {
-            let method = match mixture.alpha {
-                0.0 => comparison.weak.clone(),
-                1.0 => comparison.strong.clone(),
-                alpha => format!("Mix-{}, α = {alpha}", comparison.name),
-            };
-            rows.push(row(method, &mixture.by_benchmark, mixture.score.value));
+        for arm in student.arms() {
+            rows.push(row(arm.title.clone(), &arm.by_benchmark, arm.score.value));
         }
     }
     out.table("Accuracy by benchmark, in percent", &header, rows);
@@ -282,14 +308,13 @@ fn answers(out: &mut Document, study: &Study) {
     out.heading(2, "The answers");
     for comparison in &study.comparisons {
         let rows = comparison.students.iter().flat_map(|student| {
-            student.mixtures.iter().map(|m| {
+            student.arms().map(|m| {
                 vec![
                     student.student.clone(),
-                    m.alpha.to_string(),
+                    m.title.clone(),
                     format!("{:.1}", m.mean_tokens),
                     percent(m.hit_limit),
                     percent(m.without_answer),
-                    m.by_seed.iter().map(|s| percent(*s)).collect::<Vec<_>>().join(", "),
                 ]
             })
         });
@@ -297,11 +322,10 @@ fn answers(out: &mut Document, study: &Study) {
             &format!("Answers after training on {} and {}", comparison.strong, comparison.weak),
             &[
                 "student",
-                "α",
+                "trained on",
                 "tokens an answer",
                 "at the length limit, %",
                 "without a final answer, %",
-                "score of each seed",
             ],
             rows.collect(),
         );
@@ -359,7 +383,7 @@ fn budgets(out: &mut Document, study: &Study) {
     for comparison in &study.comparisons {
         let rows = comparison.budgets.iter().map(|budget| {
             vec![
-                budget.alpha.to_string(),
+                budget.title.clone(),
                 budget.updates.to_string(),
                 percent(budget.strong_rows),
                 percent(budget.strong_trained),
@@ -374,10 +398,10 @@ fn budgets(out: &mut Document, study: &Study) {
         );
         out.table(
             &format!(
-                "Budget of each share of {} answers (first student and seed)",
-                comparison.strong
+                "Budget of each arm of {} and {} answers (first student and seed)",
+                comparison.strong, comparison.weak
             ),
-            &["α", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "length limit"],
+            &["trained on", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "length limit"],
             rows.collect(),
         );
         out.paragraph(format!("What became of every record of {}:", comparison.name));

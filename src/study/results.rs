@@ -1,8 +1,12 @@
 //! From the answers of all students to the numbers of the report.
 
-use super::config::{Cell, StudyConfig};
+use super::arms::ArmKind;
+use super::config::{Cell, ComparisonConfig, StudyConfig};
+use super::differences::{self, ArmDifference};
 use super::style::StyleShift;
+use crate::context::{Context, Task};
 use crate::data::{Ledger, SourceShare};
+use crate::error::Result;
 use crate::eval::{Answer, Arm, Bootstrap, Estimate, GradedAnswer, Hits, score as score_of};
 use crate::recipe::Summary;
 use serde::{Deserialize, Serialize};
@@ -71,17 +75,24 @@ impl TestedAnswers {
         self.0.extend(other.0);
     }
 
-    fn hits(&self) -> Hits {
+    pub(super) fn hits(&self) -> Hits {
         self.0.iter().map(|tested| tested.hits.clone()).collect()
     }
 }
+
+/// A cell that is done.
+pub(super) type CellResult = (Cell, Summary, TestedAnswers);
+
+/// By comparison, for each benchmark how many of its problems are trained on and not asked.
+pub(super) type LeftOutProblems = BTreeMap<usize, Vec<(String, usize)>>;
 
 /// All answers of a study.
 #[derive(Default)]
 pub(super) struct StudyData {
     /// By student, comparison and seed.
     pub untuned: BTreeMap<(usize, usize, u64), TestedAnswers>,
-    pub cells: Vec<(Cell, Summary, TestedAnswers)>,
+    pub cells: Vec<CellResult>,
+    pub left_out: LeftOutProblems,
 }
 
 /// A student in the report.
@@ -97,11 +108,28 @@ pub struct StudentLine {
     pub trained_parameters: usize,
 }
 
+/// The part that a source has in an arm, over all seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealizedShare {
+    /// The source.
+    pub source: String,
+    /// Its rows, as a share of an epoch's.
+    pub rows: f64,
+    /// Its trained tokens, as a share of an epoch's.
+    pub trained_tokens: f64,
+}
+
 /// A student trained on one mixture, over all seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixtureScore {
-    /// Share of the strong source.
+    /// Share of the strong source: the one asked for, or of a choice what it came to.
     pub alpha: f64,
+    /// What it is called, such as `by RSR`; empty in studies of earlier versions.
+    #[serde(default)]
+    pub title: String,
+    /// What came of the shares.
+    #[serde(default)]
+    pub shares: Vec<RealizedShare>,
     /// The score.
     pub score: Estimate,
     /// Accuracy by benchmark.
@@ -116,6 +144,26 @@ pub struct MixtureScore {
     pub without_answer: f64,
     /// Held-out loss at the end, by source.
     pub losses: Vec<(String, f64)>,
+}
+
+/// A student trained on a choice, and on what it is compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceScore {
+    /// Number of the choice in its comparison.
+    pub number: usize,
+    /// The choice.
+    pub choice: MixtureScore,
+    /// At random as many rows of each source.
+    pub control: Option<MixtureScore>,
+    /// What the same score likes least.
+    pub inverse: Option<MixtureScore>,
+}
+
+impl ChoiceScore {
+    /// The choice, its control and its inverse, as far as they are there.
+    pub fn all(&self) -> impl Iterator<Item = &MixtureScore> {
+        std::iter::once(&self.choice).chain(&self.control).chain(&self.inverse)
+    }
 }
 
 /// A student in a comparison.
@@ -134,13 +182,29 @@ pub struct StudentResult {
     /// Each mixture's score less that of the weak source, and less that of the strong: (share, over
     /// weak, over strong).
     pub gains: Vec<(f64, Estimate, Estimate)>,
+    /// One for each choice.
+    #[serde(default)]
+    pub choices: Vec<ChoiceScore>,
+    /// All differences of the report, tested together with those of the other students.
+    #[serde(default)]
+    pub differences: Vec<ArmDifference>,
 }
 
-/// What the runs of one share have used, in the first seed.
+impl StudentResult {
+    /// All arms: the mixtures, then each choice with its control and its inverse.
+    pub fn arms(&self) -> impl Iterator<Item = &MixtureScore> {
+        self.mixtures.iter().chain(self.choices.iter().flat_map(ChoiceScore::all))
+    }
+}
+
+/// What the runs of one arm have used, in the first seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
-    /// Share of the strong source.
+    /// Share of the strong source: the one asked for, or of a choice what it came to.
     pub alpha: f64,
+    /// What the arm is called; empty in studies of earlier versions.
+    #[serde(default)]
+    pub title: String,
     /// Optimizer steps.
     pub updates: usize,
     /// Rows of the strong source, as a share of an epoch's.
@@ -168,8 +232,12 @@ pub struct ComparisonResult {
     pub benchmarks: Vec<(String, usize)>,
     /// One for each student.
     pub students: Vec<StudentResult>,
-    /// One for each share, of the first student and seed.
+    /// One for each arm, of the first student and seed.
     pub budgets: Vec<Budget>,
+    /// Of each benchmark the problems that are trained on and not asked, where the study leaves them
+    /// out.
+    #[serde(default)]
+    pub left_out: Vec<(String, usize)>,
     /// What became of every record.
     pub ledger: Ledger,
 }
@@ -204,101 +272,32 @@ pub struct Study {
 }
 
 impl StudyData {
-    /// The answers of a student trained on a share, seed by seed.
-    fn arm(
+    /// The answers of a student in an arm, seed by seed.
+    fn hits(
         &self,
         config: &StudyConfig,
         student: usize,
         comparison: usize,
-        alpha: f64,
+        arm: ArmKind,
     ) -> Vec<Hits> {
         let of_seed = |seed: &u64| {
-            self.cells.iter().find(|(cell, ..)| {
-                (cell.student, cell.comparison, cell.alpha, cell.seed)
-                    == (student, comparison, alpha, *seed)
-            })
+            let wanted = Cell { student, comparison, arm, seed: *seed };
+            self.cells.iter().find(|(cell, ..)| *cell == wanted)
         };
         let cells = config.seeds.iter().filter_map(of_seed);
         cells.map(|(_, _, answers)| answers.hits()).collect()
     }
 
-    fn of(&self, student: usize, comparison: usize, alpha: f64) -> Vec<(&Summary, &TestedAnswers)> {
-        let same = |cell: &Cell| {
-            (cell.student, cell.comparison, cell.alpha) == (student, comparison, alpha)
-        };
+    fn of(
+        &self,
+        student: usize,
+        comparison: usize,
+        arm: ArmKind,
+    ) -> Vec<(&Summary, &TestedAnswers)> {
+        let same =
+            |cell: &Cell| (cell.student, cell.comparison, cell.arm) == (student, comparison, arm);
         let cells = self.cells.iter().filter(|(cell, ..)| same(cell));
         cells.map(|(_, summary, answers)| (summary, answers)).collect()
-    }
-
-    /// Where cells that are compared differ in what they may use.
-    pub fn differences(&self, config: &StudyConfig) -> Vec<String> {
-        let mut warnings = vec![];
-        if config.seeds.len() < 5 {
-            warnings.push(match config.seeds.len() {
-                1 => "one seed: how much another training would differ is in no interval".into(),
-                seeds => format!(
-                    "{seeds} seeds: how much trainings differ is estimated from as many only, so the \
-                     intervals are rather too narrow"
-                ),
-            });
-        }
-        for (number, comparison) in config.comparisons.iter().enumerate() {
-            for (student, of) in config.students.iter().enumerate() {
-                // Where nearly all or nearly no answers are right, differences have no room.
-                const EDGE: f64 = 0.05;
-                let own = self
-                    .cells
-                    .iter()
-                    .filter(|(cell, ..)| (cell.student, cell.comparison) == (student, number));
-                let scores: Vec<f64> = own.map(|(.., a)| score_of(&a.hits())).collect();
-                let edge = match () {
-                    () if scores.is_empty() => continue,
-                    () if scores.iter().all(|score| *score < EDGE) => "nearly no answer",
-                    () if scores.iter().all(|score| *score > 1.0 - EDGE) => "nearly every answer",
-                    () => continue,
-                };
-                warnings.push(format!(
-                    "{}, {}: {edge} is right, whatever it was trained on; these scores say nothing of \
-                     a gap, and intervals of no width are no certainty",
-                    comparison.name, of.name
-                ));
-            }
-            let of_comparison = self.cells.iter().filter(|(cell, ..)| cell.comparison == number);
-            let updates: std::collections::BTreeSet<usize> =
-                of_comparison.map(|(_, summary, _)| summary.outcome.step).collect();
-            if updates.len() > 1 {
-                warnings.push(format!("{}: updates differ, {updates:?}", comparison.name));
-            }
-            for (student, of) in config.students.iter().enumerate() {
-                let cells: Vec<&Summary> = self
-                    .cells
-                    .iter()
-                    .filter(|(cell, ..)| (cell.student, cell.comparison) == (student, number))
-                    .map(|(_, summary, _)| summary)
-                    .collect();
-                let mut differ = |what: &str, values: Vec<u64>| {
-                    let (low, high) = (values.iter().min(), values.iter().max());
-                    if let (Some(low), Some(high)) = (low, high)
-                        && low != high
-                    {
-                        warnings.push(format!(
-                            "{}, {}: {what} differ between cells, {low} to {high}",
-                            comparison.name, of.name
-                        ));
-                    }
-                };
-                let all = |part: fn(&Summary) -> u64| cells.iter().map(|s| part(s)).collect();
-                differ("length limits", all(|s| s.config.data.max_length as u64));
-                differ("problems", all(|s| s.ledger.training as u64));
-                if student == 0 {
-                    differ(
-                        "trained tokens (as the answers' lengths do)",
-                        all(|s| s.trained_tokens),
-                    );
-                }
-            }
-        }
-        warnings
     }
 }
 
@@ -314,11 +313,18 @@ impl Study {
         data: &StudyData,
         warnings: Vec<String>,
         style: Vec<StyleShift>,
-    ) -> Self {
+        context: &Context<'_>,
+    ) -> Result<Self> {
         let bootstrap = Bootstrap { resamples: config.resamples, seed: config.data_seed };
         let first = data.cells.first();
-        let of = |comparison| comparison_result(config, data, &bootstrap, comparison);
-        Self {
+        let students = config.comparisons.len() * config.students.len();
+        let mut progress = context.task(Task::Resample, students as u64);
+        let mut result = |comparison| {
+            comparison_result(config, data, &bootstrap, comparison, &mut || progress.advance())
+        };
+        let comparisons = (0..config.comparisons.len()).map(&mut result);
+        let comparisons = comparisons.collect::<Result<Vec<_>>>()?;
+        Ok(Self {
             title: config.title.clone(),
             introduction: config.introduction.clone(),
             command: command.to_owned(),
@@ -329,11 +335,11 @@ impl Study {
             students: (0..config.students.len())
                 .map(|student| student_line(config, data, student))
                 .collect(),
-            comparisons: (0..config.comparisons.len()).map(of).collect(),
+            comparisons,
             warnings,
             style,
             training_seconds: data.cells.iter().map(|(_, s, _)| s.training_seconds).sum(),
-        }
+        })
     }
 }
 
@@ -353,74 +359,151 @@ fn by_benchmark(answers: &[&TestedAnswers]) -> Vec<f64> {
     (0..benchmarks).map(|b| mean(answers.iter().map(|a| a.0[b].accuracy()))).collect()
 }
 
+/// What is made of one student in one comparison.
+struct Scored<'a> {
+    config: &'a StudyConfig,
+    data: &'a StudyData,
+    bootstrap: &'a Bootstrap,
+    number: usize,
+    student: usize,
+}
+
+impl Scored<'_> {
+    fn hits(&self, arm: ArmKind) -> Vec<Hits> {
+        self.data.hits(self.config, self.student, self.number, arm)
+    }
+
+    fn score(&self, arm: ArmKind) -> MixtureScore {
+        let comparison = &self.config.comparisons[self.number];
+        let hits = self.hits(arm);
+        let hits: Arm = hits.iter().collect();
+        let cells = self.data.of(self.student, self.number, arm);
+        let shares = realized(&cells);
+        let strong = shares.iter().find(|share| share.source == comparison.strong);
+        let alpha = match arm {
+            ArmKind::Share(share) => share,
+            _ => strong.map_or(0.0, |share| share.rows),
+        };
+        let score = self.bootstrap.score(&hits);
+        let title = comparison.title(arm);
+        MixtureScore { alpha, title, shares, ..mixture_score(score, &hits, &cells) }
+    }
+
+    fn result(&self) -> StudentResult {
+        let comparison = &self.config.comparisons[self.number];
+        let shares = comparison.shares();
+        let is_own = |(student, number, _): &(usize, usize, u64)| {
+            (*student, *number) == (self.student, self.number)
+        };
+        let untuned = self.data.untuned.iter().filter(|(key, _)| is_own(key));
+        let untuned: Vec<&TestedAnswers> = untuned.map(|(_, answers)| answers).collect();
+        let untuned_hits: Vec<Hits> = untuned.iter().map(|answers| answers.hits()).collect();
+        let choices = comparison.choices.iter().enumerate().map(|(number, choice)| ChoiceScore {
+            number,
+            choice: self.score(ArmKind::Choice(number)),
+            control: choice.control.then(|| self.score(ArmKind::Control(number))),
+            inverse: choice.inverse.then(|| self.score(ArmKind::Inverse(number))),
+        });
+        let differences = differences::of(comparison, self.bootstrap, |arm| self.hits(arm));
+        let (weak, strong) = (ArmKind::Share(0.0), ArmKind::Share(1.0));
+        let less = |arm: ArmKind, other: ArmKind| {
+            let mut found = differences.iter().filter(|d| (d.arm, d.other) == (arm, other));
+            found.next().map_or_else(Estimate::default, |difference| difference.estimate)
+        };
+        let mixed = shares.iter().filter(|share| **share > 0.0 && **share < 1.0);
+        StudentResult {
+            student: self.config.students[self.student].name.clone(),
+            untuned: self.bootstrap.score(&untuned_hits.iter().collect()),
+            untuned_by_benchmark: by_benchmark(&untuned),
+            mixtures: shares.iter().map(|share| self.score(ArmKind::Share(*share))).collect(),
+            gap: less(strong, weak),
+            gains: mixed
+                .map(|share| {
+                    let arm = ArmKind::Share(*share);
+                    (*share, less(arm, weak), less(arm, strong))
+                })
+                .collect(),
+            choices: choices.collect(),
+            differences,
+        }
+    }
+}
+
+/// The part of each source in the mixtures of some cells, on the mean.
+fn realized(cells: &[(&Summary, &TestedAnswers)]) -> Vec<RealizedShare> {
+    let Some((first, _)) = cells.first() else { return vec![] };
+    let sources = first.mixture.sources.iter().enumerate();
+    let share = |(index, source): (usize, &SourceShare)| {
+        let of_cells = || {
+            let mixtures = cells.iter().map(|(summary, _)| &summary.mixture);
+            mixtures.filter_map(|mixture| Some(mixture.realized(mixture.sources.get(index)?)))
+        };
+        RealizedShare {
+            source: source.name.clone(),
+            rows: mean(of_cells().map(|[rows, ..]| rows)),
+            trained_tokens: mean(of_cells().map(|[.., trained]| trained)),
+        }
+    };
+    sources.map(share).collect()
+}
+
 fn comparison_result(
     config: &StudyConfig,
     data: &StudyData,
     bootstrap: &Bootstrap,
     number: usize,
-) -> ComparisonResult {
+    told: &mut dyn FnMut() -> Result<()>,
+) -> Result<ComparisonResult> {
     let comparison = &config.comparisons[number];
-    let alphas = config.alphas(number);
-    let student_result = |student: usize| {
-        let arms: Vec<Vec<Hits>> =
-            alphas.iter().map(|alpha| data.arm(config, student, number, *alpha)).collect();
-        let arms: Vec<Arm> = arms.iter().map(|arm| arm.iter().collect()).collect();
-        let (weak, strong) = (&arms[0], &arms[arms.len() - 1]);
-        let mixtures = alphas.iter().zip(&arms).map(|(alpha, arm)| {
-            let cells = data.of(student, number, *alpha);
-            mixture_score(*alpha, bootstrap.score(arm), arm, &cells)
-        });
-        let gains = alphas.iter().zip(&arms).filter(|(alpha, _)| **alpha > 0.0 && **alpha < 1.0);
-        let untuned = data.untuned.iter().filter(|((s, c, _), _)| (*s, *c) == (student, number));
-        let untuned: Vec<&TestedAnswers> = untuned.map(|(_, answers)| answers).collect();
-        let untuned_hits: Vec<Hits> = untuned.iter().map(|answers| answers.hits()).collect();
-        StudentResult {
-            student: config.students[student].name.clone(),
-            untuned: bootstrap.score(&untuned_hits.iter().collect()),
-            untuned_by_benchmark: by_benchmark(&untuned),
-            mixtures: mixtures.collect(),
-            gap: bootstrap.difference(strong, weak),
-            gains: gains
-                .map(|(alpha, arm)| {
-                    (*alpha, bootstrap.difference(arm, weak), bootstrap.difference(arm, strong))
-                })
-                .collect(),
-        }
-    };
-    let budget = |alpha: &f64| {
-        let (summary, _) = *data.of(0, number, *alpha).first()?;
-        let strong = summary.mixture.sources.iter().find(|s| s.name == comparison.strong)?;
-        let all = |part: fn(&SourceShare) -> u64| {
-            summary.mixture.sources.iter().map(part).sum::<u64>().max(1) as f64
-        };
-        Some(Budget {
-            alpha: *alpha,
-            updates: summary.outcome.step,
-            strong_rows: strong.rows as f64 / all(|s| s.rows as u64),
-            strong_trained: strong.trained_tokens as f64 / all(|s| s.trained_tokens),
-            tokens: summary.tokens,
-            trained_tokens: summary.trained_tokens,
-            max_length: summary.config.data.max_length,
-        })
-    };
-    let first = data.of(0, number, 0.0).first().copied();
+    let mut students = vec![];
+    for student in 0..config.students.len() {
+        students.push(Scored { config, data, bootstrap, number, student }.result());
+        told()?;
+    }
+    differences::correct(students.iter_mut().flat_map(|student| &mut student.differences));
+    let first = data.of(0, number, ArmKind::Share(0.0)).first().copied();
     let ledger = first.map(|(summary, _)| summary.ledger.clone());
     let benchmarks = first.map_or(vec![], |(_, answers)| {
         answers.0.iter().map(|tested| (tested.benchmark.clone(), tested.hits.len())).collect()
     });
-    ComparisonResult {
+    Ok(ComparisonResult {
         benchmarks,
         name: comparison.name.clone(),
         strong: comparison.strong.clone(),
         weak: comparison.weak.clone(),
-        students: (0..config.students.len()).map(student_result).collect(),
-        budgets: alphas.iter().filter_map(budget).collect(),
+        students,
+        budgets: comparison
+            .arms()
+            .into_iter()
+            .filter_map(|arm| budget(comparison, arm, data.of(0, number, arm).first()?.0))
+            .collect(),
+        left_out: data.left_out.get(&number).cloned().unwrap_or_default(),
         ledger: ledger.unwrap_or_default(),
-    }
+    })
 }
 
+fn budget(comparison: &ComparisonConfig, arm: ArmKind, summary: &Summary) -> Option<Budget> {
+    let mixture = &summary.mixture;
+    let strong = mixture.sources.iter().find(|source| source.name == comparison.strong)?;
+    let [strong_rows, .., strong_trained] = mixture.realized(strong);
+    let alpha = match arm {
+        ArmKind::Share(share) => share,
+        _ => strong_rows,
+    };
+    Some(Budget {
+        alpha,
+        title: comparison.title(arm),
+        updates: summary.outcome.step,
+        strong_rows,
+        strong_trained,
+        tokens: summary.tokens,
+        trained_tokens: summary.trained_tokens,
+        max_length: summary.config.data.max_length,
+    })
+}
+
+/// All but the shares and the title.
 fn mixture_score(
-    alpha: f64,
     score: Estimate,
     arm: &Arm,
     cells: &[(&Summary, &TestedAnswers)],
@@ -436,7 +519,9 @@ fn mixture_score(
         }
     }
     MixtureScore {
-        alpha,
+        alpha: 0.0,
+        title: String::new(),
+        shares: vec![],
         score,
         by_benchmark: by_benchmark(&answers),
         by_seed: arm.iter().map(|hits| score_of(hits)).collect(),

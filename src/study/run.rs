@@ -5,18 +5,22 @@
 //!   settings.toml                            what was asked
 //!   datasets.json                            datasets of the hub, with their commits
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
+//!   cells/STUDENT/Long-by-rsr/seed-1/        the same of a choice; -control and -inverse beside it
+//!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
 //!   study.json  report.html  report.md  figures/
 //! ```
 
+use super::arms::ArmKind;
 use super::config::{Cell, StudyConfig};
-use super::results::{Study, StudyData, TestedAnswers};
+use super::overlap::{contamination, without_trained};
+use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
-use super::{report, style};
+use super::{report, style, warnings};
 use crate::context::{Context, Event, Moment, Observer};
 use crate::data::reading::Datasets;
-use crate::data::{ColumnMap, OverlapKind, overlaps};
+use crate::data::ColumnMap;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{
@@ -37,7 +41,10 @@ const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
 /// What all parts of a study's work share.
 struct Work<'a, 'c> {
     config: &'a StudyConfig,
+    /// Those of all comparisons.
     benchmarks: Vec<Benchmark>,
+    /// By comparison, where it leaves out the problems that it trains on.
+    own_benchmarks: BTreeMap<usize, Vec<Benchmark>>,
     context: &'a Context<'c>,
     /// The day of the study's beginning.
     date: String,
@@ -64,16 +71,20 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     let directory = WorkDir::open(out, KIND)?;
     let date = date_of(&directory)?;
-    let mut work = Work { config, benchmarks, context, date, datasets, data: BTreeMap::new() };
+    let (data, own_benchmarks) = (BTreeMap::new(), BTreeMap::new());
+    let mut work = Work { config, benchmarks, own_benchmarks, context, date, datasets, data };
+    let mut tested = StudyData::default();
     // Whatever is wrong with the data of a comparison or a student shows here.
     let mut warnings = work.prepare()?;
     work.datasets.write(&directory)?;
-    warnings.extend(work.contamination());
+    if config.leave_out_trained {
+        tested.left_out = work.leave_out()?;
+    }
+    warnings.extend(work.contamination()?);
     for warning in &warnings {
         context.notice(format!("warning: {warning}"))?;
     }
 
-    let mut tested = StudyData::default();
     for (cell, is_first) in work.untuned_cells() {
         if !is_first {
             continue;
@@ -84,9 +95,9 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     }
     tested.cells = work.train_all().map_err(going_on)?;
     let style = work.style_shifts().map_err(going_on)?;
-    warnings.extend(tested.differences(config));
+    warnings.extend(warnings::of(config, &tested));
     directory.write("settings.toml", &toml_of(config)?)?;
-    let study = Study::new(config, command, &tested, warnings, style);
+    let study = Study::new(config, command, &tested, warnings, style, context)?;
     report::write_all(&study, &tested, config)?;
     // Once more, where they are read: what was told hours ago is out of sight.
     for warning in &study.warnings {
@@ -147,8 +158,11 @@ fn date_of(directory: &WorkDir) -> Result<String> {
 fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     let comparison = &config.comparisons[cell.comparison];
     let student = config.students[cell.student].name.clone();
-    let (share, seed) = (100.0 * cell.alpha, cell.seed);
-    [student, format!("{}, {share:.0} % {}, seed {seed}", comparison.name, comparison.strong)]
+    let arm = match cell.arm {
+        ArmKind::Share(share) => format!("{:.0} % {}", 100.0 * share, comparison.strong),
+        arm => comparison.title(arm),
+    };
+    [student, format!("{}, {arm}, seed {}", comparison.name, cell.seed)]
 }
 
 fn toml_of(config: &StudyConfig) -> Result<String> {
@@ -166,6 +180,10 @@ impl Work<'_, '_> {
         if run.base_model.is_some() || run.data.chat_template.is_some() {
             run.data.date.get_or_insert_with(|| self.date.clone());
         }
+        let scores = self.config.scores_file(cell, run.base_model.is_some());
+        if let Some(choice) = run.mixture.choice.as_mut().filter(|c| c.by.needs_student()) {
+            choice.scores = Some(scores);
+        }
         for source in &mut run.data.sources {
             source.path = self.datasets.at(&source.path).to_owned();
         }
@@ -181,7 +199,7 @@ impl Work<'_, '_> {
             let mut common: Option<Vec<Question>> = None;
             let mut counts = vec![];
             for student in 0..self.config.students.len() {
-                let run = self.run_config(&Cell { student, comparison, alpha: 0.0, seed })?;
+                let run = self.run_config(&Cell { student, comparison, arm: WEAK, seed })?;
                 let prepared = Prepared::new(&run, self.context)?;
                 // Those that are noted already are named with their commits here.
                 for (source, read) in run.data.sources.iter().zip(&prepared.names) {
@@ -232,40 +250,44 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Problems that are both trained on and tested with.
-    fn contamination(&self) -> Vec<String> {
-        let mut warnings = vec![];
-        for ((comparison, _), prepared) in &self.data {
-            let name = &self.config.comparisons[*comparison].name;
-            let pairs = prepared.mixture.pairs();
-            let training: Vec<&str> = (0..pairs.len()).map(|index| pairs.problem(index)).collect();
-            let held_out: Vec<&str> =
-                prepared.questions.iter().map(|question| question.problem.as_str()).collect();
-            let files = self.benchmarks.iter().map(|benchmark| {
-                let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
-                (benchmark.name.as_str(), problems.collect::<Vec<_>>())
-            });
-            for (tested, test) in [("the held-out problems", held_out)].into_iter().chain(files) {
-                let found = overlaps(training.iter().copied(), test.iter().copied());
-                let same = found.iter().filter(|o| o.kind == OverlapKind::SameText).count();
-                let (alike, of) = (found.len() - same, test.len());
-                if same > 0 {
-                    warnings.push(format!(
-                        "{name}: {same} of {of} problems of {tested} are trained on, word for word"
-                    ));
-                }
-                if alike > 0 {
-                    warnings.push(format!(
-                        "{name}: {alike} of {of} problems of {tested} share thirteen words in a row \
-                         with one that is trained on (problems made from one template do so too)"
-                    ));
-                }
+    /// The data of all students of a comparison.
+    fn of_students(&self, comparison: usize) -> Vec<&Prepared> {
+        self.data.range((comparison, 0)..(comparison + 1, 0)).map(|(_, data)| data).collect()
+    }
+
+    /// The benchmarks that a comparison's students are asked.
+    fn benchmarks(&self, comparison: usize) -> &[Benchmark] {
+        self.own_benchmarks.get(&comparison).unwrap_or(&self.benchmarks)
+    }
+
+    /// Takes the problems that a comparison trains on out of its benchmarks, and returns how many
+    /// those are, by comparison.
+    fn leave_out(&mut self) -> Result<LeftOutProblems> {
+        let mut all = LeftOutProblems::new();
+        for (comparison, of) in self.config.comparisons.iter().enumerate() {
+            let students = self.of_students(comparison);
+            let (kept, left_out) = without_trained(&of.name, &students, &self.benchmarks)?;
+            for (benchmark, count) in left_out.iter().filter(|(_, count)| *count > 0) {
+                self.context.notice(format!(
+                    "{}: {count} problems of {benchmark} are trained on and not asked",
+                    of.name
+                ))?;
             }
+            self.own_benchmarks.insert(comparison, kept);
+            all.insert(comparison, left_out);
         }
-        // Students with the same data have the same lines.
-        warnings.sort();
-        warnings.dedup();
-        warnings
+        Ok(all)
+    }
+
+    /// Problems that are both trained on and tested with.
+    fn contamination(&self) -> Result<Vec<String>> {
+        let mut warnings = vec![];
+        for (comparison, of) in self.config.comparisons.iter().enumerate() {
+            let students = self.of_students(comparison);
+            let benchmarks = self.benchmarks(comparison);
+            warnings.extend(contamination(&of.name, &students, benchmarks, self.context)?);
+        }
+        Ok(warnings)
     }
 
     /// The untuned students to test, and whether each is the first that is like it: one that is read
@@ -276,7 +298,7 @@ impl Work<'_, '_> {
         for (number, seed) in config.seeds.iter().enumerate() {
             for comparison in 0..config.comparisons.len() {
                 for student in 0..config.students.len() {
-                    let cell = Cell { student, comparison, alpha: 0.0, seed: *seed };
+                    let cell = Cell { student, comparison, arm: WEAK, seed: *seed };
                     let read = self.run_config(&cell).is_ok_and(|run| run.base_model.is_some());
                     cells.push((cell, number == 0 || !read));
                 }
@@ -306,7 +328,8 @@ impl Work<'_, '_> {
         let held_out = self.asked(&load, &run, &prepared, &[held_out], false, &folder)?;
         let mut answers = TestedAnswers::of_benchmarks(held_out);
         let instruct = self.config.instruct;
-        let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &folder)?;
+        let files = self.benchmarks(cell.comparison);
+        let files = self.asked(&load, &run, &prepared, files, instruct, &folder)?;
         answers.extend(TestedAnswers::of_benchmarks(files));
         Ok(answers)
     }
@@ -348,6 +371,9 @@ impl Work<'_, '_> {
             if run.precision != Precision::F32 {
                 settings["precision"] = serde_json::json!(run.precision);
             }
+            if self.config.leave_out_trained && is_file {
+                settings["leave_out_trained"] = true.into();
+            }
             let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
             let path = store.with_extension("settings.json");
             same_settings(&path, &settings, |_| Ok(()), HINT)?;
@@ -360,17 +386,21 @@ impl Work<'_, '_> {
     }
 
     /// Trains and tests all cells, and tells before each how long the rest takes.
-    fn train_all(&self) -> Result<Vec<(Cell, Summary, TestedAnswers)>> {
+    fn train_all(&self) -> Result<Vec<CellResult>> {
         let cells = self.config.cells();
         let mut times = RunTimes::of_earlier(self.config, &cells);
-        let mut done = vec![];
+        let mut done: Vec<CellResult> = vec![];
         for (number, cell) in cells.iter().enumerate() {
             self.context.check()?;
             let [student, about] = name(self.config, cell);
             let left = times.left(&cells[number..]);
             part(self.context, &student, &about, [number + 1, cells.len()], left)?;
             let start = Instant::now();
-            let (summary, answers) = self.train(cell)?;
+            let mut run = self.run_config(cell)?;
+            if let ArmKind::Control(choice) = cell.arm {
+                run.mixture.weights = rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
+            }
+            let (summary, answers) = self.train(cell, &run)?;
             times.add(cell, start.elapsed().as_secs_f64(), &summary);
             done.push((cell.clone(), summary, answers));
         }
@@ -378,15 +408,14 @@ impl Work<'_, '_> {
     }
 
     /// Trains a cell and tests its student.
-    fn train(&self, cell: &Cell) -> Result<(Summary, TestedAnswers)> {
-        let run = self.run_config(cell)?;
-        let prepared = self.data(cell, &run)?;
+    fn train(&self, cell: &Cell, run: &RunConfig) -> Result<(Summary, TestedAnswers)> {
+        let prepared = self.data(cell, run)?;
         let mode = match RunDirectory::holds_run(&run.out) {
             true => RunMode::Resume,
             false => RunMode::New,
         };
         let events = Context::new(CellEvents(self.context), self.context.stop_flag());
-        let summary = recipe::run_on(&run, prepared.clone(), mode, &events);
+        let summary = recipe::run_on(run, prepared.clone(), mode, &events);
         // The remedies of a single run are not those of a study.
         let summary = summary.map_err(|error| match error {
             Error::RunDirectory { path, what, .. } => {
@@ -400,11 +429,12 @@ impl Work<'_, '_> {
         if !self.config.keep_checkpoints {
             remove_folder(&run.out.join("checkpoints"))?;
         }
-        let held_out = self.held_out_answers(cell, &run, &prepared)?;
+        let held_out = self.held_out_answers(cell, run, &prepared)?;
         let mut answers = TestedAnswers::of_questions(&held_out);
-        let load = || trained(&run, self.context);
+        let load = || trained(run, self.context);
         let instruct = self.config.instruct;
-        let files = self.asked(&load, &run, &prepared, &self.benchmarks, instruct, &run.out)?;
+        let files = self.benchmarks(cell.comparison);
+        let files = self.asked(&load, run, &prepared, files, instruct, &run.out)?;
         answers.extend(TestedAnswers::of_benchmarks(files));
         Ok((summary, answers))
     }
@@ -432,41 +462,51 @@ impl Work<'_, '_> {
         Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
     }
 
-    /// For each student and comparison, what training on one source alone made likelier.
+    /// For each student and comparison, what training on one source alone, or on a choice, made
+    /// likelier.
     fn style_shifts(&self) -> Result<Vec<StyleShift>> {
         let mut shifts = vec![];
         if self.config.style_answers == 0 {
             return Ok(shifts);
         }
-        part(
-            self.context,
-            "style",
-            "ranks of generated tokens under the untuned student",
-            [0, 0],
-            None,
-        )?;
-        for student_index in 0..self.config.students.len() {
+        let about = "ranks of generated tokens under the untuned student";
+        part(self.context, "style", about, [0, 0], None)?;
+        let seed = self.config.seeds[0];
+        for (number, of_student) in self.config.students.iter().enumerate() {
             for (comparison, of) in self.config.comparisons.iter().enumerate() {
-                for alpha in [1.0, 0.0] {
-                    self.context.check()?;
-                    let seed = self.config.seeds[0];
-                    let cell = Cell { student: student_index, comparison, alpha, seed };
-                    let run = self.run_config(&cell)?;
-                    let prepared = self.data(&cell, &run)?;
-                    let untuned =
-                        student(&run, &prepared, &device::by_name(&run.backend)?, self.context)?
-                            .with_precision(run.precision)?;
+                let cell = Cell { student: number, comparison, arm: WEAK, seed };
+                let run = self.run_config(&cell)?;
+                let prepared = self.data(&cell, &run)?;
+                let device = device::by_name(&run.backend)?;
+                let untuned = student(&run, &prepared, &device, self.context)?
+                    .with_precision(run.precision)?;
+                let choices = (0..of.choices.len()).map(ArmKind::Choice);
+                for arm in [ArmKind::Share(1.0), WEAK].into_iter().chain(choices) {
+                    let cell = Cell { arm, ..cell.clone() };
                     let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
-                    let tokens = style::ranks(&untuned, &prepared, answers)?;
-                    let source = if alpha == 1.0 { &of.strong } else { &of.weak };
-                    let name = &self.config.students[student_index].name;
-                    shifts.push(StyleShift::new(name, source, tokens));
+                    let tokens = style::ranks(&untuned, &prepared, answers, self.context)?;
+                    let source = match arm {
+                        ArmKind::Share(1.0) => of.strong.clone(),
+                        WEAK => of.weak.clone(),
+                        arm => of.title(arm),
+                    };
+                    shifts.push(StyleShift::new(&of_student.name, &source, tokens));
                 }
             }
         }
         Ok(shifts)
     }
+}
+
+/// The weak source alone, which every comparison has.
+const WEAK: ArmKind = ArmKind::Share(0.0);
+
+/// Rows of each source in a cell's mixture, as weights.
+fn rows_of(done: &[CellResult], wanted: &Cell) -> BTreeMap<String, f64> {
+    let found = done.iter().find(|(cell, ..)| cell == wanted);
+    let sources = found.iter().flat_map(|(_, summary, _)| &summary.mixture.sources);
+    sources.map(|source| (source.name.clone(), source.rows as f64)).collect()
 }
 
 /// What to do where a study's directory and its settings or data do not fit together.

@@ -5,6 +5,7 @@
 //! what training has taught; in the paper those of long answers are words such as "wait" and
 //! "Alternatively".
 
+use crate::context::{Context, Task};
 use crate::data::{Batch, Row};
 use crate::error::Result;
 use crate::eval::Answer;
@@ -29,7 +30,7 @@ pub struct TokenShift {
 pub struct StyleShift {
     /// The student.
     pub student: String,
-    /// The source that it was trained on.
+    /// The source or the choice that it was trained on.
     pub source: String,
     /// Tokens of its answers.
     pub tokens: usize,
@@ -45,8 +46,18 @@ pub struct StyleShift {
 pub(super) type Ranks = Vec<(String, u32)>;
 
 /// The rank under `untuned` of each token of the answers.
-pub(super) fn ranks(untuned: &DecoderLm, prepared: &Prepared, answers: &[Answer]) -> Result<Ranks> {
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped); what ranking gives.
+pub(super) fn ranks(
+    untuned: &DecoderLm,
+    prepared: &Prepared,
+    answers: &[Answer],
+    context: &Context<'_>,
+) -> Result<Ranks> {
     let mut all = vec![];
+    let mut progress = context.task(Task::RankTokens, answers.len() as u64);
+    progress.update(0)?;
     for answer in answers {
         let mut tokens = prepared.template.prompt(&prepared.tokenizer, answer.prompt())?;
         let prompt = tokens.len();
@@ -56,6 +67,7 @@ pub(super) fn ranks(untuned: &DecoderLm, prepared: &Prepared, answers: &[Answer]
         for (token, rank) in row.tokens[prompt..].iter().zip(ranks) {
             all.push((prepared.tokenizer.token_text(*token).unwrap_or_default(), rank));
         }
+        progress.advance()?;
     }
     Ok(all)
 }

@@ -46,8 +46,8 @@ impl RunTimes {
 /// Seconds that runs which are still to come will take, by those that are finished: `None` before it
 /// can be known, which is when each student that is to be trained has been trained once.
 ///
-/// A run takes about as long as those of the same student, on the same data, with the same share;
-/// without these as those with other shares, and without these as those on other data.
+/// A run takes about as long as those of the same student, on the same data, in the same arm;
+/// without these as those in other arms, and without these as those on other data.
 fn time_left(finished: &[(Cell, f64)], to_come: &[&Cell]) -> Option<f64> {
     to_come.iter().map(|cell| estimate(finished, cell)).sum()
 }
@@ -60,7 +60,7 @@ fn estimate(finished: &[(Cell, f64)], cell: &Cell) -> Option<f64> {
     };
     let same_student = |other: &Cell| other.student == cell.student;
     let same_data = |other: &Cell| same_student(other) && other.comparison == cell.comparison;
-    mean(&|other| same_data(other) && other.alpha == cell.alpha)
+    mean(&|other| same_data(other) && other.arm == cell.arm)
         .or_else(|| mean(&same_data))
         .or_else(|| mean(&same_student))
 }
@@ -68,9 +68,10 @@ fn estimate(finished: &[(Cell, f64)], cell: &Cell) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::study::ArmKind;
 
-    fn cell(student: usize, comparison: usize, alpha: f64, seed: u64) -> Cell {
-        Cell { student, comparison, alpha, seed }
+    fn cell(student: usize, comparison: usize, share: f64, seed: u64) -> Cell {
+        Cell { student, comparison, arm: ArmKind::Share(share), seed }
     }
 
     /// Seconds left for runs, by finished ones.
@@ -105,6 +106,11 @@ mod tests {
         assert_eq!(left(&finished, &[cell(0, 0, 1.0, 2)]), Some(30.0));
         finished.push((cell(0, 0, 1.0, 2), 50.0));
         assert_eq!(left(&finished, &[cell(0, 0, 1.0, 3), cell(0, 0, 1.0, 4)]), Some(80.0));
+        // A choice is an arm like others.
+        let choice = Cell { arm: ArmKind::Choice(0), ..cell(0, 0, 0.0, 4) };
+        assert_eq!(left(&finished, std::slice::from_ref(&choice)), Some(30.0));
+        let chosen = [(Cell { seed: 1, ..choice.clone() }, 90.0)];
+        assert_eq!(left(&chosen, &[choice]), Some(90.0));
         // Those on other data where there are no others.
         assert_eq!(left(&finished[..1], &[cell(0, 0, 0.0, 1)]), Some(100.0));
     }

@@ -221,7 +221,7 @@ impl Problems {
         let without_answer = self.benchmark.without_answer.len();
         let left_out_rows = self.benchmark.left_out;
         let (problems, left_out, mut counts) =
-            sieve(self.benchmark.problems, &self.against, config.near_duplicates);
+            sieve(self.benchmark.problems, &self.against, config.near_duplicates, context)?;
         counts.without_answer = without_answer;
         counts.unusable = left_out_rows.rows();
         if !left_out_rows.is_empty() {

@@ -1,7 +1,9 @@
 //! Problems that are worth asking: each once, and none that a benchmark has.
 
 use super::report::ProblemCounts;
-use crate::data::{OverlapKind, near_duplicates, normalized, overlaps};
+use crate::context::{Context, Task};
+use crate::data::{OverlapKind, TrainingProblems, near_duplicates_watched, plain};
+use crate::error::Result;
 use crate::eval::{Benchmark, BenchmarkProblem, same_answer};
 use std::collections::HashMap;
 
@@ -16,11 +18,15 @@ pub(super) struct LeftOut {
 }
 
 /// The problems to ask, in their order.
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped).
 pub(super) fn sieve(
     problems: Vec<BenchmarkProblem>,
     benchmarks: &[Benchmark],
     threshold: f64,
-) -> (Vec<BenchmarkProblem>, Vec<LeftOut>, ProblemCounts) {
+    context: &Context<'_>,
+) -> Result<(Vec<BenchmarkProblem>, Vec<LeftOut>, ProblemCounts)> {
     let mut counts = ProblemCounts { read: problems.len(), ..ProblemCounts::default() };
     let mut left_out = vec![];
     let mut out = |problem: &BenchmarkProblem, because, like: String| {
@@ -31,7 +37,7 @@ pub(super) fn sieve(
     let mut first_of: HashMap<String, usize> = HashMap::new();
     let mut kept: Vec<BenchmarkProblem> = vec![];
     for problem in problems {
-        match first_of.get(&normalized(&problem.problem).to_lowercase()) {
+        match first_of.get(&plain(&problem.problem)) {
             Some(first) => {
                 let first = &kept[*first];
                 counts.duplicates += 1;
@@ -40,14 +46,17 @@ pub(super) fn sieve(
                 out(&problem, "same text", first.id.clone());
             }
             None => {
-                first_of.insert(normalized(&problem.problem).to_lowercase(), kept.len());
+                first_of.insert(plain(&problem.problem), kept.len());
                 kept.push(problem);
             }
         }
     }
 
     let mut drop = vec![false; kept.len()];
-    let pairs = near_duplicates(kept.iter().map(|problem| problem.problem.as_str()), threshold);
+    let texts = kept.iter().map(|problem| problem.problem.as_str());
+    let mut progress = context.task(Task::FindNearDuplicates, kept.len() as u64);
+    let pairs = near_duplicates_watched(texts, threshold, &mut |done| progress.update(done))?;
+    drop(progress);
     for alike in pairs.chunk_by(|a, b| a.text == b.text) {
         let problem = &kept[alike[0].text];
         // With another answer it is another problem, made from the same template.
@@ -65,10 +74,18 @@ pub(super) fn sieve(
             None => {}
         }
     }
+    let of_benchmarks: usize = benchmarks.iter().map(|benchmark| benchmark.problems.len()).sum();
+    let compared = of_benchmarks + benchmarks.len() * kept.len();
+    let mut progress = context.task(Task::FindOverlaps, compared as u64);
     for benchmark in benchmarks {
-        let texts = benchmark.problems.iter().map(|problem| problem.problem.as_str());
-        let asked = kept.iter().map(|problem| problem.problem.as_str());
-        for overlap in overlaps(texts, asked) {
+        let mut index = TrainingProblems::default();
+        for problem in &benchmark.problems {
+            index.add(&problem.problem);
+            progress.advance()?;
+        }
+        for (asked, problem) in kept.iter().enumerate() {
+            progress.advance()?;
+            let Some(overlap) = index.overlap(asked, &problem.problem) else { continue };
             if std::mem::replace(&mut drop[overlap.test], true) {
                 continue;
             }
@@ -84,5 +101,5 @@ pub(super) fn sieve(
     let mut keep = drop.iter().map(|drop| !drop);
     kept.retain(|_| keep.next().unwrap_or(true));
     counts.asked = kept.len();
-    (kept, left_out, counts)
+    Ok((kept, left_out, counts))
 }

@@ -394,7 +394,11 @@ impl<M: CausalLm> Learner<M> {
         let per_step = self.config.rows_per_step() as u64;
         let first = self.state.step as u64 * per_step;
         let end = (first + per_step).min(self.config.total_rows(per_epoch));
-        let rows = fit.rows.rows(first..end)?;
+        let rows = match fit.rows.rows(first..end) {
+            // A teacher may have been asked to stop.
+            Err(Error::Stopped { .. }) => return Ok(Attempt::Stopped),
+            rows => rows?,
+        };
         match self.step_within(&rows, fit.total_steps, fit.context) {
             Ok(mut report) => {
                 fit.failures.in_a_row = 0;

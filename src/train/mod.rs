@@ -24,6 +24,6 @@ pub(crate) use moments::LEAST_8BIT;
 pub use optimizer::{FusedAdamW, Optimizer, global_norm, named_gradients};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use step_log::ResumePoint;
-pub use teacher::{DistillationRows, LogitTeacher, ModelTeacher};
+pub use teacher::{DistillationRows, LogitTeacher, ModelTeacher, WatchedTeacher};
 pub use teacher_logits::{TeacherLogits, TeacherLogitsHeader, TeacherLogitsWriter};
 pub use tensorboard::TensorBoard;

@@ -1,6 +1,7 @@
 //! A teacher beside the data: rows that come with what the teacher finds likely, for distillation of
 //! logits.
 
+use crate::context::{Context, Task};
 use crate::data::{Batch, Row, RowStream, TopTokens};
 use crate::error::Result;
 use crate::model::Generate;
@@ -48,6 +49,35 @@ impl<R: RowStream, T: LogitTeacher> RowStream for DistillationRows<R, T> {
             row.teacher = Some(Arc::new(top));
         }
         Ok(rows)
+    }
+}
+
+/// A teacher whose work is told row by row, for one that takes long.
+#[derive(Debug)]
+pub struct WatchedTeacher<'c, 'a, T> {
+    teacher: T,
+    context: &'c Context<'a>,
+}
+
+impl<'c, 'a, T: LogitTeacher> WatchedTeacher<'c, 'a, T> {
+    /// Says what `teacher` says, asks it one row after another, and tells of each.
+    pub fn new(teacher: T, context: &'c Context<'a>) -> Self {
+        Self { teacher, context }
+    }
+}
+
+impl<T: LogitTeacher> LogitTeacher for WatchedTeacher<'_, '_, T> {
+    /// # Errors
+    /// As the teacher's; [`Error::Stopped`](crate::Error::Stopped) between two rows.
+    fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
+        let mut progress = self.context.task(Task::TeacherLogits, rows.len() as u64);
+        progress.update(0)?;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            all.extend(self.teacher.top_tokens(std::slice::from_ref(row))?);
+            progress.advance()?;
+        }
+        Ok(all)
     }
 }
 

@@ -19,7 +19,10 @@ pub use chosen::{ChoiceReport, SourceChoice};
 pub use ledger::{Ledger, SourceLedger};
 pub use lengths::{Length, Lengths};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Schedule};
+#[cfg(feature = "teacher")]
+pub(crate) use near_duplicates::near_duplicates_watched;
 pub use near_duplicates::{NearDuplicate, near_duplicates};
+pub(crate) use overlap::{TrainingProblems, plain};
 pub use overlap::{Overlap, OverlapKind, overlaps};
 pub use pairs::{AnswersKept, Join, Pairs, Source, normalized};
 pub use report::{MixtureReport, SourceShare};

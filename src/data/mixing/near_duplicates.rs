@@ -1,6 +1,7 @@
 //! Problems that are nearly the same: by MinHash (Broder 1997), with every find checked exactly.
 
 use super::overlap::{hashed_runs, words};
+use crate::error::Result;
 use crate::random::Stream;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,19 @@ pub fn near_duplicates<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     threshold: f64,
 ) -> Vec<NearDuplicate> {
+    let found = near_duplicates_watched(texts, threshold, &mut |_| Ok(()));
+    found.expect("nobody ends the search")
+}
+
+/// As [`near_duplicates`]; `watch` is told after each text how many were compared.
+///
+/// # Errors
+/// What `watch` returns, which ends the search.
+pub(crate) fn near_duplicates_watched<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    threshold: f64,
+    watch: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<NearDuplicate>> {
     let mut random = Stream::new(0, "near duplicates", 0);
     // Odd factors permute the 64-bit numbers; the upper bits are the well mixed ones.
     let mut factors = [[0u64; 2]; BANDS * ROWS];
@@ -77,8 +91,9 @@ pub fn near_duplicates<'a>(
         alike.sort_by_key(|pair| pair.earlier);
         found.extend(alike);
         all_runs.push(runs);
+        watch(text as u64 + 1)?;
     }
-    found
+    Ok(found)
 }
 
 /// Hashes of all runs of words; of a shorter text the one of all of it.

@@ -46,22 +46,44 @@ pub fn overlaps<'a>(
     training: impl IntoIterator<Item = &'a str>,
     test: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Overlap> {
-    let mut texts: HashMap<String, usize> = HashMap::new();
-    let mut runs: HashMap<u64, usize> = HashMap::new();
-    for (index, problem) in training.into_iter().enumerate() {
-        texts.entry(normalized(problem).to_lowercase()).or_insert(index);
+    let mut index = TrainingProblems::default();
+    training.into_iter().for_each(|problem| index.add(problem));
+    test.into_iter().enumerate().filter_map(|(test, problem)| index.overlap(test, problem)).collect()
+}
+
+/// The problems of a training set, to be compared with others one by one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TrainingProblems {
+    count: usize,
+    /// The first problem with a text.
+    texts: HashMap<String, usize>,
+    /// The first problem with a run of words.
+    runs: HashMap<u64, usize>,
+}
+
+impl TrainingProblems {
+    pub(crate) fn add(&mut self, problem: &str) {
+        let index = self.count;
+        self.count += 1;
+        self.texts.entry(plain(problem)).or_insert(index);
         for run in word_runs(problem) {
-            runs.entry(run).or_insert(index);
+            self.runs.entry(run).or_insert(index);
         }
     }
-    let of_test = |(test, problem): (usize, &str)| {
-        if let Some(training) = texts.get(&normalized(problem).to_lowercase()) {
+
+    /// What the test problem with this number has in common with a training problem.
+    pub(crate) fn overlap(&self, test: usize, problem: &str) -> Option<Overlap> {
+        if let Some(training) = self.texts.get(&plain(problem)) {
             return Some(Overlap { training: *training, test, kind: OverlapKind::SameText });
         }
-        let training = word_runs(problem).into_iter().find_map(|run| runs.get(&run))?;
+        let training = word_runs(problem).into_iter().find_map(|run| self.runs.get(&run))?;
         Some(Overlap { training: *training, test, kind: OverlapKind::SharedWords })
-    };
-    test.into_iter().enumerate().filter_map(of_test).collect()
+    }
+}
+
+/// A problem as it is compared: without regard to case and white space.
+pub(crate) fn plain(problem: &str) -> String {
+    normalized(problem).to_lowercase()
 }
 
 /// Hashes of all runs of thirteen words.

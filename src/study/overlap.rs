@@ -1,0 +1,121 @@
+//! Problems of a study that are both trained on and tested with: told, or left out.
+
+use crate::context::{Context, Task};
+use crate::data::{OverlapKind, TrainingProblems, plain};
+use crate::error::{Error, Result};
+use crate::eval::Benchmark;
+use crate::recipe::Prepared;
+use std::collections::HashSet;
+
+/// Problems that a student is tested with, by name.
+type Tested<'a> = (&'a str, Vec<&'a str>);
+
+/// The problems that are trained on.
+fn training_problems(prepared: &Prepared) -> impl ExactSizeIterator<Item = &str> {
+    let pairs = prepared.mixture.pairs();
+    (0..pairs.len()).map(|index| pairs.problem(index))
+}
+
+/// What the students of a comparison are tested with, of what they are trained on, in words.
+///
+/// # Errors
+/// [`Error::Stopped`].
+pub(super) fn contamination(
+    comparison: &str,
+    students: &[&Prepared],
+    benchmarks: &[Benchmark],
+    context: &Context<'_>,
+) -> Result<Vec<String>> {
+    let mut warnings = vec![];
+    for (number, prepared) in students.iter().enumerate() {
+        // Students with the same data have the same lines.
+        let earlier = students[..number].iter();
+        let is_same = |other: &&&Prepared| {
+            training_problems(other).eq(training_problems(prepared))
+                && other.questions == prepared.questions
+        };
+        if earlier.clone().any(|other| is_same(&other)) {
+            continue;
+        }
+        let held_out = prepared.questions.iter().map(|question| question.problem.as_str());
+        let mut tests: Vec<Tested<'_>> = vec![("the held-out problems", held_out.collect())];
+        tests.extend(benchmarks.iter().map(|benchmark| {
+            let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
+            (benchmark.name.as_str(), problems.collect())
+        }));
+        warnings.extend(shared(comparison, prepared, &tests, context)?);
+    }
+    warnings.sort();
+    warnings.dedup();
+    Ok(warnings)
+}
+
+fn shared(
+    comparison: &str,
+    prepared: &Prepared,
+    tests: &[Tested<'_>],
+    context: &Context<'_>,
+) -> Result<Vec<String>> {
+    let training = training_problems(prepared);
+    let total = training.len() + tests.iter().map(|(_, problems)| problems.len()).sum::<usize>();
+    let mut progress = context.task(Task::FindOverlaps, total as u64);
+    let mut index = TrainingProblems::default();
+    for problem in training {
+        index.add(problem);
+        progress.advance()?;
+    }
+    let mut warnings = vec![];
+    for (tested, problems) in tests {
+        let (mut same, mut alike, of) = (0, 0, problems.len());
+        for (number, problem) in problems.iter().enumerate() {
+            match index.overlap(number, problem).map(|overlap| overlap.kind) {
+                Some(OverlapKind::SameText) => same += 1,
+                Some(OverlapKind::SharedWords) => alike += 1,
+                None => {}
+            }
+            progress.advance()?;
+        }
+        if same > 0 {
+            warnings.push(format!(
+                "{comparison}: {same} of {of} problems of {tested} are trained on, word for word"
+            ));
+        }
+        if alike > 0 {
+            warnings.push(format!(
+                "{comparison}: {alike} of {of} problems of {tested} share thirteen words in a row \
+                 with one that is trained on (problems made from one template do so too)"
+            ));
+        }
+    }
+    Ok(warnings)
+}
+
+/// The benchmarks without the problems that one of the students is trained on, and of each benchmark
+/// how many those are, so that all arms of all students are asked the same problems.
+///
+/// # Errors
+/// [`Error::Config`] where nothing is left of a benchmark.
+pub(super) fn without_trained(
+    comparison: &str,
+    students: &[&Prepared],
+    benchmarks: &[Benchmark],
+) -> Result<(Vec<Benchmark>, Vec<(String, usize)>)> {
+    let trained: HashSet<String> =
+        students.iter().flat_map(|prepared| training_problems(prepared)).map(plain).collect();
+    let (mut kept, mut left_out) = (vec![], vec![]);
+    for benchmark in benchmarks {
+        let mut benchmark = benchmark.clone();
+        let before = benchmark.problems.len();
+        benchmark.problems.retain(|problem| !trained.contains(&plain(&problem.problem)));
+        if benchmark.problems.is_empty() && before > 0 {
+            return Err(Error::config(
+                "leave_out_trained",
+                format!("{comparison}: all {before} problems of {} are trained on", benchmark.name),
+                "Train on a part of them (data.problems), or name another benchmark",
+            ));
+        }
+        left_out.push((benchmark.name.clone(), before - benchmark.problems.len()));
+        kept.push(benchmark);
+    }
+    Ok((kept, left_out))
+}

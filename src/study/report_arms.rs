@@ -1,0 +1,163 @@
+//! The arms of a comparison in the report: their scores, their differences, and how small a
+//! difference they could show.
+
+use super::differences::ArmDifference;
+use super::document::{Block, Document};
+use super::report::{percent, points, score, signed};
+use super::results::{ComparisonResult, MixtureScore, Study};
+
+/// How much a star says with so many seeds, in a sentence.
+pub(super) fn seeds_that_agree(seeds: usize) -> String {
+    if seeds == 1 {
+        return "With one seed, intervals and p-values are of this training only: another one may \
+                differ by more."
+            .into();
+    }
+    // Each seed has the same sign as the first with chance one half.
+    let agree = percent(0.5f64.powi(i32::try_from(seeds - 1).unwrap_or(i32::MAX)));
+    format!(
+        "Few seeds make intervals too narrow where trainings differ more than problems do: by \
+         chance alone all {seeds} seeds then point the same way in {agree} % of comparisons. The \
+         tables give the score of each seed."
+    )
+}
+
+/// All arms with what came of their shares, and the differences that are tested.
+pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
+    let ComparisonResult { name, strong, students, .. } = comparison;
+    out.heading(2, format!("The arms: {name}"));
+    let rows = students.iter().flat_map(|student| {
+        student.arms().map(|arm| {
+            vec![
+                student.student.clone(),
+                arm.title.clone(),
+                score(&arm.score),
+                shares(arm, strong, |[rows, _]| rows),
+                shares(arm, strong, |[_, trained]| trained),
+                each(&arm.by_seed, percent),
+            ]
+        })
+    });
+    // With more than two sources the share of one does not tell those of the others.
+    let sources = students.first().and_then(|s| s.mixtures.first()).map_or(0, |m| m.shares.len());
+    let of = if sources > 2 { "answers" } else { strong };
+    let (of_rows, of_tokens) = (format!("{of}, % of rows"), format!("{of}, % of trained tokens"));
+    out.table(
+        "Score of each arm, and the shares that it came to",
+        &["student", "trained on", "score", &of_rows, &of_tokens, "score of each seed"],
+        rows.collect(),
+    );
+    let rows = students.iter().flat_map(|student| {
+        student.differences.iter().map(|difference| {
+            vec![
+                student.student.clone(),
+                difference.name.clone(),
+                points(study, difference),
+                p_value(difference.p),
+                p_value(difference.p_holm),
+                difference.shown_in_most.map_or_else(|| "-".into(), percent),
+                each(&difference.by_seed, signed),
+            ]
+        })
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let tests = rows.len();
+    out.table(
+        &format!("Differences in points; p-values are two-sided, Holm's are for all {tests} tests"),
+        &["student", "difference", "points", "p", "p (Holm)", "shown in 80 %", "each seed"],
+        rows,
+    );
+    if students.iter().any(|student| !student.choices.is_empty()) {
+        out.paragraph(
+            "A choice less its control tells whether the choice of answers matters beyond the shares \
+             that it comes to.",
+        );
+    }
+    out.paragraph(
+        "The power of these seeds and problems: the smallest true difference, in points, that 80 % of \
+         such studies would show in a two-sided test at 5 %, before Holm's correction.",
+    );
+    out.blocks.push(Block::List(power(comparison)));
+}
+
+/// A share in percent; with more than two sources all of them.
+fn shares(arm: &MixtureScore, strong: &str, part: impl Fn([f64; 2]) -> f64) -> String {
+    let of = |share: &super::results::RealizedShare| part([share.rows, share.trained_tokens]);
+    match arm.shares.len() {
+        0..=2 => {
+            let strong = arm.shares.iter().find(|share| share.source == strong);
+            strong.map_or_else(String::new, |share| percent(of(share)))
+        }
+        _ => {
+            let all = arm.shares.iter().map(|share| format!("{} {}", share.source, percent(of(share))));
+            all.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn each(values: &[f64], shown: impl Fn(f64) -> String) -> String {
+    values.iter().map(|value| shown(*value)).collect::<Vec<_>>().join(", ")
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.0001 { "<0.0001".into() } else { format!("{p:.4}") }
+}
+
+/// For each difference a line: how small it could be and still be shown.
+fn power(comparison: &ComparisonResult) -> Vec<String> {
+    let mut names: Vec<&str> = vec![];
+    let all = || comparison.students.iter().flat_map(|student| &student.differences);
+    for difference in all() {
+        if !names.contains(&difference.name.as_str()) {
+            names.push(&difference.name);
+        }
+    }
+    let line = |name: &str| {
+        let is_it = |difference: &&ArmDifference| difference.name == name;
+        let of = comparison.students.iter().filter_map(|student| {
+            let difference = student.differences.iter().find(is_it)?;
+            Some((difference.shown_in_most?, student.student.as_str()))
+        });
+        let mut known: Vec<(f64, &str)> = of.collect();
+        known.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((largest, who)) = known.last() else {
+            return format!("{name}: unknown, since the answers do not vary");
+        };
+        match known.len() {
+            1 => format!("{name}: {} ({who})", percent(*largest)),
+            count => format!(
+                "{name}: {} (median of {count} students), at most {} ({who})",
+                percent(median(&known)),
+                percent(*largest)
+            ),
+        }
+    };
+    names.into_iter().map(line).collect()
+}
+
+/// The median of values in ascending order.
+fn median(values: &[(f64, &str)]) -> f64 {
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1].0 + values[middle].0) / 2.0,
+        _ => values[middle].0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{median, seeds_that_agree};
+
+    #[test]
+    fn few_seeds_are_told_what_they_are_worth() {
+        // Three seeds agree with chance 2 x 1/8.
+        assert!(seeds_that_agree(3).contains("25.0 %"), "{}", seeds_that_agree(3));
+        assert!(seeds_that_agree(1).contains("another one"));
+    }
+
+    #[test]
+    fn a_median_is_the_middle_or_the_mean_of_both() {
+        assert_eq!(median(&[(1.0, "a"), (2.0, "b"), (9.0, "c")]), 2.0);
+        assert_eq!(median(&[(1.0, "a"), (2.0, "b"), (4.0, "c"), (9.0, "d")]), 3.0);
+    }
+}

@@ -1,0 +1,175 @@
+//! What a reader must know before believing a study's numbers.
+
+use super::arms::ArmKind;
+use super::config::{ComparisonConfig, StudyConfig};
+use super::differences::{LEVEL, pairs};
+use super::results::{CellResult, StudyData};
+use crate::eval::{Difference, score as score_of};
+use crate::recipe::Summary;
+use std::collections::BTreeSet;
+
+/// Seeds and problems that a study has by the rule; with fewer its numbers say little.
+const SEEDS: usize = 3;
+const PROBLEMS: usize = 500;
+
+/// Where there are few seeds or problems, and where cells that are compared differ in what they may
+/// use.
+pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
+    let mut warnings: Vec<String> = few_seeds(config.seeds.len()).into_iter().collect();
+    for (number, comparison) in config.comparisons.iter().enumerate() {
+        let cells: Vec<&CellResult> =
+            data.cells.iter().filter(|(cell, ..)| cell.comparison == number).collect();
+        warnings.extend(few_problems(comparison, &cells));
+        warnings.extend(few_resamples(config, comparison));
+        for (student, of) in config.students.iter().enumerate() {
+            let own = cells.iter().filter(|(cell, ..)| cell.student == student).copied();
+            let name = format!("{}, {}", comparison.name, of.name);
+            warnings.extend(no_room(&name, own.clone()));
+            warnings.extend(one_source(&name, comparison, own));
+        }
+        let updates: BTreeSet<usize> =
+            cells.iter().map(|(_, summary, _)| summary.outcome.step).collect();
+        if updates.len() > 1 {
+            warnings.push(format!("{}: updates differ, {updates:?}", comparison.name));
+        }
+        for (student, of) in config.students.iter().enumerate() {
+            let own = cells.iter().filter(|(cell, ..)| cell.student == student);
+            let summaries: Vec<&Summary> = own.map(|(_, summary, _)| summary).collect();
+            let name = format!("{}, {}", comparison.name, of.name);
+            warnings.extend(unlike(&name, &summaries, student == 0));
+        }
+    }
+    warnings
+}
+
+fn few_seeds(seeds: usize) -> Option<String> {
+    match seeds {
+        SEEDS.. => None,
+        1 => Some(format!(
+            "one seed, and the rule is {SEEDS}: how much another training would differ is in no \
+             interval"
+        )),
+        _ => Some(format!(
+            "{seeds} seeds, and the rule is {SEEDS}: how much trainings differ is estimated from as \
+             many only"
+        )),
+    }
+}
+
+fn few_problems(comparison: &ComparisonConfig, cells: &[&CellResult]) -> Option<String> {
+    let (.., answers) = cells.first()?;
+    let few = answers.0.iter().filter(|tested| tested.hits.len() < PROBLEMS);
+    let few: Vec<String> =
+        few.map(|tested| format!("{} has {}", tested.benchmark, tested.hits.len())).collect();
+    (!few.is_empty()).then(|| {
+        format!(
+            "{}: fewer than {PROBLEMS} problems, which is the rule: {}",
+            comparison.name,
+            few.join(", ")
+        )
+    })
+}
+
+/// Where even the smallest p-value would be corrected to more than the level.
+fn few_resamples(config: &StudyConfig, comparison: &ComparisonConfig) -> Option<String> {
+    let tests = pairs(comparison).len() * config.students.len();
+    let smallest = Difference::smallest_p(config.resamples);
+    (tests as f64 * smallest >= LEVEL).then(|| {
+        let enough = (2.0 * tests as f64 / LEVEL).ceil();
+        format!(
+            "{}: {} resamples show no p-value below {smallest:.4}, which Holm's correction for \
+             {tests} tests takes above {LEVEL}: no difference can have a star; set resamples to \
+             {enough} or more",
+            comparison.name, config.resamples
+        )
+    })
+}
+
+/// Where nearly all or nearly no answers are right, differences have no room.
+fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Option<String> {
+    const EDGE: f64 = 0.05;
+    let scores: Vec<f64> = cells.map(|(.., answers)| score_of(&answers.hits())).collect();
+    let edge = match () {
+        () if scores.is_empty() => return None,
+        () if scores.iter().all(|score| *score < EDGE) => "nearly no answer",
+        () if scores.iter().all(|score| *score > 1.0 - EDGE) => "nearly every answer",
+        () => return None,
+    };
+    Some(format!(
+        "{name}: {edge} is right, whatever it was trained on; these scores say nothing of a gap, and \
+         intervals of no width are no certainty"
+    ))
+}
+
+/// Choices that took the answers of one source only, in words.
+fn one_source<'a>(
+    name: &str,
+    comparison: &ComparisonConfig,
+    cells: impl Iterator<Item = &'a CellResult>,
+) -> Vec<String> {
+    let mut warnings = vec![];
+    for (cell, summary, _) in cells {
+        let used = summary.mixture.sources.iter().filter(|source| source.rows > 0);
+        let used: Vec<&str> = used.map(|source| source.name.as_str()).collect();
+        if let (ArmKind::Choice(_), [only]) = (cell.arm, &used[..]) {
+            let warning = format!(
+                "{name}: {} takes answers of {only} only, so that its control has the same share as \
+                 {only} alone; a floor for the others would keep some",
+                comparison.title(cell.arm)
+            );
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    warnings
+}
+
+/// What differs between the cells of a student that are compared.
+fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> {
+    let mut warnings = vec![];
+    let mut differ = |what: &str, part: fn(&Summary) -> u64| {
+        let values = || summaries.iter().map(|summary| part(summary));
+        if let (Some(low), Some(high)) = (values().min(), values().max())
+            && low != high
+        {
+            warnings.push(format!("{name}: {what} differ between cells, {low} to {high}"));
+        }
+    };
+    differ("length limits", |summary| summary.config.data.max_length as u64);
+    differ("problems", |summary| summary.ledger.training as u64);
+    if with_tokens {
+        differ("trained tokens (as the answers' lengths do)", |summary| summary.trained_tokens);
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{few_resamples, few_seeds};
+    use crate::study::StudyConfig;
+
+    #[test]
+    fn fewer_seeds_than_the_rule_are_told() {
+        assert!(few_seeds(1).unwrap().contains("one seed"));
+        assert!(few_seeds(2).unwrap().starts_with("2 seeds, and the rule is 3"));
+        assert_eq!(few_seeds(3), None);
+    }
+
+    #[test]
+    fn resamples_that_can_show_nothing_are_told() {
+        let settings = "[[comparisons]]\nname = \"a\"\nstrong = \"x\"\nweak = \"y\"\n\
+                        [[students]]\nname = \"s\"\n";
+        let mut config: StudyConfig = {
+            let mut layers = crate::settings::Layers::new().unwrap();
+            layers.text(settings).unwrap();
+            layers.settings().unwrap()
+        };
+        // Three tests: 3 x 2 / (n + 1) is below 0.05 from n = 120 on.
+        config.resamples = 120;
+        assert_eq!(few_resamples(&config, &config.comparisons[0]), None);
+        config.resamples = 119;
+        let told = few_resamples(&config, &config.comparisons[0]).unwrap();
+        assert!(told.contains("3 tests") && told.contains("120 or more"), "{told}");
+    }
+}

@@ -1,0 +1,360 @@
+//! Promise: a study's choices by score are held against their controls, on the same problems, and its
+//! report says how sure each difference is.
+
+mod common;
+
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
+use mixdistill::recipe::Summary;
+use mixdistill::study::{ArmKind, Study, StudyConfig, study};
+use mixdistill::{Error, Result};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+const SETTINGS: &str = r#"
+seeds = [1, 2]
+resamples = 400
+style_answers = 2
+
+[[comparisons]]
+name = "Long"
+strong = "long"
+weak = "short"
+alphas = [0.2]
+[[comparisons.choices]]
+by = "shortest"
+ceiling = { short = 0.7 }
+inverse = true
+
+[[students]]
+name = "small"
+[students.run.model]
+hidden_size = 16
+intermediate_size = 24
+
+[run.model]
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 1
+[run.data]
+toy_problems = 61
+toy_test_problems = 12
+[run.train]
+evaluate_every = 0
+checkpoint_every = 3
+[run.generate]
+max_new_tokens = 8
+[run.evaluation]
+questions = 12
+loss_problems = 4
+"#;
+
+fn toml_string(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+fn read(folder: &Path, settings: &str) -> Result<StudyConfig> {
+    let path = folder.join("study.toml");
+    std::fs::write(&path, settings).unwrap();
+    StudyConfig::read(&path)
+}
+
+fn config(folder: &Path) -> StudyConfig {
+    read(folder, &format!("out = {}\n{SETTINGS}", toml_string(&folder.join("out")))).unwrap()
+}
+
+fn quiet(config: &StudyConfig) -> Result<Study> {
+    study(config, "the command", &Context::default())
+}
+
+fn summary_path(config: &StudyConfig, arm: &str, seed: u64) -> PathBuf {
+    config.out.join(format!("cells/small/{arm}/seed-{seed}/summary.json"))
+}
+
+fn summary(config: &StudyConfig, arm: &str, seed: u64) -> Summary {
+    let text = std::fs::read_to_string(summary_path(config, arm, seed)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Rows of the long and of the short answers.
+fn rows(config: &StudyConfig, arm: &str, seed: u64) -> [usize; 2] {
+    let sources = summary(config, arm, seed).mixture.sources;
+    ["long", "short"].map(|name| sources.iter().find(|s| s.name == name).unwrap().rows)
+}
+
+/// Asks for a stop where a run with this number begins.
+struct StopAt<'a>(usize, &'a StopFlag);
+
+impl Observer for StopAt<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::Part { number, .. } = event
+            && *number == self.0
+        {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let made = quiet(&config).unwrap();
+    for seed in [1, 2] {
+        // Of 61 rows 70 % at most are short, which the score would take without the ceiling.
+        let chosen = rows(&config, "Long-by-shortest", seed);
+        assert_eq!(chosen, [19, 42]);
+        assert_eq!(rows(&config, "Long-by-shortest-control", seed), chosen);
+        assert_eq!(rows(&config, "Long-by-shortest-inverse", seed), [61, 0]);
+        assert_eq!(rows(&config, "Long-0.20", seed), [12, 49]);
+    }
+    // The control is drawn by chance: it saw other tokens.
+    let tokens = |arm: &str, seed: u64| summary(&config, arm, seed).trained_tokens;
+    assert!(tokens("Long-by-shortest", 1) < tokens("Long-by-shortest-control", 1));
+    assert_ne!(tokens("Long-by-shortest-control", 1), tokens("Long-by-shortest-control", 2));
+    let result = &made.comparisons[0].students[0];
+    let [choice] = &result.choices[..] else { panic!("one choice") };
+    let control = choice.control.as_ref().unwrap();
+    assert_eq!((choice.choice.title.as_str(), choice.choice.alpha), ("by shortest", 19.0 / 61.0));
+    assert_eq!(control.shares[0].rows, choice.choice.shares[0].rows);
+    assert_eq!(result.arms().count(), 6);
+    // The decisive difference is the first, and each is the difference of two scores.
+    let names: Vec<&str> = result.differences.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "by shortest − random at the share of shortest",
+            "by shortest − short alone",
+            "by shortest − long alone",
+            "by shortest − 20 % long",
+            "by shortest − by shortest, inverse",
+            "long alone − short alone",
+            "20 % long − short alone",
+            "20 % long − long alone",
+        ]
+    );
+    let decisive = &result.differences[0];
+    assert_eq!((decisive.arm, decisive.other), (ArmKind::Choice(0), ArmKind::Control(0)));
+    let by_hand = choice.choice.score.value - control.score.value;
+    assert!((decisive.estimate.value - by_hand).abs() < 1e-12);
+    assert!(result.differences.iter().all(|d| d.p > 0.0 && d.p_holm >= d.p && d.p_holm <= 1.0));
+    // Style is that of each source alone and of the choice.
+    let styles: Vec<&str> = made.style.iter().map(|shift| shift.source.as_str()).collect();
+    assert_eq!(styles, ["long", "short", "by shortest"]);
+    let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
+    for part in ["random at the share of shortest", "p (Holm)", "all 8 tests", "31.1"] {
+        assert!(report.contains(part), "{part}");
+    }
+
+    // Stopped before a control, which is taken up with the shares of a choice that is done.
+    let mut stopped = config.clone();
+    stopped.out = folder.path().join("stopped");
+    let stop = StopFlag::default();
+    let first = study(&stopped, "the command", &Context::new(StopAt(5, &stop), &stop));
+    assert!(matches!(first.unwrap_err(), Error::Stopped { .. }));
+    assert!(summary_path(&stopped, "Long-by-shortest", 1).is_file());
+    assert!(!summary_path(&stopped, "Long-by-shortest-control", 1).exists());
+    let second = quiet(&stopped).unwrap();
+    assert_eq!(second.comparisons[0].students, made.comparisons[0].students);
+    assert_eq!(rows(&stopped, "Long-by-shortest-control", 1), [19, 42]);
+}
+
+#[test]
+fn a_study_of_shares_takes_choices_up_later_and_its_file_can_still_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.seeds = vec![1];
+    let mut shares = config.clone();
+    shares.comparisons[0].choices.clear();
+    let before = quiet(&shares).unwrap();
+    let written = |path: PathBuf| -> SystemTime {
+        std::fs::metadata(path).unwrap().modified().unwrap()
+    };
+    let cell = || written(summary_path(&config, "Long-0.20", 1));
+    let first = cell();
+    // The settings of a cell are those of earlier versions.
+    let text = std::fs::read_to_string(config.out.join("cells/small/Long-0.20/seed-1/config.toml"));
+    assert!(!text.as_ref().unwrap().contains("choice") && !text.unwrap().contains("answers"));
+    let after = quiet(&config).unwrap();
+    assert_eq!(cell(), first, "what is there is not trained anew");
+    let mixtures = |study: &Study| study.comparisons[0].students[0].mixtures.clone();
+    assert_eq!(mixtures(&after), mixtures(&before));
+    // A file that an earlier version wrote has less in it.
+    let mut old = serde_json::to_value(&before).unwrap();
+    fn without(value: &mut serde_json::Value) {
+        const NEW: [&str; 5] = ["title", "shares", "choices", "differences", "left_out"];
+        match value {
+            serde_json::Value::Object(map) => {
+                let is_study = map.contains_key("command");
+                map.retain(|key, _| (is_study && key == "title") || !NEW.contains(&key.as_str()));
+                map.values_mut().for_each(without);
+            }
+            serde_json::Value::Array(values) => values.iter_mut().for_each(without),
+            _ => {}
+        }
+    }
+    without(&mut old);
+    let old: Study = serde_json::from_value(old).unwrap();
+    assert_eq!(old.comparisons[0].students[0].gap, before.comparisons[0].students[0].gap);
+    assert!(old.comparisons[0].students[0].differences.is_empty());
+}
+
+#[test]
+fn choices_that_cannot_be_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = "[[comparisons.choices]]\nby = \"shortest\"\n\n[[students]]\nname = \"small\"";
+    for (from, to, what) in [
+        ("by = \"shortest\"", "by = \"chance\"", "comparisons.choices.by"),
+        ("by = \"shortest\"", "by = \"best\"", "\"best\""),
+        ("by = \"shortest\"", "by = \"column\"", "comparisons.choices.prefer"),
+        ("short = 0.7", "short = 1.7", "comparisons.choices.ceiling"),
+        ("inverse = true", "within_share = 0.2", "comparisons.choices.ceiling"),
+        ("ceiling = { short = 0.7 }", "within_share = 0.123", "hundredths"),
+        ("ceiling = { short = 0.7 }", "name = \"a/b\"", "cannot be that of a folder"),
+        ("ceiling = { short = 0.7 }", "control = true\nfloors = { short = 0.7 }", "floors"),
+        ("[[students]]\nname = \"small\"", more, "two arms would be in the folder"),
+        ("[run.model]", "[run.mixture]\nredraw = true\n[run.model]", "mixture.choice.by"),
+        ("[run.model]", "[run.mixture.choice]\nby = \"rsr\"\n[run.model]", "a study sets it"),
+    ] {
+        assert!(SETTINGS.contains(from), "{from}");
+        let error = read(folder.path(), &SETTINGS.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains(what), "{to}: {error}");
+    }
+}
+
+/// Three sources that answer the same problems, and a benchmark of which some problems are among them.
+fn files(folder: &Path) -> String {
+    let mut text = String::new();
+    let mut bench = String::new();
+    for n in 0..40 {
+        let sum = n + 3;
+        let row = serde_json::json!({
+            "problem": format!("What is {n} + 3?"),
+            "gold": sum,
+            "large": format!("{n} + 3 = {sum}, since 3 comes after {n}. The answer is {sum}."),
+            "middle": format!("{n} + 3 = {sum}. The answer is {sum}."),
+            "small": format!("The answer is {sum}."),
+        });
+        text.push_str(&format!("{row}\n"));
+        for problem in [format!("what is  {n} + 3?"), format!("What is {n} + 50?")] {
+            let row = serde_json::json!({ "id": problem, "question": problem, "answer": sum });
+            bench.push_str(&format!("{row}\n"));
+        }
+    }
+    std::fs::write(folder.join("answers.jsonl"), text).unwrap();
+    std::fs::write(folder.join("sums.jsonl"), bench).unwrap();
+    let source = |name: &str| {
+        format!(
+            "[[comparisons.run.data.sources]]\nname = \"{name}\"\npath = {}\n\
+             columns = {{ problem = \"problem\", solution = \"{name}\", answer = \"gold\" }}\n",
+            toml_string(&folder.join("answers.jsonl"))
+        )
+    };
+    // A student to begin with.
+    let mut base = common::toy_run(&folder.join("base"));
+    base.train.steps = Some(2);
+    base.evaluation.questions = 0;
+    mixdistill::recipe::run(&base, mixdistill::recipe::RunMode::New, &Context::default()).unwrap();
+    format!(
+        "out = {out}\nseeds = [1]\nresamples = 100\nbenchmarks = [{sums}]\nbenchmark_problems = 5\n\
+         leave_out_trained = true\n\
+         [[comparisons]]\nname = \"Large\"\nstrong = \"large\"\nweak = \"small\"\nalphas = []\n\
+         [[comparisons.choices]]\nby = \"shortest\"\nceiling = {{ small = 0.5 }}\n{}{}{}\
+         [[students]]\nname = \"small\"\n[students.run]\nbase_model = {model}\n\
+         [run.data]\nmax_length = 96\nhold_out = 0.3\n\
+         [run.train]\nsteps = 2\nevaluate_every = 0\n\
+         [run.generate]\nmax_new_tokens = 4\n\
+         [run.evaluation]\nquestions = 6\nkind = \"last_number\"\n",
+        source("large"),
+        source("middle"),
+        source("small"),
+        out = toml_string(&folder.join("study")),
+        sums = toml_string(&folder.join("sums.jsonl")),
+        model = toml_string(&folder.join("base/model")),
+    )
+}
+
+/// Work that was told of, and what was said.
+#[derive(Default)]
+struct Told {
+    tasks: BTreeSet<&'static str>,
+    notices: Vec<String>,
+}
+
+impl Observer for Told {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Task { task, progress } if progress.done > 0 => {
+                self.tasks.insert(task.name());
+            }
+            Event::Notice(text) => self.notices.push((*text).to_owned()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = read(folder.path(), &files(folder.path())).unwrap();
+    let mut told = Told::default();
+    let made = study(&config, "it", &Context::new(&mut told, &StopFlag::default())).unwrap();
+    let comparison = &made.comparisons[0];
+    // Each problem that is trained on is in the benchmark once.
+    let trained = comparison.ledger.training;
+    assert!((20..40).contains(&trained), "{trained}");
+    assert_eq!(comparison.left_out, [("sums".to_owned(), trained)]);
+    let counted = format!("{trained} of sums");
+    assert!(told.notices.iter().any(|notice| notice.contains("are trained on and not asked")));
+    let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
+    assert!(report.contains(&counted), "{report}");
+    assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
+    assert!(made.warnings.iter().any(|w| w.contains("held-out has 6, sums has 5")));
+    for task in [Task::FindOverlaps, Task::Resample] {
+        assert!(told.tasks.contains(task.name()), "{:?}", told.tasks);
+    }
+    // All arms and the untuned student are asked the same first five of the others.
+    let asked = |path: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(config.out.join(path).join("bench-sums.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut ids: Vec<String> =
+            lines.map(|row: serde_json::Value| row["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let untuned = asked("untuned/small/Large/seed-1");
+    assert_eq!(untuned.len(), 5);
+    assert!(untuned.iter().filter(|id| id.contains("+ 50?")).count() >= 3, "{untuned:?}");
+    for arm in ["Large-0.00", "Large-1.00", "Large-by-shortest", "Large-by-shortest-control"] {
+        assert_eq!(asked(&format!("cells/small/{arm}/seed-1")), untuned, "{arm}");
+    }
+    // The choice is among three sources, and so is its control; a share is of two.
+    let rows = |arm: &str| -> Vec<(String, usize)> {
+        let sources = summary(&config, arm, 1).mixture.sources;
+        sources.into_iter().map(|source| (source.name, source.rows)).collect()
+    };
+    let half = trained / 2;
+    let chosen = rows("Large-by-shortest");
+    assert_eq!(chosen.iter().map(|(_, rows)| *rows).collect::<Vec<_>>(), [0, trained - half, half]);
+    assert_eq!(rows("Large-by-shortest-control"), chosen);
+    assert_eq!(rows("Large-0.00")[1], ("middle".to_owned(), 0));
+    assert!(report.contains("middle") && report.contains("answers, % of rows"));
+
+    // Where it is all of a benchmark, nothing can be asked.
+    let only: String = std::fs::read_to_string(folder.path().join("sums.jsonl"))
+        .unwrap()
+        .lines()
+        .filter(|line| !line.contains("+ 50?"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(folder.path().join("sums.jsonl"), only).unwrap();
+    let mut all = config.clone();
+    all.out = folder.path().join("all");
+    all.run.get_mut("data").unwrap().as_table_mut().unwrap().remove("hold_out");
+    let hold = toml::Value::Float(0.0);
+    all.run.get_mut("data").unwrap().as_table_mut().unwrap().insert("hold_out".into(), hold);
+    let error = quiet(&all).unwrap_err().to_string();
+    assert!(error.contains("leave_out_trained") && error.contains("sums"), "{error}");
+}
