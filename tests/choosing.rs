@@ -1,11 +1,18 @@
 //! Answers chosen by score: the best one, within bounds, within shares, and among several of one source.
 
+mod common;
+
+use common::{chat_folder::ChatFolder, toy_run};
 use mixdistill::Error;
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
 use mixdistill::data::{
-    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, CotRecord, Join, Length, Lengths,
-    MixDistillation, MixtureConfig, MixtureOptions, Pairs, Prefer, Schedule, Share, Source,
+    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ColumnMap, CotRecord, Join, Length, Lengths,
+    MixDistillation, MixtureConfig, MixtureOptions, Pairs, Prefer, RowStream, Schedule, Share,
+    Source,
 };
+use mixdistill::recipe::{Prepared, RunConfig, RunMode, SourceConfig, compare, read_scores, run};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 fn record(problem: usize, solution: String) -> CotRecord {
@@ -301,4 +308,139 @@ fn of_several_answers_those_that_differ_are_candidates_and_the_others_duplicates
     let (first, ledger) = Pairs::join(sources(), Join::Inner).unwrap();
     assert_eq!(first.candidates(0, 0).collect::<Vec<_>>(), [0]);
     assert_eq!(ledger.sources[0].duplicates, 4);
+}
+
+/// A run whose answers are chosen, on twelve problems.
+fn chosen(out: &Path, by: ChoiceBy) -> RunConfig {
+    let mut config = toy_run(out);
+    config.data.toy_problems = 12;
+    config.mixture.choice = Some(ChoiceConfig::by(by));
+    config
+}
+
+#[test]
+fn a_run_scores_what_it_chooses_by_and_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let config = chosen(&out, ChoiceBy::Rsr);
+    let summary = run(&config, RunMode::New, &Context::default()).unwrap();
+    let scores = read_scores(&out.join("scores.jsonl")).unwrap();
+    assert_eq!(scores.len(), 24);
+    assert!(std::fs::read_to_string(out.join("scores.svg")).unwrap().contains("RSR of the answers"));
+    let choice = summary.mixture.choice.as_ref().expect("a report of the choice");
+    assert_eq!((choice.by, choice.problems_with_choice), (ChoiceBy::Rsr, 12));
+    // The lower ratio of each problem's two answers is taken.
+    let prepared = Prepared::new(&config, &Context::default()).unwrap();
+    let rows = prepared.rows().rows(0..12).unwrap();
+    let all = prepared.all_answers();
+    for pair in all.chunks(2).zip(scores.chunks(2)) {
+        let ((answers, scores), lower) = (pair, usize::from(pair.1[1].rsr < pair.1[0].rsr));
+        assert_eq!(scores[0].label, answers[0].row.label);
+        let [taken, left] = [lower, 1 - lower].map(|place| &answers[place].row.label);
+        assert!(rows.iter().any(|row| row.label == *taken), "{taken}");
+        assert!(rows.iter().all(|row| row.label != *left), "{left}");
+    }
+    // The run goes on with the scores that it has kept, and no student is read for them.
+    let mut longer = config.clone();
+    longer.train.steps = Some(3);
+    let flag = StopFlag::default();
+    let context = Context::new(Refuse(Task::Score), &flag);
+    run(&longer, RunMode::ResumeChanged, &context).unwrap();
+    // A file of scores is used as it is, and filled where it lacks some.
+    let file = folder.path().join("scores.jsonl");
+    std::fs::copy(out.join("scores.jsonl"), &file).unwrap();
+    std::fs::copy(out.join("scores.settings.json"), file.with_extension("settings.json")).unwrap();
+    let mut with_file = chosen(&folder.path().join("other"), ChoiceBy::Rsr);
+    with_file.mixture.choice.as_mut().unwrap().scores = Some(file.clone());
+    let other = run(&with_file, RunMode::New, &context).unwrap();
+    assert_eq!(other.mixture, summary.mixture);
+    assert!(!folder.path().join("other/scores.jsonl").exists());
+    let kept: String = lines(&file)[..10].join("\n") + "\n";
+    std::fs::write(&file, kept).unwrap();
+    run(&with_file, RunMode::Overwrite, &Context::default()).unwrap();
+    assert_eq!(read_scores(&file).unwrap().len(), 24);
+    // Those of another student are refused.
+    with_file.seed += 1;
+    let error = run(&with_file, RunMode::Overwrite, &Context::default()).unwrap_err();
+    assert!(matches!(error, Error::Data { .. }), "{error}");
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Fails where work of a kind begins.
+struct Refuse(Task);
+
+impl Observer for Refuse {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Task { task, progress } if *task == self.0 && progress.done < progress.total => {
+                panic!("{task:?} begins")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn every_method_of_choice_trains_and_goes_on_only_as_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = vec![];
+    for by in [ChoiceBy::Nll, ChoiceBy::Lalp, ChoiceBy::Shortest, ChoiceBy::Longest, ChoiceBy::Chance] {
+        let out = folder.path().join(by.name());
+        let summary = run(&chosen(&out, by), RunMode::New, &Context::default()).unwrap();
+        rows.push(summary.mixture.sources.iter().map(|source| source.rows).collect::<Vec<_>>());
+    }
+    // Long answers of the toy are the longer ones; chance has the shares of the weights.
+    assert_eq!(rows[2..], [vec![0, 12], vec![12, 0], vec![2, 10]]);
+    let out = folder.path().join("nll");
+    let mut other = chosen(&out, ChoiceBy::Nll);
+    other.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
+    let error = run(&other, RunMode::Resume, &Context::default()).unwrap_err();
+    assert!(matches!(error, Error::RunDirectory { .. }), "{error}");
+    // A column needs one.
+    let mut column = chosen(&folder.path().join("column"), ChoiceBy::Column);
+    column.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
+    let error = run(&column, RunMode::New, &Context::default()).unwrap_err();
+    assert!(error.to_string().contains("no score"), "{error}");
+    let error = compare(&chosen(&folder.path().join("compared"), ChoiceBy::Rsr), RunMode::New, &Context::default());
+    assert!(error.unwrap_err().to_string().contains("mixture.choice"));
+}
+
+#[test]
+fn a_column_of_scores_is_read_and_chosen_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = ChatFolder::new(&[], &[], false, serde_json::json!({}));
+    let source = |name: &str, scores: [&str; 4]| {
+        let path = folder.path().join(format!("{name}.jsonl"));
+        let line = |(number, score): (usize, &str)| {
+            format!(
+                "{{\"problem\": \"What is {number} + 1?\", \"solution\": \"{name}: {}.\", \
+                 \"quality\": {score}}}\n",
+                number + 1
+            )
+        };
+        let text: String = scores.into_iter().enumerate().map(line).collect();
+        std::fs::write(&path, text).unwrap();
+        let columns = ColumnMap { score: Some("quality".into()), ..ColumnMap::default() };
+        SourceConfig { name: name.into(), path, columns, ..SourceConfig::default() }
+    };
+    let config = |long: [&str; 4]| {
+        let mut config = chosen(&folder.path().join("run"), ChoiceBy::Column);
+        config.data.sources = vec![source("long", long), source("short", ["1", "2", "\"3.5\"", "4"])];
+        config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
+        config.data.hold_out = 0.0;
+        config.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
+        config
+    };
+    let prepared = Prepared::new(&config(["2", "1", "4.5", "0"]), &Context::default()).unwrap();
+    let taken: Vec<usize> = (0..4).map(|p| prepared.mixture.row(p).source_index()).collect();
+    assert_eq!(taken, [0, 1, 0, 1]);
+    assert!(prepared.ledger.to_string().contains("score=quality"));
+    // A row without a number is named; one with something else is left out as any unusable row.
+    let error = Prepared::new(&config(["2", "null", "4.5", "0"]), &Context::default()).err().unwrap();
+    assert!(error.to_string().contains("`long` line 2"), "{error}");
+    let prepared = Prepared::new(&config(["2", "\"good\"", "4.5", "0"]), &Context::default()).unwrap();
+    assert_eq!((prepared.ledger.sources[0].unusable(), prepared.mixture.pairs().len()), (1, 3));
 }
