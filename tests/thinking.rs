@@ -329,10 +329,10 @@ fn each_source_and_the_questions_have_variables_of_their_own() {
         let text = |tokens: &[u32]| prepared.tokenizer.decode_all(tokens).unwrap();
         (text(&tokens[..prompt]), text(&tokens[prompt..]))
     };
-    let rows = prepared.all_answers();
-    assert_eq!(rows.len(), 12);
+    let answers = prepared.all_answers();
+    assert_eq!(answers.len(), 12);
     let held_out = prepared.held_out.iter().flat_map(|source| &source.rows);
-    for row in rows.iter().chain(held_out) {
+    for row in answers.iter().map(|answer| &answer.row).chain(held_out) {
         let (prompt, trained) = texts(&row.tokens, row.prompt);
         let long = row.label.starts_with("`long`");
         let ends = if long { "assistant\n<think>" } else { "assistant\n<think></think>" };

@@ -25,6 +25,7 @@ mod preview;
 #[cfg(feature = "hub")]
 mod push;
 mod run_flags;
+mod score;
 mod speaker;
 mod study;
 mod train;
@@ -74,6 +75,7 @@ enum Command {
     #[command(disable_help_flag = true)]
     Pairs(missing::Flags),
     Logits(logits::Flags),
+    Score(score::Flags),
     Merge(merge::Flags),
     Export(export::Flags),
     #[cfg(feature = "hub")]
@@ -100,6 +102,7 @@ impl Command {
             #[cfg(feature = "teacher")]
             Self::Pairs(flags) => flags.json.json,
             Self::Logits(flags) => flags.json.json,
+            Self::Score(flags) => flags.json.json,
             Self::Merge(flags) => flags.json.json,
             Self::Export(flags) => flags.json.json,
             #[cfg(feature = "hub")]
@@ -117,6 +120,7 @@ impl Command {
             | Self::Plan(_)
             | Self::Compare(_)
             | Self::Logits(_)
+            | Self::Score(_)
             | Self::Config(_) => settable::<RunConfig>(),
             Self::Evaluate(_) => settable::<EvaluateConfig>(),
             #[cfg(feature = "teacher")]
@@ -140,6 +144,7 @@ impl Command {
             #[cfg(feature = "teacher")]
             Self::Pairs(flags) => pairs::run(flags, session),
             Self::Logits(flags) => logits::run(flags, session),
+            Self::Score(flags) => score::run(flags, session),
             Self::Merge(flags) => merge::run(flags, session),
             Self::Export(flags) => export::run(flags, session),
             #[cfg(feature = "hub")]

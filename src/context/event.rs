@@ -31,6 +31,8 @@ pub enum Task {
     Answer,
     /// Rows that a teacher reads for its logits.
     TeacherLogits,
+    /// Answers that an untuned student reads for their scores.
+    Score,
     /// Answers that a judge reads.
     Judge,
     /// Stored responses of teachers, in bytes.
@@ -65,6 +67,7 @@ impl Task {
             Self::HeldOutLoss => "evaluate",
             Self::Answer => "answer",
             Self::TeacherLogits => "teach",
+            Self::Score => "score",
             Self::Judge => "judge",
             Self::ReadResponses => "read",
             Self::GradeResponses => "grade",

@@ -23,10 +23,10 @@ pub use chat::{
     RowTokens, TextTokenizer,
 };
 pub use mixing::{
-    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths, MixDistillation, MixedRow,
-    MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate, Overlap, OverlapKind, Pairs,
-    Prefer, Schedule, Share, Source, SourceLedger, SourceScores, SourceShare, near_duplicates, normalized,
-    overlaps,
+    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths,
+    MixDistillation, MixedRow, MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate,
+    Overlap, OverlapKind, Pairs, Prefer, Schedule, Share, Source, SourceChoice, SourceLedger,
+    SourceShare, near_duplicates, normalized, overlaps,
 };
 #[cfg(feature = "teacher")]
 pub(crate) use mixing::near_duplicates_watched;

@@ -7,7 +7,7 @@ use std::path::Path;
 /// The file that is locked.
 pub(crate) const LOCK: &str = ".lock";
 
-/// Held by the process that works on a folder; the system lets go of it when the process ends,
+/// Held by the process that works on a folder or a file; the system lets go of it when the process ends,
 /// however it ends.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
@@ -20,21 +20,33 @@ impl FolderLock {
     /// # Errors
     /// [`Error::RunDirectory`] where another process holds it; [`Error::Io`].
     pub(crate) fn take(folder: &Path) -> Result<Self> {
-        let lock = folder.join(LOCK);
-        let file = File::options().create(true).truncate(false).write(true).open(&lock);
-        let file = file.map_err(|e| Error::io("write", &lock, e))?;
+        Self::take_at(&folder.join(LOCK), folder)
+    }
+
+    /// Takes the lock of a file, which is beside it.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub(crate) fn take_of_file(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self::take_at(&path.with_file_name(format!(".{name}.lock")), path)
+    }
+
+    fn take_at(lock: &Path, of: &Path) -> Result<Self> {
+        let file = File::options().create(true).truncate(false).write(true).open(lock);
+        let file = file.map_err(|e| Error::io("write", lock, e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::RunDirectory {
-                    path: folder.to_owned(),
+                    path: of.to_owned(),
                     what: "another process works on it".into(),
                     hint: "Wait for its end, or stop it".into(),
                 });
             }
             // Some file systems have no locks; a run there is better than none.
             Err(TryLockError::Error(e)) if has_no_locks(&e) => {}
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock, e)),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", lock, e)),
         }
         Ok(Self { _file: file })
     }

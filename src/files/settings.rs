@@ -68,7 +68,7 @@ pub(crate) fn same_settings(
     }
     Err(Error::RunDirectory {
         path: path.to_owned(),
-        what: format!("the answers here were made with other settings: {}", changes.join(", ")),
+        what: format!("what is here was made with other settings: {}", changes.join(", ")),
         hint: hint.to_owned(),
     })
 }

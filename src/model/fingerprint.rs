@@ -1,14 +1,60 @@
 //! Which weights a model has.
 
 use super::decoder::DecoderLm;
+use super::folder::ModelFolder;
 use super::lora::{EMBEDDING, HEAD};
 use super::tensors::{PathStack, host};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::text::hex;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+impl ModelFolder {
+    /// A fingerprint of the files that hold the weights, without loading them: SHA-256 over the length of each, its
+    /// first MiB, which says names and shapes, and 4 KiB at each of 1024 places of even distance. A copy in
+    /// another type or in other shards has another one.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`] where files are missing or do not fit; [`Error::Io`].
+    pub(crate) fn files_fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for path in self.open_weights()?.file_paths() {
+            add_sample(&mut hash, path).map_err(|e| Error::io("read", path, e))?;
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// Adds a file's length and parts of it to a hash.
+fn add_sample(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
+    const FIRST: u64 = 1 << 20;
+    const PLACES: u64 = 1024;
+    const PART: u64 = 4096;
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    hash.update(length.to_le_bytes());
+    let mut part = vec![];
+    let mut add = |start: u64, bytes: u64| -> std::io::Result<()> {
+        part.clear();
+        file.seek(SeekFrom::Start(start))?;
+        (&mut file).take(bytes).read_to_end(&mut part)?;
+        hash.update(&part);
+        Ok(())
+    };
+    if length <= FIRST + PLACES * PART {
+        return add(0, length);
+    }
+    add(0, FIRST)?;
+    let last = length - PART;
+    // In 128 bits: a length times 1024 may not fit into 64.
+    let place = |number: u64| u128::from(last) * u128::from(number) / u128::from(PLACES - 1);
+    (0..PLACES).try_for_each(|number| add(place(number) as u64, PART))
+}
 
 impl DecoderLm {
     /// A fingerprint of the weights without adapters, and without the tensors that adapters hold in place of

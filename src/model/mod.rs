@@ -67,4 +67,5 @@ pub use rope::{RopeScaling, RopeType};
 pub use tensors::{HostTensor, named_tensors, with_named_tensors};
 pub(crate) use text_model::BUILT_IN;
 pub use text_model::{LoadOptions, TextInterface, TextModel, TextModelFiles};
+pub use top_tokens::TargetScore;
 pub use weights::FileType;

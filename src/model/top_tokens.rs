@@ -11,6 +11,30 @@ use rayon::prelude::*;
 /// The bucket of all other tokens where nothing is left for it: `ln` of about 1e-13.
 const LEAST_LOG_REST: f64 = -30.0;
 
+/// How a model takes one trained target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TargetScore {
+    /// Negative log-probability in nats, over all tokens of the model: a log-sum-exp in f64 of the logits in
+    /// f32. 0 or more.
+    pub nll: f64,
+    /// 1 and how many tokens have a higher logit: 1 for the likeliest. Of equals each has the rank of the first.
+    pub rank: u32,
+}
+
+impl TargetScore {
+    /// Of the logits of all tokens.
+    fn of(logits: &[f32], target: usize) -> Self {
+        let own = logits[target];
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (mut sum, mut higher) = (0.0, 0);
+        for logit in logits {
+            sum += (f64::from(*logit) - f64::from(max)).exp();
+            higher += u32::from(*logit > own);
+        }
+        Self { nll: (f64::from(max) - f64::from(own) + sum.ln()).max(0.0), rank: 1 + higher }
+    }
+}
+
 impl DecoderLm {
     /// The `k` likeliest of the first `vocabulary` tokens at each trained target of a batch, with
     /// the logarithms of their probabilities when the logits are divided by `temperature`. Among
@@ -45,9 +69,7 @@ impl DecoderLm {
     /// # Errors
     /// [`Error::Training`] where the device cannot be read or a logit is not a number.
     pub fn target_ranks(&self, batch: &Batch) -> Result<Vec<u32>> {
-        let trained =
-            batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
-        let targets: Vec<u32> = trained.map(|(target, _)| *target).collect();
+        let targets = trained_targets(batch);
         self.at_targets(batch, |index, logits| {
             let target = targets[index] as usize;
             let before = |(token, logit): (usize, &f32)| {
@@ -55,6 +77,15 @@ impl DecoderLm {
             };
             logits.iter().enumerate().filter(|pair| before(*pair)).count() as u32
         })
+    }
+
+    /// The negative log-probability and the rank of each trained target of a batch, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where the device cannot be read or a logit is not a number.
+    pub fn target_scores(&self, batch: &Batch) -> Result<Vec<TargetScore>> {
+        let targets = trained_targets(batch);
+        self.at_targets(batch, |index, logits| TargetScore::of(logits, targets[index] as usize))
     }
 
     /// A function of the logits at each trained target, by its number.
@@ -77,6 +108,12 @@ impl DecoderLm {
         }
         Ok(all)
     }
+}
+
+/// The tokens that are trained, in the order of their places.
+fn trained_targets(batch: &Batch) -> Vec<u32> {
+    let pairs = batch.targets.iter().zip(&batch.weights);
+    pairs.filter(|(_, weight)| **weight != 0.0).map(|(target, _)| *target).collect()
 }
 
 /// Refuses to look for `k` of `vocabulary` tokens in a model that knows fewer.
@@ -127,7 +164,26 @@ pub(super) fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>
 
 #[cfg(test)]
 mod tests {
-    use super::likeliest;
+    use super::{TargetScore, likeliest};
+
+    #[test]
+    fn a_target_has_the_rank_and_the_loss_of_its_logit() {
+        // Of equals each has the first one's rank.
+        let logits = [0.5, 3.0, -1.0, 3.0, 2.0, 0.0];
+        let sum: f64 = logits.iter().map(|x: &f32| f64::from(*x).exp()).sum();
+        for (target, rank) in [(0, 4), (1, 1), (2, 6), (3, 1), (4, 3), (5, 5)] {
+            let score = TargetScore::of(&logits, target);
+            assert_eq!(score.rank, rank, "{target}");
+            assert!((score.nll - (sum.ln() - f64::from(logits[target]))).abs() < 1e-12);
+        }
+        // Far from 0, where a plain sum of powers overflows, and where all is certain.
+        let far = [3.0e38f32, -3.0e38, 0.0];
+        assert_eq!(TargetScore::of(&far, 0), TargetScore { nll: 0.0, rank: 1 });
+        let least = TargetScore::of(&far, 1);
+        assert!(least.nll.is_finite() && least.rank == 3, "{least:?}");
+        let near = TargetScore::of(&[1000.0, 999.0], 1).nll;
+        assert!((near - (1.0 + (-1.0f64).exp().ln_1p())).abs() < 1e-12, "{near}");
+    }
 
     #[test]
     fn the_likeliest_come_first_and_all_adds_up_to_one() {

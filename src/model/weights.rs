@@ -307,6 +307,14 @@ impl WeightFiles {
         &self.path
     }
 
+    /// The files that hold the weights, each once.
+    pub(super) fn file_paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| match file {
+            WeightFile::Safetensors(file) => file.path.as_path(),
+            WeightFile::Gguf(_) => self.path.as_path(),
+        })
+    }
+
     /// Names and shapes.
     pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, held)| (name.as_str(), held.shape.as_slice()))

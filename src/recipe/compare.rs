@@ -91,6 +91,11 @@ impl fmt::Display for Comparison {
 /// no held-out problem with a reference answer.
 pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Comparison> {
     let share = share_to_compare(config)?;
+    if config.mixture.choice.is_some() {
+        let what = "a comparison trains on long, short and mixed answers by their share";
+        let hint = "Leave it out, or compare choices in a study (`mixdistill study`)";
+        return Err(Error::config("mixture.choice", what, hint));
+    }
     let mut config = config.clone();
     config.data.complete = true;
     config.validate()?;

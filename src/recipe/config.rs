@@ -339,6 +339,28 @@ impl RunConfig {
         layers.settings()
     }
 
+    /// The names of the sources.
+    pub fn source_names(&self) -> Vec<String> {
+        match self.data.sources.is_empty() {
+            true => ["long", "short"].map(str::to_owned).to_vec(),
+            false => self.data.sources.iter().map(|source| source.name.clone()).collect(),
+        }
+    }
+
+    /// The settings with equal shares in place of a choice that needs the student's scores, and whether
+    /// there was one.
+    pub(super) fn unscored(&self) -> (Self, bool) {
+        let choice = self.mixture.choice.as_ref();
+        if !choice.is_some_and(|choice| choice.by.needs_student()) {
+            return (self.clone(), false);
+        }
+        let weights = self.source_names().into_iter().map(|name| (name, 1.0)).collect();
+        let mixture = MixtureConfig { weights, ..MixtureConfig::default() };
+        let mut config = Self { mixture, ..self.clone() };
+        config.data.answers = Some(self.answers_kept());
+        (config, true)
+    }
+
     /// Which answers are kept where a source has several to one problem.
     pub fn answers_kept(&self) -> AnswersKept {
         let usual = match self.mixture.choice {

@@ -41,12 +41,15 @@ impl RunMode {
 }
 
 /// Names that a run writes.
-const FILES: [&str; 11] = [
+const FILES: [&str; 14] = [
     "config.toml",
     "ledger.json",
     "mixture.json",
     "metrics.jsonl",
     "samples.jsonl",
+    "scores.jsonl",
+    "scores.settings.json",
+    "scores.svg",
     "loss.svg",
     "before.jsonl",
     "after.jsonl",

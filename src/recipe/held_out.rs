@@ -3,8 +3,8 @@
 use crate::data::batching::hash_ranges;
 use crate::data::{Encoded, MixDistillation, Pairs, Row};
 use crate::eval::{Question, final_answer};
-use crate::train::HeldOut;
 use crate::text::hex;
+use crate::train::HeldOut;
 use sha2::{Digest, Sha256};
 
 /// The rows of held-out problems, the first `problems` of them at most, each source apart: what a

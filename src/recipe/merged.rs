@@ -55,7 +55,8 @@ pub fn merged_losses(
     backend: &str,
     context: &Context<'_>,
 ) -> Result<Vec<MergedLoss>> {
-    let prepared = Prepared::new(config, context)?;
+    // Held-out rows are the same whichever answers were trained on.
+    let prepared = Prepared::new(&config.unscored().0, context)?;
     let device = device::by_name(backend)?;
     let losses = |model: DecoderLm| {
         let model = model.with_precision(config.precision)?;

@@ -4,6 +4,7 @@
 //! stages below instead: [`crate::data`], [`crate::model`], [`crate::train`], [`crate::eval`].
 
 mod card;
+mod choice;
 mod compare;
 mod conclusion;
 mod config;
@@ -18,6 +19,7 @@ pub mod plan;
 mod prepare;
 mod preview;
 mod run;
+mod score;
 mod student;
 mod summary;
 mod teacher;
@@ -32,10 +34,14 @@ pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
 pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
 pub use plan::Plan;
-pub use prepare::{Prepared, SeenOfSource};
+pub use prepare::{Prepared, SeenOfSource, SourceAnswer};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
 pub(crate) use run::run_on;
+pub use score::{
+    LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions, SourceScores,
+    WrittenScores, answer_steps, read_scores, score_table, write_scores,
+};
 pub(crate) use student::student;
 pub use summary::Summary;
 pub use teacher::load_teacher;

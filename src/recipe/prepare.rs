@@ -1,13 +1,14 @@
 //! From a configuration to the data of a run.
 
+use super::choice::ChoiceScores;
 use super::config::RunConfig;
 use super::held_out::{fingerprint, held_out_fingerprint, held_out_rows, longest, questions};
 use super::layout::{Layouts, layouts, tell_empty_reasoning};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    AnswerScores, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows, MixtureOptions,
-    MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
+    AnswerScores, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows,
+    MixtureOptions, MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
 };
 use crate::error::{Error, Problems, Result};
 use crate::eval::Question;
@@ -29,6 +30,17 @@ pub struct SeenOfSource {
     pub tokens: u64,
     /// Those that were trained.
     pub trained_tokens: u64,
+}
+
+/// One source's answer to a problem, as a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceAnswer {
+    /// The source's name.
+    pub source: String,
+    /// The id that the answer's record has in its file.
+    pub id: Option<String>,
+    /// Prompt, answer and end token.
+    pub row: Row,
 }
 
 /// The data of a run.
@@ -64,6 +76,8 @@ pub struct Prepared {
     pub held_out_fingerprint: String,
     /// Tokens of the longest row to train on.
     pub longest: usize,
+    /// The untuned student's scores of the answers, where a choice has needed them.
+    pub(super) scores: Option<ChoiceScores>,
     /// What was read for each source that the settings name; a dataset of the hub with its commit.
     pub(crate) names: Vec<PathBuf>,
     pub(super) encoded: Arc<Encoded>,
@@ -116,10 +130,12 @@ impl Prepared {
             None => (training, 0),
         };
         (ledger.training, ledger.not_taken) = (training.len(), not_taken);
-        let mixture = mix(config, Arc::new(training), Arc::new(encoded.lengths()), None)?;
+        // A choice by the student's scores is made below, when the rows to score are there.
+        let (unscored, needs_scores) = config.unscored();
+        let mixture = mix(&unscored, Arc::new(training), Arc::new(encoded.lengths()), None)?;
         let evaluation = &config.evaluation;
         let held_out = held_out_rows(&held, &held_encoded, evaluation.loss_problems);
-        Ok(Self {
+        let prepared = Self {
             model,
             report: mixture.report(),
             ledger,
@@ -137,7 +153,12 @@ impl Prepared {
             mixture,
             names,
             encoded,
-        })
+            scores: None,
+        };
+        match needs_scores {
+            true => prepared.mixed(config, context),
+            false => Ok(prepared),
+        }
     }
 
     /// The configuration that names what was read: of a dataset on the hub the commit.
@@ -149,15 +170,26 @@ impl Prepared {
         config
     }
 
-    /// The same data in another mixture.
+    /// The same data in another mixture. Scores that its choice needs, and that are not there, are
+    /// computed in silence.
     ///
     /// # Errors
-    /// As [`MixDistillation::new`].
+    /// As [`MixDistillation::new`], and what scoring gives.
     pub fn with_mixture(&self, config: &RunConfig) -> Result<Self> {
+        self.mixed(config, &Context::default())
+    }
+
+    /// As [`Prepared::with_mixture`]; the context is told of the scoring.
+    ///
+    /// # Errors
+    /// As [`Prepared::with_mixture`]; [`Error::Stopped`].
+    pub(crate) fn mixed(&self, config: &RunConfig, context: &Context<'_>) -> Result<Self> {
+        let scores = ChoiceScores::needed(config, self, context)?;
         let pairs = self.mixture.pairs().clone();
-        let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()), None)?;
+        let of_answers = scores.as_ref().map(|scores| scores.of_answers.clone());
+        let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()), of_answers)?;
         let report = mixture.report();
-        Ok(Self { mixture, report, ..self.clone() })
+        Ok(Self { mixture, report, scores, ..self.clone() })
     }
 
     /// How text goes into a student of this data and comes out of it.
@@ -171,15 +203,25 @@ impl Prepared {
 
     /// Every answer to the problems that are trained on, whether the mixture takes it or not, by
     /// problem and source; rows have no number.
-    pub fn all_answers(&self) -> Vec<Row> {
+    pub fn all_answers(&self) -> Vec<SourceAnswer> {
         let pairs = self.mixture.pairs();
-        let sources = 0..pairs.sources().len();
-        let of = |(problem, source)| {
-            let records = pairs.candidates(problem, source);
-            records.filter_map(move |record| self.row_of(source, record))
+        let answer = |(source, record): (usize, usize)| {
+            let row = self.row_of(source, record)?;
+            let of = &pairs.sources()[source];
+            let id = of.records()[record].id.clone();
+            Some(SourceAnswer { source: of.name().to_owned(), id, row })
         };
-        let places = (0..pairs.len()).flat_map(|problem| sources.clone().map(move |s| (problem, s)));
-        places.flat_map(of).collect()
+        self.answer_places().filter_map(answer).collect()
+    }
+
+    /// Source and record of every answer to the problems that are trained on, by problem and source.
+    pub(super) fn answer_places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let pairs = self.mixture.pairs();
+        let width = pairs.sources().len();
+        (0..pairs.len() * width).flat_map(move |place| {
+            let (problem, source) = (place / width, place % width);
+            pairs.candidates(problem, source).map(move |record| (source, record))
+        })
     }
 
     /// The row of one source's answer to a problem that is trained on, if it has one; it has no number.

@@ -65,7 +65,8 @@ impl Preview {
     /// As [`Prepared::new`].
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
-        let prepared = Prepared::new(config, context)?;
+        // What is shown is the same whichever answers a choice takes.
+        let prepared = Prepared::new(&config.unscored().0, context)?;
         let mut left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);
         left_out.try_for_each(|line| context.notice(line))?;
         let tokenizer = &prepared.tokenizer;

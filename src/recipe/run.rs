@@ -1,5 +1,6 @@
 //! One run from its configuration to its summary.
 
+use super::choice::{keep_choice, with_kept_scores};
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
 use super::finished::finished;
@@ -36,7 +37,10 @@ pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<S
     let device = device::by_name(&config.backend)?;
     RunDirectory::check(&config.out, mode)?;
     let config = &dated(config, mode);
-    let prepared = Prepared::new(config, context)?;
+    let prepared = match mode.resumes() {
+        true => Prepared::new(&with_kept_scores(config), context)?,
+        false => Prepared::new(config, context)?,
+    };
     let config = &prepared.pinned(config);
     let directory = RunDirectory::open(&config.out, mode)?;
     run_prepared(config, &device, &directory, prepared, mode, context)
@@ -242,7 +246,8 @@ impl Run<'_, '_> {
     fn write_beginning(&self) -> Result<()> {
         self.directory.write("config.toml", &self.config.to_toml()?)?;
         self.directory.write_json("ledger.json", &self.prepared.ledger)?;
-        self.directory.write_json("mixture.json", &self.prepared.report)
+        self.directory.write_json("mixture.json", &self.prepared.report)?;
+        keep_choice(self.config, self.prepared, self.directory)
     }
 
     fn observers<'o>(

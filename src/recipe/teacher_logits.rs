@@ -77,7 +77,7 @@ pub fn write_teacher_logits(
     let fingerprint = model.fingerprint()?;
     let header = TeacherLogitsHeader::new(teacher, fingerprint, vocabulary, top_k, temperature)?;
     let rows = match options.all_answers {
-        true => prepared.all_answers(),
+        true => prepared.all_answers().into_iter().map(|answer| answer.row).collect(),
         false => prepared.used_rows(&config)?,
     };
     let read = |row: &Row| -> Result<(TopTokens, usize)> {

@@ -10,9 +10,9 @@ use crate::model::{
     DecoderLm, EndReason, Generate, GenerateConfig, LoadOptions, StopConditions, TextInterface,
     TextModel, TextModelFiles,
 };
+use crate::text::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

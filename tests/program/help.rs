@@ -2,7 +2,7 @@
 
 use super::call;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "train",
     "preview",
     "plan",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 14] = [
     "evaluate",
     "pairs",
     "logits",
+    "score",
     "merge",
     "push",
     "study",

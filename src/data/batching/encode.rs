@@ -15,9 +15,9 @@ use crate::data::chat::{Prompt, PromptTemplate};
 use crate::data::mixing::{Ledger, Length, Lengths, Pairs, Source};
 use crate::data::reading::CotRecord;
 use crate::error::{Error, Result};
+use crate::text::hex;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use crate::text::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -81,6 +81,19 @@ impl Example<'_> {
     /// The input whose target is the first that is trained.
     pub(super) fn first_target(&self) -> usize {
         self.prompt.saturating_sub(1).min(self.inputs())
+    }
+
+    /// The ranges of tokens that are trained as the target of another, in ascending order.
+    pub(crate) fn trained_ranges(&self) -> Vec<Range<usize>> {
+        let mut start = self.prompt.max(1);
+        let mut ranges = vec![];
+        for gap in self.untrained {
+            ranges.push(start..(gap.start as usize).min(self.tokens.len()));
+            start = start.max(gap.end as usize);
+        }
+        ranges.push(start..self.tokens.len());
+        ranges.retain(|range| !range.is_empty());
+        ranges
     }
 
     /// Tokens that are trained.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// The scores of one source's answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SourceScores {
+pub struct SourceChoice {
     /// The source's name.
     pub name: String,
     /// Answers that could be chosen.
@@ -37,7 +37,7 @@ pub struct ChoiceReport {
     /// Whether the weights fix the shares.
     pub within_share: bool,
     /// One line for each source.
-    pub sources: Vec<SourceScores>,
+    pub sources: Vec<SourceChoice>,
     /// Problems with more than one answer to choose from.
     pub problems_with_choice: usize,
     /// Mean score of the chosen answers.
@@ -61,8 +61,9 @@ impl ChoiceReport {
 
     /// The scores by source, and the distance from chance, in lines of at most `width` columns.
     pub(crate) fn to_text(&self, width: usize) -> String {
-        let mut table =
-            Table::new(["source", "answers", "lowest", "25 %", "median", "75 %", "highest", "best"]);
+        let mut table = Table::new([
+            "source", "answers", "lowest", "25 %", "median", "75 %", "highest", "best",
+        ]);
         for source in &self.sources {
             let at = |percent: usize| source.percentiles.get(percent / 5).copied();
             let cells = [0, 25, 50, 75, 100].map(|percent| at(percent).map_or("-".into(), short));
@@ -187,16 +188,14 @@ impl<'a> Candidates<'a> {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
         let order = random.permutation(pairs.len());
         if self.choice.by == ChoiceBy::Chance {
-            let available = |problem: u32, source| {
-                pairs.record_index(problem as usize, source).is_some()
-            };
+            let available =
+                |problem: u32, source| pairs.record_index(problem as usize, source).is_some();
             let sources = assign::exact(&order, weights, available);
             return Ok(self.drawn(sources, random));
         }
         let bounds = self.bounds(weights)?;
-        let best: Vec<Option<(usize, f64)>> = (0..pairs.len() * width)
-            .map(|place| self.best(place / width, place % width))
-            .collect();
+        let best: Vec<Option<(usize, f64)>> =
+            (0..pairs.len() * width).map(|place| self.best(place / width, place % width)).collect();
         let at = |problem: u32, source: usize| best[problem as usize * width + source];
         let sources = cheapest(&order, &bounds, |problem, source| Some(at(problem, source)?.1));
         let records = (0u32..).zip(&sources).map(|(problem, source)| {
@@ -237,14 +236,21 @@ impl<'a> Candidates<'a> {
         // A product that is an integer but for rounding is meant to be that integer.
         let exact = |share: f64| share * problems as f64;
         let least = |name: &str| {
-            choice.floor.get(name).map_or(0, |share| (exact(*share) - 1e-9).ceil().max(0.0) as usize)
+            choice
+                .floor
+                .get(name)
+                .map_or(0, |share| (exact(*share) - 1e-9).ceil().max(0.0) as usize)
         };
         let most = |name: &str| {
-            choice.ceiling.get(name).map_or(problems, |share| (exact(*share) + 1e-9).floor() as usize)
+            choice
+                .ceiling
+                .get(name)
+                .map_or(problems, |share| (exact(*share) + 1e-9).floor() as usize)
         };
         let bounds: Vec<(usize, usize)> =
             names.iter().map(|name| (least(name), most(name).max(least(name)))).collect();
-        let [least, most] = bounds.iter().fold([0, 0], |[a, b], (least, most)| [a + least, b + most]);
+        let [least, most] =
+            bounds.iter().fold([0, 0], |[a, b], (least, most)| [a + least, b + most]);
         let refuse = |key: &str, what: String, hint: &str| {
             Err(Error::config(format!("mixture.choice.{key}"), what, hint))
         };
@@ -262,11 +268,11 @@ impl<'a> Candidates<'a> {
     /// What the choice came to.
     pub fn report(&self, chosen: &Chosen, seed: u64) -> ChoiceReport {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
-        let mut lines: Vec<(SourceScores, Vec<f64>, Vec<f64>)> = pairs
+        let mut lines: Vec<(SourceChoice, Vec<f64>, Vec<f64>)> = pairs
             .sources()
             .iter()
             .map(|source| {
-                let line = SourceScores { name: source.name().to_owned(), ..Default::default() };
+                let line = SourceChoice { name: source.name().to_owned(), ..Default::default() };
                 (line, vec![], vec![])
             })
             .collect();
@@ -292,18 +298,21 @@ impl<'a> Candidates<'a> {
         let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len().max(1) as f64;
         let all: Vec<f64> = lines.iter().flat_map(|(.., chosen)| chosen).copied().collect();
         let (by_chance, chance_deviation) = self.chance(chosen, seed);
-        let sources = lines.into_iter().zip(best_of).map(|((mut line, mut scores, chosen), best)| {
-            line.answers = scores.len();
-            line.mean = mean(&scores);
-            scores.sort_unstable_by(f64::total_cmp);
-            let last = scores.len().saturating_sub(1) as f64;
-            let at = |percent: usize| (percent as f64 / 100.0 * last).round() as usize;
-            line.percentiles =
-                (0..=100).step_by(5).filter_map(|percent| scores.get(at(percent)).copied()).collect();
-            line.chosen = (!chosen.is_empty()).then(|| mean(&chosen));
-            line.best = best / pairs.len().max(1) as f64;
-            line
-        });
+        let sources =
+            lines.into_iter().zip(best_of).map(|((mut line, mut scores, chosen), best)| {
+                line.answers = scores.len();
+                line.mean = mean(&scores);
+                scores.sort_unstable_by(f64::total_cmp);
+                let last = scores.len().saturating_sub(1) as f64;
+                let at = |percent: usize| (percent as f64 / 100.0 * last).round() as usize;
+                line.percentiles = (0..=100)
+                    .step_by(5)
+                    .filter_map(|percent| scores.get(at(percent)).copied())
+                    .collect();
+                line.chosen = (!chosen.is_empty()).then(|| mean(&chosen));
+                line.best = best / pairs.len().max(1) as f64;
+                line
+            });
         ChoiceReport {
             by: self.choice.by,
             prefer: self.choice.prefers(),
@@ -334,9 +343,10 @@ impl<'a> Candidates<'a> {
                 let order = random.permutation(pairs.len());
                 let sources = assign::exact(&order, &weights, available);
                 let drawn = self.drawn(sources, &mut random);
-                let scores = drawn.sources.iter().zip(&drawn.records).filter_map(|(source, record)| {
-                    self.score(usize::from(*source), *record as usize)
-                });
+                let scores =
+                    drawn.sources.iter().zip(&drawn.records).filter_map(|(source, record)| {
+                        self.score(usize::from(*source), *record as usize)
+                    });
                 scores.sum::<f64>() / pairs.len().max(1) as f64
             })
             .collect();

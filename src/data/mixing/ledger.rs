@@ -202,8 +202,7 @@ impl Ledger {
     /// Whether every record and every problem is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.sources.iter().all(SourceLedger::adds_up)
-            && self.joined
-                == self.without_answer + self.held_out + self.not_taken + self.training
+            && self.joined == self.without_answer + self.held_out + self.not_taken + self.training
     }
 }
 

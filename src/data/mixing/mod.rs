@@ -15,7 +15,7 @@ mod scores;
 mod share;
 
 pub use choice::{ChoiceBy, ChoiceConfig, Prefer};
-pub use chosen::{ChoiceReport, SourceScores};
+pub use chosen::{ChoiceReport, SourceChoice};
 pub use ledger::{Ledger, SourceLedger};
 pub use lengths::{Length, Lengths};
 pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Schedule};

@@ -440,7 +440,8 @@ impl Pairs {
         for row in self.table.chunks_exact(width) {
             let start = table.len();
             for (source, &first) in row.iter().enumerate() {
-                let kept = self.chain(source, first).filter(|record| keep(source, *record as usize));
+                let kept =
+                    self.chain(source, first).filter(|record| keep(source, *record as usize));
                 let kept: Vec<u32> = kept.collect();
                 if let Some(next) = Some(&mut next[source]).filter(|next| !next.is_empty()) {
                     self.chain(source, first).for_each(|record| next[record as usize] = ABSENT);

@@ -146,7 +146,9 @@ impl ColumnMap {
                     format!("Write {key}=<column>, or leave `{key}` out to recognize it by name"),
                 ));
             }
-            if column == NONE && matches!(key, "problem" | "solution" | "messages" | "correct" | "score") {
+            if column == NONE
+                && matches!(key, "problem" | "solution" | "messages" | "correct" | "score")
+            {
                 return Err(Error::config(
                     SETTING,
                     format!("`{key}` cannot be left out with `{NONE}`"),

@@ -4,8 +4,8 @@
 use super::fingerprints::{PRINTS, TEXT};
 use crate::data::TextTokenizer;
 use crate::error::Result;
-use serde_json::{Value, json};
 use crate::text::hex;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A part of a pre-tokenizer.

@@ -141,7 +141,13 @@ impl Plan {
             let folder = folder_without_weights(name, context)?;
             config.base_model = Some(folder.to_string_lossy().into_owned());
         }
-        let config = &config;
+        let (config, is_unscored) = &config.unscored();
+        if *is_unscored {
+            context.notice(
+                "which answers the choice takes is known when the student has scored them; the plan \
+                 counts with equal shares of the sources",
+            )?;
+        }
         let without_data = config.data.sources.is_empty() && config.base_model.is_some();
         let prepared = match without_data {
             true => None,

@@ -1,0 +1,262 @@
+//! The scores of answers, made or read.
+
+use super::file::ScoreFile;
+use super::steps::{answer_steps, mean_log_probabilities, step_rows};
+use super::{LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions};
+use crate::context::{Context, Task};
+use crate::data::batching::row_key;
+use crate::data::{Batch, Row};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::model::{DecoderLm, Precision, TargetScore, TextInterface};
+use crate::recipe::config::RunConfig;
+use crate::recipe::prepare::{Prepared, SourceAnswer};
+use crate::recipe::student;
+use serde_json::{Value, json};
+use std::ops::Range;
+
+/// Scores, and what making them took.
+pub(super) struct Made {
+    pub rows: Vec<RowScores>,
+    /// Answers whose scores were there before.
+    pub before: usize,
+    /// Tokens that the student has read.
+    pub read_tokens: u64,
+}
+
+/// The scores of all answers of a run's data by its untuned student, in their order.
+///
+/// # Errors
+/// As [`write_scores`](super::write_scores).
+pub(crate) fn score_run(
+    config: &RunConfig,
+    prepared: &Prepared,
+    options: &ScoreOptions,
+    context: &Context<'_>,
+) -> Result<Vec<RowScores>> {
+    scored(config, prepared, options, context).map(|made| made.rows)
+}
+
+pub(super) fn scored(
+    config: &RunConfig,
+    prepared: &Prepared,
+    options: &ScoreOptions,
+    context: &Context<'_>,
+) -> Result<Made> {
+    let answers = prepared.all_answers();
+    let identity = student_identity(config, prepared)?;
+    let load = || {
+        // Adapters change nothing before they are trained.
+        let untuned = RunConfig { lora: None, ..config.clone() };
+        let device = device::by_name(&config.backend)?;
+        student(&untuned, prepared, &device, context)?.with_precision(config.precision)
+    };
+    made(load, &answers, &prepared.text_interface(), options, &identity, context)
+}
+
+/// Keeps scores that were made without a file, so that [`score_run`] finds them there.
+///
+/// # Errors
+/// As [`write_scores`](super::write_scores).
+pub(crate) fn keep_scores(
+    config: &RunConfig,
+    prepared: &Prepared,
+    options: &ScoreOptions,
+    rows: &[RowScores],
+) -> Result<()> {
+    let identity = student_identity(config, prepared)?;
+    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
+    rows.iter().try_for_each(|row| store.put(row))?;
+    store.finish()
+}
+
+/// What tells the untuned student of a run from another: a fingerprint of its weights' files, or the seed of
+/// random ones, its shape, and what it computes in. It is not loaded for this.
+pub(crate) fn student_identity(config: &RunConfig, prepared: &Prepared) -> Result<Value> {
+    let mut identity = match &prepared.base {
+        Some(folder) => json!({ "weights": folder.files_fingerprint()? }),
+        None => json!({ "seed": config.seed }),
+    };
+    identity["shape"] = json!(prepared.model);
+    if !config.base.is_f32() {
+        identity["base"] = json!(config.base);
+    }
+    if config.precision != Precision::F32 {
+        identity["precision"] = json!(config.precision);
+    }
+    Ok(identity)
+}
+
+/// The scores of answers by a student, in the answers' order. With a file, those that it holds are taken from it,
+/// and the others are appended as they are made; the student is loaded only for these. An answer without a token
+/// to score has 0 tokens and [`NO_TOKENS_RSR`]; how many there are is told.
+fn made(
+    load: impl FnOnce() -> Result<DecoderLm>,
+    answers: &[SourceAnswer],
+    text: &TextInterface<'_>,
+    options: &ScoreOptions,
+    identity: &Value,
+    context: &Context<'_>,
+) -> Result<Made> {
+    let mut store = ScoreFile::open(options.file.as_deref(), identity, options.lalp)?;
+    let keys: Vec<String> = answers.iter().map(|answer| row_key(&answer.row.example())).collect();
+    let (total, before) = (answers.len(), keys.iter().filter(|key| store.holds(key)).count());
+    let reader = match before < total {
+        true => Some(Reader { model: load()?, text, lalp: options.lalp }),
+        false => None,
+    };
+    let mut progress = context.resumed_task(Task::Score, total as u64, before as u64);
+    let (mut rows, mut done, mut read_tokens) = (Vec::with_capacity(total), before, 0);
+    for (answer, key) in answers.iter().zip(keys) {
+        let named = |scores: RowScores| RowScores {
+            row: key.clone(),
+            source: answer.source.clone(),
+            id: answer.id.clone(),
+            label: answer.row.label.clone(),
+            ..scores
+        };
+        // Two sources may give the same answer.
+        if let Some(known) = store.get(&key) {
+            let scores = named(known.clone());
+            store.put(&scores)?;
+            rows.push(scores);
+            continue;
+        }
+        let Some(reader) = &reader else { continue };
+        let (scores, read) = reader.scores(&answer.row)?;
+        let scores = named(scores);
+        store.put(&scores)?;
+        rows.push(scores);
+        (done, read_tokens) = (done + 1, read_tokens + read);
+        progress.add_tokens(read);
+        progress.update(done as u64).map_err(|error| match error {
+            Error::Stopped { .. } => Error::stopped(store.kept(done, total)),
+            error => error,
+        })?;
+    }
+    store.finish()?;
+    let without = rows.iter().filter(|row| row.tokens == 0).count();
+    if without > 0 {
+        let answers =
+            if without == 1 { "1 answer has" } else { &format!("{without} answers have") };
+        context.notice(format!("warning: {answers} no token that could be scored"))?;
+    }
+    Ok(Made { rows, before, read_tokens })
+}
+
+/// A student that reads answers.
+struct Reader<'a> {
+    model: DecoderLm,
+    text: &'a TextInterface<'a>,
+    lalp: Option<LalpConfig>,
+}
+
+impl Reader<'_> {
+    /// The scores of a row, without its names, and the tokens that were read for them.
+    fn scores(&self, row: &Row) -> Result<(RowScores, u64)> {
+        let example = row.example();
+        let (batch, trained) = (Batch::new([example], 1), example.trained_ranges());
+        let answers: Vec<Range<usize>> =
+            trained.iter().map(|range| without_end(row, range, self.text.end_tokens)).collect();
+        let all = self.model.target_scores(&batch)?;
+        let mut all = all.into_iter();
+        let mut scored = vec![];
+        for (trained, answer) in trained.iter().zip(&answers) {
+            let of_answer = all.by_ref().take(trained.len());
+            scored.extend(of_answer.collect::<Vec<_>>().into_iter().take(answer.len()));
+        }
+        let mut read = (batch.rows * batch.length) as u64;
+        let mut scores = RowScores { prompt_tokens: row.prompt, ..summed(&scored) };
+        if let Some(config) = self.lalp {
+            let (mut sum, mut count) = (0.0, 0);
+            for answer in answers.iter().filter(|answer| !answer.is_empty()) {
+                let steps = answer_steps(&row.tokens[answer.clone()], self.text.tokenizer)?;
+                let rows = step_rows(row, answer, &steps, config);
+                let (of_answer, tokens) = mean_log_probabilities(&self.model, &rows)?;
+                (sum, count, read) = (sum + of_answer, count + steps.len(), read + tokens);
+            }
+            scores.steps = Some(count);
+            scores.lalp = Some(if count == 0 { 0.0 } else { sum / count as f64 });
+        }
+        Ok((scores, read))
+    }
+}
+
+/// The tokens of a trained range without the end of the turn.
+fn without_end(row: &Row, trained: &Range<usize>, ends: &[u32]) -> Range<usize> {
+    let ends_turn =
+        trained.clone().next_back().is_some_and(|last| ends.contains(&row.tokens[last]));
+    trained.start..trained.end - usize::from(ends_turn)
+}
+
+/// What comes of the scores of an answer's tokens.
+fn summed(scored: &[TargetScore]) -> RowScores {
+    let count = scored.len() as f64;
+    let nll: f64 = scored.iter().map(|score| score.nll).sum();
+    let ranks: u64 = scored.iter().map(|score| u64::from(score.rank.min(MOST_RANK))).sum();
+    let above = scored.iter().filter(|score| score.rank > MOST_RANK).count();
+    if scored.is_empty() {
+        return RowScores { perplexity: 1.0, rsr: NO_TOKENS_RSR, ..RowScores::default() };
+    }
+    RowScores {
+        tokens: scored.len(),
+        nll: nll / count,
+        // Finite, whatever the loss is.
+        perplexity: (nll / count).exp().min(f64::MAX),
+        rank: ranks as f64 / count,
+        rsr: ranks as f64 / nll.max(LEAST_NLL),
+        above_100: above as f64 / count,
+        ..RowScores::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scored(pairs: &[(f64, u32)]) -> RowScores {
+        let of = |(nll, rank): &(f64, u32)| TargetScore { nll: *nll, rank: *rank };
+        summed(&pairs.iter().map(of).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_scores_of_an_answer_are_sums_over_its_tokens() {
+        // By hand: ranks 1, 3, 100 and 100 of 100, 101; NLLs 0.5, 1.5, 6, 8.
+        let scores = scored(&[(0.5, 1), (1.5, 3), (6.0, 100), (8.0, 101)]);
+        assert_eq!((scores.tokens, scores.nll, scores.rank), (4, 4.0, 51.0));
+        assert_eq!((scores.rsr, scores.above_100), (204.0 / 16.0, 0.25));
+        assert_eq!(scores.perplexity, 4.0f64.exp());
+    }
+
+    #[test]
+    fn no_score_is_infinite_or_no_number() {
+        // All is certain: the sum of NLLs counts as that of the published code.
+        let certain = scored(&[(0.0, 1), (0.0, 1)]);
+        assert_eq!((certain.rsr, certain.nll), (2.0 / LEAST_NLL, 0.0));
+        // Nothing to score: no ratio is above it.
+        let none = scored(&[]);
+        assert_eq!((none.tokens, none.rsr), (0, NO_TOKENS_RSR));
+        assert!(scored(&[(1e-300, 100)]).rsr <= none.rsr && certain.rsr < none.rsr);
+        let worst = scored(&[(2e38, 9)]);
+        for scores in [certain, none, worst] {
+            let text = serde_json::to_string(&scores).unwrap();
+            assert!(!text.contains("null"), "{text}");
+            assert_eq!(serde_json::from_str::<RowScores>(&text).unwrap(), scores);
+        }
+    }
+
+    #[test]
+    fn the_end_of_each_turn_is_left_out() {
+        let row = |tokens: &[u32]| Row { tokens: tokens.to_vec(), prompt: 2, ..Row::default() };
+        // An end of turn within the answer is not its end.
+        let whole = row(&[5, 6, 9, 7, 9]);
+        assert_eq!(without_end(&whole, &(2..5), &[8, 9]), 2..4);
+        assert_eq!(without_end(&whole, &(2..4), &[8, 9]), 2..4);
+        assert_eq!(without_end(&whole, &(2..3), &[8, 9]), 2..2);
+        let turns = Row { untrained: vec![3..4], ..whole.clone() };
+        assert_eq!(turns.example().trained_ranges(), [2..3, 4..5]);
+        assert_eq!(whole.example().trained_ranges(), [2..5]);
+        // A row's first token is the target of none.
+        assert_eq!(Row { prompt: 0, ..whole }.example().trained_ranges(), [1..5]);
+    }
+}

@@ -1,0 +1,304 @@
+//! Answers chosen by score: the best one, within bounds, within shares, and among several of one source.
+
+use mixdistill::Error;
+use mixdistill::data::{
+    AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, CotRecord, Join, Length, Lengths,
+    MixDistillation, MixtureConfig, MixtureOptions, Pairs, Prefer, Schedule, Share, Source,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn record(problem: usize, solution: String) -> CotRecord {
+    CotRecord {
+        id: Some(format!("p{problem}")),
+        problem: format!("What is {problem} + {problem}?"),
+        solution,
+        ..CotRecord::default()
+    }
+}
+
+/// A number from 0 to below 1 that depends on all arguments alone.
+fn noise(a: usize, b: usize, c: usize) -> f64 {
+    let mixed = (a * 7_919 + b * 104_729 + c * 1_299_709 + 17) as u64;
+    let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) % 10_007;
+    mixed as f64 / 10_007.0
+}
+
+/// Sources `long` and `short`; each answers each problem `answers` times. Candidate `c` of a problem is
+/// record `problem * answers + c`.
+fn pairs(problems: usize, answers: usize) -> Arc<Pairs> {
+    let source = |name: &str| {
+        let records = (0..problems * answers)
+            .map(|place| record(place / answers, format!("{name} answer {}", place % answers)));
+        Source::new(name, records.collect())
+    };
+    let sources = vec![source("long"), source("short")];
+    let (pairs, ledger) = Pairs::join_keeping(sources, Join::Inner, AnswersKept::All).unwrap();
+    assert!(ledger.adds_up());
+    Arc::new(pairs)
+}
+
+/// Scores of those records, lower for `short` by and large.
+fn scores(problems: usize, answers: usize) -> Arc<AnswerScores> {
+    let of = |source: usize| {
+        let records = 0..problems * answers;
+        records.map(|r| Some(noise(r, source, 1) + if source == 0 { 0.2 } else { 0.0 })).collect()
+    };
+    Arc::new(AnswerScores::new((0..2).map(of).collect()))
+}
+
+fn options(seed: u64, scores: &Arc<AnswerScores>) -> MixtureOptions {
+    MixtureOptions { seed, scores: Some(scores.clone()), ..MixtureOptions::default() }
+}
+
+fn by(choice: ChoiceConfig) -> MixtureConfig {
+    MixtureConfig { choice: Some(choice), ..MixtureConfig::default() }
+}
+
+fn rows(mixture: &MixDistillation) -> Vec<usize> {
+    mixture.report().sources.iter().map(|source| source.rows).collect()
+}
+
+#[test]
+fn the_answer_with_the_best_score_of_all_candidates_is_taken() {
+    let (pairs, scores) = (pairs(60, 3), scores(60, 3));
+    for prefer in [None, Some(Prefer::Highest)] {
+        let choice = ChoiceConfig { prefer, ..ChoiceConfig::by(ChoiceBy::Rsr) };
+        let mixture = MixDistillation::new(pairs.clone(), by(choice), options(1, &scores)).unwrap();
+        for problem in 0..pairs.len() {
+            let row = mixture.row(problem);
+            let taken = scores.get(row.source_index(), row.record_index()).unwrap();
+            for source in 0..2 {
+                assert_eq!(pairs.candidates(problem, source).count(), 3);
+                for record in pairs.candidates(problem, source) {
+                    let other = scores.get(source, record).unwrap();
+                    let better = if prefer.is_none() { other >= taken } else { other <= taken };
+                    assert!(better, "problem {problem}: {taken} {other}");
+                }
+            }
+        }
+        let report = mixture.report();
+        let choice = report.choice.as_ref().expect("a report of the choice");
+        assert_eq!(choice.problems_with_choice, 60);
+        assert!(choice.deviations() > 5.0, "{choice:?}");
+        let best: f64 = choice.sources.iter().map(|source| source.best).sum();
+        assert!((best - 1.0).abs() < 1e-9);
+        // Without bounds what is best is what is taken.
+        for (source, line) in choice.sources.iter().zip(&report.sources) {
+            assert!((source.best - line.rows as f64 / 60.0).abs() < 1e-9);
+            assert_eq!((source.answers, source.percentiles.len()), (180, 21));
+        }
+        let text = report.to_string();
+        assert!(text.contains("chosen by RSR") && text.contains("better than chance"), "{text}");
+        assert!(!text.contains("shares asked: "), "{text}");
+    }
+}
+
+#[test]
+fn within_a_share_the_scores_say_which_problems_and_never_how_many() {
+    let (pairs, scores) = (pairs(250, 1), scores(250, 1));
+    let choice = ChoiceConfig { within_share: true, ..ChoiceConfig::by(ChoiceBy::Nll) };
+    let mixture =
+        MixDistillation::new(pairs.clone(), by(choice.clone()), options(3, &scores)).unwrap();
+    assert_eq!(rows(&mixture), [50, 200]);
+    // Those with the long answer are the fifty with the least difference.
+    let difference = |p: usize| scores.get(0, p).unwrap() - scores.get(1, p).unwrap();
+    let mut sorted: Vec<usize> = (0..250).collect();
+    sorted.sort_by(|a, b| difference(*a).total_cmp(&difference(*b)));
+    let mut long: Vec<usize> =
+        (0..250).filter(|p| mixture.row(*p).source() == "long").collect();
+    let mut expected = sorted[..50].to_vec();
+    expected.sort_unstable();
+    long.sort_unstable();
+    assert_eq!(long, expected);
+    // The inverse choice takes the other end.
+    let inverse = ChoiceConfig { prefer: Some(Prefer::Highest), ..choice };
+    let mixture = MixDistillation::new(pairs, by(inverse), options(3, &scores)).unwrap();
+    assert_eq!(rows(&mixture), [50, 200]);
+    assert!(sorted[200..].iter().all(|p| mixture.row(*p).source() == "long"));
+}
+
+#[test]
+fn floors_and_ceilings_bind_exactly() {
+    let (pairs, scores) = (pairs(200, 1), scores(200, 1));
+    let free = ChoiceConfig::by(ChoiceBy::Rsr);
+    let of = |choice: ChoiceConfig| {
+        rows(&MixDistillation::new(pairs.clone(), by(choice), options(1, &scores)).unwrap())
+    };
+    let [long, short] = of(free.clone())[..] else { panic!() };
+    assert!(long > 20 && short > long, "{long} {short}");
+    let bound = |floor: Option<f64>, ceiling: Option<f64>| {
+        let map = |share: Option<f64>| share.map(|share| ("long".to_owned(), share));
+        ChoiceConfig {
+            floor: map(floor).into_iter().collect(),
+            ceiling: map(ceiling).into_iter().collect(),
+            ..free.clone()
+        }
+    };
+    assert_eq!(of(bound(Some(0.7), None)), [140, 60]);
+    assert_eq!(of(bound(None, Some(0.05))), [10, 190]);
+    // Bounds that do not bind change nothing.
+    assert_eq!(of(bound(Some(0.01), Some(0.99))), [long, short]);
+    assert_eq!(of(bound(Some(0.333), Some(0.333))), [67, 133]);
+}
+
+#[test]
+fn chance_with_the_realized_shares_is_a_control() {
+    let (pairs, scores) = (pairs(120, 3), scores(120, 3));
+    let chosen = MixDistillation::new(
+        pairs.clone(),
+        by(ChoiceConfig::by(ChoiceBy::Rsr)),
+        options(5, &scores),
+    )
+    .unwrap();
+    let realized: BTreeMap<String, f64> = chosen
+        .report()
+        .sources
+        .iter()
+        .map(|source| (source.name.clone(), source.rows as f64))
+        .collect();
+    let control = MixtureConfig {
+        weights: realized,
+        ..by(ChoiceConfig::by(ChoiceBy::Chance))
+    };
+    let of = |seed| MixDistillation::new(pairs.clone(), control.clone(), options(seed, &scores));
+    let (one, other) = (of(5).unwrap(), of(6).unwrap());
+    assert_eq!(rows(&one), rows(&chosen));
+    assert_eq!(rows(&other), rows(&chosen));
+    let records = |mixture: &MixDistillation| -> Vec<(usize, usize)> {
+        (0..120)
+            .map(|p| (mixture.row(p).source_index(), mixture.row(p).record_index()))
+            .collect()
+    };
+    assert_ne!(records(&one), records(&other));
+    assert_eq!(records(&one), records(&of(5).unwrap()));
+    // Each of a source's answers is drawn.
+    let mut drawn = [0; 3];
+    records(&one).iter().for_each(|(_, record)| drawn[record % 3] += 1);
+    assert!(drawn.iter().all(|count| *count > 20), "{drawn:?}");
+    assert!(one.report().choice.is_none());
+}
+
+#[test]
+fn lengths_and_columns_need_no_student() {
+    let pairs = pairs(40, 2);
+    let length = |source: usize, record: usize| {
+        let trained = 5 + (100.0 * noise(record, source, 2)) as u32;
+        Some(Length { tokens: trained + 3, trained })
+    };
+    let all = |source| (0..80).map(|record| length(source, record)).collect();
+    let lengths = Arc::new(Lengths::new(vec![all(0), all(1)]));
+    let options = MixtureOptions { lengths: Some(lengths.clone()), ..MixtureOptions::default() };
+    for (choice, is_better) in [
+        (ChoiceBy::Shortest, (|a, b| a <= b) as fn(u32, u32) -> bool),
+        (ChoiceBy::Longest, |a, b| a >= b),
+    ] {
+        let mixture =
+            MixDistillation::new(pairs.clone(), by(ChoiceConfig::by(choice)), options.clone())
+                .unwrap();
+        for problem in 0..40 {
+            let row = mixture.row(problem);
+            let taken = lengths.get(row.source_index(), row.record_index()).unwrap().trained;
+            for source in 0..2 {
+                for record in pairs.candidates(problem, source) {
+                    assert!(is_better(taken, lengths.get(source, record).unwrap().trained));
+                }
+            }
+        }
+    }
+    // A column of the user's own: every other problem is better answered by the long source.
+    let source = |name: &str, parity: usize| {
+        let records = (0..30).map(|p| record(p, format!("{name} answer"))).collect();
+        Source::new(name, records)
+            .with_scores((0..30).map(|p| Some(f64::from(u8::from(p % 2 == parity)))).collect())
+    };
+    let sources = vec![source("long", 0), source("short", 1)];
+    let (scored, _) = Pairs::join(sources, Join::Inner).unwrap();
+    let choice =
+        ChoiceConfig { prefer: Some(Prefer::Highest), ..ChoiceConfig::by(ChoiceBy::Column) };
+    let mixture =
+        MixDistillation::new(Arc::new(scored), by(choice), MixtureOptions::default()).unwrap();
+    for problem in 0..30 {
+        assert_eq!(mixture.row(problem).source_index(), problem % 2);
+    }
+}
+
+#[test]
+fn what_a_choice_cannot_be_made_by_is_refused() {
+    let (pairs, scores) = (pairs(10, 1), scores(10, 1));
+    let refused = |config: MixtureConfig, options: MixtureOptions| match MixDistillation::new(
+        pairs.clone(),
+        config,
+        options,
+    ) {
+        Err(Error::Config { key, what, .. }) => format!("{key}: {what}"),
+        other => panic!("{other:?}"),
+    };
+    let rsr = ChoiceConfig::by(ChoiceBy::Rsr);
+    let without = refused(by(rsr.clone()), MixtureOptions::default());
+    assert!(without.contains("`long` record 1") && without.contains("no score"), "{without}");
+    let broken = AnswerScores::new(vec![vec![Some(f64::NAN); 10], vec![Some(1.0); 10]]);
+    let broken = refused(by(rsr.clone()), options(1, &Arc::new(broken)));
+    assert!(broken.contains("NaN"), "{broken}");
+    let shares = |pairs: &[(&str, f64)]| -> BTreeMap<String, f64> {
+        pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect()
+    };
+    for (choice, key) in [
+        (ChoiceConfig { floor: shares(&[("medium", 0.1)]), ..rsr.clone() }, "floor: there is no source"),
+        (ChoiceConfig { floor: shares(&[("long", 1.5)]), ..rsr.clone() }, "floor: "),
+        (ChoiceConfig { floor: shares(&[("long", f64::NAN)]), ..rsr.clone() }, "floor: "),
+        (ChoiceConfig { floor: shares(&[("long", 0.6), ("short", 0.6)]), ..rsr.clone() }, "floor: "),
+        (ChoiceConfig { ceiling: shares(&[("long", 0.4), ("short", 0.4)]), ..rsr.clone() }, "ceiling: "),
+        (
+            ChoiceConfig {
+                floor: shares(&[("long", 0.4)]),
+                ceiling: shares(&[("long", 0.3)]),
+                ..rsr.clone()
+            },
+            "above its ceiling",
+        ),
+        (
+            ChoiceConfig { within_share: true, floor: shares(&[("long", 0.4)]), ..rsr.clone() },
+            "the weights fix",
+        ),
+        (ChoiceConfig::by(ChoiceBy::Column), "prefer: "),
+        (
+            ChoiceConfig { prefer: Some(Prefer::Lowest), ..ChoiceConfig::by(ChoiceBy::Chance) },
+            "prefer: ",
+        ),
+    ] {
+        let what = refused(by(choice), options(1, &scores));
+        assert!(what.contains(key), "{what}");
+    }
+    for config in [
+        MixtureConfig { share: Share::Bernoulli, ..by(rsr.clone()) },
+        MixtureConfig { redraw: true, ..by(rsr.clone()) },
+        MixtureConfig { schedule: Schedule::ShortToLong, ..by(rsr) },
+    ] {
+        let what = refused(config, options(1, &scores));
+        assert!(what.starts_with("mixture.choice.by: "), "{what}");
+    }
+}
+
+#[test]
+fn of_several_answers_those_that_differ_are_candidates_and_the_others_duplicates() {
+    let answers = ["one", "two", "one ", "three", "two"];
+    let long = answers.iter().map(|text| record(0, (*text).to_owned())).collect();
+    let short = vec![record(0, "short".to_owned()), record(1, "alone".to_owned())];
+    let sources = || vec![Source::new("long", Clone::clone(&long)), Source::new("short", short.clone())];
+    let (all, ledger) = Pairs::join_keeping(sources(), Join::Inner, AnswersKept::All).unwrap();
+    assert_eq!(all.candidates(0, 0).collect::<Vec<_>>(), [0, 1, 3]);
+    let [long_line, short_line] = &ledger.sources[..] else { panic!() };
+    assert_eq!((long_line.duplicates, long_line.usable), (2, 3));
+    assert_eq!((short_line.unmatched, short_line.usable), (1, 1));
+    assert!(ledger.adds_up());
+    // An answer that is left out later is no candidate any more, and the others stay.
+    let (kept, dropped) = all.retain(|source, record| source == 1 || record != 1);
+    assert_eq!((kept.candidates(0, 0).collect::<Vec<_>>(), dropped), (vec![0, 3], 0));
+    let (kept, _) = all.retain(|source, record| source == 1 || record != 0);
+    assert_eq!(kept.candidates(0, 0).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(kept.record_index(0, 0), Some(1));
+    let (first, ledger) = Pairs::join(sources(), Join::Inner).unwrap();
+    assert_eq!(first.candidates(0, 0).collect::<Vec<_>>(), [0]);
+    assert_eq!(ledger.sources[0].duplicates, 4);
+}

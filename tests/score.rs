@@ -1,0 +1,468 @@
+//! Promise: every answer of every source gets its scores under the untuned student, once, whatever stops the work.
+
+mod common;
+
+use common::{chat_folder::ChatFolder, shared, smollm2, toy_run};
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
+use mixdistill::data::{Batch, Example, Join};
+use mixdistill::model::{DecoderConfig, DecoderLm, SaveFolder, TargetScore};
+use mixdistill::recipe::{
+    LalpConfig, Prepared, RowScores, RunConfig, ScoreOptions, SourceAnswer, SourceConfig,
+    WrittenScores, answer_steps, read_scores, write_scores,
+};
+use mixdistill::{Error, device};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+fn quiet(config: &RunConfig, options: &ScoreOptions) -> mixdistill::Result<WrittenScores> {
+    write_scores(config, options, &Context::default())
+}
+
+fn to_file(file: &Path) -> ScoreOptions {
+    ScoreOptions { file: Some(file.to_owned()), lalp: None }
+}
+
+/// Twelve problems with two answers each.
+fn toy() -> RunConfig {
+    let mut config = toy_run(Path::new("unused"));
+    config.data.toy_problems = 12;
+    config
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_file_that_was_cut_anywhere_goes_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.jsonl");
+    let whole = quiet(&toy(), &to_file(&path)).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!((whole.rows.len(), whole.before), (24, 0));
+    assert_eq!(read_scores(&path).unwrap(), whole.rows);
+    let keys: BTreeSet<&str> = whole.rows.iter().map(|row| row.row.as_str()).collect();
+    assert_eq!(keys.len(), 24);
+    let line_end = |count: usize| {
+        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        ends.map(|(place, _)| place + 1).nth(count - 1).unwrap()
+    };
+    for (kept, before) in
+        [(0, 0), (7, 0), (line_end(9), 9), (line_end(9) + 31, 9), (bytes.len() - 1, 23)]
+    {
+        std::fs::write(&path, &bytes[..kept]).unwrap();
+        let again = quiet(&toy(), &to_file(&path)).unwrap();
+        assert_eq!(again.before, before, "{kept} bytes");
+        assert!(again.rows == whole.rows && again.sources == whole.sources);
+        assert!(std::fs::read(&path).unwrap() == bytes, "{kept} bytes");
+    }
+    // With nothing missing no student is read and nothing is written.
+    let changed = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let again = quiet(&toy(), &to_file(&path)).unwrap();
+    assert_eq!((again.before, again.read_tokens), (24, 0));
+    assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), changed);
+    // In memory the scores are the same.
+    assert_eq!(quiet(&toy(), &ScoreOptions::default()).unwrap().rows, whole.rows);
+}
+
+/// Asks for a stop once so many answers have their scores.
+struct StopAt(u64, StopFlag);
+
+impl Observer for StopAt {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Task { task: Task::Score, progress } = event
+            && progress.done >= self.0
+        {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stop_leaves_what_was_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, other] = ["a.jsonl", "b.jsonl"].map(|name| folder.path().join(name));
+    quiet(&toy(), &to_file(&other)).unwrap();
+    let flag = StopFlag::default();
+    let context = Context::new(StopAt(5, flag.clone()), &flag);
+    let stopped = write_scores(&toy(), &to_file(&path), &context).unwrap_err();
+    assert!(matches!(stopped, Error::Stopped { .. }), "{stopped}");
+    assert!(stopped.to_string().contains("5 of 24 answers are in"), "{stopped}");
+    assert_eq!(lines(&path).len(), 5);
+    assert_eq!(quiet(&toy(), &to_file(&path)).unwrap().before, 5);
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&other).unwrap());
+}
+
+#[test]
+fn scores_of_another_student_and_files_of_something_else_are_refused_and_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.jsonl");
+    quiet(&toy(), &ScoreOptions { lalp: Some(LalpConfig::default()), ..to_file(&path) }).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let refused = |config: &RunConfig, options: &ScoreOptions, expected: &str| {
+        let error = quiet(config, options).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("scores.jsonl"), "{error}");
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    };
+    let seed = RunConfig { seed: 9, ..toy() };
+    refused(&seed, &to_file(&path), "student.seed was 1, is 9");
+    let mut wider = toy();
+    wider.model.intermediate_size = 64;
+    refused(&wider, &to_file(&path), "student.shape.intermediate_size was 48, is 64");
+    let window = ScoreOptions { lalp: Some(LalpConfig { window: 1 }), ..to_file(&path) };
+    refused(&toy(), &window, "lalp.window was 4, is 1");
+    // A line that is none of ours.
+    std::fs::write(&path, b"{\"row\": 1}\n").unwrap();
+    let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+    assert!(error.contains("scores.jsonl line 1: it holds no scores"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"{\"row\": 1}\n");
+    // A file that is none of ours.
+    let notes = folder.path().join("notes.jsonl");
+    std::fs::write(&notes, "mine").unwrap();
+    let error = quiet(&toy(), &to_file(&notes)).unwrap_err().to_string();
+    assert!(error.contains("it is no file of scores"), "{error}");
+    assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
+    // Settings of a file that is gone keep none from beginning anew.
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(quiet(&seed, &to_file(&path)).unwrap().before, 0);
+    assert!(quiet(&toy(), &to_file(&folder.path().join("no/scores.jsonl"))).is_err());
+}
+
+/// The student, and all answers, as `write_scores` has them.
+fn by_hand(config: &RunConfig) -> (Prepared, DecoderLm, Vec<SourceAnswer>) {
+    let mut config = config.clone();
+    (config.data.join, config.data.hold_out) = (Join::Outer, 0.0);
+    let names = config.data.sources.iter().map(|source| (source.name.clone(), 1.0)).collect();
+    if !config.data.sources.is_empty() {
+        config.mixture.weights = names;
+    }
+    let prepared = Prepared::new(&config, &Context::default()).unwrap();
+    let device = device::by_name(&config.backend).unwrap();
+    let model = match &prepared.base {
+        Some(folder) => folder.load(&device).unwrap(),
+        None => prepared.model.init(config.seed, &device).unwrap(),
+    };
+    let answers = prepared.all_answers();
+    (prepared, model, answers)
+}
+
+fn target_scores(model: &DecoderLm, tokens: &[u32], prompt: usize) -> Vec<TargetScore> {
+    let batch = Batch::new([Example { tokens, prompt, ..Example::default() }], 1);
+    model.target_scores(&batch).unwrap()
+}
+
+/// The places of the tokens that are scored: the answer without its end.
+fn scored(answer: &SourceAnswer, ends: &[u32]) -> Range<usize> {
+    let row = &answer.row;
+    let ends = row.tokens.last().is_some_and(|last| ends.contains(last));
+    row.prompt..row.tokens.len() - usize::from(ends)
+}
+
+#[test]
+fn scores_are_those_of_the_logits_and_steps_see_their_window_alone() {
+    let window = 2;
+    let options = ScoreOptions { lalp: Some(LalpConfig { window }), file: None };
+    let rows = quiet(&toy(), &options).unwrap().rows;
+    let (prepared, model, answers) = by_hand(&toy());
+    assert_eq!(rows.len(), answers.len());
+    let mut most_steps = 0;
+    for (row, answer) in rows.iter().zip(&answers) {
+        let tokens = &answer.row.tokens;
+        let places = scored(answer, &prepared.end_tokens);
+        assert_eq!(places.end + 1, tokens.len(), "the end of the turn is left out");
+        assert_eq!((row.tokens, row.prompt_tokens), (places.len(), answer.row.prompt));
+        assert_eq!(
+            (&row.source, &row.id, &row.label),
+            (&answer.source, &answer.id, &answer.row.label)
+        );
+        // From the logits of the whole row, in f64.
+        let vocabulary = prepared.model.vocab_size;
+        let ids = common::ids(tokens, [1, tokens.len()], &model.device());
+        let logits = model.logits(ids).try_into_vec_as::<f32>().unwrap();
+        let (mut nll, mut ranks, mut above) = (0.0, 0, 0);
+        for place in places.clone() {
+            let at = &logits[(place - 1) * vocabulary..place * vocabulary];
+            let own = at[tokens[place] as usize];
+            let sum: f64 = at.iter().map(|x| f64::from(*x).exp()).sum();
+            nll += sum.ln() - f64::from(own);
+            let rank = 1 + at.iter().filter(|x| **x > own).count();
+            (ranks, above) = (ranks + rank.min(100), above + usize::from(rank > 100));
+        }
+        let count = places.len() as f64;
+        let near = |ours: f64, theirs: f64| {
+            assert!((ours - theirs).abs() < 1e-5 * theirs.abs().max(1.0), "{ours}, not {theirs}");
+        };
+        near(row.nll, nll / count);
+        near(row.perplexity, (nll / count).exp());
+        near(row.rsr, ranks as f64 / nll);
+        assert_eq!((row.rank, row.above_100), (ranks as f64 / count, above as f64 / count));
+        // Each step alone, behind the problem and two steps.
+        let steps = answer_steps(&tokens[places.clone()], &prepared.tokenizer).unwrap();
+        let mut sum = 0.0;
+        for (number, step) in steps.iter().enumerate() {
+            let from = steps[number.saturating_sub(window)].start;
+            let mut read = tokens[..places.start].to_vec();
+            read.extend(&tokens[places.start + from..places.start + step.end]);
+            let prompt = read.len() - step.len();
+            let scores = target_scores(&model, &read, prompt);
+            sum -= scores.iter().map(|score| score.nll).sum::<f64>() / step.len() as f64;
+        }
+        near(row.lalp.unwrap(), sum / steps.len() as f64);
+        assert_eq!(row.steps, Some(steps.len()));
+        most_steps = most_steps.max(steps.len());
+    }
+    assert!(most_steps > window + 2, "{most_steps}");
+    // With all steps in the window the steps' means are those of the answer's own tokens.
+    let all = ScoreOptions { lalp: Some(LalpConfig { window: 1000 }), file: None };
+    let rows = quiet(&toy(), &all).unwrap().rows;
+    for (row, answer) in rows.iter().zip(&answers) {
+        let places = scored(answer, &prepared.end_tokens);
+        let scores = target_scores(&model, &answer.row.tokens, answer.row.prompt);
+        let steps = answer_steps(&answer.row.tokens[places], &prepared.tokenizer).unwrap();
+        let of = |step: &Range<usize>| {
+            scores[step.clone()].iter().map(|score| -score.nll).sum::<f64>() / step.len() as f64
+        };
+        let mean = steps.iter().map(of).sum::<f64>() / steps.len() as f64;
+        assert!((row.lalp.unwrap() - mean).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn steps_can_be_scored_later_and_each_answer_keeps_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.jsonl");
+    let plain = quiet(&toy(), &to_file(&path)).unwrap().rows;
+    let options = ScoreOptions { lalp: Some(LalpConfig::default()), ..to_file(&path) };
+    // Stopped in the middle, some answers have two lines; the later ones count.
+    let flag = StopFlag::default();
+    let context = Context::new(StopAt(5, flag.clone()), &flag);
+    write_scores(&toy(), &options, &context).unwrap_err();
+    assert_eq!((lines(&path).len(), read_scores(&path).unwrap().len()), (29, 24));
+    let with = quiet(&toy(), &options).unwrap();
+    assert_eq!((with.before, lines(&path).len()), (5, 24));
+    assert_eq!(read_scores(&path).unwrap(), with.rows);
+    for (with, plain) in with.rows.iter().zip(&plain) {
+        assert!(with.lalp.is_some() && with.steps.is_some_and(|steps| steps > 0));
+        assert_eq!(&RowScores { lalp: None, steps: None, ..with.clone() }, plain);
+    }
+    // A call that does not ask for it takes the file as it is.
+    let again = quiet(&toy(), &to_file(&path)).unwrap();
+    assert_eq!((again.before, again.rows), (24, with.rows));
+}
+
+/// A student in a folder, and three teachers' files.
+struct Teachers(ChatFolder);
+
+impl Teachers {
+    fn new() -> Self {
+        let special = ["<|user|>", "<|bot|>", "<|end|>"];
+        let folder = ChatFolder::new(&special, &[], false, json!({"eos_token": "<|end|>"}));
+        let template = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
+                        {{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}";
+        let tokenizer = mixdistill::data::TextTokenizer::from_file(
+            &folder.path().join("tokenizer.json"),
+            Some("<|end|>"),
+        )
+        .unwrap();
+        let config = DecoderConfig {
+            vocab_size: tokenizer.vocabulary_size(),
+            ..common::tiny(mixdistill::model::Architecture::Qwen3)
+        };
+        let how = SaveFolder { chat_template: Some(template), ..SaveFolder::new(&tokenizer) };
+        let model = config.init(3, &common::devices()[0]).unwrap();
+        model.save(&folder.path().join("student"), &how).unwrap();
+        let teachers = Self(folder);
+        teachers.write("a.jsonl", &|i| Some(format!("{i} twice. It is {}.\nDone", 2 * i)));
+        teachers.write("b.jsonl", &|i| Some(format!("{}", 2 * i)));
+        // Another teacher answers some problems, one of them in the words of the second.
+        teachers.write("c.jsonl", &|i| match i {
+            1 => Some("2".into()),
+            2..=4 => Some(format!("The answer: {}", 2 * i)),
+            _ => None,
+        });
+        teachers
+    }
+
+    fn write(&self, name: &str, answer: &dyn Fn(usize) -> Option<String>) {
+        let line = |i: usize| {
+            let solution = answer(i)?;
+            let row = json!({"id": format!("p{i}"), "problem": format!("{i} + {i}?"), "solution": solution});
+            Some(format!("{row}\n"))
+        };
+        std::fs::write(self.0.path().join(name), (1..9).filter_map(line).collect::<String>())
+            .unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn call(&self, out: &str, more: &[&str]) -> (i32, String, String) {
+        let output = common::command("score")
+            .args([
+                "--model",
+                &self.text("student"),
+                "--max-length",
+                "200",
+                "--out",
+                &self.text(out),
+            ])
+            .args(more)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn any_number_of_teachers_is_scored_and_told_by_source() {
+    let teachers = Teachers::new();
+    let source = |name: &str| format!("{name}={}", teachers.text(&format!("{name}.jsonl")));
+    let sources: Vec<String> = ["a", "b", "c"].map(source).to_vec();
+    let words: Vec<&str> = sources.iter().flat_map(|source| ["--source", source]).collect();
+    let (status, out, err) = teachers.call("scores.jsonl", &words);
+    assert_eq!(status, 0, "{err}");
+    for shown in [
+        "20 answers in ",
+        "\nsource  answers  tokens    NLL  perplexity",
+        "\nThe Rank-Surprisal Ratio is lowest for ",
+        "\n  mixdistill train --config run.toml --set mixture.choice.by=rsr --set mixture.choice.scores=",
+    ] {
+        assert!(out.contains(shown), "{shown:?} in {out}");
+    }
+    let rows = read_scores(&teachers.0.path().join("scores.jsonl")).unwrap();
+    let of = |name: &str| rows.iter().filter(|row| row.source == name).collect::<Vec<_>>();
+    assert_eq!([of("a").len(), of("b").len(), of("c").len()], [8, 8, 4]);
+    // The same answer of two teachers has the same scores, and a line for each.
+    let [b, c] = [of("b")[0], of("c")[0]];
+    assert_eq!((b.row.as_str(), b.id.as_deref()), (c.row.as_str(), Some("p1")));
+    let renamed = RowScores { source: "c".into(), label: c.label.clone(), ..b.clone() };
+    assert_eq!(&renamed, c);
+    // All problems count, and as JSON all is there.
+    let (status, out, _) = teachers.call("scores.jsonl", &[&words[..], &["--json"]].concat());
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &json["scores"]["before"]), (0, &json!(20)));
+    let names: Vec<&Value> =
+        json["scores"]["sources"].as_array().unwrap().iter().map(|s| &s["name"]).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    // The means by hand.
+    let mean = |of: &dyn Fn(&RowScores) -> f64| {
+        of_rows(&rows, "c").iter().map(|row| of(row)).sum::<f64>() / 4.0
+    };
+    let (nll, rank) = (mean(&|row| row.nll), mean(&|row| row.rank));
+    let c = &json["scores"]["sources"][2];
+    assert!((c["nll"].as_f64().unwrap() - nll).abs() < 1e-12);
+    assert!((c["rsr"].as_f64().unwrap() - rank / nll).abs() < 1e-12);
+}
+
+#[cfg(feature = "cli")]
+fn of_rows<'a>(rows: &'a [RowScores], name: &str) -> Vec<&'a RowScores> {
+    rows.iter().filter(|row| row.source == name).collect()
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn another_student_s_file_and_wrong_sources_are_refused_by_the_program() {
+    let teachers = Teachers::new();
+    let source = format!("a={}", teachers.text("a.jsonl"));
+    assert_eq!(teachers.call("scores.jsonl", &["--source", &source]).0, 0);
+    // One number of the weights is another.
+    let weights = teachers.0.path().join("student/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let (status, _, err) = teachers.call("scores.jsonl", &["--source", &source]);
+    assert!(status == 1 && err.contains("student.weights was "), "{err}");
+    for (words, expected) in [
+        (&["--source", "a"][..], "Write NAME=FILE"),
+        (&["--source", "=a"], "Write NAME=FILE"),
+        (&["--source", &source, "--source", &source], "two sources called `a`"),
+        (&["--window", "3"], "--lalp"),
+    ] {
+        let (status, _, err) = teachers.call("other.jsonl", words);
+        assert!(status == 2 && err.contains(expected), "{words:?}: {err}");
+    }
+    let (status, _, err) = teachers.call("x.parquet", &["--source", &source]);
+    match cfg!(feature = "parquet") {
+        true => assert_eq!(status, 0, "{err}"),
+        false => assert!(status == 1 && err.contains("--features parquet"), "{err}"),
+    }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_parquet_file_has_what_the_lines_have() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.parquet");
+    let options = ScoreOptions { lalp: Some(LalpConfig::default()), ..to_file(&path) };
+    let made = quiet(&toy(), &options).unwrap();
+    assert_eq!(read_scores(&folder.path().join("scores.jsonl")).unwrap(), made.rows);
+    let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
+    let rows = reader.get_row_iter(None).unwrap();
+    let rows: Vec<Value> = rows.map(|row| row.unwrap().to_json_value()).collect();
+    let theirs: Vec<RowScores> =
+        rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+    assert_eq!(theirs, made.rows);
+}
+
+/// Writes what `check_scores.py` recomputes, where `MIXDISTILL_PARITY_OUT` says: rows of SmolLM2 with the NLL and
+/// the rank of each token, the scores, and the steps.
+#[test]
+fn scores_of_smollm2_are_written_for_pytorch() {
+    let (Some(base), Some(data)) = (smollm2(), shared("gsm8k")) else { return };
+    let out = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from);
+    let Some(out) = out else {
+        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let source = |name: &str, file: &str, rows: usize| {
+        let text = std::fs::read_to_string(data.join(file)).unwrap();
+        let path = folder.path().join(format!("{name}.jsonl"));
+        let lines = text.lines().take(rows).map(|line| format!("{line}\n"));
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+        SourceConfig { name: name.into(), path, ..SourceConfig::default() }
+    };
+    let mut config = RunConfig::fine_tune(base.display().to_string());
+    config.data.max_length = 320;
+    config.data.too_long = mixdistill::data::TooLong::Cut;
+    config.data.sources = vec![
+        source("plain", "test.jsonl", 3),
+        source("socratic", "test_socratic.jsonl", 2),
+        source("olympiad", "../longcot_example/official-solution.jsonl", 2),
+    ];
+    let window = 2;
+    let options = ScoreOptions { lalp: Some(LalpConfig { window }), file: None };
+    let rows = quiet(&config, &options).unwrap().rows;
+    let (prepared, model, answers) = by_hand(&config);
+    let cases: Vec<Value> = rows
+        .iter()
+        .zip(&answers)
+        .map(|(row, answer)| {
+            let places = scored(answer, &prepared.end_tokens);
+            let scores = target_scores(&model, &answer.row.tokens, answer.row.prompt);
+            let scores = &scores[..places.len()];
+            let steps = answer_steps(&answer.row.tokens[places.clone()], &prepared.tokenizer);
+            let ends: Vec<[usize; 2]> =
+                steps.unwrap().iter().map(|step| [step.start, step.end]).collect();
+            json!({
+                "tokens": answer.row.tokens,
+                "scored": [places.start, places.end],
+                "nlls": scores.iter().map(|score| score.nll).collect::<Vec<_>>(),
+                "ranks": scores.iter().map(|score| score.rank).collect::<Vec<_>>(),
+                "steps": ends,
+                "window": window,
+                "scores": row,
+            })
+        })
+        .collect();
+    assert_eq!(cases.len(), 7);
+    std::fs::write(out.join("scores.json"), json!({ "cases": cases }).to_string()).unwrap();
+}
