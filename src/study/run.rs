@@ -245,7 +245,13 @@ impl Work<'_, '_> {
     /// The data of a cell, in its own mixture.
     fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
-            Some(prepared) => prepared.with_mixture(run),
+            Some(prepared) => {
+                let scores = run.mixture.choice.as_ref().and_then(|choice| choice.scores.as_ref());
+                if let Some(folder) = scores.and_then(|file| file.parent()) {
+                    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+                }
+                prepared.mixed(run, self.context)
+            }
             None => Prepared::new(run, self.context),
         }
     }
