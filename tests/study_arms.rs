@@ -168,9 +168,8 @@ fn a_study_of_shares_takes_choices_up_later_and_its_file_can_still_be_read() {
     let mut shares = config.clone();
     shares.comparisons[0].choices.clear();
     let before = quiet(&shares).unwrap();
-    let written = |path: PathBuf| -> SystemTime {
-        std::fs::metadata(path).unwrap().modified().unwrap()
-    };
+    let written =
+        |path: PathBuf| -> SystemTime { std::fs::metadata(path).unwrap().modified().unwrap() };
     let cell = || written(summary_path(&config, "Long-0.20", 1));
     let first = cell();
     // The settings of a cell are those of earlier versions.

@@ -110,7 +110,8 @@ impl ArmChoice {
         if let Some(share) = self.within_share.filter(|share| !is_share(share)) {
             return refuse("within_share", format!("it is {share}"), HUNDREDTHS);
         }
-        let mixture = MixtureConfig { choice: Some(self.config(false)), ..MixtureConfig::default() };
+        let mixture =
+            MixtureConfig { choice: Some(self.config(false)), ..MixtureConfig::default() };
         mixture.validate_choice().map_err(|error| match error {
             Error::Config { key, what, hint } => {
                 let key = key.replacen("mixture.choice", "comparisons.choices", 1);

@@ -19,8 +19,8 @@ use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
 use crate::context::{Context, Event, Moment, Observer};
-use crate::data::reading::Datasets;
 use crate::data::ColumnMap;
+use crate::data::reading::Datasets;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{
@@ -404,7 +404,8 @@ impl Work<'_, '_> {
             let start = Instant::now();
             let mut run = self.run_config(cell)?;
             if let ArmKind::Control(choice) = cell.arm {
-                run.mixture.weights = rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
+                run.mixture.weights =
+                    rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
             }
             let (summary, answers) = self.train(cell, &run)?;
             times.add(cell, start.elapsed().as_secs_f64(), &summary);
