@@ -117,7 +117,7 @@ fn scores_of_another_student_and_files_of_something_else_are_refused_and_stay() 
     // A line that is none of ours.
     std::fs::write(&path, b"{\"row\": 1}\n").unwrap();
     let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
-    assert!(error.contains("scores.jsonl line 1: it holds no scores"), "{error}");
+    assert!(error.contains("scores.jsonl:1: it holds no scores"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"{\"row\": 1}\n");
     // A file that is none of ours.
     let notes = folder.path().join("notes.jsonl");
@@ -399,6 +399,7 @@ fn another_student_s_file_and_wrong_sources_are_refused_by_the_program() {
 #[test]
 fn a_parquet_file_has_what_the_lines_have() {
     use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scores.parquet");
     let options = ScoreOptions { lalp: Some(LalpConfig::default()), ..to_file(&path) };
@@ -406,9 +407,20 @@ fn a_parquet_file_has_what_the_lines_have() {
     assert_eq!(read_scores(&folder.path().join("scores.jsonl")).unwrap(), made.rows);
     let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
     let rows = reader.get_row_iter(None).unwrap();
-    let rows: Vec<Value> = rows.map(|row| row.unwrap().to_json_value()).collect();
-    let theirs: Vec<RowScores> =
-        rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+    let value = |field: &Field| match field {
+        Field::Null => Value::Null,
+        Field::Str(text) => json!(text),
+        Field::Long(number) => json!(number),
+        Field::Double(number) => json!(number),
+        other => panic!("{other:?}"),
+    };
+    let theirs: Vec<RowScores> = rows
+        .map(|row| {
+            let row = row.unwrap();
+            let columns = row.get_column_iter().map(|(name, field)| (name.clone(), value(field)));
+            serde_json::from_value(columns.collect()).unwrap()
+        })
+        .collect();
     assert_eq!(theirs, made.rows);
 }
 
