@@ -221,6 +221,14 @@ fn choices_that_cannot_be_are_refused_by_name() {
         let error = read(folder.path(), &SETTINGS.replace(from, to)).unwrap_err().to_string();
         assert!(error.contains(what), "{to}: {error}");
     }
+    // What only the data can tell shows before any training, whether the student decides or not.
+    for by in ["shortest", "rsr"] {
+        let settings = SETTINGS.replace("shortest", by).replace("short = 0.7", "brief = 0.7");
+        let settings = format!("out = {}\n{settings}", toml_string(&folder.path().join(by)));
+        let error = quiet(&read(folder.path(), &settings).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("comparisons.choices.ceiling"), "{error}");
+        assert!(!folder.path().join(by).join("untuned").exists());
+    }
 }
 
 #[test]

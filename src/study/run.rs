@@ -11,7 +11,7 @@
 //!   study.json  report.html  report.md  figures/
 //! ```
 
-use super::arms::ArmKind;
+use super::arms::{ArmKind, check_choice};
 use super::config::{Cell, StudyConfig};
 use super::overlap::{contamination, without_trained};
 use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
@@ -215,6 +215,11 @@ impl Work<'_, '_> {
                         common
                     }
                 });
+                let cells =
+                    of.arms().into_iter().map(|arm| Cell { student, comparison, arm, seed });
+                for cell in cells.filter(|cell| !matches!(cell.arm, ArmKind::Share(_))) {
+                    check_choice(&prepared, &self.run_config(&cell)?)?;
+                }
                 self.data.insert((comparison, student), prepared);
             }
             let common = common.unwrap_or_default();
