@@ -168,14 +168,14 @@ fn a_study_of_shares_takes_choices_up_later_and_its_file_can_still_be_read() {
     let mut shares = config.clone();
     shares.comparisons[0].choices.clear();
     let before = quiet(&shares).unwrap();
-    let written = |path: PathBuf| -> SystemTime {
-        std::fs::metadata(path).unwrap().modified().unwrap()
-    };
+    let written =
+        |path: PathBuf| -> SystemTime { std::fs::metadata(path).unwrap().modified().unwrap() };
     let cell = || written(summary_path(&config, "Long-0.20", 1));
     let first = cell();
     // The settings of a cell are those of earlier versions.
-    let text = std::fs::read_to_string(config.out.join("cells/small/Long-0.20/seed-1/config.toml"));
-    assert!(!text.as_ref().unwrap().contains("choice") && !text.unwrap().contains("answers"));
+    let path = config.out.join("cells/small/Long-0.20/seed-1/config.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(!text.lines().any(|line| line.starts_with("choice") || line.starts_with("answers")));
     let after = quiet(&config).unwrap();
     assert_eq!(cell(), first, "what is there is not trained anew");
     let mixtures = |study: &Study| study.comparisons[0].students[0].mixtures.clone();
@@ -221,6 +221,44 @@ fn choices_that_cannot_be_are_refused_by_name() {
         let error = read(folder.path(), &SETTINGS.replace(from, to)).unwrap_err().to_string();
         assert!(error.contains(what), "{to}: {error}");
     }
+    // What only the data can tell shows before any training, whether the student decides or not.
+    for by in ["shortest", "rsr"] {
+        let settings = SETTINGS.replace("shortest", by).replace("short = 0.7", "brief = 0.7");
+        let settings = format!("out = {}\n{settings}", toml_string(&folder.path().join(by)));
+        let error = quiet(&read(folder.path(), &settings).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("comparisons.choices.ceiling"), "{error}");
+        assert!(!folder.path().join(by).join("untuned").exists());
+    }
+}
+
+#[test]
+fn scores_are_made_once_for_each_student_and_for_each_seed_of_random_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let [choice] = &mut config.comparisons[0].choices[..] else { panic!("one choice") };
+    choice.by = mixdistill::data::ChoiceBy::Rsr;
+    config.comparisons[0].alphas.clear();
+    config.style_answers = 0;
+    let mut told = Told::default();
+    study(&config, "it", &Context::new(&mut told, &StopFlag::default())).unwrap();
+    assert!(told.tasks.contains(Task::Score.name()), "{:?}", told.tasks);
+    let scores = |seed: u64| config.out.join(format!("scores/small/Long-seed-{seed}.jsonl"));
+    let texts = [1, 2].map(|seed| std::fs::read_to_string(scores(seed)).unwrap());
+    assert!(texts.iter().all(|text| text.lines().count() == 2 * 61) && texts[0] != texts[1]);
+    for seed in [1, 2] {
+        let chosen = rows(&config, "Long-by-rsr", seed);
+        assert_eq!(rows(&config, "Long-by-rsr-control", seed), chosen);
+    }
+    // Moved, the study is taken up with the scores that it has, and nothing is made anew.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&config.out, &moved).unwrap();
+    config.out = moved;
+    let mut told = Told::default();
+    study(&config, "it", &Context::new(&mut told, &StopFlag::default())).unwrap();
+    assert!(!told.tasks.contains(Task::Answer.name()), "{:?}", told.tasks);
+    assert_eq!(std::fs::read_to_string(scores(1)).ok(), None);
+    let kept = config.out.join("scores/small/Long-seed-1.jsonl");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), texts[0]);
 }
 
 /// Three sources that answer the same problems, and a benchmark of which some problems are among them.
@@ -260,7 +298,8 @@ fn files(folder: &Path) -> String {
         "out = {out}\nseeds = [1]\nresamples = 100\nbenchmarks = [{sums}]\nbenchmark_problems = 5\n\
          leave_out_trained = true\n\
          [[comparisons]]\nname = \"Large\"\nstrong = \"large\"\nweak = \"small\"\nalphas = []\n\
-         [[comparisons.choices]]\nby = \"shortest\"\nceiling = {{ small = 0.5 }}\n{}{}{}\
+         [[comparisons.choices]]\nby = \"shortest\"\nceiling = {{ small = 0.5 }}\n\
+         [[comparisons.choices]]\nby = \"nll\"\nwithin_share = 0.25\ncontrol = false\n{}{}{}\
          [[students]]\nname = \"small\"\n[students.run]\nbase_model = {model}\n\
          [run.data]\nmax_length = 96\nhold_out = 0.3\n\
          [run.train]\nsteps = 2\nevaluate_every = 0\n\
@@ -312,7 +351,7 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     assert!(report.contains(&counted), "{report}");
     assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
     assert!(made.warnings.iter().any(|w| w.contains("held-out has 6, sums has 5")));
-    for task in [Task::FindOverlaps, Task::Resample] {
+    for task in [Task::FindOverlaps, Task::Score, Task::Resample] {
         assert!(told.tasks.contains(task.name()), "{:?}", told.tasks);
     }
     // All arms and the untuned student are asked the same first five of the others.
@@ -340,6 +379,12 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     assert_eq!(chosen.iter().map(|(_, rows)| *rows).collect::<Vec<_>>(), [0, trained - half, half]);
     assert_eq!(rows("Large-by-shortest-control"), chosen);
     assert_eq!(rows("Large-0.00")[1], ("middle".to_owned(), 0));
+    // Scores decide which problems get the large answers, and the share is the one asked for.
+    let within = rows("Large-by-nll");
+    assert_eq!(within[0].1, (0.25 * trained as f64).round() as usize);
+    assert_eq!(within[1].1, 0);
+    let scores = std::fs::read_to_string(config.out.join("scores/small/Large.jsonl")).unwrap();
+    assert_eq!(scores.lines().count(), 3 * trained);
     assert!(report.contains("middle") && report.contains("answers, % of rows"));
 
     // Where it is all of a benchmark, nothing can be asked.

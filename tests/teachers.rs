@@ -4,7 +4,7 @@
 mod common;
 
 use common::{command, toy_run};
-use mixdistill::context::Context;
+use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
 use mixdistill::ops::Distillation;
 use mixdistill::recipe::{LogitTeacherConfig, RunConfig, RunMode, Summary, run};
 use std::path::Path;
@@ -157,4 +157,50 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
     let arguments = ["--config", &settings, "--teacher", &model, "--top-k", "0", "--out", "x"];
     let (good, said) = teacher_logits(&arguments);
     assert!(!good && said.contains("top_k"), "{said}");
+}
+
+/// What was told of a teacher's rows; asks for a stop in the middle of a step's.
+struct Taught<'a> {
+    rows: Vec<u64>,
+    stop_at: Option<(usize, &'a StopFlag)>,
+}
+
+impl Observer for Taught<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Task { task: Task::TeacherLogits, progress } = event {
+            self.rows.push(progress.done);
+            if let Some((at, stop)) = self.stop_at
+                && self.rows.len() == at
+            {
+                stop.request();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_teacher_beside_the_training_is_told_row_by_row_and_a_stop_within_it_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = teacher(folder.path());
+    let with = |name: &str| {
+        let mut config = small(&folder.path().join(name));
+        config.set_teacher(LogitTeacherConfig { path: model.clone(), top_k: 8 });
+        config
+    };
+    let straight = with("straight");
+    let mut told = Taught { rows: vec![], stop_at: None };
+    run(&straight, RunMode::New, &Context::new(&mut told, &StopFlag::default())).unwrap();
+    // Six steps of eight rows, each told from 0 on.
+    let expected: Vec<u64> = (0..6).flat_map(|_| 0..=8).collect();
+    assert_eq!(told.rows, expected);
+    // In the third step, after four of its rows.
+    let stopped = with("stopped");
+    let stop = StopFlag::default();
+    let mut told = Taught { rows: vec![], stop_at: Some((2 * 9 + 5, &stop)) };
+    let summary = run(&stopped, RunMode::New, &Context::new(&mut told, &stop)).unwrap();
+    assert!(summary.outcome.stopped && summary.outcome.step == 2, "{:?}", summary.outcome);
+    assert_eq!(told.rows.len(), 2 * 9 + 5);
+    run(&stopped, RunMode::Resume, &Context::default()).unwrap();
+    assert!(weights(&stopped) == weights(&straight));
 }

@@ -22,14 +22,14 @@ pub use chat::{
     ChatFormat, ChatTemplate, EarlierTurn, Message, PlainTemplate, Prompt, PromptTemplate,
     RowTokens, TextTokenizer,
 };
+#[cfg(feature = "teacher")]
+pub(crate) use mixing::near_duplicates_watched;
 pub use mixing::{
     AnswerScores, AnswersKept, ChoiceBy, ChoiceConfig, ChoiceReport, Join, Ledger, Length, Lengths,
     MixDistillation, MixedRow, MixtureConfig, MixtureOptions, MixtureReport, NearDuplicate,
     Overlap, OverlapKind, Pairs, Prefer, Schedule, Share, Source, SourceChoice, SourceLedger,
     SourceShare, near_duplicates, normalized, overlaps,
 };
-#[cfg(feature = "teacher")]
-pub(crate) use mixing::near_duplicates_watched;
 pub(crate) use mixing::{TrainingProblems, plain};
 pub use reading::{
     ColumnMap, Columns, CotRecord, DataFiles, LeftOut, LeftOutReason, MAX_LEFT_OUT, PromptRow,

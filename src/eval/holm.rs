@@ -35,7 +35,8 @@ mod tests {
         let mut left: Vec<usize> = (0..p_values.len()).collect();
         let mut rejected = vec![false; p_values.len()];
         while !left.is_empty() {
-            let smallest = *left.iter().min_by(|a, b| p_values[**a].total_cmp(&p_values[**b])).unwrap();
+            let smallest =
+                *left.iter().min_by(|a, b| p_values[**a].total_cmp(&p_values[**b])).unwrap();
             if p_values[smallest] * left.len() as f64 > level {
                 break;
             }

@@ -72,6 +72,12 @@ pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
         let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
         // It changes no answer.
         config.generate.batch_size = 1;
+        // What more candidates change shows in the data's fingerprint.
+        config.data.answers = None;
+        // The file may have been moved with the directory; its scores show in the mixture.
+        if let Some(choice) = &mut config.mixture.choice {
+            choice.scores = None;
+        }
         serde_json::to_value(config).unwrap_or_default()
     };
     let changes = differences(&json(then), &json(now), "");

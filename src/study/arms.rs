@@ -13,7 +13,7 @@
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use crate::data::{AnswersKept, ChoiceBy, ChoiceConfig, MixtureConfig, Prefer};
 use crate::error::{Error, Result};
-use crate::recipe::RunConfig;
+use crate::recipe::{Prepared, RunConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -110,15 +110,32 @@ impl ArmChoice {
         if let Some(share) = self.within_share.filter(|share| !is_share(share)) {
             return refuse("within_share", format!("it is {share}"), HUNDREDTHS);
         }
-        let mixture = MixtureConfig { choice: Some(self.config(false)), ..MixtureConfig::default() };
-        mixture.validate_choice().map_err(|error| match error {
-            Error::Config { key, what, hint } => {
-                let key = key.replacen("mixture.choice", "comparisons.choices", 1);
-                Error::Config { key, what, hint }
-            }
-            error => error,
-        })
+        let mixture =
+            MixtureConfig { choice: Some(self.config(false)), ..MixtureConfig::default() };
+        mixture.validate_choice().map_err(in_study)
     }
+}
+
+/// The error of a run's choice, with the setting of the study.
+fn in_study(error: Error) -> Error {
+    match error {
+        Error::Config { key, what, hint } => {
+            let key = key.replacen("mixture.choice", "comparisons.choices", 1);
+            Error::Config { key, what, hint }
+        }
+        error => error,
+    }
+}
+
+/// Makes the choice of a cell's settings, and shows what is wrong with it before any training. Scores
+/// of the student are not there yet; lengths stand for them, since bounds are kept or not whatever the
+/// scores are.
+pub(super) fn check_choice(prepared: &Prepared, run: &RunConfig) -> Result<()> {
+    let mut run = run.clone();
+    if let Some(choice) = run.mixture.choice.as_mut().filter(|choice| choice.by.needs_student()) {
+        choice.by = ChoiceBy::Shortest;
+    }
+    prepared.with_mixture(&run).map_err(in_study).map(|_| ())
 }
 
 const HUNDREDTHS: &str = "Give shares from 0 to 1, in hundredths";

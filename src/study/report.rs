@@ -121,7 +121,8 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     out.paragraph(seeds_that_agree(study.seeds.len()));
     for comparison in &study.comparisons {
         if !comparison.left_out.is_empty() {
-            let counts = comparison.left_out.iter().map(|(name, count)| format!("{count} of {name}"));
+            let counts =
+                comparison.left_out.iter().map(|(name, count)| format!("{count} of {name}"));
             out.paragraph(format!(
                 "{}: problems that a student is trained on are not asked: {}.",
                 comparison.name,
@@ -401,7 +402,15 @@ fn budgets(out: &mut Document, study: &Study) {
                 "Budget of each arm of {} and {} answers (first student and seed)",
                 comparison.strong, comparison.weak
             ),
-            &["trained on", "updates", &rows_of, &tokens_of, "tokens", "trained tokens", "length limit"],
+            &[
+                "trained on",
+                "updates",
+                &rows_of,
+                &tokens_of,
+                "tokens",
+                "trained tokens",
+                "length limit",
+            ],
             rows.collect(),
         );
         out.paragraph(format!("What became of every record of {}:", comparison.name));

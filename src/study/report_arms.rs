@@ -89,7 +89,8 @@ fn shares(arm: &MixtureScore, strong: &str, part: impl Fn([f64; 2]) -> f64) -> S
             strong.map_or_else(String::new, |share| percent(of(share)))
         }
         _ => {
-            let all = arm.shares.iter().map(|share| format!("{} {}", share.source, percent(of(share))));
+            let all =
+                arm.shares.iter().map(|share| format!("{} {}", share.source, percent(of(share))));
             all.collect::<Vec<_>>().join(", ")
         }
     }

@@ -503,11 +503,7 @@ fn budget(comparison: &ComparisonConfig, arm: ArmKind, summary: &Summary) -> Opt
 }
 
 /// All but the shares and the title.
-fn mixture_score(
-    score: Estimate,
-    arm: &Arm,
-    cells: &[(&Summary, &TestedAnswers)],
-) -> MixtureScore {
+fn mixture_score(score: Estimate, arm: &Arm, cells: &[(&Summary, &TestedAnswers)]) -> MixtureScore {
     let answers: Vec<&TestedAnswers> = cells.iter().map(|(_, answers)| *answers).collect();
     let over_all = |part: fn(&Tested) -> f64| {
         mean(answers.iter().flat_map(|answers| answers.0.iter().map(part)))

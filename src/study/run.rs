@@ -11,7 +11,7 @@
 //!   study.json  report.html  report.md  figures/
 //! ```
 
-use super::arms::ArmKind;
+use super::arms::{ArmKind, check_choice};
 use super::config::{Cell, StudyConfig};
 use super::overlap::{contamination, without_trained};
 use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
@@ -19,8 +19,8 @@ use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
 use crate::context::{Context, Event, Moment, Observer};
-use crate::data::reading::Datasets;
 use crate::data::ColumnMap;
+use crate::data::reading::Datasets;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{
@@ -215,6 +215,11 @@ impl Work<'_, '_> {
                         common
                     }
                 });
+                let cells =
+                    of.arms().into_iter().map(|arm| Cell { student, comparison, arm, seed });
+                for cell in cells.filter(|cell| !matches!(cell.arm, ArmKind::Share(_))) {
+                    check_choice(&prepared, &self.run_config(&cell)?)?;
+                }
                 self.data.insert((comparison, student), prepared);
             }
             let common = common.unwrap_or_default();
@@ -245,7 +250,13 @@ impl Work<'_, '_> {
     /// The data of a cell, in its own mixture.
     fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
-            Some(prepared) => prepared.with_mixture(run),
+            Some(prepared) => {
+                let scores = run.mixture.choice.as_ref().and_then(|choice| choice.scores.as_ref());
+                if let Some(folder) = scores.and_then(|file| file.parent()) {
+                    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+                }
+                prepared.mixed(run, self.context)
+            }
             None => Prepared::new(run, self.context),
         }
     }
@@ -398,7 +409,8 @@ impl Work<'_, '_> {
             let start = Instant::now();
             let mut run = self.run_config(cell)?;
             if let ArmKind::Control(choice) = cell.arm {
-                run.mixture.weights = rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
+                run.mixture.weights =
+                    rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
             }
             let (summary, answers) = self.train(cell, &run)?;
             times.add(cell, start.elapsed().as_secs_f64(), &summary);

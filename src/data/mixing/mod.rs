@@ -22,8 +22,8 @@ pub use mixture::{MixDistillation, MixedRow, MixtureConfig, MixtureOptions, Sche
 #[cfg(feature = "teacher")]
 pub(crate) use near_duplicates::near_duplicates_watched;
 pub use near_duplicates::{NearDuplicate, near_duplicates};
-pub(crate) use overlap::{TrainingProblems, plain};
 pub use overlap::{Overlap, OverlapKind, overlaps};
+pub(crate) use overlap::{TrainingProblems, plain};
 pub use pairs::{AnswersKept, Join, Pairs, Source, normalized};
 pub use report::{MixtureReport, SourceShare};
 pub use scores::AnswerScores;

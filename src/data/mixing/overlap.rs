@@ -48,7 +48,10 @@ pub fn overlaps<'a>(
 ) -> Vec<Overlap> {
     let mut index = TrainingProblems::default();
     training.into_iter().for_each(|problem| index.add(problem));
-    test.into_iter().enumerate().filter_map(|(test, problem)| index.overlap(test, problem)).collect()
+    test.into_iter()
+        .enumerate()
+        .filter_map(|(test, problem)| index.overlap(test, problem))
+        .collect()
 }
 
 /// The problems of a training set, to be compared with others one by one.
