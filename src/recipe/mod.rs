@@ -35,7 +35,7 @@ pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
-pub(crate) use run::run_on;
+pub(crate) use run::{run_on, run_with_data};
 pub(crate) use student::student;
 pub use summary::Summary;
 pub use teacher::load_teacher;

@@ -32,6 +32,18 @@ use std::time::Instant;
 /// anything is made or replaced; [`Error::Stopped`] where a stop came before training; later, what
 /// training gives.
 pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Summary> {
+    run_with_data(config, mode, context).map(|(summary, _)| summary)
+}
+
+/// As [`run`], and gives the data back, too.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with_data(
+    config: &RunConfig,
+    mode: RunMode,
+    context: &Context<'_>,
+) -> Result<(Summary, Prepared)> {
     config.validate()?;
     let device = device::by_name(&config.backend)?;
     RunDirectory::check(&config.out, mode)?;
@@ -39,7 +51,8 @@ pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<S
     let prepared = Prepared::new(config, context)?;
     let config = &prepared.pinned(config);
     let directory = RunDirectory::open(&config.out, mode)?;
-    run_prepared(config, &device, &directory, prepared, mode, context)
+    let summary = run_prepared(config, &device, &directory, prepared.clone(), mode, context)?;
+    Ok((summary, prepared))
 }
 
 /// As [`run`], with data that is there already.

@@ -45,6 +45,10 @@ pub struct StudentConfig {
     /// Settings of a run that this student has, such as `base_model`, `lora`, `model.hidden_size`.
     #[serde(default)]
     pub run: Table,
+    /// Settings of a run that pretrains this student, laid over those of all cells and its own: every
+    /// cell then tunes the student that it gives. Without them the student is as `run` says.
+    #[serde(default)]
+    pub pretraining: Option<Table>,
 }
 
 /// Settings of a run that a study sets.
@@ -102,6 +106,9 @@ pub struct StudyConfig {
     /// Keep the checkpoints of cells that are done.
     #[serde(default)]
     pub keep_checkpoints: bool,
+    /// Directory of pretrained students, which studies may share; without it one in the study's own.
+    #[serde(default)]
+    pub pretrained_cache: Option<PathBuf>,
     /// Settings of a run that all cells have in common.
     #[serde(default)]
     pub run: Table,
@@ -139,6 +146,7 @@ impl Settings for StudyConfig {
             resamples: usual_resamples(),
             style_answers: 0,
             keep_checkpoints: false,
+            pretrained_cache: None,
             run: Table::new(),
         })?;
         // These have no defaults.
@@ -149,7 +157,7 @@ impl Settings for StudyConfig {
 
     fn inner() -> Result<Vec<(&'static str, Arc<Schema>)>> {
         let run = Schema::of::<RunConfig>()?;
-        let places = ["run", "comparisons.*.run", "students.*.run"];
+        let places = ["run", "comparisons.*.run", "students.*.run", "students.*.pretraining"];
         Ok(places.map(|place| (place, run.clone())).to_vec())
     }
 }
@@ -224,6 +232,7 @@ impl StudyConfig {
                 .into_iter()
                 .collect();
         config.train.keep_checkpoints = 1;
+        self.set_pretrained(cell.student, &mut config)?;
         Ok(config)
     }
 
@@ -243,6 +252,7 @@ impl StudyConfig {
     pub fn validate(&self) -> Result<()> {
         self.validate_names()?;
         self.validate_runs()?;
+        self.validate_pretraining()?;
         self.validate_benchmarks()?;
         let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
         if seeds.len() != self.seeds.len() {

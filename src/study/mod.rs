@@ -2,6 +2,7 @@
 
 mod config;
 mod document;
+mod pretrained;
 mod report;
 mod results;
 mod run;
@@ -9,6 +10,7 @@ mod style;
 mod time_left;
 
 pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
+pub use pretrained::PretrainedStudent;
 pub use results::{
     Budget, ComparisonResult, MixtureScore, StudentLine, StudentResult, Study, Tested,
     TestedAnswers,

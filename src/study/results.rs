@@ -1,6 +1,7 @@
 //! From the answers of all students to the numbers of the report.
 
 use super::config::{Cell, StudyConfig};
+use super::pretrained::PretrainedStudent;
 use super::style::StyleShift;
 use crate::data::{Ledger, SourceShare};
 use crate::eval::{Answer, Arm, Bootstrap, Estimate, GradedAnswer, Hits, score as score_of};
@@ -82,6 +83,7 @@ pub(super) struct StudyData {
     /// By student, comparison and seed.
     pub untuned: BTreeMap<(usize, usize, u64), TestedAnswers>,
     pub cells: Vec<(Cell, Summary, TestedAnswers)>,
+    pub pretrained: Vec<PretrainedStudent>,
 }
 
 /// A student in the report.
@@ -197,6 +199,9 @@ pub struct Study {
     pub comparisons: Vec<ComparisonResult>,
     /// What a reader must know before believing.
     pub warnings: Vec<String>,
+    /// How students were pretrained, where any were.
+    #[serde(default)]
+    pub pretrained: Vec<PretrainedStudent>,
     /// Tokens that training has made likelier.
     pub style: Vec<StyleShift>,
     /// Wall time of all training, in seconds.
@@ -331,6 +336,7 @@ impl Study {
                 .collect(),
             comparisons: (0..config.comparisons.len()).map(of).collect(),
             warnings,
+            pretrained: data.pretrained.clone(),
             style,
             training_seconds: data.cells.iter().map(|(_, s, _)| s.training_seconds).sum(),
         }

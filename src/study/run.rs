@@ -6,10 +6,12 @@
 //!   datasets.json                            datasets of the hub, with their commits
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
+//!   pretrained/STUDENT/1f0c.../              the run that has pretrained it, if one has
 //!   study.json  report.html  report.md  figures/
 //! ```
 
 use super::config::{Cell, StudyConfig};
+use super::pretrained::{Ready, pretrain};
 use super::results::{Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
@@ -44,6 +46,7 @@ struct Work<'a, 'c> {
     datasets: Datasets,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
+    pretrained: Vec<Ready>,
 }
 
 /// Runs a study to its report; cells that are done are skipped.
@@ -64,7 +67,9 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     let directory = WorkDir::open(out, KIND)?;
     let date = date_of(&directory)?;
-    let mut work = Work { config, benchmarks, context, date, datasets, data: BTreeMap::new() };
+    let pretrained = pretrain(config, context).map_err(going_on)?;
+    let data = BTreeMap::new();
+    let mut work = Work { config, benchmarks, context, date, datasets, data, pretrained };
     // Whatever is wrong with the data of a comparison or a student shows here.
     let mut warnings = work.prepare()?;
     work.datasets.write(&directory)?;
@@ -74,6 +79,7 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     }
 
     let mut tested = StudyData::default();
+    tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
     for (cell, is_first) in work.untuned_cells() {
         if !is_first {
             continue;
@@ -235,10 +241,13 @@ impl Work<'_, '_> {
     /// Problems that are both trained on and tested with.
     fn contamination(&self) -> Vec<String> {
         let mut warnings = vec![];
-        for ((comparison, _), prepared) in &self.data {
+        for ((comparison, student), prepared) in &self.data {
             let name = &self.config.comparisons[*comparison].name;
             let pairs = prepared.mixture.pairs();
-            let training: Vec<&str> = (0..pairs.len()).map(|index| pairs.problem(index)).collect();
+            let mut training: Vec<&str> =
+                (0..pairs.len()).map(|index| pairs.problem(index)).collect();
+            let pretrained = self.pretrained.iter().filter(|ready| ready.student == *student);
+            training.extend(pretrained.flat_map(|r| r.problems.iter().map(String::as_str)));
             let held_out: Vec<&str> =
                 prepared.questions.iter().map(|question| question.problem.as_str()).collect();
             let files = self.benchmarks.iter().map(|benchmark| {
