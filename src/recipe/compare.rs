@@ -11,7 +11,7 @@ use super::run::{dated, run_prepared};
 use super::summary::Summary;
 use super::teacher::teacher;
 use crate::context::{Accuracy, Context, Event};
-use crate::data::Schedule;
+use crate::data::{Schedule, Share};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::text::{DISPLAY_WIDTH, Table};
@@ -172,6 +172,13 @@ fn share_to_compare(config: &RunConfig) -> Result<f64> {
             "evaluation.questions",
             "a comparison is one of answers, and no question is asked",
             "Say how many",
+        ));
+    }
+    if config.mixture.share == Share::Auto {
+        return Err(Error::config(
+            "mixture.share",
+            "it is auto, and a comparison is one of a given share",
+            "Give --share, or find it with `train`",
         ));
     }
     match (weights.len(), weights.get("long"), weights.get("short")) {

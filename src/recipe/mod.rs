@@ -14,6 +14,7 @@ mod held_out;
 mod layout;
 mod merged;
 mod overview;
+mod pilots;
 pub mod plan;
 mod prepare;
 mod preview;
@@ -31,6 +32,9 @@ pub use config::{
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
 pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
+pub use pilots::{
+    FALLBACK_SHARE, PilotResult, PilotRound, PilotsConfig, ShareProposal, propose_share,
+};
 pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};

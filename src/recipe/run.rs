@@ -5,6 +5,7 @@ use super::directory::{RunDirectory, RunMode};
 use super::finished::finished;
 use super::grader::{QuestionGrader, graded, read_answers};
 use super::overview::tell_overview;
+use super::pilots;
 use super::prepare::Prepared;
 use super::student::{save, student};
 use super::summary::{Measured, Parameters, Summary};
@@ -49,9 +50,10 @@ pub(crate) fn run_with_data(
     RunDirectory::check(&config.out, mode)?;
     let config = &dated(config, mode);
     let prepared = Prepared::new(config, context)?;
-    let config = &prepared.pinned(config);
+    let config = prepared.pinned(config);
     let directory = RunDirectory::open(&config.out, mode)?;
-    let summary = run_prepared(config, &device, &directory, prepared.clone(), mode, context)?;
+    let (config, prepared) = pilots::resolve(config, prepared, &directory, mode, context)?;
+    let summary = run_prepared(&config, &device, &directory, prepared.clone(), mode, context)?;
     Ok((summary, prepared))
 }
 
@@ -244,6 +246,9 @@ impl Run<'_, '_> {
             });
         }
         directory.clear()?;
+        if self.prepared.pilots.is_none() {
+            pilots::clear(directory)?;
+        }
         self.write_beginning()?;
         MetricsFile::create(&directory.path("metrics.jsonl"))
     }

@@ -1,6 +1,6 @@
 //! What a study is of: students, comparisons of data, seeds.
 
-use crate::data::DataFiles;
+use crate::data::{DataFiles, Share};
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
 use crate::settings::{Layers, Schema, Settings, table_of};
@@ -268,6 +268,10 @@ impl StudyConfig {
         for cell in self.cells() {
             let config = self.run_config(&cell)?;
             config.validate().map_err(|error| error.in_table("run"))?;
+            if config.mixture.share == Share::Auto {
+                let what = "it is auto, and a study trains the shares in alphas";
+                return refuse("run.mixture.share", what, "Leave it out");
+            }
             if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
                 let hint = "Set run.evaluation.questions, or name a file";
                 return refuse("benchmarks", "nothing is asked", hint);

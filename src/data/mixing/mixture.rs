@@ -146,7 +146,7 @@ impl MixDistillation {
     /// The mixture in its first epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] for weights that are negative, not finite, sum to 0, name no source of
+    /// [`Error::Config`] for [`Share::Auto`]; for weights that are negative, not finite, sum to 0, name no source of
     /// `pairs` or leave one out; for [`Share::Tokens`] without lengths; for a schedule without
     /// planned rows. [`Error::Pairing`] where there is no problem.
     pub fn new(pairs: Arc<Pairs>, config: MixtureConfig, options: MixtureOptions) -> Result<Self> {
@@ -155,6 +155,13 @@ impl MixDistillation {
                 what: "there is no problem to mix".into(),
                 hint: "See the ledger for what became of the records".into(),
             });
+        }
+        if config.share == Share::Auto {
+            return Err(Error::config(
+                "mixture.share",
+                "it is auto, and no pilots have found the weights",
+                "Call `recipe::propose_share`, and take the mixture that it proposes",
+            ));
         }
         let weights = resolve(&config.weights, &pairs, "mixture.weights")?;
         let weights_len = weights.len();
@@ -267,8 +274,8 @@ impl MixDistillation {
         };
         let available = |problem, source| answers(problem, source).is_some();
         self.assignment = match (self.config.share, constant) {
-            (Share::Exact, true) => assign::exact(&order, &self.weights, available),
-            (Share::Exact, false) => {
+            (Share::Exact | Share::Auto, true) => assign::exact(&order, &self.weights, available),
+            (Share::Exact | Share::Auto, false) => {
                 assign::following(&order, weights_at, Quota::Rows, &|problem, source| {
                     available(problem, source).then_some(1)
                 })
