@@ -61,7 +61,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert_eq!((proposal.problems, proposal.questions), (50, 10));
     for (number, round) in proposal.rounds.iter().enumerate() {
         for pilot in &round.pilots {
-            let name = format!("pilots/round-{}/share-{:.4}", number + 1, pilot.share);
+            let name = format!("pilots/round-{}/share-{}", number + 1, pilot.share);
             let path = out.join(name).join("summary.json");
             let of_pilot: mixdistill::recipe::Summary =
                 serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -91,7 +91,7 @@ fn a_run_finds_its_share_and_says_how() {
             text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         lines.map(|answer| answer["problem"].as_str().unwrap().to_owned()).collect()
     };
-    let graded_on = answers("pilots/round-1/share-0.2000/after.jsonl");
+    let graded_on = answers("pilots/round-1/share-0.2/after.jsonl");
     assert_eq!(graded_on.len(), 10);
     assert!(answers("after.jsonl").iter().all(|problem| !graded_on.contains(problem)));
 
@@ -116,7 +116,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert!(same.pilots.is_none());
 
     // Resumed, with the settings as asked or as resolved, it makes no pilot again and is the same.
-    let pilot = out.join("pilots/round-1/share-0.0000/metrics.jsonl");
+    let pilot = out.join("pilots/round-1/share-0/metrics.jsonl");
     let before = std::fs::metadata(&pilot).unwrap().modified().unwrap();
     for config in [config.clone(), resolved] {
         let again = run(&config, RunMode::Resume, &Context::default()).unwrap();
@@ -177,7 +177,7 @@ fn stopped_in_a_pilot_or_in_the_training_it_ends_in_the_same() {
     let error = attempt(Some(2), 1, &config).unwrap_err();
     assert!(matches!(&error, Error::Stopped { .. }), "{error}");
     assert!(error.to_string().contains("finished pilots are kept"), "{error}");
-    let first = out.join("pilots/round-1/share-0.0000/metrics.jsonl");
+    let first = out.join("pilots/round-1/share-0/metrics.jsonl");
     let before = std::fs::metadata(&first).unwrap().modified().unwrap();
     assert!(!out.join("pilots.json").exists());
     // What is stored asks for pilots still; then in the training, and to the end.

@@ -6,6 +6,7 @@
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::finished::same_settings;
+use super::pilots;
 use super::prepare::Prepared;
 use super::run::{dated, run_prepared};
 use super::summary::Summary;
@@ -121,6 +122,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     let variants = [(long?, 1.0), (short?, 0.0), (mix?, share)];
     if !mode.resumes() {
         directory.clear()?;
+        pilots::clear(&directory)?;
     }
     if mode != RunMode::Resume {
         directory.write("config.toml", &config.to_toml()?)?;

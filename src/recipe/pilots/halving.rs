@@ -84,7 +84,7 @@ impl Halving {
         let (mut shares, mut rounds, mut spent, mut made) = (self.shares.clone(), vec![], 0, 0);
         for (index, _) in sizes.iter().enumerate() {
             // What earlier rounds have left over goes to the later ones.
-            let room = (self.budget - spent) / (sizes.len() - index) as u64;
+            let room = self.budget.saturating_sub(spent) / (sizes.len() - index) as u64;
             let steps = self.longest(pilots, &shares, room)?;
             let mut outcomes = vec![];
             for share in &shares {
@@ -126,11 +126,27 @@ impl Halving {
                 "Raise it, or give fewer pilots.shares",
             ));
         }
-        // The largest number in low..high that fits.
-        let (mut low, mut high) = (1, self.most_steps.max(1) + 1);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if cost(middle)? <= room { low = middle } else { high = middle }
+        let most = self.most_steps.max(1);
+        let whole = cost(most)?;
+        if whole <= room {
+            return Ok(most);
+        }
+        // The largest number that fits is in low..high. A cost is nearly a multiple of the steps, so that a
+        // line between the ends leads to it in a few looks; each of them counts the tokens of all rows.
+        let ([mut low, mut high], [mut below, mut above]) = ([1, most], [least, whole]);
+        for look in 0.. {
+            if high - low < 2 {
+                break;
+            }
+            let part = (room - below) as f64 / (above - below).max(1) as f64;
+            let on_line = low + ((high - low) as f64 * part) as usize;
+            let middle = if look % 4 == 3 { low + (high - low) / 2 } else { on_line };
+            let middle = middle.clamp(low + 1, high - 1);
+            let tokens = cost(middle)?;
+            match tokens <= room {
+                true => (low, below) = (middle, tokens),
+                false => (high, above) = (middle, tokens),
+            }
         }
         Ok(low)
     }
@@ -319,6 +335,37 @@ mod tests {
         let halved = halving(60_000).run(&mut fake([10, 60, 50, 40, 30, 20])).unwrap();
         assert_eq!((halved.best, halved.gain.value), (0.2, 0.0));
         assert_eq!(halved.rounds[2].pilots.len(), 2);
+    }
+
+    /// Pilots whose cost is given for each number of steps.
+    struct Costs(Vec<u64>);
+
+    impl Pilots for Costs {
+        fn cost(&self, _share: f64, steps: usize) -> Result<u64> {
+            Ok(self.0[steps])
+        }
+
+        fn run(&mut self, _: usize, _: f64, _: usize, _: [usize; 2]) -> Result<Outcome> {
+            unreachable!("only costs are asked for")
+        }
+    }
+
+    #[test]
+    fn the_longest_pilots_that_fit_are_those_of_a_look_at_every_length() {
+        let mut random = Stream::new(1, "costs", 0);
+        for _ in 0..200 {
+            // Rows of very different lengths, and steps that cost nothing.
+            let mut costs = vec![0];
+            for _ in 0..300 {
+                let step = [0, 1, 10, 1000][random.below(4) as usize] * random.below(10);
+                costs.push(costs[costs.len() - 1] + step);
+            }
+            let room = random.below(costs[300] * 2 + 1);
+            let halving = Halving { most_steps: 300, ..halving(0) };
+            let longest = halving.longest(&Costs(costs.clone()), &[0.2, 1.0], room).ok();
+            let expected = (1..=300).rev().find(|steps| 2 * costs[*steps] <= room);
+            assert_eq!(longest, expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run/
-//!   pilots/round-1/share-0.20/    the run directory of a pilot: settings, summary, answers
+//!   pilots/round-1/share-0.2/     the run directory of a pilot: settings, summary, answers
 //!   pilots.json                   what they propose, and why
 //! ```
 //!
@@ -228,7 +228,7 @@ impl Trainings<'_, '_> {
     /// The settings of a pilot: the run's, its schedule scaled to so many steps.
     fn settings(&self, round: usize, share: f64, steps: usize) -> RunConfig {
         let mut run = self.config.clone();
-        let name = format!("share-{share:.4}");
+        let name = format!("share-{share}");
         run.out = self.directory.path(FOLDER).join(format!("round-{round}")).join(name);
         run.mixture = proposal::mixture_of(self.names, share, &run.mixture);
         let train = &mut run.train;
