@@ -112,8 +112,7 @@ fn within_a_share_the_scores_say_which_problems_and_never_how_many() {
     let difference = |p: usize| scores.get(0, p).unwrap() - scores.get(1, p).unwrap();
     let mut sorted: Vec<usize> = (0..250).collect();
     sorted.sort_by(|a, b| difference(*a).total_cmp(&difference(*b)));
-    let mut long: Vec<usize> =
-        (0..250).filter(|p| mixture.row(*p).source() == "long").collect();
+    let mut long: Vec<usize> = (0..250).filter(|p| mixture.row(*p).source() == "long").collect();
     let mut expected = sorted[..50].to_vec();
     expected.sort_unstable();
     long.sort_unstable();
@@ -164,18 +163,13 @@ fn chance_with_the_realized_shares_is_a_control() {
         .iter()
         .map(|source| (source.name.clone(), source.rows as f64))
         .collect();
-    let control = MixtureConfig {
-        weights: realized,
-        ..by(ChoiceConfig::by(ChoiceBy::Chance))
-    };
+    let control = MixtureConfig { weights: realized, ..by(ChoiceConfig::by(ChoiceBy::Chance)) };
     let of = |seed| MixDistillation::new(pairs.clone(), control.clone(), options(seed, &scores));
     let (one, other) = (of(5).unwrap(), of(6).unwrap());
     assert_eq!(rows(&one), rows(&chosen));
     assert_eq!(rows(&other), rows(&chosen));
     let records = |mixture: &MixDistillation| -> Vec<(usize, usize)> {
-        (0..120)
-            .map(|p| (mixture.row(p).source_index(), mixture.row(p).record_index()))
-            .collect()
+        (0..120).map(|p| (mixture.row(p).source_index(), mixture.row(p).record_index())).collect()
     };
     assert_ne!(records(&one), records(&other));
     assert_eq!(records(&one), records(&of(5).unwrap()));
@@ -251,11 +245,20 @@ fn what_a_choice_cannot_be_made_by_is_refused() {
         pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect()
     };
     for (choice, key) in [
-        (ChoiceConfig { floor: shares(&[("medium", 0.1)]), ..rsr.clone() }, "floor: there is no source"),
+        (
+            ChoiceConfig { floor: shares(&[("medium", 0.1)]), ..rsr.clone() },
+            "floor: there is no source",
+        ),
         (ChoiceConfig { floor: shares(&[("long", 1.5)]), ..rsr.clone() }, "floor: "),
         (ChoiceConfig { floor: shares(&[("long", f64::NAN)]), ..rsr.clone() }, "floor: "),
-        (ChoiceConfig { floor: shares(&[("long", 0.6), ("short", 0.6)]), ..rsr.clone() }, "floor: "),
-        (ChoiceConfig { ceiling: shares(&[("long", 0.4), ("short", 0.4)]), ..rsr.clone() }, "ceiling: "),
+        (
+            ChoiceConfig { floor: shares(&[("long", 0.6), ("short", 0.6)]), ..rsr.clone() },
+            "floor: ",
+        ),
+        (
+            ChoiceConfig { ceiling: shares(&[("long", 0.4), ("short", 0.4)]), ..rsr.clone() },
+            "ceiling: ",
+        ),
         (
             ChoiceConfig {
                 floor: shares(&[("long", 0.4)]),
@@ -292,7 +295,8 @@ fn of_several_answers_those_that_differ_are_candidates_and_the_others_duplicates
     let answers = ["one", "two", "one ", "three", "two"];
     let long = answers.iter().map(|text| record(0, (*text).to_owned())).collect();
     let short = vec![record(0, "short".to_owned()), record(1, "alone".to_owned())];
-    let sources = || vec![Source::new("long", Clone::clone(&long)), Source::new("short", short.clone())];
+    let sources =
+        || vec![Source::new("long", Clone::clone(&long)), Source::new("short", short.clone())];
     let (all, ledger) = Pairs::join_keeping(sources(), Join::Inner, AnswersKept::All).unwrap();
     assert_eq!(all.candidates(0, 0).collect::<Vec<_>>(), [0, 1, 3]);
     let [long_line, short_line] = &ledger.sources[..] else { panic!() };
@@ -326,7 +330,9 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
     let summary = run(&config, RunMode::New, &Context::default()).unwrap();
     let scores = read_scores(&out.join("scores.jsonl")).unwrap();
     assert_eq!(scores.len(), 24);
-    assert!(std::fs::read_to_string(out.join("scores.svg")).unwrap().contains("RSR of the answers"));
+    assert!(
+        std::fs::read_to_string(out.join("scores.svg")).unwrap().contains("RSR of the answers")
+    );
     let choice = summary.mixture.choice.as_ref().expect("a report of the choice");
     assert_eq!((choice.by, choice.problems_with_choice), (ChoiceBy::Rsr, 12));
     // The lower ratio of each problem's two answers is taken.
@@ -387,7 +393,9 @@ impl Observer for Refuse {
 fn every_method_of_choice_trains_and_goes_on_only_as_itself() {
     let folder = tempfile::tempdir().unwrap();
     let mut rows = vec![];
-    for by in [ChoiceBy::Nll, ChoiceBy::Lalp, ChoiceBy::Shortest, ChoiceBy::Longest, ChoiceBy::Chance] {
+    for by in
+        [ChoiceBy::Nll, ChoiceBy::Lalp, ChoiceBy::Shortest, ChoiceBy::Longest, ChoiceBy::Chance]
+    {
         let out = folder.path().join(by.name());
         let summary = run(&chosen(&out, by), RunMode::New, &Context::default()).unwrap();
         rows.push(summary.mixture.sources.iter().map(|source| source.rows).collect::<Vec<_>>());
@@ -404,7 +412,11 @@ fn every_method_of_choice_trains_and_goes_on_only_as_itself() {
     column.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
     let error = run(&column, RunMode::New, &Context::default()).unwrap_err();
     assert!(error.to_string().contains("no score"), "{error}");
-    let error = compare(&chosen(&folder.path().join("compared"), ChoiceBy::Rsr), RunMode::New, &Context::default());
+    let error = compare(
+        &chosen(&folder.path().join("compared"), ChoiceBy::Rsr),
+        RunMode::New,
+        &Context::default(),
+    );
     assert!(error.unwrap_err().to_string().contains("mixture.choice"));
 }
 
@@ -428,7 +440,8 @@ fn a_column_of_scores_is_read_and_chosen_by() {
     };
     let config = |long: [&str; 4]| {
         let mut config = chosen(&folder.path().join("run"), ChoiceBy::Column);
-        config.data.sources = vec![source("long", long), source("short", ["1", "2", "\"3.5\"", "4"])];
+        config.data.sources =
+            vec![source("long", long), source("short", ["1", "2", "\"3.5\"", "4"])];
         config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
         config.data.hold_out = 0.0;
         config.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
@@ -439,8 +452,10 @@ fn a_column_of_scores_is_read_and_chosen_by() {
     assert_eq!(taken, [0, 1, 0, 1]);
     assert!(prepared.ledger.to_string().contains("score=quality"));
     // A row without a number is named; one with something else is left out as any unusable row.
-    let error = Prepared::new(&config(["2", "null", "4.5", "0"]), &Context::default()).err().unwrap();
+    let error =
+        Prepared::new(&config(["2", "null", "4.5", "0"]), &Context::default()).err().unwrap();
     assert!(error.to_string().contains("`long` line 2"), "{error}");
-    let prepared = Prepared::new(&config(["2", "\"good\"", "4.5", "0"]), &Context::default()).unwrap();
+    let prepared =
+        Prepared::new(&config(["2", "\"good\"", "4.5", "0"]), &Context::default()).unwrap();
     assert_eq!((prepared.ledger.sources[0].unusable(), prepared.mixture.pairs().len()), (1, 3));
 }

@@ -429,3 +429,117 @@ fn a_study_tells_how_long_it_takes_and_its_warnings_at_the_end() {
     assert_eq!(known, [true, true, true, true, true, false]);
     assert_eq!(again.comparisons, made.comparisons);
 }
+
+/// A student that is pretrained on problems of one operation, and what is laid over its settings.
+fn with_pretraining(text: String) -> String {
+    text.replace("style_answers = 3", "").replace(
+        "[[students]]\nname = \"large\"",
+        "[students.pretraining]\nseed = 7\n\
+         [students.pretraining.mixture.weights]\nlong = 0.0\nshort = 1.0\n\
+         [students.pretraining.data]\ntoy_problems = 40\ntoy_test_problems = 10\n\
+         [students.pretraining.data.toy]\noperations = [1, 1]\n\
+         [students.pretraining.train]\nsteps = 4\n\
+         [students.pretraining.evaluation]\nbefore = false\nquestions = 10\n\
+         [[students]]\nname = \"large\"",
+    )
+}
+
+#[test]
+fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, mut config) = config(folder.path(), with_pretraining);
+    config.pretrained_cache = Some(folder.path().join("cache"));
+    let stop = StopFlag::default();
+    let study = quiet(&config, &stop).unwrap();
+    // It says how it was pretrained and what it can do.
+    let [line] = study.pretrained.as_slice() else { panic!("{:?}", study.pretrained) };
+    assert_eq!((line.student.as_str(), line.problems, line.updates), ("small", 40, 4));
+    assert_eq!(line.asked, 10);
+    assert!(line.data.contains("1 to 1 operations") && line.data.contains("100 % short"));
+    let markdown = std::fs::read_to_string(config.out.join("report.md")).unwrap();
+    assert!(markdown.contains("pretraining") && markdown.contains("1 to 1 operations"));
+
+    // Every cell of the student begins with that model, and the untuned one is read once.
+    let pretraining = config.pretraining(0).unwrap().unwrap();
+    assert!(config.pretraining(1).unwrap().is_none());
+    let model = pretraining.out.join("model");
+    assert!(pretraining.out.starts_with(folder.path().join("cache")) && model.is_dir());
+    for cell in config.cells() {
+        let base = config.run_config(&cell).unwrap().base_model;
+        assert_eq!(base, (cell.student == 0).then(|| model.display().to_string()));
+    }
+    let untuned = |student: &str| {
+        std::fs::read_dir(config.out.join("untuned").join(student).join("Long")).unwrap().count()
+    };
+    assert_eq!((untuned("small"), untuned("large")), (1, 2));
+    // A first loss of a cell is that of a model that has learned something.
+    let first = |student: &str| {
+        let path = config.out.join(format!("cells/{student}/Long-0.00/seed-1/summary.json"));
+        let summary: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        summary["evaluations"][0]["sources"][1]["loss"].as_f64().unwrap()
+    };
+    assert!(first("small") < first("large") - 0.01, "{} {}", first("small"), first("large"));
+
+    // Neither the same study nor another one with the same settings trains it again.
+    let summary = pretraining.out.join("summary.json");
+    let written = || std::fs::metadata(&summary).unwrap().modified().unwrap();
+    let before = written();
+    assert_eq!(quiet(&config, &stop).unwrap().comparisons, study.comparisons);
+    let mut other = config.clone();
+    other.out = folder.path().join("other");
+    other.students.truncate(1);
+    other.students[0].name = "same".into();
+    let of_other = quiet(&other, &stop).unwrap();
+    assert_eq!(
+        of_other.comparisons[0].students[0].mixtures,
+        study.comparisons[0].students[0].mixtures
+    );
+    assert_eq!(written(), before);
+
+    // Other settings of the pretraining are another student, which finished cells are not of.
+    let train = config.students[0].pretraining.as_mut().unwrap()["train"].as_table_mut().unwrap();
+    train.insert("steps".into(), 5.into());
+    let error = quiet(&config, &stop).unwrap_err().to_string();
+    assert!(error.contains("base_model was"), "{error}");
+}
+
+#[test]
+fn pretraining_on_the_problems_of_the_test_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    // Of so small numbers there are few problems, and both draw from all of them.
+    let few = |text: String| {
+        with_pretraining(text.replace("[1, 2]", "[1]"))
+            .replace(
+                "[run.train]",
+                "[run.data.toy]\noperations = [1, 1]\nstart = 4\noperand = 4\n[run.train]",
+            )
+            .replace("toy_problems = 40", "toy_problems = 400")
+    };
+    let (_, config) = config(folder.path(), few);
+    let study = quiet(&config, &StopFlag::default()).unwrap();
+    let told =
+        |w: &String| w.contains("problems of the held-out problems are trained on, word for word");
+    assert!(study.warnings.iter().any(told), "{:?}", study.warnings);
+    // Without a cache it is in the study's directory.
+    let out = config.pretraining(0).unwrap().unwrap().out;
+    assert!(out.starts_with(config.out.join("pretrained/small")) && out.join("model").is_dir());
+}
+
+#[test]
+fn pretraining_that_cannot_be_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.toml");
+    let text = with_pretraining(SETTINGS.to_owned());
+    for (from, to, what) in [
+        ("seed = 7", "sede = 7", "sede"),
+        ("seed = 7", "out = \"x\"", "pretraining.out"),
+        ("seed = 7", "seed = 7\nlora = { rank = 2 }", "pretraining.lora"),
+        ("steps = 4", "steps = 0", "students.small.pretraining.train.steps"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let error = StudyConfig::read(&path).unwrap_err().to_string();
+        assert!(error.contains(what), "{to}: {error}");
+    }
+}

@@ -68,15 +68,17 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     max_length: Option<u64>,
-    /// Share of long answers in the mixture, 0 to 1 [default: 0.2]
+    /// Share of long answers in the mixture, 0 to 1, or auto, which finds it by pilots before training
+    /// [default: 0.2]
     #[arg(
         id = "mixture.weights",
         long = "share",
         value_name = "SHARE",
+        value_parser = asked_share,
         allow_negative_numbers = true,
         help_heading = "Training"
     )]
-    share: Option<f64>,
+    share: Option<AskedShare>,
     /// Train low-rank adapters of this rank [default: none, all weights are trained]
     #[arg(id = "lora.rank", long = "lora-rank", value_name = "RANK", help_heading = "Training")]
     lora_rank: Option<u64>,
@@ -140,6 +142,20 @@ pub struct RunFlags {
     /// Replace the run in the run directory
     #[arg(long, help_heading = "Run directory")]
     overwrite: bool,
+}
+
+/// A share as `--share` takes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum AskedShare {
+    Of(f64),
+    Auto,
+}
+
+fn asked_share(text: &str) -> Result<AskedShare, String> {
+    match text {
+        "auto" => Ok(AskedShare::Auto),
+        text => text.parse().map(AskedShare::Of).map_err(|_| "give a number, or auto".into()),
+    }
 }
 
 /// What a run is called with.
@@ -215,16 +231,28 @@ impl RunFlags {
             set("train.epochs", Some(epochs.into()))?;
             layers.set("train.steps=")?;
         }
-        if let Some(share) = self.share {
-            if !(0.0..=1.0).contains(&share) {
-                let hint = "Give the share of long answers, 0 to 1";
-                return Err(Error::config("mixture.weights", format!("it is {share}"), hint));
-            }
-            let weights = table_of(&MixtureConfig::long_short(share))?.remove("weights");
-            weights.map_or(Ok(()), |weights| layers.set_value("mixture.weights", weights))?;
-        }
+        self.add_share(layers)?;
         self.add_lora(layers)?;
         self.add_sources(layers)
+    }
+
+    /// A share takes the place of the file's, also where that is auto.
+    fn add_share(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
+        let share = match self.share {
+            None => return Ok(()),
+            Some(AskedShare::Auto) => return layers.set_value("mixture.share", "auto"),
+            Some(AskedShare::Of(share)) => share,
+        };
+        if !(0.0..=1.0).contains(&share) {
+            let hint = "Give the share of long answers, 0 to 1, or auto";
+            return Err(Error::config("mixture.weights", format!("it is {share}"), hint));
+        }
+        let set = layers.given().get("mixture").and_then(|mixture| mixture.get("share"));
+        if set.and_then(Value::as_str) == Some("auto") {
+            layers.set_value("mixture.share", "exact")?;
+        }
+        let weights = table_of(&MixtureConfig::long_short(share))?.remove("weights");
+        weights.map_or(Ok(()), |weights| layers.set_value("mixture.weights", weights))
     }
 
     /// Adapters of a rank are scaled as much as those of the file.

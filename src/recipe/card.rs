@@ -163,6 +163,10 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     for shortfall in &mixture.shortfalls {
         writeln!(out, "\n{shortfall}.")?;
     }
+    if let Some(pilots) = &summary.pilots {
+        write!(out, "\n{}.\n\n{}", pilots.line(), pilots.table().to_markdown())?;
+        writeln!(out, "\n{}.", pilots.cost())?;
+    }
     writeln!(out)
 }
 

@@ -6,12 +6,13 @@
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::finished::same_settings;
+use super::pilots;
 use super::prepare::Prepared;
 use super::run::{dated, run_prepared};
 use super::summary::Summary;
 use super::teacher::teacher;
 use crate::context::{Accuracy, Context, Event};
-use crate::data::Schedule;
+use crate::data::{Schedule, Share};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::text::{DISPLAY_WIDTH, Table};
@@ -126,6 +127,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     let variants = [(long?, 1.0), (short?, 0.0), (mix?, share)];
     if !mode.resumes() {
         directory.clear()?;
+        pilots::clear(&directory)?;
     }
     if mode != RunMode::Resume {
         directory.write("config.toml", &config.to_toml()?)?;
@@ -177,6 +179,13 @@ fn share_to_compare(config: &RunConfig) -> Result<f64> {
             "evaluation.questions",
             "a comparison is one of answers, and no question is asked",
             "Say how many",
+        ));
+    }
+    if config.mixture.share == Share::Auto {
+        return Err(Error::config(
+            "mixture.share",
+            "it is auto, and a comparison is one of a given share",
+            "Give --share, or find it with `train`",
         ));
     }
     match (weights.len(), weights.get("long"), weights.get("short")) {

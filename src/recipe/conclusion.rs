@@ -75,6 +75,9 @@ impl Conclusion<'_> {
                 source.trained_tokens,
             )?;
         }
+        if let Some(pilots) = &summary.pilots {
+            writeln!(f, "{}", pilots.line())?;
+        }
         for shortfall in &summary.mixture.shortfalls {
             writeln!(f, "a share was not filled: {shortfall}")?;
         }

@@ -2,6 +2,7 @@
 
 mod validate;
 
+use super::pilots::PilotsConfig;
 use crate::data::arith::ArithConfig;
 use crate::data::{
     AnswersKept, ColumnMap, Join, MAX_LEFT_OUT, MixtureConfig, Packing, PlainTemplate, TooLong,
@@ -208,6 +209,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The mixture.
     pub mixture: MixtureConfig,
+    /// How the share of `mixture.share = "auto"` is found.
+    pub pilots: PilotsConfig,
     /// The model to fine-tune: a folder in Hugging Face's format, or, with the feature `hub`,
     /// `owner/name` or `owner/name@revision`. Without it the student starts from random weights.
     pub base_model: Option<String>,
@@ -242,6 +245,7 @@ impl RunConfig {
             backend: "auto".into(),
             data: DataConfig::default(),
             mixture: MixtureConfig::default(),
+            pilots: PilotsConfig::default(),
             base_model: None,
             lora: None,
             base: BaseWeights::default(),

@@ -9,6 +9,7 @@
 //!   after.jsonl      answers after it          adapter/        or its adapters in PEFT's format
 //!   summary.json     every figure that was printed
 //!   samples.jsonl    answers during training   tensorboard/    the metrics as event files
+//!   pilots.json      the share that was found  pilots/         their runs, where it was
 //! ```
 
 use super::config::RunConfig;

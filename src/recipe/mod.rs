@@ -15,6 +15,7 @@ mod held_out;
 mod layout;
 mod merged;
 mod overview;
+mod pilots;
 pub mod plan;
 mod prepare;
 mod preview;
@@ -33,11 +34,14 @@ pub use config::{
 pub use directory::{RunDirectory, RunMode};
 pub use held_out::{held_out_rows, questions};
 pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
+pub use pilots::{
+    FALLBACK_SHARE, PilotResult, PilotRound, PilotsConfig, ShareProposal, propose_share,
+};
 pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource, SourceAnswer};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
-pub(crate) use run::run_on;
+pub(crate) use run::{run_on, run_with_data};
 pub use score::{
     LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions, SourceScores,
     WrittenScores, answer_steps, read_scores, score_table, write_scores,

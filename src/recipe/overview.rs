@@ -22,6 +22,7 @@ pub(super) fn tell_overview(
         false => sources.collect::<Vec<_>>().join(" + "),
     };
     let mut lines = remarks_on_data(config, prepared);
+    lines.extend(prepared.pilots.iter().map(|pilots| pilots.line()));
     lines.extend(student_lines(config, prepared, &plan));
     lines.extend(training_lines(config, prepared));
     lines.push(plan.line());

@@ -4,11 +4,13 @@ use super::choice::ChoiceScores;
 use super::config::RunConfig;
 use super::held_out::{fingerprint, held_out_fingerprint, held_out_rows, longest, questions};
 use super::layout::{Layouts, layouts, tell_empty_reasoning};
+use super::pilots::{self, ShareProposal};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
     AnswerScores, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows,
-    MixtureOptions, MixtureReport, Pairs, PromptTemplate, Row, RowStream, Source, TextTokenizer,
+    MixtureOptions, MixtureReport, Pairs, PromptTemplate, Row, RowStream, Share, Source,
+    TextTokenizer,
 };
 use crate::error::{Error, Problems, Result};
 use crate::eval::Question;
@@ -78,6 +80,8 @@ pub struct Prepared {
     pub longest: usize,
     /// The untuned student's scores of the answers, where a choice has needed them.
     pub(super) scores: Option<ChoiceScores>,
+    /// What pilots have found, where the share of the mixture is theirs.
+    pub pilots: Option<Arc<ShareProposal>>,
     /// What was read for each source that the settings name; a dataset of the hub with its commit.
     pub(crate) names: Vec<PathBuf>,
     pub(super) encoded: Arc<Encoded>,
@@ -151,6 +155,7 @@ impl Prepared {
             end_tokens,
             base,
             mixture,
+            pilots: None,
             names,
             encoded,
             scores: None,
@@ -190,6 +195,29 @@ impl Prepared {
         let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()), of_answers)?;
         let report = mixture.report();
         Ok(Self { mixture, report, scores, ..self.clone() })
+    }
+
+    /// The same data with so many of the problems to train on kept apart, which take the place of the
+    /// held-out ones.
+    pub(super) fn keeping_apart(
+        &self,
+        config: &RunConfig,
+        count: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let (training, apart) = self.mixture.pairs().split(count, seed);
+        let mixture = mix(config, Arc::new(training), Arc::new(self.encoded.lengths()), None)?;
+        let held_out = held_out_rows(&apart, &self.encoded, apart.len());
+        Ok(Self {
+            report: mixture.report(),
+            held_out_fingerprint: held_out_fingerprint(&held_out),
+            held_out,
+            questions: questions(&apart, apart.len()),
+            fingerprint: fingerprint(&mixture, &self.encoded),
+            longest: longest(&mixture, &self.encoded),
+            mixture,
+            ..self.clone()
+        })
     }
 
     /// How text goes into a student of this data and comes out of it.
@@ -512,5 +540,9 @@ fn mix(
         planned_rows: Some(config.train.total_rows(rows)),
         scores,
     };
-    MixDistillation::new(pairs, config.mixture.clone(), options)
+    let mixture = match config.mixture.share {
+        Share::Auto => pilots::stand_in(&config.mixture, &pairs)?,
+        _ => config.mixture.clone(),
+    };
+    MixDistillation::new(pairs, mixture, options)
 }

@@ -2,6 +2,7 @@
 
 use super::config::RunConfig;
 use super::directory::RunMode;
+use super::pilots::tell_unknown;
 use super::prepare::Prepared;
 use super::run::dated;
 use crate::context::Context;
@@ -65,6 +66,7 @@ impl Preview {
     /// As [`Prepared::new`].
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
+        tell_unknown(config, context)?;
         // What is shown is the same whichever answers a choice takes.
         let prepared = Prepared::new(&config.unscored().0, context)?;
         let mut left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);

@@ -6,6 +6,7 @@ use super::directory::{RunDirectory, RunMode};
 use super::finished::finished;
 use super::grader::{QuestionGrader, graded, read_answers};
 use super::overview::tell_overview;
+use super::pilots;
 use super::prepare::Prepared;
 use super::student::{save, student};
 use super::summary::{Measured, Parameters, Summary};
@@ -33,6 +34,18 @@ use std::time::Instant;
 /// anything is made or replaced; [`Error::Stopped`] where a stop came before training; later, what
 /// training gives.
 pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Summary> {
+    run_with_data(config, mode, context).map(|(summary, _)| summary)
+}
+
+/// As [`run`], and gives the data back, too.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with_data(
+    config: &RunConfig,
+    mode: RunMode,
+    context: &Context<'_>,
+) -> Result<(Summary, Prepared)> {
     config.validate()?;
     let device = device::by_name(&config.backend)?;
     RunDirectory::check(&config.out, mode)?;
@@ -41,9 +54,11 @@ pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<S
         true => Prepared::new(&with_kept_scores(config), context)?,
         false => Prepared::new(config, context)?,
     };
-    let config = &prepared.pinned(config);
+    let config = prepared.pinned(config);
     let directory = RunDirectory::open(&config.out, mode)?;
-    run_prepared(config, &device, &directory, prepared, mode, context)
+    let (config, prepared) = pilots::resolve(config, prepared, &directory, mode, context)?;
+    let summary = run_prepared(&config, &device, &directory, prepared.clone(), mode, context)?;
+    Ok((summary, prepared))
 }
 
 /// As [`run`], with data that is there already.
@@ -238,6 +253,9 @@ impl Run<'_, '_> {
             });
         }
         directory.clear()?;
+        if self.prepared.pilots.is_none() {
+            pilots::clear(directory)?;
+        }
         self.write_beginning()?;
         MetricsFile::create(&directory.path("metrics.jsonl"))
     }

@@ -1,6 +1,7 @@
 //! The figures of a run, from what it has written and measured.
 
 use super::config::{RunConfig, stored};
+use super::pilots::ShareProposal;
 use super::prepare::{Prepared, SeenOfSource};
 use crate::context::{Accuracy, BestStep, EvaluationReport, Outcome, StepReport};
 use crate::data::{Ledger, MixtureReport};
@@ -34,6 +35,9 @@ pub struct Summary {
     pub ledger: Ledger,
     /// The mixture, in its first epoch.
     pub mixture: MixtureReport,
+    /// What pilots have found, where the share of the mixture is theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pilots: Option<ShareProposal>,
     /// Answers to held-out problems before training.
     pub before: Option<Accuracy>,
     /// Answers to held-out problems after training.
@@ -141,6 +145,7 @@ impl Summary {
             data: prepared.fingerprint.clone(),
             ledger: prepared.ledger.clone(),
             mixture: prepared.report.clone(),
+            pilots: prepared.pilots.as_deref().cloned(),
             before: measured.before,
             after: measured.after,
             first_loss: mean_loss(&steps[..edge]),

@@ -4,7 +4,7 @@ use super::config::RunConfig;
 use super::prepare::Prepared;
 use super::teacher::load_teacher;
 use crate::context::{Context, Task};
-use crate::data::{Batch, Row, TopTokens};
+use crate::data::{Batch, Row, Share, TopTokens};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::train::{TeacherLogitsHeader, TeacherLogitsWriter};
@@ -62,6 +62,13 @@ pub fn write_teacher_logits(
     context: &Context<'_>,
 ) -> Result<WrittenLogits> {
     TeacherLogitsWriter::check(&options.out)?;
+    if config.mixture.share == Share::Auto && !options.all_answers {
+        return Err(Error::config(
+            "mixture.share",
+            "it is auto, and pilots train on answers of every share",
+            "Write the logits of all answers",
+        ));
+    }
     let part = config.train.objective.distillation;
     let temperature = options.temperature.or(part.map(|part| part.temperature)).unwrap_or(1.0);
     let usual = config.teacher.as_ref().map_or(64, |teacher| teacher.top_k);

@@ -1,7 +1,7 @@
 //! What a study is of: students, comparisons of data, seeds.
 
 use super::arms::{ArmChoice, ArmKind};
-use crate::data::DataFiles;
+use crate::data::{DataFiles, Share};
 use crate::error::{Error, Result};
 use crate::recipe::RunConfig;
 use crate::settings::{Layers, Schema, Settings, table_of};
@@ -49,6 +49,10 @@ pub struct StudentConfig {
     /// Settings of a run that this student has, such as `base_model`, `lora`, `model.hidden_size`.
     #[serde(default)]
     pub run: Table,
+    /// Settings of a run that pretrains this student, laid over those of all cells and its own: every
+    /// cell then tunes the student that it gives. Without them the student is as `run` says.
+    #[serde(default)]
+    pub pretraining: Option<Table>,
 }
 
 /// Settings of a run that a study sets.
@@ -111,6 +115,9 @@ pub struct StudyConfig {
     /// Keep the checkpoints of cells that are done.
     #[serde(default)]
     pub keep_checkpoints: bool,
+    /// Directory of pretrained students, which studies may share; without it one in the study's own.
+    #[serde(default)]
+    pub pretrained_cache: Option<PathBuf>,
     /// Settings of a run that all cells have in common.
     #[serde(default)]
     pub run: Table,
@@ -149,6 +156,7 @@ impl Settings for StudyConfig {
             resamples: usual_resamples(),
             style_answers: 0,
             keep_checkpoints: false,
+            pretrained_cache: None,
             run: Table::new(),
         })?;
         // These have no defaults.
@@ -159,7 +167,7 @@ impl Settings for StudyConfig {
 
     fn inner() -> Result<Vec<(&'static str, Arc<Schema>)>> {
         let run = Schema::of::<RunConfig>()?;
-        let places = ["run", "comparisons.*.run", "students.*.run"];
+        let places = ["run", "comparisons.*.run", "students.*.run", "students.*.pretraining"];
         Ok(places.map(|place| (place, run.clone())).to_vec())
     }
 }
@@ -221,6 +229,7 @@ impl StudyConfig {
         config.evaluation.before = false;
         comparison.apply(cell.arm, &mut config);
         config.train.keep_checkpoints = 1;
+        self.set_pretrained(cell.student, &mut config)?;
         Ok(config)
     }
 
@@ -240,6 +249,7 @@ impl StudyConfig {
     pub fn validate(&self) -> Result<()> {
         self.validate_names()?;
         self.validate_runs()?;
+        self.validate_pretraining()?;
         self.validate_benchmarks()?;
         let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
         if seeds.len() != self.seeds.len() {
@@ -256,6 +266,10 @@ impl StudyConfig {
         for cell in self.cells() {
             let config = self.run_config(&cell)?;
             config.validate().map_err(|error| error.in_table("run"))?;
+            if config.mixture.share == Share::Auto {
+                let what = "it is auto, and a study trains the shares in alphas";
+                return refuse("run.mixture.share", what, "Leave it out");
+            }
             if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
                 let hint = "Set run.evaluation.questions, or name a file";
                 return refuse("benchmarks", "nothing is asked", hint);

@@ -5,6 +5,7 @@ mod config;
 mod differences;
 mod document;
 mod overlap;
+mod pretrained;
 mod report;
 mod report_arms;
 mod results;
@@ -16,6 +17,7 @@ mod warnings;
 pub use arms::{ArmChoice, ArmKind};
 pub use config::{Cell, ComparisonConfig, StudentConfig, StudyConfig};
 pub use differences::ArmDifference;
+pub use pretrained::PretrainedStudent;
 pub use results::{
     Budget, ChoiceScore, ComparisonResult, MixtureScore, RealizedShare, StudentLine, StudentResult,
     Study, Tested, TestedAnswers,

@@ -16,25 +16,27 @@ fn training_problems(prepared: &Prepared) -> impl ExactSizeIterator<Item = &str>
     (0..pairs.len()).map(|index| pairs.problem(index))
 }
 
-/// What the students of a comparison are tested with, of what they are trained on, in words.
+/// What the students of a comparison are tested with, of what they are trained on, in words. Each
+/// student has the problems that it was pretrained on beside it.
 ///
 /// # Errors
 /// [`Error::Stopped`].
 pub(super) fn contamination(
     comparison: &str,
-    students: &[&Prepared],
+    students: &[(&Prepared, &[String])],
     benchmarks: &[Benchmark],
     context: &Context<'_>,
 ) -> Result<Vec<String>> {
     let mut warnings = vec![];
-    for (number, prepared) in students.iter().enumerate() {
+    for (number, (prepared, pretrained)) in students.iter().enumerate() {
         // Students with the same data have the same lines.
         let earlier = students[..number].iter();
-        let is_same = |other: &&&Prepared| {
+        let is_same = |(other, before): &(&Prepared, &[String])| {
             training_problems(other).eq(training_problems(prepared))
                 && other.questions == prepared.questions
+                && before == pretrained
         };
-        if earlier.clone().any(|other| is_same(&other)) {
+        if earlier.clone().any(is_same) {
             continue;
         }
         let held_out = prepared.questions.iter().map(|question| question.problem.as_str());
@@ -43,7 +45,9 @@ pub(super) fn contamination(
             let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
             (benchmark.name.as_str(), problems.collect())
         }));
-        warnings.extend(shared(comparison, prepared, &tests, context)?);
+        let before = pretrained.iter().map(String::as_str);
+        let trained = before.chain(training_problems(prepared)).collect();
+        warnings.extend(shared(comparison, trained, &tests, context)?);
     }
     warnings.sort();
     warnings.dedup();
@@ -52,11 +56,10 @@ pub(super) fn contamination(
 
 fn shared(
     comparison: &str,
-    prepared: &Prepared,
+    training: Vec<&str>,
     tests: &[Tested<'_>],
     context: &Context<'_>,
 ) -> Result<Vec<String>> {
-    let training = training_problems(prepared);
     let total = training.len() + tests.iter().map(|(_, problems)| problems.len()).sum::<usize>();
     let mut progress = context.task(Task::FindOverlaps, total as u64);
     let mut index = TrainingProblems::default();

@@ -134,6 +134,7 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         out.heading(2, "Before you believe it");
         out.blocks.push(Block::List(study.warnings.clone()));
     }
+    pretrained(&mut out, study);
     for comparison in &study.comparisons {
         gap(&mut out, study, comparison);
     }
@@ -159,6 +160,35 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     let settings = toml::to_string_pretty(config).unwrap_or_default();
     out.blocks.push(Block::Code(settings));
     out
+}
+
+/// How the students were pretrained, where any were.
+fn pretrained(out: &mut Document, study: &Study) {
+    if study.pretrained.is_empty() {
+        return;
+    }
+    out.heading(2, "The students before: pretraining");
+    out.paragraph(
+        "Each of these students was trained once on problems of its own. All cells of the student, \
+         whatever their seed, begin with that one; its score on the problems of this study is in the \
+         column \"untuned\" below.",
+    );
+    let rows = study.pretrained.iter().map(|student| {
+        vec![
+            student.student.clone(),
+            student.data.clone(),
+            student.problems.to_string(),
+            student.updates.to_string(),
+            student.trained_tokens.to_string(),
+            student.accuracy(),
+            student.asked.to_string(),
+            duration(student.seconds),
+        ]
+    });
+    let header =
+        ["student", "data", "problems", "updates", "trained tokens", "right, %", "of", "time"];
+    let caption = "Pretraining, and the share of its own held-out problems that are right after it";
+    out.table(caption, &header, rows.collect());
 }
 
 /// The learnability gap: table and chart.

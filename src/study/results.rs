@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use super::differences::{self, ArmDifference};
+use super::pretrained::PretrainedStudent;
 use super::style::StyleShift;
 use crate::context::{Context, Task};
 use crate::data::{Ledger, SourceShare};
@@ -93,6 +94,7 @@ pub(super) struct StudyData {
     pub untuned: BTreeMap<(usize, usize, u64), TestedAnswers>,
     pub cells: Vec<CellResult>,
     pub left_out: LeftOutProblems,
+    pub pretrained: Vec<PretrainedStudent>,
 }
 
 /// A student in the report.
@@ -265,6 +267,9 @@ pub struct Study {
     pub comparisons: Vec<ComparisonResult>,
     /// What a reader must know before believing.
     pub warnings: Vec<String>,
+    /// How students were pretrained, where any were.
+    #[serde(default)]
+    pub pretrained: Vec<PretrainedStudent>,
     /// Tokens that training has made likelier.
     pub style: Vec<StyleShift>,
     /// Wall time of all training, in seconds.
@@ -337,6 +342,7 @@ impl Study {
                 .collect(),
             comparisons,
             warnings,
+            pretrained: data.pretrained.clone(),
             style,
             training_seconds: data.cells.iter().map(|(_, s, _)| s.training_seconds).sum(),
         })

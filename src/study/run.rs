@@ -8,12 +8,14 @@
 //!   cells/STUDENT/Long-by-rsr/seed-1/        the same of a choice; -control and -inverse beside it
 //!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
+//!   pretrained/STUDENT/1f0c.../              the run that has pretrained it, if one has
 //!   study.json  report.html  report.md  figures/
 //! ```
 
 use super::arms::{ArmKind, check_choice};
 use super::config::{Cell, StudyConfig};
 use super::overlap::{contamination, without_trained};
+use super::pretrained::{Ready, pretrain};
 use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
@@ -51,6 +53,7 @@ struct Work<'a, 'c> {
     datasets: Datasets,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
+    pretrained: Vec<Ready>,
 }
 
 /// Runs a study to its report; cells that are done are skipped.
@@ -71,9 +74,12 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
     let directory = WorkDir::open(out, KIND)?;
     let date = date_of(&directory)?;
+    let pretrained = pretrain(config, context).map_err(going_on)?;
     let (data, own_benchmarks) = (BTreeMap::new(), BTreeMap::new());
-    let mut work = Work { config, benchmarks, own_benchmarks, context, date, datasets, data };
+    let mut work =
+        Work { config, benchmarks, own_benchmarks, context, date, datasets, data, pretrained };
     let mut tested = StudyData::default();
+    tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
     // Whatever is wrong with the data of a comparison or a student shows here.
     let mut warnings = work.prepare()?;
     work.datasets.write(&directory)?;
@@ -296,6 +302,13 @@ impl Work<'_, '_> {
         for (comparison, of) in self.config.comparisons.iter().enumerate() {
             let students = self.of_students(comparison);
             let benchmarks = self.benchmarks(comparison);
+            let pretrained = |student: usize| {
+                let ready = self.pretrained.iter().find(|ready| ready.student == student);
+                ready.map_or(&[][..], |ready| ready.problems.as_slice())
+            };
+            let students = students.into_iter().enumerate();
+            let students: Vec<_> =
+                students.map(|(number, prepared)| (prepared, pretrained(number))).collect();
             warnings.extend(contamination(&of.name, &students, benchmarks, self.context)?);
         }
         Ok(warnings)

@@ -98,10 +98,10 @@ fn maps() -> impl Strategy<Value = ColumnMap> {
         )
     };
     let texts = (column(), column(), column(), column(), column());
-    let beside = (column(), column(), column(), column(), column());
+    let beside = (column(), column(), column(), column(), column(), column());
     (texts, beside).prop_map(|(texts, beside)| {
         let (problem, solution, id, answer, messages) = texts;
-        let (correct, reasoning, system, context, options) = beside;
+        let (correct, reasoning, system, context, options, score) = beside;
         ColumnMap {
             problem,
             solution,
@@ -113,6 +113,7 @@ fn maps() -> impl Strategy<Value = ColumnMap> {
             system,
             context,
             options,
+            score,
         }
     })
 }

@@ -159,7 +159,7 @@ impl MixDistillation {
     /// The mixture in its first epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] for weights that are negative, not finite, sum to 0, name no source of
+    /// [`Error::Config`] for [`Share::Auto`]; for weights that are negative, not finite, sum to 0, name no source of
     /// `pairs` or leave one out; for [`Share::Tokens`] without lengths; for a schedule without
     /// planned rows; for a choice that [`MixtureConfig::validate_choice`] refuses, whose bounds cannot
     /// be kept, or whose scores are not there. [`Error::Pairing`] where there is no problem.
@@ -169,6 +169,13 @@ impl MixDistillation {
                 what: "there is no problem to mix".into(),
                 hint: "See the ledger for what became of the records".into(),
             });
+        }
+        if config.share == Share::Auto {
+            return Err(Error::config(
+                "mixture.share",
+                "it is auto, and no pilots have found the weights",
+                "Call `recipe::propose_share`, and take the mixture that it proposes",
+            ));
         }
         config.validate_choice()?;
         let weights = match config.chooses_share() {
@@ -299,8 +306,8 @@ impl MixDistillation {
         };
         let available = |problem, source| answers(problem, source).is_some();
         self.assignment = match (self.config.share, constant) {
-            (Share::Exact, true) => assign::exact(&order, &self.weights, available),
-            (Share::Exact, false) => {
+            (Share::Exact | Share::Auto, true) => assign::exact(&order, &self.weights, available),
+            (Share::Exact | Share::Auto, false) => {
                 assign::following(&order, weights_at, Quota::Rows, &|problem, source| {
                     available(problem, source).then_some(1)
                 })

@@ -59,7 +59,7 @@ impl MixtureReport {
             // How far a share that nothing hinders may be off: a row; what chance does; a row of
             // unknown length.
             let (realized, slack) = match share {
-                Share::Exact => (line.rows as f64 / rows, 1.0 / rows),
+                Share::Exact | Share::Auto => (line.rows as f64 / rows, 1.0 / rows),
                 Share::Bernoulli => {
                     let deviation = (asked * (1.0 - asked) / rows).sqrt();
                     (line.rows as f64 / rows, 1.0 / rows + 4.0 * deviation)
@@ -145,7 +145,7 @@ impl MixtureReport {
             if_known(whole(total.trained_tokens)),
         ]);
         let of = match self.share {
-            Share::Exact => "of rows, exact",
+            Share::Exact | Share::Auto => "of rows, exact",
             Share::Bernoulli => "of rows, by chance",
             Share::Tokens => "of trained tokens",
         };

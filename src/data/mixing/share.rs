@@ -13,4 +13,7 @@ pub enum Share {
     Bernoulli,
     /// Of trained tokens, as closely as whole rows allow. Needs [`Lengths`](super::Lengths).
     Tokens,
+    /// Of rows, exact, where small pilots find the weights before training
+    /// ([`propose_share`](crate::recipe::propose_share)). A mixture itself needs weights that are known.
+    Auto,
 }

@@ -22,6 +22,7 @@ impl RunConfig {
         problems.note(self.evaluation.validate(self.train.evaluate_every));
         problems.note(self.data.validate());
         problems.note(self.mixture.validate_choice());
+        problems.note(self.pilots.validate());
         problems.note(self.validate_model());
         for (key, name) in self.template_variables() {
             problems.note(ChatTemplate::check_variable(&key, name));

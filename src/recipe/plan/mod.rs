@@ -22,6 +22,7 @@ pub use work::TimePlan;
 
 use super::config::RunConfig;
 use super::directory::RunMode;
+use super::pilots::tell_unknown;
 use super::prepare::Prepared;
 use super::run::dated;
 use super::summary::backend_name;
@@ -135,6 +136,7 @@ impl Plan {
     pub fn new(config: &RunConfig, measure: bool, context: &Context<'_>) -> Result<Self> {
         let mut config = dated(config, RunMode::New);
         config.validate()?;
+        tell_unknown(&config, context)?;
         let named = config.base_model.take();
         if let Some(name) = &named {
             // Of a model on the hub the weights need not be here.

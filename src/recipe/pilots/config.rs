@@ -1,0 +1,68 @@
+//! What pilots are told.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The share where no other is clearly better: the paper's.
+pub const FALLBACK_SHARE: f64 = 0.2;
+
+/// How the share of `mixture.share = "auto"` is found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PilotsConfig {
+    /// Trained tokens of all pilots together, as a multiple of those of one training of the run (the
+    /// mean over the shares).
+    pub budget: f64,
+    /// Shares of the first source that are tried; 0.2 is always among them.
+    pub shares: Vec<f64>,
+    /// Problems to train on that are kept apart to grade the pilots on: at most half of them. The run
+    /// trains on all.
+    pub questions: usize,
+}
+
+impl Default for PilotsConfig {
+    fn default() -> Self {
+        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0], questions: 200 }
+    }
+}
+
+impl PilotsConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first one that cannot be.
+    pub fn validate(&self) -> Result<()> {
+        if !(self.budget > 0.0 && self.budget <= 1000.0) {
+            let what = format!("it is {}", self.budget);
+            return Err(Error::config("pilots.budget", what, "Give a number above 0; 1 is usual"));
+        }
+        let is_share = |share: &f64| (0.0..=1.0).contains(share);
+        if !self.shares.iter().all(is_share) || self.all_shares().len() < 2 {
+            let what = format!("{:?}", self.shares);
+            let hint = "Give shares from 0 to 1, at least one beside 0.2";
+            return Err(Error::config("pilots.shares", what, hint));
+        }
+        /// Far above any use.
+        const MOST: usize = 100;
+        if self.shares.len() > MOST {
+            let what = format!("there are {}", self.shares.len());
+            return Err(Error::config("pilots.shares", what, "Give 100 at most"));
+        }
+        if self.questions == 0 {
+            let hint = "200 is usual";
+            return Err(Error::config("pilots.questions", "pilots are graded by answers", hint));
+        }
+        Ok(())
+    }
+
+    /// The shares in order, each once, the fallback among them.
+    pub(super) fn all_shares(&self) -> Vec<f64> {
+        let mut shares = self.shares.clone();
+        // A negative zero is a zero.
+        shares.iter_mut().for_each(|share| *share += 0.0);
+        shares.push(FALLBACK_SHARE);
+        shares.sort_by(f64::total_cmp);
+        shares.dedup();
+        shares
+    }
+}

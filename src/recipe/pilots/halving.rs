@@ -1,0 +1,398 @@
+//! Successive halving over shares: short trainings of all, longer ones of the better half, and so on.
+//!
+//! ```text
+//! round 1   0  0.2  0.4  0.6  0.8  1      as many steps as a third of the budget allows all of them
+//! round 2      0.2  0.4       0.8         the better half, and the fallback
+//! round 3      0.2            0.8         the best beside the fallback: is the difference clear?
+//! ```
+//!
+//! Source of the halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
+//! Hyperparameter Optimization", 2016. What is told apart here: the fallback stays to the end, as the
+//! measure of whether the best is really better.
+
+use super::proposal::{PilotResult, PilotRound};
+use crate::error::{Error, Result};
+use crate::eval::{Bootstrap, Estimate};
+use crate::random::Stream;
+
+/// What a pilot found out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    /// For each problem kept apart, whether it was answered right.
+    pub hits: Vec<f32>,
+    /// Loss of the reference answers to the same problems, by source.
+    pub losses: Vec<(String, f64)>,
+    pub trained_tokens: u64,
+    pub seconds: f64,
+    pub evaluation_seconds: f64,
+}
+
+/// Trains and grades pilots.
+pub(super) trait Pilots {
+    /// Trained tokens of a pilot of this share and length.
+    fn cost(&self, share: f64, steps: usize) -> Result<u64>;
+
+    /// Makes a pilot; `place` is its number from 1 and how many there will be.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`](crate::Error::Stopped); what a training gives.
+    fn run(&mut self, round: usize, share: f64, steps: usize, place: [usize; 2])
+    -> Result<Outcome>;
+}
+
+/// What is asked of the halving.
+#[derive(Clone, Debug)]
+pub(super) struct Halving {
+    /// Shares to try, in order, the fallback among them.
+    pub shares: Vec<f64>,
+    pub fallback: f64,
+    /// Trained tokens that all pilots may use.
+    pub budget: u64,
+    /// Steps of the run; no pilot is longer.
+    pub most_steps: usize,
+    pub bootstrap: Bootstrap,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(super) struct Halved {
+    pub rounds: Vec<PilotRound>,
+    /// The best share of the last round.
+    pub best: f64,
+    /// Its score less that of the fallback, in the last round.
+    pub gain: Estimate,
+}
+
+impl Halving {
+    /// How many shares each round has.
+    fn sizes(&self) -> Vec<usize> {
+        let mut sizes = vec![self.shares.len()];
+        while let Some(last @ 3..) = sizes.last().copied() {
+            sizes.push(last.div_ceil(2));
+        }
+        sizes
+    }
+
+    /// Makes all rounds.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the budget does not allow every share of a round one step, before any
+    /// pilot of the round; what the pilots give.
+    pub fn run(&self, pilots: &mut dyn Pilots) -> Result<Halved> {
+        let sizes = self.sizes();
+        let all: usize = sizes.iter().sum();
+        let (mut shares, mut rounds, mut spent, mut made) = (self.shares.clone(), vec![], 0, 0);
+        for (index, _) in sizes.iter().enumerate() {
+            // What earlier rounds have left over goes to the later ones.
+            let room = self.budget.saturating_sub(spent) / (sizes.len() - index) as u64;
+            let steps = self.longest(pilots, &shares, room)?;
+            let mut outcomes = vec![];
+            for share in &shares {
+                made += 1;
+                outcomes.push(pilots.run(index + 1, *share, steps, [made, all])?);
+            }
+            spent += outcomes.iter().map(|outcome| outcome.trained_tokens).sum::<u64>();
+            let keep = sizes.get(index + 1).copied();
+            let mut round = self.judged(&shares, steps, outcomes);
+            if let Some(keep) = keep {
+                shares = self.kept(&mut round, keep, index + 1);
+            }
+            rounds.push(round);
+        }
+        let last = rounds.last().map_or(&[][..], |round| &round.pilots);
+        let best = last.iter().min_by_key(|pilot| pilot.place);
+        let fallback = last.iter().find(|pilot| pilot.share == self.fallback);
+        let (Some(best), Some(fallback)) = (best, fallback) else {
+            return Err(Error::config("pilots.shares", "there is none", "Give two or more"));
+        };
+        let gain = self.difference(best, fallback);
+        Ok(Halved { best: best.share, gain, rounds })
+    }
+
+    /// The most steps that all of these shares can make within so many trained tokens.
+    fn longest(&self, pilots: &dyn Pilots, shares: &[f64], room: u64) -> Result<usize> {
+        let cost = |steps: usize| -> Result<u64> {
+            shares.iter().map(|share| pilots.cost(*share, steps)).sum()
+        };
+        let least = cost(1)?;
+        if least > room {
+            return Err(Error::config(
+                "pilots.budget",
+                format!(
+                    "it leaves {room} trained tokens for a round of {} pilots, and one step of each \
+                     takes {least}",
+                    shares.len()
+                ),
+                "Raise it, or give fewer pilots.shares",
+            ));
+        }
+        let most = self.most_steps.max(1);
+        let whole = cost(most)?;
+        if whole <= room {
+            return Ok(most);
+        }
+        // The largest number that fits is in low..high. A cost is nearly a multiple of the steps, so that a
+        // line between the ends leads to it in a few looks; each of them counts the tokens of all rows.
+        let ([mut low, mut high], [mut below, mut above]) = ([1, most], [least, whole]);
+        for look in 0.. {
+            if high - low < 2 {
+                break;
+            }
+            let part = (room - below) as f64 / (above - below).max(1) as f64;
+            let on_line = low + ((high - low) as f64 * part) as usize;
+            let middle = if look % 4 == 3 { low + (high - low) / 2 } else { on_line };
+            let middle = middle.clamp(low + 1, high - 1);
+            let tokens = cost(middle)?;
+            match tokens <= room {
+                true => (low, below) = (middle, tokens),
+                false => (high, above) = (middle, tokens),
+            }
+        }
+        Ok(low)
+    }
+
+    /// A round with its pilots in the order of their shares, each with its place.
+    fn judged(&self, shares: &[f64], steps: usize, outcomes: Vec<Outcome>) -> PilotRound {
+        let hits: Vec<&[f32]> = outcomes.iter().map(|outcome| &outcome.hits[..]).collect();
+        let chances = self.chances(&hits);
+        let mut pilots: Vec<PilotResult> = shares
+            .iter()
+            .zip(outcomes)
+            .zip(chances)
+            .map(|((share, outcome), chance)| PilotResult::new(*share, outcome, chance))
+            .collect();
+        let mut order: Vec<usize> = (0..pilots.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&pilots[*a], &pilots[*b]);
+            let near = |pilot: &PilotResult| (pilot.share - self.fallback).abs();
+            // The loss decides between equal grades, and then nearness to what is usual.
+            let grade = b.accuracy.total_cmp(&a.accuracy);
+            grade.then(a.loss.total_cmp(&b.loss)).then(near(a).total_cmp(&near(b)))
+        });
+        for (place, index) in order.into_iter().enumerate() {
+            pilots[index].place = place + 1;
+        }
+        PilotRound { steps, pilots }
+    }
+
+    /// For each pilot the share of resamples of the problems in which it has the most right answers;
+    /// pilots that share the most share the resample.
+    fn chances(&self, hits: &[&[f32]]) -> Vec<f64> {
+        let problems = hits.iter().map(|hits| hits.len()).min().unwrap_or(0);
+        let resamples = self.bootstrap.resamples.max(1);
+        let mut random = Stream::new(self.bootstrap.seed, "pilots", 1);
+        let mut wins = vec![0.0; hits.len()];
+        for _ in 0..resamples {
+            let drawn = (0..problems).map(|_| random.below(problems as u64) as usize);
+            let drawn: Vec<usize> = drawn.collect();
+            // Numbers of right answers are exact.
+            let score = |hits: &&[f32]| drawn.iter().map(|problem| hits[*problem]).sum::<f32>();
+            let scores: Vec<f32> = hits.iter().map(score).collect();
+            let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let winners = scores.iter().filter(|score| **score == most).count() as f64;
+            for (wins, _) in wins.iter_mut().zip(&scores).filter(|(_, score)| **score == most) {
+                *wins += 1.0 / winners;
+            }
+        }
+        wins.iter().map(|wins| wins / resamples as f64).collect()
+    }
+
+    /// The shares of the next round, in order: the best, and the fallback whatever its place. The others
+    /// are told why they are given up.
+    fn kept(&self, round: &mut PilotRound, keep: usize, number: usize) -> Vec<f64> {
+        let place = |share: f64| round.pilots.iter().find(|p| p.share == share).map(|p| p.place);
+        // The fallback takes the last of the places where it has none of them by itself.
+        let behind = place(self.fallback).is_some_and(|place| place > keep);
+        let last = if behind { keep - 1 } else { keep };
+        let stays = |pilot: &PilotResult| pilot.place <= last || pilot.share == self.fallback;
+        let shares = round.pilots.iter().filter(|pilot| stays(pilot)).map(|pilot| pilot.share);
+        let shares: Vec<f64> = shares.collect();
+        let of = round.pilots.len();
+        for pilot in round.pilots.iter_mut().filter(|pilot| !shares.contains(&pilot.share)) {
+            pilot.given_up = Some(format!(
+                "round {number}: place {} of {of}, {:.1} % right",
+                pilot.place,
+                100.0 * pilot.accuracy
+            ));
+        }
+        shares
+    }
+
+    /// The score of one pilot less that of another, paired over the problems.
+    fn difference(&self, first: &PilotResult, second: &PilotResult) -> Estimate {
+        let [first, second] = [first, second].map(|pilot| vec![pilot.hits.clone()]);
+        self.bootstrap.difference(&vec![&first], &vec![&second])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pilots whose grades are known: for each share the number of right answers of 100, at any length.
+    struct Fake {
+        right: Vec<(f64, usize)>,
+        made: Vec<(usize, f64, usize)>,
+    }
+
+    impl Pilots for Fake {
+        fn cost(&self, share: f64, steps: usize) -> Result<u64> {
+            // Long answers have three times the tokens of short ones.
+            Ok(((1.0 + 2.0 * share) * 100.0 * steps as f64).round() as u64)
+        }
+
+        fn run(
+            &mut self,
+            round: usize,
+            share: f64,
+            steps: usize,
+            place: [usize; 2],
+        ) -> Result<Outcome> {
+            self.made.push((round, share, steps));
+            assert_eq!(place[0], self.made.len());
+            let right = self.right.iter().find(|(of, _)| *of == share).map_or(0, |(_, n)| *n);
+            Ok(Outcome {
+                hits: (0..100).map(|problem| f32::from(u8::from(problem < right))).collect(),
+                losses: vec![("long".into(), 1.0 - share / 2.0), ("short".into(), 0.5)],
+                trained_tokens: self.cost(share, steps)?,
+                ..Outcome::default()
+            })
+        }
+    }
+
+    const SHARES: [f64; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+
+    fn halving(budget: u64) -> Halving {
+        Halving {
+            shares: SHARES.to_vec(),
+            fallback: 0.2,
+            budget,
+            most_steps: 1000,
+            bootstrap: Bootstrap::default(),
+        }
+    }
+
+    fn fake(right: [usize; 6]) -> Fake {
+        Fake { right: SHARES.into_iter().zip(right).collect(), made: vec![] }
+    }
+
+    #[test]
+    fn the_best_share_is_found_within_the_budget() {
+        let mut pilots = fake([10, 20, 30, 50, 90, 70]);
+        let halved = halving(60_000).run(&mut pilots).unwrap();
+        assert_eq!(halved.best, 0.8);
+        assert!(halved.gain.is_clear() && (halved.gain.value - 0.7).abs() < 1e-6);
+        // 6 shares, then 3, then 2, and the fallback in all of them though it is the last but one.
+        let of = |round: usize| -> Vec<f64> {
+            pilots.made.iter().filter(|made| made.0 == round).map(|made| made.1).collect()
+        };
+        assert_eq!(of(1), SHARES);
+        assert_eq!(of(2), [0.2, 0.8, 1.0]);
+        assert_eq!(of(3), [0.2, 0.8]);
+        let spent = |rounds: usize| -> u64 {
+            let pilots = halved.rounds[..rounds].iter().flat_map(|round| &round.pilots);
+            pilots.map(|pilot| pilot.trained_tokens).sum()
+        };
+        // By hand: a step of all six takes 100 x (6 + 2 x 3) = 1200 tokens, and a third of the budget
+        // is 20,000: 16 steps. Of the 40,800 left a half, at 100 x (3 + 2 x 2) = 700: 29 steps. Then
+        // 20,500, at 100 x (2 + 2 x 1) = 400: 51 steps.
+        let steps: Vec<usize> = halved.rounds.iter().map(|round| round.steps).collect();
+        assert_eq!(steps, [16, 29, 51]);
+        assert_eq!((spent(1), spent(3)), (19_200, 59_900));
+        // Each share that was given up says when and why; the others are in the last round.
+        let given_up: Vec<_> = halved
+            .rounds
+            .iter()
+            .flat_map(|round| &round.pilots)
+            .filter_map(|pilot| Some((pilot.share, pilot.given_up.clone()?)))
+            .collect();
+        assert_eq!(
+            given_up.iter().map(|(share, _)| *share).collect::<Vec<_>>(),
+            [0.0, 0.4, 0.6, 1.0]
+        );
+        assert_eq!(given_up[2].1, "round 1: place 3 of 6, 50.0 % right");
+        assert_eq!(given_up[3].1, "round 2: place 2 of 3, 70.0 % right");
+        // 90 of 100 beat 70 of them in nearly every resample, and all in all they sum to 1.
+        let chances: Vec<f64> = halved.rounds[0].pilots.iter().map(|pilot| pilot.chance).collect();
+        assert!(
+            (chances.iter().sum::<f64>() - 1.0).abs() < 1e-9 && chances[4] > 0.99,
+            "{chances:?}"
+        );
+    }
+
+    #[test]
+    fn equal_grades_are_decided_by_the_loss_and_are_not_clear() {
+        let halved = halving(60_000).run(&mut fake([40; 6])).unwrap();
+        // The loss falls with the share here, and nothing is clear.
+        assert_eq!(halved.best, 1.0);
+        assert!(!halved.gain.is_clear());
+        let chances: Vec<f64> = halved.rounds[0].pilots.iter().map(|pilot| pilot.chance).collect();
+        assert!(chances.iter().all(|chance| (chance - 1.0 / 6.0).abs() < 1e-9), "{chances:?}");
+    }
+
+    #[test]
+    fn where_the_fallback_is_the_best_it_is_compared_with_itself() {
+        let halved = halving(60_000).run(&mut fake([10, 60, 50, 40, 30, 20])).unwrap();
+        assert_eq!((halved.best, halved.gain.value), (0.2, 0.0));
+        assert_eq!(halved.rounds[2].pilots.len(), 2);
+    }
+
+    /// Pilots whose cost is given for each number of steps.
+    struct Costs(Vec<u64>);
+
+    impl Pilots for Costs {
+        fn cost(&self, _share: f64, steps: usize) -> Result<u64> {
+            Ok(self.0[steps])
+        }
+
+        fn run(&mut self, _: usize, _: f64, _: usize, _: [usize; 2]) -> Result<Outcome> {
+            unreachable!("only costs are asked for")
+        }
+    }
+
+    #[test]
+    fn the_longest_pilots_that_fit_are_those_of_a_look_at_every_length() {
+        let mut random = Stream::new(1, "costs", 0);
+        for _ in 0..200 {
+            // Rows of very different lengths, and steps that cost nothing.
+            let mut costs = vec![0];
+            for _ in 0..300 {
+                let step = [0, 1, 10, 1000][random.below(4) as usize] * random.below(10);
+                costs.push(costs[costs.len() - 1] + step);
+            }
+            let room = random.below(costs[300] * 2 + 1);
+            let halving = Halving { most_steps: 300, ..halving(0) };
+            let longest = halving.longest(&Costs(costs.clone()), &[0.2, 1.0], room).ok();
+            let expected = (1..=300).rev().find(|steps| 2 * costs[*steps] <= room);
+            assert_eq!(longest, expected);
+        }
+    }
+
+    #[test]
+    fn a_pilot_is_never_longer_than_the_run() {
+        let mut short = halving(10_000_000);
+        short.most_steps = 40;
+        let halved = short.run(&mut fake([1; 6])).unwrap();
+        assert!(halved.rounds.iter().all(|round| round.steps == 40));
+    }
+
+    #[test]
+    fn two_shares_are_one_round() {
+        let mut two = halving(1_000);
+        two.shares = vec![0.2, 1.0];
+        let halved = two.run(&mut fake([0, 10, 0, 0, 0, 30])).unwrap();
+        assert_eq!((halved.rounds.len(), halved.rounds[0].steps, halved.best), (1, 2, 1.0));
+    }
+
+    #[test]
+    fn a_budget_without_a_step_for_each_share_is_refused_before_any_pilot() {
+        let mut pilots = fake([1; 6]);
+        let error = halving(3_599).run(&mut pilots).unwrap_err().to_string();
+        assert!(
+            error.contains("pilots.budget") && error.contains("one step of each takes 1200"),
+            "{error}"
+        );
+        assert!(pilots.made.is_empty());
+        assert!(halving(3_600).run(&mut pilots).is_ok());
+    }
+}

@@ -1,0 +1,211 @@
+//! What pilots propose, and how sure they are.
+
+use super::config::PilotsConfig;
+use super::halving::Outcome;
+use crate::data::{MixtureConfig, Share};
+use crate::eval::Estimate;
+use crate::text::{DISPLAY_WIDTH, Table, duration};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One pilot: a short training on one share, graded on problems kept apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PilotResult {
+    /// The share of the first source.
+    pub share: f64,
+    /// Its place in the round, from 1.
+    pub place: usize,
+    /// Share of right answers to the problems kept apart, 0 to 1.
+    pub accuracy: f64,
+    /// Right answers.
+    pub right: usize,
+    /// Loss of the reference answers to the same problems, by source, in nats a token.
+    pub losses: Vec<(String, f64)>,
+    /// Their mean, each source weighed equally.
+    pub loss: f64,
+    /// Share of resamples of the problems in which this share is the best of its round.
+    pub chance: f64,
+    /// Trained tokens of all steps.
+    pub trained_tokens: u64,
+    /// Wall time of all steps, in seconds.
+    pub seconds: f64,
+    /// Wall time of grading and losses, in seconds.
+    pub evaluation_seconds: f64,
+    /// Why the share is given up after this round, if it is.
+    #[serde(default)]
+    pub given_up: Option<String>,
+    /// For each problem, whether it was answered right; not stored.
+    #[serde(skip)]
+    pub hits: Vec<f32>,
+}
+
+impl PilotResult {
+    pub(super) fn new(share: f64, outcome: Outcome, chance: f64) -> Self {
+        let Outcome { hits, losses, trained_tokens, seconds, evaluation_seconds } = outcome;
+        let right: f64 = hits.iter().map(|hit| f64::from(*hit)).sum();
+        let sum: f64 = losses.iter().map(|(_, loss)| loss).sum();
+        Self {
+            share,
+            place: 0,
+            accuracy: right / hits.len().max(1) as f64,
+            right: right.round() as usize,
+            loss: sum / losses.len().max(1) as f64,
+            losses,
+            chance,
+            trained_tokens,
+            seconds,
+            evaluation_seconds,
+            given_up: None,
+            hits,
+        }
+    }
+}
+
+/// Pilots of equal length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PilotRound {
+    /// Optimizer steps of each.
+    pub steps: usize,
+    /// The pilots, in the order of their shares.
+    pub pilots: Vec<PilotResult>,
+}
+
+/// The share that pilots propose for a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShareProposal {
+    /// The source that it is the share of, the first of the two.
+    pub source: String,
+    /// The other source.
+    pub other: String,
+    /// The share.
+    pub share: f64,
+    /// The best share of the last round.
+    pub best: f64,
+    /// The share that is taken where no other is clearly better.
+    pub fallback: f64,
+    /// Score of the best less that of the fallback in the last round, 0 to 1, with its 95 % interval over
+    /// the problems.
+    pub gain: Estimate,
+    /// The rounds.
+    pub rounds: Vec<PilotRound>,
+    /// What was asked.
+    pub settings: PilotsConfig,
+    /// Problems that pilots are trained on.
+    pub problems: usize,
+    /// Problems that they are graded on, kept apart from those of the run's training.
+    pub questions: usize,
+    /// Trained tokens that all pilots may use.
+    pub budget: u64,
+    /// Trained tokens of one training of the run, the mean over the shares that are tried.
+    pub training: u64,
+}
+
+fn percent(x: f64) -> String {
+    format!("{:.1}", 100.0 * x)
+}
+
+impl ShareProposal {
+    /// Whether the pilots tell the proposed share from the fallback. Where they do not, the fallback is
+    /// proposed.
+    pub fn is_clear(&self) -> bool {
+        self.best != self.fallback && self.gain.low > 0.0
+    }
+
+    /// All pilots, round by round.
+    pub fn pilots(&self) -> impl Iterator<Item = &PilotResult> {
+        self.rounds.iter().flat_map(|round| &round.pilots)
+    }
+
+    /// Trained tokens of all pilots.
+    pub fn trained_tokens(&self) -> u64 {
+        self.pilots().map(|pilot| pilot.trained_tokens).sum()
+    }
+
+    /// The mixture of a run with this share: exact, of rows.
+    pub fn mixture(&self, asked: &MixtureConfig) -> MixtureConfig {
+        mixture_of([&self.source, &self.other], self.share, asked)
+    }
+
+    /// What is proposed and how sure it is, in a sentence.
+    pub fn line(&self) -> String {
+        let Self { source, share, best, fallback, gain, .. } = self;
+        let [value, low, high] =
+            [gain.value, gain.low, gain.high].map(|x| format!("{:+.1}", 100.0 * x));
+        let interval = format!("{value} points, 95 % interval {low} to {high}");
+        match () {
+            () if self.is_clear() => format!(
+                "share of `{source}`: {share}, found by pilots; it answers more problems than the \
+                 fallback {fallback} ({interval})"
+            ),
+            () if best == fallback => format!(
+                "share of `{source}`: {share}, found by pilots; no other share answers more problems"
+            ),
+            () => format!(
+                "share of `{source}`: {share}, the fallback; pilots do not tell the best, {best}, from \
+                 it ({interval})"
+            ),
+        }
+    }
+
+    /// What the pilots have used.
+    pub fn cost(&self) -> String {
+        let sum = |part: fn(&PilotResult) -> f64| self.pilots().map(part).sum::<f64>();
+        format!(
+            "{} pilots used {} of {} trained tokens (a training of the run: {} in the mean) in {}; \
+             grading on {} problems kept apart took {}",
+            self.pilots().count(),
+            self.trained_tokens(),
+            self.budget,
+            self.training,
+            duration(sum(|pilot| pilot.seconds)),
+            self.questions,
+            duration(sum(|pilot| pilot.evaluation_seconds)),
+        )
+    }
+
+    /// The pilots as a table.
+    pub fn table(&self) -> Table {
+        let names: Vec<String> = self.pilots().next().map_or(vec![], |pilot| {
+            pilot.losses.iter().map(|(name, _)| format!("loss {name}")).collect()
+        });
+        let header = ["round", "steps", "share", "right, %"].map(str::to_owned).into_iter();
+        let header = header.chain(names).chain(["best in, %".into(), "given up".into()]);
+        let mut table = Table::new(header);
+        for (number, round) in self.rounds.iter().enumerate() {
+            for pilot in &round.pilots {
+                let row = [
+                    (number + 1).to_string(),
+                    round.steps.to_string(),
+                    pilot.share.to_string(),
+                    percent(pilot.accuracy),
+                ];
+                let losses = pilot.losses.iter().map(|(_, loss)| format!("{loss:.4}"));
+                let given_up = if pilot.given_up.is_some() { "yes" } else { "" };
+                let end = [percent(pilot.chance), given_up.to_owned()];
+                table.row(row.into_iter().chain(losses).chain(end));
+            }
+        }
+        table
+    }
+}
+
+/// The mixture of two sources with this share of the first: exact, of rows.
+pub(super) fn mixture_of(names: [&str; 2], share: f64, asked: &MixtureConfig) -> MixtureConfig {
+    let weights = [(names[0].to_owned(), share), (names[1].to_owned(), 1.0 - share)];
+    MixtureConfig { weights: weights.into(), share: Share::Exact, ..asked.clone() }
+}
+
+impl fmt::Display for ShareProposal {
+    /// The proposal, the table and what it cost, in lines that fit the width of the format.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = f.width().unwrap_or(DISPLAY_WIDTH);
+        writeln!(f, "{}", self.line())?;
+        writeln!(f, "{}", self.table().to_text(width).trim_end())?;
+        for pilot in self.pilots() {
+            if let Some(why) = &pilot.given_up {
+                writeln!(f, "  {} was given up after {why}", pilot.share)?;
+            }
+        }
+        write!(f, "{}", self.cost())
+    }
+}

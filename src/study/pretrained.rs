@@ -1,0 +1,204 @@
+//! Students of a study that are pretrained: trained once on data of their own, then tuned by every
+//! cell.
+//!
+//! ```text
+//! [students.pretraining]                    laid over [run] and [students.run]
+//! OUT/pretrained/STUDENT/1f0c.../           its run directory; the name is a digest of its settings
+//! CACHE/1f0c.../                            the same where the study has a `pretrained_cache`
+//! ```
+//!
+//! The digest names the run, so that a student of other settings is another base model for the cells,
+//! and studies that share a cache train each student once.
+
+use super::config::{StudentConfig, StudyConfig};
+use crate::context::{Context, Event, Moment, Observer};
+use crate::error::{Error, Result};
+use crate::eval::wilson;
+use crate::recipe::{Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+
+/// A pretrained student in the report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainedStudent {
+    /// The student's name.
+    pub student: String,
+    /// What it was pretrained on, in words.
+    pub data: String,
+    /// Problems that it was trained on.
+    pub problems: usize,
+    /// Optimizer steps.
+    pub updates: usize,
+    /// Trained tokens of all steps.
+    pub trained_tokens: u64,
+    /// Held-out problems of the pretraining that it was asked.
+    pub asked: usize,
+    /// Those that it answered right.
+    pub right: usize,
+    /// Wall time of all steps, in seconds.
+    pub seconds: f64,
+}
+
+impl PretrainedStudent {
+    /// The share of right answers with its 95 % interval (Wilson), in percent.
+    pub(super) fn accuracy(&self) -> String {
+        if self.asked == 0 {
+            return "not asked".into();
+        }
+        let (low, high) = wilson(self.right, self.asked);
+        let [value, low, high] = [self.right as f64 / self.asked as f64, low, high];
+        format!("{:.1} ({:.1} to {:.1})", 100.0 * value, 100.0 * low, 100.0 * high)
+    }
+}
+
+/// A student that is ready to be tuned.
+pub(super) struct Ready {
+    pub line: PretrainedStudent,
+    /// Its number in the study.
+    pub student: usize,
+    /// The problems that it was pretrained on.
+    pub problems: Vec<String>,
+}
+
+impl StudyConfig {
+    /// The settings of a student's pretraining, where it has one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that are none.
+    pub fn pretraining(&self, student: usize) -> Result<Option<RunConfig>> {
+        let StudentConfig { name, run, pretraining, .. } = &self.students[student];
+        let Some(pretraining) = pretraining else { return Ok(None) };
+        if pretraining.contains_key("out") {
+            let key = format!("students.{name}.pretraining.out");
+            return Err(Error::config(key, "a study sets it", "Set pretrained_cache"));
+        }
+        let mut config = RunConfig::from_tables(&[&self.run, run, pretraining])?;
+        // Adapters belong to the tuning.
+        if !pretraining.contains_key("lora") {
+            (config.lora, config.base) = (None, Default::default());
+        }
+        config.out = PathBuf::new();
+        let digest = digest(&config);
+        config.out = match &self.pretrained_cache {
+            Some(cache) => cache.join(digest),
+            None => self.out.join("pretrained").join(name).join(digest),
+        };
+        Ok(Some(config))
+    }
+
+    /// Sets a cell's base model where its student is pretrained.
+    pub(super) fn set_pretrained(&self, student: usize, cell: &mut RunConfig) -> Result<()> {
+        let Some(pretraining) = self.pretraining(student)? else { return Ok(()) };
+        let folder = if pretraining.lora.is_some() { "adapter" } else { "model" };
+        cell.base_model = Some(pretraining.out.join(folder).display().to_string());
+        // The base model has its own.
+        cell.data.tokenizer = None;
+        Ok(())
+    }
+
+    /// Checks the settings of all pretraining.
+    pub(super) fn validate_pretraining(&self) -> Result<()> {
+        for (number, student) in self.students.iter().enumerate() {
+            let table = format!("students.{}.pretraining", student.name);
+            if let Some(config) = self.pretraining(number)? {
+                config.validate().map_err(|error| error.in_table(&table))?;
+                if config.lora.is_some() {
+                    let hint = "Leave it out: adapters belong to the cells (students.run.lora)";
+                    let what = "a pretrained student is trained whole";
+                    return Err(Error::config(format!("{table}.lora"), what, hint));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 16 hexadecimal digits that name the settings, as far as they decide the student.
+fn digest(config: &RunConfig) -> String {
+    let mut config = config.clone();
+    config.generate.batch_size = 1;
+    let json = serde_json::to_value(config).unwrap_or_default().to_string();
+    let hash = Sha256::digest(json.as_bytes());
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Of a pretraining what a study tells.
+struct PretrainingEvents<'a, 'c>(&'a Context<'c>);
+
+impl Observer for PretrainingEvents<'_, '_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Overview(_)
+            | Event::Written { .. }
+            | Event::AlreadyFinished
+            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
+            event => self.0.emit(event),
+        }
+    }
+}
+
+/// Pretrains every student that is to be; one that is finished is taken as it is.
+///
+/// # Errors
+/// [`Error::Stopped`]; what a run gives.
+pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec<Ready>> {
+    let mut ready = vec![];
+    for (student, of) in study.students.iter().enumerate() {
+        let Some(config) = study.pretraining(student)? else { continue };
+        context.check()?;
+        context.emit(&Event::Part {
+            name: &of.name,
+            about: "pretraining",
+            number: 0,
+            of: 0,
+            seconds_left: None,
+        })?;
+        let mode = match RunDirectory::holds_run(&config.out) {
+            true => RunMode::Resume,
+            false => RunMode::New,
+        };
+        let events = Context::new(PretrainingEvents(context), context.stop_flag());
+        let (summary, prepared) = run_with_data(&config, mode, &events)?;
+        if summary.outcome.stopped {
+            return Err(Error::stopped("the pretraining has a checkpoint; the same study goes on"));
+        }
+        if !study.keep_checkpoints {
+            crate::files::remove_folder(&config.out.join("checkpoints"))?;
+        }
+        let pairs = prepared.mixture.pairs();
+        let problems = (0..pairs.len()).map(|index| pairs.problem(index).to_owned()).collect();
+        ready.push(Ready { line: line(&of.name, &summary, &prepared), student, problems });
+    }
+    Ok(ready)
+}
+
+fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStudent {
+    let config = &summary.config;
+    let (asked, right) =
+        summary.after.as_ref().map_or((0, 0), |after| (after.questions, after.correct));
+    let toy = &config.data.toy;
+    let files = config.data.sources.iter().map(|source| source.path.display().to_string());
+    let what = match config.data.sources.is_empty() {
+        true => format!(
+            "toy problems of {} to {} operations, from up to {}, steps of up to {}",
+            toy.operations.0, toy.operations.1, toy.start, toy.operand
+        ),
+        false => files.collect::<Vec<_>>().join(" + "),
+    };
+    let shares = summary.mixture.sources.iter().filter(|source| source.rows > 0);
+    let rows = prepared.mixture.pairs().len().max(1) as f64;
+    let shares = shares
+        .map(|s| format!("{:.0} % {}", 100.0 * s.rows as f64 / rows, s.name))
+        .collect::<Vec<_>>();
+    PretrainedStudent {
+        student: student.to_owned(),
+        data: format!("{what}; answers: {}", shares.join(", ")),
+        problems: prepared.mixture.pairs().len(),
+        updates: summary.outcome.step,
+        trained_tokens: summary.trained_tokens,
+        asked,
+        right,
+        seconds: summary.training_seconds,
+    }
+}

@@ -1,0 +1,348 @@
+//! Promise: `mixture.share = "auto"` finds a share by pilots within its budget, says how sure it is, goes
+//! on where it was stopped, and is refused by name where it cannot be.
+
+mod common;
+
+use common::{command, toy_run};
+use mixdistill::Error;
+use mixdistill::context::{Context, Event, Observer, StopFlag};
+use mixdistill::data::{MixDistillation, MixtureConfig, MixtureOptions, Pairs, Share, Source};
+use mixdistill::recipe::{
+    Plan, Prepared, Preview, RunConfig, RunMode, ShareProposal, compare, propose_share, run,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A toy run of 12 steps whose share is found, with pilots of three shares.
+fn auto(out: &Path) -> RunConfig {
+    let mut config = toy_run(out);
+    config.mixture.share = Share::Auto;
+    config.train.steps = Some(12);
+    config.train.checkpoint_every = 4;
+    config.train.evaluate_every = 0;
+    config.evaluation.questions = 4;
+    config.generate.max_new_tokens = 8;
+    config.pilots.shares = vec![0.0, 1.0];
+    config.pilots.questions = 10;
+    config
+}
+
+/// The same with a train of settings that a run would not get without pilots.
+fn stored(out: &Path) -> ShareProposal {
+    serde_json::from_str(&std::fs::read_to_string(out.join("pilots.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_finds_its_share_and_says_how() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let config = auto(&out);
+    let summary = run(&config, RunMode::New, &Context::default()).unwrap();
+    let proposal = summary.pilots.clone().unwrap();
+
+    // Students of this size answer nothing right, so that the pilots tell nothing apart.
+    assert!(proposal.pilots().all(|pilot| pilot.right == 0), "{proposal}");
+    assert_eq!((proposal.share, proposal.is_clear()), (0.2, false));
+    assert_eq!(summary.mixture.sources[0].requested, 0.2);
+    assert_eq!(summary.config.mixture, MixtureConfig::long_short(0.2));
+    assert_eq!(proposal.mixture(&config.mixture), summary.config.mixture);
+    assert!(proposal.line().contains("0.2"), "{}", proposal.line());
+
+    // 3 shares, then 2, the fallback among them; what is given up says why.
+    let rounds: Vec<Vec<f64>> =
+        proposal.rounds.iter().map(|r| r.pilots.iter().map(|p| p.share).collect()).collect();
+    assert_eq!(rounds[0], [0.0, 0.2, 1.0]);
+    assert!(rounds.len() == 2 && rounds[1].len() == 2 && rounds[1].contains(&0.2), "{rounds:?}");
+    let given_up: Vec<_> = proposal.pilots().filter(|pilot| pilot.given_up.is_some()).collect();
+    assert!(given_up.len() == 1 && !rounds[1].contains(&given_up[0].share));
+    assert!(given_up[0].given_up.as_ref().unwrap().contains("round 1: place 3 of 3"));
+
+    // Each pilot is told apart by share and length, and trained with the schedule of its length.
+    assert_eq!((proposal.problems, proposal.questions), (50, 10));
+    for (number, round) in proposal.rounds.iter().enumerate() {
+        for pilot in &round.pilots {
+            let name = format!("pilots/round-{}/share-{}", number + 1, pilot.share);
+            let path = out.join(name).join("summary.json");
+            let of_pilot: mixdistill::recipe::Summary =
+                serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            assert_eq!(of_pilot.outcome.step, round.steps);
+            assert_eq!(of_pilot.trained_tokens, pilot.trained_tokens);
+            assert!(of_pilot.config.train.warmup_steps <= round.steps);
+            assert_eq!(of_pilot.config.seed, config.seed);
+            assert_eq!(pilot.losses.len(), 2);
+            let mean = (pilot.losses[0].1 + pilot.losses[1].1) / 2.0;
+            assert!((pilot.loss - mean).abs() < 1e-12);
+        }
+    }
+    // Within the budget, which is one training, the mean over the shares.
+    let whole = |share: f64| -> u64 {
+        let mut of_share = config.clone();
+        of_share.mixture = MixtureConfig::long_short(share);
+        let prepared = Prepared::new(&of_share, &Context::default()).unwrap();
+        prepared.seen(12 * 8).iter().map(|source| source.trained_tokens).sum()
+    };
+    assert_eq!(proposal.training, (whole(0.0) + whole(0.2) + whole(1.0)) / 3);
+    assert_eq!(proposal.budget, proposal.training);
+    assert!(proposal.trained_tokens() <= proposal.budget && proposal.trained_tokens() > 0);
+    // The held-out problems of the run are none of those that pilots were graded on.
+    let answers = |path: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(out.join(path)).unwrap();
+        let lines =
+            text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|answer| answer["problem"].as_str().unwrap().to_owned()).collect()
+    };
+    let graded_on = answers("pilots/round-1/share-0.2/after.jsonl");
+    assert_eq!(graded_on.len(), 10);
+    assert!(answers("after.jsonl").iter().all(|problem| !graded_on.contains(problem)));
+
+    // It is recorded: what was found, the settings as resolved, and the card of the student.
+    let mut written = stored(&out);
+    written.rounds.iter_mut().flat_map(|r| &mut r.pilots).for_each(|p| p.hits = vec![]);
+    assert_eq!((written.share, written.gain), (proposal.share, proposal.gain));
+    let resolved = RunConfig::read(&out.join("config.toml")).unwrap();
+    assert_eq!(resolved.mixture, MixtureConfig::long_short(0.2));
+    let card = std::fs::read_to_string(out.join("model/README.md")).unwrap();
+    assert!(
+        card.contains(&proposal.line()) && card.contains("trained tokens (a training"),
+        "{card}"
+    );
+    assert!(summary.conclusion().to_string().contains(&proposal.line()));
+
+    // It is the run of that share, to the last bit.
+    let plain = RunConfig { out: folder.path().join("plain"), ..config.clone() };
+    let plain = RunConfig { mixture: MixtureConfig::long_short(0.2), ..plain };
+    let same = run(&plain, RunMode::New, &Context::default()).unwrap();
+    assert_eq!((same.data, same.last_loss), (summary.data.clone(), summary.last_loss));
+    assert!(same.pilots.is_none());
+
+    // Resumed, with the settings as asked or as resolved, it makes no pilot again and is the same.
+    let pilot = out.join("pilots/round-1/share-0/metrics.jsonl");
+    let before = std::fs::metadata(&pilot).unwrap().modified().unwrap();
+    for config in [config.clone(), resolved] {
+        let again = run(&config, RunMode::Resume, &Context::default()).unwrap();
+        assert_eq!(again.last_loss, summary.last_loss);
+    }
+    assert_eq!(std::fs::metadata(&pilot).unwrap().modified().unwrap(), before);
+    // Begun anew with a given share, nothing of the pilots is left.
+    let anew = RunConfig { mixture: MixtureConfig::long_short(0.5), ..config };
+    run(&anew, RunMode::Overwrite, &Context::default()).unwrap();
+    assert!(!out.join("pilots.json").exists() && !out.join("pilots").exists());
+}
+
+/// Asks for a stop at a step of a pilot, or at one of the run.
+struct StopAt<'a> {
+    stop: &'a StopFlag,
+    part: Option<usize>,
+    now: Option<usize>,
+    step: usize,
+}
+
+impl Observer for StopAt<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Part { number, .. } => self.now = Some(*number),
+            Event::Overview(_) => self.now = None,
+            Event::Step(report) if report.step == self.step && self.now == self.part => {
+                self.stop.request();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn stopped_in_a_pilot_or_in_the_training_it_ends_in_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = auto(&folder.path().join("straight"));
+    let expected = run(&straight, RunMode::New, &Context::default()).unwrap();
+    let expected_pilots = expected.pilots.clone().unwrap();
+    let strip = |proposal: &ShareProposal| {
+        let mut proposal = proposal.clone();
+        for pilot in proposal.rounds.iter_mut().flat_map(|round| &mut round.pilots) {
+            (pilot.seconds, pilot.evaluation_seconds) = (0.0, 0.0);
+            pilot.hits.clear();
+        }
+        proposal
+    };
+    let out = folder.path().join("stopped");
+    let config = auto(&out);
+    let attempt = |part: Option<usize>, step: usize, config: &RunConfig| {
+        let mode = if out.exists() { RunMode::Resume } else { RunMode::New };
+        let stop = StopFlag::default();
+        let observer = StopAt { stop: &stop, part, now: None, step };
+        run(config, mode, &Context::new(observer, &stop))
+    };
+    // In the second pilot: the first is kept.
+    let error = attempt(Some(2), 1, &config).unwrap_err();
+    assert!(matches!(&error, Error::Stopped { .. }), "{error}");
+    assert!(error.to_string().contains("finished pilots are kept"), "{error}");
+    let first = out.join("pilots/round-1/share-0/metrics.jsonl");
+    let before = std::fs::metadata(&first).unwrap().modified().unwrap();
+    assert!(!out.join("pilots.json").exists());
+    // What is stored asks for pilots still; then in the training, and to the end.
+    let asked = RunConfig::read(&out.join("config.toml")).unwrap();
+    assert_eq!(asked.mixture.share, Share::Auto);
+    let stopped = attempt(None, 6, &asked).unwrap();
+    assert!(stopped.outcome.stopped);
+    assert_eq!(std::fs::metadata(&first).unwrap().modified().unwrap(), before);
+    let resolved = RunConfig::read(&out.join("config.toml")).unwrap();
+    let ended = attempt(Some(99), 0, &resolved).unwrap();
+    assert_eq!(ended.last_loss, expected.last_loss);
+    assert_eq!(strip(&stored(&out)), strip(&expected_pilots));
+    assert_eq!(strip(ended.pilots.as_ref().unwrap()), strip(&expected_pilots));
+}
+
+#[test]
+fn the_library_proposes_a_share_that_a_run_then_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = auto(&folder.path().join("run"));
+    config.mixture = MixtureConfig::default();
+    let proposal = propose_share(&config, &Context::default()).unwrap();
+    assert!(!config.out.join("model").exists());
+    assert_eq!(
+        format!("{proposal:80}").lines().filter(|line| line.contains("given up after")).count(),
+        1
+    );
+    config.mixture.share = Share::Auto;
+    let summary = run(&config, RunMode::Resume, &Context::default()).unwrap();
+    assert_eq!(summary.pilots.unwrap().gain, proposal.gain);
+}
+
+#[test]
+fn pilots_that_cannot_be_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let refused = |change: &dyn Fn(&mut RunConfig)| {
+        let mut config = auto(&out);
+        change(&mut config);
+        run(&config, RunMode::New, &Context::default()).unwrap_err().to_string()
+    };
+    let error = refused(&|config| config.pilots.budget = 0.001);
+    assert!(error.contains("pilots.budget") && error.contains("one step of each"), "{error}");
+    let _ = std::fs::remove_dir_all(&out);
+    for (change, what) in [
+        (&(|c: &mut RunConfig| c.pilots.budget = 0.0) as &dyn Fn(&mut RunConfig), "pilots.budget"),
+        (&|c: &mut RunConfig| c.pilots.shares = vec![1.5], "pilots.shares"),
+        (&|c: &mut RunConfig| c.pilots.shares = vec![0.2], "at least one beside 0.2"),
+        (&|c: &mut RunConfig| c.pilots.questions = 0, "pilots.questions"),
+    ] {
+        let error = refused(change);
+        assert!(error.contains(what), "{what}: {error}");
+        assert!(!out.exists());
+    }
+    // Three sources, and one.
+    let line = |text: &str| {
+        format!("{{\"problem\": \"What is 1 + {text}?\", \"solution\": \"{text}\"}}\n")
+    };
+    let rows: String = (0..40).map(|n| line(&n.to_string())).collect();
+    for count in [3, 1] {
+        let mut sources = vec![];
+        for name in ["long", "middle", "short"].iter().take(count) {
+            let path = folder.path().join(format!("{name}.jsonl"));
+            std::fs::write(&path, &rows).unwrap();
+            sources.push(mixdistill::recipe::SourceConfig {
+                name: (*name).to_owned(),
+                path,
+                ..Default::default()
+            });
+        }
+        let error = refused(&|config| {
+            config.data.sources = sources.clone();
+            config.data.tokenizer = Some(tokenizer(folder.path()));
+        });
+        assert!(
+            error.contains("mixture.share") && error.contains(&format!("there are {count}")),
+            "{error}"
+        );
+    }
+    // A mixture by itself has no pilots, and a comparison has its own shares.
+    let source = |name: &str| {
+        Source::read(name, &folder.path().join("long.jsonl"), &Default::default(), 0.0)
+    };
+    let pairs =
+        Pairs::join(vec![source("long").unwrap(), source("short").unwrap()], Default::default());
+    let config = MixtureConfig { share: Share::Auto, ..MixtureConfig::default() };
+    let error = MixDistillation::new(Arc::new(pairs.unwrap().0), config, MixtureOptions::default());
+    assert!(error.unwrap_err().to_string().contains("propose_share"));
+    let error = compare(&auto(&out), RunMode::New, &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("mixture.share"), "{error}");
+}
+
+/// The tokenizer of a toy run, in a file.
+fn tokenizer(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("toy/model/tokenizer.json");
+    if !path.exists() {
+        let mut config = toy_run(&folder.join("toy"));
+        config.train.steps = Some(1);
+        config.evaluation.questions = 0;
+        run(&config, RunMode::New, &Context::default()).unwrap();
+    }
+    path
+}
+
+/// Keeps notices.
+struct Notices<'a>(&'a mut Vec<String>);
+
+impl Observer for Notices<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        match event {
+            Event::Notice(text) => self.0.push((*text).to_owned()),
+            Event::Step(_) => panic!("nothing is trained"),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn plan_and_preview_train_nothing_and_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = auto(&folder.path().join("run"));
+    let mut notices = vec![];
+    let stop = StopFlag::default();
+    Plan::new(&config, false, &Context::new(Notices(&mut notices), &stop)).unwrap();
+    Preview::new(&config, 1, &Context::new(Notices(&mut notices), &stop)).unwrap();
+    let told = notices.iter().filter(|text| text.contains("pilots find the share before training"));
+    assert_eq!(told.count(), 2, "{notices:?}");
+    assert!(!config.out.exists());
+}
+
+#[test]
+fn the_program_takes_auto_and_a_number_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = [
+        "--set",
+        "data.toy_problems=60",
+        "--set",
+        "model.hidden_size=16",
+        "--set",
+        "model.num_hidden_layers=1",
+        "--set",
+        "generate.max_new_tokens=4",
+        "--set",
+        "pilots.questions=10",
+        "--set",
+        "pilots.shares=[0, 1]",
+        "--steps",
+        "9",
+        "--questions",
+        "4",
+    ];
+    let call = |flags: &[&str], out: &str| {
+        let out = folder.path().join(out);
+        let output =
+            command("train").args(small).args(flags).arg("--out").arg(&out).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned(), out)
+    };
+    let (done, told, out) = call(&["--share", "auto"], "auto");
+    assert!(done && told.contains("share of `long`"), "{told}");
+    assert!(out.join("pilots.json").is_file());
+    let settings = folder.path().join("auto.toml");
+    std::fs::write(&settings, "mixture.share = \"auto\"\n").unwrap();
+    let settings = settings.display().to_string();
+    let (done, told, out) = call(&["--config", &settings, "--share", "0.5"], "half");
+    assert!(done && !out.join("pilots.json").exists(), "{told}");
+    let (done, told, _) = call(&["--share", "some"], "none");
+    assert!(!done && told.contains("give a number, or auto"), "{told}");
+}
