@@ -253,10 +253,11 @@ mod tests {
         assert_eq!(without_end(&whole, &(2..5), &[8, 9]), 2..4);
         assert_eq!(without_end(&whole, &(2..4), &[8, 9]), 2..4);
         assert_eq!(without_end(&whole, &(2..3), &[8, 9]), 2..2);
-        let turns = Row { untrained: vec![3..4], ..whole.clone() };
+        let turns = Row { untrained: std::iter::once(3..4).collect(), ..whole.clone() };
         assert_eq!(turns.example().trained_ranges(), [2..3, 4..5]);
-        assert_eq!(whole.example().trained_ranges(), [2..5]);
+        assert!(whole.example().trained_ranges().into_iter().eq(std::iter::once(2..5)));
         // A row's first token is the target of none.
-        assert_eq!(Row { prompt: 0, ..whole }.example().trained_ranges(), [1..5]);
+        let row = Row { prompt: 0, ..whole };
+        assert!(row.example().trained_ranges().into_iter().eq(std::iter::once(1..5)));
     }
 }
