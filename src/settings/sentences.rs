@@ -11,6 +11,7 @@ const SOURCES: &[&str] = &[
     include_str!("../data/batching/encode.rs"),
     include_str!("../data/batching/packing.rs"),
     include_str!("../data/batching/turns.rs"),
+    include_str!("../data/mixing/choice.rs"),
     include_str!("../data/mixing/mixture.rs"),
     include_str!("../data/mixing/pairs.rs"),
     include_str!("../data/mixing/share.rs"),

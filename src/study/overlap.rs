@@ -7,6 +7,9 @@ use crate::eval::Benchmark;
 use crate::recipe::Prepared;
 use std::collections::HashSet;
 
+/// Benchmarks, and of each how many problems are left out.
+type Kept = (Vec<Benchmark>, Vec<(String, usize)>);
+
 /// Problems that a student is tested with, by name.
 type Tested<'a> = (&'a str, Vec<&'a str>);
 
@@ -102,7 +105,7 @@ pub(super) fn without_trained(
     comparison: &str,
     students: &[&Prepared],
     benchmarks: &[Benchmark],
-) -> Result<(Vec<Benchmark>, Vec<(String, usize)>)> {
+) -> Result<Kept> {
     let trained: HashSet<String> =
         students.iter().flat_map(|prepared| training_problems(prepared)).map(plain).collect();
     let (mut kept, mut left_out) = (vec![], vec![]);
