@@ -13,11 +13,11 @@ use mixdistill::recipe::{
 use std::path::Path;
 use std::sync::Arc;
 
-/// A toy run of 12 steps whose share is found, with pilots of three shares.
+/// A toy run of 24 steps whose share is found, with pilots of three shares.
 fn auto(out: &Path) -> RunConfig {
     let mut config = toy_run(out);
     config.mixture.share = Share::Auto;
-    config.train.steps = Some(12);
+    config.train.steps = Some(24);
     config.train.checkpoint_every = 4;
     config.train.evaluate_every = 0;
     config.evaluation.questions = 4;
@@ -79,7 +79,7 @@ fn a_run_finds_its_share_and_says_how() {
         let mut of_share = config.clone();
         of_share.mixture = MixtureConfig::long_short(share);
         let prepared = Prepared::new(&of_share, &Context::default()).unwrap();
-        prepared.seen(12 * 8).iter().map(|source| source.trained_tokens).sum()
+        prepared.seen(24 * 8).iter().map(|source| source.trained_tokens).sum()
     };
     assert_eq!(proposal.training, (whole(0.0) + whole(0.2) + whole(1.0)) / 3);
     assert_eq!(proposal.budget, proposal.training);
@@ -225,6 +225,7 @@ fn pilots_that_cannot_be_are_refused_by_name() {
         (&(|c: &mut RunConfig| c.pilots.budget = 0.0) as &dyn Fn(&mut RunConfig), "pilots.budget"),
         (&|c: &mut RunConfig| c.pilots.shares = vec![1.5], "pilots.shares"),
         (&|c: &mut RunConfig| c.pilots.shares = vec![0.2], "at least one beside 0.2"),
+        (&|c: &mut RunConfig| c.pilots.growth = 0.5, "pilots.growth"),
         (&|c: &mut RunConfig| c.pilots.questions = 0, "pilots.questions"),
     ] {
         let error = refused(change);
@@ -325,7 +326,7 @@ fn the_program_takes_auto_and_a_number_in_its_place() {
         "--set",
         "pilots.shares=[0, 1]",
         "--steps",
-        "9",
+        "24",
         "--questions",
         "4",
     ];

@@ -13,8 +13,11 @@ pub struct PilotsConfig {
     /// Trained tokens of all pilots together, as a multiple of those of one training of the run (the
     /// mean over the shares).
     pub budget: f64,
-    /// Shares of the first source that are tried; 0.2 is always among them.
+    /// Shares of the first source that are tried; 0.2 is always among them. Few make longer pilots.
     pub shares: Vec<f64>,
+    /// How many times the tokens of a round the next one may use: the last pilots, which decide, are the
+    /// longest.
+    pub growth: f64,
     /// Problems to train on that are kept apart to grade the pilots on: at most half of them. The run
     /// trains on all.
     pub questions: usize,
@@ -22,7 +25,7 @@ pub struct PilotsConfig {
 
 impl Default for PilotsConfig {
     fn default() -> Self {
-        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0], questions: 200 }
+        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.6, 1.0], growth: 3.0, questions: 200 }
     }
 }
 
@@ -35,6 +38,10 @@ impl PilotsConfig {
         if !(self.budget > 0.0 && self.budget <= 1000.0) {
             let what = format!("it is {}", self.budget);
             return Err(Error::config("pilots.budget", what, "Give a number above 0; 1 is usual"));
+        }
+        if !(1.0..=100.0).contains(&self.growth) {
+            let what = format!("it is {}", self.growth);
+            return Err(Error::config("pilots.growth", what, "Give 1 to 100; 3 is usual"));
         }
         let is_share = |share: &f64| (0.0..=1.0).contains(share);
         if !self.shares.iter().all(is_share) || self.all_shares().len() < 2 {

@@ -1,9 +1,8 @@
 //! Successive halving over shares: short trainings of all, longer ones of the better half, and so on.
 //!
 //! ```text
-//! round 1   0  0.2  0.4  0.6  0.8  1      as many steps as a third of the budget allows all of them
-//! round 2      0.2  0.4       0.8         the better half, and the fallback
-//! round 3      0.2            0.8         the best beside the fallback: is the difference clear?
+//! round 1   0  0.2  0.6  1      as many steps as a quarter of the budget allows all of them
+//! round 2   0  0.2              the better half, with the fallback: is the difference clear?
 //! ```
 //!
 //! Source of the halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
@@ -14,6 +13,7 @@ use super::proposal::{PilotResult, PilotRound};
 use crate::error::{Error, Result};
 use crate::eval::{Bootstrap, Estimate};
 use crate::random::Stream;
+use std::cmp::Ordering;
 
 /// What a pilot found out.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +48,8 @@ pub(super) struct Halving {
     pub fallback: f64,
     /// Trained tokens that all pilots may use.
     pub budget: u64,
+    /// Tokens of a round over those of the round before.
+    pub growth: f64,
     /// Steps of the run; no pilot is longer.
     pub most_steps: usize,
     pub bootstrap: Bootstrap,
@@ -84,7 +86,9 @@ impl Halving {
         let (mut shares, mut rounds, mut spent, mut made) = (self.shares.clone(), vec![], 0, 0);
         for (index, _) in sizes.iter().enumerate() {
             // What earlier rounds have left over goes to the later ones.
-            let room = self.budget.saturating_sub(spent) / (sizes.len() - index) as u64;
+            let parts: f64 =
+                (0..sizes.len() - index).map(|later| self.growth.powi(later as i32)).sum();
+            let room = (self.budget.saturating_sub(spent) as f64 / parts) as u64;
             let steps = self.longest(pilots, &shares, room)?;
             let mut outcomes = vec![];
             for share in &shares {
@@ -162,12 +166,15 @@ impl Halving {
             .map(|((share, outcome), chance)| PilotResult::new(*share, outcome, chance))
             .collect();
         let mut order: Vec<usize> = (0..pilots.len()).collect();
+        let graded = pilots.iter().any(|pilot| pilot.right > 0);
         order.sort_by(|a, b| {
             let (a, b) = (&pilots[*a], &pilots[*b]);
             let near = |pilot: &PilotResult| (pilot.share - self.fallback).abs();
-            // The loss decides between equal grades, and then nearness to what is usual.
+            // Of equal grades the one that is nearer to what is usual. The loss of a source falls with its
+            // own share, so that it has a say only where no answer has.
+            let loss = if graded { Ordering::Equal } else { a.loss.total_cmp(&b.loss) };
             let grade = b.accuracy.total_cmp(&a.accuracy);
-            grade.then(a.loss.total_cmp(&b.loss)).then(near(a).total_cmp(&near(b)))
+            grade.then(loss).then(near(a).total_cmp(&near(b)))
         });
         for (place, index) in order.into_iter().enumerate() {
             pilots[index].place = place + 1;
@@ -267,6 +274,7 @@ mod tests {
             shares: SHARES.to_vec(),
             fallback: 0.2,
             budget,
+            growth: 1.0,
             most_steps: 1000,
             bootstrap: Bootstrap::default(),
         }
@@ -321,11 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn equal_grades_are_decided_by_the_loss_and_are_not_clear() {
+    fn equal_grades_are_not_clear_and_the_loss_decides_only_where_nothing_is_right() {
         let halved = halving(60_000).run(&mut fake([40; 6])).unwrap();
-        // The loss falls with the share here, and nothing is clear.
-        assert_eq!(halved.best, 1.0);
+        assert_eq!(halved.best, 0.2);
         assert!(!halved.gain.is_clear());
+        // The loss falls with the share here.
+        let of_loss = halving(60_000).run(&mut fake([0; 6])).unwrap();
+        assert_eq!(of_loss.best, 1.0);
+        assert!(!of_loss.gain.is_clear());
         let chances: Vec<f64> = halved.rounds[0].pilots.iter().map(|pilot| pilot.chance).collect();
         assert!(chances.iter().all(|chance| (chance - 1.0 / 6.0).abs() < 1e-9), "{chances:?}");
     }
@@ -374,6 +385,16 @@ mod tests {
         short.most_steps = 40;
         let halved = short.run(&mut fake([1; 6])).unwrap();
         assert!(halved.rounds.iter().all(|round| round.steps == 40));
+    }
+
+    #[test]
+    fn later_rounds_may_use_more() {
+        let mut growing = halving(60_000);
+        (growing.growth, growing.shares) = (3.0, vec![0.0, 0.2, 0.6, 1.0]);
+        let halved = growing.run(&mut fake([50, 20, 0, 10, 0, 5])).unwrap();
+        // By hand: of 60,000 a quarter, at 100 x (4 + 2 x 1.8) = 760 a step: 19. Then 45,560 at 240: 189.
+        let steps: Vec<usize> = halved.rounds.iter().map(|round| round.steps).collect();
+        assert_eq!((steps, halved.best), (vec![19, 189], 0.0));
     }
 
     #[test]

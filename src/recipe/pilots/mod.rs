@@ -168,6 +168,7 @@ fn propose(
         shares,
         fallback: FALLBACK_SHARE,
         budget: (settings.budget * training as f64) as u64,
+        growth: settings.growth,
         most_steps: config.train.total_steps(pairs.len()),
         bootstrap: Bootstrap { seed: config.seed, ..Bootstrap::default() },
     };
