@@ -17,7 +17,7 @@ use mixdistill::data::Share;
 use mixdistill::eval::{Answer, Arm, Bootstrap, Estimate, Hits, score};
 use mixdistill::recipe::{FALLBACK_SHARE, ShareProposal, Summary, propose_share};
 use mixdistill::settings::Layers;
-use mixdistill::study::{Cell, StudyConfig, study};
+use mixdistill::study::{ArmKind, Cell, StudyConfig, study};
 use mixdistill::terminal::Terminal;
 use mixdistill::text::{Table, duration};
 use mixdistill::{Error, Result};
@@ -77,7 +77,7 @@ fn swept(config: &StudyConfig, cell: Cell) -> Result<Swept> {
 /// The share that pilots propose for the run of a student and seed.
 fn proposed(call: &Call, student: usize, seed: u64, context: &Context) -> Result<ShareProposal> {
     let config = &call.config;
-    let cell = Cell { student, comparison: 0, alpha: FALLBACK_SHARE, seed };
+    let cell = Cell { student, comparison: 0, arm: ArmKind::Share(FALLBACK_SHARE), seed };
     let mut layers = Layers::new()?;
     let run = config.run_config(&cell)?;
     layers.table(&mixdistill::settings::table_of(&run)?)?;
@@ -211,9 +211,9 @@ fn main() -> Result<()> {
     for (number, student) in config.students.iter().enumerate() {
         let proposals = config.seeds.iter().map(|seed| proposed(&call, number, *seed, &context));
         let proposals = proposals.collect::<Result<Vec<_>>>()?;
-        let alphas = config.alphas(0);
+        let alphas = config.comparisons[0].shares();
         let of_share = |alpha: &f64| {
-            let is = |cell: &Cell| cell.student == number && cell.alpha == *alpha;
+            let is = |cell: &Cell| cell.student == number && cell.arm == ArmKind::Share(*alpha);
             sweep.iter().filter(|swept| is(&swept.cell)).collect()
         };
         let judged = Judged {

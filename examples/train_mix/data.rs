@@ -96,6 +96,7 @@ impl Data {
             seed: config.seed,
             lengths: Some(Arc::new(encoded.lengths())),
             planned_rows: Some(config.train.total_rows(training.len())),
+            ..MixtureOptions::default()
         };
         let mixture = MixDistillation::new(Arc::new(training), config.mixture.clone(), options)?;
         Ok(Self {
