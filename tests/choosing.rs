@@ -26,9 +26,13 @@ fn record(problem: usize, solution: String) -> CotRecord {
 
 /// A number from 0 to below 1 that depends on all arguments alone.
 fn noise(a: usize, b: usize, c: usize) -> f64 {
-    let mixed = (a * 7_919 + b * 104_729 + c * 1_299_709 + 17) as u64;
-    let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) % 10_007;
-    mixed as f64 / 10_007.0
+    // SplitMix64 (Steele, Lea and Flood, 2014).
+    let mut x = [a, b, c].into_iter().fold(0u64, |x, part| {
+        (x ^ part as u64).wrapping_add(0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+    });
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Sources `long` and `short`; each answers each problem `answers` times. Candidate `c` of a problem is
@@ -423,7 +427,7 @@ fn every_method_of_choice_trains_and_goes_on_only_as_itself() {
 #[test]
 fn a_column_of_scores_is_read_and_chosen_by() {
     let folder = tempfile::tempdir().unwrap();
-    let tokenizer = ChatFolder::new(&[], &[], false, serde_json::json!({}));
+    let tokenizer = ChatFolder::new(&["<end>"], &[], false, serde_json::json!({}));
     let source = |name: &str, scores: [&str; 4]| {
         let path = folder.path().join(format!("{name}.jsonl"));
         let line = |(number, score): (usize, &str)| {
@@ -443,6 +447,7 @@ fn a_column_of_scores_is_read_and_chosen_by() {
         config.data.sources =
             vec![source("long", long), source("short", ["1", "2", "\"3.5\"", "4"])];
         config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
+        config.data.end_token = Some("<end>".into());
         config.data.hold_out = 0.0;
         config.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
         config
