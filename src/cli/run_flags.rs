@@ -79,6 +79,16 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     share: Option<AskedShare>,
+    /// Choose the answers by a score in place of chance: rsr, nll, lalp, shortest or longest
+    /// [default: by the share]
+    #[arg(
+        id = "mixture.choice.by",
+        long = "choose",
+        value_name = "METHOD",
+        conflicts_with = "mixture.weights",
+        help_heading = "Training"
+    )]
+    choose: Option<String>,
     /// Train low-rank adapters of this rank [default: none, all weights are trained]
     #[arg(id = "lora.rank", long = "lora-rank", value_name = "RANK", help_heading = "Training")]
     lora_rank: Option<u64>,
@@ -227,6 +237,7 @@ impl RunFlags {
         set("train.learning_rate", self.learning_rate.map(Value::from))?;
         set("evaluation.questions", self.questions.map(whole))?;
         set("train.steps", self.steps.map(whole))?;
+        set("mixture.choice.by", self.choose.clone().map(Value::from))?;
         if let Some(epochs) = self.epochs {
             set("train.epochs", Some(epochs.into()))?;
             layers.set("train.steps=")?;

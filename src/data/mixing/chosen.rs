@@ -50,13 +50,15 @@ pub struct ChoiceReport {
 
 impl ChoiceReport {
     /// How many standard deviations the mean score of the chosen answers is better than that of
-    /// random ones.
-    pub fn deviations(&self) -> f64 {
+    /// random ones; `None` where the shares leave chance no room.
+    pub fn deviations(&self) -> Option<f64> {
         let better = match self.prefer {
             Prefer::Lowest => self.by_chance - self.chosen,
             Prefer::Highest => self.chosen - self.by_chance,
         };
-        if self.chance_deviation > 0.0 { better / self.chance_deviation } else { 0.0 }
+        // What is left of rounding is no deviation.
+        let has_room = self.chance_deviation > 1e-9 * self.by_chance.abs();
+        has_room.then(|| better / self.chance_deviation)
     }
 
     /// The scores by source, and the distance from chance, in lines of at most `width` columns.
@@ -78,14 +80,18 @@ impl ChoiceReport {
         let shares = if self.within_share { "within the shares asked" } else { "no share asked" };
         let title = self.by.title();
         let chosen = format!("chosen by {title}, {end} first, {shares}; scores by source:");
+        let against = match self.deviations() {
+            Some(deviations) => format!(
+                "of random ones in the same shares {} (standard deviation {}): {deviations:.1} standard \
+                 deviations better than chance",
+                short(self.by_chance),
+                short(self.chance_deviation)
+            ),
+            None => "as of any others in the same shares".into(),
+        };
         let chance = format!(
-            "mean {title} of the chosen answers {}, of random ones in the same shares {} (standard \
-             deviation {}): {:.1} standard deviations better than chance; {} problems have more than \
-             one answer",
+            "mean {title} of the chosen answers {}, {against}; {} problems have more than one answer",
             short(self.chosen),
-            short(self.by_chance),
-            short(self.chance_deviation),
-            self.deviations(),
             self.problems_with_choice,
         );
         [wrapped(&chosen, width), table.to_text(width), wrapped(&chance, width)].join("\n")
