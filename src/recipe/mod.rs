@@ -26,6 +26,7 @@ mod summary;
 mod teacher;
 mod teacher_logits;
 
+pub(crate) use choice::score_chart;
 pub use compare::{CompareLine, Comparison, compare};
 pub use conclusion::Conclusion;
 pub use config::{

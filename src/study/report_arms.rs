@@ -5,6 +5,8 @@ use super::differences::ArmDifference;
 use super::document::{Block, Document};
 use super::report::{percent, points, score, signed};
 use super::results::{ComparisonResult, MixtureScore, Study};
+use crate::recipe::score_chart;
+use crate::text::DISPLAY_WIDTH;
 
 /// How much a star says with so many seeds, in a sentence.
 pub(super) fn seeds_that_agree(seeds: usize) -> String {
@@ -72,6 +74,17 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
             "A choice less its control tells whether the choice of answers matters beyond the shares \
              that it comes to.",
         );
+    }
+    for student in students {
+        for choice in &student.choices {
+            let Some(report) = &choice.report else { continue };
+            let title = &choice.choice.title;
+            out.paragraph(format!("{}, {title}, in the first seed:", student.student));
+            out.blocks.push(Block::Code(report.to_text(DISPLAY_WIDTH)));
+            let file = format!("scores-{}-{}-{}", name, student.student, choice.number + 1);
+            let caption = format!("Scores of the answers under {}, by source.", student.student);
+            out.figure(&caption, &file.to_lowercase(), score_chart(report).svg());
+        }
     }
     out.paragraph(
         "The power of these seeds and problems: the smallest true difference, in points, that 80 % of \

@@ -6,7 +6,7 @@ use super::differences::{self, ArmDifference};
 use super::pretrained::PretrainedStudent;
 use super::style::StyleShift;
 use crate::context::{Context, Task};
-use crate::data::{Ledger, SourceShare};
+use crate::data::{ChoiceReport, Ledger, SourceShare};
 use crate::error::Result;
 use crate::eval::{Answer, Arm, Bootstrap, Estimate, GradedAnswer, Hits, score as score_of};
 use crate::recipe::Summary;
@@ -159,6 +159,9 @@ pub struct ChoiceScore {
     pub control: Option<MixtureScore>,
     /// What the same score likes least.
     pub inverse: Option<MixtureScore>,
+    /// The scores of the answers by source, and how far the choice is from chance, in the first seed.
+    #[serde(default)]
+    pub report: Option<ChoiceReport>,
 }
 
 impl ChoiceScore {
@@ -409,6 +412,10 @@ impl Scored<'_> {
             choice: self.score(ArmKind::Choice(number)),
             control: choice.control.then(|| self.score(ArmKind::Control(number))),
             inverse: choice.inverse.then(|| self.score(ArmKind::Inverse(number))),
+            report: {
+                let cells = self.data.of(self.student, self.number, ArmKind::Choice(number));
+                cells.first().and_then(|(summary, _)| summary.mixture.choice.clone())
+            },
         });
         let differences = differences::of(comparison, self.bootstrap, |arm| self.hits(arm));
         let (weak, strong) = (ArmKind::Share(0.0), ArmKind::Share(1.0));
