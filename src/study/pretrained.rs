@@ -233,7 +233,7 @@ mod tests {
         let mut same = RunConfig { out: "elsewhere".into(), ..toy.clone() };
         same.generate.batch_size = 7;
         assert_eq!(digest(&same), empty);
-        let mut others = vec![RunConfig { seed: 2, ..toy.clone() }, toy.clone(), toy.clone()];
+        let mut others = [RunConfig { seed: 2, ..toy.clone() }, toy.clone(), toy.clone()];
         others[1].train.learning_rate = 1.0;
         others[2].data.toy.operations = (1, 2);
         let mut digests: Vec<String> = others.iter().map(digest).collect();
