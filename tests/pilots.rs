@@ -13,11 +13,11 @@ use mixdistill::recipe::{
 use std::path::Path;
 use std::sync::Arc;
 
-/// A toy run of 24 steps whose share is found, with pilots of three shares.
+/// A toy run of 48 steps whose share is found, with pilots of three shares.
 fn auto(out: &Path) -> RunConfig {
     let mut config = toy_run(out);
     config.mixture.share = Share::Auto;
-    config.train.steps = Some(24);
+    config.train.steps = Some(48);
     config.train.checkpoint_every = 4;
     config.train.evaluate_every = 0;
     config.evaluation.questions = 4;
@@ -79,7 +79,7 @@ fn a_run_finds_its_share_and_says_how() {
         let mut of_share = config.clone();
         of_share.mixture = MixtureConfig::long_short(share);
         let prepared = Prepared::new(&of_share, &Context::default()).unwrap();
-        prepared.seen(24 * 8).iter().map(|source| source.trained_tokens).sum()
+        prepared.seen(48 * 8).iter().map(|source| source.trained_tokens).sum()
     };
     assert_eq!(proposal.training, (whole(0.0) + whole(0.2) + whole(1.0)) / 3);
     assert_eq!(proposal.budget, proposal.training);
@@ -326,7 +326,7 @@ fn the_program_takes_auto_and_a_number_in_its_place() {
         "--set",
         "pilots.shares=[0, 1]",
         "--steps",
-        "24",
+        "48",
         "--questions",
         "4",
     ];

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::wilson;
 use crate::recipe::{Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
@@ -114,13 +115,28 @@ impl StudyConfig {
     }
 }
 
-/// 16 hexadecimal digits that name the settings, as far as they decide the student.
+/// 16 hexadecimal digits that name the settings, as far as they decide the student. Settings at their
+/// defaults are left out, so that a setting that a later version adds changes no name.
 fn digest(config: &RunConfig) -> String {
-    let mut config = config.clone();
-    config.generate.batch_size = 1;
-    let json = serde_json::to_value(config).unwrap_or_default().to_string();
-    let hash = Sha256::digest(json.as_bytes());
+    let config = RunConfig { out: PathBuf::new(), ..config.clone() };
+    let json = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
+    let mut usual = RunConfig { out: PathBuf::new(), ..RunConfig::toy() };
+    // It changes no answer.
+    usual.generate.batch_size = config.generate.batch_size;
+    let given = differing(json(&config), &json(&usual)).to_string();
+    let hash = Sha256::digest(given.as_bytes());
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What of a value differs from another one.
+fn differing(value: Value, usual: &Value) -> Value {
+    let (Value::Object(entries), Value::Object(usual)) = (&value, usual) else { return value };
+    let entries = entries.iter().filter(|(key, value)| usual.get(*key) != Some(value));
+    let null = Value::Null;
+    let entries = entries.map(|(key, value)| {
+        (key.clone(), differing(value.clone(), usual.get(key).unwrap_or(&null)))
+    });
+    Value::Object(entries.collect())
 }
 
 /// Of a pretraining what a study tells.
@@ -200,5 +216,30 @@ fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStud
         asked,
         right,
         seconds: summary.training_seconds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_of_what_decides_the_student_and_differs_from_the_defaults() {
+        let toy = RunConfig::toy();
+        // Nothing but `{}`: no setting at its default has a part in it.
+        let empty: String =
+            Sha256::digest(b"{}").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest(&toy), empty);
+        let mut same = RunConfig { out: "elsewhere".into(), ..toy.clone() };
+        same.generate.batch_size = 7;
+        assert_eq!(digest(&same), empty);
+        let mut others = [RunConfig { seed: 2, ..toy.clone() }, toy.clone(), toy.clone()];
+        others[1].train.learning_rate = 1.0;
+        others[2].data.toy.operations = (1, 2);
+        let mut digests: Vec<String> = others.iter().map(digest).collect();
+        digests.push(empty);
+        digests.sort();
+        digests.dedup();
+        assert_eq!(digests.len(), 4);
     }
 }

@@ -25,7 +25,7 @@ pub struct PilotsConfig {
 
 impl Default for PilotsConfig {
     fn default() -> Self {
-        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.6, 1.0], growth: 3.0, questions: 200 }
+        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.6, 1.0], growth: 6.0, questions: 200 }
     }
 }
 
@@ -41,7 +41,7 @@ impl PilotsConfig {
         }
         if !(1.0..=100.0).contains(&self.growth) {
             let what = format!("it is {}", self.growth);
-            return Err(Error::config("pilots.growth", what, "Give 1 to 100; 3 is usual"));
+            return Err(Error::config("pilots.growth", what, "Give 1 to 100; 6 is usual"));
         }
         let is_share = |share: &f64| (0.0..=1.0).contains(share);
         if !self.shares.iter().all(is_share) || self.all_shares().len() < 2 {

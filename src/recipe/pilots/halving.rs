@@ -1,7 +1,7 @@
 //! Successive halving over shares: short trainings of all, longer ones of the better half, and so on.
 //!
 //! ```text
-//! round 1   0  0.2  0.6  1      as many steps as a quarter of the budget allows all of them
+//! round 1   0  0.2  0.6  1      as many steps as a seventh of the budget allows all of them
 //! round 2   0  0.2              the better half, with the fallback: is the difference clear?
 //! ```
 //!

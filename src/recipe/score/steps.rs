@@ -28,8 +28,7 @@ pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Ran
     for (index, piece) in pieces.iter().enumerate() {
         text.push_str(piece);
         characters += piece.chars().filter(|c| !c.is_whitespace()).count();
-        let next = pieces.get(index + 1).map_or("", String::as_str);
-        if characters >= LEAST_CHARACTERS && ends_step(&text, piece, next) {
+        if characters >= LEAST_CHARACTERS && ends_step(&text, piece, &pieces[index + 1..]) {
             steps.push(start..index + 1);
             (start, characters) = (index + 1, 0);
             text.clear();
@@ -45,45 +44,59 @@ pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Ran
     Ok(steps)
 }
 
-/// Whether a step ends between a token and the next. `text` is that of the step up to and with the token.
-fn ends_step(text: &str, piece: &str, next: &str) -> bool {
-    // All breaks in a row end the same step.
-    let breaks = |c: char| c == '\n' || c == '\r';
-    if next.starts_with(breaks) {
+/// Whether a step ends between a token and those behind it. `text` is that of the step up to and with the token.
+fn ends_step(text: &str, piece: &str, behind: &[String]) -> bool {
+    let is_break = |c: char| c == '\n' || c == '\r';
+    let mut space =
+        behind.iter().flat_map(|piece| piece.chars()).take_while(|c| c.is_whitespace()).peekable();
+    let is_before_space = space.peek().is_some();
+    // All breaks in a row, and what white space is among them, end the same step.
+    if space.any(is_break) {
         return false;
     }
-    if piece.contains(breaks) {
+    if piece.contains(is_break) {
         return true;
     }
-    // White space at the beginning of the next token that holds a break is part of this step.
-    let space: &str = &next[..next.len() - next.trim_start().len()];
-    if space.contains(breaks) {
-        return false;
-    }
     let end = text.trim_end();
-    let ends_in_space = end.len() < text.len();
     let sentence = end.trim_end_matches(['"', '\'', ')', ']', '}', '*', '_', '”', '’', '»']);
     match sentence.chars().last() {
-        Some('.' | '!' | '?') => ends_in_space || !space.is_empty(),
+        Some('.' | '!' | '?') => is_before_space || end.len() < text.len(),
         // These have no white space behind them.
         Some('。' | '！' | '？') => true,
         _ => false,
     }
 }
 
-/// The text that each token adds to those before it; bytes of a character that is not whole may be in none.
+/// The text that each token adds to those before it; the last token of a character that several tokens hold has
+/// all of it.
 fn pieces(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<String>> {
-    let piece = |index: usize| -> Result<String> {
-        let alone = tokenizer.decode_all(&tokens[index..index + 1])?;
-        if index == 0 {
-            return Ok(alone);
+    /// Tokens that a character may lack at most.
+    const MOST_MISSING: usize = 3;
+    let (mut pieces, mut first) = (Vec::with_capacity(tokens.len()), 0);
+    for index in 0..tokens.len() {
+        // Some decoders drop the space before the first token; bytes would spoil what is beside them.
+        let before = match first {
+            0 => String::new(),
+            _ => tokenizer.decode_all(&tokens[first - 1..first])?,
+        };
+        let from = match before.is_empty() || before.contains(char::REPLACEMENT_CHARACTER) {
+            true => first,
+            false => first - 1,
+        };
+        let all = tokenizer.decode_all(&tokens[from..index + 1])?;
+        let piece = match from < first {
+            true => all.strip_prefix(&before).unwrap_or(&all),
+            false => &all,
+        };
+        let is_whole = !piece.ends_with(char::REPLACEMENT_CHARACTER);
+        if is_whole || index - first >= MOST_MISSING {
+            pieces.push(piece.to_owned());
+            first = index + 1;
+        } else {
+            pieces.push(String::new());
         }
-        // Some decoders drop the space before the first token.
-        let before = tokenizer.decode_all(&tokens[index - 1..index])?;
-        let both = tokenizer.decode_all(&tokens[index - 1..index + 1])?;
-        Ok(both.strip_prefix(&before).map_or(alone, str::to_owned))
-    };
-    (0..tokens.len()).map(piece).collect()
+    }
+    Ok(pieces)
 }
 
 /// The rows in which an answer's steps are read: what comes before the answer, the steps of the window, and the
@@ -153,8 +166,10 @@ mod tests {
         assert_eq!(texts("It is 3.5 or a.b"), ["It is 3.5 or a.b"]);
         assert_eq!(texts("1. Add 2 and 3. Done"), ["1. Add 2 and 3.", " Done"]);
         // All breaks in a row end the same step, also where there is white space before them.
-        assert_eq!(texts("a = 1\n\n\nb = 2\r\nc"), ["a = 1\n\n\n", "b = 2\r\nc"]);
+        assert_eq!(texts("a = 10\n\n \nb = 20\r\nc"), ["a = 10\n\n \n", "b = 20\r\nc"]);
         assert_eq!(texts("so be it. \nAnd now\n"), ["so be it. \n", "And now\n"]);
+        // What a line is indented by is part of it.
+        assert_eq!(texts("first\n  second"), ["first\n", "  second"]);
         // Quotes and brackets belong to the sentence.
         assert_eq!(texts("(He said \"no.\") Then?"), ["(He said \"no.\")", " Then?"]);
         assert_eq!(texts("這是一個。那是兩個"), ["這是一個。", "那是兩個"]);
