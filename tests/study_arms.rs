@@ -4,6 +4,7 @@
 mod common;
 
 use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
+use mixdistill::data::ChoiceBy;
 use mixdistill::recipe::Summary;
 use mixdistill::study::{ArmKind, Study, StudyConfig, study};
 use mixdistill::{Error, Result};
@@ -146,6 +147,16 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
     for part in ["random at the share of shortest", "p (Holm)", "all 8 tests", "31.1"] {
         assert!(report.contains(part), "{part}");
     }
+
+    // The scores by source, as numbers and as a picture.
+    let scores = choice.report.as_ref().expect("a report of the choice");
+    assert_eq!((scores.by, scores.sources.len()), (ChoiceBy::Shortest, 2));
+    assert!(report.contains("chosen by trained tokens") && report.contains("figures/scores-long-"));
+    let pictures = std::fs::read_dir(config.out.join("figures")).unwrap();
+    let names = pictures.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        names.into_iter().any(|name| name.starts_with("scores-long-") && name.ends_with(".svg"))
+    );
 
     // Stopped before a control, which is taken up with the shares of a choice that is done.
     let mut stopped = config.clone();
