@@ -10,7 +10,10 @@ use mixdistill::data::{
     MixDistillation, MixtureConfig, MixtureOptions, Pairs, Prefer, RowStream, Schedule, Share,
     Source,
 };
-use mixdistill::recipe::{Prepared, RunConfig, RunMode, SourceConfig, compare, read_scores, run};
+use mixdistill::recipe::{
+    Prepared, RunConfig, RunMode, ScoreOptions, SourceConfig, compare, read_scores, run,
+    write_scores,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -150,6 +153,28 @@ fn floors_and_ceilings_bind_exactly() {
     // Bounds that do not bind change nothing.
     assert_eq!(of(bound(Some(0.01), Some(0.99))), [long, short]);
     assert_eq!(of(bound(Some(0.333), Some(0.333))), [67, 133]);
+    // Two halves of an odd number of problems: each may be missed by less than a row.
+    let halves: BTreeMap<String, f64> = ["long", "short"].map(|name| (name.to_owned(), 0.5)).into();
+    let odd = self::pairs(61, 1);
+    for choice in [
+        ChoiceConfig { floor: halves.clone(), ..free.clone() },
+        ChoiceConfig { ceiling: halves, ..free.clone() },
+    ] {
+        let mixture = MixDistillation::new(odd.clone(), by(choice), options(1, &scores)).unwrap();
+        assert!(rows(&mixture).iter().all(|count| (30..=31).contains(count)));
+        assert!(mixture.report().shortfalls.is_empty());
+    }
+    // A floor that the answers cannot fill is missed by as little as can be, and told.
+    let source = |name: &str, count: usize| {
+        Source::new(name, (0..count).map(|p| record(p, format!("{name} answer"))).collect())
+    };
+    let (few, _) = Pairs::join(vec![source("long", 6), source("short", 40)], Join::Outer).unwrap();
+    let mixture =
+        MixDistillation::new(Arc::new(few), by(bound(Some(0.5), None)), options(1, &scores))
+            .unwrap();
+    assert_eq!(rows(&mixture), [6, 34]);
+    let told = mixture.report().shortfalls;
+    assert_eq!(told, ["`long` answers 6 of 40 problems: its share is 15.0 %, not 50.0 %"]);
 }
 
 #[test]
@@ -359,7 +384,8 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
     // A file of scores is used as it is, and filled where it lacks some.
     let file = folder.path().join("scores.jsonl");
     std::fs::copy(out.join("scores.jsonl"), &file).unwrap();
-    std::fs::copy(out.join("scores.settings.json"), file.with_extension("settings.json")).unwrap();
+    let settings = "scores.jsonl.settings.json";
+    std::fs::copy(out.join(settings), folder.path().join(settings)).unwrap();
     let mut with_file = chosen(&folder.path().join("other"), ChoiceBy::Rsr);
     with_file.mixture.choice.as_mut().unwrap().scores = Some(file.clone());
     let other = run(&with_file, RunMode::New, &context).unwrap();
@@ -377,6 +403,110 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
 
 fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Stops a run once so many answers have their scores.
+struct StopAt(u64, StopFlag);
+
+impl Observer for StopAt {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if matches!(event, Event::Task { task: Task::Score, progress } if progress.done >= self.0) {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_scores_goes_on_with_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, stopped] = ["whole", "stopped"].map(|name| folder.path().join(name));
+    let expected = run(&chosen(&whole, ChoiceBy::Lalp), RunMode::New, &Context::default()).unwrap();
+    let flag = StopFlag::default();
+    let context = Context::new(StopAt(9, flag.clone()), &flag);
+    let config = chosen(&stopped, ChoiceBy::Lalp);
+    let error = run(&config, RunMode::New, &context).unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }), "{error}");
+    let kept = read_scores(&stopped.join("scores.jsonl")).unwrap().len();
+    assert!((9..24).contains(&kept), "{kept}");
+    // As the program resumes it: with the settings that are stored.
+    let stored = RunConfig::read(&stopped.join("config.toml")).unwrap();
+    let resumed = run(&stored, RunMode::Resume, &Context::default()).unwrap();
+    assert_eq!(resumed.mixture, expected.mixture);
+    let weights = |out: &Path| std::fs::read(out.join("model/model.safetensors")).unwrap();
+    assert!(weights(&stopped) == weights(&whole));
+    // Another window is another score: its own are made anew where the change is allowed.
+    let mut other = config.clone();
+    other.mixture.choice.as_mut().unwrap().window = Some(1);
+    run(&other, RunMode::ResumeChanged, &Context::default()).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_choice_shows_before_anything_is_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let flag = StopFlag::default();
+    let context = Context::new(Refuse(Task::Score), &flag);
+    let bounds = |name: &str| BTreeMap::from([(name.to_owned(), 0.1)]);
+    let mut floor = chosen(&out, ChoiceBy::Rsr);
+    floor.mixture.choice.as_mut().unwrap().floor = bounds("medium");
+    let mut weights = chosen(&out, ChoiceBy::Rsr);
+    weights.mixture.choice.as_mut().unwrap().within_share = true;
+    weights.mixture.weights = bounds("medium");
+    let mut window = chosen(&out, ChoiceBy::Rsr);
+    window.mixture.choice.as_mut().unwrap().window = Some(2);
+    for config in [floor, weights, window] {
+        let error = run(&config, RunMode::New, &context).unwrap_err();
+        assert!(matches!(error, Error::Config { .. } | Error::Several(_)), "{error}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn scores_of_all_answers_serve_runs_that_hold_problems_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = ChatFolder::new(&["<end>"], &[], false, serde_json::json!({}));
+    let source = |name: &str, answered: std::ops::Range<usize>| {
+        let path = folder.path().join(format!("{name}.jsonl"));
+        let line = |p: usize| {
+            let system = if p % 2 == 0 { ", \"system\": \"Be brief.\"" } else { "" };
+            let long = "and so on ".repeat(if name == "long" { p % 7 } else { 0 });
+            (0..2).map(|answer| format!(
+                "{{\"problem\": \"What is {p} + 1?\", \"solution\": \"{name} {answer} {long}: {}.\"{system}}}\n",
+                p + 1
+            )).collect::<String>()
+        };
+        std::fs::write(&path, answered.map(line).collect::<String>()).unwrap();
+        SourceConfig { name: name.into(), path, ..SourceConfig::default() }
+    };
+    let sources = vec![source("long", 0..20), source("short", 5..25)];
+    let file = folder.path().join("scores.jsonl");
+    let mut config = toy_run(&folder.path().join("run"));
+    config.data.sources = sources;
+    config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
+    config.data.end_token = Some("<end>".into());
+    config.data.system_prompt = Some("Answer.".into());
+    config.evaluation.questions = 0;
+    let options = ScoreOptions { file: Some(file.clone()), lalp: None };
+    let written = write_scores(&config, &options, &Context::default()).unwrap();
+    assert_eq!(written.rows.len(), 80);
+    let flag = StopFlag::default();
+    for (number, (join, complete, seed)) in
+        [(Join::Inner, true, None), (Join::Outer, false, Some(3))].into_iter().enumerate()
+    {
+        let mut run_config = config.clone();
+        run_config.out = folder.path().join(number.to_string());
+        (run_config.data.join, run_config.data.complete) = (join, complete);
+        (run_config.data.hold_out, run_config.data.seed) = (0.3, seed);
+        run_config.data.problems = Some(8);
+        let choice = ChoiceConfig { scores: Some(file.clone()), ..ChoiceConfig::by(ChoiceBy::Rsr) };
+        run_config.mixture.choice = Some(choice);
+        let context = Context::new(Refuse(Task::Score), &flag);
+        let summary = run(&run_config, RunMode::New, &context).unwrap();
+        let rows: usize = summary.mixture.sources.iter().map(|source| source.rows).sum();
+        assert_eq!((rows, summary.ledger.not_taken > 0), (8, true));
+        assert!(summary.ledger.adds_up());
+    }
 }
 
 /// Fails where work of a kind begins.

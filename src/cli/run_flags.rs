@@ -217,6 +217,11 @@ impl RunFlags {
         add_assignments(&mut layers, &self.set)?;
         layers.notices().iter().for_each(|notice| session.warn(notice));
         let config = layers.settings().map_err(|error| with_toy_hint(error, &layers))?;
+        if self.share.is_some() && config.mixture.chooses_share() {
+            let what = "--share is given, and the choice of answers decides the shares";
+            let hint = "Leave it out, or set mixture.choice.within_share=true";
+            return Err(Failure::Usage(Error::config("mixture.weights", what, hint)));
+        }
         config.validate().map_err(|error| layers.locate(error))?;
         Ok(Asked { config, mode, layers })
     }

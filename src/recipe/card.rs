@@ -3,7 +3,7 @@
 use super::overview::{rate_text, variables_of_sources};
 use super::summary::Summary;
 use crate::model::Precision;
-use crate::text::Table;
+use crate::text::{DISPLAY_WIDTH, Table};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
@@ -145,7 +145,10 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     for source in &mixture.sources {
         planned.row([
             source.name.clone(),
-            format!("{:.1} %", 100.0 * source.requested),
+            match &mixture.choice {
+                Some(choice) if !choice.within_share => "-".to_owned(),
+                _ => format!("{:.1} %", 100.0 * source.requested),
+            },
             format!("{:.1} %", 100.0 * mixture.realized(source)[0]),
             source.rows.to_string(),
             source.tokens.to_string(),
@@ -162,6 +165,9 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     write!(out, "Seen in training, repetitions included:\n\n{}", seen.to_markdown())?;
     for shortfall in &mixture.shortfalls {
         writeln!(out, "\n{shortfall}.")?;
+    }
+    if let Some(choice) = &mixture.choice {
+        writeln!(out, "\n```text\n{}\n```", choice.to_text(DISPLAY_WIDTH))?;
     }
     if let Some(pilots) = &summary.pilots {
         write!(out, "\n{}.\n\n{}", pilots.line(), pilots.table().to_markdown())?;

@@ -1,18 +1,20 @@
 //! The scores that a run's choice of answers is made by.
 
 use super::config::RunConfig;
-use super::directory::RunDirectory;
+use super::directory::{RunDirectory, RunMode};
 use super::prepare::Prepared;
 use super::score::{LalpConfig, RowScores, ScoreOptions, keep_scores, score_run};
 use crate::chart::{Axis, Chart, Point, Scale, Series};
 use crate::context::Context;
-use crate::data::{AnswerScores, ChoiceBy, ChoiceConfig, ChoiceReport};
-use crate::error::Result;
+use crate::data::{AnswerScores, ChoiceBy, ChoiceConfig, ChoiceReport, Prefer};
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where a run keeps its scores, where its settings name no file.
 const SCORES: &str = "scores.jsonl";
+/// Whose scores these are.
+const SETTINGS: &str = "scores.jsonl.settings.json";
 /// Its picture.
 const CHART: &str = "scores.svg";
 
@@ -40,15 +42,25 @@ impl ChoiceScores {
         let Some(choice) = choice else { return Ok(None) };
         let options = options(choice, choice.scores.clone());
         let rows = score_run(config, prepared, &options, context)?;
+        let places: Vec<(usize, usize)> = prepared.answer_places().collect();
+        assert_eq!(places.len(), rows.len(), "an answer that is kept has a row");
+        let score = |row: &RowScores| match choice.by {
+            ChoiceBy::Rsr => Some(row.rsr),
+            ChoiceBy::Nll => Some(row.nll),
+            _ => row.lalp,
+        };
+        // Nothing is known of an answer without a token to score: it counts as the worst.
+        let known = || rows.iter().filter(|row| row.tokens > 0).filter_map(score);
+        let worst = match choice.prefers() {
+            Prefer::Lowest => known().reduce(f64::max),
+            Prefer::Highest => known().reduce(f64::min),
+        };
         let sources = prepared.mixture.pairs().sources();
         let mut scores: Vec<Vec<Option<f64>>> =
             sources.iter().map(|source| vec![None; source.records().len()]).collect();
-        for ((source, record), row) in prepared.answer_places().zip(&rows) {
-            scores[source][record] = match choice.by {
-                ChoiceBy::Rsr => Some(row.rsr),
-                ChoiceBy::Nll => Some(row.nll),
-                _ => row.lalp,
-            };
+        for ((source, record), row) in places.into_iter().zip(&rows) {
+            let of_row = if row.tokens > 0 { score(row) } else { Some(worst.unwrap_or(0.0)) };
+            scores[source][record] = of_row;
         }
         let of_answers = Arc::new(AnswerScores::new(scores));
         Ok(Some(Self { of_answers, rows: Arc::new(rows) }))
@@ -57,13 +69,15 @@ impl ChoiceScores {
 
 /// How the scores of a choice are made, and where they are kept.
 fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
-    ScoreOptions { file, lalp: (choice.by == ChoiceBy::Lalp).then(LalpConfig::default) }
+    let usual = LalpConfig::default();
+    let window = choice.window.unwrap_or(usual.window);
+    ScoreOptions { file, lalp: (choice.by == ChoiceBy::Lalp).then_some(LalpConfig { window }) }
 }
 
 /// Writes what a choice of a run was made by: its picture, and the scores where no file has them.
 ///
 /// # Errors
-/// As [`keep_scores`]; [`Error::Io`](crate::Error::Io).
+/// As [`keep_scores`]; [`Error::Io`].
 pub(super) fn keep_choice(
     config: &RunConfig,
     prepared: &Prepared,
@@ -102,15 +116,32 @@ pub(crate) fn score_chart(report: &ChoiceReport) -> Chart {
     }
 }
 
-/// The settings of a run that goes on, with the scores that it has kept in its directory.
-pub(super) fn with_kept_scores(config: &RunConfig) -> RunConfig {
-    let mut config = config.clone();
-    let kept = config.out.join(SCORES);
-    if let Some(choice) = config.mixture.choice.as_mut()
-        && choice.scores.is_none()
-        && kept.is_file()
-    {
-        choice.scores = Some(kept);
+/// The data of a run in the mixture that the student's scores choose. Without a file for them they are
+/// made in the run directory, so that a run that is stopped goes on with those that it has.
+///
+/// # Errors
+/// As [`Prepared::mixed`]; [`Error::Io`].
+pub(super) fn scored(
+    config: &RunConfig,
+    prepared: &Prepared,
+    directory: &RunDirectory,
+    mode: RunMode,
+    context: &Context<'_>,
+) -> Result<Prepared> {
+    let mut keeping = config.clone();
+    let choice = keeping.mixture.choice.as_mut().filter(|choice| choice.scores.is_none());
+    let Some(choice) = choice else { return prepared.mixed(config, context) };
+    choice.scores = Some(directory.path(SCORES));
+    if !mode.resumes() {
+        directory.clear()?;
+        directory.write("config.toml", &config.to_toml()?)?;
     }
-    config
+    match prepared.mixed(&keeping, context) {
+        // What it has kept may be of the student before the change.
+        Err(Error::Data { .. }) if mode == RunMode::ResumeChanged => {
+            [SCORES, SETTINGS].iter().try_for_each(|name| directory.remove(name))?;
+            prepared.mixed(&keeping, context)
+        }
+        prepared => prepared,
+    }
 }

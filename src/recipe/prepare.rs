@@ -8,8 +8,8 @@ use super::pilots::{self, ShareProposal};
 use crate::context::Context;
 use crate::data::arith::{self, ArithCorpus};
 use crate::data::{
-    AnswerScores, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation, MixedRows,
-    MixtureOptions, MixtureReport, Pairs, PromptTemplate, Row, RowStream, Share, Source,
+    AnswerScores, ChoiceBy, DataFiles, Encoded, Ledger, LengthLimit, Lengths, MixDistillation,
+    MixedRows, MixtureOptions, MixtureReport, Pairs, PromptTemplate, Row, RowStream, Share, Source,
     TextTokenizer,
 };
 use crate::error::{Error, Problems, Result};
@@ -160,10 +160,11 @@ impl Prepared {
             encoded,
             scores: None,
         };
-        match needs_scores {
-            true => prepared.mixed(config, context),
-            false => Ok(prepared),
+        if needs_scores {
+            prepared.check_choice(config)?;
+            return prepared.mixed(config, context);
         }
+        Ok(prepared)
     }
 
     /// The configuration that names what was read: of a dataset on the hub the commit.
@@ -218,6 +219,20 @@ impl Prepared {
             mixture,
             ..self.clone()
         })
+    }
+
+    /// Makes a choice of a configuration before its scores are there, and shows what is wrong with it:
+    /// bounds are kept or not whatever the scores are, for which lengths stand.
+    ///
+    /// # Errors
+    /// As [`MixDistillation::new`].
+    pub(crate) fn check_choice(&self, config: &RunConfig) -> Result<()> {
+        let mut config = config.clone();
+        let choice = config.mixture.choice.as_mut();
+        let Some(choice) = choice.filter(|choice| choice.by.needs_student()) else { return Ok(()) };
+        (choice.by, choice.window) = (ChoiceBy::Shortest, None);
+        let pairs = self.mixture.pairs().clone();
+        mix(&config, pairs, Arc::new(self.encoded.lengths()), None).map(|_| ())
     }
 
     /// How text goes into a student of this data and comes out of it.

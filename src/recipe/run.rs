@@ -1,6 +1,6 @@
 //! One run from its configuration to its summary.
 
-use super::choice::{keep_choice, with_kept_scores};
+use super::choice::{keep_choice, scored};
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
 use super::finished::finished;
@@ -50,12 +50,15 @@ pub(crate) fn run_with_data(
     let device = device::by_name(&config.backend)?;
     RunDirectory::check(&config.out, mode)?;
     let config = &dated(config, mode);
-    let prepared = match mode.resumes() {
-        true => Prepared::new(&with_kept_scores(config), context)?,
-        false => Prepared::new(config, context)?,
-    };
+    let (unscored, needs_scores) = config.unscored();
+    let prepared = Prepared::new(&unscored, context)?;
     let config = prepared.pinned(config);
+    prepared.check_choice(&config)?;
     let directory = RunDirectory::open(&config.out, mode)?;
+    let prepared = match needs_scores {
+        true => scored(&config, &prepared, &directory, mode, context)?,
+        false => prepared,
+    };
     let (config, prepared) = pilots::resolve(config, prepared, &directory, mode, context)?;
     let summary = run_prepared(&config, &device, &directory, prepared.clone(), mode, context)?;
     Ok((summary, prepared))
@@ -118,7 +121,7 @@ pub(super) fn run_prepared(
         tell_accuracy(context, Moment::After, summary.after.as_ref())?;
         return Ok(summary);
     }
-    // Before any weight is read, which may be what does not fit.
+    // Before the weights to train are read, which may be what does not fit.
     tell_overview(config, &prepared, context)?;
     let model = student(config, &prepared, &device.clone().autodiff(), context)?;
     let base = match &prepared.base {

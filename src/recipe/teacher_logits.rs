@@ -75,7 +75,21 @@ pub fn write_teacher_logits(
     let top_k = options.top_k.unwrap_or(usual);
     let mut config = config.clone();
     (config.teacher, config.train.objective.distillation) = (None, None);
-    let prepared = Prepared::new(&config, context)?;
+    let (unscored, needs_scores) = config.unscored();
+    let prepared = match options.all_answers {
+        true => Prepared::new(&unscored, context)?,
+        false
+            if needs_scores
+                && config.mixture.choice.as_ref().is_some_and(|c| c.scores.is_none()) =>
+        {
+            return Err(Error::config(
+                "mixture.choice.scores",
+                "which rows the choice takes comes of scores, and no file keeps them",
+                "Name a file for them, or write the logits of all answers",
+            ));
+        }
+        false => Prepared::new(&config, context)?,
+    };
     let vocabulary = prepared.tokenizer.vocabulary_size();
     // Wrong numbers show before the teacher is read.
     TeacherLogitsHeader::new(teacher, "", vocabulary, top_k, temperature)?;

@@ -124,6 +124,9 @@ pub struct ChoiceConfig {
     /// The largest share of rows that a source has, by its name, 0 to 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ceiling: BTreeMap<String, f64>,
+    /// With `lalp`: the steps before a step that the student sees, beside the problem; 4 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// The file of scores that `mixdistill score` writes. A run computes the scores that the file
     /// lacks and adds them to it; without a file it computes all of them and keeps them in the run
     /// directory.
@@ -140,6 +143,7 @@ impl ChoiceConfig {
             within_share: false,
             floor: BTreeMap::new(),
             ceiling: BTreeMap::new(),
+            window: None,
             scores: None,
         }
     }
@@ -175,6 +179,10 @@ impl MixtureConfig {
         if choice.by == ChoiceBy::Column && choice.prefer.is_none() {
             let what = "whether low or high scores of a column are better is not known";
             return refuse("prefer", what, "Give lowest or highest");
+        }
+        if choice.by != ChoiceBy::Lalp && choice.window.is_some() {
+            let what = format!("by = \"{}\" has no steps", choice.by.name());
+            return refuse("window", &what, "Leave it out, or choose by lalp");
         }
         if choice.by == ChoiceBy::Chance && choice.prefer.is_some() {
             return refuse("prefer", "chance prefers nothing", "Leave it out");

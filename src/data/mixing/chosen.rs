@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::random::Stream;
 use crate::text::{Table, wrapped};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The scores of one source's answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -239,36 +240,59 @@ impl<'a> Candidates<'a> {
                 return Err(Error::config(format!("mixture.choice.{key}"), what, hint));
             }
         }
+        let shares = |bounds: &BTreeMap<String, f64>, otherwise: f64| -> Vec<f64> {
+            names.iter().map(|name| bounds.get(*name).copied().unwrap_or(otherwise)).collect()
+        };
+        let (floors, ceilings) = (shares(&choice.floor, 0.0), shares(&choice.ceiling, 1.0));
+        if ceilings.iter().sum::<f64>() < 1.0 - 1e-9 {
+            let what = "the ceilings of all sources sum to less than 1";
+            return Err(Error::config(
+                "mixture.choice.ceiling",
+                what,
+                "Raise one, or leave it out",
+            ));
+        }
         // A product that is an integer but for rounding is meant to be that integer.
-        let exact = |share: f64| share * problems as f64;
-        let least = |name: &str| {
-            choice
-                .floor
-                .get(name)
-                .map_or(0, |share| (exact(*share) - 1e-9).ceil().max(0.0) as usize)
+        let up = |share: &f64| (share * problems as f64 - 1e-9).ceil().max(0.0) as usize;
+        let down = |share: &f64| (share * problems as f64 + 1e-9).floor() as usize;
+        let counts = |shares: &[f64], round: &dyn Fn(&f64) -> usize| -> Vec<usize> {
+            shares.iter().map(round).collect()
         };
-        let most = |name: &str| {
-            choice
-                .ceiling
-                .get(name)
-                .map_or(problems, |share| (exact(*share) + 1e-9).floor() as usize)
-        };
-        let bounds: Vec<(usize, usize)> =
-            names.iter().map(|name| (least(name), most(name).max(least(name)))).collect();
-        let [least, most] =
-            bounds.iter().fold([0, 0], |[a, b], (least, most)| [a + least, b + most]);
-        let refuse = |key: &str, what: String, hint: &str| {
-            Err(Error::config(format!("mixture.choice.{key}"), what, hint))
-        };
-        if most < problems {
-            let what = format!("the ceilings leave {} of {problems} problems out", problems - most);
-            return refuse("ceiling", what, "Raise one, or leave it out");
+        // Where whole rows cannot keep all of them, each may be missed by less than a row.
+        let mut least = counts(&floors, &up);
+        if least.iter().sum::<usize>() > problems {
+            least = counts(&floors, &down);
         }
-        if least > problems {
-            let what = format!("the floors ask for {least} rows of {problems} problems");
-            return refuse("floor", what, "Lower one");
+        let mut most = counts(&ceilings, &down);
+        if most.iter().sum::<usize>() < problems {
+            most = counts(&ceilings, &up);
         }
-        Ok(bounds)
+        let bounds = least.into_iter().zip(most);
+        Ok(bounds.map(|(least, most)| (least, most.max(least))).collect())
+    }
+
+    /// Bounds that the answers do not let the choice keep, in words.
+    pub fn missed(&self, weights: &[f64], rows: &[usize]) -> Vec<String> {
+        let problems = self.pairs.len();
+        let percent = |rows: usize| 100.0 * rows as f64 / problems.max(1) as f64;
+        let bounds = self.bounds(weights).unwrap_or_default();
+        let lines =
+            bounds.into_iter().zip(rows).enumerate().filter_map(|(source, (bound, rows))| {
+                let (least, most) = bound;
+                let asked = match () {
+                    () if *rows < least => least,
+                    () if *rows > most => most,
+                    () => return None,
+                };
+                Some(format!(
+                    "`{}` answers {} of {problems} problems: its share is {:.1} %, not {:.1} %",
+                    self.pairs.sources()[source].name(),
+                    self.pairs.available(source),
+                    percent(*rows),
+                    percent(asked),
+                ))
+            });
+        lines.collect()
     }
 
     /// What the choice came to.

@@ -441,6 +441,8 @@ impl MixDistillation {
             // `new` has found a score for each answer.
             let candidates = Candidates { pairs: &self.pairs, choice, options: &self.options };
             let chosen = Chosen { sources: self.assignment.clone(), records: records.clone() };
+            let rows: Vec<usize> = report.sources.iter().map(|source| source.rows).collect();
+            report.shortfalls = candidates.missed(&self.weights, &rows);
             report.choice = Some(candidates.report(&chosen, self.options.seed));
         }
         report
