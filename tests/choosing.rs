@@ -485,7 +485,6 @@ fn scores_of_all_answers_serve_runs_that_hold_problems_out() {
     config.data.sources = sources;
     config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
     config.data.end_token = Some("<end>".into());
-    config.data.system_prompt = Some("Answer.".into());
     config.evaluation.questions = 0;
     let options = ScoreOptions { file: Some(file.clone()), lalp: None };
     let written = write_scores(&config, &options, &Context::default()).unwrap();
