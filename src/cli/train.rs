@@ -71,6 +71,12 @@ fn next(config: &RunConfig) -> String {
         lines.push("mixdistill train --help".into());
     } else {
         let settings = quoted(&config.out.join("config.toml").to_string_lossy());
+        if config.mixture.choice.is_some() {
+            // What the shares of the weights give by chance.
+            let by_chance = format!("mixdistill train --config {settings} --set mixture.choice=");
+            lines.push(format!("{by_chance} --out by-chance"));
+            return lines.iter().map(|line| format!("\n  {line}")).collect();
+        }
         lines
             .push(format!("mixdistill compare --config {settings} --questions 100 --out compare1"));
         lines.push(format!(
