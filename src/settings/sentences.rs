@@ -29,6 +29,7 @@ const SOURCES: &[&str] = &[
     include_str!("../ops/gated.rs"),
     include_str!("../ops/token_loss.rs"),
     include_str!("../recipe/config.rs"),
+    include_str!("../recipe/pilots/config.rs"),
     include_str!("../study/config.rs"),
     include_str!("../teacher/chat_config.rs"),
     include_str!("../teacher/config.rs"),
