@@ -296,7 +296,7 @@ fn every_key_is_explained_and_takes_the_value_that_it_has() {
     assert!(key("data.sources.*.path").required && key("data.sources").is_table);
     let choices: Vec<&str> =
         key("mixture.share").choices.iter().map(|choice| choice.name.as_str()).collect();
-    assert_eq!(choices, ["\"exact\"", "\"bernoulli\"", "\"tokens\""]);
+    assert_eq!(choices, ["\"exact\"", "\"bernoulli\"", "\"tokens\"", "\"auto\""]);
     assert_eq!(key("model.rope_scaling.factor").kind, "number");
     // Of a table that is not there, the values that it would have.
     let toy = layers().keys().unwrap();
