@@ -438,7 +438,7 @@ fn with_pretraining(text: String) -> String {
          [students.pretraining.mixture.weights]\nlong = 0.0\nshort = 1.0\n\
          [students.pretraining.data]\ntoy_problems = 40\ntoy_test_problems = 10\n\
          [students.pretraining.data.toy]\noperations = [1, 1]\n\
-         [students.pretraining.train]\nsteps = 40\n\
+         [students.pretraining.train]\nsteps = 12\nwarmup_steps = 1\n\
          [students.pretraining.evaluation]\nbefore = false\nquestions = 10\n\
          [[students]]\nname = \"large\"",
     )
@@ -453,7 +453,7 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
     let study = quiet(&config, &stop).unwrap();
     // It says how it was pretrained and what it can do.
     let [line] = study.pretrained.as_slice() else { panic!("{:?}", study.pretrained) };
-    assert_eq!((line.student.as_str(), line.problems, line.updates), ("small", 40, 40));
+    assert_eq!((line.student.as_str(), line.problems, line.updates), ("small", 40, 12));
     assert_eq!(line.asked, 10);
     assert!(line.data.contains("1 to 1 operations") && line.data.contains("100 % short"));
     let markdown = std::fs::read_to_string(config.out.join("report.md")).unwrap();
@@ -479,7 +479,7 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         summary["evaluations"][0]["sources"][1]["loss"].as_f64().unwrap()
     };
-    assert!(first("small") < first("large") - 0.5, "{} {}", first("small"), first("large"));
+    assert!(first("small") < first("large") - 0.1, "{} {}", first("small"), first("large"));
 
     // Neither the same study nor another one with the same settings trains it again.
     let summary = pretraining.out.join("summary.json");
@@ -499,7 +499,7 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
 
     // Other settings of the pretraining are another student, which finished cells are not of.
     let train = config.students[0].pretraining.as_mut().unwrap()["train"].as_table_mut().unwrap();
-    train.insert("steps".into(), 5.into());
+    train.insert("steps".into(), 13.into());
     let error = quiet(&config, &stop).unwrap_err().to_string();
     assert!(error.contains("base_model was"), "{error}");
 }
@@ -535,7 +535,7 @@ fn pretraining_that_cannot_be_is_refused_by_name() {
         ("seed = 7", "sede = 7", "sede"),
         ("seed = 7", "out = \"x\"", "pretraining.out"),
         ("seed = 7", "seed = 7\nlora = { rank = 2 }", "pretraining.lora"),
-        ("steps = 40", "steps = 0", "students.small.pretraining.train.steps"),
+        ("steps = 12", "steps = 0", "students.small.pretraining.train.steps"),
     ] {
         assert!(text.contains(from), "{from}");
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
