@@ -6,7 +6,7 @@ mod common;
 use common::command;
 use mixdistill::Error;
 use mixdistill::context::{Context, Event, Observer, StopFlag};
-use mixdistill::study::{Study, StudyConfig, study};
+use mixdistill::study::{ArmKind, Study, StudyConfig, study};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -388,12 +388,17 @@ fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
 struct Told {
     left: Vec<Option<f64>>,
     notices: Vec<String>,
+    /// Those before the first run.
+    before: Vec<String>,
 }
 
 impl Observer for Told {
     fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
         match event {
             Event::Part { number: 1.., seconds_left, .. } => {
+                if self.left.is_empty() {
+                    self.before.clone_from(&self.notices);
+                }
                 self.left.push(*seconds_left);
                 self.notices.clear();
             }
@@ -472,6 +477,18 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
         std::fs::read_dir(config.out.join("untuned").join(student).join("Long")).unwrap().count()
     };
     assert_eq!((untuned("small"), untuned("large")), (1, 2));
+    // It is the same in each seed, and every arm is held against it.
+    let read = &study.comparisons[0].students[0];
+    assert_eq!(read.untuned_by_seed, [read.untuned.value; 2]);
+    let gains = read.differences.iter().filter(|d| d.other == ArmKind::Untuned);
+    let gains: Vec<_> = gains.map(|d| (d.arm, d.by_seed.clone(), d.p)).collect();
+    assert_eq!(gains.len(), 3);
+    for ((arm, by_seed, p), mixture) in gains.iter().zip(&read.mixtures) {
+        assert_eq!(*arm, ArmKind::Share(mixture.alpha));
+        let by_hand = mixture.by_seed.iter().map(|score| score - read.untuned.value);
+        assert_eq!(*by_seed, by_hand.collect::<Vec<_>>());
+        assert!(*p > 0.0 && *p <= 1.0);
+    }
     // A first loss of a cell is that of a model that has learned something.
     let first = |student: &str| {
         let path = config.out.join(format!("cells/{student}/Long-0.00/seed-1/summary.json"));
@@ -496,6 +513,26 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
         study.comparisons[0].students[0].mixtures
     );
     assert_eq!(written(), before);
+
+    // A student that was lost is trained anew to the same model, and that is told.
+    std::fs::remove_dir_all(&pretraining.out).unwrap();
+    let mut told = Told::default();
+    let again = mixdistill::study::study(&config, "it", &Context::new(&mut told, &stop)).unwrap();
+    assert_eq!(again.comparisons, study.comparisons);
+    let anew = |notice: &String| notice.contains("is trained anew");
+    assert!(told.before.iter().any(anew), "{:?}", told.before);
+    // Another model in its place is refused, whatever it was made from.
+    let (weights, aside) = (model.join("model.safetensors"), folder.path().join("aside"));
+    let mut bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&aside, &bytes).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, &bytes).unwrap();
+    let error = quiet(&config, &stop).unwrap_err().to_string();
+    for part in ["`small` is not the one that the study's cells began with", "pretrained-models"] {
+        assert!(error.contains(part), "{error}");
+    }
+    std::fs::copy(&aside, &weights).unwrap();
+    assert_eq!(quiet(&config, &stop).unwrap().comparisons, study.comparisons);
 
     // Other settings of the pretraining are another student, which finished cells are not of.
     let train = config.students[0].pretraining.as_mut().unwrap()["train"].as_table_mut().unwrap();
@@ -524,6 +561,31 @@ fn pretraining_on_the_problems_of_the_test_is_told() {
     // Without a cache it is in the study's directory.
     let out = config.pretraining(0).unwrap().unwrap().out;
     assert!(out.starts_with(config.out.join("pretrained/small")) && out.join("model").is_dir());
+}
+
+#[test]
+fn a_base_model_that_is_written_again_is_another_pretraining() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = |seed: u64| {
+        let mut base = common::toy_run(&folder.path().join("base"));
+        base.train.steps = Some(1);
+        base.evaluation.questions = 0;
+        base.seed = seed;
+        let _ = std::fs::remove_dir_all(&base.out);
+        mixdistill::recipe::run(&base, mixdistill::recipe::RunMode::New, &Context::default())
+            .unwrap();
+    };
+    base(1);
+    let model = toml_string(&folder.path().join("base/model"));
+    let with_base = |text: String| {
+        with_pretraining(text).replace("seed = 7", &format!("seed = 7\nbase_model = {model}"))
+    };
+    let (_, config) = config(folder.path(), with_base);
+    let out = || config.pretraining(0).unwrap().unwrap().out;
+    let first = out();
+    assert_eq!(out(), first);
+    base(2);
+    assert_ne!(out(), first);
 }
 
 #[test]

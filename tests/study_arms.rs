@@ -133,6 +133,12 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
             "long alone − short alone",
             "20 % long − short alone",
             "20 % long − long alone",
+            "short alone − untuned",
+            "20 % long − untuned",
+            "long alone − untuned",
+            "by shortest − untuned",
+            "random at the share of shortest − untuned",
+            "by shortest, inverse − untuned",
         ]
     );
     let decisive = &result.differences[0];
@@ -140,11 +146,18 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
     let by_hand = choice.choice.score.value - control.score.value;
     assert!((decisive.estimate.value - by_hand).abs() < 1e-12);
     assert!(result.differences.iter().all(|d| d.p > 0.0 && d.p_holm >= d.p && d.p_holm <= 1.0));
+    // The untuned student is an arm: one for each seed, where it begins with random weights.
+    let gained = result.differences.iter().find(|d| d.name == "by shortest − untuned").unwrap();
+    assert_eq!((gained.arm, gained.other), (ArmKind::Choice(0), ArmKind::Untuned));
+    assert!(
+        (gained.estimate.value - (choice.choice.score.value - result.untuned.value)).abs() < 1e-12
+    );
+    assert_eq!((result.untuned_by_seed.len(), gained.by_seed.len()), (2, 2));
     // Style is that of each source alone and of the choice.
     let styles: Vec<&str> = made.style.iter().map(|shift| shift.source.as_str()).collect();
     assert_eq!(styles, ["long", "short", "by shortest"]);
     let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
-    for part in ["random at the share of shortest", "p (Holm)", "all 8 tests", "31.1"] {
+    for part in ["random at the share of shortest", "p (Holm)", "all 14 tests", "31.1"] {
         assert!(report.contains(part), "{part}");
     }
 
@@ -194,7 +207,8 @@ fn a_study_of_shares_takes_choices_up_later_and_its_file_can_still_be_read() {
     // A file that an earlier version wrote has less in it.
     let mut old = serde_json::to_value(&before).unwrap();
     fn without(value: &mut serde_json::Value) {
-        const NEW: [&str; 5] = ["title", "shares", "choices", "differences", "left_out"];
+        const NEW: [&str; 6] =
+            ["title", "shares", "choices", "differences", "left_out", "untuned_by_seed"];
         match value {
             serde_json::Value::Object(map) => {
                 let is_study = map.contains_key("command");

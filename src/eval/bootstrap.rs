@@ -11,6 +11,9 @@ use super::interval::wilson;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 
+/// Sums of shares of problems whose exact value is 0 come this close to it.
+pub(super) const ROUNDING: f64 = 1e-12;
+
 /// A number with its 95 % interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -25,7 +28,7 @@ pub struct Estimate {
 impl Estimate {
     /// Whether the interval leaves out 0.
     pub fn is_clear(&self) -> bool {
-        self.low > 0.0 || self.high < 0.0
+        self.low >= ROUNDING || self.high <= -ROUNDING
     }
 }
 
@@ -208,6 +211,32 @@ mod tests {
         let apart = bootstrap.score(&vec![&good, &bad]);
         let alike = bootstrap.score(&vec![&middle, &middle]);
         assert!(apart.high - apart.low > 3.0 * (alike.high - alike.low));
+    }
+
+    #[test]
+    fn differences_that_are_exactly_0_count_as_0_whatever_the_sizes_of_the_benchmarks() {
+        // Each benchmark's first three problems: right on one side only, on the other only, equal.
+        let arm = |right: usize| -> Hits {
+            let hits = |n: usize| (0..n).map(|p| f32::from(u8::from(p % 3 == right))).collect();
+            [3, 7, 11].map(hits).to_vec()
+        };
+        let [first, second] = [vec![arm(0), arm(1), arm(0)], vec![arm(1), arm(0), arm(2)]];
+        let (first, second): (Arm, Arm) = (first.iter().collect(), second.iter().collect());
+        let bootstrap = Bootstrap { resamples: 2_000, seed: 1 };
+        let (_, values) = bootstrap.resampled(&[(1.0, &first), (-1.0, &second)]).unwrap();
+        // Each is a whole number of 1 / (3 x 7 x 11) of a benchmark, over 3 benchmarks and 3 seeds.
+        let units = f64::from(3 * 7 * 11 * 3 * 3);
+        let whole: Vec<i64> = values.iter().map(|value| (value * units).round() as i64).collect();
+        for (value, whole) in values.iter().zip(&whole) {
+            assert!((value * units - *whole as f64).abs() < 1e-6, "{value}");
+        }
+        let lost =
+            values.iter().zip(&whole).filter(|(value, whole)| **whole == 0 && **value != 0.0);
+        assert!(lost.count() > 0, "some zeros are rounded");
+        let at_most = whole.iter().filter(|value| **value <= 0).count();
+        let at_least = whole.iter().filter(|value| **value >= 0).count();
+        let by_hand = (2.0 * (at_most.min(at_least) + 1) as f64 / 2_001.0).min(1.0);
+        assert_eq!(bootstrap.test(&first, &second).p, by_hand);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A difference of two scores, tested: its p-value, and how small a difference the same data could
 //! show.
 
-use super::bootstrap::Estimate;
+use super::bootstrap::{Estimate, ROUNDING};
 use serde::{Deserialize, Serialize};
 
 /// A difference of scores, from the paired bootstrap.
@@ -27,11 +27,12 @@ impl Difference {
     /// `2 (r + 1) / (n + 1)`, at most 1. It is below 0.05 where the interval leaves out 0, but for
     /// rounding. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4,
     /// with the 1 of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, equation
-    /// 4.11, since so many resamples show no p-value that is smaller.
+    /// 4.11, since so many resamples show no p-value that is smaller. A value that rounding alone tells
+    /// from 0 is at 0.
     pub(super) fn of(estimate: Estimate, resampled: &[f64]) -> Self {
         let count = resampled.len() as f64;
-        let at_most = resampled.iter().filter(|value| **value <= 0.0).count();
-        let at_least = resampled.iter().filter(|value| **value >= 0.0).count();
+        let at_most = resampled.iter().filter(|value| **value < ROUNDING).count();
+        let at_least = resampled.iter().filter(|value| **value > -ROUNDING).count();
         let p = 2.0 * (at_most.min(at_least) + 1) as f64 / (count + 1.0);
         let mean = resampled.iter().sum::<f64>() / count;
         let squares: f64 = resampled.iter().map(|value| (value - mean).powi(2)).sum();
@@ -53,9 +54,7 @@ impl Difference {
     pub fn shown_in_most(&self) -> Option<f64> {
         /// Quantiles of the normal distribution at 97.5 and at 80 %.
         const QUANTILES: f64 = 1.959_963_984_540_054 + 0.841_621_233_572_914_3;
-        /// Rounding alone makes less.
-        const LEAST: f64 = 1e-12;
-        (self.standard_error > LEAST).then_some(QUANTILES * self.standard_error)
+        (self.standard_error > ROUNDING).then_some(QUANTILES * self.standard_error)
     }
 }
 

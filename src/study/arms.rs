@@ -22,6 +22,8 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArmKind {
+    /// Nothing: the student before any training. It is compared with, and no cell has it.
+    Untuned,
     /// A share of the strong source, 0 to 1; chance decides which problems get its answers.
     Share(f64),
     /// What the comparison's choice with this number takes.
@@ -138,6 +140,9 @@ pub(super) fn check_choice(prepared: &Prepared, run: &RunConfig) -> Result<()> {
     prepared.with_mixture(&run).map_err(in_study).map(|_| ())
 }
 
+/// What the student before any training is called.
+pub(super) const UNTUNED: &str = "untuned";
+
 const HUNDREDTHS: &str = "Give shares from 0 to 1, in hundredths";
 
 /// Whether it can be told from others in the name of a folder.
@@ -174,6 +179,7 @@ impl ComparisonConfig {
     /// If the comparison has no choice with the arm's number.
     pub fn title(&self, arm: ArmKind) -> String {
         match arm {
+            ArmKind::Untuned => UNTUNED.into(),
             ArmKind::Share(0.0) => format!("{} alone", self.weak),
             ArmKind::Share(1.0) => format!("{} alone", self.strong),
             ArmKind::Share(share) => format!("{:.0} % {}", 100.0 * share, self.strong),
@@ -189,6 +195,7 @@ impl ComparisonConfig {
     pub(super) fn folder(&self, arm: ArmKind) -> String {
         let by = |number: usize| format!("{}-by-{}", self.name, self.choices[number].name());
         match arm {
+            ArmKind::Untuned => format!("{}-{UNTUNED}", self.name),
             ArmKind::Share(share) => format!("{}-{share:.2}", self.name),
             ArmKind::Choice(number) => by(number),
             ArmKind::Control(number) => format!("{}-control", by(number)),
@@ -227,10 +234,10 @@ impl ComparisonConfig {
             ArmKind::Choice(number) | ArmKind::Inverse(number) => {
                 self.weights(self.choices[number].within_share.unwrap_or(0.5), &sources)
             }
-            ArmKind::Control(_) => self.weights(0.5, &sources),
+            ArmKind::Control(_) | ArmKind::Untuned => self.weights(0.5, &sources),
         };
         config.mixture.choice = match arm {
-            ArmKind::Share(_) => None,
+            ArmKind::Share(_) | ArmKind::Untuned => None,
             ArmKind::Choice(number) => Some(self.choices[number].config(false)),
             ArmKind::Control(_) => Some(ChoiceConfig::by(ChoiceBy::Chance)),
             ArmKind::Inverse(number) => Some(self.choices[number].config(true)),

@@ -60,6 +60,8 @@ pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
     for share in shares.into_iter().filter(|share| *share > 0.0 && *share < 1.0) {
         pairs.extend([(ArmKind::Share(share), weak), (ArmKind::Share(share), strong)]);
     }
+    // What training on an arm gives, or takes: an arm may be best of all and do harm.
+    pairs.extend(comparison.arms().into_iter().map(|arm| (arm, ArmKind::Untuned)));
     pairs
 }
 

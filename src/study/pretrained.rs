@@ -5,20 +5,29 @@
 //! [students.pretraining]                    laid over [run] and [students.run]
 //! OUT/pretrained/STUDENT/1f0c.../           its run directory; the name is a digest of its settings
 //! CACHE/1f0c.../                            the same where the study has a `pretrained_cache`
+//! OUT/pretrained-models/STUDENT.json        by digest, a fingerprint of the model's files
 //! ```
 //!
 //! The digest names the run, so that a student of other settings is another base model for the cells,
-//! and studies that share a cache train each student once.
+//! and studies that share a cache train each student once. The fingerprint tells whether the model is
+//! still the one that the study's cells began with: one that was lost and trained anew may be another.
 
 use super::config::{StudentConfig, StudyConfig};
+use super::run::with_hint;
 use crate::context::{Context, Event, Moment, Observer};
 use crate::error::{Error, Result};
 use crate::eval::wilson;
+use crate::files::write_text;
+use crate::model::ModelFolder;
 use crate::recipe::{Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// A pretrained student in the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,7 +89,7 @@ impl StudyConfig {
             (config.lora, config.base) = (None, Default::default());
         }
         config.out = PathBuf::new();
-        let digest = digest(&config);
+        let digest = digest(&config, base_weights(config.base_model.as_deref()));
         config.out = match &self.pretrained_cache {
             Some(cache) => cache.join(digest),
             None => self.out.join("pretrained").join(name).join(digest),
@@ -91,8 +100,7 @@ impl StudyConfig {
     /// Sets a cell's base model where its student is pretrained.
     pub(super) fn set_pretrained(&self, student: usize, cell: &mut RunConfig) -> Result<()> {
         let Some(pretraining) = self.pretraining(student)? else { return Ok(()) };
-        let folder = if pretraining.lora.is_some() { "adapter" } else { "model" };
-        cell.base_model = Some(pretraining.out.join(folder).display().to_string());
+        cell.base_model = Some(pretraining.out.join(MODEL).display().to_string());
         // The base model has its own.
         cell.data.tokenizer = None;
         Ok(())
@@ -115,17 +123,118 @@ impl StudyConfig {
     }
 }
 
-/// 16 hexadecimal digits that name the settings, as far as they decide the student. Settings at their
-/// defaults are left out, so that a setting that a later version adds changes no name.
-fn digest(config: &RunConfig) -> String {
+/// The folder of the model in a run directory.
+const MODEL: &str = "model";
+
+/// What to do where a pretraining's directory does not fit its settings or data.
+const HINT: &str = "Take the old settings and data, name another directory (pretrained_cache, or out), or \
+                    remove this folder to have the student trained anew";
+
+/// 16 hexadecimal digits that name the settings, as far as they decide the student, and the weights of
+/// the model that it begins with. Settings at their defaults are left out, so that a setting that a
+/// later version adds changes no name.
+fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     let config = RunConfig { out: PathBuf::new(), ..config.clone() };
     let json = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
     let mut usual = RunConfig { out: PathBuf::new(), ..RunConfig::toy() };
     // It changes no answer.
     usual.generate.batch_size = config.generate.batch_size;
-    let given = differing(json(&config), &json(&usual)).to_string();
-    let hash = Sha256::digest(given.as_bytes());
+    let mut given = differing(json(&config), &json(&usual));
+    if let Some(weights) = base_weights {
+        given["base_weights"] = weights.into();
+    }
+    let hash = Sha256::digest(given.to_string().as_bytes());
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Names, lengths and times of the files of a model: what shows that it was written again.
+type Stamp = Vec<(PathBuf, u64, Option<SystemTime>)>;
+
+fn stamp(model: &Path) -> Option<Stamp> {
+    let files: Vec<PathBuf> = match model.is_dir() {
+        true => fs::read_dir(model).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        false => vec![model.to_owned()],
+    };
+    let of = |path: PathBuf| {
+        let file = fs::metadata(&path).ok()?;
+        Some((path, file.len(), file.modified().ok()))
+    };
+    let mut stamp = files.into_iter().map(of).collect::<Option<Stamp>>()?;
+    stamp.sort();
+    Some(stamp)
+}
+
+/// A fingerprint of the weights of a model on this machine. `None` of a name on the hub, and where
+/// files cannot be read, which the pretraining itself tells. Every cell asks for it, so that files are
+/// read once and again where they were written.
+fn base_weights(name: Option<&str>) -> Option<String> {
+    static KNOWN: Mutex<BTreeMap<PathBuf, (Stamp, String)>> = Mutex::new(BTreeMap::new());
+    let path = Path::new(name?);
+    if !path.exists() {
+        return None;
+    }
+    let now = stamp(path)?;
+    let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some((then, weights)) = known.get(path)
+        && *then == now
+    {
+        return Some(weights.clone());
+    }
+    let weights = ModelFolder::open(path).and_then(|folder| folder.files_fingerprint()).ok()?;
+    known.insert(path.to_owned(), (now, weights.clone()));
+    Some(weights)
+}
+
+/// Whether a pretrained student is the one that the study's cells began with, by the fingerprint that
+/// the first call has left.
+///
+/// # Errors
+/// [`Error::RunDirectory`] where it is another one; [`Error::Io`].
+fn check_same(study: &StudyConfig, student: &str, run: &Path) -> Result<()> {
+    let model = run.join(MODEL);
+    let weights = ModelFolder::open(&model)?.files_fingerprint()?;
+    let folder = study.out.join("pretrained-models");
+    let path = folder.join(format!("{student}.json"));
+    let mut known: BTreeMap<String, String> = match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| Error::RunDirectory {
+            path: path.clone(),
+            what: format!("it cannot be read: {e}"),
+            hint: anew(study, student, &path),
+        })?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    let digest = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match known.get(&digest) {
+        Some(then) if *then == weights => Ok(()),
+        Some(_) => Err(Error::RunDirectory {
+            path: model,
+            what: format!(
+                "this model of the pretrained student `{student}` is not the one that the study's cells \
+                 began with, by the fingerprint in {}",
+                path.display()
+            ),
+            hint: anew(study, student, &path),
+        }),
+        None => {
+            known.insert(digest, weights);
+            fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+            let text = serde_json::to_string_pretty(&known)
+                .map_err(|e| Error::io("write", &path, std::io::Error::other(e)))?;
+            write_text(&path, &format!("{text}\n"))
+        }
+    }
+}
+
+/// What to do where a pretrained student is another one.
+fn anew(study: &StudyConfig, student: &str, fingerprints: &Path) -> String {
+    let folders = ["cells", "untuned", "scores"].map(|part| study.out.join(part).join(student));
+    let [cells, untuned, scores] = folders.map(|folder| folder.display().to_string());
+    format!(
+        "Put the old model back, name another directory (out), or remove {cells}, {untuned}, {scores} and \
+         {} to have all of this student made anew",
+        fingerprints.display()
+    )
 }
 
 /// What of a value differs from another one.
@@ -174,14 +283,24 @@ pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec
             true => RunMode::Resume,
             false => RunMode::New,
         };
+        if mode == RunMode::New && study.out.join("cells").join(&of.name).exists() {
+            context.notice(format!(
+                "warning: {} has cells, but their pretrained student is not in {}: it is trained anew, and \
+                 must come to the same model",
+                of.name,
+                config.out.display()
+            ))?;
+        }
         let events = Context::new(PretrainingEvents(context), context.stop_flag());
-        let (summary, prepared) = run_with_data(&config, mode, &events)?;
+        let made = run_with_data(&config, mode, &events);
+        let (summary, prepared) = made.map_err(|error| with_hint(error, HINT))?;
         if summary.outcome.stopped {
             return Err(Error::stopped("the pretraining has a checkpoint; the same study goes on"));
         }
         if !study.keep_checkpoints {
             crate::files::remove_folder(&config.out.join("checkpoints"))?;
         }
+        check_same(study, &of.name, &config.out)?;
         let pairs = prepared.mixture.pairs();
         let problems = (0..pairs.len()).map(|index| pairs.problem(index).to_owned()).collect();
         ready.push(Ready { line: line(&of.name, &summary, &prepared), student, problems });
@@ -229,17 +348,19 @@ mod tests {
         // Nothing but `{}`: no setting at its default has a part in it.
         let empty: String =
             Sha256::digest(b"{}").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(digest(&toy), empty);
+        assert_eq!(digest(&toy, None), empty);
         let mut same = RunConfig { out: "elsewhere".into(), ..toy.clone() };
         same.generate.batch_size = 7;
-        assert_eq!(digest(&same), empty);
+        assert_eq!(digest(&same, None), empty);
         let mut others = [RunConfig { seed: 2, ..toy.clone() }, toy.clone(), toy.clone()];
         others[1].train.learning_rate = 1.0;
         others[2].data.toy.operations = (1, 2);
-        let mut digests: Vec<String> = others.iter().map(digest).collect();
+        let mut digests: Vec<String> = others.iter().map(|other| digest(other, None)).collect();
         digests.push(empty);
+        // The model that it begins with is a part of it.
+        digests.extend(["a", "b"].map(|weights| digest(&toy, Some(weights.into()))));
         digests.sort();
         digests.dedup();
-        assert_eq!(digests.len(), 4);
+        assert_eq!(digests.len(), 6);
     }
 }

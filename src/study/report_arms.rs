@@ -1,6 +1,7 @@
 //! The arms of a comparison in the report: their scores, their differences, and how small a
 //! difference they could show.
 
+use super::arms::UNTUNED;
 use super::differences::ArmDifference;
 use super::document::{Block, Document};
 use super::report::{percent, points, score, signed};
@@ -29,7 +30,15 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
     let ComparisonResult { name, strong, students, .. } = comparison;
     out.heading(2, format!("The arms: {name}"));
     let rows = students.iter().flat_map(|student| {
-        student.arms().map(|arm| {
+        let untuned = vec![
+            student.student.clone(),
+            UNTUNED.into(),
+            score(&student.untuned),
+            "-".into(),
+            "-".into(),
+            each(&student.untuned_by_seed, percent),
+        ];
+        let arms = student.arms().map(|arm| {
             vec![
                 student.student.clone(),
                 arm.title.clone(),
@@ -38,7 +47,8 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
                 shares(arm, strong, |[_, trained]| trained),
                 each(&arm.by_seed, percent),
             ]
-        })
+        });
+        std::iter::once(untuned).chain(arms)
     });
     // With more than two sources the share of one does not tell those of the others.
     let sources = students.first().and_then(|s| s.mixtures.first()).map_or(0, |m| m.shares.len());

@@ -180,6 +180,9 @@ pub struct StudentResult {
     pub untuned: Estimate,
     /// The same by benchmark.
     pub untuned_by_benchmark: Vec<f64>,
+    /// Its score in each seed; a student that is read from a folder is one for all seeds.
+    #[serde(default)]
+    pub untuned_by_seed: Vec<f64>,
     /// One for each share, in order; the first is the weak source alone, the last the strong one.
     pub mixtures: Vec<MixtureScore>,
     /// P of the strong source less P of the weak: below 0 there is a learnability gap.
@@ -280,6 +283,15 @@ pub struct Study {
 }
 
 impl StudyData {
+    /// The answers of an untuned student, seed by seed. One that is read from a folder was asked once:
+    /// its answers are those of every seed.
+    fn untuned_hits(&self, config: &StudyConfig, student: usize, comparison: usize) -> Vec<Hits> {
+        let of_seed = |seed: u64| self.untuned.get(&(student, comparison, seed));
+        let first = config.seeds.first().and_then(|seed| of_seed(*seed));
+        let all = config.seeds.iter().filter_map(|seed| of_seed(*seed).or(first));
+        all.map(TestedAnswers::hits).collect()
+    }
+
     /// The answers of a student in an arm, seed by seed.
     fn hits(
         &self,
@@ -288,6 +300,9 @@ impl StudyData {
         comparison: usize,
         arm: ArmKind,
     ) -> Vec<Hits> {
+        if arm == ArmKind::Untuned {
+            return self.untuned_hits(config, student, comparison);
+        }
         let of_seed = |seed: &u64| {
             let wanted = Cell { student, comparison, arm, seed: *seed };
             self.cells.iter().find(|(cell, ..)| *cell == wanted)
@@ -428,6 +443,7 @@ impl Scored<'_> {
             student: self.config.students[self.student].name.clone(),
             untuned: self.bootstrap.score(&untuned_hits.iter().collect()),
             untuned_by_benchmark: by_benchmark(&untuned),
+            untuned_by_seed: self.hits(ArmKind::Untuned).iter().map(score_of).collect(),
             mixtures: shares.iter().map(|share| self.score(ArmKind::Share(*share))).collect(),
             gap: less(strong, weak),
             gains: mixed

@@ -9,6 +9,7 @@
 //!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
 //!   untuned/STUDENT/seed-1/                  answers of the student before any training
 //!   pretrained/STUDENT/1f0c.../              the run that has pretrained it, if one has
+//!   pretrained-models/STUDENT.json           a fingerprint of the model that it gave
 //!   study.json  report.html  report.md  figures/
 //! ```
 
@@ -442,12 +443,7 @@ impl Work<'_, '_> {
         let events = Context::new(CellEvents(self.context), self.context.stop_flag());
         let summary = recipe::run_on(run, prepared.clone(), mode, &events);
         // The remedies of a single run are not those of a study.
-        let summary = summary.map_err(|error| match error {
-            Error::RunDirectory { path, what, .. } => {
-                Error::RunDirectory { path, what, hint: HINT.into() }
-            }
-            error => error,
-        })?;
+        let summary = summary.map_err(|error| with_hint(error, HINT))?;
         if summary.outcome.stopped {
             return Err(Error::stopped("the cell has a checkpoint"));
         }
@@ -537,6 +533,19 @@ fn rows_of(done: &[CellResult], wanted: &Cell) -> BTreeMap<String, f64> {
 /// What to do where a study's directory and its settings or data do not fit together.
 const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
                     cell's folder to have it made anew";
+
+/// An error of a run, with what to do in a study in place of what to do with a single run.
+pub(super) fn with_hint(error: Error, hint: &str) -> Error {
+    match error {
+        Error::RunDirectory { path, what, .. } => {
+            Error::RunDirectory { path, what, hint: hint.into() }
+        }
+        Error::Checkpoint { path, what, hint: of_run } if of_run.contains("allow the change") => {
+            Error::Checkpoint { path, what, hint: hint.into() }
+        }
+        error => error,
+    }
+}
 
 /// The student that a cell's run has written, in the precision in which the run tested it.
 fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {

@@ -165,11 +165,11 @@ mod tests {
             layers.text(settings).unwrap();
             layers.settings().unwrap()
         };
-        // Three tests: 3 x 2 / (n + 1) is below 0.05 from n = 120 on.
-        config.resamples = 120;
+        // Six tests: 6 x 2 / (n + 1) is below 0.05 from n = 240 on.
+        config.resamples = 240;
         assert_eq!(few_resamples(&config, &config.comparisons[0]), None);
-        config.resamples = 119;
+        config.resamples = 239;
         let told = few_resamples(&config, &config.comparisons[0]).unwrap();
-        assert!(told.contains("3 tests") && told.contains("120 or more"), "{told}");
+        assert!(told.contains("6 tests") && told.contains("240 or more"), "{told}");
     }
 }
