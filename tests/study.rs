@@ -536,7 +536,7 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
 
     // Other settings of the pretraining are another student, which finished cells are not of.
     let train = config.students[0].pretraining.as_mut().unwrap()["train"].as_table_mut().unwrap();
-    train.insert("steps".into(), 13.into());
+    train.insert("steps".into(), 5.into());
     let error = quiet(&config, &stop).unwrap_err().to_string();
     assert!(error.contains("base_model was"), "{error}");
 }
