@@ -338,6 +338,16 @@ impl Prepared {
         seen
     }
 
+    /// Trained tokens of the row of each problem, in the mixture's first epoch.
+    pub(super) fn trained_by_problem(&self) -> Vec<u32> {
+        let trained = |problem: usize| {
+            let row = self.mixture.row(problem);
+            let example = self.encoded.example(row.source_index(), row.record_index());
+            example.map_or(0, |example| example.trained() as u32)
+        };
+        (0..self.mixture.pairs().len()).map(trained).collect()
+    }
+
     /// The rows to train on, in training order.
     pub fn rows(&self) -> MixedRows {
         MixedRows::new(self.mixture.clone(), self.encoded.clone())

@@ -73,6 +73,32 @@ pub(super) fn teacher(
     Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
 }
 
+/// Stored logits must hold every answer where a run trains on answers that are not known yet, as pilots do.
+///
+/// # Errors
+/// [`Error::Config`] where they do not; as [`TeacherLogits::open`].
+pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Result<()> {
+    let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(()) };
+    if !TeacherLogits::is_in(Path::new(path)) {
+        return Ok(());
+    }
+    let logits = TeacherLogits::open(Path::new(path))?;
+    let answers = prepared.all_answers();
+    let mut missing = answers.iter().filter(|answer| !logits.holds(&answer.row));
+    let Some(first) = missing.next() else { return Ok(()) };
+    Err(Error::config(
+        "teacher.path",
+        format!(
+            "{path} has nothing for {} of {} answers, the first of them {}, and with mixture.share = auto \
+             pilots train on answers of every share",
+            missing.count() + 1,
+            answers.len(),
+            first.row.label
+        ),
+        "Write the logits of all answers, or give another share",
+    ))
+}
+
 /// The shape of a teacher that runs beside the training, by its `config.json`; `None` where there is
 /// none, or logits in a folder.
 ///

@@ -4,6 +4,7 @@ use super::{DataConfig, EvaluationConfig, RunConfig};
 use crate::data::ChatTemplate;
 use crate::error::{Error, Problems, Result};
 use crate::model::FileType;
+use crate::recipe::pilots::validate_mixture;
 
 fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
     Err(Error::config(key, what, hint))
@@ -23,6 +24,7 @@ impl RunConfig {
         problems.note(self.data.validate());
         problems.note(self.mixture.validate_choice());
         problems.note(self.pilots.validate());
+        problems.note(validate_mixture(&self.mixture));
         problems.note(self.validate_model());
         for (key, name) in self.template_variables() {
             problems.note(ChatTemplate::check_variable(&key, name));

@@ -1,10 +1,31 @@
 //! What pilots are told.
 
+use crate::data::{MixtureConfig, Schedule, Share};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The share where no other is clearly better: the paper's.
 pub const FALLBACK_SHARE: f64 = 0.2;
+
+/// Refuses what gives the share another meaning than the one that pilots find.
+///
+/// # Errors
+/// [`Error::Config`] with the setting; a choice of answers refuses the share itself.
+pub(in crate::recipe) fn validate_mixture(mixture: &MixtureConfig) -> Result<()> {
+    if mixture.share != Share::Auto {
+        return Ok(());
+    }
+    let hint = "Leave it out, or give the share in place of mixture.share = auto";
+    if mixture.schedule != Schedule::Constant {
+        let what = "with mixture.share = auto pilots find one share for the whole training";
+        return Err(Error::config("mixture.schedule", what, hint));
+    }
+    if mixture.redraw {
+        let what = "with mixture.share = auto each problem keeps its answer in all epochs";
+        return Err(Error::config("mixture.redraw", what, hint));
+    }
+    Ok(())
+}
 
 /// How the share of `mixture.share = "auto"` is found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -38,6 +38,15 @@ pub(super) trait Pilots {
     /// [`Error::Stopped`](crate::Error::Stopped); what a training gives.
     fn run(&mut self, round: usize, share: f64, steps: usize, place: [usize; 2])
     -> Result<Outcome>;
+
+    /// Steps that a pilot should have; shorter ones are made, and said to be short.
+    fn fewest_steps(&self) -> usize;
+
+    /// Says what a person should know before the pilots of a round are made.
+    ///
+    /// # Errors
+    /// What the observer gives.
+    fn warn(&mut self, text: &str) -> Result<()>;
 }
 
 /// What is asked of the halving.
@@ -48,6 +57,8 @@ pub(super) struct Halving {
     pub fallback: f64,
     /// Trained tokens that all pilots may use.
     pub budget: u64,
+    /// The tokens of one training of the run, of which the setting of the budget is a multiple.
+    pub training: u64,
     /// Tokens of a round over those of the round before.
     pub growth: f64,
     /// Steps of the run; no pilot is longer.
@@ -63,33 +74,44 @@ pub(super) struct Halved {
     pub best: f64,
     /// Its score less that of the fallback, in the last round.
     pub gain: Estimate,
+    /// The share that comes after the best in the last round.
+    pub runner_up: f64,
+    /// The score of the best less that of the runner-up.
+    pub lead: Estimate,
+    /// What a person should know of the pilots.
+    pub warnings: Vec<String>,
+}
+
+/// How many shares each round has.
+pub(super) fn sizes(shares: usize) -> Vec<usize> {
+    let mut sizes = vec![shares];
+    while let Some(last @ 3..) = sizes.last().copied() {
+        sizes.push(last.div_ceil(2));
+    }
+    sizes
 }
 
 impl Halving {
-    /// How many shares each round has.
-    fn sizes(&self) -> Vec<usize> {
-        let mut sizes = vec![self.shares.len()];
-        while let Some(last @ 3..) = sizes.last().copied() {
-            sizes.push(last.div_ceil(2));
-        }
-        sizes
-    }
-
     /// Makes all rounds.
     ///
     /// # Errors
     /// [`Error::Config`] where the budget does not allow every share of a round one step, before any
     /// pilot of the round; what the pilots give.
     pub fn run(&self, pilots: &mut dyn Pilots) -> Result<Halved> {
-        let sizes = self.sizes();
+        let sizes = sizes(self.shares.len());
         let all: usize = sizes.iter().sum();
         let (mut shares, mut rounds, mut spent, mut made) = (self.shares.clone(), vec![], 0, 0);
+        let mut warnings = vec![];
         for (index, _) in sizes.iter().enumerate() {
             // What earlier rounds have left over goes to the later ones.
             let parts: f64 =
                 (0..sizes.len() - index).map(|later| self.growth.powi(later as i32)).sum();
             let room = (self.budget.saturating_sub(spent) as f64 / parts) as u64;
             let steps = self.longest(pilots, &shares, room)?;
+            if let Some(warning) = self.short(pilots, &shares, steps, [index, sizes.len()])? {
+                pilots.warn(&warning)?;
+                warnings.push(warning);
+            }
             let mut outcomes = vec![];
             for share in &shares {
                 made += 1;
@@ -106,11 +128,43 @@ impl Halving {
         let last = rounds.last().map_or(&[][..], |round| &round.pilots);
         let best = last.iter().min_by_key(|pilot| pilot.place);
         let fallback = last.iter().find(|pilot| pilot.share == self.fallback);
-        let (Some(best), Some(fallback)) = (best, fallback) else {
+        let second = last.iter().find(|pilot| pilot.place == 2);
+        let (Some(best), Some(fallback), Some(second)) = (best, fallback, second) else {
             return Err(Error::config("pilots.shares", "there is none", "Give two or more"));
         };
-        let gain = self.difference(best, fallback);
-        Ok(Halved { best: best.share, gain, rounds })
+        let [gain, lead] = [fallback, second].map(|other| self.difference(best, other));
+        Ok(Halved { best: best.share, gain, runner_up: second.share, lead, rounds, warnings })
+    }
+
+    /// What is to be said of a round whose pilots have too few steps to be trusted, and with which budget
+    /// they would have enough.
+    fn short(
+        &self,
+        pilots: &dyn Pilots,
+        shares: &[f64],
+        steps: usize,
+        [round, rounds]: [usize; 2],
+    ) -> Result<Option<String>> {
+        let enough = pilots.fewest_steps();
+        if steps >= enough {
+            return Ok(None);
+        }
+        let made = format!("the pilots of round {} have {}", round + 1, steps_of(steps));
+        if steps >= self.most_steps {
+            return Ok(Some(format!("{made}, as the run itself: too few to tell shares apart")));
+        }
+        let enough = enough.min(self.most_steps);
+        let tokens: u64 =
+            shares.iter().map(|share| pilots.cost(*share, enough)).sum::<Result<u64>>()?;
+        // A round's part of the budget.
+        let parts: f64 = (0..rounds).map(|round| self.growth.powi(round as i32)).sum();
+        let budget = tokens as f64 * parts / self.growth.powi(round as i32);
+        let budget = budget / self.training.max(1) as f64;
+        Ok(Some(format!(
+            "{made}: too few to tell shares apart; pilots.budget={} gives them {}",
+            (budget * 100.0).ceil() / 100.0,
+            steps_of(enough)
+        )))
     }
 
     /// The most steps that all of these shares can make within so many trained tokens.
@@ -232,14 +286,22 @@ impl Halving {
     }
 }
 
+/// A number of steps, in words.
+pub(super) fn steps_of(steps: usize) -> String {
+    format!("{steps} step{}", if steps == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Pilots whose grades are known: for each share the number of right answers of 100, at any length.
+    #[derive(Default)]
     struct Fake {
         right: Vec<(f64, usize)>,
         made: Vec<(usize, f64, usize)>,
+        fewest: usize,
+        warned: Vec<String>,
     }
 
     impl Pilots for Fake {
@@ -265,6 +327,16 @@ mod tests {
                 ..Outcome::default()
             })
         }
+
+        fn fewest_steps(&self) -> usize {
+            self.fewest
+        }
+
+        fn warn(&mut self, text: &str) -> Result<()> {
+            // Before the first pilot of its round.
+            self.warned.push(format!("{} made; {text}", self.made.len()));
+            Ok(())
+        }
     }
 
     const SHARES: [f64; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
@@ -274,6 +346,7 @@ mod tests {
             shares: SHARES.to_vec(),
             fallback: 0.2,
             budget,
+            training: 30_000,
             growth: 1.0,
             most_steps: 1000,
             bootstrap: Bootstrap::default(),
@@ -281,7 +354,7 @@ mod tests {
     }
 
     fn fake(right: [usize; 6]) -> Fake {
-        Fake { right: SHARES.into_iter().zip(right).collect(), made: vec![] }
+        Fake { right: SHARES.into_iter().zip(right).collect(), ..Fake::default() }
     }
 
     #[test]
@@ -342,10 +415,57 @@ mod tests {
     }
 
     #[test]
-    fn where_the_fallback_is_the_best_it_is_compared_with_itself() {
+    fn where_the_fallback_is_the_best_it_is_compared_with_the_runner_up() {
         let halved = halving(60_000).run(&mut fake([10, 60, 50, 40, 30, 20])).unwrap();
         assert_eq!((halved.best, halved.gain.value), (0.2, 0.0));
         assert_eq!(halved.rounds[2].pilots.len(), 2);
+        // 60 of 100 and 50 of the same 100.
+        assert_eq!(halved.runner_up, 0.4);
+        assert!((halved.lead.value - 0.1).abs() < 1e-6 && halved.lead.low > 0.0);
+        // Where another is the best, the runner-up of two is the fallback.
+        let halved = halving(60_000).run(&mut fake([10, 20, 30, 50, 90, 70])).unwrap();
+        assert_eq!((halved.runner_up, halved.lead), (0.2, halved.gain));
+    }
+
+    #[test]
+    fn short_pilots_are_told_with_the_budget_that_makes_them_longer() {
+        // 16, 29 and 51 steps, as above.
+        let mut pilots = fake([10, 20, 30, 50, 90, 70]);
+        pilots.fewest = 30;
+        let halved = halving(60_000).run(&mut pilots).unwrap();
+        // By hand: 30 steps of all six take 36,000 tokens, three rounds of that 108,000, of 30,000 each
+        // 3.6; and 30 of three 21,000, 63,000, 2.1.
+        let told = "too few to tell shares apart; pilots.budget";
+        assert_eq!(
+            pilots.warned,
+            [
+                format!(
+                    "0 made; the pilots of round 1 have 16 steps: {told}=3.6 gives them 30 steps"
+                ),
+                format!(
+                    "6 made; the pilots of round 2 have 29 steps: {told}=2.1 gives them 30 steps"
+                ),
+            ]
+        );
+        assert_eq!(halved.warnings.len(), 2);
+        // It does, and a hair less does not.
+        for (budget, count) in [(108_000, 0), (107_000, 1)] {
+            let mut pilots = fake([10, 20, 30, 50, 90, 70]);
+            pilots.fewest = 30;
+            let halved = halving(budget).run(&mut pilots).unwrap();
+            assert_eq!(halved.warnings.len(), count, "{:?}", halved.warnings);
+        }
+        // A run that is as short has no longer pilots.
+        let mut short = halving(10_000_000);
+        short.most_steps = 1;
+        let mut pilots = fake([1; 6]);
+        pilots.fewest = 8;
+        let halved = short.run(&mut pilots).unwrap();
+        assert!(
+            halved.warnings[0].contains("have 1 step, as the run itself"),
+            "{:?}",
+            halved.warnings
+        );
     }
 
     /// Pilots whose cost is given for each number of steps.
@@ -357,6 +477,14 @@ mod tests {
         }
 
         fn run(&mut self, _: usize, _: f64, _: usize, _: [usize; 2]) -> Result<Outcome> {
+            unreachable!("only costs are asked for")
+        }
+
+        fn fewest_steps(&self) -> usize {
+            0
+        }
+
+        fn warn(&mut self, _: &str) -> Result<()> {
             unreachable!("only costs are asked for")
         }
     }

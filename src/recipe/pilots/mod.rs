@@ -13,28 +13,43 @@
 mod config;
 mod halving;
 mod proposal;
+#[cfg(test)]
+mod tests;
+mod tokens;
 
+pub(super) use config::validate_mixture;
 pub use config::{FALLBACK_SHARE, PilotsConfig};
+use proposal::is_clearly_better;
 pub use proposal::{PilotResult, PilotRound, ShareProposal};
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
+use super::finished::same_settings;
 use super::grader::read_answers;
 use super::prepare::Prepared;
 use super::run::{dated, run_on};
+use super::teacher::check_every_answer;
 use crate::context::{Context, Event, Moment, Observer};
 use crate::data::{MixtureConfig, Pairs, Share};
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
 use crate::files::remove_folder;
 use crate::random::Stream;
-use halving::{Halved, Halving, Outcome, Pilots};
+use halving::{Halved, Halving, Outcome, Pilots, sizes, steps_of};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use tokens::Tokens;
 
 /// What pilots have found.
 const RESULT: &str = "pilots.json";
 /// Their run directories.
 const FOLDER: &str = "pilots";
+/// Steps below which a pilot is said to be too short to tell shares apart.
+const FEW_STEPS: usize = 8;
+/// The source that the share is of, wherever it stands; where none has this name it is the first.
+const LONG: &str = "long";
 
 /// Proposes a share for a run by pilots, whatever its `mixture.share` is. They work in the run's
 /// directory (`out`), which a later run with `mixture.share = "auto"` and [`RunMode::Resume`] goes on
@@ -58,12 +73,14 @@ pub fn propose_share(config: &RunConfig, context: &Context<'_>) -> Result<ShareP
     propose(config, &prepared, &directory, mode, context)
 }
 
-/// The names of the two sources of a run whose share is found.
+/// The names of the two sources of a run whose share is found, first the one that it is the share of.
 ///
 /// # Errors
 /// [`Error::Config`] where there are not two.
 fn two_sources(pairs: &Pairs) -> Result<[&str; 2]> {
     match &**pairs.sources() {
+        // 0.2, the fallback, is meant of long answers, whatever stands first.
+        [first, second] if second.name() == LONG => Ok([second.name(), first.name()]),
         [first, second] => Ok([first.name(), second.name()]),
         sources => Err(Error::config(
             "mixture.share",
@@ -86,10 +103,14 @@ pub(super) fn tell_unknown(config: &RunConfig, context: &Context<'_>) -> Result<
     if config.mixture.share != Share::Auto {
         return Ok(());
     }
+    let pilots: usize = sizes(config.pilots.all_shares().len()).iter().sum();
+    let questions = config.pilots.questions;
     context.notice(format!(
         "mixture.share = auto: pilots find the share before training, within {} times its trained \
-         tokens; until then it is taken as {FALLBACK_SHARE}",
-        config.pilots.budget
+         tokens; until then it is taken as {FALLBACK_SHARE}. Beside that they generate at most {} answers to \
+         be graded: {pilots} pilots, {questions} each",
+        config.pilots.budget,
+        pilots.saturating_mul(questions)
     ))
 }
 
@@ -124,6 +145,48 @@ fn read(directory: &RunDirectory) -> Option<ShareProposal> {
     serde_json::from_str(&text).ok()
 }
 
+/// The settings that pilots depend on: what they set themselves, and where the run writes, is left out.
+fn inputs(config: &RunConfig) -> RunConfig {
+    let mut inputs = RunConfig { out: PathBuf::new(), ..config.clone() };
+    inputs.pilots.shares = inputs.pilots.all_shares();
+    let train = &mut inputs.train;
+    (train.evaluate_every, train.early_stopping, train.keep_best) = (0, 0, false);
+    train.keep_checkpoints = 1;
+    let evaluation = &mut inputs.evaluation;
+    (evaluation.before, evaluation.during_training, evaluation.questions) = (false, 0, 0);
+    if inputs.mixture.share == Share::Auto {
+        // Weights are not used.
+        inputs.mixture.weights.clear();
+    }
+    inputs
+}
+
+/// Holds the settings of pilots against those that a directory was started with, before any pilot, and
+/// stores them.
+///
+/// # Errors
+/// [`Error::RunDirectory`] with what differs, unless the mode allows it.
+fn take_settings(config: &RunConfig, directory: &RunDirectory, mode: RunMode) -> Result<()> {
+    if !mode.resumes() {
+        directory.clear()?;
+        clear(directory)?;
+    }
+    let stored = RunConfig::read(&directory.path("config.toml")).ok();
+    if let Some(mut then) = stored {
+        // The share that pilots have found takes the place of `auto` when training begins.
+        if read(directory).is_some_and(|found| found.mixture(&then.mixture) == then.mixture) {
+            then.mixture = config.mixture.clone();
+        }
+        let now = RunConfig { out: config.out.clone(), ..inputs(config) };
+        match same_settings(&inputs(&then), &now) {
+            Ok(()) => return Ok(()),
+            Err(error) if mode != RunMode::ResumeChanged => return Err(error),
+            Err(_) => {}
+        }
+    }
+    directory.write("config.toml", &config.to_toml()?)
+}
+
 /// Makes the pilots of a run, or takes those that are finished.
 fn propose(
     config: &RunConfig,
@@ -133,8 +196,8 @@ fn propose(
     context: &Context<'_>,
 ) -> Result<ShareProposal> {
     let pairs = prepared.mixture.pairs();
-    let [source, other] = two_sources(pairs)?.map(str::to_owned);
-    let settings = config.pilots.clone();
+    let [source, other] = two_sources(pairs)?;
+    let settings = &config.pilots;
     let apart = settings.questions.min(pairs.len() / 2);
     // Not the stream that has divided the problems before.
     let seed = Stream::new(config.seed, "pilots", 0).next_u64();
@@ -148,54 +211,82 @@ fn propose(
             "Give answers in the data, or give mixture.weights and another share",
         ));
     }
+    check_every_answer(config, prepared)?;
+    let names = [source, other];
     let shares = settings.all_shares();
     let of_share = |share: f64| -> Result<u64> {
+        context.check()?;
         let mut run = config.clone();
-        run.mixture = proposal::mixture_of([&source, &other], share, &config.mixture);
-        trained_tokens(&prepared.with_mixture(&run)?, config.train.total_rows(pairs.len()))
+        run.mixture = proposal::mixture_of(names, share, &config.mixture);
+        let tokens = Tokens::new(&prepared.with_mixture(&run)?);
+        Ok(tokens.of_first(config.train.total_rows(pairs.len())))
     };
     let all: u64 = shares.iter().map(|share| of_share(*share)).sum::<Result<u64>>()?;
     let training = all / shares.len() as u64;
-    if !mode.resumes() {
-        directory.clear()?;
-        clear(directory)?;
-    }
-    // What was asked; the share that is found takes its place when training begins.
-    if !directory.path("config.toml").exists() {
-        directory.write("config.toml", &config.to_toml()?)?;
-    }
+    take_settings(config, directory, mode)?;
+    let whole = config.train.total_steps(pairs.len());
     let halving = Halving {
+        budget: (settings.budget * training as f64) as u64,
+        training,
         shares,
         fallback: FALLBACK_SHARE,
-        budget: (settings.budget * training as f64) as u64,
         growth: settings.growth,
-        most_steps: config.train.total_steps(pairs.len()),
+        most_steps: whole,
         bootstrap: Bootstrap { seed: config.seed, ..Bootstrap::default() },
     };
-    let names = [source.as_str(), other.as_str()];
-    let whole = halving.most_steps;
-    let mut pilots = Trainings { config, subset: &subset, directory, names, whole, mode, context };
-    let Halved { rounds, best, gain } = halving.run(&mut pilots)?;
-    let clear = best != FALLBACK_SHARE && gain.low > 0.0;
-    let share = if clear { best } else { FALLBACK_SHARE };
-    let proposal = ShareProposal {
-        share,
-        best,
-        fallback: FALLBACK_SHARE,
-        gain,
-        rounds,
-        settings,
-        problems: subset.mixture.pairs().len(),
-        questions: subset.questions.len(),
-        budget: halving.budget,
-        training,
-        source,
-        other,
-    };
+    tell_work(&halving, subset.questions.len(), context)?;
+    let counted = RefCell::default();
+    let subset = &subset;
+    let mut pilots = Trainings { config, subset, directory, names, whole, mode, counted, context };
+    let proposal = proposed(&halving, &mut pilots, settings, subset, names)?;
     directory.write_json(RESULT, &proposal)?;
     context.notice(proposal.line())?;
     context.notice(proposal.cost())?;
     Ok(proposal)
+}
+
+/// Tells what pilots will do, before they do it.
+fn tell_work(halving: &Halving, questions: usize, context: &Context<'_>) -> Result<()> {
+    let sizes = sizes(halving.shares.len());
+    let pilots: usize = sizes.iter().sum();
+    context.notice(format!(
+        "{pilots} pilots in {} round{} find the share within {} trained tokens; beside that they generate {} \
+         answers to be graded, {questions} each",
+        sizes.len(),
+        if sizes.len() == 1 { "" } else { "s" },
+        halving.budget,
+        pilots * questions
+    ))
+}
+
+/// What pilots propose, whoever trains them.
+fn proposed(
+    halving: &Halving,
+    pilots: &mut dyn Pilots,
+    settings: &PilotsConfig,
+    subset: &Prepared,
+    names: [&str; 2],
+) -> Result<ShareProposal> {
+    let Halved { rounds, best, gain, runner_up, lead, warnings } = halving.run(pilots)?;
+    let fallback = halving.fallback;
+    let [source, other] = names.map(str::to_owned);
+    Ok(ShareProposal {
+        share: if is_clearly_better(best, fallback, &gain) { best } else { fallback },
+        best,
+        fallback,
+        gain,
+        runner_up: Some(runner_up),
+        lead,
+        warnings,
+        rounds,
+        settings: settings.clone(),
+        problems: subset.mixture.pairs().len(),
+        questions: subset.questions.len(),
+        budget: halving.budget,
+        training: halving.training,
+        source,
+        other,
+    })
 }
 
 /// Removes what earlier pilots have written.
@@ -205,11 +296,6 @@ fn propose(
 pub(super) fn clear(directory: &RunDirectory) -> Result<()> {
     directory.remove(RESULT)?;
     remove_folder(&directory.path(FOLDER))
-}
-
-/// Trained tokens of the first so many rows.
-fn trained_tokens(prepared: &Prepared, rows: u64) -> Result<u64> {
-    Ok(prepared.seen(rows).iter().map(|source| source.trained_tokens).sum())
 }
 
 /// Pilots that are trained.
@@ -222,6 +308,8 @@ struct Trainings<'a, 'c> {
     /// Steps of the run.
     whole: usize,
     mode: RunMode,
+    /// Trained tokens of the shares, by the bits of the number, each counted once.
+    counted: RefCell<BTreeMap<u64, Tokens>>,
     context: &'a Context<'c>,
 }
 
@@ -249,7 +337,25 @@ impl Pilots for Trainings<'_, '_> {
     fn cost(&self, share: f64, steps: usize) -> Result<u64> {
         let run = self.settings(1, share, steps);
         let rows = run.train.total_rows(self.subset.mixture.pairs().len());
-        trained_tokens(&self.subset.with_mixture(&run)?, rows)
+        let mut counted = self.counted.borrow_mut();
+        if let Some(tokens) = counted.get(&share.to_bits()) {
+            return Ok(tokens.of_first(rows));
+        }
+        self.context.check()?;
+        // A constant mixture is the same for any number of steps.
+        let tokens = Tokens::new(&self.subset.with_mixture(&run)?);
+        Ok(counted.entry(share.to_bits()).or_insert(tokens).of_first(rows))
+    }
+
+    fn fewest_steps(&self) -> usize {
+        // A scaled warm-up of at least half a step, where the run has one.
+        let warmup = self.config.train.warmup_steps;
+        let of_warmup = if warmup == 0 { 0 } else { self.whole.div_ceil(2 * warmup) };
+        of_warmup.max(FEW_STEPS)
+    }
+
+    fn warn(&mut self, text: &str) -> Result<()> {
+        self.context.notice(text)
     }
 
     fn run(
@@ -261,18 +367,26 @@ impl Pilots for Trainings<'_, '_> {
     ) -> Result<Outcome> {
         self.context.check().map_err(going_on)?;
         let run = self.settings(round, share, steps);
-        let about = format!("{:.0} % {}, {steps} steps", 100.0 * share, self.names[0]);
+        let about = format!("{:.0} % {}, {}", 100.0 * share, self.names[0], steps_of(steps));
         let name = format!("pilot, round {round}");
         let part = Event::Part { name: &name, about: &about, number, of, seconds_left: None };
         self.context.emit(&part)?;
-        let mode = match RunDirectory::holds_run(&run.out) {
-            true if self.mode.resumes() => self.mode,
+        let holds_run = RunDirectory::holds_run(&run.out);
+        let mode = match holds_run {
+            true if self.mode.resumes() => RunMode::Resume,
             true => RunMode::Overwrite,
             false => RunMode::New,
         };
         let events = Context::new(PilotEvents(self.context), self.context.stop_flag());
         let data = self.subset.with_mixture(&run)?;
-        let summary = run_on(&run, data, mode, &events).map_err(going_on)?;
+        let mut summary = run_on(&run, data.clone(), mode, &events);
+        let differs = matches!(summary, Err(Error::RunDirectory { .. } | Error::Checkpoint { .. }));
+        if holds_run && differs && self.mode == RunMode::ResumeChanged {
+            // A pilot of which a part is of other settings or data compares with none.
+            self.context.notice(format!("{name}, {about}: made anew, since it differs"))?;
+            summary = run_on(&run, data, RunMode::Overwrite, &events);
+        }
+        let summary = summary.map_err(going_on)?;
         if summary.outcome.stopped {
             return Err(going_on(Error::stopped("")));
         }

@@ -1,7 +1,7 @@
 //! What pilots propose, and how sure they are.
 
 use super::config::PilotsConfig;
-use super::halving::Outcome;
+use super::halving::{Outcome, steps_of};
 use crate::data::{MixtureConfig, Share};
 use crate::eval::Estimate;
 use crate::text::{DISPLAY_WIDTH, Table, duration};
@@ -86,6 +86,16 @@ pub struct ShareProposal {
     /// Score of the best less that of the fallback in the last round, 0 to 1, with its 95 % interval over
     /// the problems.
     pub gain: Estimate,
+    /// The share that comes after the best in the last round; older files have none.
+    #[serde(default)]
+    pub runner_up: Option<f64>,
+    /// Score of the best less that of the runner-up in the last round, 0 to 1, with its 95 % interval over
+    /// the problems.
+    #[serde(default)]
+    pub lead: Estimate,
+    /// What makes the pilots less sure than they should be, such as too few steps.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The rounds.
     pub rounds: Vec<PilotRound>,
     /// What was asked.
@@ -100,15 +110,20 @@ pub struct ShareProposal {
     pub training: u64,
 }
 
+/// Whether the best share of the last round is proposed in place of the fallback: where it is another one,
+/// and the 95 % interval of its score less the fallback's lies above 0.
+pub(super) fn is_clearly_better(best: f64, fallback: f64, gain: &Estimate) -> bool {
+    best != fallback && gain.low > 0.0
+}
+
 fn percent(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
 
 impl ShareProposal {
-    /// Whether the pilots tell the proposed share from the fallback. Where they do not, the fallback is
-    /// proposed.
+    /// Whether another share than the fallback is proposed: one that is clearly better in the last round.
     pub fn is_clear(&self) -> bool {
-        self.best != self.fallback && self.gain.low > 0.0
+        is_clearly_better(self.best, self.fallback, &self.gain)
     }
 
     /// All pilots, round by round.
@@ -128,32 +143,50 @@ impl ShareProposal {
 
     /// What is proposed and how sure it is, in a sentence.
     pub fn line(&self) -> String {
-        let Self { source, share, best, fallback, gain, .. } = self;
-        let [value, low, high] =
-            [gain.value, gain.low, gain.high].map(|x| format!("{:+.1}", 100.0 * x));
-        let interval = format!("{value} points, 95 % interval {low} to {high}");
-        match () {
-            () if self.is_clear() => format!(
-                "share of `{source}`: {share}, found by pilots; it answers more problems than the \
-                 fallback {fallback} ({interval})"
+        let Self { source, share, best, fallback, gain, lead, runner_up, .. } = self;
+        let points = |estimate: &Estimate| {
+            let [value, low, high] =
+                [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
+            format!("{value} points, 95 % interval {low} to {high}")
+        };
+        let unclear =
+            format!("share of `{source}`: {share}, the fallback: pilots tell no share from it");
+        if self.is_clear() {
+            return format!(
+                "share of `{source}`: {share}, found by pilots: it answers more problems than the \
+                 fallback {fallback} ({})",
+                points(gain)
+            );
+        }
+        if self.pilots().all(|pilot| pilot.right == 0) {
+            return format!("{unclear}, since none of them answers any problem right");
+        }
+        match runner_up {
+            _ if best != fallback => {
+                format!("{unclear} ({best} less {fallback}: {})", points(gain))
+            }
+            Some(other) if lead.low > 0.0 => format!(
+                "share of `{source}`: {share}, found by pilots: it answers more problems than {other}, \
+                 the other share of the last round ({})",
+                points(lead)
             ),
-            () if best == fallback => format!(
-                "share of `{source}`: {share}, found by pilots; no other share answers more problems"
-            ),
-            () => format!(
-                "share of `{source}`: {share}, the fallback; pilots do not tell the best, {best}, from \
-                 it ({interval})"
-            ),
+            Some(other) => format!("{unclear} ({fallback} less {other}: {})", points(lead)),
+            None => unclear,
         }
     }
 
     /// What the pilots have used.
     pub fn cost(&self) -> String {
         let sum = |part: fn(&PilotResult) -> f64| self.pilots().map(part).sum::<f64>();
+        let rounds = self
+            .rounds
+            .iter()
+            .map(|round| format!("{} of {}", round.pilots.len(), steps_of(round.steps)));
         format!(
-            "{} pilots used {} of {} trained tokens (a training of the run: {} in the mean) in {}; \
+            "{} pilots ({}) used {} of {} trained tokens (a training of the run: {} in the mean) in {}; \
              grading on {} problems kept apart took {}",
             self.pilots().count(),
+            rounds.collect::<Vec<_>>().join(", "),
             self.trained_tokens(),
             self.budget,
             self.training,
@@ -196,7 +229,7 @@ pub(super) fn mixture_of(names: [&str; 2], share: f64, asked: &MixtureConfig) ->
 }
 
 impl fmt::Display for ShareProposal {
-    /// The proposal, the table and what it cost, in lines that fit the width of the format.
+    /// The proposal, the table, warnings and what it cost, in lines that fit the width of the format.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = f.width().unwrap_or(DISPLAY_WIDTH);
         writeln!(f, "{}", self.line())?;
@@ -206,6 +239,113 @@ impl fmt::Display for ShareProposal {
                 writeln!(f, "  {} was given up after {why}", pilot.share)?;
             }
         }
+        for warning in &self.warnings {
+            writeln!(f, "{warning}")?;
+        }
         write!(f, "{}", self.cost())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proposal of two shares, of whose pilots so many answers are right.
+    fn proposal(best: f64, gain: [f64; 3], lead: [f64; 3], right: usize) -> ShareProposal {
+        let estimate = |[value, low, high]: [f64; 3]| Estimate { value, low, high };
+        let pilot = |share| PilotResult { share, right, ..PilotResult::default() };
+        let clear = is_clearly_better(best, 0.2, &estimate(gain));
+        ShareProposal {
+            source: "long".into(),
+            other: "short".into(),
+            share: if clear { best } else { 0.2 },
+            best,
+            fallback: 0.2,
+            gain: estimate(gain),
+            runner_up: Some(if best == 0.2 { 0.6 } else { 0.2 }),
+            lead: estimate(lead),
+            warnings: vec!["too short".into()],
+            rounds: vec![PilotRound { steps: 1, pilots: vec![pilot(0.2), pilot(0.6)] }],
+            settings: PilotsConfig::default(),
+            problems: 90,
+            questions: 10,
+            budget: 100,
+            training: 100,
+        }
+    }
+
+    #[test]
+    fn only_a_share_that_is_clearly_better_is_proposed() {
+        let estimate = |low, high| Estimate { value: (low + high) / 2.0, low, high };
+        assert!(is_clearly_better(0.6, 0.2, &estimate(0.01, 0.2)));
+        // Not clear, by a hair and by far; worse than the fallback; the fallback itself.
+        assert!(!is_clearly_better(0.6, 0.2, &estimate(0.0, 0.2)));
+        assert!(!is_clearly_better(0.6, 0.2, &estimate(-0.1, 0.2)));
+        assert!(!is_clearly_better(0.6, 0.2, &estimate(-0.2, -0.1)));
+        assert!(!is_clearly_better(0.2, 0.2, &estimate(0.0, 0.0)));
+        assert!(!is_clearly_better(0.2, 0.2, &estimate(0.01, 0.2)));
+    }
+
+    #[test]
+    fn each_outcome_is_said_with_its_certainty() {
+        let (none, sure, unsure) = ([0.0; 3], [0.1, 0.02, 0.2], [0.1, -0.02, 0.2]);
+        for (best, gain, lead, right, expected) in [
+            (
+                0.6,
+                sure,
+                sure,
+                5,
+                "0.6, found by pilots: it answers more problems than the fallback 0.2 \
+                (+10.0 points, 95 % interval +2.0 to +20.0)",
+            ),
+            (
+                0.6,
+                unsure,
+                unsure,
+                5,
+                "0.2, the fallback: pilots tell no share from it (0.6 less 0.2: \
+                +10.0 points, 95 % interval -2.0 to +20.0)",
+            ),
+            (
+                0.2,
+                none,
+                sure,
+                5,
+                "0.2, found by pilots: it answers more problems than 0.6, the other \
+                share of the last round (+10.0 points, 95 % interval +2.0 to +20.0)",
+            ),
+            (
+                0.2,
+                none,
+                unsure,
+                5,
+                "0.2, the fallback: pilots tell no share from it (0.2 less 0.6: \
+                +10.0 points, 95 % interval -2.0 to +20.0)",
+            ),
+            (
+                0.6,
+                none,
+                none,
+                0,
+                "0.2, the fallback: pilots tell no share from it, since none of them \
+                answers any problem right",
+            ),
+        ] {
+            let proposal = proposal(best, gain, lead, right);
+            assert_eq!(proposal.line(), format!("share of `long`: {expected}"));
+            assert_eq!(proposal.is_clear(), proposal.share != 0.2);
+        }
+        let shown = proposal(0.2, none, sure, 5).to_string();
+        assert!(shown.contains("\ntoo short\n") && shown.contains("2 pilots (2 of 1 step) used"));
+    }
+
+    #[test]
+    fn a_file_of_before_there_was_a_runner_up_is_read() {
+        let mut json = serde_json::to_value(proposal(0.2, [0.0; 3], [0.0; 3], 5)).unwrap();
+        for name in ["runner_up", "lead", "warnings"] {
+            assert!(json.as_object_mut().unwrap().remove(name).is_some());
+        }
+        let read: ShareProposal = serde_json::from_value(json).unwrap();
+        assert!(read.line().ends_with("0.2, the fallback: pilots tell no share from it"));
     }
 }

@@ -1,0 +1,104 @@
+//! From pilots whose grades are known to the proposal and the mixture that a run takes of it.
+
+use super::*;
+use crate::data::MixtureConfig;
+
+/// Pilots that answer problems right by the share, without any training.
+struct Graded<'a> {
+    subset: &'a Prepared,
+    /// Right answers of ten, for a share.
+    right: fn(f64) -> usize,
+}
+
+impl Pilots for Graded<'_> {
+    fn cost(&self, _: f64, steps: usize) -> Result<u64> {
+        Ok(steps as u64)
+    }
+
+    fn run(&mut self, _: usize, share: f64, steps: usize, _: [usize; 2]) -> Result<Outcome> {
+        let right = (self.right)(share);
+        let hits = (0..self.subset.questions.len()).map(|problem| problem % 10 < right);
+        Ok(Outcome {
+            hits: hits.map(|right| f32::from(u8::from(right))).collect(),
+            trained_tokens: steps as u64,
+            ..Outcome::default()
+        })
+    }
+
+    fn fewest_steps(&self) -> usize {
+        FEW_STEPS
+    }
+
+    fn warn(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn prepared() -> (RunConfig, Prepared) {
+    let mut config = RunConfig::toy();
+    (config.data.toy_problems, config.data.toy_test_problems) = (80, 4);
+    config.mixture.share = Share::Auto;
+    let prepared = Prepared::new(&config, &Context::default()).unwrap();
+    (config, prepared)
+}
+
+fn found(prepared: &Prepared, config: &RunConfig, right: fn(f64) -> usize) -> ShareProposal {
+    let subset = prepared.keeping_apart(config, 40, 1).unwrap();
+    let halving = Halving {
+        shares: config.pilots.all_shares(),
+        fallback: FALLBACK_SHARE,
+        budget: 1000,
+        training: 1000,
+        growth: config.pilots.growth,
+        most_steps: 100,
+        bootstrap: Bootstrap::default(),
+    };
+    let names = two_sources(prepared.mixture.pairs()).unwrap();
+    let mut pilots = Graded { subset: &subset, right };
+    proposed(&halving, &mut pilots, &config.pilots, &subset, names).unwrap()
+}
+
+#[test]
+fn a_share_that_is_clearly_better_is_the_mixture_of_the_run() {
+    let (config, prepared) = prepared();
+    let proposal = found(&prepared, &config, |share| if share == 0.6 { 9 } else { 2 });
+    assert_eq!((proposal.share, proposal.best, proposal.is_clear()), (0.6, 0.6, true));
+    assert_eq!(proposal.runner_up, Some(0.2));
+    assert!((proposal.gain.value - 0.7).abs() < 1e-6, "{}", proposal.line());
+    let mut run = config.clone();
+    run.mixture = proposal.mixture(&config.mixture);
+    assert_eq!(run.mixture, MixtureConfig::long_short(0.6));
+    let mixed = prepared.with_mixture(&run).unwrap();
+    let rows: Vec<(String, usize)> =
+        mixed.report.sources.iter().map(|source| (source.name.clone(), source.rows)).collect();
+    assert_eq!(rows, [("long".into(), 48), ("short".into(), 32)]);
+}
+
+#[test]
+fn what_is_not_clearly_better_leaves_the_fallback() {
+    let (config, prepared) = prepared();
+    for (right, best, sure) in [
+        // Not clear: two of ten problems more or fewer are told from nothing, but equal ones are not.
+        ((|_| 4) as fn(f64) -> usize, 0.2, false),
+        // The fallback is the best, and clearly so.
+        (|share| if share == 0.2 { 9 } else { 2 }, 0.2, true),
+        // Nothing is right.
+        (|_| 0, 0.2, false),
+    ] {
+        let proposal = found(&prepared, &config, right);
+        assert_eq!((proposal.share, proposal.is_clear()), (0.2, false), "{}", proposal.line());
+        assert_eq!((proposal.best, proposal.lead.low > 0.0), (best, sure), "{}", proposal.line());
+        let mixture = proposal.mixture(&config.mixture);
+        assert_eq!(mixture, MixtureConfig::long_short(0.2));
+    }
+    let line = |right| found(&prepared, &config, right).line();
+    assert!(line(|_| 0).contains("answers any problem right"));
+    assert!(line(|_| 4).contains("the fallback: pilots tell no share from it (0.2 less"));
+}
+
+#[test]
+fn short_pilots_are_in_the_proposal() {
+    let (config, prepared) = prepared();
+    // A seventh of 1000 steps for four, then what is left for two: 35 and 100, all of them enough.
+    assert!(found(&prepared, &config, |_| 1).warnings.is_empty());
+}
