@@ -359,7 +359,8 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
     // A file of scores is used as it is, and filled where it lacks some.
     let file = folder.path().join("scores.jsonl");
     std::fs::copy(out.join("scores.jsonl"), &file).unwrap();
-    std::fs::copy(out.join("scores.settings.json"), file.with_extension("settings.json")).unwrap();
+    let settings = "scores.jsonl.settings.json";
+    std::fs::copy(out.join(settings), folder.path().join(settings)).unwrap();
     let mut with_file = chosen(&folder.path().join("other"), ChoiceBy::Rsr);
     with_file.mixture.choice.as_mut().unwrap().scores = Some(file.clone());
     let other = run(&with_file, RunMode::New, &context).unwrap();

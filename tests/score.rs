@@ -4,7 +4,7 @@ mod common;
 
 use common::{chat_folder::ChatFolder, shared, smollm2, toy_run};
 use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
-use mixdistill::data::{Batch, Example, Join};
+use mixdistill::data::{Batch, ChoiceBy, ChoiceConfig, Example, Join};
 use mixdistill::model::{DecoderConfig, DecoderLm, SaveFolder, TargetScore};
 use mixdistill::recipe::{
     LalpConfig, Prepared, RowScores, RunConfig, ScoreOptions, SourceAnswer, SourceConfig,
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 fn quiet(config: &RunConfig, options: &ScoreOptions) -> mixdistill::Result<WrittenScores> {
     write_scores(config, options, &Context::default())
@@ -129,6 +130,108 @@ fn scores_of_another_student_and_files_of_something_else_are_refused_and_stay() 
     std::fs::remove_file(&path).unwrap();
     assert_eq!(quiet(&seed, &to_file(&path)).unwrap().before, 0);
     assert!(quiet(&toy(), &to_file(&folder.path().join("no/scores.jsonl"))).is_err());
+}
+
+#[test]
+fn files_of_the_same_stem_have_settings_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let [lines, text] = ["dup.jsonl", "dup.txt"].map(|name| folder.path().join(name));
+    let first = quiet(&toy(), &to_file(&lines)).unwrap();
+    let other = RunConfig { seed: 9, ..toy() };
+    let second = quiet(&other, &to_file(&text)).unwrap();
+    assert!(second.before == 0 && first.rows[0].nll != second.rows[0].nll);
+    assert!(folder.path().join("dup.txt.settings.json").is_file());
+    assert_eq!(quiet(&toy(), &to_file(&lines)).unwrap().rows, first.rows);
+    assert!(quiet(&other, &to_file(&lines)).is_err());
+}
+
+#[test]
+fn what_is_not_ours_is_neither_removed_nor_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    let beside = folder.path().join("x.settings.json");
+    for mine in ["{\"mine\":1}", "[1]", "text"] {
+        std::fs::write(&beside, mine).unwrap();
+        for scores in [None, Some("")] {
+            if let Some(scores) = scores {
+                std::fs::write(&path, scores).unwrap();
+            }
+            let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+            assert!(error.contains("x.settings.json: it is not the settings of"), "{error}");
+            assert_eq!(std::fs::read_to_string(&beside).unwrap(), mine);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+    // Bytes without a line, where settings of scores are beside them.
+    let path = folder.path().join("y.jsonl");
+    quiet(&toy(), &to_file(&path)).unwrap();
+    for bytes in [&b"PAR1\x15\x04"[..], b"{\"problem\": 1}", b"PAR1\n\x00"] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+        assert!(error.contains("y.jsonl") && error.contains("it "), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_choice_takes_no_parquet_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.parquet");
+    std::fs::write(&path, b"PAR1").unwrap();
+    std::fs::write(folder.path().join("s.parquet.settings.json"), "{\"student\":1,\"lalp\":null}")
+        .unwrap();
+    let mut config = toy();
+    config.out = folder.path().join("run");
+    config.mixture.choice =
+        Some(ChoiceConfig { scores: Some(path.clone()), ..ChoiceConfig::new(ChoiceBy::Rsr) });
+    let error = Prepared::new(&config, &Context::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("Name the JSONL file beside it: ") && error.contains("s.jsonl"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), b"PAR1");
+}
+
+/// Keeps notices, and the last progress.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<(Vec<String>, u64, u64)>>);
+
+impl Observer for Heard {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        let mut heard = self.0.lock().unwrap();
+        match event {
+            Event::Notice(text) => heard.0.push(text.to_string()),
+            Event::Task { task: Task::Score, progress } => {
+                (heard.1, heard.2) = (progress.done, progress.total);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_of_other_rows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.jsonl");
+    let told = |config: &RunConfig| {
+        let heard = Heard::default();
+        let context = Context::new(heard.clone(), &StopFlag::default());
+        let written = write_scores(config, &to_file(&path), &context).unwrap();
+        let notices = heard.0.lock().unwrap().0.join("\n");
+        (written.before, notices)
+    };
+    assert_eq!(told(&toy()), (0, String::new()));
+    let mut other = toy();
+    other.data.system_prompt = Some("Be brief".into());
+    let (before, notices) = told(&other);
+    assert!(before == 0 && notices.contains("0 of 24 answers are in "), "{notices}");
+    assert!(notices.contains("scores.jsonl, which has the scores of 24 other rows"), "{notices}");
+    // With all of them in it, or begun, nothing is told.
+    assert_eq!(told(&other), (24, String::new()));
+    let kept = lines(&path)[..3].join("\n") + "\n";
+    std::fs::write(&path, kept).unwrap();
+    assert_eq!(told(&toy()), (3, String::new()));
 }
 
 /// The student, and all answers, as `write_scores` has them.
@@ -331,7 +434,9 @@ fn any_number_of_teachers_is_scored_and_told_by_source() {
         "20 answers in ",
         "\nsource  answers  tokens    NLL  perplexity",
         "\nThe Rank-Surprisal Ratio is lowest for ",
-        "\n  mixdistill train --config run.toml --set mixture.choice.by=rsr --set mixture.choice.scores=",
+        "\nnext:\n  mixdistill train --model ",
+        " --max-length 200 --set ",
+        " --set mixture.choice.by=rsr --set mixture.choice.scores=",
     ] {
         assert!(out.contains(shown), "{shown:?} in {out}");
     }
@@ -358,6 +463,93 @@ fn any_number_of_teachers_is_scored_and_told_by_source() {
     let c = &json["scores"]["sources"][2];
     assert!((c["nll"].as_f64().unwrap() - nll).abs() < 1e-12);
     assert!((c["rsr"].as_f64().unwrap() - rank / nll).abs() < 1e-12);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn equal_answers_count_in_progress_and_equal_ratios_are_told() {
+    let teachers = Teachers::new();
+    let mut config = RunConfig::fine_tune(teachers.text("student"));
+    let source = |name: &str, file: &str| SourceConfig {
+        name: name.into(),
+        path: teachers.text(file).into(),
+        ..SourceConfig::default()
+    };
+    config.data.sources =
+        vec![source("b", "b.jsonl"), source("c", "c.jsonl"), source("d", "b.jsonl")];
+    let out = teachers.0.path().join("same.jsonl");
+    let heard = Heard::default();
+    let context = Context::new(heard.clone(), &StopFlag::default());
+    write_scores(&config, &to_file(&out), &context).unwrap();
+    let heard = heard.0.lock().unwrap();
+    assert_eq!((heard.1, heard.2), (20, 20));
+    // Four rows of the first problem and one of the second are there, in one line each.
+    let path = teachers.0.path().join("part.jsonl");
+    let flag = StopFlag::default();
+    let context = Context::new(StopAt(4, flag.clone()), &flag);
+    let stopped = write_scores(&config, &to_file(&path), &context).unwrap_err().to_string();
+    assert!(stopped.contains("4 of 20 answers are in"), "{stopped}");
+    assert_eq!(lines(&path).len(), 4);
+    // As the program tells it.
+    let source = |name: &str, file: &str| format!("{name}={}", teachers.text(file));
+    let [b, c, d] = [source("b", "b.jsonl"), source("c", "one.jsonl"), source("d", "b.jsonl")];
+    teachers.write("one.jsonl", &|i| (i == 1).then(|| "none of it, a a a a".into()));
+    let (status, said, err) = teachers.call("two.jsonl", &["--source", &b, "--source", &d]);
+    assert_eq!(status, 0, "{err}");
+    assert!(said.contains("The Rank-Surprisal Ratios of b and d are equal: "), "{said}");
+    let (_, said, _) =
+        teachers.call("three.jsonl", &["--source", &b, "--source", &d, "--source", &c]);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("c (one answer)") && said.contains("b and d"), "{said}");
+}
+
+/// The command under "next:", run in place of a person.
+#[cfg(feature = "cli")]
+fn paste(said: &str, more: &str) -> (bool, String) {
+    let (_, next) = said.split_once("\nnext:\n  mixdistill ").expect("what is next");
+    let line = format!("{} {next} {more}", common::program()).replace('\n', " ");
+    let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    (output.status.success(), format!("{line}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[cfg(all(feature = "cli", unix))]
+#[test]
+fn the_next_command_trains_with_the_scores() {
+    let teachers = Teachers::new();
+    let source = |name: &str| format!("{name}={}", teachers.text(&format!("{name}.jsonl")));
+    let [a, b] = [source("a"), source("b")];
+    // The columns of one file are not those that are usual.
+    let odd = std::fs::read_to_string(teachers.text("a.jsonl")).unwrap();
+    std::fs::write(teachers.text("odd.jsonl"), odd.replace("solution", "odd one")).unwrap();
+    let [odd, short] = [teachers.text("odd.jsonl"), teachers.text("b.jsonl")];
+    let config = teachers.0.path().join("my run.toml");
+    let settings = "[data.sources.long]\npath = \"no\"\ncolumns = { solution = \"odd one\" }\n";
+    std::fs::write(&config, settings).unwrap();
+    let config = config.display().to_string();
+    let calls: [(&str, Vec<&str>); 3] = [
+        ("rsr", vec!["--source", &a, "--source", &b, "--set", "data.system_prompt=It is \"so\""]),
+        ("lalp", vec!["--config", &config, "--long", &odd, "--short", &short, "--lalp"]),
+        ("rsr", vec!["--long", &odd, "--short", &short, "--columns", "long:solution=odd one"]),
+    ];
+    for (number, (by, words)) in calls.iter().enumerate() {
+        let out = format!("scores {number}.jsonl");
+        let (status, said, err) = teachers.call(&out, words);
+        assert_eq!(status, 0, "{err}");
+        assert!(said.contains(&format!("mixture.choice.by={by} ")), "{said}");
+        let scores = std::fs::read(teachers.text(&out)).unwrap();
+        let run = teachers.text(&format!("run{number}"));
+        let more = format!("--steps 1 --set data.hold_out=0 --out '{run}'");
+        let (is_well, told) = paste(&said, &more);
+        assert!(is_well, "{told}");
+        // Every row is one that the scores are of.
+        assert!(std::fs::read(teachers.text(&out)).unwrap() == scores, "{told}");
+    }
+    let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "b:id=x"]);
+    assert!(status == 2 && err.contains("--columns names `b`, which is no source"), "{err}");
+    let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "a"]);
+    assert!(status == 2 && err.contains("Write NAME:MAP"), "{err}");
+    let (status, _, err) = teachers.call("a.jsonl", &["--source", &a]);
+    assert!(status == 1 && err.contains("a.jsonl: it is one of the sources"), "{err}");
 }
 
 #[cfg(feature = "cli")]
@@ -422,6 +614,13 @@ fn a_parquet_file_has_what_the_lines_have() {
         })
         .collect();
     assert_eq!(theirs, made.rows);
+    // It is written anew beside its lines, and no other file of the name is.
+    quiet(&toy(), &options).unwrap();
+    std::fs::remove_file(folder.path().join("scores.jsonl")).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let error = quiet(&toy(), &options).unwrap_err().to_string();
+    assert!(error.contains("scores.parquet: it is there"), "{error}");
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
 /// Writes what `check_scores.py` recomputes, where `MIXDISTILL_PARITY_OUT` says: rows of SmolLM2 with the NLL and

@@ -49,7 +49,7 @@ const FILES: [&str; 14] = [
     "metrics.jsonl",
     "samples.jsonl",
     "scores.jsonl",
-    "scores.settings.json",
+    "scores.jsonl.settings.json",
     "scores.svg",
     "loss.svg",
     "before.jsonl",
