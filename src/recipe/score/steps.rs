@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_comes_between_the_batches_of_an_answer() {
+    fn a_stop_is_seen_before_each_batch_of_steps() {
         use crate::context::{Event, Observer, StopFlag};
         struct Nothing;
         impl Observer for Nothing {
@@ -225,7 +225,7 @@ mod tests {
         let rows = vec![row; 3];
         let flag = StopFlag::default();
         let context = Context::new(Nothing, &flag);
-        assert_eq!(mean_log_probabilities(&model, &rows, &context).unwrap().1, 36);
+        assert_eq!(mean_log_probabilities(&model, &rows, &context).unwrap().1, 33);
         flag.request();
         let stopped = mean_log_probabilities(&model, &rows, &context).unwrap_err();
         assert!(matches!(stopped, crate::Error::Stopped { .. }), "{stopped}");
