@@ -281,35 +281,16 @@ impl RunFlags {
         layers.set_value("lora.alpha", scale * rank as f64)
     }
 
-    /// Files take the place of those that are set. How the template lays out the answers of a source
-    /// stays as it is set.
+    /// Files take the place of those that are set.
     fn add_sources(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let (Some(long), Some(short)) = (&self.long, &self.short) else { return Ok(()) };
-        let set = layers.given().get("data").and_then(|data| data.get("sources")).cloned();
-        let variables = |name: &str| {
-            let sources = set.as_ref()?.as_array()?;
-            let named = |source: &&Value| source.get("name").and_then(Value::as_str) == Some(name);
-            sources.iter().find(named)?.get("template_variables").cloned()
-        };
         let sources = [("long", long, &self.long_columns), ("short", short, &self.short_columns)];
-        let sources: Result<Vec<Value>> = sources
-            .into_iter()
-            .map(|(name, path, columns)| {
-                let mut source = toml::Table::new();
-                source.insert("name".into(), name.into());
-                source.insert("path".into(), path.to_string_lossy().into_owned().into());
-                if let Some(columns) = columns {
-                    let columns = ColumnMap::parse(columns)
-                        .map_err(|error| at_key(error, &format!("data.sources.{name}.columns")))?;
-                    source.insert("columns".into(), Value::Table(table_of(&columns)?));
-                }
-                if let Some(variables) = variables(name) {
-                    source.insert("template_variables".into(), variables);
-                }
-                Ok(Value::Table(source))
-            })
-            .collect();
-        layers.set_value("data.sources", sources?)
+        let sources = sources.map(|(name, path, columns)| FlagSource {
+            name: name.into(),
+            path: path.to_string_lossy().into_owned(),
+            columns: columns.clone(),
+        });
+        set_sources(layers, &sources)
     }
 
     /// The call that goes on with a run: with what is stored, once there is something.
@@ -318,6 +299,41 @@ impl RunFlags {
         RunDirectory::holds_run(&config.out)
             .then(|| format!("mixdistill {command} --resume --out {out}"))
     }
+}
+
+/// A source that flags name.
+pub struct FlagSource {
+    pub name: String,
+    /// A file, or a dataset on the hub.
+    pub path: String,
+    /// Its columns, as [`ColumnMap::parse`] takes them.
+    pub columns: Option<String>,
+}
+
+/// Puts sources in place of those that are set. Where one of the same name is set, its columns, unless others are
+/// given, and how the template lays out its answers stay.
+///
+/// # Errors
+/// [`Error::Config`] for columns that cannot be read.
+pub fn set_sources(layers: &mut Layers<RunConfig>, sources: &[FlagSource]) -> Result<()> {
+    let set = layers.given().get("data").and_then(|data| data.get("sources")).cloned();
+    let set_for = |source: &FlagSource| {
+        let named = |set: &&Value| set.get("name").and_then(Value::as_str) == Some(&source.name);
+        set.as_ref()?.as_array()?.iter().find(named)?.as_table().cloned()
+    };
+    let entry = |source: &FlagSource| {
+        let mut entry = set_for(source).unwrap_or_default();
+        entry.insert("name".into(), source.name.as_str().into());
+        entry.insert("path".into(), source.path.as_str().into());
+        if let Some(columns) = &source.columns {
+            let columns = ColumnMap::parse(columns)
+                .map_err(|error| at_key(error, &format!("data.sources.{}.columns", source.name)))?;
+            entry.insert("columns".into(), Value::Table(table_of(&columns)?));
+        }
+        Ok(Value::Table(entry))
+    };
+    let sources: Result<Vec<Value>> = sources.iter().map(entry).collect();
+    layers.set_value("data.sources", sources?)
 }
 
 /// Adds what `--set` says. A wrong key is wrong usage, as a wrong flag is.

@@ -1,7 +1,7 @@
 //! `mixdistill score`: how well each answer of each source suits the untuned student.
 
 use super::common::{Ended, Failure, Json, Session, quoted, say};
-use super::run_flags::add_assignments;
+use super::run_flags::{FlagSource, add_assignments, set_sources};
 use clap::Args;
 use mixdistill::recipe::{
     LalpConfig, RunConfig, ScoreOptions, SourceScores, WrittenScores, score_table, write_scores,
@@ -9,7 +9,7 @@ use mixdistill::recipe::{
 use mixdistill::settings::Layers;
 use mixdistill::terminal::Terminal;
 use mixdistill::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::Value;
 
 const EXAMPLES: &str = "\
@@ -57,6 +57,10 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     short: Option<PathBuf>,
+    /// Columns of a source that are not recognized, as NAME:problem=NAME,solution=NAME; those that the
+    /// settings have for a source of that name stay otherwise
+    #[arg(long, value_name = "NAME:MAP", help_heading = "Data and model")]
+    columns: Vec<String>,
     /// Length limit of a row in tokens; longer answers are left out, as in training [default: that of
     /// the settings, or 2048 with --model, else 512]
     #[arg(
@@ -101,46 +105,87 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let options = ScoreOptions { file: Some(flags.out.clone()), lalp };
     let written = write_scores(&config, &options, &session.context);
     let written = written.map_err(|error| layers.locate(error))?;
-    tell(flags, &written, session);
+    tell(flags, &written, &next(flags, &layers, &written, session), session);
     session.result(&serde_json::json!({ "out": flags.out, "scores": written }))?;
     Ok(())
 }
 
 /// What a person wants to know of the scores, and what to do next.
-fn tell(flags: &Flags, written: &WrittenScores, session: &Session) {
+fn tell(flags: &Flags, written: &WrittenScores, next: &str, session: &Session) {
     let (count, before, out) = (written.rows.len(), written.before, flags.out.display());
     say!(session, "{count} answers in {out}, {before} of them from before\n");
     say!(session, "{}", score_table(&written.sources).to_text(Terminal::width()));
     if let Some(line) = lowest(&written.sources) {
         say!(session, "\n{}", Terminal::fitted(&line));
     }
-    let path = |path: &Path| quoted(&path.to_string_lossy());
-    let config = flags.config.as_deref().map_or("run.toml".to_owned(), path);
-    let scores = path(written.file.as_deref().unwrap_or(&flags.out));
-    say!(
-        session,
-        "\nnext:\n  mixdistill train --config {config} --set mixture.choice.by=rsr \
-         --set mixture.choice.scores={scores}"
-    );
+    say!(session, "\nnext:\n  {next}");
 }
 
-/// Which source has the lowest ratio.
+/// The training that chooses by these scores, with all that was given.
+fn next(
+    flags: &Flags,
+    layers: &Layers<RunConfig>,
+    written: &WrittenScores,
+    session: &Session,
+) -> String {
+    let mut words: Vec<String> = vec!["mixdistill".into(), "train".into()];
+    let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), quoted(&value)]);
+    if let Some(path) = &flags.config {
+        add("--config", path.to_string_lossy().into_owned());
+    }
+    if let Some(backend) = &session.global.backend {
+        add("--backend", backend.clone());
+    }
+    if let Some(model) = &flags.model {
+        add("--model", model.clone());
+    }
+    if let Some(tokens) = flags.max_length {
+        add("--max-length", tokens.to_string());
+    }
+    // As they are in the end, with what `--set` says of them.
+    let sources = layers.given().get("data").and_then(|data| data.get("sources"));
+    let sources = sources.filter(|_| flags.names_sources());
+    let is_of_sources = |set: &&String| set.trim_start().starts_with("data.sources");
+    for set in flags.set.iter().filter(|set| sources.is_none() || !is_of_sources(set)) {
+        add("--set", set.clone());
+    }
+    if let Some(sources) = sources {
+        add("--set", format!("data.sources={sources}"));
+    }
+    // A choice by LALP takes the usual window.
+    let window = flags.window.unwrap_or(LalpConfig::default().window);
+    let by_lalp = flags.lalp && window == LalpConfig::default().window;
+    let scores = written.file.as_deref().unwrap_or(&flags.out).to_string_lossy();
+    add("--set", format!("mixture.choice.by={}", if by_lalp { "lalp" } else { "rsr" }));
+    add("--set", format!("mixture.choice.scores={scores}"));
+    words.join(" ")
+}
+
+/// Which sources have the lowest ratio, as it is shown.
 fn lowest(sources: &[SourceScores]) -> Option<String> {
     let mut scored: Vec<&SourceScores> = sources.iter().filter(|source| source.rows > 0).collect();
     scored.sort_by(|a, b| a.rsr.total_cmp(&b.rsr));
-    let (first, others) = scored.split_first()?;
-    if others.is_empty() {
-        return None;
-    }
+    let shown = |source: &SourceScores| format!("{:.3}", source.rsr);
+    let least = shown(scored.first()?);
+    let (first, others): (Vec<&SourceScores>, Vec<&SourceScores>) =
+        scored.iter().partition(|source| shown(source) == least);
+    let named = |source: &&SourceScores| match source.rows {
+        1 => format!("{} (one answer)", source.name),
+        _ => source.name.clone(),
+    };
+    let names = first.iter().map(named).collect::<Vec<_>>().join(" and ");
     let others: Vec<String> =
-        others.iter().map(|source| format!("{:.3} of {}", source.rsr, source.name)).collect();
-    Some(format!(
-        "The Rank-Surprisal Ratio is lowest for {}: {:.3}, against {}. A lower one suits the student \
-         more.",
-        first.name,
-        first.rsr,
-        others.join(", ")
-    ))
+        others.iter().map(|source| format!("{} of {}", shown(source), named(source))).collect();
+    match (first.len(), others.is_empty()) {
+        (1, true) => None,
+        (_, true) => Some(format!("The Rank-Surprisal Ratios of {names} are equal: {least}.")),
+        (count, false) => Some(format!(
+            "The Rank-Surprisal Ratio is lowest for {names}: {least}{}, against {}. A lower one suits the \
+             student more.",
+            if count > 1 { " each" } else { "" },
+            others.join(", ")
+        )),
+    }
 }
 
 impl Flags {
@@ -154,16 +199,52 @@ impl Flags {
         if let Some(tokens) = self.max_length {
             layers.set_value("data.max_length", i64::try_from(tokens).unwrap_or(i64::MAX))?;
         }
-        let sources = self.sources()?;
-        if sources.is_empty() {
-            return Ok(());
-        }
-        let table = |(name, path): (String, String)| {
-            Value::Table(
-                [("name".into(), name.into()), ("path".into(), path.into())].into_iter().collect(),
-            )
+        let (sources, columns) = (self.sources()?, self.columns_of()?);
+        let columns_of = |name: &str| {
+            let of = columns.iter().find(|(source, _)| *source == name);
+            of.map(|(_, columns)| (*columns).to_owned())
         };
-        layers.set_value("data.sources", sources.into_iter().map(table).collect::<Vec<_>>())
+        let sources = sources.into_iter().map(|(name, path)| {
+            let columns = columns_of(&name);
+            FlagSource { name, path, columns }
+        });
+        let mut sources: Vec<FlagSource> = sources.collect();
+        if sources.is_empty() && !columns.is_empty() {
+            sources = set_already(layers);
+            for source in &mut sources {
+                source.columns = columns_of(&source.name);
+            }
+        }
+        if let Some((name, _)) =
+            columns.iter().find(|(name, _)| sources.iter().all(|source| source.name != *name))
+        {
+            let what = format!("--columns names `{name}`, which is no source");
+            return Err(Error::config("data.sources", what, "Name a source that is scored"));
+        }
+        match sources.is_empty() {
+            true => Ok(()),
+            false => set_sources(layers, &sources),
+        }
+    }
+
+    fn names_sources(&self) -> bool {
+        !self.source.is_empty()
+            || self.long.is_some()
+            || self.short.is_some()
+            || !self.columns.is_empty()
+    }
+
+    /// Names of sources, and their columns as they are given.
+    fn columns_of(&self) -> Result<Vec<(&str, &str)>> {
+        let parts = |given: &'_ String| {
+            given.split_once(':').is_some_and(|(name, map)| !name.is_empty() && !map.is_empty())
+        };
+        if let Some(wrong) = self.columns.iter().find(|given| !parts(given)) {
+            let what = format!("--columns is `{wrong}`");
+            let hint = "Write NAME:MAP, such as long:problem=question,solution=trace";
+            return Err(Error::config("data.sources", what, hint));
+        }
+        Ok(self.columns.iter().filter_map(|given| given.split_once(':')).collect())
     }
 
     /// Names and files of the sources that flags name.
@@ -191,4 +272,18 @@ impl Flags {
         }
         Ok(sources)
     }
+}
+
+/// The sources that settings have.
+fn set_already(layers: &Layers<RunConfig>) -> Vec<FlagSource> {
+    let set = layers.given().get("data").and_then(|data| data.get("sources"));
+    let of = |source: &Value| {
+        let text = |key| source.get(key).and_then(Value::as_str).map(str::to_owned);
+        Some(FlagSource {
+            name: text("name")?,
+            path: text("path").unwrap_or_default(),
+            columns: None,
+        })
+    };
+    set.and_then(Value::as_array).into_iter().flatten().filter_map(of).collect()
 }

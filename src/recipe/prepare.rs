@@ -276,7 +276,7 @@ impl Prepared {
     }
 
     /// The row of a source's record.
-    fn row_of(&self, source: usize, record: usize) -> Option<Row> {
+    pub(super) fn row_of(&self, source: usize, record: usize) -> Option<Row> {
         let example = self.encoded.example(source, record)?;
         Some(Row {
             tokens: example.tokens.to_vec(),

@@ -54,9 +54,10 @@ pub(super) fn sieve(
 
     let mut drop = vec![false; kept.len()];
     let texts = kept.iter().map(|problem| problem.problem.as_str());
-    let mut progress = context.task(Task::FindNearDuplicates, kept.len() as u64);
-    let pairs = near_duplicates_watched(texts, threshold, &mut |done| progress.update(done))?;
-    drop(progress);
+    let pairs = {
+        let mut progress = context.task(Task::FindNearDuplicates, kept.len() as u64);
+        near_duplicates_watched(texts, threshold, &mut |done| progress.update(done))?
+    };
     for alike in pairs.chunk_by(|a, b| a.text == b.text) {
         let problem = &kept[alike[0].text];
         // With another answer it is another problem, made from the same template.

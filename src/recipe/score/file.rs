@@ -1,22 +1,25 @@
 //! Files of scores: a line of JSON for each answer, and beside it whose scores these are.
 //!
 //! ```text
-//! scores.jsonl            {"row": "9f…", "source": "long", "nll": 0.61, "rsr": 2.9, …}
-//! scores.settings.json    the student, and how LALP is taken
+//! scores.jsonl                  {"row": "9f…", "source": "long", "nll": 0.61, "rsr": 2.9, …}
+//! scores.jsonl.settings.json    the student, and how LALP is taken
 //! ```
 
-use super::{LalpConfig, RowScores};
+use super::{LalpConfig, RowScores, is_parquet};
 use crate::error::{Error, Place, Result};
 use crate::files::{
-    FolderLock, JsonlLog, LastLine, read_values, remove_file, same_settings, write_text,
+    FolderLock, JsonlLog, LastLine, head_of, read_values, remove_file, same_settings, write_text,
     write_whole,
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 const HINT: &str = "Name another file, or remove this one and the settings beside it to score anew";
+/// How every line begins.
+const BEGINNING: &[u8] = b"{\"row\":\"";
 
 /// The scores in a JSONL file that [`write_scores`](super::write_scores) has written, one for each row and source.
 ///
@@ -25,21 +28,55 @@ const HINT: &str = "Name another file, or remove this one and the settings besid
 pub fn read_scores(path: &Path) -> Result<Vec<RowScores>> {
     let all: Vec<RowScores> =
         read_values(path, LastLine::MayBeTorn, "Give a file of `mixdistill score`")?;
-    let (mut lines, mut places) = (vec![], HashMap::new());
+    let mut lines = Lines::default();
     // A process that was killed may have left a line beside the one that it made anew.
-    for scores in &all {
-        put(&mut lines, &mut places, scores);
+    for scores in all {
+        lines.put(scores);
     }
-    Ok(lines)
+    Ok(lines.all)
 }
 
-/// The settings beside a file.
+/// The settings beside a file: its whole name and an ending, since `scores.txt` may stand beside `scores.jsonl`.
 fn settings_of(path: &Path) -> PathBuf {
-    path.with_extension("settings.json")
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.settings.json"))
+}
+
+/// What the settings beside a file say, where there are any.
+///
+/// # Errors
+/// [`Error::Data`] for a file of that name that is none of ours; [`Error::Io`].
+fn settings_beside(path: &Path) -> Result<Option<Value>> {
+    /// Far more than any settings have.
+    const LONGEST: u64 = 16 << 20;
+    let beside = settings_of(path);
+    let read = |e| Error::io("read", &beside, e);
+    let file = match File::open(&beside) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(read)?,
+    };
+    let mut text = vec![];
+    file.take(LONGEST).read_to_end(&mut text).map_err(read)?;
+    let settings: Value = serde_json::from_slice(&text).unwrap_or_default();
+    if settings.get("student").is_none() || settings.get("lalp").is_none() {
+        let what = "it is not the settings of a file of scores, which have this name";
+        return Err(Error::data(Place::file(beside), what, "Name another file of scores"));
+    }
+    Ok(Some(settings))
+}
+
+fn length_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 /// Refuses a place where no file of scores can be, or where something else is.
 pub(super) fn check_place(path: &Path) -> Result<()> {
+    if is_parquet(path) {
+        let lines = path.with_extension("jsonl");
+        let hint = format!("Name the JSONL file beside it: {}", lines.display());
+        let what = "its name is that of a Parquet file, and scores are read from JSONL";
+        return Err(Error::data(Place::file(path), what, hint));
+    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
         && !folder.is_dir()
     {
@@ -48,29 +85,91 @@ pub(super) fn check_place(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::io("write", path, std::io::ErrorKind::IsADirectory.into()));
     }
-    let length = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    if length > 0 && !settings_of(path).is_file() {
+    if settings_beside(path)?.is_none() && length_of(path) > 0 {
         let what = "it is no file of scores: no settings are beside it";
         return Err(Error::data(Place::file(path), what, HINT));
     }
     Ok(())
 }
 
+/// Refuses to replace a Parquet file that is not written from the lines of `store`.
+pub(super) fn check_replaced(parquet: &Path, store: &Path) -> Result<()> {
+    if parquet.is_dir() {
+        return Err(Error::io("write", parquet, std::io::ErrorKind::IsADirectory.into()));
+    }
+    let is_ours =
+        || -> Result<bool> { Ok(length_of(store) > 0 && settings_beside(store)?.is_some()) };
+    if std::fs::symlink_metadata(parquet).is_err() || is_ours()? {
+        return Ok(());
+    }
+    let lines = store.display();
+    let what = format!("it is there, and no scores in {lines} that it was written from");
+    Err(Error::data(Place::file(parquet), what, "Name another file, or remove this one"))
+}
+
+/// Refuses to write where an input is.
+pub(super) fn check_no_input(out: &Path, inputs: &[&Path]) -> Result<()> {
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
+    for place in [out.to_owned(), settings_of(out)] {
+        let there = whole(&place);
+        if inputs.iter().any(|input| *input == place || there.is_some() && whole(input) == there) {
+            let what = "it is one of the sources, and would be written over";
+            return Err(Error::data(Place::file(place), what, "Name another file of scores"));
+        }
+    }
+    Ok(())
+}
+
+/// Scores, one for each row and source.
+#[derive(Default)]
+struct Lines {
+    all: Vec<RowScores>,
+    /// The places in `all` of a row, one for each source.
+    of_row: HashMap<String, Vec<usize>>,
+}
+
+impl Lines {
+    fn of_row(&self, row: &str) -> impl Iterator<Item = usize> + '_ {
+        self.of_row.get(row).into_iter().flatten().copied()
+    }
+
+    fn place(&self, row: &str, source: &str) -> Option<usize> {
+        self.of_row(row).find(|place| self.all[*place].source == source)
+    }
+
+    /// Scores of a row, whichever source they are of; those with LALP before others.
+    fn any(&self, row: &str) -> Option<&RowScores> {
+        let with_lalp = self.of_row(row).find(|place| self.all[*place].lalp.is_some());
+        with_lalp.or_else(|| self.of_row(row).next()).map(|place| &self.all[place])
+    }
+
+    /// Adds scores: where they are, and whether they take the place of others.
+    fn put(&mut self, scores: RowScores) -> (usize, bool) {
+        if let Some(place) = self.place(&scores.row, &scores.source) {
+            self.all[place] = scores;
+            return (place, true);
+        }
+        let place = self.all.len();
+        match self.of_row.get_mut(&scores.row) {
+            Some(places) => places.push(place),
+            None => drop(self.of_row.insert(scores.row.clone(), vec![place])),
+        }
+        self.all.push(scores);
+        (place, false)
+    }
+}
+
 /// Scores in memory, and in a file where there is one.
 pub(super) struct ScoreFile {
-    /// By row, whichever source they are of.
-    known: HashMap<String, RowScores>,
-    /// Without LALP, where that is asked for, these count for nothing.
+    lines: Lines,
+    /// Without LALP, where that is asked for, scores count for nothing.
     needs_lalp: bool,
     kept: Option<Kept>,
 }
 
-/// What is in the file.
+/// The file, which has all of the lines.
 struct Kept {
     log: JsonlLog,
-    /// Row and source of each line, by place in `lines`.
-    places: HashMap<(String, String), usize>,
-    lines: Vec<RowScores>,
     /// Whether a line stands for a later one too.
     is_doubled: bool,
     _lock: FolderLock,
@@ -83,66 +182,71 @@ impl ScoreFile {
         student: &Value,
         lalp: Option<LalpConfig>,
     ) -> Result<Self> {
-        let mut all = Self { known: HashMap::new(), needs_lalp: lalp.is_some(), kept: None };
-        let Some(path) = path else { return Ok(all) };
+        let mut lines = Lines::default();
+        let needs_lalp = lalp.is_some();
+        let Some(path) = path else { return Ok(Self { lines, needs_lalp, kept: None }) };
         check_place(path)?;
         let lock = FolderLock::take_of_file(path)?;
-        same_student(path, student, lalp)?;
-        let (mut lines, mut places) = (vec![], HashMap::new());
         let mut is_doubled = false;
         let mut log = JsonlLog::open(path, &mut |line| {
             let scores: RowScores = line.parse().map_err(|e| {
-                Error::data(
-                    Place::line(path, line.number),
-                    format!("it holds no scores: {e}"),
-                    HINT,
-                )
+                let what = format!("it holds no scores: {e}");
+                Error::data(Place::line(path, line.number), what, HINT)
             })?;
-            is_doubled |= put(&mut lines, &mut places, &scores);
+            is_doubled |= lines.put(scores).1;
             Ok(())
         })?;
+        if log.refuse_without_whole_line().is_err() && !is_beginning(&head_of(path)?) {
+            let what = "it is no file of scores: it holds no line of JSON";
+            return Err(Error::data(Place::file(path), what, HINT));
+        }
+        same_student(path, student, lalp)?;
         log.cut_torn()?;
-        lines.iter().for_each(|scores| all.learn(scores));
-        all.kept = Some(Kept { log, places, lines, is_doubled, _lock: lock });
-        Ok(all)
+        Ok(Self { lines, needs_lalp, kept: Some(Kept { log, is_doubled, _lock: lock }) })
     }
 
-    fn learn(&mut self, scores: &RowScores) {
-        let better = |old: &RowScores| old.lalp.is_none() && scores.lalp.is_some();
-        if self.known.get(&scores.row).is_none_or(better) {
-            self.known.insert(scores.row.clone(), scores.clone());
-        }
+    /// Rows that there are scores of.
+    pub(super) fn rows(&self) -> usize {
+        self.lines.of_row.len()
+    }
+
+    /// Whether there are scores of a row, with or without LALP.
+    pub(super) fn knows(&self, row: &str) -> bool {
+        self.lines.of_row.contains_key(row)
     }
 
     /// The scores of a row, where all that is asked for is there.
     pub(super) fn get(&self, row: &str) -> Option<&RowScores> {
-        self.known.get(row).filter(|scores| !self.needs_lalp || scores.lalp.is_some())
+        self.lines.any(row).filter(|scores| !self.needs_lalp || scores.lalp.is_some())
     }
 
-    pub(super) fn holds(&self, row: &str) -> bool {
-        self.get(row).is_some()
-    }
-
-    /// Adds scores, and a line of them where the file lacks it.
-    pub(super) fn put(&mut self, scores: &RowScores) -> Result<()> {
-        self.learn(scores);
-        let Some(kept) = &mut self.kept else { return Ok(()) };
-        let place = kept.places.get(&(scores.row.clone(), scores.source.clone()));
-        let line = place.map(|place| &kept.lines[*place]);
-        if line.is_some_and(|line| line.lalp.is_some() || scores.lalp.is_none()) {
-            return Ok(());
+    /// Adds scores, and a line of them where the file lacks it. Returns their place, for
+    /// [`ScoreFile::into_rows`].
+    pub(super) fn put(&mut self, scores: RowScores) -> Result<usize> {
+        if let Some(place) = self.lines.place(&scores.row, &scores.source)
+            && (self.lines.all[place].lalp.is_some() || scores.lalp.is_none())
+        {
+            return Ok(place);
         }
-        kept.log.append(std::slice::from_ref(scores))?;
-        kept.is_doubled |= put(&mut kept.lines, &mut kept.places, scores);
-        Ok(())
+        if let Some(kept) = &mut self.kept {
+            kept.log.append(std::slice::from_ref(&scores))?;
+        }
+        let (place, replaces) = self.lines.put(scores);
+        if let Some(kept) = &mut self.kept {
+            kept.is_doubled |= replaces;
+        }
+        Ok(place)
+    }
+
+    /// Where the scores are kept.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.kept.as_ref().map(|kept| kept.log.path())
     }
 
     /// What a stop leaves.
     pub(super) fn kept(&self, done: usize, total: usize) -> String {
-        match &self.kept {
-            Some(kept) => {
-                format!("{done} of {total} answers are in {}", kept.log.path().display())
-            }
+        match self.path() {
+            Some(path) => format!("{done} of {total} answers are in {}", path.display()),
             None => format!("{done} of {total} answers had their scores, and nothing is kept"),
         }
     }
@@ -155,39 +259,40 @@ impl ScoreFile {
         }
         let path = kept.log.path();
         write_whole(path, |file| {
-            kept.lines.iter().try_for_each(|scores| {
+            self.lines.all.iter().try_for_each(|scores| {
                 let failed = |e: std::io::Error| Error::io("write", path, e);
                 serde_json::to_writer(&mut *file, scores).map_err(|e| failed(e.into()))?;
                 file.write_all(b"\n").map_err(failed)
             })
         })
     }
+
+    /// The scores at some places, in that order; only those that are there more than once are copied.
+    pub(super) fn into_rows(self, places: &[usize]) -> Vec<RowScores> {
+        let mut all = self.lines.all;
+        let mut uses = vec![0usize; all.len()];
+        places.iter().for_each(|place| uses[*place] += 1);
+        let take = |place: &usize| {
+            uses[*place] -= 1;
+            match uses[*place] {
+                0 => std::mem::take(&mut all[*place]),
+                _ => all[*place].clone(),
+            }
+        };
+        places.iter().map(take).collect()
+    }
 }
 
-/// Adds a line; whether it takes the place of another.
-fn put(
-    lines: &mut Vec<RowScores>,
-    places: &mut HashMap<(String, String), usize>,
-    scores: &RowScores,
-) -> bool {
-    match places.entry((scores.row.clone(), scores.source.clone())) {
-        std::collections::hash_map::Entry::Occupied(place) => {
-            lines[*place.get()].clone_from(scores);
-            true
-        }
-        std::collections::hash_map::Entry::Vacant(place) => {
-            place.insert(lines.len());
-            lines.push(scores.clone());
-            false
-        }
-    }
+/// Whether bytes may be what a killed process has written of its first line.
+fn is_beginning(head: &[u8]) -> bool {
+    head.starts_with(BEGINNING) || BEGINNING.starts_with(head)
 }
 
 /// Refuses a file of another student, or of another LALP where both have one; a new file gets its settings.
 fn same_student(path: &Path, student: &Value, lalp: Option<LalpConfig>) -> Result<()> {
     let beside = settings_of(path);
-    // Settings of a file that is gone say nothing.
-    if std::fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 {
+    // Settings of ours beside a file that is gone say nothing.
+    if settings_beside(path)?.is_some() && length_of(path) == 0 {
         remove_file(&beside)?;
     }
     let settings = json!({ "student": student, "lalp": lalp });
@@ -208,5 +313,68 @@ fn same_student(path: &Path, student: &Value, lalp: Option<LalpConfig>) -> Resul
     match is_first {
         true => write_text(&beside, &format!("{settings:#}\n")),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(row: &str, source: &str, lalp: Option<f64>) -> RowScores {
+        RowScores { row: row.into(), source: source.into(), lalp, ..RowScores::default() }
+    }
+
+    #[test]
+    fn a_line_begins_as_it_is_looked_for() {
+        let line = serde_json::to_vec(&row("ab", "a", None)).unwrap();
+        assert!((1..line.len()).all(|length| is_beginning(&line[..length])));
+        assert!(!is_beginning(b"PAR1") && !is_beginning(b"{\"id\"") && !is_beginning(b"mine"));
+    }
+
+    #[test]
+    fn scores_are_found_by_row_and_given_in_order() {
+        let mut store = ScoreFile::open(None, &Value::Null, None).unwrap();
+        let mut put = |scores: RowScores| store.put(scores).unwrap();
+        let places = [put(row("x", "a", None)), put(row("y", "a", None)), put(row("x", "b", None))];
+        assert_eq!(places, [0, 1, 2]);
+        assert_eq!([put(row("x", "b", Some(1.0))), put(row("x", "b", None))], [2, 2]);
+        assert_eq!(store.get("x").unwrap().source, "b");
+        assert!(store.knows("y") && store.rows() == 2 && store.get("z").is_none());
+        let rows = store.into_rows(&[1, 2, 2, 0]);
+        let wanted =
+            [("y", "a", None), ("x", "b", Some(1.0)), ("x", "b", Some(1.0)), ("x", "a", None)];
+        assert_eq!(rows, wanted.map(|(name, source, lalp)| row(name, source, lalp)));
+    }
+
+    #[test]
+    fn a_parquet_file_is_replaced_beside_its_lines_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let [parquet, store] = ["s.parquet", "s.jsonl"].map(|name| folder.path().join(name));
+        check_replaced(&parquet, &store).unwrap();
+        std::fs::write(&parquet, "mine").unwrap();
+        let refused = || check_replaced(&parquet, &store).unwrap_err().to_string();
+        assert!(refused().contains("s.parquet: it is there, and no scores in "), "{}", refused());
+        std::fs::write(&store, "mine too\n").unwrap();
+        assert!(refused().contains("s.parquet: it is there"));
+        std::fs::write(settings_of(&store), "{\"student\": {}, \"lalp\": null}").unwrap();
+        check_replaced(&parquet, &store).unwrap();
+        std::fs::write(&store, "").unwrap();
+        assert!(refused().contains("s.parquet: it is there"));
+    }
+
+    #[test]
+    fn a_source_is_no_place_for_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("a.parquet");
+        let same = folder.path().join("./../").join(folder.path().file_name().unwrap());
+        let same = same.join("a.parquet");
+        std::fs::write(&source, "").unwrap();
+        for out in [&source, &same] {
+            let error = check_no_input(out, &[Path::new("x/y:train"), &source]).unwrap_err();
+            assert!(error.to_string().contains("it is one of the sources"), "{error}");
+        }
+        let out = folder.path().join("b.jsonl");
+        check_no_input(&out, &[Path::new("x/y:train"), &source]).unwrap();
+        assert!(check_no_input(&out, &[&settings_of(&out)]).is_err());
     }
 }

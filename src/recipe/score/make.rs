@@ -10,9 +10,10 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLm, Precision, TargetScore, TextInterface};
 use crate::recipe::config::RunConfig;
-use crate::recipe::prepare::{Prepared, SourceAnswer};
+use crate::recipe::prepare::Prepared;
 use crate::recipe::student;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Scores, and what making them took.
@@ -37,21 +38,130 @@ pub(crate) fn score_run(
     scored(config, prepared, options, context).map(|made| made.rows)
 }
 
+/// As [`score_run`]. With a file, those scores that it holds are taken from it, and the others are appended as they
+/// are made; the student is loaded only for these. An answer without a token to score has 0 tokens and
+/// [`NO_TOKENS_RSR`]; how many there are is told.
 pub(super) fn scored(
     config: &RunConfig,
     prepared: &Prepared,
     options: &ScoreOptions,
     context: &Context<'_>,
 ) -> Result<Made> {
-    let answers = prepared.all_answers();
     let identity = student_identity(config, prepared)?;
-    let load = || {
-        // Adapters change nothing before they are trained.
-        let untuned = RunConfig { lora: None, ..config.clone() };
-        let device = device::by_name(&config.backend)?;
-        student(&untuned, prepared, &device, context)?.with_precision(config.precision)
+    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
+    let answers = all_answers(prepared, &store, context)?;
+    tell_others(&answers, &store, context)?;
+    let (total, before) = (answers.len(), answers.iter().filter(|a| a.was_there).count());
+    let text = prepared.text_interface();
+    let reader = match before < total {
+        true => {
+            let model = untuned(config, prepared, context)?;
+            Some(Reader { model, text: &text, lalp: options.lalp })
+        }
+        false => None,
     };
-    made(load, &answers, &prepared.text_interface(), options, &identity, context)
+    let mut progress = context.resumed_task(Task::Score, total as u64, before as u64);
+    let (mut places, mut done, mut read_tokens) = (Vec::with_capacity(total), before, 0);
+    let stopped = |error, store: &ScoreFile, done| match error {
+        Error::Stopped { .. } => Error::stopped(store.kept(done, total)),
+        error => error,
+    };
+    for answer in &answers {
+        // Two sources may give the same answer.
+        let scores = match (store.get(&answer.key), &reader) {
+            (Some(known), _) => known.clone(),
+            (None, Some(reader)) => {
+                let Some(row) = prepared.row_of(answer.source, answer.record) else { continue };
+                let (scores, read) =
+                    reader.scores(&row, context).map_err(|error| stopped(error, &store, done))?;
+                progress.add_tokens(read);
+                read_tokens += read;
+                scores
+            }
+            (None, None) => continue,
+        };
+        places.push(store.put(answer.named(prepared, scores))?);
+        if !answer.was_there {
+            done += 1;
+            progress.update(done as u64).map_err(|error| stopped(error, &store, done))?;
+        }
+    }
+    store.finish()?;
+    // A line may have other names: those of an earlier file of the source.
+    let rows = store.into_rows(&places).into_iter().zip(&answers);
+    let rows: Vec<RowScores> = rows.map(|(row, answer)| answer.named(prepared, row)).collect();
+    let without = rows.iter().filter(|row| row.tokens == 0).count();
+    if without > 0 {
+        let answers =
+            if without == 1 { "1 answer has" } else { &format!("{without} answers have") };
+        context.notice(format!("warning: {answers} no token that could be scored"))?;
+    }
+    Ok(Made { rows, before, read_tokens })
+}
+
+/// The student of a run as it is before training.
+fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Result<DecoderLm> {
+    // Adapters change nothing before they are trained.
+    let untuned = RunConfig { lora: None, ..config.clone() };
+    let device = device::by_name(&config.backend)?;
+    student(&untuned, prepared, &device, context)?.with_precision(config.precision)
+}
+
+/// An answer that gets its scores, without its tokens.
+struct Answer {
+    source: usize,
+    record: usize,
+    /// What its row is known by.
+    key: String,
+    /// Whether the file has all that is asked for.
+    was_there: bool,
+}
+
+impl Answer {
+    /// Scores with the names of the answer.
+    fn named(&self, prepared: &Prepared, scores: RowScores) -> RowScores {
+        let source = &prepared.mixture.pairs().sources()[self.source];
+        RowScores {
+            row: self.key.clone(),
+            source: source.name().to_owned(),
+            id: source.records()[self.record].id.clone(),
+            label: source.label(self.record),
+            ..scores
+        }
+    }
+}
+
+/// All answers in their order.
+fn all_answers(
+    prepared: &Prepared,
+    store: &ScoreFile,
+    context: &Context<'_>,
+) -> Result<Vec<Answer>> {
+    let mut all = vec![];
+    for (source, record) in prepared.answer_places() {
+        context.check()?;
+        let Some(row) = prepared.row_of(source, record) else { continue };
+        let key = row_key(&row.example());
+        all.push(Answer { source, record, was_there: store.get(&key).is_some(), key });
+    }
+    Ok(all)
+}
+
+/// Tells where a file has the scores of other rows than these for the most part.
+fn tell_others(answers: &[Answer], store: &ScoreFile, context: &Context<'_>) -> Result<()> {
+    let Some(path) = store.path().filter(|_| store.rows() > 0) else { return Ok(()) };
+    let known = answers.iter().filter(|answer| store.knows(&answer.key)).map(|a| a.key.as_str());
+    let (count, rows) = (known.clone().count(), known.collect::<HashSet<_>>().len());
+    // A file that was begun has few of the answers, but no others.
+    if 2 * count >= answers.len() || 2 * rows >= store.rows() {
+        return Ok(());
+    }
+    let (total, others, path) = (answers.len(), store.rows() - rows, path.display());
+    context.notice(format!(
+        "warning: {count} of {total} answers are in {path}, which has the scores of {others} other rows: \
+         were they made with other data, another chat template, system text, length limit or date? \
+         What is missing is scored and added"
+    ))
 }
 
 /// Keeps scores that were made without a file, so that [`score_run`] finds them there.
@@ -66,7 +176,7 @@ pub(crate) fn keep_scores(
 ) -> Result<()> {
     let identity = student_identity(config, prepared)?;
     let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
-    rows.iter().try_for_each(|row| store.put(row))?;
+    rows.iter().try_for_each(|row| store.put(row.clone()).map(drop))?;
     store.finish()
 }
 
@@ -87,63 +197,6 @@ pub(crate) fn student_identity(config: &RunConfig, prepared: &Prepared) -> Resul
     Ok(identity)
 }
 
-/// The scores of answers by a student, in the answers' order. With a file, those that it holds are taken from it,
-/// and the others are appended as they are made; the student is loaded only for these. An answer without a token
-/// to score has 0 tokens and [`NO_TOKENS_RSR`]; how many there are is told.
-fn made(
-    load: impl FnOnce() -> Result<DecoderLm>,
-    answers: &[SourceAnswer],
-    text: &TextInterface<'_>,
-    options: &ScoreOptions,
-    identity: &Value,
-    context: &Context<'_>,
-) -> Result<Made> {
-    let mut store = ScoreFile::open(options.file.as_deref(), identity, options.lalp)?;
-    let keys: Vec<String> = answers.iter().map(|answer| row_key(&answer.row.example())).collect();
-    let (total, before) = (answers.len(), keys.iter().filter(|key| store.holds(key)).count());
-    let reader = match before < total {
-        true => Some(Reader { model: load()?, text, lalp: options.lalp }),
-        false => None,
-    };
-    let mut progress = context.resumed_task(Task::Score, total as u64, before as u64);
-    let (mut rows, mut done, mut read_tokens) = (Vec::with_capacity(total), before, 0);
-    for (answer, key) in answers.iter().zip(keys) {
-        let named = |scores: RowScores| RowScores {
-            row: key.clone(),
-            source: answer.source.clone(),
-            id: answer.id.clone(),
-            label: answer.row.label.clone(),
-            ..scores
-        };
-        // Two sources may give the same answer.
-        if let Some(known) = store.get(&key) {
-            let scores = named(known.clone());
-            store.put(&scores)?;
-            rows.push(scores);
-            continue;
-        }
-        let Some(reader) = &reader else { continue };
-        let (scores, read) = reader.scores(&answer.row)?;
-        let scores = named(scores);
-        store.put(&scores)?;
-        rows.push(scores);
-        (done, read_tokens) = (done + 1, read_tokens + read);
-        progress.add_tokens(read);
-        progress.update(done as u64).map_err(|error| match error {
-            Error::Stopped { .. } => Error::stopped(store.kept(done, total)),
-            error => error,
-        })?;
-    }
-    store.finish()?;
-    let without = rows.iter().filter(|row| row.tokens == 0).count();
-    if without > 0 {
-        let answers =
-            if without == 1 { "1 answer has" } else { &format!("{without} answers have") };
-        context.notice(format!("warning: {answers} no token that could be scored"))?;
-    }
-    Ok(Made { rows, before, read_tokens })
-}
-
 /// A student that reads answers.
 struct Reader<'a> {
     model: DecoderLm,
@@ -153,7 +206,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The scores of a row, without its names, and the tokens that were read for them.
-    fn scores(&self, row: &Row) -> Result<(RowScores, u64)> {
+    fn scores(&self, row: &Row, context: &Context<'_>) -> Result<(RowScores, u64)> {
         let example = row.example();
         let (batch, trained) = (Batch::new([example], 1), example.trained_ranges());
         let answers: Vec<Range<usize>> =
@@ -172,7 +225,7 @@ impl Reader<'_> {
             for answer in answers.iter().filter(|answer| !answer.is_empty()) {
                 let steps = answer_steps(&row.tokens[answer.clone()], self.text.tokenizer)?;
                 let rows = step_rows(row, answer, &steps, config);
-                let (of_answer, tokens) = mean_log_probabilities(&self.model, &rows)?;
+                let (of_answer, tokens) = mean_log_probabilities(&self.model, &rows, context)?;
                 (sum, count, read) = (sum + of_answer, count + steps.len(), read + tokens);
             }
             scores.steps = Some(count);

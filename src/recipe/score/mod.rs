@@ -128,7 +128,8 @@ pub struct WrittenScores {
 ///
 /// # Errors
 /// [`Error::Stopped`]: what was made is in the file, and the same call goes on. [`Error::RunDirectory`] where the
-/// file holds scores of another student; [`Error::Data`] where it holds something else; [`Error::Config`] for a
+/// file holds scores of another student; [`Error::Data`] where it holds something else or is one of the sources, and for a Parquet
+/// file that is there and was not written from the JSONL file beside it; [`Error::Config`] for a
 /// Parquet file without that feature; what preparing the run's data and loading the student give.
 pub fn write_scores(
     config: &RunConfig,
@@ -144,7 +145,7 @@ pub fn write_scores(
         (None, file) => file.clone(),
     };
     if let Some(store) = &store {
-        file::check_place(store)?;
+        check_targets(config, store, parquet)?;
     }
     let config = every_answer(config);
     let prepared = Prepared::new(&config, context)?;
@@ -162,6 +163,16 @@ pub fn write_scores(
         before: made.before,
         read_tokens: made.read_tokens,
     })
+}
+
+/// Refuses, before anything is scored, to write over what is not ours.
+fn check_targets(config: &RunConfig, store: &Path, parquet: Option<&Path>) -> Result<()> {
+    let sources: Vec<&Path> = config.data.sources.iter().map(|s| s.path.as_path()).collect();
+    for target in [Some(store), parquet].into_iter().flatten() {
+        file::check_no_input(target, &sources)?;
+    }
+    file::check_place(store)?;
+    parquet.map_or(Ok(()), |parquet| file::check_replaced(parquet, store))
 }
 
 /// The settings of a run with all answers of its sources in it.

@@ -6,6 +6,7 @@
 //! ```
 
 use super::LalpConfig;
+use crate::context::Context;
 use crate::data::{Batch, Row, TextTokenizer};
 use crate::error::Result;
 use crate::model::DecoderLm;
@@ -118,9 +119,17 @@ pub(super) fn step_rows(
 }
 
 /// The sum of the mean log-probabilities of rows' trained tokens, and the tokens that were read.
-pub(super) fn mean_log_probabilities(model: &DecoderLm, rows: &[Row]) -> Result<(f64, u64)> {
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped), between two batches; as [`DecoderLm::target_scores`].
+pub(super) fn mean_log_probabilities(
+    model: &DecoderLm,
+    rows: &[Row],
+    context: &Context<'_>,
+) -> Result<(f64, u64)> {
     let (mut sum, mut read, mut first) = (0.0, 0, 0);
     while first < rows.len() {
+        context.check()?;
         let mut longest = 0;
         let fits = |(count, row): &(usize, &Row)| {
             longest = longest.max(row.tokens.len());
@@ -193,5 +202,32 @@ mod tests {
         assert_eq!(one[3], (vec![0, 1, 2, 6, 7, 8, 9, 10], 6));
         // A window as long as the answer is the answer.
         assert_eq!(read(9)[3], ((0..11).collect(), 9));
+    }
+
+    #[test]
+    fn a_stop_is_seen_before_each_batch_of_steps() {
+        use crate::context::{Event, Observer, StopFlag};
+        struct Nothing;
+        impl Observer for Nothing {
+            fn observe(&mut self, _: &Event<'_>) -> Result<()> {
+                Ok(())
+            }
+        }
+        let config = crate::model::DecoderConfig {
+            vocab_size: 32,
+            hidden_size: 16,
+            intermediate_size: 16,
+            num_hidden_layers: 1,
+            ..Default::default()
+        };
+        let model = config.init(1, &crate::device::by_name("flex").unwrap()).unwrap();
+        let row = Row { tokens: (0..12).collect(), prompt: 3, ..Row::default() };
+        let rows = vec![row; 3];
+        let flag = StopFlag::default();
+        let context = Context::new(Nothing, &flag);
+        assert_eq!(mean_log_probabilities(&model, &rows, &context).unwrap().1, 33);
+        flag.request();
+        let stopped = mean_log_probabilities(&model, &rows, &context).unwrap_err();
+        assert!(matches!(stopped, crate::Error::Stopped { .. }), "{stopped}");
     }
 }

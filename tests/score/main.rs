@@ -1,11 +1,14 @@
 //! Promise: every answer of every source gets its scores under the untuned student, once, whatever stops the work.
 
+#[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "cli")]
+mod program;
 
-use common::{chat_folder::ChatFolder, shared, smollm2, toy_run};
+use common::{shared, smollm2, toy_run};
 use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
-use mixdistill::data::{Batch, Example, Join};
-use mixdistill::model::{DecoderConfig, DecoderLm, SaveFolder, TargetScore};
+use mixdistill::data::{Batch, ChoiceBy, ChoiceConfig, Example, Join};
+use mixdistill::model::{DecoderLm, TargetScore};
 use mixdistill::recipe::{
     LalpConfig, Prepared, RowScores, RunConfig, ScoreOptions, SourceAnswer, SourceConfig,
     WrittenScores, answer_steps, read_scores, write_scores,
@@ -15,6 +18,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 fn quiet(config: &RunConfig, options: &ScoreOptions) -> mixdistill::Result<WrittenScores> {
     write_scores(config, options, &Context::default())
@@ -129,6 +133,108 @@ fn scores_of_another_student_and_files_of_something_else_are_refused_and_stay() 
     std::fs::remove_file(&path).unwrap();
     assert_eq!(quiet(&seed, &to_file(&path)).unwrap().before, 0);
     assert!(quiet(&toy(), &to_file(&folder.path().join("no/scores.jsonl"))).is_err());
+}
+
+#[test]
+fn files_of_the_same_stem_have_settings_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let [lines, text] = ["dup.jsonl", "dup.txt"].map(|name| folder.path().join(name));
+    let first = quiet(&toy(), &to_file(&lines)).unwrap();
+    let other = RunConfig { seed: 9, ..toy() };
+    let second = quiet(&other, &to_file(&text)).unwrap();
+    assert!(second.before == 0 && first.rows[0].nll != second.rows[0].nll);
+    assert!(folder.path().join("dup.txt.settings.json").is_file());
+    assert_eq!(quiet(&toy(), &to_file(&lines)).unwrap().rows, first.rows);
+    assert!(quiet(&other, &to_file(&lines)).is_err());
+}
+
+#[test]
+fn what_is_not_ours_is_neither_removed_nor_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    let beside = folder.path().join("x.settings.json");
+    for mine in ["{\"mine\":1}", "[1]", "text"] {
+        std::fs::write(&beside, mine).unwrap();
+        for scores in [None, Some("")] {
+            if let Some(scores) = scores {
+                std::fs::write(&path, scores).unwrap();
+            }
+            let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+            assert!(error.contains("x.settings.json: it is not the settings of"), "{error}");
+            assert_eq!(std::fs::read_to_string(&beside).unwrap(), mine);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+    // Bytes without a line, where settings of scores are beside them.
+    let path = folder.path().join("y.jsonl");
+    quiet(&toy(), &to_file(&path)).unwrap();
+    for bytes in [&b"PAR1\x15\x04"[..], b"{\"problem\": 1}", b"PAR1\n\x00"] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+        assert!(error.contains("y.jsonl") && error.contains("it "), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_choice_takes_no_parquet_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.parquet");
+    std::fs::write(&path, b"PAR1").unwrap();
+    std::fs::write(folder.path().join("s.parquet.settings.json"), "{\"student\":1,\"lalp\":null}")
+        .unwrap();
+    let mut config = toy();
+    config.out = folder.path().join("run");
+    config.mixture.choice =
+        Some(ChoiceConfig { scores: Some(path.clone()), ..ChoiceConfig::by(ChoiceBy::Rsr) });
+    let error = Prepared::new(&config, &Context::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("Name the JSONL file beside it: ") && error.contains("s.jsonl"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), b"PAR1");
+}
+
+/// Keeps notices, and the last progress.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<(Vec<String>, u64, u64)>>);
+
+impl Observer for Heard {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        let mut heard = self.0.lock().unwrap();
+        match event {
+            Event::Notice(text) => heard.0.push(text.to_string()),
+            Event::Task { task: Task::Score, progress } => {
+                (heard.1, heard.2) = (progress.done, progress.total);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_of_other_rows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.jsonl");
+    let told = |config: &RunConfig| {
+        let heard = Heard::default();
+        let context = Context::new(heard.clone(), &StopFlag::default());
+        let written = write_scores(config, &to_file(&path), &context).unwrap();
+        let notices = heard.0.lock().unwrap().0.join("\n");
+        (written.before, notices)
+    };
+    assert_eq!(told(&toy()), (0, String::new()));
+    let mut other = toy();
+    other.data.template.before = "Be brief: ".into();
+    let (before, notices) = told(&other);
+    assert!(before == 0 && notices.contains("0 of 24 answers are in "), "{notices}");
+    assert!(notices.contains("scores.jsonl, which has the scores of 24 other rows"), "{notices}");
+    // With all of them in it, or begun, nothing is told.
+    assert_eq!(told(&other), (24, String::new()));
+    let kept = lines(&path)[..3].join("\n") + "\n";
+    std::fs::write(&path, kept).unwrap();
+    assert_eq!(told(&toy()), (3, String::new()));
 }
 
 /// The student, and all answers, as `write_scores` has them.
@@ -253,148 +359,6 @@ fn steps_can_be_scored_later_and_each_answer_keeps_one_line() {
     assert_eq!((again.before, again.rows), (24, with.rows));
 }
 
-/// A student in a folder, and three teachers' files.
-struct Teachers(ChatFolder);
-
-impl Teachers {
-    fn new() -> Self {
-        let special = ["<|user|>", "<|bot|>", "<|end|>"];
-        let folder = ChatFolder::new(&special, &[], false, json!({"eos_token": "<|end|>"}));
-        let template = "{% for m in messages %}<|{{ 'user' if m.role == 'user' else 'bot' }}|>\
-                        {{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}";
-        let tokenizer = mixdistill::data::TextTokenizer::from_file(
-            &folder.path().join("tokenizer.json"),
-            Some("<|end|>"),
-        )
-        .unwrap();
-        let config = DecoderConfig {
-            vocab_size: tokenizer.vocabulary_size(),
-            ..common::tiny(mixdistill::model::Architecture::Qwen3)
-        };
-        let how = SaveFolder { chat_template: Some(template), ..SaveFolder::new(&tokenizer) };
-        let model = config.init(3, &common::devices()[0]).unwrap();
-        model.save(&folder.path().join("student"), &how).unwrap();
-        let teachers = Self(folder);
-        teachers.write("a.jsonl", &|i| Some(format!("{i} twice. It is {}.\nDone", 2 * i)));
-        teachers.write("b.jsonl", &|i| Some(format!("{}", 2 * i)));
-        // Another teacher answers some problems, one of them in the words of the second.
-        teachers.write("c.jsonl", &|i| match i {
-            1 => Some("2".into()),
-            2..=4 => Some(format!("The answer: {}", 2 * i)),
-            _ => None,
-        });
-        teachers
-    }
-
-    fn write(&self, name: &str, answer: &dyn Fn(usize) -> Option<String>) {
-        let line = |i: usize| {
-            let solution = answer(i)?;
-            let row = json!({"id": format!("p{i}"), "problem": format!("{i} + {i}?"), "solution": solution});
-            Some(format!("{row}\n"))
-        };
-        std::fs::write(self.0.path().join(name), (1..9).filter_map(line).collect::<String>())
-            .unwrap();
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-
-    fn call(&self, out: &str, more: &[&str]) -> (i32, String, String) {
-        let output = common::command("score")
-            .args([
-                "--model",
-                &self.text("student"),
-                "--max-length",
-                "200",
-                "--out",
-                &self.text(out),
-            ])
-            .args(more)
-            .output()
-            .unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    }
-}
-
-#[cfg(feature = "cli")]
-#[test]
-fn any_number_of_teachers_is_scored_and_told_by_source() {
-    let teachers = Teachers::new();
-    let source = |name: &str| format!("{name}={}", teachers.text(&format!("{name}.jsonl")));
-    let sources: Vec<String> = ["a", "b", "c"].map(source).to_vec();
-    let words: Vec<&str> = sources.iter().flat_map(|source| ["--source", source]).collect();
-    let (status, out, err) = teachers.call("scores.jsonl", &words);
-    assert_eq!(status, 0, "{err}");
-    for shown in [
-        "20 answers in ",
-        "\nsource  answers  tokens    NLL  perplexity",
-        "\nThe Rank-Surprisal Ratio is lowest for ",
-        "\n  mixdistill train --config run.toml --set mixture.choice.by=rsr --set mixture.choice.scores=",
-    ] {
-        assert!(out.contains(shown), "{shown:?} in {out}");
-    }
-    let rows = read_scores(&teachers.0.path().join("scores.jsonl")).unwrap();
-    let of = |name: &str| rows.iter().filter(|row| row.source == name).collect::<Vec<_>>();
-    assert_eq!([of("a").len(), of("b").len(), of("c").len()], [8, 8, 4]);
-    // The same answer of two teachers has the same scores, and a line for each.
-    let [b, c] = [of("b")[0], of("c")[0]];
-    assert_eq!((b.row.as_str(), b.id.as_deref()), (c.row.as_str(), Some("p1")));
-    let renamed = RowScores { source: "c".into(), label: c.label.clone(), ..b.clone() };
-    assert_eq!(&renamed, c);
-    // All problems count, and as JSON all is there.
-    let (status, out, _) = teachers.call("scores.jsonl", &[&words[..], &["--json"]].concat());
-    let json: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((status, &json["scores"]["before"]), (0, &json!(20)));
-    let names: Vec<&Value> =
-        json["scores"]["sources"].as_array().unwrap().iter().map(|s| &s["name"]).collect();
-    assert_eq!(names, ["a", "b", "c"]);
-    // The means by hand.
-    let mean = |of: &dyn Fn(&RowScores) -> f64| {
-        of_rows(&rows, "c").iter().map(|row| of(row)).sum::<f64>() / 4.0
-    };
-    let (nll, rank) = (mean(&|row| row.nll), mean(&|row| row.rank));
-    let c = &json["scores"]["sources"][2];
-    assert!((c["nll"].as_f64().unwrap() - nll).abs() < 1e-12);
-    assert!((c["rsr"].as_f64().unwrap() - rank / nll).abs() < 1e-12);
-}
-
-#[cfg(feature = "cli")]
-fn of_rows<'a>(rows: &'a [RowScores], name: &str) -> Vec<&'a RowScores> {
-    rows.iter().filter(|row| row.source == name).collect()
-}
-
-#[cfg(feature = "cli")]
-#[test]
-fn another_student_s_file_and_wrong_sources_are_refused_by_the_program() {
-    let teachers = Teachers::new();
-    let source = format!("a={}", teachers.text("a.jsonl"));
-    assert_eq!(teachers.call("scores.jsonl", &["--source", &source]).0, 0);
-    // One number of the weights is another.
-    let weights = teachers.0.path().join("student/model.safetensors");
-    let mut bytes = std::fs::read(&weights).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&weights, bytes).unwrap();
-    let (status, _, err) = teachers.call("scores.jsonl", &["--source", &source]);
-    assert!(status == 1 && err.contains("student.weights was "), "{err}");
-    for (words, expected) in [
-        (&["--source", "a"][..], "Write NAME=FILE"),
-        (&["--source", "=a"], "Write NAME=FILE"),
-        (&["--source", &source, "--source", &source], "two sources called `a`"),
-        (&["--window", "3"], "--lalp"),
-    ] {
-        let (status, _, err) = teachers.call("other.jsonl", words);
-        assert!(status == 2 && err.contains(expected), "{words:?}: {err}");
-    }
-    let (status, _, err) = teachers.call("x.parquet", &["--source", &source]);
-    match cfg!(feature = "parquet") {
-        true => assert_eq!(status, 0, "{err}"),
-        false => assert!(status == 1 && err.contains("--features parquet"), "{err}"),
-    }
-}
-
 #[cfg(feature = "parquet")]
 #[test]
 fn a_parquet_file_has_what_the_lines_have() {
@@ -422,6 +386,13 @@ fn a_parquet_file_has_what_the_lines_have() {
         })
         .collect();
     assert_eq!(theirs, made.rows);
+    // It is written anew beside its lines, and no other file of the name is.
+    quiet(&toy(), &options).unwrap();
+    std::fs::remove_file(folder.path().join("scores.jsonl")).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let error = quiet(&toy(), &options).unwrap_err().to_string();
+    assert!(error.contains("scores.parquet: it is there"), "{error}");
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
 /// Writes what `check_scores.py` recomputes, where `MIXDISTILL_PARITY_OUT` says: rows of SmolLM2 with the NLL and
