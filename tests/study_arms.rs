@@ -469,6 +469,7 @@ fn problems_that_a_student_was_pretrained_on_are_left_out_too() {
         &format!(
             "[[students.pretraining.data.sources]]\nname = \"before\"\npath = {}\n\
              [students.pretraining.data]\nhold_out = 0.0\n\
+             [students.pretraining.mixture.weights]\nbefore = 1.0\n\
              [students.pretraining.evaluation]\nquestions = 0\n\
              [run.data]\n",
             toml_string(&before)

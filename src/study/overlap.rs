@@ -39,8 +39,8 @@ impl Overlaps {
         match (self.same, self.alike) {
             (false, false) => "Tested on problems that no student was trained on",
             (false, true) => {
-                "Tested on problems none of which a student was trained on word for word, but some share \
-                 thirteen words in a row with those (the warnings below count them)"
+                "Tested on problems that no student was trained on word for word; the warnings below \
+                 count those that share thirteen words in a row with one"
             }
             (true, _) => {
                 "Tested on problems of which students were trained on some, as the warnings below say"
@@ -165,4 +165,25 @@ pub(super) fn without_trained(
         kept.push(benchmark);
     }
     Ok((kept, left_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared;
+    use crate::context::Context;
+
+    #[test]
+    fn a_report_says_of_the_problems_only_what_is_so() {
+        let words = "a b c d e f g h i j k l m n";
+        let alike = format!("{words} other");
+        let of = |tested: &str| {
+            let tests = [("bench", vec![tested])];
+            shared("Long", vec![words], &tests, &Context::default()).unwrap()
+        };
+        let [none, alike, same] = ["nothing of it", &alike, words].map(of);
+        assert!(none.tested_on().ends_with("that no student was trained on"));
+        assert!(alike.tested_on().contains("word for word; the warnings"), "{:?}", alike.warnings);
+        assert!(same.tested_on().contains("were trained on some"), "{:?}", same.warnings);
+        assert_eq!([none, alike, same].map(|found| found.warnings.len()), [0, 1, 1]);
+    }
 }

@@ -100,17 +100,13 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         format!("{}: {tests} tests", comparison.name)
     });
     let tests = tests.collect::<Vec<_>>().join("; ");
-    let (resampled, star) = match study.seeds.len() {
-        1 => ("problems", String::new()),
-        2 => ("problems and seeds", String::new()),
-        SEEDS.. => (
-            "problems and seeds",
-            format!(
-                " A star marks a difference whose p-value is below 0.05 after Holm's correction for \
-                 all differences of its comparison ({tests})."
-            ),
+    let resampled = if study.seeds.len() > 1 { "problems and seeds" } else { "problems" };
+    let star = match study.seeds.len() {
+        SEEDS.. => format!(
+            " A star marks a difference whose p-value is below 0.05 after Holm's correction for all \
+             differences of its comparison ({tests})."
         ),
-        0 => ("problems", String::new()),
+        _ => String::new(),
     };
     out.paragraph(format!(
         "Students: {}; seeds: {}. {} ({}). A score P is \

@@ -193,6 +193,11 @@ mod tests {
     fn few_seeds_are_told_what_they_are_worth() {
         // Three seeds agree with chance 2 x 1/8.
         assert!(seeds_that_agree(3).contains("25.0 %"), "{}", seeds_that_agree(3));
+        assert!(!seeds_that_agree(3).contains("star"));
+        assert!(seeds_that_agree(2).contains("half its size"));
+        for seeds in [1, 2] {
+            assert!(seeds_that_agree(seeds).contains("no difference has a star"), "{seeds}");
+        }
         assert!(seeds_that_agree(1).contains("another one"));
     }
 

@@ -199,6 +199,12 @@ mod tests {
         assert!(few_seeds(1).unwrap().contains("one seed"));
         assert!(few_seeds(2).unwrap().starts_with("2 seeds, and the rule is 3"));
         assert_eq!(few_seeds(3), None);
+        assert!(
+            [1, 2]
+                .map(|seeds| few_seeds(seeds).unwrap())
+                .iter()
+                .all(|w| w.contains("no difference has a star"))
+        );
     }
 
     #[test]
