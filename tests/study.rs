@@ -558,6 +558,9 @@ fn pretraining_on_the_problems_of_the_test_is_told() {
     let told =
         |w: &String| w.contains("problems of the held-out problems are trained on, word for word");
     assert!(study.warnings.iter().any(told), "{:?}", study.warnings);
+    let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
+    assert!(report.contains("Tested on problems of which students were trained on some"));
+    assert!(!report.contains("that no student was trained on"));
     // Without a cache it is in the study's directory.
     let out = config.pretraining(0).unwrap().unwrap().out;
     assert!(out.starts_with(config.out.join("pretrained/small")) && out.join("model").is_dir());

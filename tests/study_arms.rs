@@ -161,6 +161,14 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
         assert!(report.contains(part), "{part}");
     }
 
+    // Two seeds have no star, and the report says what they are worth.
+    assert!(!report.contains("A star marks") && report.contains("no difference has a star"));
+    assert!(report.contains("5 % / 14") && report.contains("holds both"));
+    // The inverse has one source only; whole epochs have the shares of the choice.
+    let of_inverse = "by shortest, inverse takes answers of long only";
+    assert!(made.warnings.iter().any(|w| w.contains(of_inverse)), "{:?}", made.warnings);
+    assert!(!made.warnings.iter().any(|w| w.contains("whole number of epochs")));
+
     // The scores by source, as numbers and as a picture.
     let scores = choice.report.as_ref().expect("a report of the choice");
     assert_eq!((scores.by, scores.sources.len()), (ChoiceBy::Shortest, 2));
@@ -374,6 +382,21 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
     assert!(report.contains(&counted), "{report}");
     assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
+    assert!(report.contains("Tested on problems that no student was trained on"));
+    // Two steps are no whole epoch: the control has seen other shares, by as much as is told.
+    let seen = |arm: &str| {
+        let seen = summary(&config, arm, 1).seen;
+        let rows: u64 = seen.iter().map(|source| source.rows).sum();
+        seen.iter().map(|source| source.rows as f64 / rows as f64).collect::<Vec<_>>()
+    };
+    let [chosen, random] = ["Large-by-shortest", "Large-by-shortest-control"].map(seen);
+    let apart = chosen.iter().zip(&random).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let of_control = format!("up to {:.2} points from those of their choice", 100.0 * apart);
+    assert!(
+        apart > 0.0 && made.warnings.iter().any(|w| w.contains(&of_control)),
+        "{:?}",
+        made.warnings
+    );
     assert!(made.warnings.iter().any(|w| w.contains("held-out has 6, sums has 5")));
     for task in [Task::FindOverlaps, Task::Score, Task::Resample] {
         assert!(told.tasks.contains(task.name()), "{:?}", told.tasks);
@@ -426,4 +449,41 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     all.run.get_mut("data").unwrap().as_table_mut().unwrap().insert("hold_out".into(), hold);
     let error = quiet(&all).unwrap_err().to_string();
     assert!(error.contains("leave_out_trained") && error.contains("sums"), "{error}");
+}
+
+#[test]
+fn problems_that_a_student_was_pretrained_on_are_left_out_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = files(folder.path());
+    let mut rows = String::new();
+    for n in 0..3 {
+        let problem = format!("What is {n} + 50?");
+        let row =
+            serde_json::json!({ "problem": problem, "solution": format!("It is {}.", n + 50) });
+        rows.push_str(&format!("{row}\n"));
+    }
+    let before = folder.path().join("before.jsonl");
+    std::fs::write(&before, rows).unwrap();
+    text = text.replace(
+        "[run.data]\n",
+        &format!(
+            "[[students.pretraining.data.sources]]\nname = \"before\"\npath = {}\n\
+             [students.pretraining.data]\nhold_out = 0.0\n\
+             [students.pretraining.mixture.weights]\nbefore = 1.0\n\
+             [students.pretraining.evaluation]\nquestions = 0\n\
+             [run.data]\n",
+            toml_string(&before)
+        ),
+    );
+    let mut config = read(folder.path(), &text).unwrap();
+    config.comparisons[0].choices.clear();
+    let made = quiet(&config).unwrap();
+    let comparison = &made.comparisons[0];
+    let left_out = comparison.ledger.training + 3;
+    assert_eq!(comparison.left_out, [("sums".to_owned(), left_out)]);
+    assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
+    let asked = std::fs::read_to_string(
+        config.out.join("cells/small/Large-0.00/seed-1").join("bench-sums.jsonl"),
+    );
+    assert!(!asked.unwrap().contains("What is 1 + 50?"));
 }

@@ -52,10 +52,30 @@ impl Difference {
     /// Source: J. Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, for a normal
     /// estimate.
     pub fn shown_in_most(&self) -> Option<f64> {
-        /// Quantiles of the normal distribution at 97.5 and at 80 %.
-        const QUANTILES: f64 = 1.959_963_984_540_054 + 0.841_621_233_572_914_3;
-        (self.standard_error > ROUNDING).then_some(QUANTILES * self.standard_error)
+        (self.standard_error > ROUNDING)
+            .then_some((AT_5_PERCENT + AT_80_PERCENT) * self.standard_error)
     }
+
+    /// How many times as large as [`Difference::shown_in_most`] a true difference must be for the same
+    /// in a test at 5 % / `tests`, the level that Holm's correction asks of the smallest of so many
+    /// p-values.
+    pub fn corrected_factor(tests: usize) -> f64 {
+        let level = 0.05 / tests.max(1) as f64;
+        (upper_quantile(level / 2.0) + AT_80_PERCENT) / (AT_5_PERCENT + AT_80_PERCENT)
+    }
+}
+
+/// Quantiles of the normal distribution at 97.5 and at 80 %.
+const AT_5_PERCENT: f64 = 1.959_963_984_540_054;
+const AT_80_PERCENT: f64 = 0.841_621_233_572_914_3;
+
+/// What a normal number is above with a chance, at most one half; within 0.00045. Source: M. Abramowitz
+/// and I. Stegun, "Handbook of Mathematical Functions", 1964, 26.2.23.
+fn upper_quantile(chance: f64) -> f64 {
+    let t = (-2.0 * chance.ln()).sqrt();
+    let above = 2.515517 + t * (0.802853 + t * 0.010328);
+    let below = 1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308));
+    t - above / below
 }
 
 #[cfg(test)]
@@ -81,6 +101,21 @@ mod tests {
         let clear = Difference::of(estimate, &[0.1; 99]);
         assert_eq!(clear.p, Difference::smallest_p(99));
         assert_eq!(clear.p, 0.02);
+    }
+
+    #[test]
+    fn a_corrected_test_needs_a_larger_difference() {
+        // Quantiles of the normal distribution from tables.
+        for (chance, quantile) in
+            [(0.2, 0.841_621), (0.025, 1.959_964), (0.0005, 3.290_527), (5e-6, 4.417_173)]
+        {
+            let found = upper_quantile(chance);
+            assert!((found - quantile).abs() < 4.5e-4, "{chance}: {found} {quantile}");
+        }
+        assert!((Difference::corrected_factor(1) - 1.0).abs() < 2e-4);
+        // 50 tests: (3.290527 + 0.841621) / 2.801585.
+        assert!((Difference::corrected_factor(50) - 1.474_932).abs() < 2e-4);
+        assert_eq!(Difference::corrected_factor(0), Difference::corrected_factor(1));
     }
 
     #[test]

@@ -357,16 +357,18 @@ impl EvaluationDirectory {
     }
 }
 
+/// Size, and seconds and nanoseconds of the last change, by path.
+pub(crate) type FileTimes = BTreeMap<PathBuf, (u64, u64, u32)>;
+
 /// Weights, and the files that they were read from.
 #[derive(Serialize, Deserialize)]
 struct NotedWeights {
-    /// Size, and seconds and nanoseconds of the last change, by path.
-    files: BTreeMap<PathBuf, (u64, u64, u32)>,
+    files: FileTimes,
     fingerprint: String,
 }
 
 /// The files that a model in a folder is read from, where the system tells of all of them.
-fn weight_files(folder: &Path) -> Option<BTreeMap<PathBuf, (u64, u64, u32)>> {
+pub(crate) fn weight_files(folder: &Path) -> Option<FileTimes> {
     let mut files = BTreeMap::new();
     let folder = folder.canonicalize().ok()?;
     // Links of the hub's cache lead to files that are named by what they hold.

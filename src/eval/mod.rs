@@ -22,6 +22,7 @@ pub use benchmark::{
 pub use bootstrap::{Arm, Bootstrap, Estimate, Hits, score};
 pub use difference::Difference;
 pub use directory::{EvaluationDirectory, TestedModel, read_benchmarks};
+pub(crate) use directory::{FileTimes, weight_files};
 pub use evaluate::{EvaluateConfig, GradedAnswer, evaluate, stored_answers};
 pub(crate) use evaluate::{LazyModel, evaluate_lazily};
 pub use grade::{Answer, ask, opens_reasoning};

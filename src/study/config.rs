@@ -98,8 +98,9 @@ pub struct StudyConfig {
     /// Problems of each benchmark file that are asked; without it all.
     #[serde(default)]
     pub benchmark_problems: Option<usize>,
-    /// Do not ask the problems of benchmark files that a comparison trains on: those with the same
-    /// text, but for case and white space. `benchmark_problems` counts the others.
+    /// Do not ask the problems of benchmark files that a comparison trains on, or that one of its
+    /// students was pretrained on: those with the same text, but for case and white space.
+    /// `benchmark_problems` counts the others.
     #[serde(default)]
     pub leave_out_trained: bool,
     /// Whether the problems of benchmark files are followed by the instruction to reason and to box

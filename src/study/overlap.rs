@@ -13,28 +13,64 @@ type Kept = (Vec<Benchmark>, Vec<(String, usize)>);
 /// Problems that a student is tested with, by name.
 type Tested<'a> = (&'a str, Vec<&'a str>);
 
+/// A student's data in a comparison, and the problems that it was pretrained on.
+pub(super) type Trained<'a> = (&'a Prepared, &'a [String]);
+
+/// What the students are tested with of what they are trained on.
+#[derive(Default)]
+pub(super) struct Overlaps {
+    /// In words.
+    pub warnings: Vec<String>,
+    /// Whether a problem is trained on, word for word.
+    pub same: bool,
+    /// Whether one shares many words in a row with one that is trained on.
+    pub alike: bool,
+}
+
+impl Overlaps {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.warnings.extend(other.warnings);
+        self.same |= other.same;
+        self.alike |= other.alike;
+    }
+
+    /// What a report may say of the problems of all tests.
+    pub(super) fn tested_on(&self) -> &'static str {
+        match (self.same, self.alike) {
+            (false, false) => "Tested on problems that no student was trained on",
+            (false, true) => {
+                "Tested on problems that no student was trained on word for word; the warnings below \
+                 count those that share thirteen words in a row with one"
+            }
+            (true, _) => {
+                "Tested on problems of which students were trained on some, as the warnings below say"
+            }
+        }
+    }
+}
+
 /// The problems that are trained on.
 fn training_problems(prepared: &Prepared) -> impl ExactSizeIterator<Item = &str> {
     let pairs = prepared.mixture.pairs();
     (0..pairs.len()).map(|index| pairs.problem(index))
 }
 
-/// What the students of a comparison are tested with, of what they are trained on, in words. Each
-/// student has the problems that it was pretrained on beside it.
+/// What the students of a comparison are tested with, of what they are trained on, pretraining
+/// included.
 ///
 /// # Errors
 /// [`Error::Stopped`].
 pub(super) fn contamination(
     comparison: &str,
-    students: &[(&Prepared, &[String])],
+    students: &[Trained<'_>],
     benchmarks: &[Benchmark],
     context: &Context<'_>,
-) -> Result<Vec<String>> {
-    let mut warnings = vec![];
+) -> Result<Overlaps> {
+    let mut found = Overlaps::default();
     for (number, (prepared, pretrained)) in students.iter().enumerate() {
         // Students with the same data have the same lines.
         let earlier = students[..number].iter();
-        let is_same = |(other, before): &(&Prepared, &[String])| {
+        let is_same = |(other, before): &Trained<'_>| {
             training_problems(other).eq(training_problems(prepared))
                 && other.questions == prepared.questions
                 && before == pretrained
@@ -50,11 +86,11 @@ pub(super) fn contamination(
         }));
         let before = pretrained.iter().map(String::as_str);
         let trained = before.chain(training_problems(prepared)).collect();
-        warnings.extend(shared(comparison, trained, &tests, context)?);
+        found.extend(shared(comparison, trained, &tests, context)?);
     }
-    warnings.sort();
-    warnings.dedup();
-    Ok(warnings)
+    found.warnings.sort();
+    found.warnings.dedup();
+    Ok(found)
 }
 
 fn shared(
@@ -62,7 +98,7 @@ fn shared(
     training: Vec<&str>,
     tests: &[Tested<'_>],
     context: &Context<'_>,
-) -> Result<Vec<String>> {
+) -> Result<Overlaps> {
     let total = training.len() + tests.iter().map(|(_, problems)| problems.len()).sum::<usize>();
     let mut progress = context.task(Task::FindOverlaps, total as u64);
     let mut index = TrainingProblems::default();
@@ -70,7 +106,7 @@ fn shared(
         index.add(problem);
         progress.advance()?;
     }
-    let mut warnings = vec![];
+    let mut found = Overlaps::default();
     for (tested, problems) in tests {
         let (mut same, mut alike, of) = (0, 0, problems.len());
         for (number, problem) in problems.iter().enumerate() {
@@ -81,33 +117,38 @@ fn shared(
             }
             progress.advance()?;
         }
+        found.same |= same > 0;
+        found.alike |= alike > 0;
         if same > 0 {
-            warnings.push(format!(
+            found.warnings.push(format!(
                 "{comparison}: {same} of {of} problems of {tested} are trained on, word for word"
             ));
         }
         if alike > 0 {
-            warnings.push(format!(
+            found.warnings.push(format!(
                 "{comparison}: {alike} of {of} problems of {tested} share thirteen words in a row \
                  with one that is trained on (problems made from one template do so too)"
             ));
         }
     }
-    Ok(warnings)
+    Ok(found)
 }
 
-/// The benchmarks without the problems that one of the students is trained on, and of each benchmark
+/// The benchmarks without the problems that one of the students is trained on, or was pretrained on, and of each benchmark
 /// how many those are, so that all arms of all students are asked the same problems.
 ///
 /// # Errors
 /// [`Error::Config`] where nothing is left of a benchmark.
 pub(super) fn without_trained(
     comparison: &str,
-    students: &[&Prepared],
+    students: &[Trained<'_>],
     benchmarks: &[Benchmark],
 ) -> Result<Kept> {
-    let trained: HashSet<String> =
-        students.iter().flat_map(|prepared| training_problems(prepared)).map(plain).collect();
+    let of_student = |(prepared, pretrained): &Trained<'_>| -> Vec<String> {
+        let before = pretrained.iter().map(String::as_str);
+        before.chain(training_problems(prepared)).map(plain).collect()
+    };
+    let trained: HashSet<String> = students.iter().flat_map(of_student).collect();
     let (mut kept, mut left_out) = (vec![], vec![]);
     for benchmark in benchmarks {
         let mut benchmark = benchmark.clone();
@@ -124,4 +165,25 @@ pub(super) fn without_trained(
         kept.push(benchmark);
     }
     Ok((kept, left_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared;
+    use crate::context::Context;
+
+    #[test]
+    fn a_report_says_of_the_problems_only_what_is_so() {
+        let words = "a b c d e f g h i j k l m n";
+        let alike = format!("{words} other");
+        let of = |tested: &str| {
+            let tests = [("bench", vec![tested])];
+            shared("Long", vec![words], &tests, &Context::default()).unwrap()
+        };
+        let [none, alike, same] = ["nothing of it", &alike, words].map(of);
+        assert!(none.tested_on().ends_with("that no student was trained on"));
+        assert!(alike.tested_on().contains("word for word; the warnings"), "{:?}", alike.warnings);
+        assert!(same.tested_on().contains("were trained on some"), "{:?}", same.warnings);
+        assert_eq!([none, alike, same].map(|found| found.warnings.len()), [0, 1, 1]);
+    }
 }

@@ -16,7 +16,7 @@ use super::config::{StudentConfig, StudyConfig};
 use super::run::with_hint;
 use crate::context::{Context, Event, Moment, Observer};
 use crate::error::{Error, Result};
-use crate::eval::wilson;
+use crate::eval::{FileTimes, weight_files, wilson};
 use crate::files::write_text;
 use crate::model::ModelFolder;
 use crate::recipe::{Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data};
@@ -27,7 +27,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
 
 /// A pretrained student in the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,33 +146,16 @@ fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Names, lengths and times of the files of a model: what shows that it was written again.
-type Stamp = Vec<(PathBuf, u64, Option<SystemTime>)>;
-
-fn stamp(model: &Path) -> Option<Stamp> {
-    let files: Vec<PathBuf> = match model.is_dir() {
-        true => fs::read_dir(model).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-        false => vec![model.to_owned()],
-    };
-    let of = |path: PathBuf| {
-        let file = fs::metadata(&path).ok()?;
-        Some((path, file.len(), file.modified().ok()))
-    };
-    let mut stamp = files.into_iter().map(of).collect::<Option<Stamp>>()?;
-    stamp.sort();
-    Some(stamp)
-}
-
 /// A fingerprint of the weights of a model on this machine. `None` of a name on the hub, and where
 /// files cannot be read, which the pretraining itself tells. Every cell asks for it, so that files are
 /// read once and again where they were written.
 fn base_weights(name: Option<&str>) -> Option<String> {
-    static KNOWN: Mutex<BTreeMap<PathBuf, (Stamp, String)>> = Mutex::new(BTreeMap::new());
+    static KNOWN: Mutex<BTreeMap<PathBuf, (FileTimes, String)>> = Mutex::new(BTreeMap::new());
     let path = Path::new(name?);
     if !path.exists() {
         return None;
     }
-    let now = stamp(path)?;
+    let now = weight_files(path)?;
     let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some((then, weights)) = known.get(path)
         && *then == now

@@ -6,6 +6,7 @@ use super::differences::ArmDifference;
 use super::document::{Block, Document};
 use super::report_arms::{arms, seeds_that_agree};
 use super::results::{ChoiceScore, ComparisonResult, StudentResult, Study, StudyData};
+use super::warnings::SEEDS;
 use crate::chart::{Axis, Chart, Point, Scale, Series};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
@@ -52,10 +53,10 @@ pub(super) fn signed(difference: f64) -> String {
     format!("{:+.1}", 100.0 * difference)
 }
 
-/// A difference in points with its interval; a star where it is significant, and there are seeds to
-/// tell by.
+/// A difference in points with its interval; a star where it is significant, and there are seeds enough
+/// to tell by.
 pub(super) fn points(study: &Study, difference: &ArmDifference) -> String {
-    let star = if difference.is_significant() && study.seeds.len() > 1 { " *" } else { "" };
+    let star = if difference.is_significant() && study.seeds.len() >= SEEDS { " *" } else { "" };
     let Estimate { value, low, high } = difference.estimate;
     format!("{} ({} to {}){star}", signed(value), signed(low), signed(high))
 }
@@ -99,22 +100,21 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         format!("{}: {tests} tests", comparison.name)
     });
     let tests = tests.collect::<Vec<_>>().join("; ");
-    let (resampled, star) = match study.seeds.len() {
-        1 => ("problems", String::new()),
-        _ => (
-            "problems and seeds",
-            format!(
-                " A star marks a difference whose p-value is below 0.05 after Holm's correction for \
-                 all differences of its comparison ({tests})."
-            ),
+    let resampled = if study.seeds.len() > 1 { "problems and seeds" } else { "problems" };
+    let star = match study.seeds.len() {
+        SEEDS.. => format!(
+            " A star marks a difference whose p-value is below 0.05 after Holm's correction for all \
+             differences of its comparison ({tests})."
         ),
+        _ => String::new(),
     };
     out.paragraph(format!(
-        "Students: {}; seeds: {}. Tested on problems that no student was trained on ({}). A score P is \
+        "Students: {}; seeds: {}. {} ({}). A score P is \
          the unweighted mean of the accuracies on them, in percent, over the seeds. Intervals are \
          95 %, from {} resamples of {resampled}, the same on both sides of a difference.{star}",
         study.students.len(),
         study.seeds.len(),
+        data.overlaps.tested_on(),
         tested.collect::<Vec<_>>().join("; "),
         study.resamples,
     ));
@@ -124,7 +124,7 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
             let counts =
                 comparison.left_out.iter().map(|(name, count)| format!("{count} of {name}"));
             out.paragraph(format!(
-                "{}: problems that a student is trained on are not asked: {}.",
+                "{}: problems that a student is trained on, pretraining included, are not asked: {}.",
                 comparison.name,
                 counts.collect::<Vec<_>>().join(", ")
             ));

@@ -6,22 +6,30 @@ use super::differences::ArmDifference;
 use super::document::{Block, Document};
 use super::report::{percent, points, score, signed};
 use super::results::{ComparisonResult, MixtureScore, Study};
+use crate::eval::Difference;
 use crate::recipe::score_chart;
 use crate::text::DISPLAY_WIDTH;
 
 /// How much a star says with so many seeds, in a sentence.
 pub(super) fn seeds_that_agree(seeds: usize) -> String {
     if seeds == 1 {
-        return "With one seed, intervals and p-values are of this training only: another one may \
-                differ by more."
+        return "With one seed, intervals, p-values and power are of this training only: another one \
+                may differ by more, and no difference has a star."
             .into();
     }
+    let no_star = match seeds {
+        2 => {
+            " Two seeds take the variance between trainings at half its size, so that intervals are \
+             too narrow, p-values too small and the power too good; no difference has a star."
+        }
+        _ => "",
+    };
     // Each seed has the same sign as the first with chance one half.
     let agree = percent(0.5f64.powi(i32::try_from(seeds - 1).unwrap_or(i32::MAX)));
     format!(
         "Few seeds make intervals too narrow where trainings differ more than problems do: by \
          chance alone all {seeds} seeds then point the same way in {agree} % of comparisons. The \
-         tables give the score of each seed."
+         tables give the score of each seed.{no_star}"
     )
 }
 
@@ -82,7 +90,8 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
     if students.iter().any(|student| !student.choices.is_empty()) {
         out.paragraph(
             "A choice less its control tells whether the choice of answers matters beyond the shares \
-             that it comes to.",
+             that it comes to. A choice less its inverse holds both, the choice and the difference of \
+             their shares.",
         );
     }
     for student in students {
@@ -96,10 +105,18 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
             out.figure(&caption, &file.to_lowercase(), score_chart(report).svg());
         }
     }
-    out.paragraph(
+    let few = match study.seeds.len() {
+        0 | 1 => " How much trainings differ is not in it: it is too good with one seed.",
+        2 => " It is too good with two seeds.",
+        _ => "",
+    };
+    out.paragraph(format!(
         "The power of these seeds and problems: the smallest true difference, in points, that 80 % of \
-         such studies would show in a two-sided test at 5 %, before Holm's correction.",
-    );
+         such studies would show in a two-sided test at 5 %, before Holm's correction. A star needs \
+         more: up to {:.1} times as much, which is the test at 5 % / {}.{few}",
+        Difference::corrected_factor(tests),
+        tests.max(1)
+    ));
     out.blocks.push(Block::List(power(comparison)));
 }
 
@@ -176,6 +193,11 @@ mod tests {
     fn few_seeds_are_told_what_they_are_worth() {
         // Three seeds agree with chance 2 x 1/8.
         assert!(seeds_that_agree(3).contains("25.0 %"), "{}", seeds_that_agree(3));
+        assert!(!seeds_that_agree(3).contains("star"));
+        assert!(seeds_that_agree(2).contains("half its size"));
+        for seeds in [1, 2] {
+            assert!(seeds_that_agree(seeds).contains("no difference has a star"), "{seeds}");
+        }
         assert!(seeds_that_agree(1).contains("another one"));
     }
 

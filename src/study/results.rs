@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use super::differences::{self, ArmDifference};
+use super::overlap::Overlaps;
 use super::pretrained::PretrainedStudent;
 use super::style::StyleShift;
 use crate::context::{Context, Task};
@@ -95,6 +96,7 @@ pub(super) struct StudyData {
     pub cells: Vec<CellResult>,
     pub left_out: LeftOutProblems,
     pub pretrained: Vec<PretrainedStudent>,
+    pub overlaps: Overlaps,
 }
 
 /// A student in the report.

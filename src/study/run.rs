@@ -15,15 +15,15 @@
 
 use super::arms::{ArmKind, check_choice};
 use super::config::{Cell, StudyConfig};
-use super::overlap::{contamination, without_trained};
+use super::overlap::{Overlaps, Trained, contamination, without_trained};
 use super::pretrained::{Ready, pretrain};
 use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
 use crate::context::{Context, Event, Moment, Observer};
-use crate::data::ColumnMap;
 use crate::data::reading::Datasets;
+use crate::data::{AnswersKept, ColumnMap};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{
@@ -87,7 +87,9 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     if config.leave_out_trained {
         tested.left_out = work.leave_out()?;
     }
-    warnings.extend(work.contamination()?);
+    let mut overlaps = work.contamination()?;
+    warnings.append(&mut overlaps.warnings);
+    tested.overlaps = overlaps;
     for warning in &warnings {
         context.notice(format!("warning: {warning}"))?;
     }
@@ -268,9 +270,14 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The data of all students of a comparison.
-    fn of_students(&self, comparison: usize) -> Vec<&Prepared> {
-        self.data.range((comparison, 0)..(comparison + 1, 0)).map(|(_, data)| data).collect()
+    /// What all students of a comparison are trained on, and what they were pretrained on.
+    fn of_students(&self, comparison: usize) -> Vec<Trained<'_>> {
+        let pretrained = |student: usize| {
+            let ready = self.pretrained.iter().find(|ready| ready.student == student);
+            ready.map_or(&[][..], |ready| ready.problems.as_slice())
+        };
+        let data = self.data.range((comparison, 0)..(comparison + 1, 0));
+        data.map(|((_, student), prepared)| (prepared, pretrained(*student))).collect()
     }
 
     /// The benchmarks that a comparison's students are asked.
@@ -298,21 +305,14 @@ impl Work<'_, '_> {
     }
 
     /// Problems that are both trained on and tested with.
-    fn contamination(&self) -> Result<Vec<String>> {
-        let mut warnings = vec![];
+    fn contamination(&self) -> Result<Overlaps> {
+        let mut found = Overlaps::default();
         for (comparison, of) in self.config.comparisons.iter().enumerate() {
             let students = self.of_students(comparison);
             let benchmarks = self.benchmarks(comparison);
-            let pretrained = |student: usize| {
-                let ready = self.pretrained.iter().find(|ready| ready.student == student);
-                ready.map_or(&[][..], |ready| ready.problems.as_slice())
-            };
-            let students = students.into_iter().enumerate();
-            let students: Vec<_> =
-                students.map(|(number, prepared)| (prepared, pretrained(number))).collect();
-            warnings.extend(contamination(&of.name, &students, benchmarks, self.context)?);
+            found.extend(contamination(&of.name, &students, benchmarks, self.context)?);
         }
-        Ok(warnings)
+        Ok(found)
     }
 
     /// The untuned students to test, and whether each is the first that is like it: one that is read
@@ -401,7 +401,7 @@ impl Work<'_, '_> {
             }
             let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
             let path = store.with_extension("settings.json");
-            same_settings(&path, &settings, |_| Ok(()), HINT)?;
+            same_settings(&path, &settings, |_| Ok(()), &hint(run))?;
             let text = prepared.text_interface();
             let answers =
                 evaluate_lazily(&mut model, &text, benchmark, &config, &store, self.context)?;
@@ -443,7 +443,7 @@ impl Work<'_, '_> {
         let events = Context::new(CellEvents(self.context), self.context.stop_flag());
         let summary = recipe::run_on(run, prepared.clone(), mode, &events);
         // The remedies of a single run are not those of a study.
-        let summary = summary.map_err(|error| with_hint(error, HINT))?;
+        let summary = summary.map_err(|error| with_hint(error, &hint(run)))?;
         if summary.outcome.stopped {
             return Err(Error::stopped("the cell has a checkpoint"));
         }
@@ -533,6 +533,17 @@ fn rows_of(done: &[CellResult], wanted: &Cell) -> BTreeMap<String, f64> {
 /// What to do where a study's directory and its settings or data do not fit together.
 const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
                     cell's folder to have it made anew";
+
+/// [`HINT`], with the cause that a study's first choice may be.
+fn hint(run: &RunConfig) -> String {
+    match run.data.answers {
+        Some(AnswersKept::All) => format!(
+            "{HINT}. A first choice in a comparison keeps all answers to a problem, which changes the data \
+             of every arm where a source has several: set data.answers = \"all\" from the start"
+        ),
+        _ => HINT.into(),
+    }
+}
 
 /// An error of a run, with what to do in a study in place of what to do with a single run.
 pub(super) fn with_hint(error: Error, hint: &str) -> Error {

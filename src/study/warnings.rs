@@ -1,15 +1,16 @@
 //! What a reader must know before believing a study's numbers.
 
 use super::arms::ArmKind;
-use super::config::{ComparisonConfig, StudyConfig};
+use super::config::{Cell, ComparisonConfig, StudyConfig};
 use super::differences::{LEVEL, pairs};
 use super::results::{CellResult, StudyData};
 use crate::eval::{Difference, score as score_of};
 use crate::recipe::Summary;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Seeds and problems that a study has by the rule; with fewer its numbers say little.
-const SEEDS: usize = 3;
+/// Seeds and problems that a study has by the rule; with fewer its numbers say little, and with fewer
+/// seeds no difference has a star.
+pub(super) const SEEDS: usize = 3;
 const PROBLEMS: usize = 500;
 
 /// Where there are few seeds or problems, and where cells that are compared differ in what they may
@@ -25,7 +26,8 @@ pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
             let own = cells.iter().filter(|(cell, ..)| cell.student == student).copied();
             let name = format!("{}, {}", comparison.name, of.name);
             warnings.extend(no_room(&name, own.clone()));
-            warnings.extend(one_source(&name, comparison, own));
+            warnings.extend(one_source(&name, comparison, own.clone()));
+            warnings.extend(part_of_an_epoch(&name, own));
         }
         let updates: BTreeSet<usize> =
             cells.iter().map(|(_, summary, _)| summary.outcome.step).collect();
@@ -47,11 +49,11 @@ fn few_seeds(seeds: usize) -> Option<String> {
         SEEDS.. => None,
         1 => Some(format!(
             "one seed, and the rule is {SEEDS}: how much another training would differ is in no \
-             interval"
+             interval, and no difference has a star"
         )),
         _ => Some(format!(
             "{seeds} seeds, and the rule is {SEEDS}: how much trainings differ is estimated from as \
-             many only"
+             many only, at half its size, and no difference has a star"
         )),
     }
 }
@@ -111,10 +113,16 @@ fn one_source<'a>(
     for (cell, summary, _) in cells {
         let used = summary.mixture.sources.iter().filter(|source| source.rows > 0);
         let used: Vec<&str> = used.map(|source| source.name.as_str()).collect();
-        if let (ArmKind::Choice(_), [only]) = (cell.arm, &used[..]) {
+        if let (ArmKind::Choice(_) | ArmKind::Inverse(_), [only]) = (cell.arm, &used[..]) {
+            let so = match cell.arm {
+                ArmKind::Inverse(_) => {
+                    format!("the choice less it is a difference of shares, too, as to {only} alone")
+                }
+                _ => format!("its control has the same share as {only} alone"),
+            };
             let warning = format!(
-                "{name}: {} takes answers of {only} only, so that its control has the same share as \
-                 {only} alone; a floor for the others would keep some",
+                "{name}: {} takes answers of {only} only, so that {so}; a floor for the others would \
+                 keep some",
                 comparison.title(cell.arm)
             );
             if !warnings.contains(&warning) {
@@ -123,6 +131,43 @@ fn one_source<'a>(
         }
     }
     warnings
+}
+
+/// Where training ends within an epoch: a control has the shares of its choice in whole epochs only.
+fn part_of_an_epoch<'a>(
+    name: &str,
+    cells: impl Iterator<Item = &'a CellResult> + Clone,
+) -> Option<String> {
+    let mut largest = 0.0f64;
+    for (control, of_control, _) in cells.clone() {
+        let ArmKind::Control(number) = control.arm else { continue };
+        let is_choice =
+            |cell: &Cell| cell.arm == ArmKind::Choice(number) && cell.seed == control.seed;
+        let choice = cells.clone().find(|(cell, ..)| is_choice(cell));
+        let Some((_, of_choice, _)) = choice else { continue };
+        largest = largest.max(apart(&seen_shares(of_choice), &seen_shares(of_control)));
+    }
+    (largest > 0.0).then(|| {
+        format!(
+            "{name}: training is no whole number of epochs, so that controls have seen shares of the \
+             sources that are up to {:.2} points from those of their choice; set train.epochs to a whole \
+             number",
+            100.0 * largest
+        )
+    })
+}
+
+/// The share that each source has of the rows that training saw.
+fn seen_shares(summary: &Summary) -> BTreeMap<&str, f64> {
+    let rows: u64 = summary.seen.iter().map(|source| source.rows).sum();
+    let share = |rows_of: u64| rows_of as f64 / rows.max(1) as f64;
+    summary.seen.iter().map(|source| (source.name.as_str(), share(source.rows))).collect()
+}
+
+/// The largest difference of two lists of shares; none where one of them is not known.
+fn apart(first: &BTreeMap<&str, f64>, second: &BTreeMap<&str, f64>) -> f64 {
+    let both = first.iter().filter_map(|(name, share)| Some((share, second.get(name)?)));
+    both.map(|(first, second)| (first - second).abs()).fold(0.0, f64::max)
 }
 
 /// What differs between the cells of a student that are compared.
@@ -154,6 +199,12 @@ mod tests {
         assert!(few_seeds(1).unwrap().contains("one seed"));
         assert!(few_seeds(2).unwrap().starts_with("2 seeds, and the rule is 3"));
         assert_eq!(few_seeds(3), None);
+        assert!(
+            [1, 2]
+                .map(|seeds| few_seeds(seeds).unwrap())
+                .iter()
+                .all(|w| w.contains("no difference has a star"))
+        );
     }
 
     #[test]
