@@ -324,7 +324,11 @@ fn the_share_is_that_of_long_answers_wherever_they_stand() {
         let rows: String = (0..60)
             .map(|n| {
                 let solution = format!("{working}The answer is \\\\boxed{{{}}}.", n + 1);
-                format!("{{\"problem\": \"What is {n} + 1?\", \"solution\": \"{solution}\"}}\n")
+                let answer = n + 1;
+                format!(
+                    "{{\"problem\": \"What is {n} + 1?\", \"solution\": \"{solution}\", \
+                     \"answer\": \"{answer}\"}}\n"
+                )
             })
             .collect();
         let path = folder.path().join(format!("{name}.jsonl"));
@@ -380,8 +384,10 @@ fn changed_pilots_are_refused_by_name_or_made_anew() {
     // Allowed, all of them are made anew, and the same call then finds them finished.
     let stop = StopFlag::default();
     let mut notices = vec![];
-    let context = Context::new(AllNotices(&mut notices), &stop);
-    let anew = propose_changed(&changed, &context);
+    let anew = {
+        let context = Context::new(AllNotices(&mut notices), &stop);
+        run(&changed, RunMode::ResumeChanged, &context).unwrap().pilots.unwrap()
+    };
     assert!(anew.rounds[0].steps >= 8 && anew.warnings.is_empty(), "{anew}");
     assert_ne!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
     let anew_of = notices.iter().filter(|text| text.contains("made anew")).count();
@@ -392,11 +398,6 @@ fn changed_pilots_are_refused_by_name_or_made_anew() {
         proposal.pilots().map(|pilot| (pilot.share, pilot.loss, pilot.trained_tokens)).collect()
     };
     assert_eq!(grades(&anew), grades(&expected));
-}
-
-/// The proposal of a run that goes on with changed settings.
-fn propose_changed(config: &RunConfig, context: &Context<'_>) -> ShareProposal {
-    run(config, RunMode::ResumeChanged, context).unwrap().pilots.unwrap()
 }
 
 #[test]
