@@ -15,7 +15,7 @@
 use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::Share;
 use mixdistill::eval::{Answer, Arm, Bootstrap, Estimate, Hits, score};
-use mixdistill::recipe::{FALLBACK_SHARE, ShareProposal, Summary, propose_share};
+use mixdistill::recipe::{FALLBACK_SHARE, RunConfig, ShareProposal, Summary, propose_share};
 use mixdistill::settings::Layers;
 use mixdistill::study::{ArmKind, Cell, StudyConfig, study};
 use mixdistill::terminal::Terminal;
@@ -45,7 +45,62 @@ fn call() -> Result<Call> {
     }
     let config = layers.settings()?;
     config.validate()?;
-    Ok(Call { config, pilots, name })
+    let call = Call { config, pilots, name };
+    call.check()?;
+    Ok(call)
+}
+
+impl Call {
+    /// What would end in an error after hours of study.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: a name that is not that of a folder of its own; a share that pilots may propose and
+    /// the sweep lacks; settings of pilots that cannot be.
+    fn check(&self) -> Result<()> {
+        /// What a study writes.
+        const TAKEN: [&str; 7] =
+            ["cells", "scores", "pretrained", "untuned", "figures", "report", "study"];
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        let name = &self.name;
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            let what = format!("\"{name}\" is not the name of a folder");
+            return Err(Error::config("name", what, "Use letters, digits, -, _ and ."));
+        }
+        if TAKEN.contains(&name.to_lowercase().as_str()) {
+            let what = format!("the study itself writes \"{name}\"");
+            return Err(Error::config("name", what, "Take another, such as auto"));
+        }
+        let swept = self.config.comparisons[0].shares();
+        for student in 0..self.config.students.len() {
+            for seed in &self.config.seeds {
+                let run = self.run_config(student, *seed)?;
+                run.validate()?;
+                let mut shares = run.pilots.shares.into_iter().chain([FALLBACK_SHARE]);
+                if let Some(share) = shares.find(|share| !swept.contains(share)) {
+                    return Err(Error::config(
+                        "pilots.shares",
+                        format!("pilots may propose {share}, and the sweep has {swept:?} only"),
+                        "Add it to the alphas of the first comparison, or leave it out",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The run of a student and seed whose share pilots find.
+    fn run_config(&self, student: usize, seed: u64) -> Result<RunConfig> {
+        let cell = Cell { student, comparison: 0, arm: ArmKind::Share(FALLBACK_SHARE), seed };
+        let mut layers = Layers::new()?;
+        let run = self.config.run_config(&cell)?;
+        layers.table(&mixdistill::settings::table_of(&run)?)?;
+        self.pilots.iter().try_for_each(|setting| layers.set(setting))?;
+        let mut run: RunConfig = layers.settings()?;
+        run.mixture.share = Share::Auto;
+        let name = &self.config.students[student].name;
+        run.out = self.config.out.join(&self.name).join(name).join(format!("seed-{seed}"));
+        Ok(run)
+    }
 }
 
 /// A cell of the sweep: right answers, and what it has cost.
@@ -74,21 +129,6 @@ fn swept(config: &StudyConfig, cell: Cell) -> Result<Swept> {
     Ok(Swept { cell, hits: vec![hits], trained_tokens, seconds })
 }
 
-/// The share that pilots propose for the run of a student and seed.
-fn proposed(call: &Call, student: usize, seed: u64, context: &Context) -> Result<ShareProposal> {
-    let config = &call.config;
-    let cell = Cell { student, comparison: 0, arm: ArmKind::Share(FALLBACK_SHARE), seed };
-    let mut layers = Layers::new()?;
-    let run = config.run_config(&cell)?;
-    layers.table(&mixdistill::settings::table_of(&run)?)?;
-    call.pilots.iter().try_for_each(|setting| layers.set(setting))?;
-    let mut run: mixdistill::recipe::RunConfig = layers.settings()?;
-    run.mixture.share = Share::Auto;
-    let name = &config.students[student].name;
-    run.out = config.out.join(&call.name).join(name).join(format!("seed-{seed}"));
-    propose_share(&run, context)
-}
-
 /// One student's sweep and proposals.
 struct Judged<'a> {
     student: &'a str,
@@ -115,7 +155,10 @@ impl<'a> Judged<'a> {
     }
 
     fn index(&self, share: f64) -> usize {
-        self.alphas.iter().position(|alpha| *alpha == share).expect("proposals are of the sweep")
+        self.alphas
+            .iter()
+            .position(|alpha| *alpha == share)
+            .expect("Call::check has looked at every share")
     }
 
     fn best(&self) -> usize {
@@ -167,7 +210,9 @@ impl<'a> Judged<'a> {
         let best = self.alphas[self.best()];
         writeln!(
             out,
-            "Regret against the best share in the mean, {best}:\n\n{}",
+            "Regret against the best share in the mean, {best}. That share is picked on the same answers \
+             that judge the regret: its score, and with it every regret, is too high in the mean, and the \
+             interval does not know of the picking.\n\n{}",
             table.to_markdown()
         )?;
         self.write_cost(out)
@@ -209,7 +254,10 @@ fn main() -> Result<()> {
     let sweep = sweep.map(|cell| swept(config, cell)).collect::<Result<Vec<_>>>()?;
     let mut text = String::new();
     for (number, student) in config.students.iter().enumerate() {
-        let proposals = config.seeds.iter().map(|seed| proposed(&call, number, *seed, &context));
+        let proposals = config
+            .seeds
+            .iter()
+            .map(|seed| propose_share(&call.run_config(number, *seed)?, &context));
         let proposals = proposals.collect::<Result<Vec<_>>>()?;
         let alphas = config.comparisons[0].shares();
         let of_share = |alpha: &f64| {

@@ -192,3 +192,26 @@ fn the_other_examples_run() {
     let refused = example("own_observer", &["table.csv"], folder.path());
     assert!(!refused.status.success(), "a table that was there stays");
 }
+
+#[test]
+fn auto_share_refuses_before_the_study_what_would_end_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/auto-share.toml");
+    let study = study.display().to_string();
+    for (setting, what) in [
+        ("name=../x", "\"../x\" is not the name of a folder"),
+        ("name=", "\"\" is not the name of a folder"),
+        ("name=cells", "the study itself writes \"cells\""),
+        ("name=Report", "the study itself writes \"Report\""),
+        ("pilots.shares=[0, 0.3]", "pilots may propose 0.3"),
+        ("pilots.budget=0", "pilots.budget"),
+    ] {
+        let refused = example("auto_share", &[&study, setting, "out=study"], folder.path());
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{setting}");
+        // Debug output escapes quotes.
+        assert!(error.replace("\\\"", "\"").contains(what), "{setting}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{setting}");
+    }
+}

@@ -6,9 +6,13 @@ mod common;
 use common::{command, toy_run};
 use mixdistill::Error;
 use mixdistill::context::{Context, Event, Observer, StopFlag};
-use mixdistill::data::{MixDistillation, MixtureConfig, MixtureOptions, Pairs, Share, Source};
+use mixdistill::data::{
+    ChoiceBy, ChoiceConfig, MixDistillation, MixtureConfig, MixtureOptions, Pairs, Schedule, Share,
+    Source,
+};
 use mixdistill::recipe::{
-    Plan, Prepared, Preview, RunConfig, RunMode, ShareProposal, compare, propose_share, run,
+    Plan, Prepared, Preview, RunConfig, RunMode, ShareProposal, SourceConfig, TeacherLogitsOptions,
+    compare, propose_share, run, write_teacher_logits,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -270,6 +274,225 @@ fn pilots_that_cannot_be_are_refused_by_name() {
     assert!(error.contains("mixture.share"), "{error}");
 }
 
+/// Has the finished pilots of a share answer everything right.
+fn answer_right(out: &Path, share: f64) {
+    for round in [1, 2] {
+        let path = out.join(format!("pilots/round-{round}/share-{share}/after.jsonl"));
+        let mut text = String::new();
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let mut answer: serde_json::Value = serde_json::from_str(line).unwrap();
+            let reference = answer["reference"].as_str().unwrap();
+            answer["text"] = format!("The answer is \\boxed{{{reference}}}.").into();
+            text += &format!("{answer}\n");
+        }
+        std::fs::write(&path, text).unwrap();
+    }
+}
+
+/// The share of the last round that is not the fallback.
+fn other_share(proposal: &ShareProposal) -> f64 {
+    let last = proposal.rounds.last().unwrap();
+    last.pilots.iter().map(|pilot| pilot.share).find(|share| *share != 0.2).unwrap()
+}
+
+#[test]
+fn a_share_that_is_clearly_better_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = auto(&folder.path().join("run"));
+    let before = propose_share(&config, &Context::default()).unwrap();
+    assert!(before.line().ends_with("since none of them answers any problem right"), "{before}");
+    let share = other_share(&before);
+    answer_right(&config.out, share);
+    let summary = run(&config, RunMode::Resume, &Context::default()).unwrap();
+    let proposal = summary.pilots.unwrap();
+    assert_eq!((proposal.share, proposal.is_clear()), (share, true), "{proposal}");
+    assert_eq!((proposal.gain.value, proposal.runner_up), (1.0, Some(0.2)));
+    // It is the run of that share, to the last bit.
+    assert_eq!(summary.config.mixture, MixtureConfig::long_short(share));
+    let mixture = MixtureConfig::long_short(share);
+    let plain = RunConfig { out: folder.path().join("plain"), mixture, ..config };
+    let plain = run(&plain, RunMode::New, &Context::default()).unwrap();
+    assert_eq!(plain.last_loss, summary.last_loss);
+}
+
+#[test]
+fn the_share_is_that_of_long_answers_wherever_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = auto(&folder.path().join("run"));
+    config.data.tokenizer = Some(tokenizer(folder.path()));
+    for (name, working) in [("short", ""), ("long", "We add them slowly, one by one, and look. ")] {
+        let rows: String = (0..60)
+            .map(|n| {
+                let solution = format!("{working}The answer is \\\\boxed{{{}}}.", n + 1);
+                let answer = n + 1;
+                format!(
+                    "{{\"problem\": \"What is {n} + 1?\", \"solution\": \"{solution}\", \
+                     \"answer\": \"{answer}\"}}\n"
+                )
+            })
+            .collect();
+        let path = folder.path().join(format!("{name}.jsonl"));
+        std::fs::write(&path, rows).unwrap();
+        config.data.sources.push(SourceConfig { name: name.into(), path, ..Default::default() });
+    }
+    let proposal = propose_share(&config, &Context::default()).unwrap();
+    assert_eq!((proposal.source.as_str(), proposal.other.as_str()), ("long", "short"));
+    // Long answers are the longer ones.
+    let tokens = |share: f64| {
+        let mut pilots = proposal.rounds[0].pilots.iter();
+        pilots.find(|pilot| pilot.share == share).unwrap().trained_tokens
+    };
+    assert!(tokens(1.0) > tokens(0.2) && tokens(0.2) > tokens(0.0), "{proposal}");
+    let share = other_share(&proposal);
+    answer_right(&config.out, share);
+    let summary = run(&config, RunMode::Resume, &Context::default()).unwrap();
+    assert_eq!(summary.config.mixture, MixtureConfig::long_short(share));
+    let of = summary.mixture.sources.iter().find(|source| source.name == "long").unwrap();
+    assert_eq!(of.requested, share);
+    let rows: usize = summary.mixture.sources.iter().map(|source| source.rows).sum();
+    assert_eq!(of.rows as f64, share * rows as f64);
+}
+
+#[test]
+fn changed_pilots_are_refused_by_name_or_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = auto(&folder.path().join("run"));
+    let mut notices = vec![];
+    let stop = StopFlag::default();
+    let first = run(&config, RunMode::New, &Context::new(AllNotices(&mut notices), &stop)).unwrap();
+    // Before the first pilot it says what they will do, and that they are short.
+    let told = |what: &str| notices.iter().filter(|text| text.contains(what)).count();
+    assert_eq!(told("generate 50 answers to be graded, 10 each"), 1, "{notices:?}");
+    let first = first.pilots.unwrap();
+    assert!(first.rounds[0].steps < 8 && first.warnings[0].contains("of round 1 have"));
+    assert_eq!(told(&first.warnings[0]), 1, "{notices:?}");
+    assert!(first.to_string().contains(&first.warnings[0]));
+
+    // What it says makes the first pilots long enough.
+    let [_, budget] = first.warnings[0].split("pilots.budget=").collect::<Vec<_>>()[..] else {
+        panic!("{:?}", first.warnings)
+    };
+    let budget: f64 = budget.split(' ').next().unwrap().parse().unwrap();
+    let mut changed = config.clone();
+    changed.pilots.budget = budget;
+    let error = run(&changed, RunMode::Resume, &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("pilots.budget was 1.0, is") && error.contains("allow the change"));
+    assert!(!error.contains("round-1"), "{error}");
+    let path = config.out.join("pilots/round-1/share-0/metrics.jsonl");
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+
+    // Allowed, all of them are made anew, and the same call then finds them finished.
+    let stop = StopFlag::default();
+    let mut notices = vec![];
+    let anew = {
+        let context = Context::new(AllNotices(&mut notices), &stop);
+        run(&changed, RunMode::ResumeChanged, &context).unwrap().pilots.unwrap()
+    };
+    assert!(anew.rounds[0].steps >= 8 && anew.warnings.is_empty(), "{anew}");
+    assert_ne!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
+    let anew_of = notices.iter().filter(|text| text.contains("made anew")).count();
+    assert!(anew_of >= 3, "{notices:?}");
+    let expected = RunConfig { out: folder.path().join("expected"), ..changed.clone() };
+    let expected = propose_share(&expected, &Context::default()).unwrap();
+    let grades = |proposal: &ShareProposal| -> Vec<_> {
+        proposal.pilots().map(|pilot| (pilot.share, pilot.loss, pilot.trained_tokens)).collect()
+    };
+    assert_eq!(grades(&anew), grades(&expected));
+}
+
+#[test]
+fn a_run_of_a_given_share_is_not_resumed_as_one_of_pilots() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = auto(&folder.path().join("run"));
+    config.mixture = MixtureConfig::long_short(0.5);
+    run(&config, RunMode::New, &Context::default()).unwrap();
+    config.mixture.share = Share::Auto;
+    let error = run(&config, RunMode::Resume, &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("mixture.share was \"exact\", is \"auto\""), "{error}");
+    assert!(!config.out.join("pilots").exists());
+}
+
+#[test]
+fn what_gives_the_share_another_meaning_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    for (change, what) in [
+        (
+            &(|c: &mut RunConfig| c.mixture.schedule = Schedule::ShortToLong)
+                as &dyn Fn(&mut RunConfig),
+            "mixture.schedule",
+        ),
+        (&|c: &mut RunConfig| c.mixture.redraw = true, "mixture.redraw"),
+        (
+            &|c: &mut RunConfig| c.mixture.choice = Some(ChoiceConfig::by(ChoiceBy::Shortest)),
+            "mixture.choice",
+        ),
+    ] {
+        let mut config = auto(&out);
+        change(&mut config);
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+        let error = run(&config, RunMode::New, &Context::default()).unwrap_err().to_string();
+        assert!(error.contains(what) && !out.exists(), "{what}: {error}");
+        // Without auto it can be.
+        config.mixture.share = Share::Exact;
+        config.validate().unwrap();
+    }
+}
+
+#[test]
+fn stored_logits_serve_pilots_where_they_hold_every_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = folder.path().join("teacher");
+    let mut of_teacher = toy_run(&teacher);
+    of_teacher.train.steps = Some(1);
+    of_teacher.evaluation.questions = 0;
+    run(&of_teacher, RunMode::New, &Context::default()).unwrap();
+    let teacher = teacher.join("model").display().to_string();
+    let mut config = auto(&folder.path().join("run"));
+    for all_answers in [false, true] {
+        let logits = folder.path().join(format!("logits-{all_answers}"));
+        let options = TeacherLogitsOptions {
+            top_k: Some(4),
+            all_answers,
+            ..TeacherLogitsOptions::new(&logits)
+        };
+        let mut written = config.clone();
+        // Of the mixture with a share of 0.2, where not all are written.
+        written.mixture.share = if all_answers { Share::Auto } else { Share::Exact };
+        write_teacher_logits(&written, &teacher, &options, &Context::default()).unwrap();
+        config.set_teacher(mixdistill::recipe::LogitTeacherConfig {
+            path: logits.display().to_string(),
+            top_k: 4,
+        });
+        let found = propose_share(&config, &Context::default());
+        match all_answers {
+            true => assert_eq!(found.unwrap().pilots().count(), 5),
+            false => {
+                let error = found.unwrap_err().to_string();
+                assert!(
+                    error.contains("teacher.path") && error.contains("of 120 answers"),
+                    "{error}"
+                );
+                assert!(!config.out.join("pilots").exists());
+            }
+        }
+        (config.teacher, config.train.objective.distillation) = (None, None);
+    }
+}
+
+/// Keeps notices, whatever is trained.
+struct AllNotices<'a>(&'a mut Vec<String>);
+
+impl Observer for AllNotices<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> mixdistill::Result<()> {
+        if let Event::Notice(text) = event {
+            self.0.push((*text).to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// The tokenizer of a toy run, in a file.
 fn tokenizer(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("toy/model/tokenizer.json");
@@ -306,6 +529,8 @@ fn plan_and_preview_train_nothing_and_say_so() {
     Preview::new(&config, 1, &Context::new(Notices(&mut notices), &stop)).unwrap();
     let told = notices.iter().filter(|text| text.contains("pilots find the share before training"));
     assert_eq!(told.count(), 2, "{notices:?}");
+    // Three shares, then two.
+    assert!(notices.iter().any(|text| text.contains("at most 50 answers")), "{notices:?}");
     assert!(!config.out.exists());
 }
 

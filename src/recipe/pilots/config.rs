@@ -34,7 +34,7 @@ pub struct PilotsConfig {
     /// Trained tokens of all pilots together, as a multiple of those of one training of the run (the
     /// mean over the shares).
     pub budget: f64,
-    /// Shares of the first source that are tried; 0.2 is always among them. Few make longer pilots.
+    /// Shares of long answers (of the first source, where none is named `long`) that are tried; 0.2 is always among them. Few make longer pilots.
     pub shares: Vec<f64>,
     /// How many times the tokens of a round the next one may use: the last pilots, which decide, are the
     /// longest.

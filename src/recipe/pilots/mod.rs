@@ -1,4 +1,5 @@
-//! `mixture.share = "auto"`: the share of the first of two sources, found by small pilots.
+//! `mixture.share = "auto"`: the share of long answers (of the first of two sources with other names), found
+//! by small pilots.
 //!
 //! ```text
 //! run/

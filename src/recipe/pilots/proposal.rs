@@ -11,7 +11,7 @@ use std::fmt;
 /// One pilot: a short training on one share, graded on problems kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PilotResult {
-    /// The share of the first source.
+    /// The share of the proposal's source.
     pub share: f64,
     /// Its place in the round, from 1.
     pub place: usize,
@@ -73,7 +73,7 @@ pub struct PilotRound {
 /// The share that pilots propose for a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShareProposal {
-    /// The source that it is the share of, the first of the two.
+    /// The source that it is the share of: `long`, or the first of two with other names.
     pub source: String,
     /// The other source.
     pub other: String,
