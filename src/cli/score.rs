@@ -57,9 +57,9 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     short: Option<PathBuf>,
-    /// Columns of a source that are not recognized, as NAME:problem=NAME,solution=NAME; those that the
+    /// Columns of a source that are not recognized, as NAME=problem=NAME,solution=NAME; those that the
     /// settings have for a source of that name stay otherwise
-    #[arg(long, value_name = "NAME:MAP", help_heading = "Data and model")]
+    #[arg(long, value_name = "NAME=MAP", help_heading = "Data and model")]
     columns: Vec<String>,
     /// Length limit of a row in tokens; longer answers are left out, as in training [default: that of
     /// the settings, or 2048 with --model, else 512]
@@ -237,14 +237,14 @@ impl Flags {
     /// Names of sources, and their columns as they are given.
     fn columns_of(&self) -> Result<Vec<(&str, &str)>> {
         let parts = |given: &'_ String| {
-            given.split_once(':').is_some_and(|(name, map)| !name.is_empty() && !map.is_empty())
+            given.split_once('=').is_some_and(|(name, map)| !name.is_empty() && !map.is_empty())
         };
         if let Some(wrong) = self.columns.iter().find(|given| !parts(given)) {
             let what = format!("--columns is `{wrong}`");
-            let hint = "Write NAME:MAP, such as long:problem=question,solution=trace";
+            let hint = "Write NAME=MAP, such as long=problem=question,solution=trace";
             return Err(Error::config("data.sources", what, hint));
         }
-        Ok(self.columns.iter().filter_map(|given| given.split_once(':')).collect())
+        Ok(self.columns.iter().filter_map(|given| given.split_once('=')).collect())
     }
 
     /// Names and files of the sources that flags name.

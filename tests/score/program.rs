@@ -178,7 +178,7 @@ fn the_next_command_trains_with_the_scores() {
     let calls: [(&str, Vec<&str>); 3] = [
         ("rsr", vec!["--source", &a, "--source", &b, "--set", "data.system_prompt=It is \"so\""]),
         ("lalp", vec!["--config", &config, "--long", &odd, "--short", &short, "--lalp"]),
-        ("rsr", vec!["--long", &odd, "--short", &short, "--columns", "long:solution=odd one"]),
+        ("rsr", vec!["--long", &odd, "--short", &short, "--columns", "long=solution=odd one"]),
     ];
     for (number, (by, words)) in calls.iter().enumerate() {
         let out = format!("scores {number}.jsonl");
@@ -197,10 +197,10 @@ fn the_next_command_trains_with_the_scores() {
     let words = ["--source", &a, "--source", &b, "--lalp", "--window", "1"];
     let (_, said, _) = teachers.call("window.jsonl", &words);
     assert!(said.contains("mixture.choice.by=rsr "), "{said}");
-    let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "b:id=x"]);
+    let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "b=id=x"]);
     assert!(status == 2 && err.contains("--columns names `b`, which is no source"), "{err}");
     let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "a"]);
-    assert!(status == 2 && err.contains("Write NAME:MAP"), "{err}");
+    assert!(status == 2 && err.contains("Write NAME=MAP"), "{err}");
     let (status, _, err) = teachers.call("a.jsonl", &["--source", &a]);
     assert!(status == 1 && err.contains("a.jsonl: it is one of the sources"), "{err}");
 }
