@@ -469,7 +469,7 @@ fn scores_of_all_answers_serve_runs_that_hold_problems_out() {
     let source = |name: &str, answered: std::ops::Range<usize>| {
         let path = folder.path().join(format!("{name}.jsonl"));
         let line = |p: usize| {
-            let system = if p % 2 == 0 { ", \"system\": \"Be brief.\"" } else { "" };
+            let system = if p.is_multiple_of(2) { ", \"system\": \"Be brief.\"" } else { "" };
             let long = "and so on ".repeat(if name == "long" { p % 7 } else { 0 });
             (0..2).map(|answer| format!(
                 "{{\"problem\": \"What is {p} + 1?\", \"solution\": \"{name} {answer} {long}: {}.\"{system}}}\n",
