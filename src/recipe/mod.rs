@@ -42,7 +42,7 @@ pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource, SourceAnswer};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
 pub use run::run;
-pub(crate) use run::{run_on, run_with_data};
+pub(crate) use run::{PartEvents, run_on, run_with_data};
 pub use score::{
     LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions, SourceScores,
     WrittenScores, answer_steps, read_scores, score_table, write_scores,

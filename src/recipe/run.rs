@@ -373,3 +373,18 @@ fn settings(
         "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
     })
 }
+
+/// Of a run that is a part of other work, what that work tells: not what all its runs have in common.
+pub(crate) struct PartEvents<'a, 'c>(pub &'a Context<'c>);
+
+impl Observer for PartEvents<'_, '_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Overview(_)
+            | Event::Written { .. }
+            | Event::AlreadyFinished
+            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
+            event => self.0.emit(event),
+        }
+    }
+}

@@ -14,12 +14,14 @@
 
 use super::config::{StudentConfig, StudyConfig};
 use super::run::with_hint;
-use crate::context::{Context, Event, Moment, Observer};
+use crate::context::{Context, Event};
 use crate::error::{Error, Result};
 use crate::eval::{FileTimes, weight_files, wilson};
 use crate::files::write_text;
 use crate::model::ModelFolder;
-use crate::recipe::{Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data};
+use crate::recipe::{
+    PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -230,21 +232,6 @@ fn differing(value: Value, usual: &Value) -> Value {
     Value::Object(entries.collect())
 }
 
-/// Of a pretraining what a study tells.
-struct PretrainingEvents<'a, 'c>(&'a Context<'c>);
-
-impl Observer for PretrainingEvents<'_, '_> {
-    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
-        match event {
-            Event::Overview(_)
-            | Event::Written { .. }
-            | Event::AlreadyFinished
-            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
-            event => self.0.emit(event),
-        }
-    }
-}
-
 /// Pretrains every student that is to be; one that is finished is taken as it is.
 ///
 /// # Errors
@@ -273,7 +260,7 @@ pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec
                 config.out.display()
             ))?;
         }
-        let events = Context::new(PretrainingEvents(context), context.stop_flag());
+        let events = Context::new(PartEvents(context), context.stop_flag());
         let made = run_with_data(&config, mode, &events);
         let (summary, prepared) = made.map_err(|error| with_hint(error, HINT))?;
         if summary.outcome.stopped {

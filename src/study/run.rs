@@ -21,7 +21,7 @@ use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswer
 use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
-use crate::context::{Context, Event, Moment, Observer};
+use crate::context::{Context, Event};
 use crate::data::reading::Datasets;
 use crate::data::{AnswersKept, ColumnMap};
 use crate::device;
@@ -31,7 +31,9 @@ use crate::eval::{
 };
 use crate::files::{LastLine, WorkDir, WorkDirKind, read_values, remove_folder, same_settings};
 use crate::model::{DecoderLm, GenerateConfig, LoadOptions, LoraConfig, Precision, TextModel};
-use crate::recipe::{self, Prepared, RunConfig, RunDirectory, RunMode, Summary, student};
+use crate::recipe::{
+    self, PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, student,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -131,21 +133,6 @@ fn going_on(error: Error) -> Error {
     match error {
         Error::Stopped { .. } => Error::stopped("finished cells are kept; the same study goes on"),
         error => error,
-    }
-}
-
-/// Of a cell's run what a study tells: not what all runs have in common.
-struct CellEvents<'a, 'c>(&'a Context<'c>);
-
-impl Observer for CellEvents<'_, '_> {
-    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
-        match event {
-            Event::Overview(_)
-            | Event::Written { .. }
-            | Event::AlreadyFinished
-            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
-            event => self.0.emit(event),
-        }
     }
 }
 
@@ -440,7 +427,7 @@ impl Work<'_, '_> {
             true => RunMode::Resume,
             false => RunMode::New,
         };
-        let events = Context::new(CellEvents(self.context), self.context.stop_flag());
+        let events = Context::new(PartEvents(self.context), self.context.stop_flag());
         let summary = recipe::run_on(run, prepared.clone(), mode, &events);
         // The remedies of a single run are not those of a study.
         let summary = summary.map_err(|error| with_hint(error, &hint(run)))?;

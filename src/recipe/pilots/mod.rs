@@ -28,9 +28,9 @@ use super::directory::{RunDirectory, RunMode};
 use super::finished::same_settings;
 use super::grader::read_answers;
 use super::prepare::Prepared;
-use super::run::{dated, run_on};
+use super::run::{PartEvents, dated, run_on};
 use super::teacher::check_every_answer;
-use crate::context::{Context, Event, Moment, Observer};
+use crate::context::{Context, Event};
 use crate::data::{MixtureConfig, Pairs, Share};
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
@@ -378,7 +378,7 @@ impl Pilots for Trainings<'_, '_> {
             true => RunMode::Overwrite,
             false => RunMode::New,
         };
-        let events = Context::new(PilotEvents(self.context), self.context.stop_flag());
+        let events = Context::new(PartEvents(self.context), self.context.stop_flag());
         let data = self.subset.with_mixture(&run)?;
         let mut summary = run_on(&run, data.clone(), mode, &events);
         let differs = matches!(summary, Err(Error::RunDirectory { .. } | Error::Checkpoint { .. }));
@@ -415,20 +415,5 @@ fn going_on(error: Error) -> Error {
             Error::stopped("finished pilots are kept; resuming goes on with them")
         }
         error => error,
-    }
-}
-
-/// Of a pilot's training what the run tells.
-struct PilotEvents<'a, 'c>(&'a Context<'c>);
-
-impl Observer for PilotEvents<'_, '_> {
-    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
-        match event {
-            Event::Overview(_)
-            | Event::Written { .. }
-            | Event::AlreadyFinished
-            | Event::Accuracy { moment: Moment::Before, .. } => Ok(()),
-            event => self.0.emit(event),
-        }
     }
 }
