@@ -94,17 +94,33 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
              their shares.",
         );
     }
-    for student in students {
+    chosen(out, comparison);
+    smallest_differences(out, study, comparison, tests);
+}
+
+/// What the choices came to: the scores of the answers by source, and how far each is from chance.
+fn chosen(out: &mut Document, comparison: &ComparisonResult) {
+    for student in &comparison.students {
         for choice in &student.choices {
             let Some(report) = &choice.report else { continue };
             let title = &choice.choice.title;
             out.paragraph(format!("{}, {title}, in the first seed:", student.student));
             out.blocks.push(Block::Code(report.to_text(DISPLAY_WIDTH)));
-            let file = format!("scores-{}-{}-{}", name, student.student, choice.number + 1);
+            let file =
+                format!("scores-{}-{}-{}", comparison.name, student.student, choice.number + 1);
             let caption = format!("Scores of the answers under {}, by source.", student.student);
             out.figure(&caption, &file.to_lowercase(), score_chart(report).svg());
         }
     }
+}
+
+/// How small a difference these seeds and problems could show.
+fn smallest_differences(
+    out: &mut Document,
+    study: &Study,
+    comparison: &ComparisonResult,
+    tests: usize,
+) {
     let few = match study.seeds.len() {
         0 | 1 => " How much trainings differ is not in it: it is too good with one seed.",
         2 => " It is too good with two seeds.",

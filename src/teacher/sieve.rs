@@ -75,6 +75,29 @@ pub(super) fn sieve(
             None => {}
         }
     }
+    in_benchmarks(&kept, benchmarks, context, &mut |asked, because, like| {
+        let is_new = !std::mem::replace(&mut drop[asked], true);
+        if is_new {
+            counts.in_benchmarks += 1;
+            out(&kept[asked], because, like);
+        }
+    })?;
+    let mut keep = drop.iter().map(|drop| !drop);
+    kept.retain(|_| keep.next().unwrap_or(true));
+    counts.asked = kept.len();
+    Ok((kept, left_out, counts))
+}
+
+/// Tells of each problem that is in a benchmark: its number, why, and which problem it is like.
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped).
+fn in_benchmarks(
+    kept: &[BenchmarkProblem],
+    benchmarks: &[Benchmark],
+    context: &Context<'_>,
+    found: &mut dyn FnMut(usize, &'static str, String),
+) -> Result<()> {
     let of_benchmarks: usize = benchmarks.iter().map(|benchmark| benchmark.problems.len()).sum();
     let compared = of_benchmarks + benchmarks.len() * kept.len();
     let mut progress = context.task(Task::FindOverlaps, compared as u64);
@@ -87,20 +110,13 @@ pub(super) fn sieve(
         for (asked, problem) in kept.iter().enumerate() {
             progress.advance()?;
             let Some(overlap) = index.overlap(asked, &problem.problem) else { continue };
-            if std::mem::replace(&mut drop[overlap.test], true) {
-                continue;
-            }
             let because = match overlap.kind {
                 OverlapKind::SameText => "same text as in a benchmark",
                 OverlapKind::SharedWords => "thirteen words in a row as in a benchmark",
             };
-            counts.in_benchmarks += 1;
             let like = &benchmark.problems[overlap.training];
-            out(&kept[overlap.test], because, format!("{} {}", benchmark.name, like.id));
+            found(overlap.test, because, format!("{} {}", benchmark.name, like.id));
         }
     }
-    let mut keep = drop.iter().map(|drop| !drop);
-    kept.retain(|_| keep.next().unwrap_or(true));
-    counts.asked = kept.len();
-    Ok((kept, left_out, counts))
+    Ok(())
 }
