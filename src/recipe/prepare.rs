@@ -228,9 +228,10 @@ impl Prepared {
     /// As [`MixDistillation::new`].
     pub(crate) fn check_choice(&self, config: &RunConfig) -> Result<()> {
         let mut config = config.clone();
-        let choice = config.mixture.choice.as_mut();
-        let Some(choice) = choice.filter(|choice| choice.by.needs_student()) else { return Ok(()) };
-        (choice.by, choice.window) = (ChoiceBy::Shortest, None);
+        let Some(choice) = config.mixture.choice.as_mut() else { return Ok(()) };
+        if choice.by.needs_student() {
+            (choice.by, choice.window) = (ChoiceBy::Shortest, None);
+        }
         let pairs = self.mixture.pairs().clone();
         mix(&config, pairs, Arc::new(self.encoded.lengths()), None).map(|_| ())
     }

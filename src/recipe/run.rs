@@ -53,7 +53,9 @@ pub(crate) fn run_with_data(
     let (unscored, needs_scores) = config.unscored();
     let prepared = Prepared::new(&unscored, context)?;
     let config = prepared.pinned(config);
-    prepared.check_choice(&config)?;
+    if needs_scores {
+        prepared.check_choice(&config)?;
+    }
     let directory = RunDirectory::open(&config.out, mode)?;
     let prepared = match needs_scores {
         true => scored(&config, &prepared, &directory, mode, context)?,

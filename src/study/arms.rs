@@ -129,15 +129,9 @@ fn in_study(error: Error) -> Error {
     }
 }
 
-/// Makes the choice of a cell's settings, and shows what is wrong with it before any training. Scores
-/// of the student are not there yet; lengths stand for them, since bounds are kept or not whatever the
-/// scores are.
+/// Shows what is wrong with the choice of a cell's settings before any training.
 pub(super) fn check_choice(prepared: &Prepared, run: &RunConfig) -> Result<()> {
-    let mut run = run.clone();
-    if let Some(choice) = run.mixture.choice.as_mut().filter(|choice| choice.by.needs_student()) {
-        choice.by = ChoiceBy::Shortest;
-    }
-    prepared.with_mixture(&run).map_err(in_study).map(|_| ())
+    prepared.check_choice(run).map_err(in_study)
 }
 
 /// What the student before any training is called.
