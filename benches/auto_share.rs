@@ -58,8 +58,8 @@ impl Call {
     /// the sweep lacks; settings of pilots that cannot be.
     fn check(&self) -> Result<()> {
         /// What a study writes.
-        const TAKEN: [&str; 7] =
-            ["cells", "scores", "pretrained", "untuned", "figures", "report", "study"];
+        const TAKEN: [&str; 8] =
+            ["cells", "scores", "pretrained", "untuned", "results", "figures", "report", "study"];
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         let name = &self.name;
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
@@ -185,14 +185,14 @@ impl<'a> Judged<'a> {
         scores.for_each(|row| table.row(row));
         writeln!(out, "{}", table.to_markdown())?;
         let mut table =
-            Table::new(["seed", "proposed", "best pilot", "its gain over 0.2", "clear"]);
+            Table::new(["seed", "proposed", "best pilot", "its gain over 0.2", "sure, %"]);
         for (swept, proposal) in self.sweep[0].iter().zip(&self.proposals) {
             table.row([
                 swept.cell.seed.to_string(),
                 proposal.share.to_string(),
                 proposal.best.to_string(),
                 points(&proposal.gain),
-                if proposal.is_clear() { "yes" } else { "no" }.to_owned(),
+                format!("{:.0}", 100.0 * proposal.sure()),
             ]);
         }
         writeln!(out, "{}", table.to_markdown())?;

@@ -42,11 +42,20 @@ pub struct PilotsConfig {
     /// Problems to train on that are kept apart to grade the pilots on: at most half of them. The run
     /// trains on all.
     pub questions: usize,
+    /// How sure it must be that the best share is better than 0.2 before it is proposed: the share of
+    /// resamples of these problems in which it is, 0.5 to 1.
+    pub confidence: f64,
 }
 
 impl Default for PilotsConfig {
     fn default() -> Self {
-        Self { budget: 1.0, shares: vec![0.0, 0.2, 0.6, 1.0], growth: 6.0, questions: 200 }
+        Self {
+            budget: 1.0,
+            shares: vec![0.0, 0.2, 0.6, 1.0],
+            growth: 6.0,
+            questions: 200,
+            confidence: 0.8,
+        }
     }
 }
 
@@ -63,6 +72,14 @@ impl PilotsConfig {
         if !(1.0..=100.0).contains(&self.growth) {
             let what = format!("it is {}", self.growth);
             return Err(Error::config("pilots.growth", what, "Give 1 to 100; 6 is usual"));
+        }
+        if !(0.5..=1.0).contains(&self.confidence) {
+            let what = format!("it is {}", self.confidence);
+            return Err(Error::config(
+                "pilots.confidence",
+                what,
+                "Give 0.5 to 1; 0.8 is usual, and 0.5 takes the best pilot as it is",
+            ));
         }
         let is_share = |share: &f64| (0.0..=1.0).contains(share);
         if !self.shares.iter().all(is_share) || self.all_shares().len() < 2 {

@@ -72,6 +72,8 @@ pub(super) struct Halved {
     pub rounds: Vec<PilotRound>,
     /// The best share of the last round.
     pub best: f64,
+    /// The share of resamples in which it is the best of the last round.
+    pub sure: f64,
     /// Its score less that of the fallback, in the last round.
     pub gain: Estimate,
     /// The share that comes after the best in the last round.
@@ -133,7 +135,8 @@ impl Halving {
             return Err(Error::config("pilots.shares", "there is none", "Give two or more"));
         };
         let [gain, lead] = [fallback, second].map(|other| self.difference(best, other));
-        Ok(Halved { best: best.share, gain, runner_up: second.share, lead, rounds, warnings })
+        let ([best, runner_up], sure) = ([best.share, second.share], best.chance);
+        Ok(Halved { best, sure, gain, runner_up, lead, rounds, warnings })
     }
 
     /// What is to be said of a round whose pilots have too few steps to be trusted, and with which budget

@@ -20,7 +20,6 @@ mod tokens;
 
 pub(super) use config::validate_mixture;
 pub use config::{FALLBACK_SHARE, PilotsConfig};
-use proposal::is_clearly_better;
 pub use proposal::{PilotResult, PilotRound, ShareProposal};
 
 use super::config::RunConfig;
@@ -268,11 +267,11 @@ fn proposed(
     subset: &Prepared,
     names: [&str; 2],
 ) -> Result<ShareProposal> {
-    let Halved { rounds, best, gain, runner_up, lead, warnings } = halving.run(pilots)?;
+    let Halved { rounds, best, sure, gain, runner_up, lead, warnings } = halving.run(pilots)?;
     let fallback = halving.fallback;
     let [source, other] = names.map(str::to_owned);
     Ok(ShareProposal {
-        share: if is_clearly_better(best, fallback, &gain) { best } else { fallback },
+        share: if sure >= settings.confidence { best } else { fallback },
         best,
         fallback,
         gain,

@@ -110,20 +110,22 @@ pub struct ShareProposal {
     pub training: u64,
 }
 
-/// Whether the best share of the last round is proposed in place of the fallback: where it is another one,
-/// and the 95 % interval of its score less the fallback's lies above 0.
-pub(super) fn is_clearly_better(best: f64, fallback: f64, gain: &Estimate) -> bool {
-    best != fallback && gain.low > 0.0
-}
-
 fn percent(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
 
 impl ShareProposal {
-    /// Whether another share than the fallback is proposed: one that is clearly better in the last round.
+    /// Whether another share than the fallback is proposed: one that is better in the last round, as
+    /// surely as [`PilotsConfig::confidence`] asks.
     pub fn is_clear(&self) -> bool {
-        is_clearly_better(self.best, self.fallback, &self.gain)
+        self.share != self.fallback
+    }
+
+    /// How sure it is that the best share is better than the other one of the last round: the share of
+    /// resamples of the problems in which it is, those in which both are equal counted half.
+    pub fn sure(&self) -> f64 {
+        let last = self.rounds.last().map_or(&[][..], |round| &round.pilots);
+        last.iter().find(|pilot| pilot.share == self.best).map_or(0.0, |pilot| pilot.chance)
     }
 
     /// All pilots, round by round.
@@ -147,7 +149,10 @@ impl ShareProposal {
         let points = |estimate: &Estimate| {
             let [value, low, high] =
                 [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
-            format!("{value} points, 95 % interval {low} to {high}")
+            let sure = percent(self.sure());
+            format!(
+                "{value} points, 95 % interval {low} to {high}; better in {sure} % of resamples"
+            )
         };
         let unclear =
             format!("share of `{source}`: {share}, the fallback: pilots tell no share from it");
@@ -165,7 +170,7 @@ impl ShareProposal {
             _ if best != fallback => {
                 format!("{unclear} ({best} less {fallback}: {})", points(gain))
             }
-            Some(other) if lead.low > 0.0 => format!(
+            Some(other) if self.sure() >= self.settings.confidence => format!(
                 "share of `{source}`: {share}, found by pilots: it answers more problems than {other}, \
                  the other share of the last round ({})",
                 points(lead)
@@ -250,23 +255,26 @@ impl fmt::Display for ShareProposal {
 mod tests {
     use super::*;
 
-    /// A proposal of two shares, of whose pilots so many answers are right.
-    fn proposal(best: f64, gain: [f64; 3], lead: [f64; 3], right: usize) -> ShareProposal {
-        let estimate = |[value, low, high]: [f64; 3]| Estimate { value, low, high };
-        let pilot = |share| PilotResult { share, right, ..PilotResult::default() };
-        let clear = is_clearly_better(best, 0.2, &estimate(gain));
+    /// A proposal of two shares, of whose pilots so many answers are right; the best is better in this
+    /// part of the resamples.
+    fn proposal(best: f64, sure: f64, right: usize) -> ShareProposal {
+        let estimate = Estimate { value: 0.1, low: -0.02, high: 0.2 };
+        let chance = |share: f64| if share == best { sure } else { 1.0 - sure };
+        let pilot =
+            |share| PilotResult { share, right, chance: chance(share), ..PilotResult::default() };
+        let settings = PilotsConfig::default();
         ShareProposal {
             source: "long".into(),
             other: "short".into(),
-            share: if clear { best } else { 0.2 },
+            share: if sure >= settings.confidence { best } else { 0.2 },
             best,
             fallback: 0.2,
-            gain: estimate(gain),
+            gain: if best == 0.2 { Estimate::default() } else { estimate },
             runner_up: Some(if best == 0.2 { 0.6 } else { 0.2 }),
-            lead: estimate(lead),
+            lead: estimate,
             warnings: vec!["too short".into()],
             rounds: vec![PilotRound { steps: 1, pilots: vec![pilot(0.2), pilot(0.6)] }],
-            settings: PilotsConfig::default(),
+            settings,
             problems: 90,
             questions: 10,
             budget: 100,
@@ -275,76 +283,67 @@ mod tests {
     }
 
     #[test]
-    fn only_a_share_that_is_clearly_better_is_proposed() {
-        let estimate = |low, high| Estimate { value: (low + high) / 2.0, low, high };
-        assert!(is_clearly_better(0.6, 0.2, &estimate(0.01, 0.2)));
-        // Not clear, by a hair and by far; worse than the fallback; the fallback itself.
-        assert!(!is_clearly_better(0.6, 0.2, &estimate(0.0, 0.2)));
-        assert!(!is_clearly_better(0.6, 0.2, &estimate(-0.1, 0.2)));
-        assert!(!is_clearly_better(0.6, 0.2, &estimate(-0.2, -0.1)));
-        assert!(!is_clearly_better(0.2, 0.2, &estimate(0.0, 0.0)));
-        assert!(!is_clearly_better(0.2, 0.2, &estimate(0.01, 0.2)));
-    }
-
-    #[test]
     fn each_outcome_is_said_with_its_certainty() {
-        let (none, sure, unsure) = ([0.0; 3], [0.1, 0.02, 0.2], [0.1, -0.02, 0.2]);
-        for (best, gain, lead, right, expected) in [
+        let of = |sure: &str| {
+            format!("(+10.0 points, 95 % interval -2.0 to +20.0; better in {sure} % of resamples)")
+        };
+        let no_better = "0.2, the fallback: pilots tell no share from it";
+        for (best, sure, right, expected) in [
             (
                 0.6,
-                sure,
-                sure,
+                0.8,
                 5,
-                "0.6, found by pilots: it answers more problems than the fallback 0.2 \
-                (+10.0 points, 95 % interval +2.0 to +20.0)",
+                format!(
+                    "0.6, found by pilots: it answers more problems than the fallback 0.2 {}",
+                    of("80.0")
+                ),
             ),
             (
                 0.6,
-                unsure,
-                unsure,
+                0.799,
                 5,
-                "0.2, the fallback: pilots tell no share from it (0.6 less 0.2: \
-                +10.0 points, 95 % interval -2.0 to +20.0)",
+                format!(
+                    "{no_better} (0.6 less 0.2: +10.0 points, 95 % interval -2.0 to +20.0; better in \
+                     79.9 % of resamples)"
+                ),
             ),
             (
                 0.2,
-                none,
-                sure,
+                0.97,
                 5,
-                "0.2, found by pilots: it answers more problems than 0.6, the other \
-                share of the last round (+10.0 points, 95 % interval +2.0 to +20.0)",
+                format!(
+                    "0.2, found by pilots: it answers more problems than 0.6, the other share of the \
+                     last round {}",
+                    of("97.0")
+                ),
             ),
             (
                 0.2,
-                none,
-                unsure,
-                5,
-                "0.2, the fallback: pilots tell no share from it (0.2 less 0.6: \
-                +10.0 points, 95 % interval -2.0 to +20.0)",
-            ),
-            (
                 0.6,
-                none,
-                none,
-                0,
-                "0.2, the fallback: pilots tell no share from it, since none of them \
-                answers any problem right",
+                5,
+                format!(
+                    "{no_better} (0.2 less 0.6: +10.0 points, 95 % interval -2.0 to +20.0; better in \
+                     60.0 % of resamples)"
+                ),
             ),
+            (0.6, 0.5, 0, format!("{no_better}, since none of them answers any problem right")),
         ] {
-            let proposal = proposal(best, gain, lead, right);
+            let proposal = proposal(best, sure, right);
             assert_eq!(proposal.line(), format!("share of `long`: {expected}"));
             assert_eq!(proposal.is_clear(), proposal.share != 0.2);
+            assert_eq!(proposal.sure(), sure);
         }
-        let shown = proposal(0.2, none, sure, 5).to_string();
+        let shown = proposal(0.2, 0.97, 5).to_string();
         assert!(shown.contains("\ntoo short\n") && shown.contains("2 pilots (2 of 1 step) used"));
     }
 
     #[test]
     fn a_file_of_before_there_was_a_runner_up_is_read() {
-        let mut json = serde_json::to_value(proposal(0.2, [0.0; 3], [0.0; 3], 5)).unwrap();
+        let mut json = serde_json::to_value(proposal(0.2, 0.6, 5)).unwrap();
         for name in ["runner_up", "lead", "warnings"] {
             assert!(json.as_object_mut().unwrap().remove(name).is_some());
         }
+        assert!(json["settings"].as_object_mut().unwrap().remove("confidence").is_some());
         let read: ShareProposal = serde_json::from_value(json).unwrap();
         assert!(read.line().ends_with("0.2, the fallback: pilots tell no share from it"));
     }
