@@ -67,7 +67,7 @@ fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
 ///
 /// # Errors
 /// [`Error::RunDirectory`] with what differs.
-pub(super) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
+pub(crate) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     let json = |config: &RunConfig| {
         let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
         // It changes no answer.

@@ -33,6 +33,7 @@ pub use config::{
     DataConfig, EvaluationConfig, LogitTeacherConfig, RunConfig, SaveConfig, SourceConfig,
 };
 pub use directory::{RunDirectory, RunMode};
+pub(crate) use finished::same_settings as same_run_settings;
 pub use held_out::{held_out_rows, questions};
 pub use merged::{MergedLoss, merged_losses, run_on_stored_base};
 pub use pilots::{

@@ -243,6 +243,24 @@ impl StudyConfig {
             .join(format!("seed-{}", cell.seed))
     }
 
+    /// Where the answers of a cell's student before any training are.
+    pub(super) fn untuned_folder(&self, cell: &Cell) -> PathBuf {
+        self.out
+            .join("untuned")
+            .join(&self.students[cell.student].name)
+            .join(&self.comparisons[cell.comparison].name)
+            .join(format!("seed-{}", cell.seed))
+    }
+
+    /// Where a finished cell, or a student before any training, is stored without its run.
+    pub fn result_file(&self, cell: &Cell) -> PathBuf {
+        self.out
+            .join("results")
+            .join(&self.students[cell.student].name)
+            .join(self.comparisons[cell.comparison].folder(cell.arm))
+            .join(format!("seed-{}.json", cell.seed))
+    }
+
     /// Checks the settings, those of every cell included.
     ///
     /// # Errors

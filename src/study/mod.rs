@@ -10,7 +10,9 @@ mod report;
 mod report_arms;
 mod results;
 mod run;
+mod stored;
 mod style;
+mod testing;
 mod time_left;
 mod warnings;
 

@@ -147,13 +147,14 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     budgets(&mut out, study);
     out.heading(2, "How it was made");
     out.paragraph(format!(
-        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {} of training. The \
-         command:",
+        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {} of training and \
+         {} of answers to benchmarks and of untuned students. The command:",
         study.version,
         study.backend,
         study.seeds,
         data.cells.len(),
-        duration(study.training_seconds)
+        duration(study.training_seconds),
+        duration(study.answering_seconds)
     ));
     out.blocks.push(Block::Code(study.command.clone()));
     out.paragraph("Its settings:");

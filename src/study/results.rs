@@ -27,6 +27,10 @@ pub struct Tested {
     pub hit_limit: f64,
     /// Share of answers that state no final answer.
     pub without_answer: f64,
+    /// Wall time of the answers, in seconds; those to the held-out problems of a run are a part of its
+    /// own time, and have none here.
+    #[serde(default)]
+    pub seconds: f64,
 }
 
 impl Tested {
@@ -45,6 +49,7 @@ impl Tested {
             mean_tokens: share(answers.iter().map(|answer| answer.1).sum()),
             hit_limit: share(answers.iter().filter(|answer| answer.2).count()),
             without_answer: share(answers.iter().filter(|answer| answer.3).count()),
+            seconds: 0.0,
         }
     }
 }
@@ -70,7 +75,16 @@ impl TestedAnswers {
             (f32::from(u8::from(a.correct)), a.tokens, a.hit_limit, a.stated.is_none())
         };
         let tested = benchmarks.iter().filter(|(_, answers)| !answers.is_empty());
-        Self(tested.map(|(name, answers)| Tested::new(name, answers.iter().map(of))).collect())
+        let tested = tested.map(|(name, answers)| Tested {
+            seconds: answers.iter().map(|answer| answer.seconds).sum(),
+            ..Tested::new(name, answers.iter().map(of))
+        });
+        Self(tested.collect())
+    }
+
+    /// Wall time of the answers, in seconds.
+    pub(super) fn seconds(&self) -> f64 {
+        self.0.iter().map(|tested| tested.seconds).sum()
     }
 
     pub(super) fn extend(&mut self, other: Self) {
@@ -282,6 +296,9 @@ pub struct Study {
     pub style: Vec<StyleShift>,
     /// Wall time of all training, in seconds.
     pub training_seconds: f64,
+    /// Wall time of the answers to benchmarks and of the untuned students, in seconds.
+    #[serde(default)]
+    pub answering_seconds: f64,
 }
 
 impl StudyData {
@@ -365,6 +382,10 @@ impl Study {
             pretrained: data.pretrained.clone(),
             style,
             training_seconds: data.cells.iter().map(|(_, s, _)| s.training_seconds).sum(),
+            answering_seconds: {
+                let trained = data.cells.iter().map(|(.., answers)| answers);
+                trained.chain(data.untuned.values()).map(TestedAnswers::seconds).sum()
+            },
         })
     }
 }

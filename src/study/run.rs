@@ -7,7 +7,8 @@
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
 //!   cells/STUDENT/Long-by-rsr/seed-1/        the same of a choice; -control and -inverse beside it
 //!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
-//!   untuned/STUDENT/seed-1/                  answers of the student before any training
+//!   untuned/STUDENT/Long/seed-1/             answers of the student before any training
+//!   results/STUDENT/Long-0.20/seed-1.json    what the report takes of a finished cell
 //!   pretrained/STUDENT/1f0c.../              the run that has pretrained it, if one has
 //!   pretrained-models/STUDENT.json           a fingerprint of the model that it gave
 //!   study.json  report.html  report.md  figures/
@@ -17,7 +18,7 @@ use super::arms::{ArmKind, check_choice};
 use super::config::{Cell, StudyConfig};
 use super::overlap::{Overlaps, Trained, contamination, without_trained};
 use super::pretrained::{Ready, pretrain};
-use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
+use super::results::{CellResult, LeftOutProblems, Study, StudyData};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
@@ -26,17 +27,11 @@ use crate::data::reading::Datasets;
 use crate::data::{AnswersKept, ColumnMap};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::{
-    Answer, Benchmark, EvaluateConfig, GradedAnswer, LazyModel, Question, evaluate_lazily,
-};
-use crate::files::{LastLine, WorkDir, WorkDirKind, read_values, remove_folder, same_settings};
-use crate::model::{DecoderLm, GenerateConfig, LoadOptions, LoraConfig, Precision, TextModel};
-use crate::recipe::{
-    self, PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, student,
-};
+use crate::eval::{Benchmark, Question};
+use crate::files::{WorkDir, WorkDirKind};
+use crate::recipe::{Prepared, RunConfig, RunDirectory, student};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
 /// Says that a directory is a study's, and holds the day that chat templates see.
@@ -44,19 +39,21 @@ const MARK: &str = ".mixdistill-study";
 const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
 
 /// What all parts of a study's work share.
-struct Work<'a, 'c> {
-    config: &'a StudyConfig,
+pub(super) struct Work<'a, 'c> {
+    pub(super) config: &'a StudyConfig,
     /// Those of all comparisons.
     benchmarks: Vec<Benchmark>,
     /// By comparison, where it leaves out the problems that it trains on.
     own_benchmarks: BTreeMap<usize, Vec<Benchmark>>,
-    context: &'a Context<'c>,
+    pub(super) context: &'a Context<'c>,
     /// The day of the study's beginning.
     date: String,
     datasets: Datasets,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
     pretrained: Vec<Ready>,
+    /// Cells that were taken as they are stored, without a folder.
+    pub(super) stored: usize,
 }
 
 /// Runs a study to its report; cells that are done are skipped.
@@ -79,8 +76,17 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     let date = date_of(&directory)?;
     let pretrained = pretrain(config, context).map_err(going_on)?;
     let (data, own_benchmarks) = (BTreeMap::new(), BTreeMap::new());
-    let mut work =
-        Work { config, benchmarks, own_benchmarks, context, date, datasets, data, pretrained };
+    let mut work = Work {
+        config,
+        benchmarks,
+        own_benchmarks,
+        context,
+        date,
+        datasets,
+        data,
+        pretrained,
+        stored: 0,
+    };
     let mut tested = StudyData::default();
     tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
     // Whatever is wrong with the data of a comparison or a student shows here.
@@ -107,6 +113,7 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     tested.cells = work.train_all().map_err(going_on)?;
     let style = work.style_shifts().map_err(going_on)?;
     warnings.extend(warnings::of(config, &tested));
+    warnings.extend(warnings::of_stored(work.stored));
     directory.write("settings.toml", &toml_of(config)?)?;
     let study = Study::new(config, command, &tested, warnings, style, context)?;
     report::write_all(&study, &tested, config)?;
@@ -166,12 +173,9 @@ fn toml_of(config: &StudyConfig) -> Result<String> {
         .map_err(|e| Error::config("study", e.to_string(), "This is a defect; please report it"))
 }
 
-/// Answers by benchmark.
-type Asked = Vec<(String, Vec<GradedAnswer>)>;
-
 impl Work<'_, '_> {
     /// The settings of a cell's run, with the study's day for chat templates.
-    fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
+    pub(super) fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
         let mut run = self.config.run_config(cell)?;
         if run.base_model.is_some() || run.data.chat_template.is_some() {
             run.data.date.get_or_insert_with(|| self.date.clone());
@@ -244,7 +248,7 @@ impl Work<'_, '_> {
     }
 
     /// The data of a cell, in its own mixture.
-    fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
+    pub(super) fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => {
                 let scores = run.mixture.choice.as_ref().and_then(|choice| choice.scores.as_ref());
@@ -268,7 +272,7 @@ impl Work<'_, '_> {
     }
 
     /// The benchmarks that a comparison's students are asked.
-    fn benchmarks(&self, comparison: usize) -> &[Benchmark] {
+    pub(super) fn benchmarks(&self, comparison: usize) -> &[Benchmark] {
         self.own_benchmarks.get(&comparison).unwrap_or(&self.benchmarks)
     }
 
@@ -319,86 +323,8 @@ impl Work<'_, '_> {
         cells
     }
 
-    /// The answers of a student before any training.
-    fn untuned(&self, cell: &Cell) -> Result<TestedAnswers> {
-        let run = self.run_config(cell)?;
-        let prepared = self.data(cell, &run)?;
-        let comparison = &self.config.comparisons[cell.comparison].name;
-        let folder = self
-            .config
-            .out
-            .join("untuned")
-            .join(&self.config.students[cell.student].name)
-            .join(comparison)
-            .join(format!("seed-{}", cell.seed));
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        let kind = run.evaluation.kind;
-        let held_out = Benchmark::of_questions("held-out", &prepared.questions, kind);
-        let device = device::by_name(&run.backend)?;
-        let load =
-            || student(&run, &prepared, &device, self.context)?.with_precision(run.precision);
-        let held_out = self.asked(&load, &run, &prepared, &[held_out], false, &folder)?;
-        let mut answers = TestedAnswers::of_benchmarks(held_out);
-        let instruct = self.config.instruct;
-        let files = self.benchmarks(cell.comparison);
-        let files = self.asked(&load, &run, &prepared, files, instruct, &folder)?;
-        answers.extend(TestedAnswers::of_benchmarks(files));
-        Ok(answers)
-    }
-
-    /// A student's answers to benchmarks, kept in a folder with the settings that they were made
-    /// with; the student is loaded only where something is missing.
-    fn asked(
-        &self,
-        load: &dyn Fn() -> Result<DecoderLm>,
-        run: &RunConfig,
-        prepared: &Prepared,
-        benchmarks: &[Benchmark],
-        instruct: bool,
-        folder: &Path,
-    ) -> Result<Asked> {
-        let mut load = load;
-        let mut model = LazyModel::new(&mut load);
-        let mut asked = vec![];
-        for benchmark in benchmarks {
-            let is_file = benchmark.name != "held-out";
-            let config = EvaluateConfig {
-                instruct,
-                limit: self.config.benchmark_problems.filter(|_| is_file),
-                generate: run.generate.clone(),
-                ..EvaluateConfig::default()
-            };
-            let mut settings = serde_json::json!({
-                "instruct": instruct,
-                "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
-                "model": prepared.model,
-                "base_model": run.base_model,
-                "lora": run.lora.as_ref().map(LoraConfig::identity),
-                "seed": run.seed,
-                "data": prepared.fingerprint,
-                "template": prepared.chat_template,
-                "system": run.data.system_prompt,
-                "date": run.data.date,
-            });
-            if run.precision != Precision::F32 {
-                settings["precision"] = serde_json::json!(run.precision);
-            }
-            if self.config.leave_out_trained && is_file {
-                settings["leave_out_trained"] = true.into();
-            }
-            let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
-            let path = store.with_extension("settings.json");
-            same_settings(&path, &settings, |_| Ok(()), &hint(run))?;
-            let text = prepared.text_interface();
-            let answers =
-                evaluate_lazily(&mut model, &text, benchmark, &config, &store, self.context)?;
-            asked.push((benchmark.name.clone(), answers));
-        }
-        Ok(asked)
-    }
-
     /// Trains and tests all cells, and tells before each how long the rest takes.
-    fn train_all(&self) -> Result<Vec<CellResult>> {
+    fn train_all(&mut self) -> Result<Vec<CellResult>> {
         let cells = self.config.cells();
         let mut times = RunTimes::of_earlier(self.config, &cells);
         let mut done: Vec<CellResult> = vec![];
@@ -413,61 +339,11 @@ impl Work<'_, '_> {
                 run.mixture.weights =
                     rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
             }
-            let (summary, answers) = self.train(cell, &run)?;
-            times.add(cell, start.elapsed().as_secs_f64(), &summary);
+            let (summary, answers) = self.finish(cell, &run)?;
+            times.add(cell, start.elapsed().as_secs_f64(), &summary, &answers);
             done.push((cell.clone(), summary, answers));
         }
         Ok(done)
-    }
-
-    /// Trains a cell and tests its student.
-    fn train(&self, cell: &Cell, run: &RunConfig) -> Result<(Summary, TestedAnswers)> {
-        let prepared = self.data(cell, run)?;
-        let mode = match RunDirectory::holds_run(&run.out) {
-            true => RunMode::Resume,
-            false => RunMode::New,
-        };
-        let events = Context::new(PartEvents(self.context), self.context.stop_flag());
-        let summary = recipe::run_on(run, prepared.clone(), mode, &events);
-        // The remedies of a single run are not those of a study.
-        let summary = summary.map_err(|error| with_hint(error, &hint(run)))?;
-        if summary.outcome.stopped {
-            return Err(Error::stopped("the cell has a checkpoint"));
-        }
-        if !self.config.keep_checkpoints {
-            remove_folder(&run.out.join("checkpoints"))?;
-        }
-        let held_out = self.held_out_answers(cell, run, &prepared)?;
-        let mut answers = TestedAnswers::of_questions(&held_out);
-        let load = || trained(run, self.context);
-        let instruct = self.config.instruct;
-        let files = self.benchmarks(cell.comparison);
-        let files = self.asked(&load, run, &prepared, files, instruct, &run.out)?;
-        answers.extend(TestedAnswers::of_benchmarks(files));
-        Ok((summary, answers))
-    }
-
-    /// The answers of a cell's student to the held-out problems, which must be those of today.
-    fn held_out_answers(
-        &self,
-        cell: &Cell,
-        run: &RunConfig,
-        prepared: &Prepared,
-    ) -> Result<Vec<Answer>> {
-        let path = self.config.cell_folder(cell).join("after.jsonl");
-        let answers: Vec<Answer> = read_values(&path, LastLine::Counts, HINT)?;
-        let asked = answers.iter().map(|answer| (&answer.problem, &answer.reference));
-        let questions = prepared.questions.iter().map(|q| (&q.problem, &q.reference));
-        if !asked.eq(questions) {
-            return Err(Error::RunDirectory {
-                path,
-                what: "its answers are not to the held-out problems that the data give now".into(),
-                hint: HINT.into(),
-            });
-        }
-        // By the rules of this version.
-        let kind = run.evaluation.kind;
-        Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
     }
 
     /// For each student and comparison, what training on one source alone, or on a choice, made
@@ -491,6 +367,9 @@ impl Work<'_, '_> {
                 let choices = (0..of.choices.len()).map(ArmKind::Choice);
                 for arm in [ArmKind::Share(1.0), WEAK].into_iter().chain(choices) {
                     let cell = Cell { arm, ..cell.clone() };
+                    if !RunDirectory::holds_run(&self.config.cell_folder(&cell)) {
+                        continue;
+                    }
                     let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers, self.context)?;
@@ -518,11 +397,11 @@ fn rows_of(done: &[CellResult], wanted: &Cell) -> BTreeMap<String, f64> {
 }
 
 /// What to do where a study's directory and its settings or data do not fit together.
-const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
-                    cell's folder to have it made anew";
+pub(super) const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
+                    cell's folder and its file in results/ to have it made anew";
 
 /// [`HINT`], with the cause that a study's first choice may be.
-fn hint(run: &RunConfig) -> String {
+pub(super) fn hint(run: &RunConfig) -> String {
     match run.data.answers {
         Some(AnswersKept::All) => format!(
             "{HINT}. A first choice in a comparison keeps all answers to a problem, which changes the data \
@@ -543,16 +422,4 @@ pub(super) fn with_hint(error: Error, hint: &str) -> Error {
         }
         error => error,
     }
-}
-
-/// The student that a cell's run has written, in the precision in which the run tested it.
-fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
-    let name = run.out.display().to_string();
-    let options = LoadOptions {
-        max_length: Some(run.data.max_length),
-        base: run.base,
-        backend: run.backend.clone(),
-        ..LoadOptions::default()
-    };
-    TextModel::load(&name, &options, context)?.model.with_precision(run.precision)
 }

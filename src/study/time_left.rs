@@ -1,6 +1,8 @@
 //! How long the rest of a study takes.
 
 use super::config::{Cell, StudyConfig};
+use super::results::TestedAnswers;
+use super::stored::StoredCell;
 use crate::recipe::Summary;
 
 /// How long the finished runs of a study took.
@@ -13,20 +15,26 @@ impl RunTimes {
     pub(super) fn of_earlier(config: &StudyConfig, cells: &[Cell]) -> Self {
         let mut times = Self::default();
         for cell in cells {
-            let text = std::fs::read_to_string(config.cell_folder(cell).join("summary.json"));
-            let summary = text.ok().and_then(|text| serde_json::from_str::<Summary>(&text).ok());
-            if let Some(summary) = summary.filter(|summary| !summary.outcome.stopped) {
-                times.add(cell, 0.0, &summary);
+            let Ok(Some(stored)) = StoredCell::read(&config.result_file(cell)) else { continue };
+            if let Some(summary) = stored.summary {
+                times.add(cell, 0.0, &summary, &stored.answers);
             }
         }
         times
     }
 
     /// Adds a run that this process took up for so many seconds. Where an earlier one has made a part
-    /// of it, its summary knows more.
-    pub(super) fn add(&mut self, cell: &Cell, seconds: f64, summary: &Summary) {
+    /// of it, its summary and its answers know more.
+    pub(super) fn add(
+        &mut self,
+        cell: &Cell,
+        seconds: f64,
+        summary: &Summary,
+        answers: &TestedAnswers,
+    ) {
         if !self.has(cell) {
-            let seconds = seconds.max(summary.seconds).max(summary.training_seconds);
+            let made = summary.seconds.max(summary.training_seconds) + answers.seconds();
+            let seconds = seconds.max(made);
             self.0.push((cell.clone(), seconds));
         }
     }

@@ -44,6 +44,16 @@ pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
     warnings
 }
 
+/// Cells that are known by what is stored of them alone.
+pub(super) fn of_stored(cells: usize) -> Option<String> {
+    (cells > 0).then(|| {
+        format!(
+            "{cells} cells have no folder here and are taken from results/: their answers are graded \
+             as they were when these were made, and ranks of their tokens are not shown"
+        )
+    })
+}
+
 fn few_seeds(seeds: usize) -> Option<String> {
     match seeds {
         SEEDS.. => None,

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod pretraining;
+mod stored;
 
 use common::command;
 use mixdistill::Error;
@@ -430,7 +431,9 @@ fn a_study_tells_how_long_it_takes_and_its_warnings_at_the_end() {
     let warnings: Vec<String> = made.warnings.iter().map(|w| format!("warning: {w}")).collect();
     assert!(!warnings.is_empty() && told.notices.ends_with(&warnings), "{:?}", told.notices);
     // One run is made anew: how long that takes is known from the others, and nothing is left then.
-    std::fs::remove_dir_all(config.out.join("cells/large/Long-0.50")).unwrap();
+    for part in ["cells", "results"] {
+        std::fs::remove_dir_all(config.out.join(part).join("large/Long-0.50")).unwrap();
+    }
     let (told, again) = tell();
     let known: Vec<bool> = told.left.iter().map(Option::is_some).collect();
     assert_eq!(known, [true, true, true, true, true, false]);

@@ -1,0 +1,140 @@
+//! What the report takes of a finished cell, in a small file of its own, without any problem or answer:
+//!
+//! ```text
+//! OUT/results/STUDENT/Long-0.20/seed-1.json        of a cell
+//! OUT/results/STUDENT/Long-untuned/seed-1.json     of a student before any training
+//! ```
+//!
+//! A study whose cell folders are gone goes on from these: they can be put under version control,
+//! published beside a report or moved between machines where weights and the texts of a benchmark
+//! cannot.
+
+use super::results::TestedAnswers;
+use crate::error::{Error, Result};
+use crate::eval::Benchmark;
+use crate::files::{differences, read_if_there, write_text};
+use crate::recipe::{RunConfig, Summary, same_run_settings};
+use crate::text::hex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// How a student was asked the problems of a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct AskedAs {
+    /// The settings that decide an answer.
+    settings: Value,
+    /// A fingerprint of the problems and their references, in their order.
+    problems: String,
+    /// How many they are.
+    count: usize,
+}
+
+impl AskedAs {
+    pub(super) fn new(settings: Value, benchmark: &Benchmark) -> Self {
+        let mut hash = Sha256::new();
+        for problem in &benchmark.problems {
+            for text in [&problem.id, &problem.problem, &problem.reference] {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text.as_bytes());
+            }
+        }
+        Self { settings, problems: hex(hash.finalize()), count: benchmark.problems.len() }
+    }
+}
+
+/// By benchmark, how a student was asked it.
+pub(super) type Asking = BTreeMap<String, AskedAs>;
+
+/// A finished cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StoredCell {
+    asked: Asking,
+    pub answers: TestedAnswers,
+    /// The figures of its run, without samples; none of an untuned student.
+    pub summary: Option<Summary>,
+}
+
+/// What to do where a stored cell does not fit settings or data.
+const HINT: &str = "Take the old settings and data, name another directory (out), or remove this file \
+                    to have the cell made anew";
+
+impl StoredCell {
+    pub fn new(asked: Asking, answers: TestedAnswers, summary: Option<&Summary>) -> Self {
+        let summary = summary.map(|summary| Summary { samples: vec![], ..summary.clone() });
+        Self { asked, answers, summary }
+    }
+
+    /// Writes it, where it is not there already as it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::io("write", path, std::io::Error::other(e)))?;
+        let text = format!("{text}\n");
+        if fs::read_to_string(path).is_ok_and(|stored| stored == text) {
+            return Ok(());
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        }
+        write_text(path, &text)
+    }
+
+    /// The one in a file, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`] where it is something else; [`Error::Io`].
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(text) = read_if_there(path)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| Error::RunDirectory {
+            path: path.to_owned(),
+            what: format!("it is no finished cell of a study: {e}"),
+            hint: HINT.into(),
+        })
+    }
+
+    /// Refuses one that was made under other settings, on other data or with other problems.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`] with what differs.
+    pub fn check(
+        &self,
+        path: &Path,
+        asked: &Asking,
+        run: Option<(&RunConfig, &str)>,
+    ) -> Result<()> {
+        let refuse = |what: String| {
+            Err(Error::RunDirectory { path: path.to_owned(), what, hint: HINT.into() })
+        };
+        match (run, &self.summary) {
+            (None, None) => {}
+            (Some((run, data)), Some(summary)) => {
+                if let Err(Error::RunDirectory { what, .. }) =
+                    same_run_settings(&summary.config, run)
+                {
+                    return refuse(what);
+                }
+                if summary.data != data {
+                    return refuse("the data have changed since it was made".into());
+                }
+            }
+            _ => return refuse("it is of another kind of cell".into()),
+        }
+        let json = |asked: &Asking| serde_json::to_value(asked).unwrap_or_default();
+        let changes = differences(&json(&self.asked), &json(asked), "");
+        if !changes.is_empty() {
+            return refuse(format!("it was asked otherwise: {}", changes.join(", ")));
+        }
+        let of = |name: &String| self.answers.0.iter().find(|tested| tested.benchmark == *name);
+        let count = |name: &String| of(name).map_or(0, |tested| tested.hits.len());
+        if asked.iter().any(|(name, asked)| count(name) != asked.count) {
+            return refuse("its answers are not to the problems that are asked now".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! Tests the students of a study, and knows the cells that are finished already.
+
+use super::arms::ArmKind;
+use super::config::Cell;
+use super::results::TestedAnswers;
+use super::run::{HINT, Work, hint, with_hint};
+use super::stored::{AskedAs, Asking, StoredCell};
+use crate::context::Context;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::eval::{Answer, Benchmark, EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily};
+use crate::files::{LastLine, read_values, remove_folder, same_settings};
+use crate::model::{DecoderLm, GenerateConfig, LoadOptions, LoraConfig, Precision, TextModel};
+use crate::recipe::{
+    self, PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, student,
+};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// Answers by benchmark.
+type Asked = Vec<(String, Vec<GradedAnswer>)>;
+/// The benchmark of the held-out problems.
+const HELD_OUT: &str = "held-out";
+
+impl Work<'_, '_> {
+    /// The answers of a student before any training.
+    pub(super) fn untuned(&mut self, cell: &Cell) -> Result<TestedAnswers> {
+        let run = self.run_config(cell)?;
+        let prepared = self.data(cell, &run)?;
+        let asking = self.asking(cell, &run, &prepared);
+        let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
+        let stored = self.config.result_file(&untuned);
+        let folder = self.config.untuned_folder(cell);
+        if !folder.exists()
+            && let Some(found) = StoredCell::read(&stored)?
+        {
+            found.check(&stored, &asking, None)?;
+            self.stored += 1;
+            return Ok(found.answers);
+        }
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let held_out = held_out(&run, &prepared);
+        let device = device::by_name(&run.backend)?;
+        let load =
+            || student(&run, &prepared, &device, self.context)?.with_precision(run.precision);
+        let held_out = self.asked(&load, &run, &prepared, &[held_out], &folder)?;
+        let mut answers = TestedAnswers::of_benchmarks(held_out);
+        let files = self.benchmarks(cell.comparison);
+        let files = self.asked(&load, &run, &prepared, files, &folder)?;
+        answers.extend(TestedAnswers::of_benchmarks(files));
+        StoredCell::new(asking, answers.clone(), None).write(&stored)?;
+        Ok(answers)
+    }
+
+    /// Trains a cell and tests its student, or takes it as it is stored where its folder is gone.
+    pub(super) fn finish(
+        &mut self,
+        cell: &Cell,
+        run: &RunConfig,
+    ) -> Result<(Summary, TestedAnswers)> {
+        let prepared = self.data(cell, run)?;
+        let asking = self.asking(cell, run, &prepared);
+        let stored = self.config.result_file(cell);
+        if !RunDirectory::holds_run(&run.out)
+            && let Some(found) = StoredCell::read(&stored)?
+        {
+            found.check(&stored, &asking, Some((run, &prepared.fingerprint)))?;
+            if let Some(summary) = found.summary {
+                self.stored += 1;
+                return Ok((summary, found.answers));
+            }
+        }
+        let (summary, answers) = self.train(cell, run, &prepared)?;
+        StoredCell::new(asking, answers.clone(), Some(&summary)).write(&stored)?;
+        Ok((summary, answers))
+    }
+
+    /// Trains a cell and tests its student.
+    fn train(
+        &self,
+        cell: &Cell,
+        run: &RunConfig,
+        prepared: &Prepared,
+    ) -> Result<(Summary, TestedAnswers)> {
+        let mode = match RunDirectory::holds_run(&run.out) {
+            true => RunMode::Resume,
+            false => RunMode::New,
+        };
+        let events = Context::new(PartEvents(self.context), self.context.stop_flag());
+        let summary = recipe::run_on(run, prepared.clone(), mode, &events);
+        // The remedies of a single run are not those of a study.
+        let summary = summary.map_err(|error| with_hint(error, &hint(run)))?;
+        if summary.outcome.stopped {
+            return Err(Error::stopped("the cell has a checkpoint"));
+        }
+        if !self.config.keep_checkpoints {
+            remove_folder(&run.out.join("checkpoints"))?;
+        }
+        let held_out = self.held_out_answers(cell, run, prepared)?;
+        let mut answers = TestedAnswers::of_questions(&held_out);
+        let load = || trained(run, self.context);
+        let files = self.benchmarks(cell.comparison);
+        let files = self.asked(&load, run, prepared, files, &run.out)?;
+        answers.extend(TestedAnswers::of_benchmarks(files));
+        Ok((summary, answers))
+    }
+
+    /// How a cell's student is asked all problems.
+    fn asking(&self, cell: &Cell, run: &RunConfig, prepared: &Prepared) -> Asking {
+        let held_out = held_out(run, prepared);
+        let benchmarks = self.benchmarks(cell.comparison).iter().chain([&held_out]);
+        let asked = benchmarks.map(|benchmark| {
+            let (config, settings) = self.settings(benchmark, run, prepared);
+            (benchmark.name.clone(), AskedAs::new(settings, &benchmark.first(config.limit)))
+        });
+        asked.collect()
+    }
+
+    /// How a student is asked a benchmark, and all settings that decide its answers.
+    fn settings(
+        &self,
+        benchmark: &Benchmark,
+        run: &RunConfig,
+        prepared: &Prepared,
+    ) -> (EvaluateConfig, Value) {
+        let is_file = benchmark.name != HELD_OUT;
+        let config = EvaluateConfig {
+            instruct: self.config.instruct && is_file,
+            limit: self.config.benchmark_problems.filter(|_| is_file),
+            generate: run.generate.clone(),
+            ..EvaluateConfig::default()
+        };
+        let mut settings = json!({
+            "instruct": config.instruct,
+            "generate": GenerateConfig { batch_size: 1, ..run.generate.clone() },
+            "model": prepared.model,
+            "base_model": run.base_model,
+            "lora": run.lora.as_ref().map(LoraConfig::identity),
+            "seed": run.seed,
+            "data": prepared.fingerprint,
+            "template": prepared.chat_template,
+            "system": run.data.system_prompt,
+            "date": run.data.date,
+        });
+        if run.precision != Precision::F32 {
+            settings["precision"] = json!(run.precision);
+        }
+        if self.config.leave_out_trained && is_file {
+            settings["leave_out_trained"] = true.into();
+        }
+        (config, settings)
+    }
+
+    /// A student's answers to benchmarks, kept in a folder with the settings that they were made
+    /// with; the student is loaded only where something is missing.
+    fn asked(
+        &self,
+        load: &dyn Fn() -> Result<DecoderLm>,
+        run: &RunConfig,
+        prepared: &Prepared,
+        benchmarks: &[Benchmark],
+        folder: &Path,
+    ) -> Result<Asked> {
+        let mut load = load;
+        let mut model = LazyModel::new(&mut load);
+        let mut asked = vec![];
+        for benchmark in benchmarks {
+            let (config, settings) = self.settings(benchmark, run, prepared);
+            let store = folder.join(format!("bench-{}.jsonl", benchmark.name));
+            let path = store.with_extension("settings.json");
+            same_settings(&path, &settings, |_| Ok(()), &hint(run))?;
+            let text = prepared.text_interface();
+            let answers =
+                evaluate_lazily(&mut model, &text, benchmark, &config, &store, self.context)?;
+            asked.push((benchmark.name.clone(), answers));
+        }
+        Ok(asked)
+    }
+
+    /// The answers of a cell's student to the held-out problems, which must be those of today.
+    pub(super) fn held_out_answers(
+        &self,
+        cell: &Cell,
+        run: &RunConfig,
+        prepared: &Prepared,
+    ) -> Result<Vec<Answer>> {
+        let path = self.config.cell_folder(cell).join("after.jsonl");
+        let answers: Vec<Answer> = read_values(&path, LastLine::Counts, HINT)?;
+        let asked = answers.iter().map(|answer| (&answer.problem, &answer.reference));
+        let questions = prepared.questions.iter().map(|q| (&q.problem, &q.reference));
+        if !asked.eq(questions) {
+            return Err(Error::RunDirectory {
+                path,
+                what: "its answers are not to the held-out problems that the data give now".into(),
+                hint: HINT.into(),
+            });
+        }
+        // By the rules of this version.
+        let kind = run.evaluation.kind;
+        Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
+    }
+}
+
+/// The held-out problems as a benchmark.
+fn held_out(run: &RunConfig, prepared: &Prepared) -> Benchmark {
+    Benchmark::of_questions(HELD_OUT, &prepared.questions, run.evaluation.kind)
+}
+
+/// The student that a cell's run has written, in the precision in which the run tested it.
+fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
+    let name = run.out.display().to_string();
+    let options = LoadOptions {
+        max_length: Some(run.data.max_length),
+        base: run.base,
+        backend: run.backend.clone(),
+        ..LoadOptions::default()
+    };
+    TextModel::load(&name, &options, context)?.model.with_precision(run.precision)
+}
