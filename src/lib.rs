@@ -90,6 +90,7 @@ pub mod gguf;
 pub mod hub;
 pub mod model;
 pub mod ops;
+mod part;
 pub mod prelude;
 mod random;
 pub mod recipe;
@@ -103,6 +104,7 @@ pub mod text;
 pub mod train;
 
 pub use error::{Error, Place, Result};
+pub use part::Part;
 
 /// Compiles the program in the README.
 #[cfg(doctest)]

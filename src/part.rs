@@ -1,0 +1,191 @@
+//! One part of a job that several processes divide: `2/8`.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// One part of a job that is divided among processes which know nothing of each other: the second of
+/// eight has every eighth item, from the second on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Part {
+    number: usize,
+    of: usize,
+}
+
+/// What a task of a scheduler's array is told by its environment.
+const ARRAY: [&str; 4] = [
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_MIN",
+    "SLURM_ARRAY_TASK_STEP",
+    "SLURM_ARRAY_TASK_COUNT",
+];
+
+impl Part {
+    /// The most parts there can be.
+    pub const MOST: usize = 1_000_000;
+    /// The word that takes the part from a scheduler's array.
+    pub const OF_ARRAY: &str = "array";
+
+    /// Part `number` of `of`, counted from 1.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where there is no such part.
+    pub fn new(number: usize, of: usize) -> Result<Self> {
+        if (1..=of).contains(&number) && of <= Self::MOST {
+            return Ok(Self { number, of });
+        }
+        refuse(&format!("{number}/{of}"))
+    }
+
+    /// The whole job.
+    pub fn whole() -> Self {
+        Self { number: 1, of: 1 }
+    }
+
+    /// The part of this task of a Slurm job array, from `SLURM_ARRAY_TASK_ID` and its companions;
+    /// `variable` reads the environment.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where this is no task of an array, or one with gaps.
+    pub fn of_array(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let number = |name: &str| -> Result<usize> {
+            let text = variable(name).unwrap_or_default();
+            text.trim().parse().map_err(|_| {
+                let what = match text.is_empty() {
+                    true => format!("{name} is not set: this is no task of a Slurm job array"),
+                    false => format!("{name} is \"{text}\", which is no number"),
+                };
+                Error::config("part", what, "Name the part, such as 2/8")
+            })
+        };
+        let id = number(ARRAY[0])?;
+        let count = number(ARRAY[3])?;
+        let first = if variable(ARRAY[1]).is_some() { number(ARRAY[1])? } else { 0 };
+        let step = if variable(ARRAY[2]).is_some() { number(ARRAY[2])?.max(1) } else { 1 };
+        let place = id.checked_sub(first).filter(|place| place % step == 0).map(|p| p / step);
+        match place.filter(|place| *place < count) {
+            Some(place) => Self::new(place + 1, count),
+            None => Err(Error::config(
+                "part",
+                format!("task {id} is none of {count} from {first} on in steps of {step}"),
+                "Give the array one range without gaps, such as --array=1-8, or name the part",
+            )),
+        }
+    }
+
+    /// Its number, from 1.
+    pub fn number(self) -> usize {
+        self.number
+    }
+
+    /// How many parts there are.
+    pub fn of(self) -> usize {
+        self.of
+    }
+
+    /// Whether it is everything.
+    pub fn is_whole(self) -> bool {
+        self.of == 1
+    }
+
+    /// Whether the item with this index, from 0, belongs to it.
+    pub fn holds(self, index: usize) -> bool {
+        index % self.of == self.number - 1
+    }
+}
+
+fn refuse<T>(text: &str) -> Result<T> {
+    Err(Error::config(
+        "part",
+        format!("\"{text}\" is no part of a job"),
+        format!("Give its number and how many there are, such as 2/8 (at most {})", Part::MOST),
+    ))
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    /// Reads `2/8`, or `array` for the part of this task of a Slurm job array.
+    fn from_str(text: &str) -> Result<Self> {
+        if text == Self::OF_ARRAY {
+            return Self::of_array(|name| std::env::var(name).ok());
+        }
+        let numbers = text.split_once('/').map(|(a, b)| (a.parse(), b.parse()));
+        match numbers {
+            Some((Ok(number), Ok(of))) => Self::new(number, of).or_else(|_| refuse(text)),
+            _ => refuse(text),
+        }
+    }
+}
+
+impl TryFrom<String> for Part {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Part> for String {
+    fn from(part: Part) -> Self {
+        part.to_string()
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_belongs_to_exactly_one_part() {
+        for of in 1..7 {
+            for index in 0..20 {
+                let parts = (1..=of).map(|number| Part::new(number, of).unwrap());
+                assert_eq!(parts.filter(|part| part.holds(index)).count(), 1);
+            }
+        }
+        assert!((0..9).all(|index| Part::whole().holds(index)) && Part::whole().is_whole());
+        let second: Part = "2/3".parse().unwrap();
+        assert_eq!((0..7).filter(|i| second.holds(*i)).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!((second.number(), second.of(), second.to_string()), (2, 3, "2/3".into()));
+    }
+
+    #[test]
+    fn what_is_no_part_is_refused() {
+        for text in ["0/3", "4/3", "3", "", "/", "1/", "a/b", "1/0", "-1/2", "1/1000001", "1/2/3"] {
+            let error = text.parse::<Part>().unwrap_err().to_string();
+            assert!(error.contains(&format!("\"{text}\"")) && error.contains("2/8"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tasks_of_an_array_divide_the_job() {
+        let of = |variables: &[(&str, &str)]| {
+            let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            Part::of_array(|name| find(name).map(|(_, value)| (*value).to_owned()))
+        };
+        let [id, min, step, count] = ARRAY;
+        // sbatch --array=1-8, --array=0-7 and --array=10-16:2
+        for (variables, expected) in [
+            (vec![(id, "3"), (min, "1"), (step, "1"), (count, "8")], "3/8"),
+            (vec![(id, "3"), (min, "0"), (step, "1"), (count, "8")], "4/8"),
+            (vec![(id, "14"), (min, "10"), (step, "2"), (count, "4")], "3/4"),
+            (vec![(id, "0"), (count, "2")], "1/2"),
+        ] {
+            assert_eq!(of(&variables).unwrap().to_string(), expected);
+        }
+        // --array=1,2,7 has three tasks, of which the last is no third one.
+        let gaps = of(&[(id, "7"), (min, "1"), (step, "1"), (count, "3")]).unwrap_err().to_string();
+        assert!(gaps.contains("task 7 is none of 3"), "{gaps}");
+        let none = of(&[]).unwrap_err().to_string();
+        assert!(none.contains("SLURM_ARRAY_TASK_ID is not set"), "{none}");
+    }
+}
