@@ -26,7 +26,8 @@ pub fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
 }
 
-/// The first device of a backend, without autodiff; `auto` is the first of [`compiled`].
+/// A device of a backend, without autodiff: the first, or with `cuda:1` the one with that number, from 0;
+/// `auto` is the first of [`compiled`].
 ///
 /// # Errors
 /// [`Error::Backend`] for a name that is not known, a backend that was not compiled in, and one
@@ -35,7 +36,11 @@ pub fn by_name(name: &str) -> Result<Device> {
     let failed = |what: &str, hint: String| {
         Err(Error::Backend { name: name.to_owned(), what: what.to_owned(), hint })
     };
-    let chosen = match name {
+    let (named, number) = match name.split_once(':') {
+        Some((named, number)) => (named, number.parse::<usize>().ok()),
+        None => (name, Some(0)),
+    };
+    let chosen = match named {
         "auto" => compiled().first().copied().unwrap_or("none"),
         name => name,
     };
@@ -49,9 +54,12 @@ pub fn by_name(name: &str) -> Result<Device> {
         );
         return failed("it was not compiled in", hint);
     }
+    let Some(number) = number else {
+        return failed("its device has no number", format!("Write `{chosen}:0`, `{chosen}:1`"));
+    };
     // A backend without its driver or device panics when it is first used.
     let started = catch_unwind(AssertUnwindSafe(|| {
-        let device = create(chosen)?;
+        let device = create(chosen, number)?;
         let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>();
         sum.is_ok_and(|sum| sum == 2.0).then_some(device)
     }));
@@ -70,22 +78,28 @@ pub fn by_name(name: &str) -> Result<Device> {
 }
 
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex; it is here on request")]
-fn create(name: &str) -> Option<Device> {
+fn create(name: &str, number: usize) -> Option<Device> {
+    // Several GPUs of a machine are told apart by their number; a processor is one device.
+    #[cfg(any(feature = "metal", feature = "vulkan", feature = "wgpu"))]
+    let kind = match number {
+        0 => burn::tensor::DeviceKind::DefaultDevice,
+        number => burn::tensor::DeviceKind::DiscreteGpu(number),
+    };
     match name {
         #[cfg(feature = "cuda")]
-        "cuda" => Some(Device::cuda(0usize)),
+        "cuda" => Some(Device::cuda(number)),
         #[cfg(feature = "rocm")]
-        "rocm" => Some(Device::rocm(0usize)),
+        "rocm" => Some(Device::rocm(number)),
         #[cfg(feature = "metal")]
-        "metal" => Some(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        "metal" => Some(Device::metal(kind)),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Some(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        "vulkan" => Some(Device::vulkan(kind)),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "wgpu" => Some(Device::wgpu(kind)),
         #[cfg(feature = "flex")]
-        "flex" => Some(Device::flex()),
+        "flex" if number == 0 => Some(Device::flex()),
         #[cfg(feature = "ndarray")]
-        "ndarray" => Some(Device::ndarray()),
+        "ndarray" if number == 0 => Some(Device::ndarray()),
         _ => None,
     }
 }

@@ -160,6 +160,14 @@ pub enum Error {
         /// What is kept, and how to go on.
         what: String,
     },
+    /// Ranks that train together have lost one of them, or have come apart.
+    #[error("ranks: {what}. {hint}")]
+    Ranks {
+        /// What happened.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// An observer or a device failed while training.
     #[error("{what}. {hint}")]
     Training {

@@ -93,6 +93,7 @@ pub mod ops;
 mod part;
 pub mod prelude;
 mod random;
+pub mod ranks;
 pub mod recipe;
 pub mod settings;
 pub mod study;

@@ -2,6 +2,7 @@
 
 use super::interrupts::Interrupts;
 use super::messages::SettingFlags;
+use super::ranks::Together;
 use clap::Args;
 use mixdistill::context::{Context, Event, Observer, RunOverview, StopFlag};
 use mixdistill::data::ChatTemplate;
@@ -95,6 +96,8 @@ pub struct Session {
     flags: Rc<SettingFlags>,
     /// What to call to go on after a stop.
     go_on: RefCell<GoOn>,
+    /// Other processes that this one works with.
+    pub together: Together,
 }
 
 /// What goes on after a stop.
@@ -110,20 +113,29 @@ impl Session {
     ///
     /// # Errors
     /// As [`Interrupts::install`].
-    pub fn new(global: Global, command: &str, json: bool, flags: SettingFlags) -> Result<Self> {
+    pub fn new(
+        global: Global,
+        command: &str,
+        json: bool,
+        flags: SettingFlags,
+        together: Together,
+    ) -> Result<Self> {
         let stop = StopFlag::default();
         let terminal = Terminal::new(global.verbosity()).with_results_only(json);
         let screen = terminal.screen();
         let interrupts = Interrupts::install(&stop, screen.clone())?;
         let flags = Rc::new(flags);
-        let context = Context::new(WithFlags { terminal, flags: flags.clone() }, &stop);
+        let context = match together.speaks() {
+            true => Context::new(WithFlags { terminal, flags: flags.clone() }, &stop),
+            false => Context::new((), &stop),
+        };
         let (command, go_on) = (command.to_owned(), RefCell::new(GoOn::SameCall));
-        Ok(Self { context, global, interrupts, screen, command, json, flags, go_on })
+        Ok(Self { context, global, interrupts, screen, command, json, flags, go_on, together })
     }
 
     /// What a person wants to know of the results; use [`say!`](crate::cli::common::say).
     pub fn say_text(&self, text: &str) {
-        match (self.global.quiet, self.json) {
+        match (self.global.quiet || !self.together.speaks(), self.json) {
             (true, _) => {}
             (_, true) => self.screen.error_line(text),
             (_, false) => self.screen.output_line(text),
@@ -138,6 +150,9 @@ impl Session {
 
     /// Something to know that is no result; with `-q`, too.
     pub fn warn(&self, text: &str) {
+        if !self.together.speaks() {
+            return;
+        }
         self.screen.error_line(&self.flags.text(text));
     }
 
@@ -151,7 +166,7 @@ impl Session {
     /// # Errors
     /// [`Error::Io`] where they cannot be written as JSON.
     pub fn result(&self, result: &impl Serialize) -> Result<()> {
-        if !self.json {
+        if !self.json || !self.together.speaks() {
             return Ok(());
         }
         let line = serde_json::to_string(result)
@@ -173,6 +188,13 @@ impl Session {
     /// Tells how the command ended; the exit status.
     pub fn end(&self, ended: Ended) -> ExitCode {
         self.screen.rest();
+        self.together.before_an_error(&ended);
+        let status = self.status(ended);
+        self.together.end(status)
+    }
+
+    /// Tells how the command ended, and gives the exit status.
+    fn status(&self, ended: Ended) -> ExitCode {
         let stopped = |what: &str| {
             self.screen.error_line(&format!("stopped: {what}"));
             match &*self.go_on.borrow() {
@@ -184,6 +206,9 @@ impl Session {
         };
         match ended {
             Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Error(Error::Stopped { .. })) if !self.together.speaks() => {
+                ExitCode::from(STOPPED)
+            }
             Err(Failure::Error(Error::Stopped { what })) => stopped(&what),
             Err(Failure::Error(error)) => {
                 self.screen.error_line(&format!("error: {}", self.flags.error(&error)));

@@ -24,6 +24,7 @@ mod plan;
 mod preview;
 #[cfg(feature = "hub")]
 mod push;
+mod ranks;
 mod run_flags;
 mod score;
 mod speaker;
@@ -160,19 +161,29 @@ impl Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let name = matches.subcommand_name().unwrap_or_default().to_owned();
-    let Cli { command, global } = match <Cli as clap::FromArgMatches>::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
+    let matches = Cli::command().try_get_matches();
+    let read = matches.and_then(|matches| {
+        let name = matches.subcommand_name().unwrap_or_default().to_owned();
+        <Cli as clap::FromArgMatches>::from_arg_matches(&matches).map(|cli| (name, cli))
+    });
+    let (name, Cli { command, global }) = match read {
+        Ok(read) => read,
+        Err(error) => ranks::end_with(&error),
     };
-    let threads = global.threads.map(usize::from);
+    let together = match ranks::Together::start(matches!(command, Command::Train(_))) {
+        Ok(together) => together,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let threads = global.threads.map(usize::from).or_else(|| together.threads());
     let session = command.settable().and_then(|settable| {
         let mut program = Cli::command();
         // Gives the commands the global flags.
         program.build();
         let flags = program.find_subcommand(&name).map(|flags| SettingFlags::of(flags, settable));
-        Session::new(global, &name, command.json(), flags.unwrap_or_default())
+        Session::new(global, &name, command.json(), flags.unwrap_or_default(), together)
     });
     let session = match session {
         Ok(session) => session,

@@ -3,17 +3,20 @@
 use super::common::{Ended, Json, Session, TemplateVariable, quoted, say};
 use super::run_flags::{Asked, RunFlags};
 use clap::Args;
-use mixdistill::Error;
-use mixdistill::recipe::{self, RunConfig};
+use mixdistill::recipe::{self, RunConfig, RunMode, Summary};
 use mixdistill::terminal::Terminal;
+use mixdistill::{Error, Result};
 use std::path::Path;
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   mixdistill train                              the toy corpus, a minute or two on a CPU
   mixdistill train --model DIR --long L.jsonl --short S.jsonl --lora-rank 16 \\
       --set mixture.share=tokens --set data.hold_out=0.1 --out run1
-  mixdistill train --resume --out run1          goes on with a run that was stopped";
+  mixdistill train --resume --out run1          goes on with a run that was stopped
+  mpirun -np 4 mixdistill train --model DIR --set train.accumulate=8 --set train.lanes=4
+                                                on four processes (builds with the feature mpi)";
 
 /// Train a student on a mixture of long and short answers
 #[derive(Args, Debug)]
@@ -21,13 +24,24 @@ Examples:
 pub struct Flags {
     #[command(flatten)]
     run: RunFlags,
+    /// Train on so many devices of this machine, in one process; several machines take mpirun or srun
+    /// [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Several devices",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    ranks: Option<u16>,
+    /// How long a rank waits for another one before all of them end
+    #[arg(long, value_name = "SECONDS", help_heading = "Several devices", default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    rank_timeout: u64,
     #[command(flatten)]
     pub json: Json,
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
-    let Asked { config, mode, layers } = flags.run.asked(session)?;
-    let ended = recipe::run(&config, mode, &session.context).map_err(|e| layers.locate(e));
+    let Asked { mut config, mode, layers } = flags.run.asked(session)?;
+    config.backend = session.together.device(&config.backend);
+    let ended = trained(flags, &config, mode, session).map_err(|e| layers.locate(e));
+    let Some(ended) = ended.transpose() else { return Ok(()) };
     if let Some(command) = RunFlags::to_go_on("train", &config) {
         session.go_on_with(command);
     }
@@ -40,6 +54,27 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     say!(session, "\nnext:{}", next(&config));
     session.result(&summary)?;
     Ok(())
+}
+
+/// The summary of the run, on the rank that speaks.
+fn trained(
+    flags: &Flags,
+    config: &RunConfig,
+    mode: RunMode,
+    session: &Session,
+) -> Result<Option<Summary>> {
+    let (together, context) = (&session.together, &session.context);
+    let patience = Duration::from_secs(flags.rank_timeout);
+    match flags.ranks.map(usize::from) {
+        Some(2..) if together.are_several() => Err(Error::Ranks {
+            what: "--ranks starts threads, and mpirun or srun has started processes".into(),
+            hint: "Leave --ranks out, and start a process for each device".into(),
+        }),
+        Some(count @ 2..) => {
+            recipe::run_on_threads(config, mode, count, patience, context).map(Some)
+        }
+        _ => recipe::run_on_ranks(config, mode, &together.ranks(patience), context),
+    }
 }
 
 /// What a stopped run leaves.

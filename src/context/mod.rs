@@ -103,6 +103,12 @@ impl<'a> Context<'a> {
         self.emit(&Event::Notice(text.as_ref()))
     }
 
+    /// The same, told everything and never stopped: for work that several ranks do together, which a
+    /// stop on one of them alone would leave waiting.
+    pub(crate) fn without_stop(&self) -> Context<'_> {
+        Context::new(self, &StopFlag::default())
+    }
+
     /// The flag that stops the work.
     pub fn stop_flag(&self) -> &StopFlag {
         &self.stop

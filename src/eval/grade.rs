@@ -95,6 +95,22 @@ pub fn ask(
     config: &GenerateConfig,
     context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
+    let numbers: Vec<u64> = (0..questions.len() as u64).collect();
+    ask_as(model, text, questions, &numbers, kind, config, context)
+}
+
+/// As [`ask`], of questions that have these numbers among others: their random choices are those that
+/// they have there.
+#[expect(clippy::too_many_arguments, reason = "those of `ask`, and one more")]
+pub(crate) fn ask_as(
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
+    questions: &[Question],
+    numbers: &[u64],
+    kind: AnswerKind,
+    config: &GenerateConfig,
+    context: &Context<'_>,
+) -> Result<Vec<Answer>> {
     let TextInterface { tokenizer, template, end_tokens } = *text;
     let prompts = questions
         .iter()
@@ -107,7 +123,7 @@ pub fn ask(
     let stop_conditions = StopConditions { tokens: end_tokens, tokenizer };
     let mut progress = context.task(Task::Answer, questions.len() as u64);
     let mut given_up = None;
-    let answers = model.generate(&prompts, stop_conditions, config, &mut |token| {
+    let answers = model.generate_as(&prompts, numbers, stop_conditions, config, &mut |token| {
         progress.add_tokens(1);
         match progress.update(token.finished as u64) {
             Ok(()) => ControlFlow::Continue(()),

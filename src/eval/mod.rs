@@ -25,6 +25,7 @@ pub use directory::{EvaluationDirectory, TestedModel, read_benchmarks};
 pub(crate) use directory::{FileTimes, weight_files};
 pub use evaluate::{EvaluateConfig, GradedAnswer, evaluate, stored_answers};
 pub(crate) use evaluate::{LazyModel, evaluate_lazily};
+pub(crate) use grade::ask_as;
 pub use grade::{Answer, ask, opens_reasoning};
 pub use holm::holm;
 pub use interval::wilson;

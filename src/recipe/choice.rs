@@ -42,6 +42,11 @@ impl ChoiceScores {
         let Some(choice) = choice else { return Ok(None) };
         let options = options(choice, choice.scores.clone());
         let rows = score_run(config, prepared, &options, context)?;
+        Ok(Some(Self::of(choice, prepared, rows)))
+    }
+
+    /// The scores that a choice is made by, of those of all answers.
+    pub fn of(choice: &ChoiceConfig, prepared: &Prepared, rows: Vec<RowScores>) -> Self {
         let places: Vec<(usize, usize)> = prepared.answer_places().collect();
         assert_eq!(places.len(), rows.len(), "an answer that is kept has a row");
         let score = |row: &RowScores| match choice.by {
@@ -63,7 +68,7 @@ impl ChoiceScores {
             scores[source][record] = of_row;
         }
         let of_answers = Arc::new(AnswerScores::new(scores));
-        Ok(Some(Self { of_answers, rows: Arc::new(rows) }))
+        Self { of_answers, rows: Arc::new(rows) }
     }
 }
 

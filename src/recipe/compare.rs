@@ -15,6 +15,7 @@ use crate::context::{Accuracy, Context, Event};
 use crate::data::{Schedule, Share};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::ranks::Ranks;
 use crate::text::{DISPLAY_WIDTH, Table};
 use crate::train::{Curve, TeacherLogits, draw_curves};
 use burn::tensor::Device;
@@ -151,7 +152,10 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
             false => RunMode::New,
         };
         let mixed = prepared.with_mixture(&variant)?;
-        let summary = run_prepared(&variant, &device, &variant_directory, mixed, mode, context)?;
+        let summary = {
+            let ranks = &Ranks::default();
+            run_prepared(&variant, &device, &variant_directory, mixed, mode, ranks, context)?
+        };
         if summary.outcome.stopped {
             return Ok(comparison);
         }

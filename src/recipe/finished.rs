@@ -74,6 +74,7 @@ pub(crate) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
         config.generate.batch_size = 1;
         // What more candidates change shows in the data's fingerprint.
         config.data.answers = None;
+        config.train.shard_optimizer = false;
         // The file may have been moved with the directory; its scores show in the mixture.
         if let Some(choice) = &mut config.mixture.choice {
             choice.scores = None;

@@ -4,17 +4,20 @@ use super::config::RunConfig;
 use super::directory::RunDirectory;
 use super::prepare::Prepared;
 use crate::context::{Context, GradedReport, SampleAnswer};
-use crate::error::Result;
-use crate::eval::{Answer, AnswerKind, Question, ask};
+use crate::error::{Error, Result};
+use crate::eval::{Answer, AnswerKind, Question, ask, ask_as};
 use crate::files::{LastLine, read_values};
 use crate::model::Generate;
+use crate::ranks::{Ranks, Topic};
 use crate::train::Grader;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Asks some of the held-out questions during training.
 pub(super) struct QuestionGrader<'a> {
     pub config: &'a RunConfig,
     pub prepared: &'a Prepared,
+    pub ranks: &'a Ranks,
 }
 
 impl<M: Generate> Grader<M> for QuestionGrader<'_> {
@@ -28,7 +31,7 @@ impl<M: Generate> Grader<M> for QuestionGrader<'_> {
         let evaluation = &self.config.evaluation;
         let count = evaluation.during_training.min(self.prepared.questions.len());
         let questions = &self.prepared.questions[..count];
-        let answers = asked(self.config, self.prepared, model, questions, context)?;
+        let answers = asked(self.config, self.prepared, model, questions, self.ranks, context)?;
         let share = |sum: usize| sum as f64 / count.max(1) as f64;
         let report = GradedReport {
             step,
@@ -49,21 +52,35 @@ impl<M: Generate> Grader<M> for QuestionGrader<'_> {
     }
 }
 
-fn asked(
+/// The model's answers to questions, which ranks divide among them; all of them get all answers.
+pub(super) fn asked(
     config: &RunConfig,
     prepared: &Prepared,
     model: &dyn Generate,
     questions: &[Question],
+    ranks: &Ranks,
     context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
-    ask(
-        model,
-        &prepared.text_interface(),
-        questions,
-        config.evaluation.kind,
-        &config.generate,
-        context,
-    )
+    let (text, kind) = (prepared.text_interface(), config.evaluation.kind);
+    if ranks.is_solo() {
+        return ask(model, &text, questions, kind, &config.generate, context);
+    }
+    let own = (0..questions.len()).filter(|index| index % ranks.count() == ranks.rank());
+    let numbers: Vec<u64> = own.clone().map(|index| index as u64).collect();
+    let own: Vec<Question> = own.map(|index| questions[index].clone()).collect();
+    let context = context.without_stop();
+    let answers = ask_as(model, &text, &own, &numbers, kind, &config.generate, &context)?;
+    let message = serde_json::to_vec(&answers).unwrap_or_default();
+    let all = ranks.all(Topic::Answers, message)?;
+    let mut all = all.iter().enumerate().map(|(rank, message)| {
+        serde_json::from_slice::<VecDeque<Answer>>(message).map_err(|e| Error::Ranks {
+            what: format!("the answers of rank {rank} cannot be read: {e}"),
+            hint: "Start all ranks with the same program, settings and data".into(),
+        })
+    });
+    let mut all = all.by_ref().collect::<Result<Vec<_>>>()?;
+    let in_turn = (0..questions.len()).filter_map(|index| all[index % ranks.count()].pop_front());
+    Ok(in_turn.collect())
 }
 
 /// Lets the model answer the held-out questions, and stores the answers.
@@ -73,9 +90,10 @@ pub(super) fn graded(
     model: &dyn Generate,
     directory: &RunDirectory,
     name: &str,
+    ranks: &Ranks,
     context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
-    let answers = asked(config, prepared, model, &prepared.questions, context)?;
+    let answers = asked(config, prepared, model, &prepared.questions, ranks, context)?;
     directory.write_jsonl(name, &answers)?;
     Ok(answers)
 }

@@ -19,6 +19,7 @@ mod pilots;
 pub mod plan;
 mod prepare;
 mod preview;
+mod ranks;
 mod run;
 mod score;
 mod student;
@@ -42,6 +43,7 @@ pub use pilots::{
 pub use plan::Plan;
 pub use prepare::{Prepared, SeenOfSource, SourceAnswer};
 pub use preview::{Preview, PreviewPart, PreviewRow, PreviewSource};
+pub use ranks::{run_on_ranks, run_on_threads};
 pub use run::run;
 pub(crate) use run::{PartEvents, run_on, run_with_data};
 pub use score::{

@@ -190,7 +190,15 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::with_mixture`]; [`Error::Stopped`].
     pub(crate) fn mixed(&self, config: &RunConfig, context: &Context<'_>) -> Result<Self> {
-        let scores = ChoiceScores::needed(config, self, context)?;
+        self.mixed_by(config, ChoiceScores::needed(config, self, context)?)
+    }
+
+    /// As [`Prepared::mixed`], with scores that are there already.
+    pub(super) fn mixed_by(
+        &self,
+        config: &RunConfig,
+        scores: Option<ChoiceScores>,
+    ) -> Result<Self> {
         let pairs = self.mixture.pairs().clone();
         let of_answers = scores.as_ref().map(|scores| scores.of_answers.clone());
         let mixture = mix(config, pairs, Arc::new(self.encoded.lengths()), of_answers)?;

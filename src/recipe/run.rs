@@ -8,14 +8,16 @@ use super::grader::{QuestionGrader, graded, read_answers};
 use super::overview::tell_overview;
 use super::pilots;
 use super::prepare::Prepared;
+use super::ranks::{Start, tell_followers};
 use super::student::{save, student};
 use super::summary::{Measured, Parameters, Summary};
 use super::teacher::teacher;
-use crate::context::{Accuracy, Context, Event, Moment, Observer};
+use crate::context::{Accuracy, Context, Event, Moment, Observer, StopFlag};
 use crate::data::{DataFiles, RowStream};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLm, GenerateConfig, LoraConfig};
+use crate::ranks::Ranks;
 use crate::train::{
     CheckpointStore, DistillationRows, FitOptions, Grader, Learner, LogitTeacher, LossPlot,
     MetricsFile, MomentType, ResumePoint, SamplesFile, TensorBoard, WatchedTeacher,
@@ -46,6 +48,16 @@ pub(crate) fn run_with_data(
     mode: RunMode,
     context: &Context<'_>,
 ) -> Result<(Summary, Prepared)> {
+    lead(config, mode, &Ranks::default(), context)
+}
+
+/// As [`run_with_data`], with other ranks, which [`follow`](super::ranks::follow).
+pub(super) fn lead(
+    config: &RunConfig,
+    mode: RunMode,
+    ranks: &Ranks,
+    context: &Context<'_>,
+) -> Result<(Summary, Prepared)> {
     config.validate()?;
     let device = device::by_name(&config.backend)?;
     RunDirectory::check(&config.out, mode)?;
@@ -62,7 +74,8 @@ pub(crate) fn run_with_data(
         false => prepared,
     };
     let (config, prepared) = pilots::resolve(config, prepared, &directory, mode, context)?;
-    let summary = run_prepared(&config, &device, &directory, prepared.clone(), mode, context)?;
+    let data = prepared.clone();
+    let summary = run_prepared(&config, &device, &directory, data, mode, ranks, context)?;
     Ok((summary, prepared))
 }
 
@@ -79,7 +92,7 @@ pub(crate) fn run_on(
     let device = device::by_name(&config.backend)?;
     let config = &dated(config, mode);
     let directory = RunDirectory::open(&config.out, mode)?;
-    run_prepared(config, &device, &directory, prepared, mode, context)
+    run_prepared(config, &device, &directory, prepared, mode, &Ranks::default(), context)
 }
 
 /// The configuration with the date that chat templates see and the commits of datasets: those of the
@@ -113,11 +126,13 @@ pub(super) fn run_prepared(
     directory: &RunDirectory,
     prepared: Prepared,
     mode: RunMode,
+    ranks: &Ranks,
     context: &Context<'_>,
 ) -> Result<Summary> {
     if mode.resumes()
         && let Some(summary) = finished(config, &prepared, directory, mode)?
     {
+        tell_followers(ranks, || Ok(Start::Finished))?;
         context.emit(&Event::AlreadyFinished)?;
         tell_accuracy(context, Moment::Before, summary.before.as_ref())?;
         tell_accuracy(context, Moment::After, summary.after.as_ref())?;
@@ -125,26 +140,61 @@ pub(super) fn run_prepared(
     }
     // Before the weights to train are read, which may be what does not fit.
     tell_overview(config, &prepared, context)?;
-    let model = student(config, &prepared, &device.clone().autodiff(), context)?;
+    let resumes = mode.resumes() && newest_checkpoint(directory)?;
+    tell_followers(ranks, || Start::of(config, &prepared, resumes))?;
+    let ready = ready(config, &prepared, device, ranks, context)?;
+    let ReadyToTrain { learner, teacher, settings, parameters } = ready;
+    let folder = directory.path("checkpoints");
+    let store = CheckpointStore::new(folder, config.train.keep_checkpoints, settings)
+        .allowing_changes(mode == RunMode::ResumeChanged);
+    let prepared = &prepared;
+    let run = Run { config, directory, prepared, store, parameters, mode, resumes, ranks, context };
+    run.train(learner, teacher)
+}
+
+/// Whether a run has a checkpoint.
+fn newest_checkpoint(directory: &RunDirectory) -> Result<bool> {
+    let store = CheckpointStore::new(directory.path("checkpoints"), 1, serde_json::Value::Null);
+    Ok(store.newest_path()?.is_some())
+}
+
+/// What a training begins with.
+pub(super) struct ReadyToTrain {
+    pub learner: Learner<DecoderLm>,
+    pub teacher: Option<Box<dyn LogitTeacher>>,
+    /// What must be the same when the run is resumed.
+    pub settings: serde_json::Value,
+    pub parameters: Parameters,
+}
+
+/// The student and its teacher, ready to be trained; all ranks must have the same ones.
+pub(super) fn ready(
+    config: &RunConfig,
+    prepared: &Prepared,
+    device: &Device,
+    ranks: &Ranks,
+    context: &Context<'_>,
+) -> Result<ReadyToTrain> {
+    let model = student(config, prepared, &device.clone().autodiff(), context)?;
     let base = match &prepared.base {
         Some(_) => Some(model.fingerprint()?),
         None => None,
     };
     let model = model.with_precision(config.precision)?;
-    let teacher = teacher(config, &prepared, device, context)?;
+    let teacher = teacher(config, prepared, device, context)?;
     let parameters = Parameters::of(&model);
     let (teacher, identity) = teacher.unzip();
+    let settings = settings(config, prepared, base, identity.as_ref());
+    let same = serde_json::json!({
+        "settings": settings,
+        "held_out": prepared.held_out_fingerprint,
+        "questions": prepared.questions.len(),
+    });
+    ranks.same("data or models", &same)?;
     let mut train = config.train.clone();
     train.objective.noise_seed = config.seed;
-    let learner = Learner::new(model, train)?;
-    let store = CheckpointStore::new(
-        directory.path("checkpoints"),
-        config.train.keep_checkpoints,
-        settings(config, &prepared, base, identity.as_ref()),
-    )
-    .allowing_changes(mode == RunMode::ResumeChanged);
-    let run = Run { config, directory, prepared: &prepared, store, parameters, mode, context };
-    run.train(learner, teacher)
+    let learner = Learner::new(model, train)?.with_ranks(ranks.clone())?;
+    Ok(ReadyToTrain { learner, teacher, settings, parameters })
 }
 
 /// Tells a grade where there is one.
@@ -161,7 +211,25 @@ struct Run<'a, 'c> {
     store: CheckpointStore,
     parameters: Parameters,
     mode: RunMode,
+    /// Whether it goes on from a checkpoint.
+    resumes: bool,
+    ranks: &'a Ranks,
     context: &'a Context<'c>,
+}
+
+/// The rows of a training, with its teacher.
+pub(super) fn training_rows<'r>(
+    prepared: &Prepared,
+    teacher: Option<Box<dyn LogitTeacher + 'r>>,
+    context: &'r Context<'_>,
+) -> Box<dyn RowStream + 'r> {
+    match teacher {
+        Some(teacher) => {
+            let teacher = WatchedTeacher::new(teacher, context);
+            Box::new(DistillationRows::new(prepared.rows(), teacher))
+        }
+        None => Box::new(prepared.rows()),
+    }
 }
 
 impl Run<'_, '_> {
@@ -173,21 +241,19 @@ impl Run<'_, '_> {
     ) -> Result<Summary> {
         let start = Instant::now();
         let (config, prepared, context) = (self.config, self.prepared, self.context);
-        let resumes = self.mode.resumes() && self.store.newest_path()?.is_some();
+        let (resumes, ranks) = (self.resumes, self.ranks);
         let metrics_file = match resumes {
             true => self.resume(&mut learner)?,
             false => self.begin()?,
         };
         let mut observers = self.observers(metrics_file, &learner)?;
         let before = self.graded_before(&learner, resumes, &mut observers)?;
-        let mut rows: Box<dyn RowStream + '_> = match teacher {
-            Some(teacher) => {
-                let teacher = WatchedTeacher::new(teacher, context);
-                Box::new(DistillationRows::new(prepared.rows(), teacher))
-            }
-            None => Box::new(prepared.rows()),
-        };
-        let mut grader = QuestionGrader { config, prepared };
+        // What several ranks do together is not stopped on one of them.
+        let never = StopFlag::default();
+        let stop = if ranks.is_solo() { context.stop_flag() } else { &never };
+        let watching = Context::new(context, stop);
+        let mut rows = training_rows(prepared, teacher, &watching);
+        let mut grader = QuestionGrader { config, prepared, ranks };
         let asks = config.evaluation.during_training > 0 && !prepared.questions.is_empty();
         let mut outcome = learner.fit(
             &mut *rows,
@@ -203,7 +269,7 @@ impl Run<'_, '_> {
         let model = learner.into_model();
         let (mut after, mut samples) = (None, vec![]);
         if !outcome.stopped {
-            match graded(config, prepared, &model, self.directory, "after.jsonl", context) {
+            match graded(config, prepared, &model, self.directory, "after.jsonl", ranks, context) {
                 Ok(answers) => {
                     after = (!answers.is_empty()).then(|| Accuracy::of(&answers));
                     tell_accuracy(context, Moment::After, after.as_ref())?;
@@ -310,7 +376,8 @@ impl Run<'_, '_> {
             match config.evaluation.before {
                 true => {
                     let model = learner.model();
-                    graded(config, prepared, model, directory, "before.jsonl", self.context)
+                    let ranks = self.ranks;
+                    graded(config, prepared, model, directory, "before.jsonl", ranks, self.context)
                         .map_err(nothing_kept)?
                 }
                 false => vec![],
@@ -353,9 +420,16 @@ fn settings(
         train.evaluate_every = 0;
     }
     let mut train = serde_json::json!(train);
-    if let (MomentType::F32, Some(train)) = (config.train.moments, train.as_object_mut()) {
-        // As checkpoints of earlier versions have it.
-        train.remove("moments");
+    if let Some(train) = train.as_object_mut() {
+        // As checkpoints of earlier versions have them.
+        if config.train.moments == MomentType::F32 {
+            train.remove("moments");
+        }
+        if config.train.lanes == 1 {
+            train.remove("lanes");
+        }
+        // It changes no bit.
+        train.remove("shard_optimizer");
     }
     let asked_with = &config.evaluation.template_variables;
     serde_json::json!({

@@ -12,6 +12,7 @@
 //! A checkpoint is written beside its place, flushed, and renamed. The order of the data and all
 //! random choices are functions of the seed and the step, so they need no state of their own.
 
+use super::optimizer::SavedPart;
 use super::selection::Selection;
 use super::state::LearnerState;
 use crate::error::{Error, Result};
@@ -34,7 +35,7 @@ const WEIGHTS: &str = "model.safetensors";
 const STATE: &str = "state.json";
 
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     version: u32,
     step: usize,
     /// What the optimizer keeps beside its file: of AdamW the updates of each moment.
@@ -126,6 +127,10 @@ impl CheckpointStore {
     /// [`Error::Io`]; earlier checkpoints are left as they are.
     pub(super) fn save<M: CausalLm>(&self, learner: &LearnerState<M>) -> Result<PathBuf> {
         let place = self.place_of(learner.step);
+        let parts = learner.gathered_parts()?;
+        if !learner.ranks.is_leader() {
+            return Ok(place);
+        }
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
         // Of a run directory that is gone nothing is made anew: it may have been moved.
         if learner.saved.is_some()
@@ -138,7 +143,7 @@ impl CheckpointStore {
             remove_folder(&left)?;
         }
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
-        if let Err(error) = self.write(learner, &beside) {
+        if let Err(error) = self.write(learner, &beside, &parts.parts) {
             // On a full disk what was begun takes room; the error that counts is the first.
             let _ = remove_folder(&beside);
             return Err(error);
@@ -160,12 +165,18 @@ impl CheckpointStore {
     }
 
     /// Writes all files of a checkpoint into a folder and flushes them.
-    fn write<M: CausalLm>(&self, learner: &LearnerState<M>, beside: &Path) -> Result<()> {
+    fn write<M: CausalLm>(
+        &self,
+        learner: &LearnerState<M>,
+        beside: &Path,
+        parts: &[SavedPart],
+    ) -> Result<()> {
         let weights = lazy_tensors(learner.model(), true);
         write_file(&beside.join(WEIGHTS), &weights, FileType::F32, HashMap::new())?;
         linger();
         let optimizer = learner.optimizer.file_name();
-        let updates = learner.optimizer.save(learner.model(), &beside.join(optimizer))?;
+        let file = beside.join(optimizer);
+        let updates = learner.optimizer.save_joined(learner.model(), &file, parts)?;
         linger();
         let settings = self.settings.clone();
         let selection = learner.selection;
@@ -235,6 +246,13 @@ impl CheckpointStore {
         &self,
         learner: &mut LearnerState<M>,
     ) -> Result<(PathBuf, Vec<String>)> {
+        self.read_together(learner, |learner| self.read_newest(learner))
+    }
+
+    fn read_newest<M: CausalLm>(
+        &self,
+        learner: &mut LearnerState<M>,
+    ) -> Result<(PathBuf, Vec<String>)> {
         let mut skipped = vec![];
         let mut damaged: Vec<PathBuf> = vec![];
         for (_, path) in self.all()?.into_iter().rev() {
@@ -276,10 +294,14 @@ impl CheckpointStore {
         learner: &mut LearnerState<M>,
     ) -> Result<()> {
         let path = self.place_of(step);
-        self.read(&path, verified_state(&path)?, learner)
+        let read = |learner: &mut LearnerState<M>| {
+            self.read(&path, verified_state(&path)?, learner)?;
+            Ok((path.clone(), vec![]))
+        };
+        self.read_together(learner, read).map(|_| ())
     }
 
-    fn read<M: CausalLm>(
+    pub(super) fn read<M: CausalLm>(
         &self,
         path: &Path,
         state: State,
@@ -321,7 +343,8 @@ impl CheckpointStore {
             let what = format!("it lacks {}", learner.optimizer.file_name());
             return Err(failed(what, "Resume with the optimizer that it was made with"));
         }
-        let model = learner.optimizer.load(model, &file, &state.updates);
+        let updates = learner.own_updates(&state.updates);
+        let model = learner.optimizer.load(model, &file, &updates);
         learner.model = Some(model.map_err(|error| match error {
             Error::Checkpoint { .. } => error,
             _ => failed(error.to_string(), foreign),
@@ -341,7 +364,7 @@ impl CheckpointStore {
 }
 
 /// The state of a checkpoint whose files all are what its manifest says.
-fn verified_state(path: &Path) -> Result<State> {
+pub(super) fn verified_state(path: &Path) -> Result<State> {
     let failed = |what: String| Error::Checkpoint {
         path: path.to_owned(),
         what,

@@ -81,6 +81,14 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches in an optimizer step.
     pub accumulate: usize,
+    /// Runs of micro-batches whose gradients are added up by themselves before they are added together:
+    /// a power of two. It decides the order of a step's sums and so its last bits, which are then the
+    /// same on any number of ranks. With 1 they are those of one process; as many lanes as ranks, or more,
+    /// let each rank send one sum in place of one for each micro-batch.
+    pub lanes: usize,
+    /// Each rank keeps the optimizer's state of its own part of the parameters only (ZeRO-1), in place of all
+    /// of it; the weights are the same bits.
+    pub shard_optimizer: bool,
     /// The peak learning rate.
     pub learning_rate: f64,
     /// Optimizer steps over which the rate rises linearly from 0; the first has `1 / warmup_steps`
@@ -144,6 +152,8 @@ impl Default for TrainConfig {
             steps: None,
             batch_size: 8,
             accumulate: 2,
+            lanes: 1,
+            shard_optimizer: false,
             learning_rate: 1e-5,
             warmup_steps: 10,
             lr_schedule: LrSchedule::Cosine,
@@ -251,6 +261,9 @@ impl TrainConfig {
             if value == 0 || value > largest {
                 return refuse(key, &value, &format!("Give a number from 1 to {largest}"));
             }
+        }
+        if !self.lanes.is_power_of_two() || self.lanes > 1 << 16 {
+            return refuse("lanes", &self.lanes, "Give a power of two, such as 1 or 8");
         }
         if self.steps.is_none() && !(self.epochs > 0.0 && self.epochs <= 1e6) {
             return refuse("epochs", &self.epochs, "Give a positive number, or set steps");

@@ -6,8 +6,10 @@
 
 use super::checkpoint::CheckpointStore;
 use super::config::{OnNotFinite, TrainConfig};
-use super::losses::{HeldOut, StepGradients, held_out_losses, step_gradients_with};
-use super::optimizer::{FusedAdamW, Optimizer, global_norm};
+use super::losses::{HeldOut, StepGradients, held_out_losses_on, step_gradients_in_lanes};
+use super::optimizer::{FusedAdamW, Optimizer};
+use super::ranked::Ranked;
+use super::reduce::Division;
 use super::selection::Selection;
 use super::state::LearnerState;
 use crate::context::{
@@ -18,7 +20,9 @@ use crate::data::{Batch, Row, RowStream};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::tensors::lazy_tensors;
+use crate::ranks::{Ranks, Topic};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -186,8 +190,36 @@ impl<M: CausalLm> Learner<M> {
             evaluation_due: false,
             saved: None,
             keep_best: config.keep_best,
+            ranks: Ranks::default(),
+            shards: false,
         };
         Ok(Self { state, config })
+    }
+
+    /// The learner as one of several ranks. All of them are given models of the same weights, the same
+    /// settings, rows and held-out rows, and make the same calls; each computes a part of every step and
+    /// evaluation. A step comes to the same bits as on one rank. The leader alone writes checkpoints; the
+    /// others' stores may be anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where `shard_optimizer` is set and the optimizer's state cannot be divided.
+    pub fn with_ranks(mut self, ranks: Ranks) -> Result<Self> {
+        let shards = self.config.shard_optimizer && !ranks.is_solo();
+        if shards && !self.state.optimizer.is_divisible() {
+            return Err(Error::config(
+                "train.shard_optimizer",
+                "the state of this optimizer cannot be divided",
+                "Leave it out, or use this crate's AdamW",
+            ));
+        }
+        (self.state.ranks, self.state.shards) = (ranks, shards);
+        Ok(self)
+    }
+
+    /// How a step is divided.
+    fn ranked(&self) -> Ranked<'_> {
+        let (ranks, shards) = (&self.state.ranks, self.state.shards);
+        Ranked { ranks, lanes: self.config.lanes, shards }
     }
 
     /// The model as it stands.
@@ -276,15 +308,24 @@ impl<M: CausalLm> Learner<M> {
             hint: "The model is as it was before the step; try a smaller learning rate".into(),
         };
         let options = self.config.step_options();
-        let StepGradients { loss, trained, gradients } =
-            step_gradients_with(self.model(), &batches, &options, &mut |done| {
-                context.emit(&Event::MicroBatch { step, done, of: batches.len() })?;
-                if done < batches.len() { context.check() } else { Ok(()) }
-            })?;
+        let ranked = self.ranked();
+        let StepGradients { loss, trained, gradients } = match ranked.ranks.is_solo() {
+            true => {
+                let lanes = self.config.lanes;
+                step_gradients_in_lanes(self.model(), &batches, lanes, &options, &mut |done| {
+                    context.emit(&Event::MicroBatch { step, done, of: batches.len() })?;
+                    if done < batches.len() { context.check() } else { Ok(()) }
+                })?
+            }
+            // A stop is agreed on between two steps.
+            false => ranked.step_gradients(self.model(), &batches, &options, &mut |done, of| {
+                context.emit(&Event::MicroBatch { step, done, of })
+            })?,
+        };
         if !loss.is_finite() {
             return Err(not_finite("loss"));
         }
-        let norm = global_norm(self.model(), &gradients)?;
+        let norm = ranked.norm(self.model(), &gradients)?;
         if !norm.is_finite() {
             return Err(not_finite("gradient norm"));
         }
@@ -293,7 +334,8 @@ impl<M: CausalLm> Learner<M> {
         let rate = self.config.learning_rate_at(step, total_steps);
         if trained > 0 {
             let model = self.state.model.take().expect("the model is put back after each step");
-            self.state.model = Some(self.state.optimizer.step(rate, scale, model, gradients));
+            let model = self.state.optimizer.step(rate, scale, model, gradients);
+            self.state.model = Some(self.ranked().updated(model)?);
         }
         self.state.step = step;
         Ok(StepReport {
@@ -394,7 +436,7 @@ impl<M: CausalLm> Learner<M> {
         let per_step = self.config.rows_per_step() as u64;
         let first = self.state.step as u64 * per_step;
         let end = (first + per_step).min(self.config.total_rows(per_epoch));
-        let rows = match fit.rows.rows(first..end) {
+        let rows = match self.rows_of_step(fit.rows, first..end) {
             // A teacher may have been asked to stop.
             Err(Error::Stopped { .. }) => return Ok(Attempt::Stopped),
             rows => rows?,
@@ -422,6 +464,21 @@ impl<M: CausalLm> Learner<M> {
         }
     }
 
+    /// The rows of a step; what costs more than reading them, of those that this rank computes.
+    fn rows_of_step(&self, rows: &mut dyn RowStream, range: Range<u64>) -> Result<Vec<Row>> {
+        let ranks = &self.state.ranks;
+        if ranks.is_solo() {
+            return rows.rows(range);
+        }
+        rows.rows_for(range, &mut |rows| {
+            let members = self.config.layout().members(rows);
+            let division = Division::new(members.len(), self.config.lanes, ranks.count());
+            let own = members.into_iter().enumerate();
+            let own = own.filter(|(batch, _)| division.owner(*batch) == ranks.rank());
+            own.flat_map(|(_, members)| members).collect()
+        })
+    }
+
     /// What is left to do after the last step or a stop.
     fn conclude(&mut self, fit: Fit<'_, '_, '_, M>, start: Instant) -> Result<Outcome> {
         let Fit { context, checkpoints, total_steps, mut outcome, .. } = fit;
@@ -446,7 +503,7 @@ impl<M: CausalLm> Learner<M> {
     fn finish_step(&mut self, fit: &mut Fit<'_, '_, '_, M>, regular: bool) -> Result<bool> {
         let last = self.state.step == fit.total_steps;
         // Looked at once: a stop must not come between saving and ending.
-        let stopping = fit.context.is_stopped() && !last;
+        let stopping = self.state.ranks.any(Topic::Stop, fit.context.is_stopped())? && !last;
         if stopping || last || regular {
             self.save_once(fit)?;
         }
@@ -508,6 +565,7 @@ impl<M: CausalLm> Learner<M> {
         let Error::NotFinite { step, what, rows, hint } = error else { return Err(error) };
         let (context, failures) = (fit.context, &mut fit.failures);
         let newest = fit.checkpoints.and_then(|store| store.newest_path().ok().flatten());
+        let has_checkpoint = self.state.ranks.any(Topic::Checkpoint, newest.is_some())?;
         let skips = match self.config.on_not_finite {
             OnNotFinite::Stop => false,
             OnNotFinite::Skip => failures.in_a_row < MOST_FAILURES,
@@ -520,8 +578,8 @@ impl<M: CausalLm> Learner<M> {
             context.emit(&Event::Skipped { step, what })?;
             return Ok(Some(step));
         }
-        if let (OnNotFinite::RollBack, Some(store), Some(_)) =
-            (self.config.on_not_finite, fit.checkpoints, &newest)
+        if let (OnNotFinite::RollBack, Some(store), true) =
+            (self.config.on_not_finite, fit.checkpoints, has_checkpoint)
             && failures.steps.len() < MOST_FAILURES
         {
             failures.steps.insert(step);
@@ -563,7 +621,14 @@ impl<M: CausalLm> Learner<M> {
     ) -> Result<EvaluationReport> {
         let start = Instant::now();
         let step = self.state.step;
-        let sources = held_out_losses(self.model(), held_out, &self.config, context)?;
+        let ranks = &self.state.ranks;
+        let sources = match ranks.is_solo() {
+            true => held_out_losses_on(self.model(), held_out, &self.config, ranks, context)?,
+            false => {
+                let context = context.without_stop();
+                held_out_losses_on(self.model(), held_out, &self.config, ranks, &context)?
+            }
+        };
         let seconds = start.elapsed().as_secs_f64();
         if let Some(bad) = sources.iter().find(|source| !source.loss.is_finite()) {
             return Err(Error::NotFinite {

@@ -1,11 +1,14 @@
 //! Losses: of an optimizer step, with its gradients, and of held-out rows.
 
 use super::config::TrainConfig;
+use super::reduce::Sum;
+use super::slots::{Reader, push_values};
 use crate::context::{Context, SourceLoss, Task};
 use crate::data::{Batch, Row};
 use crate::error::{Error, Result};
 use crate::model::tensors::host;
 use crate::model::{CausalLm, StepOptions};
+use crate::ranks::{Ranks, Topic};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 
@@ -49,8 +52,89 @@ pub fn step_gradients_with<M: CausalLm>(
     options: &StepOptions,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<StepGradients> {
-    let untaught = batches.iter().any(|batch| batch.trained > 0 && batch.teacher.is_none());
-    if untaught && options.objective.distillation.is_some() {
+    step_gradients_in_lanes(model, batches, 1, options, progress)
+}
+
+/// As [`step_gradients_with`], with gradients that are added in lanes ([`TrainConfig::lanes`]).
+pub(super) fn step_gradients_in_lanes<M: CausalLm>(
+    model: &M,
+    batches: &[Batch],
+    lanes: usize,
+    options: &StepOptions,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<StepGradients> {
+    check_teachers(model, batches.iter(), options)?;
+    let trained: usize = batches.iter().map(|batch| batch.trained).sum();
+    let trains: Vec<bool> = batches.iter().map(|batch| batch.trained > 0).collect();
+    let mut done = 0;
+    let mut step = || {
+        done += 1;
+        progress(done)
+    };
+    let all = match Sum::of(&trains, lanes) {
+        Some(sum) => add_all(model, batches, &sum, 1.0 / trained as f64, options, &mut step)?,
+        None => None,
+    };
+    Ok(match all {
+        Some(Partial { loss, gradients }) => {
+            StepGradients { loss: f64::from(host(loss)?.values[0]), trained, gradients }
+        }
+        None => StepGradients { loss: 0.0, trained, gradients: GradientsParams::new() },
+    })
+}
+
+/// A part of the loss and the gradients of a step.
+pub(super) struct Partial {
+    pub loss: Tensor<1>,
+    pub gradients: GradientsParams,
+}
+
+/// Loss and gradients of some micro-batches of a step, added in the order of the sum; `step` is called
+/// after each of them.
+pub(super) fn add_all<M: CausalLm>(
+    model: &M,
+    batches: &[Batch],
+    sum: &Sum,
+    scale: f64,
+    options: &StepOptions,
+    step: &mut dyn FnMut() -> Result<()>,
+) -> Result<Option<Partial>> {
+    let mut accumulator = GradientsAccumulator::new();
+    let mut loss: Option<Tensor<1>> = None;
+    let mut add = |value: Tensor<1>, gradients: GradientsParams| {
+        loss = Some(match loss.take() {
+            Some(loss) => loss + value,
+            None => value,
+        });
+        accumulator.accumulate(model, gradients);
+    };
+    match sum {
+        Sum::Chain(indices) => {
+            for index in indices {
+                let (value, gradients) = model.loss_and_gradients(&batches[*index], scale, options);
+                add(value, gradients);
+                step()?;
+            }
+        }
+        Sum::Pair(first, second) => {
+            for part in [first, second] {
+                if let Some(part) = add_all(model, batches, part, scale, options, step)? {
+                    add(part.loss, part.gradients);
+                }
+            }
+        }
+    }
+    Ok(loss.map(|loss| Partial { loss, gradients: accumulator.grads() }))
+}
+
+/// Refuses micro-batches whose teacher is missing, or names tokens that the student does not know.
+pub(super) fn check_teachers<'b, M: CausalLm>(
+    model: &M,
+    batches: impl Iterator<Item = &'b Batch> + Clone,
+    options: &StepOptions,
+) -> Result<()> {
+    let mut untaught = batches.clone().filter(|batch| batch.trained > 0 && batch.teacher.is_none());
+    if untaught.next().is_some() && options.objective.distillation.is_some() {
         return Err(Error::config(
             "train.objective.distillation",
             "a row came without its teacher's tokens",
@@ -58,8 +142,7 @@ pub fn step_gradients_with<M: CausalLm>(
         ));
     }
     let known = model.vocabulary_size();
-    let mut named =
-        batches.iter().filter_map(|batch| batch.teacher.as_ref()).flat_map(|t| &t.tokens);
+    let mut named = batches.filter_map(|batch| batch.teacher.as_ref()).flat_map(|t| &t.tokens);
     if let Some(token) = named.find(|token| **token as usize >= known) {
         return Err(Error::config(
             "teacher",
@@ -67,24 +150,7 @@ pub fn step_gradients_with<M: CausalLm>(
             "Take a teacher with the student's tokens",
         ));
     }
-    let trained: usize = batches.iter().map(|batch| batch.trained).sum();
-    let mut sum: Option<Tensor<1>> = None;
-    let mut accumulator = GradientsAccumulator::new();
-    for (index, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.trained > 0) {
-        let scale = 1.0 / trained as f64;
-        let (value, gradients) = model.loss_and_gradients(batch, scale, options);
-        sum = Some(match sum {
-            Some(sum) => sum + value,
-            None => value,
-        });
-        accumulator.accumulate(model, gradients);
-        progress(index + 1)?;
-    }
-    let loss = match sum {
-        Some(sum) => f64::from(host(sum)?.values[0]),
-        None => 0.0,
-    };
-    Ok(StepGradients { loss, trained, gradients: accumulator.grads() })
+    Ok(())
 }
 
 /// Mean cross-entropy of each source's held-out rows; changes nothing. A source without rows has no
@@ -98,27 +164,61 @@ pub fn held_out_losses<M: CausalLm>(
     config: &TrainConfig,
     context: &Context<'_>,
 ) -> Result<Vec<SourceLoss>> {
+    held_out_losses_on(model, held_out, config, &Ranks::default(), context)
+}
+
+/// As [`held_out_losses`], with the micro-batches divided among ranks; all of them get the same losses.
+///
+/// # Errors
+/// As [`held_out_losses`]; [`Error::Ranks`].
+pub(super) fn held_out_losses_on<M: CausalLm>(
+    model: &M,
+    held_out: &[HeldOut],
+    config: &TrainConfig,
+    ranks: &Ranks,
+    context: &Context<'_>,
+) -> Result<Vec<SourceLoss>> {
     let model = model.valid();
     let rows: usize = held_out.iter().map(|source| source.rows.len()).sum();
     let mut progress = context.task(Task::HeldOutLoss, rows as u64);
-    let mut done = 0;
-    let mut losses = vec![];
-    for source in held_out.iter().filter(|source| !source.rows.is_empty()) {
-        let (mut sum, mut trained) = (0.0, 0);
+    let (mut done, mut batches, mut own) = (0, vec![], vec![]);
+    let sources = || held_out.iter().enumerate().filter(|(_, source)| !source.rows.is_empty());
+    for (number, source) in sources() {
         for batch in config.batches(&source.rows) {
+            let mine = batches.len() % ranks.count() == ranks.rank();
             if batch.trained > 0 {
-                sum += f64::from(host(model.loss_sum(&batch, 1.0))?.values[0]);
-                trained += batch.trained;
+                if mine {
+                    own.push(host(model.loss_sum(&batch, 1.0))?.values[0]);
+                }
+                batches.push((number, batch.trained));
             }
             done += batch.examples;
             progress.update(done as u64)?;
         }
-        losses.push(SourceLoss {
+    }
+    let losses = everyones(&own, batches.len(), ranks)?;
+    let of_source = |(number, source): (usize, &HeldOut)| {
+        let own = batches.iter().zip(&losses).filter(|((of, _), _)| *of == number);
+        let (sum, trained) = own.fold((0.0, 0), |(sum, all), ((_, trained), loss)| {
+            (sum + f64::from(*loss), all + trained)
+        });
+        SourceLoss {
             name: source.name.clone(),
             rows: source.rows.len(),
             trained_tokens: trained,
             loss: sum / trained.max(1) as f64,
-        });
-    }
-    Ok(losses)
+        }
+    };
+    Ok(sources().map(of_source).collect())
+}
+
+/// Numbers of which each rank has every so many, in their order.
+fn everyones(own: &[f32], count: usize, ranks: &Ranks) -> Result<Vec<f32>> {
+    let mut message = vec![];
+    push_values(&mut message, own);
+    let all = ranks.all(Topic::Losses, message)?;
+    let mut readers: Vec<Reader<'_>> =
+        all.iter().enumerate().map(|(rank, message)| Reader::new(message, rank)).collect();
+    let turns = (0..count).map(|place| Ok(readers[place % ranks.count()].values(1)?[0]));
+    turns.collect()
 }

@@ -1,6 +1,7 @@
 //! Training: the [`Learner`], its optimizer step, checkpoints and observers.
 
 mod checkpoint;
+mod checkpoint_ranks;
 mod config;
 mod learner;
 mod losses;
@@ -8,7 +9,10 @@ mod metrics;
 mod moments;
 mod optimizer;
 mod plot;
+mod ranked;
+mod reduce;
 mod selection;
+mod slots;
 mod state;
 mod step_log;
 mod teacher;
@@ -21,7 +25,7 @@ pub use learner::{FitOptions, Grader, Learner};
 pub use losses::{HeldOut, StepGradients, held_out_losses, step_gradients, step_gradients_with};
 pub use metrics::{Metric, MetricsFile, SamplesFile, read_metrics};
 pub(crate) use moments::LEAST_8BIT;
-pub use optimizer::{FusedAdamW, Optimizer, global_norm, named_gradients};
+pub use optimizer::{FusedAdamW, Optimizer, SavedPart, global_norm, named_gradients};
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use step_log::ResumePoint;
 pub use teacher::{DistillationRows, LogitTeacher, ModelTeacher, WatchedTeacher};

@@ -2,12 +2,14 @@
 
 use super::config::MomentType;
 use crate::error::{Error, Result};
-use crate::model::tensors::{NamedTensor, unreadable};
+use crate::model::tensors::{Elements, NamedTensor, unreadable};
 use crate::model::weights::WeightFiles;
 use crate::ops::{AdamW, Moments8Bit, StoredMoment};
 use burn::optim::AdaptiveMomentumState;
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// Elements from which a tensor's moments are of 8 bits; those of smaller ones would save little.
 /// bitsandbytes has the same bound.
@@ -90,6 +92,31 @@ impl Moments {
                 both.collect()
             }
         }
+    }
+
+    /// The same tensors, as a file has them in which they were written before.
+    pub(super) fn stored(
+        files: &Rc<RefCell<WeightFiles>>,
+        name: &str,
+        count: usize,
+        kind: MomentType,
+    ) -> Vec<NamedTensor> {
+        let numbers = |name: String, len: usize| {
+            let (files, wanted) = (files.clone(), name.clone());
+            let read = move || files.borrow_mut().read(&wanted);
+            NamedTensor { name, shape: vec![len], elements: Elements::Numbers(Box::new(read)) }
+        };
+        let both = PARTS.into_iter().flat_map(|part| {
+            let name = format!("{name}.{part}");
+            if !Self::is_8bit(kind, count) {
+                return vec![numbers(name, count)];
+            }
+            let (files, wanted) = (files.clone(), name.clone());
+            let read = move || files.borrow_mut().read_bytes(&wanted);
+            let scales = numbers(format!("{name}.absmax"), Moments8Bit::blocks(count));
+            vec![NamedTensor::bytes(name, vec![count], read), scales]
+        });
+        both.collect()
     }
 
     /// Reads what [`Moments::tensors`] gave, for a parameter of `count` elements.

@@ -12,9 +12,11 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::prelude::*;
 use burn::tensor::Bytes;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Updates a model's parameters, and keeps its state in checkpoints.
 ///
@@ -39,12 +41,46 @@ pub trait Optimizer<M> {
     /// [`Error::Io`]; [`Error::Training`] where the device cannot be read.
     fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>>;
 
+    /// Whether ranks can divide its state among them by parameters.
+    fn is_divisible(&self) -> bool {
+        false
+    }
+
+    /// As [`Optimizer::save`], where other ranks have parts of the state, which they wrote with it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::save`]; [`Error::Config`] where the state cannot be divided.
+    fn save_joined(
+        &self,
+        model: &M,
+        path: &Path,
+        parts: &[SavedPart],
+    ) -> Result<BTreeMap<String, u64>> {
+        match parts {
+            [] => self.save(model, path),
+            _ => Err(Error::config(
+                "train.shard_optimizer",
+                "the state of this optimizer cannot be divided",
+                "Leave it out, or use this crate's AdamW",
+            )),
+        }
+    }
+
     /// Takes over what [`Optimizer::save`] wrote, for a model of the same parameters; returns it, with
     /// the identities that the state knows its parameters by.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] or [`Error::Checkpoint`] for a state that is not this model's.
     fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M>;
+}
+
+/// What one rank has saved of an optimizer's state.
+#[derive(Clone, Debug)]
+pub struct SavedPart {
+    /// The file.
+    pub path: PathBuf,
+    /// The numbers that are kept beside it.
+    pub numbers: BTreeMap<String, u64>,
 }
 
 /// AdamW with its moments, in one pass over each parameter.
@@ -161,12 +197,38 @@ impl<M: Module> Optimizer<M> for FusedAdamW {
         "optimizer.safetensors"
     }
 
-    fn save(&self, _model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
-        let tensors = self.moments.iter().flat_map(|(name, moments)| moments.tensors(name));
-        write_file(path, &tensors.collect::<Vec<_>>(), FileType::F32, HashMap::new())?;
-        let times =
-            self.moments.iter().map(|(name, moments)| (name.clone(), moments.time() as u64));
-        Ok(times.collect())
+    fn is_divisible(&self) -> bool {
+        true
+    }
+
+    fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
+        self.save_joined(model, path, &[])
+    }
+
+    fn save_joined(
+        &self,
+        model: &M,
+        path: &Path,
+        parts: &[SavedPart],
+    ) -> Result<BTreeMap<String, u64>> {
+        let own = self
+            .moments
+            .iter()
+            .map(|(name, moments)| (name.clone(), (moments.tensors(name), moments.time() as u64)));
+        let mut all: BTreeMap<_, _> = own.collect();
+        let counts = by_parameter(model, |_, count| count);
+        for SavedPart { path, numbers } in parts {
+            let files = Rc::new(RefCell::new(WeightFiles::open_file(path.clone())?));
+            for (name, time) in numbers {
+                let count = counts.get(name).copied().unwrap_or_default();
+                let tensors = Moments::stored(&files, name, count, self.moment_type);
+                all.insert(name.clone(), (tensors, *time));
+            }
+        }
+        let times = all.iter().map(|(name, (_, time))| (name.clone(), *time)).collect();
+        let tensors: Vec<_> = all.into_values().flat_map(|(tensors, _)| tensors).collect();
+        write_file(path, &tensors, FileType::F32, HashMap::new())?;
+        Ok(times)
     }
 
     fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M> {
@@ -304,6 +366,15 @@ fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64> {
+    let squares = squares(module, gradients)?;
+    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
+}
+
+/// For each gradient of a module, in its order, the sum of its squares.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub(super) fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Result<Vec<f32>> {
     struct Visitor<'a> {
         gradients: &'a GradientsParams,
         squares: Vec<Tensor<1>>,
@@ -318,11 +389,10 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result
     let mut visitor = Visitor { gradients, squares: vec![] };
     module.visit(&mut visitor);
     if visitor.squares.is_empty() {
-        return Ok(0.0);
+        return Ok(vec![]);
     }
     // One transfer; the few numbers are summed in f64.
-    let squares = host(Tensor::cat(visitor.squares, 0))?.values;
-    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
+    Ok(host(Tensor::cat(visitor.squares, 0))?.values)
 }
 
 /// The gradients of a module on the host, by parameter name, in the module's own layout.

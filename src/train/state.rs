@@ -3,6 +3,7 @@
 use super::optimizer::Optimizer;
 use super::selection::Selection;
 use crate::model::CausalLm;
+use crate::ranks::Ranks;
 
 /// Everything that the next step depends on, beside settings and data.
 pub(super) struct LearnerState<M> {
@@ -17,6 +18,10 @@ pub(super) struct LearnerState<M> {
     pub(super) saved: Option<usize>,
     /// Whether the checkpoint of the best step is kept.
     pub(super) keep_best: bool,
+    /// Who else trains it.
+    pub(super) ranks: Ranks,
+    /// Whether each rank has the optimizer's state of its own parameters only.
+    pub(super) shards: bool,
 }
 
 impl<M: CausalLm> LearnerState<M> {

@@ -43,10 +43,19 @@ impl<R: RowStream, T: LogitTeacher> RowStream for DistillationRows<R, T> {
     }
 
     fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
+        self.rows_for(range, &mut |rows| (0..rows.len()).collect())
+    }
+
+    fn rows_for(
+        &mut self,
+        range: Range<u64>,
+        chosen: &mut dyn FnMut(&[Row]) -> Vec<usize>,
+    ) -> Result<Vec<Row>> {
         let mut rows = self.rows.rows(range)?;
-        let taught = self.teacher.top_tokens(&rows)?;
-        for (row, top) in rows.iter_mut().zip(taught) {
-            row.teacher = Some(Arc::new(top));
+        let chosen = chosen(&rows);
+        let asked: Vec<Row> = chosen.iter().map(|index| rows[*index].clone()).collect();
+        for (index, top) in chosen.into_iter().zip(self.teacher.top_tokens(&asked)?) {
+            rows[index].teacher = Some(Arc::new(top));
         }
         Ok(rows)
     }

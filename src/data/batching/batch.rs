@@ -57,6 +57,21 @@ pub trait RowStream {
     /// # Errors
     /// Whatever reading a row may give.
     fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>>;
+
+    /// As [`RowStream::rows`], where the tokens of all rows are needed, and what costs more than reading
+    /// them, such as a teacher, only of those that `chosen` gives by their index. By default all rows
+    /// have everything.
+    ///
+    /// # Errors
+    /// As [`RowStream::rows`].
+    fn rows_for(
+        &mut self,
+        range: Range<u64>,
+        chosen: &mut dyn FnMut(&[Row]) -> Vec<usize>,
+    ) -> Result<Vec<Row>> {
+        let _ = chosen;
+        self.rows(range)
+    }
 }
 
 /// The rows of a mixture, epoch after epoch, each in its own order.

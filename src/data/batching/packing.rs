@@ -79,6 +79,12 @@ impl BatchLayout {
         self.sizes(&inputs).iter().map(batch).collect()
     }
 
+    /// The rows of each micro-batch of one optimizer step, by their index.
+    pub fn members(&self, rows: &[Row]) -> Vec<Vec<usize>> {
+        let inputs: Vec<usize> = rows.iter().map(inputs).collect();
+        self.sizes(&inputs).into_iter().map(|size| size.members).collect()
+    }
+
     /// The sizes of the micro-batches of one optimizer step, by the input tokens of its rows: all tokens
     /// of a row but the last.
     pub fn sizes(&self, inputs: &[usize]) -> Vec<BatchSize> {

@@ -1,0 +1,134 @@
+//! Processes that `mpirun` or `srun` has started together: rank 0 speaks, and all of them end together.
+
+use super::common::Ended;
+use mixdistill::ranks::{Place, Ranks, Started, local_device};
+use mixdistill::{Error, Result};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The processes that work together, seen from this one.
+pub struct Together {
+    started: Started,
+    #[cfg(feature = "mpi")]
+    mpi: Option<std::sync::Arc<mixdistill::ranks::Mpi>>,
+}
+
+impl Together {
+    /// Finds out who started this process, and starts MPI where it is one of several.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where there are several and this build or this command cannot use them.
+    pub fn start(trains: bool) -> Result<Self> {
+        let started = Started::from_environment(|name| std::env::var(name).ok());
+        match (&started, trains) {
+            (_, true) => started.check()?,
+            (Started::Mpi(place), false) => {
+                return Err(Error::Ranks {
+                    what: format!(
+                        "this command works in one process, and {} were started",
+                        place.ranks
+                    ),
+                    hint:
+                        "Start it without mpirun or srun; `--part 1/4` divides the work of study, \
+                           evaluate, score, logits and pairs"
+                            .into(),
+                });
+            }
+            _ => {}
+        }
+        #[cfg(feature = "mpi")]
+        let mpi = match (&started, trains) {
+            (Started::Mpi(_), true) => Some(std::sync::Arc::new(mixdistill::ranks::Mpi::start()?)),
+            _ => None,
+        };
+        Ok(Self {
+            started,
+            #[cfg(feature = "mpi")]
+            mpi,
+        })
+    }
+
+    /// The place of this process among several.
+    fn place(&self) -> Option<&Place> {
+        match &self.started {
+            Started::Mpi(place) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the process that speaks.
+    pub fn speaks(&self) -> bool {
+        self.place().is_none_or(|place| place.rank == 0)
+    }
+
+    /// Whether there are other processes.
+    pub fn are_several(&self) -> bool {
+        self.place().is_some()
+    }
+
+    /// The ranks of a training.
+    pub fn ranks(&self, patience: Duration) -> Ranks {
+        #[cfg(feature = "mpi")]
+        if let Some(mpi) = &self.mpi {
+            return Ranks::new(mpi.clone()).with_patience(patience);
+        }
+        Ranks::default().with_patience(patience)
+    }
+
+    /// The device of this process, of a backend.
+    pub fn device(&self, backend: &str) -> String {
+        local_device(backend, self.place().map_or(0, |place| place.local))
+    }
+
+    /// Threads of this process, where several share the cores of a machine and nobody says how many. A
+    /// launcher that binds processes to cores has divided them already.
+    pub fn threads(&self) -> Option<usize> {
+        let here = self.place()?.on_machine?;
+        if std::env::var_os("RAYON_NUM_THREADS").is_some() {
+            return None;
+        }
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let all = processors.lines().filter(|line| line.starts_with("processor")).count();
+        (available >= all).then(|| (available / here.max(1)).max(1))
+    }
+
+    /// Lets the leader speak first, where it knows of the error.
+    pub fn before_an_error(&self, ended: &Ended) {
+        if let (Err(super::common::Failure::Error(error)), false) = (ended, self.speaks())
+            && !matches!(error, Error::Stopped { .. })
+        {
+            #[cfg(feature = "mpi")]
+            if let Some(mpi) = &self.mpi {
+                mpi.let_the_leader_speak();
+            }
+        }
+    }
+
+    /// Ends this process with a status; after an error, all of them.
+    pub fn end(&self, status: ExitCode) -> ExitCode {
+        if status == ExitCode::FAILURE || status == ExitCode::from(2) {
+            self.abort();
+        }
+        status
+    }
+
+    /// Ends all processes; without others, nothing.
+    fn abort(&self) {
+        #[cfg(feature = "mpi")]
+        if let Some(mpi) = &self.mpi {
+            mpi.abort();
+        }
+    }
+}
+
+/// Ends a call that is wrong or asks for help. Of several processes one says so.
+pub fn end_with(error: &clap::Error) -> ! {
+    let started = Started::from_environment(|name| std::env::var(name).ok());
+    if started.place().is_some_and(|place| place.rank > 0) {
+        // The launcher ends the others with the one that speaks.
+        std::thread::sleep(Duration::from_secs(1));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
+}

@@ -1,0 +1,294 @@
+//! Ranks that are processes, on one machine or several, through MPI.
+//!
+//! One thread makes all calls of MPI: it starts it, sends what the others give it, takes what comes, and so
+//! keeps messages moving while the rank computes.
+
+use super::threads::{failed, silent};
+use super::{Communicator, no_such_rank};
+use crate::error::{Error, Result};
+use mpi::Threading;
+use mpi::environment::Universe;
+use mpi::point_to_point::{Destination, Source};
+use mpi::request::{self, Request};
+use mpi::topology::{Communicator as _, SimpleCommunicator};
+use mpi::traits::*;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// What a message is cut into: MPI counts in 31 bits.
+const PIECE: usize = 64 << 20;
+/// How long the thread rests where nothing is to be done.
+const REST: Duration = Duration::from_micros(200);
+/// How long a rank that has failed waits for the leader to say so.
+const COURTESY: Duration = Duration::from_secs(3);
+
+/// Tags of what is sent.
+mod tag {
+    /// The length of a message, in 8 bytes.
+    pub const LENGTH: i32 = 1;
+    /// A piece of it.
+    pub const PIECE: i32 = 2;
+    /// Why the sender has failed.
+    pub const FAILED: i32 = 3;
+}
+
+/// What the thread is told.
+enum Job {
+    Send(usize, Vec<u8>),
+    Fail(String),
+    Abort,
+    End,
+}
+
+/// Messages of one rank.
+#[derive(Debug, Default)]
+struct Inbox {
+    whole: VecDeque<Vec<u8>>,
+    /// What has come of the next one, and its length.
+    begun: Option<(Vec<u8>, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    from: Vec<Inbox>,
+    failed: Option<(usize, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The processes that `mpirun` or `srun` has started. Dropping it ends MPI, for which all ranks wait.
+#[derive(Debug)]
+pub struct Mpi {
+    rank: usize,
+    ranks: usize,
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Mpi {
+    /// Starts MPI; once in a process.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] where it was started before, or does not start.
+    pub fn start() -> Result<Self> {
+        let refuse = |what: &str| {
+            Err(Error::Ranks {
+                what: what.to_owned(),
+                hint: "Start the program with `mpirun` or `srun`".into(),
+            })
+        };
+        let shared = Arc::new(Shared::default());
+        let (jobs, queue) = channel();
+        let (tell, told) = channel();
+        let of_thread = shared.clone();
+        let work = move || {
+            let Some((universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
+                let _ = tell.send(None);
+                return;
+            };
+            let world = universe.world();
+            let [rank, ranks] = [world.rank(), world.size()].map(|number| number as usize);
+            of_thread.state().from.resize_with(ranks, Inbox::default);
+            let _ = tell.send(Some([rank, ranks]));
+            Carrier { universe, world, shared: of_thread, queue }.work();
+        };
+        let thread = thread::Builder::new().name("mpi".into()).spawn(work);
+        let Ok(thread) = thread else { return refuse("the thread for MPI cannot be started") };
+        match told.recv() {
+            Ok(Some([rank, ranks])) => Ok(Self { rank, ranks, shared, jobs, thread: Some(thread) }),
+            _ => refuse("MPI was started before in this process"),
+        }
+    }
+
+    /// Gives the leader the time to say what has happened, and to end everyone.
+    pub fn let_the_leader_speak(&self) {
+        if self.rank != 0 {
+            thread::sleep(COURTESY);
+        }
+    }
+
+    /// Ends all ranks at once, which have been told why before.
+    pub fn abort(&self) -> ! {
+        let _ = self.jobs.send(Job::Abort);
+        thread::sleep(COURTESY);
+        // MPI itself hangs.
+        std::process::exit(1);
+    }
+}
+
+impl Communicator for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    fn send(&self, to: usize, message: Vec<u8>) -> Result<()> {
+        if to >= self.ranks {
+            return Err(no_such_rank(to));
+        }
+        if let Some((rank, why)) = &self.shared.state().failed {
+            return Err(failed(*rank, why));
+        }
+        self.jobs.send(Job::Send(to, message)).map_err(|_| failed(self.rank, "MPI has ended"))
+    }
+
+    fn receive(&self, from: usize, patience: Option<Duration>) -> Result<Vec<u8>> {
+        let start = Instant::now();
+        let mut state = self.shared.state();
+        loop {
+            let inbox = state.from.get_mut(from).ok_or_else(|| no_such_rank(from))?;
+            if let Some(message) = inbox.whole.pop_front() {
+                return Ok(message);
+            }
+            if let Some((rank, why)) = &state.failed {
+                return Err(failed(*rank, why));
+            }
+            let mut nap = Duration::from_secs(1);
+            if let Some(patience) = patience {
+                let waited = start.elapsed();
+                if waited >= patience {
+                    return Err(silent(from, waited));
+                }
+                nap = nap.min(patience - waited);
+            }
+            let waited = self.shared.changed.wait_timeout(state, nap);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn fail(&self, why: &str) {
+        let _ = self.jobs.send(Job::Fail(why.to_owned()));
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        // After a panic nobody may wait for this rank to end as it should.
+        let last = if thread::panicking() { Job::Abort } else { Job::End };
+        let _ = self.jobs.send(last);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Carrier {
+    /// Ends MPI when it is dropped.
+    universe: Universe,
+    world: SimpleCommunicator,
+    shared: Arc<Shared>,
+    queue: Receiver<Job>,
+}
+
+impl Carrier {
+    fn work(self) {
+        loop {
+            let found = self.take_all();
+            let wait = if found { Duration::ZERO } else { REST };
+            match self.queue.recv_timeout(wait) {
+                Ok(Job::Send(to, message)) => self.send(to, &message),
+                Ok(Job::Fail(why)) => self.fail(&why),
+                Ok(Job::Abort) => self.world.abort(1),
+                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        let Self { universe, .. } = self;
+        drop(universe);
+    }
+
+    /// Sends a message, and takes meanwhile what comes: the receiver may be sending, too.
+    fn send(&self, to: usize, message: &[u8]) {
+        let length = (message.len() as u64).to_ne_bytes();
+        self.send_piece(to, &length, tag::LENGTH);
+        for piece in message.chunks(PIECE) {
+            self.send_piece(to, piece, tag::PIECE);
+        }
+    }
+
+    fn send_piece(&self, to: usize, piece: &[u8], tag: i32) {
+        let process = self.world.process_at_rank(to as i32);
+        request::scope(|scope| {
+            let mut sending: Request<'_, _, _> = process.immediate_send_with_tag(scope, piece, tag);
+            loop {
+                sending = match sending.test() {
+                    Ok(_) => return,
+                    Err(sending) => sending,
+                };
+                if !self.take_all() {
+                    thread::yield_now();
+                }
+            }
+        });
+    }
+
+    /// Tells all others why this rank has failed. Small messages do not wait for their receivers.
+    fn fail(&self, why: &str) {
+        const MOST: usize = 2000;
+        let why: String = why.chars().take(MOST).collect();
+        for to in (0..self.world.size() as usize).filter(|to| *to != self.world.rank() as usize) {
+            self.send_piece(to, why.as_bytes(), tag::FAILED);
+        }
+    }
+
+    /// Takes what has come; whether anything had.
+    fn take_all(&self) -> bool {
+        let mut found = false;
+        while let Some(matched) = self.world.any_process().immediate_matched_probe() {
+            found = true;
+            let (from, kind) = (matched.1.source_rank() as usize, matched.1.tag());
+            let (bytes, _) = matched.matched_receive_vec::<u8>();
+            let mut state = self.shared.state();
+            if kind == tag::FAILED {
+                let why = String::from_utf8_lossy(&bytes).into_owned();
+                state.failed.get_or_insert((from, why));
+            } else {
+                state.from[from].add(kind, bytes);
+            }
+            drop(state);
+            self.shared.changed.notify_all();
+        }
+        found
+    }
+}
+
+impl Inbox {
+    /// Adds what has come: a length, or the next piece.
+    fn add(&mut self, kind: i32, bytes: Vec<u8>) {
+        match (kind, &mut self.begun) {
+            (tag::LENGTH, begun) => {
+                let length = bytes.try_into().map_or(0, u64::from_ne_bytes) as usize;
+                *begun = Some((vec![], length));
+            }
+            (_, Some((message, length))) => match message.is_empty() && bytes.len() == *length {
+                true => *message = bytes,
+                false => message.extend_from_slice(&bytes),
+            },
+            (_, None) => {}
+        }
+        if let Some((message, length)) = &mut self.begun
+            && message.len() == *length
+        {
+            self.whole.push_back(std::mem::take(message));
+            self.begun = None;
+        }
+    }
+}

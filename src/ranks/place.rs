@@ -1,0 +1,159 @@
+//! What started this process, and which device of its machine is its own.
+
+use crate::error::{Error, Result};
+
+/// The place of a process among those that were started together, as their launcher says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of this process, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub ranks: usize,
+    /// Its number on this machine, from 0.
+    pub local: usize,
+    /// How many there are on this machine, where the launcher tells.
+    pub on_machine: Option<usize>,
+}
+
+/// Who started this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// Nobody who starts several.
+    Alone,
+    /// `mpirun`, `mpiexec` or `srun`.
+    Mpi(Place),
+    /// Something that sets `WORLD_SIZE`, such as `torchrun`.
+    Other(Place),
+}
+
+/// Rank, ranks, local rank and local ranks, as launchers of MPI name them.
+const OF_MPI: [[&str; 4]; 3] = [
+    [
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ],
+    ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"],
+    // Of a step, which `srun` starts; a batch script alone has none.
+    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""],
+];
+const OTHER: [&str; 4] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
+
+impl Started {
+    /// Who started this process, by its environment, which `variable` reads.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |name: &str| variable(name)?.trim().parse::<usize>().ok();
+        let place = |names: &[&str; 4]| {
+            let (rank, ranks) = (number(names[0])?, number(names[1])?);
+            // What a person sets by hand counts first.
+            let local = number("LOCAL_RANK").or_else(|| number(names[2])).unwrap_or(0);
+            (ranks > 1).then_some(Place { rank, ranks, local, on_machine: number(names[3]) })
+        };
+        if let Some(place) = OF_MPI.iter().find_map(place) {
+            return Self::Mpi(place);
+        }
+        let world = number(OTHER[1]).filter(|ranks| *ranks > 1);
+        match (place(&OTHER), world) {
+            (Some(place), _) => Self::Other(place),
+            (None, Some(ranks)) => {
+                Self::Other(Place { rank: 0, ranks, local: 0, on_machine: None })
+            }
+            (None, None) => Self::Alone,
+        }
+    }
+
+    /// Where there are several processes, the place of this one.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Alone => None,
+            Self::Mpi(place) | Self::Other(place) => Some(place),
+        }
+    }
+
+    /// Refuses what would make every process do the same work: a launcher that this build cannot talk to.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] that names the launchers which can be used.
+    pub fn check(&self) -> Result<()> {
+        const HOW: &str = "Start them with `mpirun -np N mixdistill train ...` or `srun -n N mixdistill \
+                           train ...`";
+        match self {
+            Self::Other(place) => Err(Error::Ranks {
+                what: format!("WORLD_SIZE says {} processes, but not through MPI", place.ranks),
+                hint: format!("{HOW}, or unset WORLD_SIZE for one process"),
+            }),
+            Self::Mpi(place) if !cfg!(feature = "mpi") => Err(Error::Ranks {
+                what: format!(
+                    "mpirun or srun has started {} processes, and this build has no MPI",
+                    place.ranks
+                ),
+                hint: format!("Use a build with the feature `mpi`. {HOW}; or start one process"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name of a backend's device for the process or thread with this number on its machine. Processors
+/// are shared by all.
+pub fn local_device(backend: &str, local: usize) -> String {
+    match backend {
+        "auto" | "flex" | "ndarray" => backend.to_owned(),
+        named if named.contains(':') || local == 0 => named.to_owned(),
+        named => format!("{named}:{local}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Started {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        Started::from_environment(|name| find(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn launchers_are_known_by_their_environment() {
+        assert_eq!(of(&[]), Started::Alone);
+        let place = |rank, ranks, local, on_machine| Place { rank, ranks, local, on_machine };
+        let open = [
+            ("OMPI_COMM_WORLD_RANK", "3"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
+        ];
+        assert_eq!(of(&open), Started::Mpi(place(3, 4, 1, Some(2))));
+        let by_hand = [&open[..], &[("LOCAL_RANK", "0")]].concat();
+        assert_eq!(of(&by_hand), Started::Mpi(place(3, 4, 0, Some(2))));
+        let step = [("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "1")];
+        assert_eq!(of(&step), Started::Mpi(place(5, 8, 1, None)));
+        // A batch script that asks for 8 tasks and starts none.
+        assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), Started::Alone);
+        assert_eq!(of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Started::Mpi(place(1, 2, 0, None)));
+        let torch = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];
+        assert_eq!(of(&torch), Started::Other(place(1, 2, 1, None)));
+        for alone in [[("WORLD_SIZE", "1"), ("RANK", "0")], [("OMPI_COMM_WORLD_SIZE", "1"); 2]] {
+            assert_eq!(of(&alone), Started::Alone);
+        }
+    }
+
+    #[test]
+    fn processes_that_cannot_talk_are_refused() {
+        let error = of(&[("WORLD_SIZE", "4")]).check().unwrap_err().to_string();
+        assert!(error.contains("mpirun") && error.contains("srun"), "{error}");
+        assert!(error.contains("WORLD_SIZE says 4"), "{error}");
+        of(&[]).check().unwrap();
+        let mpi = of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]).check();
+        assert_eq!(mpi.is_ok(), cfg!(feature = "mpi"));
+    }
+
+    #[test]
+    fn each_has_a_device_of_its_own_where_there_are_several() {
+        assert_eq!(local_device("cuda", 0), "cuda");
+        assert_eq!(local_device("cuda", 3), "cuda:3");
+        assert_eq!(local_device("cuda:1", 3), "cuda:1");
+        assert_eq!(local_device("flex", 3), "flex");
+    }
+}

@@ -1,0 +1,283 @@
+//! An optimizer step on several ranks.
+//!
+//! 1. Each rank computes the gradients of its micro-batches, and adds up those that lie together
+//!    (`terms` of [`super::reduce`]).
+//! 2. Each parameter has an owner. It gets the terms of its parameters from all ranks, and adds them in the
+//!    order of the step.
+//! 3. All ranks get the sums of all owners and make the same update. With `shard_optimizer` an owner
+//!    updates its own parameters only, so that it alone has their moments (ZeRO-1, arXiv 1910.02054), and all ranks
+//!    get the updated parameters.
+//!
+//! A rank sends about twice the size of the gradients in a step, however many ranks there are, where each
+//! has one term.
+
+use super::losses::{Partial, StepGradients, add_all, check_teachers};
+use super::reduce::{Division, Sum};
+use super::slots::{
+    Reader, counts, flat_gradients, gradients_of, owned, parameters, push_values, with_parameters,
+};
+use crate::data::Batch;
+use crate::error::Result;
+use crate::model::tensors::host;
+use crate::model::{CausalLm, StepOptions};
+use crate::ranks::{Ranks, Topic};
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// How a step is divided.
+pub(super) struct Ranked<'a> {
+    pub ranks: &'a Ranks,
+    pub lanes: usize,
+    /// Whether an owner keeps the moments of its parameters to itself.
+    pub shards: bool,
+}
+
+/// Terms of one rank for the parameters of another, on the way.
+struct Terms {
+    losses: VecDeque<f32>,
+    /// By term, the parameters in their order.
+    gradients: VecDeque<Vec<Option<Tensor<1>>>>,
+}
+
+impl Ranked<'_> {
+    /// The division of a step, and how it is added up.
+    fn plan(&self, batches: &[Batch]) -> (Division, Option<Sum>) {
+        let trains: Vec<bool> = batches.iter().map(|batch| batch.trained > 0).collect();
+        let division = Division::new(batches.len(), self.lanes, self.ranks.count());
+        (division, Sum::of(&trains, self.lanes))
+    }
+
+    /// Loss and gradients of a step. With shards the gradients are those of this rank's own parameters.
+    ///
+    /// # Errors
+    /// As [`super::step_gradients_with`]; [`Error::Ranks`](crate::Error::Ranks).
+    pub fn step_gradients<M: CausalLm>(
+        &self,
+        model: &M,
+        batches: &[Batch],
+        options: &StepOptions,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<StepGradients> {
+        let (division, sum) = self.plan(batches);
+        let me = self.ranks.rank();
+        let own = |(index, _): &(usize, &Batch)| division.owner(*index) == me;
+        check_teachers(model, batches.iter().enumerate().filter(own).map(|(_, b)| b), options)?;
+        let trained: usize = batches.iter().map(|batch| batch.trained).sum();
+        let Some(sum) = sum else {
+            return Ok(StepGradients { loss: 0.0, trained, gradients: GradientsParams::new() });
+        };
+        let terms = sum.terms(&division);
+        let owned = owned(&counts(model), self.ranks.count());
+        let mut kept = Terms { losses: VecDeque::new(), gradients: VecDeque::new() };
+        let scale = 1.0 / trained as f64;
+        let own = terms.iter().filter(|(rank, _)| *rank == me);
+        let (mut done, of) = (0, own.map(|(_, term)| term.batches().len()).sum());
+        for (_, term) in terms.iter().filter(|(rank, _)| *rank == me) {
+            let mut step = || {
+                done += 1;
+                progress(done, of)
+            };
+            let Some(partial) = add_all(model, batches, term, scale, options, &mut step)? else {
+                continue;
+            };
+            // Each term goes as soon as it is there, while the next one is computed.
+            self.send_term(model, partial, &owned, &mut kept)?;
+        }
+        let mut from: Vec<Terms> = vec![];
+        for rank in 0..self.ranks.count() {
+            let count = terms.iter().filter(|(owner, _)| *owner == rank).count();
+            from.push(match rank == me {
+                true => std::mem::replace(
+                    &mut kept,
+                    Terms { losses: VecDeque::new(), gradients: VecDeque::new() },
+                ),
+                false => self.receive_terms(model, rank, count, &owned[me])?,
+            });
+        }
+        let order: Vec<usize> = terms.iter().map(|(rank, _)| *rank).collect();
+        let mut next = order.iter();
+        let mut loss = || next.next().and_then(|rank| from[*rank].losses.pop_front());
+        let add = |a: Option<f32>, b: Option<f32>| a.zip(b).map(|(a, b)| a + b);
+        let loss = sum.combined(&division, &mut loss, &add).unwrap_or(f32::NAN);
+        let mut next = order.iter();
+        let mut gradients = || {
+            let found = next.next().and_then(|rank| from[*rank].gradients.pop_front());
+            found.unwrap_or_default()
+        };
+        let total = sum.combined(&division, &mut gradients, &add_flat);
+        let all = counts(model).len();
+        let flat = match self.shards {
+            true => placed(total, &owned[me], all),
+            false => self.gather(model, total, &owned)?,
+        };
+        let gradients = gradients_of(model, flat);
+        Ok(StepGradients { loss: f64::from(loss), trained, gradients })
+    }
+
+    /// Sends a term to the owners of its parameters.
+    fn send_term<M: Module>(
+        &self,
+        model: &M,
+        partial: Partial,
+        owned: &[Range<usize>],
+        kept: &mut Terms,
+    ) -> Result<()> {
+        let loss = host(partial.loss)?.values.first().copied().unwrap_or(f32::NAN);
+        let flat = flat_gradients(model, partial.gradients);
+        for (rank, slots) in owned.iter().enumerate() {
+            let part = flat.get(slots.clone()).unwrap_or_default();
+            if rank == self.ranks.rank() {
+                kept.losses.push_back(loss);
+                kept.gradients.push_back(part.to_vec());
+                continue;
+            }
+            let mut message = vec![];
+            push_values(&mut message, &[loss]);
+            push_flat(&mut message, part)?;
+            self.ranks.send(Topic::Terms, rank, message)?;
+        }
+        Ok(())
+    }
+
+    fn receive_terms<M: Module>(
+        &self,
+        model: &M,
+        from: usize,
+        count: usize,
+        slots: &Range<usize>,
+    ) -> Result<Terms> {
+        let sizes = &counts(model)[slots.clone()];
+        let device = device_of(model);
+        let mut terms = Terms { losses: VecDeque::new(), gradients: VecDeque::new() };
+        for _ in 0..count {
+            let message = self.ranks.receive(Topic::Terms, from)?;
+            let mut reader = Reader::new(&message, from);
+            terms.losses.push_back(reader.values(1)?[0]);
+            terms.gradients.push_back(read_flat(&mut reader, sizes, &device)?);
+        }
+        Ok(terms)
+    }
+
+    /// The whole gradients, of which each owner has a part.
+    fn gather<M: Module>(
+        &self,
+        model: &M,
+        own: Vec<Option<Tensor<1>>>,
+        owned: &[Range<usize>],
+    ) -> Result<Vec<Option<Tensor<1>>>> {
+        let mut message = vec![];
+        push_flat(&mut message, &own)?;
+        let (sizes, device, me) = (counts(model), device_of(model), self.ranks.rank());
+        let messages = self.ranks.all(Topic::Gradients, message)?;
+        let mut all = vec![];
+        // Owners have their parameters side by side, in the order of the ranks.
+        for (rank, message) in messages.into_iter().enumerate() {
+            if rank == me {
+                all.extend(own.iter().cloned());
+            } else {
+                let mut reader = Reader::new(&message, rank);
+                all.extend(read_flat(&mut reader, &sizes[owned[rank].clone()], &device)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The root of the sum of the squares of all gradients, of which each owner has a part.
+    ///
+    /// # Errors
+    /// [`Error::Training`](crate::Error::Training) where the device cannot be read;
+    /// [`Error::Ranks`](crate::Error::Ranks).
+    pub fn norm<M: Module>(&self, model: &M, gradients: &GradientsParams) -> Result<f64> {
+        if !self.shards {
+            return super::global_norm(model, gradients);
+        }
+        let squares = super::optimizer::squares(model, gradients)?;
+        let mut message = vec![];
+        push_values(&mut message, &squares);
+        let mut all = vec![];
+        // Owners have their parameters in the order of the ranks, so that this is the module's own.
+        for (rank, message) in self.ranks.all(Topic::Squares, message)?.iter().enumerate() {
+            all.extend(Reader::new(message, rank).values(message.len() / 4)?);
+        }
+        Ok(all.into_iter().map(f64::from).sum::<f64>().sqrt())
+    }
+
+    /// The model with the parameters that each owner has updated.
+    ///
+    /// # Errors
+    /// As [`Ranked::norm`].
+    pub fn updated<M: Module>(&self, model: M) -> Result<M> {
+        if !self.shards {
+            return Ok(model);
+        }
+        let (sizes, me) = (counts(&model), self.ranks.rank());
+        let owned = owned(&sizes, self.ranks.count());
+        let message = parameters(&model, owned[me].clone())?;
+        let mut values = vec![];
+        for (rank, message) in self.ranks.all(Topic::Parameters, message)?.iter().enumerate() {
+            let mut reader = Reader::new(message, rank);
+            for size in &sizes[owned[rank].clone()] {
+                let new = reader.values(*size)?;
+                values.push((rank != me).then_some(new));
+            }
+        }
+        Ok(with_parameters(model, values))
+    }
+}
+
+/// The sum of two lists of gradients; one that is missing is left out of the sum.
+fn add_flat(a: Vec<Option<Tensor<1>>>, b: Vec<Option<Tensor<1>>>) -> Vec<Option<Tensor<1>>> {
+    let add = |(a, b): (Option<Tensor<1>>, Option<Tensor<1>>)| match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    };
+    a.into_iter().zip(b).map(add).collect()
+}
+
+/// A part of the parameters among all of them.
+fn placed(
+    part: Vec<Option<Tensor<1>>>,
+    slots: &Range<usize>,
+    all: usize,
+) -> Vec<Option<Tensor<1>>> {
+    let mut flat: Vec<Option<Tensor<1>>> = vec![None; all];
+    for (slot, gradient) in slots.clone().zip(part) {
+        flat[slot] = gradient;
+    }
+    flat
+}
+
+/// A byte for each parameter that says whether it has a gradient, then the gradients.
+fn push_flat(message: &mut Vec<u8>, flat: &[Option<Tensor<1>>]) -> Result<()> {
+    message.extend(flat.iter().map(|gradient| u8::from(gradient.is_some())));
+    for gradient in flat.iter().flatten() {
+        push_values(message, &host(gradient.clone())?.values);
+    }
+    Ok(())
+}
+
+/// What [`push_flat`] wrote.
+fn read_flat(
+    reader: &mut Reader<'_>,
+    sizes: &[usize],
+    device: &Device,
+) -> Result<Vec<Option<Tensor<1>>>> {
+    let present = reader.bytes(sizes.len())?;
+    let gradients = sizes.iter().zip(present).map(|(size, present)| {
+        if *present == 0 {
+            return Ok(None);
+        }
+        let data = TensorData::new(reader.values(*size)?, [*size]);
+        Ok(Some(Tensor::from_data(data, device)))
+    });
+    gradients.collect()
+}
+
+/// Where gradients are.
+fn device_of<M: Module>(model: &M) -> Device {
+    model.devices().first().cloned().unwrap_or_default().inner()
+}
