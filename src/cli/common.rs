@@ -123,7 +123,7 @@ impl Session {
         let stop = StopFlag::default();
         let terminal = Terminal::new(global.verbosity()).with_results_only(json);
         let screen = terminal.screen();
-        let interrupts = Interrupts::install(&stop, screen.clone())?;
+        let interrupts = Interrupts::install(&stop, together.speaks().then(|| screen.clone()))?;
         let flags = Rc::new(flags);
         let context = match together.speaks() {
             true => Context::new(WithFlags { terminal, flags: flags.clone() }, &stop),

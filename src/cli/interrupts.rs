@@ -28,14 +28,14 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Handles signals from now on.
+    /// Handles signals from now on; a process without a screen says nothing of them.
     ///
     /// # Errors
     /// [`Error::Training`] where the system allows no handler.
-    pub fn install(stop: &StopFlag, screen: Screen) -> Result<Self> {
+    pub fn install(stop: &StopFlag, screen: Option<Screen>) -> Result<Self> {
         let new = Self { stop: stop.clone(), mode: Arc::new(Mutex::new(Mode::Work)) };
         let handled = new.clone();
-        let installed = ctrlc::set_handler(move || handled.signal(&screen));
+        let installed = ctrlc::set_handler(move || handled.signal(screen.as_ref()));
         installed.map_err(|e| Error::Training {
             what: format!("the handler for Ctrl-C cannot be installed: {e}"),
             hint: "Run the program in a terminal of its own".into(),
@@ -47,7 +47,7 @@ impl Interrupts {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn signal(&self, screen: &Screen) {
+    fn signal(&self, screen: Option<&Screen>) {
         let mode = self.mode().clone();
         let again = match &mode {
             Mode::Work => self.stop.request(),
@@ -57,7 +57,7 @@ impl Interrupts {
         if again {
             process::exit(ENDED);
         }
-        if matches!(mode, Mode::Work) {
+        if let (Mode::Work, Some(screen)) = (mode, screen) {
             screen.error_line("stopping; once more to stop at once");
         }
     }

@@ -158,7 +158,15 @@ impl Ranks {
 
     /// Tells all others that this rank has failed.
     pub fn fail(&self, error: &Error) {
-        self.communicator.fail(&error.to_string());
+        // The cause alone: what is safe and what to do each rank says itself.
+        let mut cause = error;
+        while let Error::Interrupted { cause: inner, .. } = cause {
+            cause = inner;
+        }
+        match cause {
+            Error::Ranks { what, .. } => self.communicator.fail(what),
+            cause => self.communicator.fail(&cause.to_string()),
+        }
     }
 
     pub(crate) fn send(&self, topic: Topic, to: usize, mut message: Vec<u8>) -> Result<()> {

@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 const PIECE: usize = 64 << 20;
 /// How long the thread rests where nothing is to be done.
 const REST: Duration = Duration::from_micros(200);
-/// How long a rank that has failed waits for the leader to say so.
-const COURTESY: Duration = Duration::from_secs(3);
+/// How long a rank that has failed waits for the leader to say so and to end it, and how much longer each
+/// further rank.
+const COURTESY: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(3)];
 
 /// Tags of what is sent.
 mod tag {
@@ -38,8 +39,6 @@ mod tag {
 /// What the thread is told.
 enum Job {
     Send(usize, Vec<u8>),
-    Fail(String),
-    Abort,
     End,
 }
 
@@ -55,6 +54,11 @@ struct Inbox {
 struct State {
     from: Vec<Inbox>,
     failed: Option<(usize, String)>,
+    /// Why this rank has failed, until the others are told. It comes before all that is to be sent, which a
+    /// rank that hangs may never take.
+    own_failure: Option<String>,
+    /// Whether all ranks are to be ended.
+    aborts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -117,14 +121,15 @@ impl Mpi {
     /// Gives the leader the time to say what has happened, and to end everyone.
     pub fn let_the_leader_speak(&self) {
         if self.rank != 0 {
-            thread::sleep(COURTESY);
+            // Where the leader is silent, one of the others speaks.
+            thread::sleep(COURTESY[0] + COURTESY[1] * self.rank as u32);
         }
     }
 
     /// Ends all ranks at once, which have been told why before.
     pub fn abort(&self) -> ! {
-        let _ = self.jobs.send(Job::Abort);
-        thread::sleep(COURTESY);
+        self.shared.state().aborts = true;
+        thread::sleep(COURTESY[0]);
         // MPI itself hangs.
         std::process::exit(1);
     }
@@ -174,15 +179,19 @@ impl Communicator for Mpi {
     }
 
     fn fail(&self, why: &str) {
-        let _ = self.jobs.send(Job::Fail(why.to_owned()));
+        let mut state = self.shared.state();
+        // Who was told of a failure has nothing to tell.
+        if state.failed.is_none() {
+            state.own_failure.get_or_insert_with(|| why.to_owned());
+        }
     }
 }
 
 impl Drop for Mpi {
     fn drop(&mut self) {
         // After a panic nobody may wait for this rank to end as it should.
-        let last = if thread::panicking() { Job::Abort } else { Job::End };
-        let _ = self.jobs.send(last);
+        self.shared.state().aborts |= thread::panicking();
+        let _ = self.jobs.send(Job::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -202,17 +211,31 @@ impl Carrier {
     fn work(self) {
         loop {
             let found = self.take_all();
+            self.do_what_is_urgent();
             let wait = if found { Duration::ZERO } else { REST };
             match self.queue.recv_timeout(wait) {
                 Ok(Job::Send(to, message)) => self.send(to, &message),
-                Ok(Job::Fail(why)) => self.fail(&why),
-                Ok(Job::Abort) => self.world.abort(1),
                 Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+        self.do_what_is_urgent();
         let Self { universe, .. } = self;
         drop(universe);
+    }
+
+    /// Tells the others of this rank's failure, and ends all ranks, where that is asked for.
+    fn do_what_is_urgent(&self) {
+        let (failure, aborts) = {
+            let mut state = self.shared.state();
+            (state.own_failure.take(), state.aborts)
+        };
+        if let Some(why) = failure {
+            self.fail(&why);
+        }
+        if aborts {
+            self.world.abort(1);
+        }
     }
 
     /// Sends a message, and takes meanwhile what comes: the receiver may be sending, too.
@@ -234,6 +257,7 @@ impl Carrier {
                     Err(sending) => sending,
                 };
                 if !self.take_all() {
+                    self.do_what_is_urgent();
                     thread::yield_now();
                 }
             }

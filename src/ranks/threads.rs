@@ -118,6 +118,7 @@ impl Communicator for ThreadRank {
 
     fn fail(&self, why: &str) {
         let mut state = self.shared.state();
+        // Who was told of a failure has nothing to tell.
         state.failed.get_or_insert((self.rank, why.to_owned()));
         self.shared.changed.notify_all();
     }

@@ -386,7 +386,11 @@ impl<M: CausalLm> Learner<M> {
             Error::Config { .. } | Error::RunDirectory { .. } | Error::Checkpoint { .. } => cause,
             cause => Error::Interrupted {
                 step: self.state.step,
-                safe: checkpoints.map_or("No checkpoints are made".into(), CheckpointStore::safe),
+                safe: match checkpoints {
+                    Some(_) if !self.state.ranks.is_leader() => "Rank 0 has the checkpoints".into(),
+                    Some(store) => store.safe(),
+                    None => "No checkpoints are made".into(),
+                },
                 cause: Box::new(cause),
             },
         })

@@ -131,7 +131,8 @@ fn processes_that_cannot_talk_are_refused_by_the_program() {
         assert!(error.contains(word), "{error}");
     }
     // What does not train does not mind.
-    let output = command("config").arg("explain").arg("train.lanes").env("WORLD_SIZE", "2").output();
+    let output =
+        command("config").arg("explain").arg("train.lanes").env("WORLD_SIZE", "2").output();
     assert!(output.unwrap().status.success());
     #[cfg(not(feature = "mpi"))]
     {
