@@ -3,6 +3,7 @@
 mod checkpoint;
 mod checkpoint_ranks;
 mod config;
+mod growth;
 mod learner;
 mod losses;
 mod metrics;
@@ -21,6 +22,7 @@ mod tensorboard;
 
 pub use checkpoint::CheckpointStore;
 pub use config::{LrSchedule, MomentType, OnNotFinite, ParameterGroup, TrainConfig};
+pub use growth::{Link, StepLoad, StepTime, efficiency, fewest_micro_batches, simulated_step};
 pub use learner::{FitOptions, Grader, Learner};
 pub use losses::{HeldOut, StepGradients, held_out_losses, step_gradients, step_gradients_with};
 pub use metrics::{Metric, MetricsFile, SamplesFile, read_metrics};
