@@ -71,7 +71,8 @@ impl ChoiceScores {
 fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
     let usual = LalpConfig::default();
     let window = choice.window.unwrap_or(usual.window);
-    ScoreOptions { file, lalp: (choice.by == ChoiceBy::Lalp).then_some(LalpConfig { window }) }
+    let lalp = (choice.by == ChoiceBy::Lalp).then_some(LalpConfig { window });
+    ScoreOptions { file, lalp, part: None }
 }
 
 /// Writes what a choice of a run was made by: its picture, and the scores where no file has them.

@@ -1,6 +1,7 @@
 //! The scores of answers, made or read.
 
-use super::file::ScoreFile;
+use super::file::{ScoreFile, part_of};
+use super::join::ScoredAnswer;
 use super::steps::{answer_steps, mean_log_probabilities, step_rows};
 use super::{LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions};
 use crate::context::{Context, Task};
@@ -8,7 +9,9 @@ use crate::data::batching::row_key;
 use crate::data::{Batch, Row};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::files::PartRecord;
 use crate::model::{DecoderLm, Precision, TargetScore, TextInterface};
+use crate::part::Part;
 use crate::recipe::config::RunConfig;
 use crate::recipe::prepare::Prepared;
 use crate::recipe::student;
@@ -48,15 +51,23 @@ pub(super) fn scored(
     context: &Context<'_>,
 ) -> Result<Made> {
     let identity = student_identity(config, prepared)?;
-    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
-    let answers = all_answers(prepared, &store, context)?;
+    let ScoreOptions { file, lalp, part } = options;
+    let mut store = ScoreFile::open(file.as_deref(), &identity, *lalp, *part)?;
+    let mut answers = all_answers(prepared, &store, context)?;
+    if let Some(part) = part {
+        if let Some(file) = file {
+            part_record(*part, &identity, &answers, prepared)?.keep(&part_of(file))?;
+        }
+        let mut index = 0..;
+        answers.retain(|_| index.next().is_some_and(|index| part.holds(index)));
+    }
     tell_others(&answers, &store, context)?;
     let (total, before) = (answers.len(), answers.iter().filter(|a| a.was_there).count());
     let text = prepared.text_interface();
     let reader = match before < total {
         true => {
             let model = untuned(config, prepared, context)?;
-            Some(Reader { model, text: &text, lalp: options.lalp })
+            Some(Reader { model, text: &text, lalp: *lalp })
         }
         false => None,
     };
@@ -97,6 +108,22 @@ pub(super) fn scored(
         context.notice(format!("warning: {answers} no token that could be scored"))?;
     }
     Ok(Made { rows, before, read_tokens })
+}
+
+/// What a part of the scores says of itself.
+fn part_record(
+    part: Part,
+    student: &Value,
+    answers: &[Answer],
+    prepared: &Prepared,
+) -> Result<PartRecord<ScoredAnswer>> {
+    let sources = prepared.mixture.pairs().sources().iter();
+    let job = json!({ "sources": sources.map(|source| source.name()).collect::<Vec<_>>() });
+    let all = answers.iter().map(|answer| {
+        let RowScores { row, source, id, label, .. } = answer.named(prepared, RowScores::default());
+        ScoredAnswer { row, source, id, label }
+    });
+    PartRecord::new(part, json!({ "student": student }), job, all)
 }
 
 /// The student of a run as it is before training.
@@ -175,7 +202,7 @@ pub(crate) fn keep_scores(
     rows: &[RowScores],
 ) -> Result<()> {
     let identity = student_identity(config, prepared)?;
-    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
+    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp, None)?;
     rows.iter().try_for_each(|row| store.put(row.clone()).map(drop))?;
     store.finish()
 }
