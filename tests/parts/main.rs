@@ -2,9 +2,12 @@
 //! together are what one process writes, wall times aside; what is not the whole of one job is refused by name,
 //! with nothing written.
 
+#[path = "../common/mod.rs"]
 mod common;
 #[cfg(feature = "teacher")]
-#[path = "chat_servers/server.rs"]
+mod pairs;
+#[cfg(feature = "teacher")]
+#[path = "../chat_servers/server.rs"]
 #[allow(dead_code, reason = "the tests of servers use all of it")]
 mod server;
 
@@ -12,12 +15,14 @@ use common::chat_folder::ChatFolder;
 use common::{command, tiny, toy_run};
 use mixdistill::context::Context;
 use mixdistill::data::TextTokenizer;
+use mixdistill::eval::EvaluationDirectory;
 use mixdistill::model::{Architecture, DecoderConfig, SaveFolder};
 use mixdistill::recipe::{RunMode, run};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A job that can be divided.
@@ -183,11 +188,10 @@ fn evaluation() -> Job {
     let mut job = Job::new("evaluate", "", &[]);
     let folder = job.folder.path();
     let bench = [problems(folder, "sums.jsonl", 7), problems(folder, "few.jsonl", 4)];
-    let asked = ["--samples", "2", "--temperature", "0.9", "--max-new-tokens", "9", "--batch-size"];
+    let asked = ["--samples", "2", "--temperature", "0.9", "--max-new-tokens", "9"];
     job.flags = ["--model", &student(folder), "--bench", &bench[0], &bench[1]]
         .into_iter()
         .chain(asked)
-        .chain(["3"])
         .map(str::to_owned)
         .collect();
     job
@@ -242,8 +246,9 @@ fn an_evaluation_in_parts_is_that_of_one_process() {
     good(&task.output().unwrap());
     assert!(job.place("scores-part-2-of-3").join("sums.jsonl").is_file());
     std::fs::rename(job.place("scores-part-2-of-3"), job.place("p2")).unwrap();
-    job.part("3/3", "p3");
-    good(&job.work("whole", &[]));
+    // However many are answered at the same time.
+    good(&job.work("p3", &["--part", "3/3", "--batch-size", "2"]));
+    good(&job.work("whole", &["--batch-size", "5"]));
     ["whole", "p1", "p2", "p3"].iter().for_each(|name| mend(&job.place(name)));
     good(&job.work("whole", &[]));
     let told = good(&job.join(&["p3", "p1", "p2"], "joined"));
@@ -282,6 +287,53 @@ fn an_evaluation_in_parts_is_that_of_one_process() {
     refuses_what_is_no_whole(&job, &["--set", "generate.top_p=0.5"], &["--limit", "3"], &|part| {
         cut(&part.join("sums.jsonl"));
     });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_part_that_is_stopped_or_killed_goes_on() {
+    let mut job = evaluation();
+    let samples = job.flags.iter().position(|flag| flag == "--samples").unwrap() + 1;
+    job.flags[samples] = "60".into();
+    job.part("2/2", "p2");
+    let lines = || {
+        let text = std::fs::read(job.place("p1").join("sums.jsonl")).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    };
+    let join = || job.join(&["p1", "p2"], "joined");
+    for signal in ["-INT", "-KILL"] {
+        let before = lines();
+        let mut call = command("evaluate");
+        call.args(&job.flags).args(["--batch-size", "1", "--part", "1/2", "--out"]);
+        let call = call.arg(job.place("p1")).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut child = call.spawn().unwrap();
+        while lines() < before + 3 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        if signal == "-INT" {
+            assert_eq!(ended.status.code(), Some(75), "{said}");
+            assert!(
+                said.contains("go on with: mixdistill evaluate") && said.contains("--part 1/2"),
+                "{said}"
+            );
+        }
+        assert!(lines() < 4 * 60, "it was to be stopped before its end");
+        job.refuses(&join, &["part 1/2 is not finished", " of 360 answers are there"]);
+    }
+    job.part("1/2", "p1");
+    let held = EvaluationDirectory::open_part(&job.place("p1"), "1/2".parse().unwrap()).unwrap();
+    job.refuses(&join, &["p1", "another process works on it"]);
+    drop(held);
+    good(&join());
+    good(&job.work("whole", &[]));
+    for name in ["sums.jsonl", "few.jsonl"] {
+        let [whole, joined] =
+            ["whole", "joined"].map(|out| std::fs::read(job.place(out).join(name)).unwrap());
+        assert!(untimed(&whole) == untimed(&joined), "{name}");
+    }
 }
 
 #[test]
@@ -438,118 +490,4 @@ fn logits_in_parts_are_those_of_one_process() {
     good(&few.work("whole", &[]));
     good(&few.join(&["p1", "p2", "p3"], "joined"));
     assert!(files_in(&few.place("whole")) == files_in(&few.place("joined")));
-}
-
-#[cfg(feature = "teacher")]
-mod pairs {
-    use super::server::{Manner, Server, long_answer, numbers, short_answer};
-    use super::*;
-
-    /// Two teachers of 11 problems: one is wrong at the third, the other refuses the fifth.
-    fn asking() -> (Job, [Server; 2]) {
-        let job = Job::new("pairs", "", &[]);
-        let number = |prompt: &str| numbers(prompt).0 - 1;
-        let long = Server::start(move |request| match number(&request.prompt) {
-            2 => Manner::Says("\\boxed{1}".into()),
-            _ => Manner::Says(long_answer(&request.prompt)),
-        });
-        let short = Server::start(move |request| match number(&request.prompt) {
-            4 => Manner::Status(400, String::new(), "{\"error\": \"too long\"}".into()),
-            _ => Manner::Says(short_answer(&request.prompt)),
-        });
-        let file = problems(job.folder.path(), "problems.jsonl", 11);
-        let text = std::fs::read_to_string(&file).unwrap();
-        // A problem that is there twice is asked once, whichever part it would fall to.
-        let again = text.lines().next().unwrap().replace("s0", "again");
-        std::fs::write(&file, format!("{text}{again}\n")).unwrap();
-        let flags = ["--problems", &file, "--long-url", &long.url, "--short-url", &short.url]
-            .into_iter()
-            .chain(["--long-model", "L", "--short-model", "S", "--set", "keep=either"])
-            .map(str::to_owned)
-            .collect();
-        (Job { flags, ..job }, [long, short])
-    }
-
-    #[test]
-    fn pairs_in_parts_are_those_of_one_process() {
-        let (job, servers) = asking();
-        let told = good(&job.work("p1", &["--part", "1/3"]));
-        assert!(told.contains("part 1/3") && !told.contains("next:"), "{told}");
-        let json = job.work("p2", &["--part", "2/3", "--json"]);
-        let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-        assert_eq!(json["part"], "2/3");
-        assert_eq!(json["report"]["problems"]["asked"], 4);
-        assert_eq!(json["report"]["short"]["refused"], 1);
-        job.part("3/3", "p3");
-        assert!(!job.place("p1").join("long.jsonl").exists(), "a part has no rows");
-        let asked = servers.iter().map(|server| server.requests().len()).sum::<usize>();
-        good(&job.join(&["p1", "p3", "p2"], "joined"));
-        let after = servers.iter().map(|server| server.requests().len()).sum::<usize>();
-        assert_eq!((asked, after), (22, 22), "nobody is asked");
-        good(&job.work("whole", &[]));
-        let [mut whole, mut joined] = ["whole", "joined"].map(|name| files_in(&job.place(name)));
-        let responses =
-            [&mut whole, &mut joined].map(|files| files.remove("responses.jsonl").unwrap());
-        assert_eq!(untimed(&responses[0]), untimed(&responses[1]));
-        for (name, bytes) in &whole {
-            let other = joined.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-            assert_eq!(Some(String::from_utf8_lossy(bytes).into_owned()), other, "{name}");
-        }
-        assert!(whole.keys().eq(joined.keys()));
-        assert!(
-            [
-                "long.jsonl",
-                "short.jsonl",
-                "pairs.jsonl",
-                "left-out.jsonl",
-                "README.md",
-                "report.json"
-            ]
-            .iter()
-            .all(|name| whole.contains_key(*name))
-        );
-        refuses_what_is_no_whole(
-            &job,
-            &["--set", "seed=5", "--temperature", "0.5"],
-            &["--limit", "7"],
-            &|part| {
-                std::fs::remove_file(part.join("outcome.json")).unwrap();
-                cut(&part.join("responses.jsonl"));
-            },
-        );
-        // Two problems for four parts; one part is refused its only problem.
-        (1..=4).for_each(|i| {
-            good(&job.work(&format!("f{i}"), &["--limit", "2", "--part", &format!("{i}/4")]));
-        });
-        good(&job.join(&["f1", "f2", "f3", "f4"], "few"));
-        assert_eq!(
-            std::fs::read_to_string(job.place("few").join("pairs.jsonl")).unwrap().lines().count(),
-            2
-        );
-        // Responses that are gone are missed.
-        std::fs::write(job.place("f2").join("responses.jsonl"), "").unwrap();
-        job.refuses(&|| job.join(&["f1", "f2", "f3", "f4"], "gone"), &["f2", "responses are gone"]);
-    }
-
-    #[test]
-    fn a_teacher_in_a_folder_draws_the_same_in_parts() {
-        let job = Job::new("pairs", "", &[]);
-        let (file, model) =
-            (problems(job.folder.path(), "problems.jsonl", 5), student(job.folder.path()));
-        let flags = ["--problems", &file, "--long-folder", &model, "--short-folder", &model]
-            .into_iter()
-            .chain(["--samples", "2", "--temperature", "0.9", "--max-tokens", "9"])
-            .chain(["--set", "keep=either"])
-            .map(str::to_owned)
-            .collect();
-        let job = Job { flags, ..job };
-        (1..=3).for_each(|i| job.part(&format!("{i}/3"), &format!("p{i}")));
-        // Random weights answer nothing right, which is an error, of the whole as of the parts joined.
-        let whole = job.work("whole", &[]);
-        let joined = job.join(&["p1", "p2", "p3"], "joined");
-        assert_eq!([whole.status.code(), joined.status.code()], [Some(1), Some(1)], "{joined:?}");
-        let [whole, joined] = ["whole", "joined"].map(|name| files_in(&job.place(name)));
-        assert_eq!(untimed(&whole["responses.jsonl"]), untimed(&joined["responses.jsonl"]));
-        assert_eq!(untimed(&whole["responses.jsonl"]).len(), 20);
-    }
 }
