@@ -25,7 +25,7 @@ Examples:
 Every answer of every source is read once by the student as it is before training, also those that a
 mixture does not take; no problem is held out. A line is written for each answer as soon as it is
 scored: the same call goes on where one was stopped. docs/CHOOSING.md says what each number is,
-docs/PARTS.md how several machines divide the answers.
+docs/PARTS.md how several machines divide the work.
 --lalp reads each step again with the problem and its window: several times the tokens and the time.";
 
 /// Score how well each teacher's answers suit the untuned student: NLL, rank, Rank-Surprisal Ratio
@@ -88,8 +88,8 @@ pub struct Flags {
     /// Steps in that window [default: 4]
     #[arg(long, value_name = "N", requires = "lalp", help_heading = "Scores")]
     window: Option<usize>,
-    /// Score only this part of the answers, such as 2/8, or array for that of a task of a Slurm job array
-    /// [default: all]
+    /// Score only the answers to this part of the problems, such as 2/8, or array for that of a task of a
+    /// Slurm job array [default: all]
     #[arg(long, value_name = "I/N", help_heading = "Parts")]
     part: Option<Part>,
     /// Put the files of all parts together; no student is read

@@ -10,7 +10,7 @@ mod work_dir;
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
 pub(crate) use lock::FolderLock;
 pub(crate) use parts::{
-    Output, PART, PartRecord, Parts, check_part, in_order, refused, unfinished,
+    Output, PART, PartRecord, Parts, check_part, grouped, in_order, refused, unfinished,
 };
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};

@@ -234,6 +234,18 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
     }
 }
 
+/// Things in groups of those beside each other that belong together.
+pub(crate) fn grouped<U>(all: Vec<U>, same: impl Fn(&U, &U) -> bool) -> Vec<Vec<U>> {
+    let mut groups: Vec<Vec<U>> = vec![];
+    for one in all {
+        match groups.last_mut() {
+            Some(group) if same(&group[0], &one) => group.push(one),
+            _ => groups.push(vec![one]),
+        }
+    }
+    groups
+}
+
 /// What is there one for each item of its part, in the order of the whole job.
 pub(crate) fn in_order<U>(parts: Vec<Vec<U>>) -> impl Iterator<Item = U> {
     let mut parts: Vec<std::vec::IntoIter<U>> = parts.into_iter().map(Vec::into_iter).collect();
@@ -342,6 +354,13 @@ mod tests {
             let parts = (1..=of).map(|number| record(&format!("{number}/{of}"), items).own);
             assert!(in_order(parts.collect()).eq(0..items), "{items} items in {of} parts");
         }
+    }
+
+    #[test]
+    fn what_belongs_together_is_one_item() {
+        let tens = |a: &usize, b: &usize| a / 10 == b / 10;
+        assert_eq!(grouped(vec![1, 2, 11, 30, 31], tens), [vec![1, 2], vec![11], vec![30, 31]]);
+        assert!(grouped(vec![], tens).is_empty());
     }
 
     #[test]

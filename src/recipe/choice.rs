@@ -42,7 +42,7 @@ impl ChoiceScores {
         let Some(choice) = choice else { return Ok(None) };
         let options = options(choice, choice.scores.clone());
         let rows = score_run(config, prepared, &options, context)?;
-        let places: Vec<(usize, usize)> = prepared.answer_places().collect();
+        let places: Vec<(usize, usize, usize)> = prepared.answer_places().collect();
         assert_eq!(places.len(), rows.len(), "an answer that is kept has a row");
         let score = |row: &RowScores| match choice.by {
             ChoiceBy::Rsr => Some(row.rsr),
@@ -58,7 +58,7 @@ impl ChoiceScores {
         let sources = prepared.mixture.pairs().sources();
         let mut scores: Vec<Vec<Option<f64>>> =
             sources.iter().map(|source| vec![None; source.records().len()]).collect();
-        for ((source, record), row) in places.into_iter().zip(&rows) {
+        for ((_, source, record), row) in places.into_iter().zip(&rows) {
             let of_row = if row.tokens > 0 { score(row) } else { Some(worst.unwrap_or(0.0)) };
             scores[source][record] = of_row;
         }

@@ -8,7 +8,7 @@ use crate::data::batching::row_key;
 use crate::data::{Batch, Row, Share, TopTokens};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::files::{Output, PART, PartRecord, Parts, in_order, unfinished};
+use crate::files::{Output, PART, PartRecord, Parts, grouped, in_order, unfinished};
 use crate::part::Part;
 use crate::train::{KeyedRow, TeacherLogits, TeacherLogitsHeader, TeacherLogitsWriter};
 use serde::Serialize;
@@ -32,7 +32,8 @@ pub struct TeacherLogitsOptions {
     pub temperature: Option<f64>,
     /// All answers to the problems that are trained on, and not only those that the mixture takes.
     pub all_answers: bool,
-    /// Only this part of the rows; with one folder for each part, [`join_teacher_logits`] puts them together.
+    /// Only this part of the rows, answers to a problem together where all are read. With one folder for each part,
+    /// [`join_teacher_logits`] puts them together.
     pub part: Option<Part>,
 }
 
@@ -104,21 +105,24 @@ pub fn write_teacher_logits(
     let model = load_teacher(teacher, &prepared, &device, context)?;
     let fingerprint = model.fingerprint()?;
     let header = TeacherLogitsHeader::new(teacher, fingerprint, vocabulary, top_k, temperature)?;
-    let mut rows: Vec<Row> = match options.all_answers {
-        true => prepared.all_answers().into_iter().map(|answer| answer.row).collect(),
-        false => prepared.used_rows(&config)?,
+    // Answers to a problem stay together in a part: they are of all lengths.
+    let rows = match options.all_answers {
+        true => prepared.rows_by_problem(),
+        false => prepared.used_rows(&config)?.into_iter().enumerate().collect(),
     };
+    let mut groups = grouped(rows, |(a, _), (b, _)| a == b);
     let read = |row: &Row| -> Result<(TopTokens, usize)> {
         let batch = Batch::new([row.example()], 1);
         Ok((model.top_tokens(&batch, top_k, temperature, vocabulary)?, batch.trained))
     };
-    let record = options.part.map(|part| part_record(part, &header, &rows)).transpose()?;
+    let record = options.part.map(|part| part_record(part, &header, &groups)).transpose()?;
     let writer = TeacherLogitsWriter::open_for(&options.out, header, options.part)?;
     if let (Some(part), Some(record)) = (options.part, record) {
         record.keep(&writer.directory().join(PART))?;
         let mut index = 0..;
-        rows.retain(|_| index.next().is_some_and(|index| part.holds(index)));
+        groups.retain(|_| index.next().is_some_and(|index| part.holds(index)));
     }
+    let rows: Vec<Row> = groups.into_iter().flatten().map(|(_, row)| row).collect();
     let mut pieces = Pieces::new(writer);
     let missing: Vec<&Row> = rows.iter().filter(|row| !pieces.writer.holds(row)).collect();
     let before = rows.len() - missing.len();
@@ -150,10 +154,12 @@ pub fn write_teacher_logits(
 fn part_record(
     part: Part,
     header: &TeacherLogitsHeader,
-    rows: &[Row],
-) -> Result<PartRecord<String>> {
-    let keys = rows.iter().map(|row| row_key(&row.example()));
-    PartRecord::new(part, header.identity(), json!({}), keys)
+    groups: &[Vec<(usize, Row)>],
+) -> Result<PartRecord<Vec<String>>> {
+    let keys = |rows: &Vec<(usize, Row)>| {
+        rows.iter().map(|(_, row)| row_key(&row.example())).collect::<Vec<_>>()
+    };
+    PartRecord::new(part, header.identity(), json!({}), groups.iter().map(keys))
 }
 
 /// Puts the folders of all parts together in a folder, new or begun, as if one process had read all rows. No teacher
@@ -168,19 +174,19 @@ pub fn join_teacher_logits(
     out: &Path,
     context: &Context<'_>,
 ) -> Result<WrittenLogits> {
-    let parts = Parts::<String>::read(parts, |path| path.join(PART))?;
+    let parts = Parts::<Vec<String>>::read(parts, |path| path.join(PART))?;
     TeacherLogitsWriter::check_for(out, None)?;
     parts.each(finished)?;
     let mut logits = TeacherLogits::open(&parts.first().path)?;
     parts.iter().skip(1).try_for_each(|part| logits.add_rows_of(&part.path))?;
     let writer = TeacherLogitsWriter::open_for(out, logits.header().clone(), None)?;
     let mut pieces = Pieces::new(writer);
-    let keys: Vec<Vec<String>> = parts.iter().map(|part| part.record.own.clone()).collect();
-    let total = keys.iter().map(Vec::len).sum::<usize>();
+    let keys = in_order(parts.iter().map(|part| part.record.own.clone()).collect()).flatten();
+    let total = parts.iter().flat_map(|part| &part.record.own).map(Vec::len).sum();
     let mut written = WrittenLogits { rows: total, before: 0, tokens: 0 };
     let mut progress = context.task(Task::TeacherLogits, total as u64);
     let mut seen = HashSet::new();
-    for (index, key) in in_order(keys).enumerate() {
+    for (index, key) in keys.enumerate() {
         if pieces.writer.holds_key(&key) && !seen.contains(&key) {
             written.before += 1;
         } else if seen.insert(key.clone())
@@ -200,10 +206,10 @@ pub fn join_teacher_logits(
 }
 
 /// Refuses a part that has not all of its rows.
-fn finished(part: &Output<String>) -> Result<()> {
+fn finished(part: &Output<Vec<String>>) -> Result<()> {
     TeacherLogitsWriter::check(&part.path)?;
     let logits = TeacherLogits::open(&part.path)?;
-    let own = &part.record.own;
+    let own: Vec<&String> = part.record.own.iter().flatten().collect();
     match own.iter().filter(|key| logits.holds_key(key)).count() {
         found if found == own.len() => Ok(()),
         found => Err(unfinished(part, format!("{found} of {} rows are there", own.len()))),

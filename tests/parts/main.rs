@@ -350,9 +350,9 @@ fn more_parts_than_problems_leave_some_empty() {
     good(&job.join(&parts, "joined"));
     assert_eq!(scores(&job.place("whole")), scores(&job.place("joined")));
     let score = scoring();
-    let out: Vec<String> = (1..=26).map(|i| format!("p{i}")).collect();
-    out.iter().enumerate().for_each(|(i, out)| score.part(&format!("{}/26", i + 1), out));
-    assert_eq!(std::fs::read(score.place("p26")).unwrap(), b"");
+    let out: Vec<String> = (1..=14).map(|i| format!("p{i}")).collect();
+    out.iter().enumerate().for_each(|(i, out)| score.part(&format!("{}/14", i + 1), out));
+    assert_eq!(std::fs::read(score.place("p14")).unwrap(), b"");
     good(&score.work("whole", &[]));
     good(&score.join(&out.iter().map(String::as_str).collect::<Vec<_>>(), "joined"));
     assert!(
@@ -482,6 +482,20 @@ fn logits_in_parts_are_those_of_one_process() {
     good(&other.work("other", &["--temperature", "2"]));
     std::fs::rename(other.place("other"), job.place("warm")).unwrap();
     job.refuses(&|| job.join(&["p1", "p2", "p3"], "warm"), &["it holds other logits: temperature"]);
+    // Without --all the rows are those of the mixture.
+    let mut mixed = Job { flags: job.flags.clone(), ..Job::new("logits", "", &[]) };
+    mixed.flags.retain(|flag| flag != "--all");
+    (1..=4).for_each(|i| mixed.part(&format!("{i}/4"), &format!("p{i}")));
+    assert!(good(&mixed.work("whole", &[])).contains("12 rows in "));
+    good(&mixed.join(&["p1", "p2", "p3", "p4"], "joined"));
+    assert!(files_in(&mixed.place("whole")) == files_in(&mixed.place("joined")));
+    // What trains takes no part for the whole.
+    let mut train = command("train");
+    train.args(TOY).args(["--steps", "2", "--set", "train.objective.distillation.weight=0.5"]);
+    let teacher = format!("teacher.path={}", mixed.place("p1").display());
+    train.args(["--set", &teacher, "--out"]).arg(mixed.place("run"));
+    let said = String::from_utf8_lossy(&train.output().unwrap().stderr).into_owned();
+    assert!(said.contains("it is part 1/4 of a job that is divided"), "{said}");
     // More parts than rows.
     let few = Job::new("logits", "", &[]);
     let flags = [&job.flags[..], &["--set".into(), "data.toy_problems=1".into()]].concat();

@@ -25,6 +25,9 @@ pub(super) struct ScoredAnswer {
     pub label: String,
 }
 
+/// The answers to a problem, which are in one part.
+type Problem = Vec<ScoredAnswer>;
+
 /// What the sources of a job are called.
 #[derive(Deserialize)]
 struct Job {
@@ -43,7 +46,7 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     parquet.map_or(Ok(()), check_parquet)?;
     let (store, files) = (store_of(out), parts.iter().map(|part| store_of(part)));
     let files: Vec<PathBuf> = files.collect();
-    let parts = Parts::<ScoredAnswer>::read(&files, part_of)?;
+    let parts = Parts::<Problem>::read(&files, part_of)?;
     let inputs: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     check_targets(&inputs, &store, parquet, None)?;
     let settings = common_settings(&parts)?;
@@ -54,7 +57,7 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     })?;
     let needs_lalp = settings.get("lalp").is_some_and(|lalp| !lalp.is_null());
     let scores = parts.each(|part| scores_of(part, needs_lalp))?;
-    let rows: Vec<RowScores> = in_order(scores).collect();
+    let rows: Vec<RowScores> = in_order(scores).flatten().collect();
     write(&store, &rows, &settings)?;
     #[cfg(feature = "parquet")]
     if let Some(path) = parquet {
@@ -70,7 +73,7 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
 }
 
 /// The settings beside the files, which are the same.
-fn common_settings(parts: &Parts<ScoredAnswer>) -> Result<Value> {
+fn common_settings(parts: &Parts<Problem>) -> Result<Value> {
     let all = parts.each(|part| settings_beside(&part.path).map(Option::unwrap_or_default))?;
     let first = parts.first().path.display();
     let mut problems = Problems::default();
@@ -86,8 +89,8 @@ fn common_settings(parts: &Parts<ScoredAnswer>) -> Result<Value> {
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The scores of each answer of a part.
-fn scores_of(part: &Output<ScoredAnswer>, needs_lalp: bool) -> Result<Vec<RowScores>> {
+/// The scores of a part's answers, by problem.
+fn scores_of(part: &Output<Problem>, needs_lalp: bool) -> Result<Vec<Vec<RowScores>>> {
     check_free(&part.path)?;
     let own = &part.record.own;
     let lines = match own.is_empty() || !part.path.exists() {
@@ -97,18 +100,18 @@ fn scores_of(part: &Output<ScoredAnswer>, needs_lalp: bool) -> Result<Vec<RowSco
     let whole = lines.iter().filter(|line| !needs_lalp || line.lalp.is_some());
     let by_name: HashMap<(&str, &str), &RowScores> =
         whole.map(|line| ((line.row.as_str(), line.source.as_str()), line)).collect();
-    let found = own.iter().filter_map(|answer| {
+    let find = |answer: &ScoredAnswer| {
         let line = by_name.get(&(answer.row.as_str(), answer.source.as_str()))?;
         let ScoredAnswer { row, source, id, label } = answer.clone();
         Some(RowScores { row, source, id, label, ..(*line).clone() })
-    });
-    let found: Vec<RowScores> = found.collect();
-    match found.len() == own.len() {
+    };
+    let found = own.iter().map(|answers| answers.iter().filter_map(find).collect());
+    let found: Vec<Vec<RowScores>> = found.collect();
+    let [count, of] =
+        [found.iter().map(Vec::len).sum::<usize>(), own.iter().map(Vec::len).sum::<usize>()];
+    match count == of {
         true => Ok(found),
-        false => {
-            let (found, own) = (found.len(), own.len());
-            Err(unfinished(part, format!("{found} of {own} answers have their scores")))
-        }
+        false => Err(unfinished(part, format!("{count} of {of} answers have their scores"))),
     }
 }
 

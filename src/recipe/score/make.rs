@@ -9,7 +9,7 @@ use crate::data::batching::row_key;
 use crate::data::{Batch, Row};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::files::PartRecord;
+use crate::files::{PartRecord, grouped};
 use crate::model::{DecoderLm, Precision, TargetScore, TextInterface};
 use crate::part::Part;
 use crate::recipe::config::RunConfig;
@@ -55,11 +55,13 @@ pub(super) fn scored(
     let mut store = ScoreFile::open(file.as_deref(), &identity, *lalp, *part)?;
     let mut answers = all_answers(prepared, &store, context)?;
     if let Some(part) = part {
+        // A problem's answers stay together: they may be the same, and are of all lengths.
+        let problems = grouped(answers, |a, b| a.problem == b.problem);
         if let Some(file) = file {
-            part_record(*part, &identity, &answers, prepared)?.keep(&part_of(file))?;
+            part_record(*part, &identity, &problems, prepared)?.keep(&part_of(file))?;
         }
-        let mut index = 0..;
-        answers.retain(|_| index.next().is_some_and(|index| part.holds(index)));
+        let own = problems.into_iter().enumerate().filter(|(index, _)| part.holds(*index));
+        answers = own.flat_map(|(_, answers)| answers).collect();
     }
     tell_others(&answers, &store, context)?;
     let (total, before) = (answers.len(), answers.iter().filter(|a| a.was_there).count());
@@ -114,15 +116,16 @@ pub(super) fn scored(
 fn part_record(
     part: Part,
     student: &Value,
-    answers: &[Answer],
+    problems: &[Vec<Answer>],
     prepared: &Prepared,
-) -> Result<PartRecord<ScoredAnswer>> {
+) -> Result<PartRecord<Vec<ScoredAnswer>>> {
     let sources = prepared.mixture.pairs().sources().iter();
     let job = json!({ "sources": sources.map(|source| source.name()).collect::<Vec<_>>() });
-    let all = answers.iter().map(|answer| {
+    let scored = |answer: &Answer| {
         let RowScores { row, source, id, label, .. } = answer.named(prepared, RowScores::default());
         ScoredAnswer { row, source, id, label }
-    });
+    };
+    let all = problems.iter().map(|answers| answers.iter().map(scored).collect());
     PartRecord::new(part, json!({ "student": student }), job, all)
 }
 
@@ -136,6 +139,7 @@ fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Re
 
 /// An answer that gets its scores, without its tokens.
 struct Answer {
+    problem: usize,
     source: usize,
     record: usize,
     /// What its row is known by.
@@ -165,11 +169,12 @@ fn all_answers(
     context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
     let mut all = vec![];
-    for (source, record) in prepared.answer_places() {
+    for (problem, source, record) in prepared.answer_places() {
         context.check()?;
         let Some(row) = prepared.row_of(source, record) else { continue };
         let key = row_key(&row.example());
-        all.push(Answer { source, record, was_there: store.get(&key).is_some(), key });
+        let was_there = store.get(&key).is_some();
+        all.push(Answer { problem, source, record, key, was_there });
     }
     Ok(all)
 }

@@ -108,7 +108,7 @@ pub struct ScoreOptions {
     /// Also take the local average log-probability. Each step is read again with its window: several times the
     /// tokens.
     pub lalp: Option<LalpConfig>,
-    /// Only this part of the answers: with one file for each part,
+    /// Only this part of the problems, each with the answers of all sources. With one file for each part,
     /// [`join_scores`] puts them together.
     pub part: Option<Part>,
 }
