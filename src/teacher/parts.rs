@@ -143,11 +143,11 @@ pub fn join_pairs(parts: &[PathBuf], out: &Path, context: &Context<'_>) -> Resul
         ended.iter().skip(1).for_each(|part| counts.add(part.counts(role)));
         Collected { chosen: in_order(chosen).collect(), counts }
     });
-    for Collected { counts, .. } in collected.iter().filter(|part| part.counts.all_refused()) {
+    if let Some(Collected { counts, .. }) = collected.iter().find(|all| all.counts.all_refused()) {
         return Err(Error::Server {
             url: counts.model.clone(),
             what: format!("it refused all problems: {}", counts.reason.clone().unwrap_or_default()),
-            hint: "Change its settings, and make the parts anew".into(),
+            hint: "Change its settings, call all parts once more with them, then join again".into(),
         });
     }
     let config = MakePairsConfig::read(&parts.first().path.join(CONFIG))?;

@@ -204,7 +204,7 @@ fn mend(folder: &Path) {
         let lines = text.lines().map(|line| {
             let mut line: Value = serde_json::from_str(line).unwrap();
             let id: usize = line["id"].as_str().unwrap()[1..].parse().unwrap();
-            if (id + line["sample"].as_u64().unwrap() as usize) % 3 == 0 {
+            if (id + line["sample"].as_u64().unwrap() as usize).is_multiple_of(3) {
                 let reference = line["reference"].as_str().unwrap().to_owned();
                 line["text"] = format!("\\boxed{{{reference}}}").into();
                 (line["stated"], line["correct"]) = (reference.into(), true.into());
@@ -447,6 +447,22 @@ fn scores_in_parts_are_those_of_one_process() {
         std::fs::read(doubled.place("whole")).unwrap()
             == std::fs::read(doubled.place("joined")).unwrap()
     );
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parts_that_are_written_as_parquet_are_joined_as_parquet() {
+    let job = Job::new("score", ".parquet", &TOY);
+    (1..=2).for_each(|i| job.part(&format!("{i}/2"), &format!("p{i}")));
+    good(&job.work("whole", &[]));
+    good(&job.join(&["p1", "p2"], "joined"));
+    for ending in ["parquet", "jsonl"] {
+        let [whole, joined] = ["whole", "joined"]
+            .map(|name| std::fs::read(job.place(name).with_extension(ending)).unwrap());
+        assert!(whole == joined, "{ending}");
+    }
+    std::fs::write(job.place("mine"), "mine").unwrap();
+    job.refuses(&|| job.join(&["p1", "p2"], "mine"), &["mine.parquet: it is there"]);
 }
 
 #[test]

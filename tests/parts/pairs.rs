@@ -58,6 +58,10 @@ fn pairs_in_parts_are_those_of_one_process() {
             .iter()
             .all(|name| whole.contains_key(*name))
     );
+    // Joined once more, as after a part that has asked again for what was not answered.
+    let before = files_in(&job.place("joined"));
+    good(&job.join(&["p2", "p1", "p3"], "joined"));
+    assert!(before == files_in(&job.place("joined")));
     refuses_what_is_no_whole(
         &job,
         &["--set", "seed=5", "--temperature", "0.5"],
@@ -67,6 +71,12 @@ fn pairs_in_parts_are_those_of_one_process() {
             cut(&part.join("responses.jsonl"));
         },
     );
+    // Pairs of other problems are not written over.
+    let others = problems(&job.folder.path().join("others"), "others.jsonl", 2);
+    let text = std::fs::read_to_string(&others).unwrap().replace("What is", "How much is");
+    std::fs::write(&others, text).unwrap();
+    good(&job.work("others", &["--set", &format!("problems={others}")]));
+    job.refuses(&|| job.join(&["p1", "p2", "p3"], "others"), &["it holds pairs of other problems"]);
     // More parts than problems; the fifth is refused its only one.
     let parts: Vec<String> = (1..=13).map(|i| format!("s{i}")).collect();
     for (i, part) in parts.iter().enumerate() {
