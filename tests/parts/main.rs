@@ -411,6 +411,13 @@ fn scores_in_parts_are_those_of_one_process() {
     assert_eq!(sources(&whole), sources(&again.output().unwrap()));
     let other = ["--set", "model.hidden_size=16"];
     refuses_what_is_no_whole(&job, &other, &["--set", "data.toy_problems=13"], &cut);
+    // What chooses by scores takes no part for the whole.
+    let mut train = command("train");
+    let scores = format!("mixture.choice.scores={}", job.place("p1").display());
+    train.args(TOY).args(["--set", "mixture.choice.by=rsr", "--set", &scores, "--out"]);
+    let said = train.arg(job.folder.path().join("run")).output().unwrap().stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("it is part 1/3 of a job that is divided"), "{said}");
     // A part without LALP goes with no part that has it, as a file of the whole is no place for a part.
     let plain = Job { flags: TOY.map(str::to_owned).to_vec(), ..Job::new("score", ".jsonl", &[]) };
     plain.part("2/3", "plain");

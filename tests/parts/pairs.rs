@@ -75,8 +75,11 @@ fn pairs_in_parts_are_those_of_one_process() {
     let others = problems(&job.folder.path().join("others"), "others.jsonl", 2);
     let text = std::fs::read_to_string(&others).unwrap().replace("What is", "How much is");
     std::fs::write(&others, text).unwrap();
-    good(&job.work("others", &["--set", &format!("problems={others}")]));
-    job.refuses(&|| job.join(&["p1", "p2", "p3"], "others"), &["it holds pairs of other problems"]);
+    good(&job.work("foreign", &["--set", &format!("problems={others}")]));
+    job.refuses(
+        &|| job.join(&["p1", "p2", "p3"], "foreign"),
+        &["it holds pairs of other problems"],
+    );
     // More parts than problems; the fifth is refused its only one.
     let parts: Vec<String> = (1..=13).map(|i| format!("s{i}")).collect();
     for (i, part) in parts.iter().enumerate() {
