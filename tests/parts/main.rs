@@ -409,8 +409,6 @@ fn scores_in_parts_are_those_of_one_process() {
         told["scores"]["sources"].clone()
     };
     assert_eq!(sources(&whole), sources(&again.output().unwrap()));
-    let other = ["--set", "model.hidden_size=16"];
-    refuses_what_is_no_whole(&job, &other, &["--set", "data.toy_problems=13"], &cut);
     // What chooses by scores takes no part for the whole.
     let mut train = command("train");
     let scores = format!("mixture.choice.scores={}", job.place("p1").display());
@@ -418,12 +416,12 @@ fn scores_in_parts_are_those_of_one_process() {
     let said = train.arg(job.folder.path().join("run")).output().unwrap().stderr;
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(said.contains("it is part 1/3 of a job that is divided"), "{said}");
-    // A part without LALP goes with no part that has it, as a file of the whole is no place for a part.
-    let plain = Job { flags: TOY.map(str::to_owned).to_vec(), ..Job::new("score", ".jsonl", &[]) };
-    plain.part("2/3", "plain");
+    // A part without LALP goes with no part that has it.
+    let plain = scoring();
+    (1..=3).for_each(|i| plain.part(&format!("{i}/3"), &format!("p{i}")));
     for ending in ["", ".part.json", ".settings.json"] {
-        let [from, to] =
-            [&plain, &job].map(|job| format!("{}{ending}", job.place("plain").display()));
+        let [from, to] = [plain.place("p2"), job.place("plain")]
+            .map(|path| format!("{}{ending}", path.display()));
         std::fs::copy(from, to).unwrap();
     }
     job.refuses(
@@ -434,6 +432,9 @@ fn scores_in_parts_are_those_of_one_process() {
     good(&job.work("plain", &["--part", "2/3"]));
     good(&job.join(&["p1", "plain", "p3"], "joined2"));
     assert!(read("whole") == read("joined2"));
+    good(&plain.work("whole", &[]));
+    let other = ["--set", "model.hidden_size=16"];
+    refuses_what_is_no_whole(&plain, &other, &["--set", "data.toy_problems=13"], &cut);
     // Sources that give the same answer: each has a line, whichever part it falls to.
     let name = |name: &str| job.folder.path().join(name).display().to_string();
     for source in ["a.jsonl", "b.jsonl"] {
