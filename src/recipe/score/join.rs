@@ -38,8 +38,9 @@ struct Job {
 /// scored all answers. No student is read. The parts stay.
 ///
 /// # Errors
-/// All that is wrong, with nothing written: [`Error::Data`] for a file that is no part, of another job, there
-/// twice or not finished; [`Error::Config`] for parts that are missing; [`Error::RunDirectory`] where another
+/// All that is wrong, with nothing written: [`Error::Data`](crate::Error::Data) for a file that is no part, of another job, there
+/// twice or not finished; [`Error::Config`](crate::Error::Config) for parts that are missing;
+/// [`Error::RunDirectory`](crate::Error::RunDirectory) where another
 /// process works on one; as [`write_scores`](super::write_scores) of `out`, which may not hold other scores.
 pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     let parquet = Some(out).filter(|out| is_parquet(out));
