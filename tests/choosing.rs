@@ -486,7 +486,7 @@ fn scores_of_all_answers_serve_runs_that_hold_problems_out() {
     config.data.tokenizer = Some(tokenizer.path().join("tokenizer.json"));
     config.data.end_token = Some("<end>".into());
     config.evaluation.questions = 0;
-    let options = ScoreOptions { file: Some(file.clone()), lalp: None };
+    let options = ScoreOptions { file: Some(file.clone()), ..ScoreOptions::default() };
     let written = write_scores(&config, &options, &Context::default()).unwrap();
     assert_eq!(written.rows.len(), 80);
     let flag = StopFlag::default();

@@ -7,13 +7,22 @@ use clap::Args;
 use mixdistill::context::{Context, Event, Observer, RunOverview, StopFlag};
 use mixdistill::data::ChatTemplate;
 use mixdistill::terminal::{Screen, Terminal, Verbosity};
-use mixdistill::{Error, Result};
+use mixdistill::{Error, Part, Result};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::str::FromStr;
+
+/// A line of results for a person: on standard output, or with `--json` on standard error.
+macro_rules! say {
+    ($session:expr, $($text:tt)*) => {
+        $session.say_text(&format!($($text)*))
+    };
+}
+pub(super) use say;
 
 /// Exit status after a stop that was asked for.
 const STOPPED: u8 = 75;
@@ -225,14 +234,6 @@ impl Session {
     }
 }
 
-/// A line of results for a person: on standard output, or with `--json` on standard error.
-macro_rules! say {
-    ($session:expr, $($text:tt)*) => {
-        $session.say_text(&format!($($text)*))
-    };
-}
-pub(super) use say;
-
 /// Shows events, with flags beside the settings that they name.
 struct WithFlags {
     terminal: Terminal,
@@ -252,6 +253,24 @@ impl Observer for WithFlags {
             event => self.terminal.observe(event),
         }
     }
+}
+
+/// Where a call writes that was given no place: a part has a place of its own.
+pub fn usual_out(name: &str, part: Option<Part>) -> PathBuf {
+    match part {
+        Some(part) => format!("{name}-part-{}-of-{}", part.number(), part.of()).into(),
+        None => name.into(),
+    }
+}
+
+/// What comes after a part.
+pub fn tell_part(part: Part, session: &Session) {
+    let command = &session.command;
+    say!(
+        session,
+        "\npart {part}; when all {} are there:\n  mixdistill {command} --join PARTS... --out OUT",
+        part.of()
+    );
 }
 
 /// This call, as it can be pasted.

@@ -1,18 +1,18 @@
 //! `mixdistill evaluate`: a model, or answers from elsewhere, scored on benchmarks.
 
-use super::common::{Ended, Failure, Json, Session, TemplateVariable, say};
+use super::common::{Ended, Failure, Json, Session, TemplateVariable, say, tell_part, usual_out};
 use super::run_flags::add_assignments;
 use super::speaker::BaseFlags;
 use clap::Args;
 use mixdistill::data::ColumnMap;
 use mixdistill::eval::{
-    AnswerOptions, Benchmark, EvaluateConfig, EvaluationDirectory, GradedAnswer, ScoresTable,
-    read_benchmarks,
+    AnswerOptions, Benchmark, EvaluateConfig, EvaluationDirectory, GradedAnswer, JoinedEvaluation,
+    Scores, ScoresTable, join_evaluations, read_benchmarks,
 };
 use mixdistill::model::{LoadOptions, TextModelFiles};
 use mixdistill::settings::Layers;
 use mixdistill::terminal::Terminal;
-use mixdistill::{Error, Result};
+use mixdistill::{Error, Part, Result};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -21,8 +21,11 @@ Examples:
   mixdistill evaluate --model DIR --adapter run/adapter --bench aime24.jsonl \\
       --samples 16 --temperature 0.6 --set generate.top_p=0.95 --max-new-tokens 8192
   mixdistill evaluate --bench math500.jsonl --answers vllm.jsonl
+  mixdistill evaluate --model DIR --bench math500.jsonl --part 2/8 --out part2
+  mixdistill evaluate --join part? --out scores1
 
-Answers are stored as they come: the same call goes on where one was stopped.";
+Answers are stored as they come: the same call goes on where one was stopped. docs/PARTS.md says how
+several machines divide the problems.";
 
 /// Share of answers at the length limit from which a longer one is advised.
 const MANY_AT_LIMIT: f64 = 0.1;
@@ -32,7 +35,8 @@ const MANY_AT_LIMIT: f64 = 0.1;
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
     /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub
-    #[arg(long, value_name = "MODEL", required_unless_present = "answers", help_heading = "Model")]
+    #[arg(long, value_name = "MODEL", required_unless_present_any = ["answers", "join"],
+        help_heading = "Model")]
     model: Option<String>,
     /// Adapter in PEFT's format, or a run that trained one [default: none]
     #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
@@ -58,8 +62,8 @@ pub struct Flags {
     base: BaseFlags,
     /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, Parquet), or datasets on the
     /// Hugging Face Hub, such as owner/name:test
-    #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required = true, num_args = 1..,
-        help_heading = "Benchmarks")]
+    #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required_unless_present = "join",
+        num_args = 1.., help_heading = "Benchmarks")]
     benchmarks: Vec<PathBuf>,
     /// Columns that are not recognized: problem=NAME,answer=NAME, also id, context, options, system
     /// and solution
@@ -121,9 +125,21 @@ pub struct Flags {
     #[cfg(feature = "teacher")]
     #[command(flatten)]
     judge: JudgeFlags,
-    /// Directory of answers and scores
-    #[arg(long, value_name = "DIR", default_value = "scores", help_heading = "Output")]
-    out: PathBuf,
+    /// Ask only this part of the problems, such as 2/8, or array for that of a task of a Slurm job array
+    /// [default: all]
+    #[arg(long, value_name = "I/N", conflicts_with = "answers", help_heading = "Parts")]
+    part: Option<Part>,
+    /// Put the directories of all parts together, and score them; no model is read
+    #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
+        "model", "adapter", "chat_template", "template_variables", "system", "BaseFlags", "benchmarks",
+        "bench_columns", "limit", "answers", "answer_columns", "reasoning_opened", "samples",
+        "generate.temperature", "generate.max_new_tokens", "generate.batch_size", "instruct", "set",
+        "part",
+    ])]
+    join: Vec<PathBuf>,
+    /// Directory of answers and scores [default: scores, or with --part scores-part-I-of-N]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     pub json: Json,
 }
@@ -135,7 +151,13 @@ pub struct Flags {
 struct JudgeFlags {
     /// Ask a judge about the misses: a server with OpenAI's chat completions, up to
     /// /chat/completions [default: no judge]
-    #[arg(id = "url", long = "judge", value_name = "URL", requires = "judge_model")]
+    #[arg(
+        id = "url",
+        long = "judge",
+        value_name = "URL",
+        requires = "judge_model",
+        conflicts_with = "part"
+    )]
     url: Option<String>,
     /// The judge's name there
     #[arg(id = "judge_model", long = "judge-model", value_name = "NAME", requires = "url")]
@@ -155,59 +177,128 @@ struct JudgeFlags {
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
+    if !flags.join.is_empty() {
+        let joined = join_evaluations(&flags.join, &flags.out())?;
+        let JoinedEvaluation { directory, benchmarks, mut answers } = joined;
+        say!(session, "{} parts are joined\n", flags.join.len());
+        score(flags, &directory, &benchmarks, &mut answers, None, session)?;
+        return Ok(());
+    }
     let config = flags.config()?;
     let context = &session.context;
+    let out = flags.out();
     // Whatever is wrong with the files shows before the weights are read.
     let columns = columns(flags.bench_columns.as_deref(), "bench_columns")?;
-    let benchmarks = read_benchmarks(&flags.benchmarks, &columns, &flags.out, context)?;
-    EvaluationDirectory::check(&flags.out)?;
+    let benchmarks = read_benchmarks(&flags.benchmarks, &columns, &out, context)?;
+    EvaluationDirectory::check(&out)?;
     for [_, read] in benchmarks.iter().filter_map(|benchmark| benchmark.read_as.as_ref()) {
         say!(session, "read {}", read.display());
     }
-    let mut answers = match (&flags.answers, &flags.model) {
+    let (directory, mut answers) = match (&flags.answers, &flags.model) {
         (Some(path), _) => {
             let [benchmark] = benchmarks.as_slice() else {
                 let what = format!("there are {} benchmarks", benchmarks.len());
                 let error = Error::config("answers", what, "Name the one that they are of");
                 return Err(Failure::Usage(error));
             };
-            vec![graded(flags, benchmark, path, &config, session)?]
+            graded(flags, benchmark, path, &config, session)?
         }
-        (None, Some(model)) => {
-            let options = LoadOptions {
-                adapter: flags.adapter.clone(),
-                chat_template: flags.chat_template.clone(),
-                template_variables: TemplateVariable::by_name(&flags.template_variables),
-                system: flags.system.clone(),
-                max_length: None,
-                base: flags.base.weights(),
-                backend: session.global.backend().to_owned(),
-            };
-            let files = TextModelFiles::open(model, &options, context)?;
-            let out = EvaluationDirectory::open(&flags.out)?;
-            out.evaluate_text_model(&files, &options, &benchmarks, &config, context)?
-        }
+        (None, Some(model)) => asked(flags, model, &benchmarks, &config, session)?,
         // The flags do not allow it.
         (None, None) => return Ok(()),
     };
-    let out = EvaluationDirectory::open(&flags.out)?;
-    // By the rules first: a judge that cannot be asked takes nothing away.
-    let mut scores = out.write_scores(&benchmarks, &answers, config.limit)?;
-    show(&scores, session);
-    if judged(flags, &out, &benchmarks, &mut answers, session)? {
-        scores = out.write_scores(&benchmarks, &answers, config.limit)?;
-        show(&scores, session);
+    if let Some(part) = flags.part {
+        return tell_answers(part, &directory, &benchmarks, &answers, &config, session);
     }
-    tell_where(flags, &out, &benchmarks, session);
+    let scores = score(flags, &directory, &benchmarks, &mut answers, config.limit, session)?;
     if flags.answers.is_none() {
-        advise(&scores, &config, session);
+        advise(&scores.scores, &config, session);
     }
-    let directory = out.path();
-    session.result(&serde_json::json!({ "out": directory, "scores": scores.scores }))?;
     Ok(())
 }
 
+/// A model's answers, and the directory that has them.
+fn asked(
+    flags: &Flags,
+    model: &str,
+    benchmarks: &[Benchmark],
+    config: &EvaluateConfig,
+    session: &Session,
+) -> Result<(EvaluationDirectory, Vec<Vec<GradedAnswer>>)> {
+    let options = LoadOptions {
+        adapter: flags.adapter.clone(),
+        chat_template: flags.chat_template.clone(),
+        template_variables: TemplateVariable::by_name(&flags.template_variables),
+        system: flags.system.clone(),
+        max_length: None,
+        base: flags.base.weights(),
+        backend: session.global.backend().to_owned(),
+    };
+    let files = TextModelFiles::open(model, &options, &session.context)?;
+    let directory = match flags.part {
+        Some(part) => EvaluationDirectory::open_part(&flags.out(), part)?,
+        None => EvaluationDirectory::open(&flags.out())?,
+    };
+    let answers =
+        directory.evaluate_text_model(&files, &options, benchmarks, config, &session.context)?;
+    Ok((directory, answers))
+}
+
+/// Scores answers, and says what they come to.
+fn score(
+    flags: &Flags,
+    out: &EvaluationDirectory,
+    benchmarks: &[Benchmark],
+    answers: &mut [Vec<GradedAnswer>],
+    limit: Option<usize>,
+    session: &Session,
+) -> Result<ScoresTable> {
+    // By the rules first: a judge that cannot be asked takes nothing away.
+    let mut scores = out.write_scores(benchmarks, answers, limit)?;
+    show(&scores, session);
+    if judged(flags, out, benchmarks, answers, session)? {
+        scores = out.write_scores(benchmarks, answers, limit)?;
+        show(&scores, session);
+    }
+    tell_where(flags, out, benchmarks, session);
+    session.result(&serde_json::json!({ "out": out.path(), "scores": scores.scores }))?;
+    Ok(scores)
+}
+
+/// Says how far a part is; its answers alone have no scores.
+fn tell_answers(
+    part: Part,
+    out: &EvaluationDirectory,
+    benchmarks: &[Benchmark],
+    answers: &[Vec<GradedAnswer>],
+    config: &EvaluateConfig,
+    session: &Session,
+) -> Ended {
+    let scores = benchmarks.iter().zip(answers);
+    let scores =
+        scores.map(|(benchmark, answers)| Scores::of(&benchmark.first(config.limit), answers));
+    let scores: Vec<Scores> = scores.collect();
+    let mut parts = vec![];
+    for (score, answers) in scores.iter().zip(answers) {
+        let Scores { benchmark, problems, of, .. } = score;
+        say!(session, "{benchmark}: {problems} of {of} problems are answered");
+        parts.push(serde_json::json!({
+            "benchmark": benchmark, "problems": problems, "of": of, "answers": answers.len(),
+        }));
+    }
+    say!(session, "answers: {}", out.path().display());
+    tell_part(part, session);
+    advise(&scores, config, session);
+    let told = serde_json::json!({ "out": out.path(), "part": part, "benchmarks": parts });
+    Ok(session.result(&told)?)
+}
+
 impl Flags {
+    /// The directory of answers and scores.
+    fn out(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| usual_out("scores", self.part))
+    }
+
     /// How benchmarks are asked: flags, then `--set`.
     fn config(&self) -> Result<EvaluateConfig, Failure> {
         let mut layers = Layers::<EvaluateConfig>::new()?;
@@ -244,20 +335,21 @@ fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
     Ok(map?.unwrap_or_default())
 }
 
-/// The answers of a file to the one benchmark.
+/// The answers of a file to the one benchmark, and the directory that has them.
 fn graded(
     flags: &Flags,
     benchmark: &Benchmark,
     path: &Path,
     config: &EvaluateConfig,
     session: &Session,
-) -> Result<Vec<GradedAnswer>, Failure> {
+) -> Result<(EvaluationDirectory, Vec<Vec<GradedAnswer>>), Failure> {
     let options = AnswerOptions {
         columns: columns(flags.answer_columns.as_deref(), "answer_columns")?,
         reasoning_opened: flags.reasoning_opened,
     };
-    let out = EvaluationDirectory::open(&flags.out)?;
-    Ok(out.grade(benchmark, path, &options, config.limit, &session.context)?)
+    let out = EvaluationDirectory::open(&flags.out())?;
+    let answers = out.grade(benchmark, path, &options, config.limit, &session.context)?;
+    Ok((out, vec![answers]))
 }
 
 /// Asks the judge, where there is one, about the misses; says whether there is one.
@@ -319,8 +411,8 @@ fn tell_where(
 }
 
 /// What to do where many answers were cut off.
-fn advise(scores: &ScoresTable, config: &EvaluateConfig, session: &Session) {
-    for score in scores.scores.iter().filter(|score| score.hit_limit >= MANY_AT_LIMIT) {
+fn advise(scores: &[Scores], config: &EvaluateConfig, session: &Session) {
+    for score in scores.iter().filter(|score| score.hit_limit >= MANY_AT_LIMIT) {
         session.warn(&format!(
             "{}: {:.0} % of the answers were cut off at {} tokens, and most of these count as wrong; \
              raise generate.max_new_tokens, with another directory for the scores",

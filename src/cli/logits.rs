@@ -1,9 +1,12 @@
 //! `mixdistill logits`: a teacher's logits of a run's rows, to train on.
 
-use super::common::{Ended, Failure, Json, Session, quoted, say};
+use super::common::{Ended, Failure, Json, Session, quoted, say, tell_part};
 use super::run_flags::add_assignments;
 use clap::Args;
-use mixdistill::recipe::{RunConfig, TeacherLogitsOptions, write_teacher_logits};
+use mixdistill::Part;
+use mixdistill::recipe::{
+    RunConfig, TeacherLogitsOptions, WrittenLogits, join_teacher_logits, write_teacher_logits,
+};
 use mixdistill::settings::Layers;
 use std::path::PathBuf;
 
@@ -13,8 +16,11 @@ Examples:
       --set data.sources.short.path=short.jsonl > run.toml
   mixdistill logits --config run.toml --teacher TEACHER --out logits
   mixdistill train --config run.toml --set teacher.path=logits
+  mixdistill logits --config run.toml --teacher TEACHER --part 2/8 --out part2
+  mixdistill logits --join part? --out logits
 
-Half a minute's rows are written at a time: the same call goes on where one was stopped.";
+Half a minute's rows are written at a time: the same call goes on where one was stopped.
+docs/PARTS.md says how several machines divide the rows.";
 
 /// Write what a teacher finds likely at each trained token of a run, to train on its logits
 #[derive(Args, Debug)]
@@ -25,10 +31,10 @@ pub struct Flags {
         id = "teacher.path",
         long = "teacher",
         value_name = "MODEL",
-        required = true,
+        required_unless_present = "join",
         help_heading = "Teacher"
     )]
-    teacher: String,
+    teacher: Option<String>,
     /// Tokens kept for each trained token [default: that of the settings, or 64]
     #[arg(id = "teacher.top_k", long = "top-k", value_name = "N", help_heading = "Teacher")]
     top_k: Option<usize>,
@@ -45,6 +51,15 @@ pub struct Flags {
     /// Read all answers, and not only those that the mixture takes
     #[arg(long, help_heading = "Run")]
     all: bool,
+    /// Read only this part of the rows, such as 2/8, or array for that of a task of a Slurm job array
+    /// [default: all]
+    #[arg(long, value_name = "I/N", help_heading = "Parts")]
+    part: Option<Part>,
+    /// Put the folders of all parts together; no teacher is read
+    #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
+        "teacher.path", "teacher.top_k", "temperature", "config", "set", "all", "part",
+    ])]
+    join: Vec<PathBuf>,
     /// Folder to write, or to go on with
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: PathBuf,
@@ -53,6 +68,11 @@ pub struct Flags {
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let Some(teacher) = flags.teacher.as_ref().filter(|_| flags.join.is_empty()) else {
+        let written = join_teacher_logits(&flags.join, &flags.out, &session.context)?;
+        say!(session, "{} parts are joined", flags.join.len());
+        return tell(flags, &written, session);
+    };
     let mut layers = Layers::<RunConfig>::new()?;
     if let Some(path) = &flags.config {
         layers.file(path)?;
@@ -67,12 +87,22 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         top_k: flags.top_k,
         temperature: flags.temperature,
         all_answers: flags.all,
+        part: flags.part,
         ..TeacherLogitsOptions::new(&flags.out)
     };
-    let written = write_teacher_logits(&config, &flags.teacher, &options, &session.context);
-    let written = written.map_err(|error| layers.locate(error))?;
+    let written = write_teacher_logits(&config, teacher, &options, &session.context);
+    tell(flags, &written.map_err(|error| layers.locate(error))?, session)
+}
+
+/// Says what is there, and what comes next.
+fn tell(flags: &Flags, written: &WrittenLogits, session: &Session) -> Ended {
     let out = flags.out.display();
     say!(session, "{} rows in {out}, {} of them from before", written.rows, written.before);
+    if let Some(part) = flags.part {
+        tell_part(part, session);
+        let told = serde_json::json!({ "out": flags.out, "part": part, "written": written });
+        return Ok(session.result(&told)?);
+    }
     let settings = flags.config.as_ref().map(|path| quoted(&path.to_string_lossy()));
     let settings = settings.map_or(String::new(), |path| format!(" --config {path}"));
     let path = quoted(&flags.out.to_string_lossy());

@@ -1,13 +1,15 @@
 //! `mixdistill pairs`: two teachers answer problems, and right answers are kept.
 
-use super::common::{Ended, Failure, Json, Session, TemplateVariable, quoted, say};
+use super::common::{
+    Ended, Failure, Json, Session, TemplateVariable, quoted, say, tell_part, usual_out,
+};
 use super::run_flags::add_assignments;
 use clap::Args;
 use mixdistill::settings::Layers;
 use mixdistill::teacher::{
-    MakePairsConfig, PairsDirectory, PairsReport, TeacherConfig, make_pairs,
+    MakePairsConfig, PairsDirectory, PairsReport, TeacherConfig, join_pairs, make_pairs,
 };
-use mixdistill::{Error, Result};
+use mixdistill::{Error, Part, Result};
 use std::path::{Path, PathBuf};
 use toml::Value;
 
@@ -17,8 +19,11 @@ Examples:
       --short-url http://localhost:8001/v1 --out pairs
   mixdistill pairs --problems gsm8k.jsonl --long-folder R1-DISTILL --short-folder INSTRUCT
   mixdistill pairs --config pairs/config.toml --set pick=shortest --ask-nothing
+  mixdistill pairs --config pairs.toml --part 2/8 --out part2
+  mixdistill pairs --join part? --out pairs
 
-Every response is stored as it comes: the same call goes on where one was stopped.";
+Every response is stored as it comes: the same call goes on where one was stopped. docs/PARTS.md
+says how several machines divide the problems.";
 
 /// Let two teachers answer problems, and keep pairs of right answers
 #[derive(Args, Debug)]
@@ -115,28 +120,65 @@ pub struct Flags {
     /// once and counts most
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
     set: Vec<String>,
-    /// Directory of responses and pairs; one that is begun goes on
-    #[arg(long, value_name = "DIR", default_value = "pairs", help_heading = "Output")]
-    out: PathBuf,
+    /// Ask only this part of the problems, such as 2/8, or array for that of a task of a Slurm job array
+    /// [default: all]
+    #[arg(long, value_name = "I/N", help_heading = "Parts")]
+    part: Option<Part>,
+    /// Put the directories of all parts together, and make pairs of them; nobody is asked
+    #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
+        "problems", "benchmarks", "limit", "long.server.url", "long.server.model", "long.local.model",
+        "long.local.template_variables", "short.server.url", "short.server.model", "short.local.model",
+        "short.local.template_variables", "samples", "temperature", "max_tokens", "concurrency",
+        "ask_nothing", "config", "set", "part",
+    ])]
+    join: Vec<PathBuf>,
+    /// Directory of responses and pairs; one that is begun goes on [default: pairs, or with --part
+    /// pairs-part-I-of-N]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     pub json: Json,
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
+    let out = flags.out.clone().unwrap_or_else(|| usual_out("pairs", flags.part));
+    if !flags.join.is_empty() {
+        let report = join_pairs(&flags.join, &out, &session.context)?;
+        say!(session, "{} parts are joined\n", flags.join.len());
+        return tell(&report, &out, session);
+    }
     let layers = flags.layers()?;
     layers.notices().iter().for_each(|notice| session.warn(notice));
     let config = layers.settings()?;
     config.validate().map_err(|error| layers.locate(error))?;
-    let out = PairsDirectory::open(&flags.out)?;
-    let report = make_pairs(&config, &out, !flags.ask_nothing, &session.context)?;
+    let directory = match flags.part {
+        Some(part) => PairsDirectory::open_part(&out, part)?,
+        None => PairsDirectory::open(&out)?,
+    };
+    let report = make_pairs(&config, &directory, !flags.ask_nothing, &session.context)?;
+    let Some(part) = flags.part else { return tell(&report, &out, session) };
     say!(session, "{}", report.to_markdown());
+    tell_reasons(&report, session);
+    tell_part(part, session);
+    let told = serde_json::json!({ "out": out, "part": part, "report": report });
+    Ok(session.result(&told)?)
+}
+
+/// Says what was made, and what comes next.
+fn tell(report: &PairsReport, out: &Path, session: &Session) -> Ended {
+    say!(session, "{}", report.to_markdown());
+    tell_reasons(report, session);
+    session.result(report)?;
+    tell_next(report, out, session)
+}
+
+/// Warns of problems that were not answered.
+fn tell_reasons(report: &PairsReport, session: &Session) {
     for teacher in [&report.long, &report.short] {
         if let Some(reason) = &teacher.reason {
             session.warn(&format!("{} did not answer all: {reason}", teacher.model));
         }
     }
-    session.result(&report)?;
-    tell_next(&report, &flags.out, session)
 }
 
 impl Flags {

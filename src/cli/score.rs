@@ -1,14 +1,15 @@
 //! `mixdistill score`: how well each answer of each source suits the untuned student.
 
-use super::common::{Ended, Failure, Json, Session, quoted, say};
+use super::common::{Ended, Failure, Json, Session, quoted, say, tell_part};
 use super::run_flags::{FlagSource, add_assignments, set_sources};
 use clap::Args;
 use mixdistill::recipe::{
-    LalpConfig, RunConfig, ScoreOptions, SourceScores, WrittenScores, score_table, write_scores,
+    LalpConfig, RunConfig, ScoreOptions, SourceScores, WrittenScores, join_scores, score_table,
+    write_scores,
 };
 use mixdistill::settings::Layers;
 use mixdistill::terminal::Terminal;
-use mixdistill::{Error, Result};
+use mixdistill::{Error, Part, Result};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -17,11 +18,14 @@ Examples:
   mixdistill score --config run.toml --out scores.jsonl
   mixdistill score --model STUDENT --source r1=r1.jsonl --source qwq=qwq.jsonl \\
       --source short=short.jsonl --out scores.jsonl
+  mixdistill score --config run.toml --part 2/8 --out part2.jsonl
+  mixdistill score --join part?.jsonl --out scores.jsonl
   mixdistill score --config run.toml --out scores.jsonl --lalp --window 4
 
 Every answer of every source is read once by the student as it is before training, also those that a
 mixture does not take; no problem is held out. A line is written for each answer as soon as it is
-scored: the same call goes on where one was stopped. docs/CHOOSING.md says what each number is.
+scored: the same call goes on where one was stopped. docs/CHOOSING.md says what each number is,
+docs/PARTS.md how several machines divide the work.
 --lalp reads each step again with the problem and its window: several times the tokens and the time.";
 
 /// Score how well each teacher's answers suit the untuned student: NLL, rank, Rank-Surprisal Ratio
@@ -84,6 +88,16 @@ pub struct Flags {
     /// Steps in that window [default: 4]
     #[arg(long, value_name = "N", requires = "lalp", help_heading = "Scores")]
     window: Option<usize>,
+    /// Score only the answers to this part of the problems, such as 2/8, or array for that of a task of a
+    /// Slurm job array [default: all]
+    #[arg(long, value_name = "I/N", help_heading = "Parts")]
+    part: Option<Part>,
+    /// Put the files of all parts together; no student is read
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
+        "base_model", "source", "data.sources.long.path", "data.sources.short.path", "columns",
+        "data.max_length", "config", "set", "lalp", "window", "part",
+    ])]
+    join: Vec<PathBuf>,
     /// File to write, or to go on with: .jsonl, or .parquet with that feature
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: PathBuf,
@@ -92,6 +106,17 @@ pub struct Flags {
 }
 
 pub fn run(flags: &Flags, session: &Session) -> Ended {
+    if !flags.join.is_empty() {
+        let written = join_scores(&flags.join, &flags.out)?;
+        let (parts, count, out) = (flags.join.len(), written.rows.len(), flags.out.display());
+        say!(session, "{parts} parts are joined: {count} answers in {out}\n");
+        tell_sources(&written, session);
+        let scores = written.file.as_deref().unwrap_or(&flags.out).to_string_lossy();
+        let scores = quoted(&format!("mixture.choice.scores={scores}"));
+        say!(session, "\nnext: train with\n  --set mixture.choice.by=rsr --set {scores}");
+        session.result(&serde_json::json!({ "out": flags.out, "scores": written }))?;
+        return Ok(());
+    }
     let mut layers = Layers::<RunConfig>::new()?;
     if let Some(path) = &flags.config {
         layers.file(path)?;
@@ -102,9 +127,17 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let config = layers.settings()?;
     let window = flags.window.unwrap_or(LalpConfig::default().window);
     let lalp = flags.lalp.then_some(LalpConfig { window });
-    let options = ScoreOptions { file: Some(flags.out.clone()), lalp };
+    let options = ScoreOptions { file: Some(flags.out.clone()), lalp, part: flags.part };
     let written = write_scores(&config, &options, &session.context);
     let written = written.map_err(|error| layers.locate(error))?;
+    if let Some(part) = flags.part {
+        let (count, before, out) = (written.rows.len(), written.before, flags.out.display());
+        say!(session, "{count} answers in {out}, {before} of them from before");
+        tell_part(part, session);
+        let told = serde_json::json!({ "out": flags.out, "part": part, "answers": count,
+            "before": before, "read_tokens": written.read_tokens });
+        return Ok(session.result(&told)?);
+    }
     tell(flags, &written, &next(flags, &layers, &written, session), session);
     session.result(&serde_json::json!({ "out": flags.out, "scores": written }))?;
     Ok(())
@@ -114,11 +147,16 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
 fn tell(flags: &Flags, written: &WrittenScores, next: &str, session: &Session) {
     let (count, before, out) = (written.rows.len(), written.before, flags.out.display());
     say!(session, "{count} answers in {out}, {before} of them from before\n");
+    tell_sources(written, session);
+    say!(session, "\nnext:\n  {next}");
+}
+
+/// The scores by source.
+fn tell_sources(written: &WrittenScores, session: &Session) {
     say!(session, "{}", score_table(&written.sources).to_text(Terminal::width()));
     if let Some(line) = lowest(&written.sources) {
         say!(session, "\n{}", Terminal::fitted(&line));
     }
-    say!(session, "\nnext:\n  {next}");
 }
 
 /// The training that chooses by these scores, with all that was given.

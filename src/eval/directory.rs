@@ -9,22 +9,27 @@
 //!   scores.md            the scores as a table       scores.json   every figure
 //!   datasets.json        benchmarks from the hub, with their commits
 //!   weights.json         the weights by the sizes and times of their files
+//!   part.json            of a part: which it is, and its problems
 //! ```
 
 use super::answers::{AnswerOptions, grade_answers};
 use super::benchmark::Benchmark;
-use super::evaluate::{EvaluateConfig, GradedAnswer, LazyModel, evaluate_lazily, longest_row};
+use super::evaluate::{
+    EvaluateConfig, GradedAnswer, LazyModel, Portion, evaluate_portion_lazily, longest_row,
+};
 use super::judge::{Judge, judge_misses};
+use super::parts::part_record;
 use super::scores::{Scores, ScoresTable};
 use crate::context::Context;
 use crate::data::reading::Datasets;
 use crate::data::{ChatTemplate, ColumnMap};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::files::{WorkDir, WorkDirKind, same_settings, sha256_of};
+use crate::files::{PART, WorkDir, WorkDirKind, check_part, refused, same_settings, sha256_of};
 use crate::model::{
     BaseWeights, DecoderLm, Generate, GenerateConfig, LoadOptions, TextInterface, TextModelFiles,
 };
+use crate::part::Part;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -32,9 +37,14 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 const KIND: WorkDirKind = WorkDirKind::new("an evaluation's", ".mixdistill-scores");
-const SETTINGS: &str = "settings.json";
-const WEIGHTS: &str = "weights.json";
+pub(super) const SETTINGS: &str = "settings.json";
+pub(super) const WEIGHTS: &str = "weights.json";
 const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
+
+/// The file of a model's answers to a benchmark.
+pub(super) fn answers_file(benchmark: &str) -> String {
+    format!("{benchmark}.jsonl")
+}
 
 /// Reads benchmarks that are asked together, files or datasets on the hub, and tells what is left out of
 /// them. Datasets are read at the commits that an earlier call has noted in the directory `out`.
@@ -104,7 +114,10 @@ pub struct TestedModel<'a> {
 
 /// A directory of answers and scores, which this process alone works in.
 #[derive(Clone, Debug)]
-pub struct EvaluationDirectory(WorkDir);
+pub struct EvaluationDirectory {
+    directory: WorkDir,
+    part: Option<Part>,
+}
 
 impl EvaluationDirectory {
     /// Looks at a directory as [`EvaluationDirectory::open`] does, and makes and changes nothing.
@@ -118,14 +131,35 @@ impl EvaluationDirectory {
     /// Takes a directory of answers and scores, or makes one.
     ///
     /// # Errors
-    /// As [`WorkDir::open`].
+    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of a part.
     pub fn open(path: &Path) -> Result<Self> {
-        WorkDir::open_marked(path, KIND).map(Self)
+        Self::open_for(path, None)
+    }
+
+    /// Takes a directory for one part of the problems of all benchmarks that are asked together, or makes one.
+    /// Each answer is the one that it is without parts; [`join_evaluations`](super::join_evaluations) puts
+    /// the parts together, which alone have scores.
+    ///
+    /// # Errors
+    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of another part or of the whole.
+    pub fn open_part(path: &Path, part: Part) -> Result<Self> {
+        Self::open_for(path, Some(part))
+    }
+
+    fn open_for(path: &Path, part: Option<Part>) -> Result<Self> {
+        check_part(path, &path.join(PART), part, path.join(SETTINGS).is_file())?;
+        let directory = WorkDir::open_marked(path, KIND)?;
+        Ok(Self { directory, part })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
+    }
+
+    /// The directory itself.
+    pub(super) fn files(&self) -> &WorkDir {
+        &self.directory
     }
 
     /// The answers of a model to benchmarks, in their order; as [`EvaluationDirectory::evaluate`].
@@ -196,14 +230,28 @@ impl EvaluationDirectory {
         context: &Context<'_>,
     ) -> Result<Vec<Vec<GradedAnswer>>> {
         config.validate()?;
-        self.check_settings(config, tested)?;
+        self.check_settings(benchmarks, config, tested)?;
         self.note_datasets(benchmarks)?;
         let mut model = LazyModel::new(load);
+        let mut before = 0;
         let answers = benchmarks.iter().map(|benchmark| {
-            let store = self.0.join(&format!("{}.jsonl", benchmark.name));
-            evaluate_lazily(&mut model, text, benchmark, config, &store, context)
+            let store = self.directory.join(&answers_file(&benchmark.name));
+            let portion = Portion { part: self.part, before };
+            before += benchmark.problems.len().min(config.limit.unwrap_or(usize::MAX));
+            evaluate_portion_lazily(&mut model, text, benchmark, config, portion, &store, context)
         });
         answers.collect()
+    }
+
+    /// Refuses what only the whole has.
+    fn refuse_part(&self, what: &str) -> Result<()> {
+        match self.part {
+            None => Ok(()),
+            Some(part) => {
+                let what = format!("it is part {part}, which has no {what} of its own");
+                Err(refused(self.path(), what, "Join the parts first"))
+            }
+        }
     }
 
     /// Notes the commits of benchmarks from the hub, for the next call.
@@ -212,11 +260,16 @@ impl EvaluationDirectory {
         for [name, read] in benchmarks.iter().filter_map(|benchmark| benchmark.read_as.as_ref()) {
             datasets.note(name, read);
         }
-        datasets.write(&self.0)
+        datasets.write(&self.directory)
     }
 
     /// Refuses to put answers beside those of another model or other settings.
-    fn check_settings(&self, config: &EvaluateConfig, tested: &TestedModel<'_>) -> Result<()> {
+    fn check_settings(
+        &self,
+        benchmarks: &[Benchmark],
+        config: &EvaluateConfig,
+        tested: &TestedModel<'_>,
+    ) -> Result<()> {
         let adapter = tested.adapter.map(|folder| folder.join("adapter_model.safetensors"));
         // As directories of earlier versions have it, where there are none.
         let variables = tested.template_variables.filter(|variables| !variables.is_empty());
@@ -231,13 +284,20 @@ impl EvaluationDirectory {
             "instruct": config.instruct,
             "generate": GenerateConfig { batch_size: 1, ..config.generate.clone() },
         });
+        if let Some(part) = self.part {
+            part_record(part, &settings, benchmarks, config)?.keep(&self.directory.join(PART))?;
+        }
         let files = adapter.as_deref().map(|file| ("adapter", file));
         self.same_settings(&settings, files)
     }
 
     /// As [`same_settings`]; where an earlier version has stored its checksum of a file, today's takes
     /// its place.
-    fn same_settings(&self, settings: &Value, file: Option<(&str, &Path)>) -> Result<()> {
+    pub(super) fn same_settings(
+        &self,
+        settings: &Value,
+        file: Option<(&str, &Path)>,
+    ) -> Result<()> {
         let older = |then: &mut Value| {
             if let Some((key, path)) = file
                 && then.get(key).is_some_and(|old| *old != settings[key])
@@ -247,7 +307,7 @@ impl EvaluationDirectory {
             }
             Ok(())
         };
-        same_settings(&self.0.join(SETTINGS), settings, older, HINT)
+        same_settings(&self.directory.join(SETTINGS), settings, older, HINT)
     }
 
     /// Grades the answers of a file to a benchmark, of which the first `limit` problems count, and
@@ -264,6 +324,7 @@ impl EvaluationDirectory {
         limit: Option<usize>,
         context: &Context<'_>,
     ) -> Result<Vec<GradedAnswer>> {
+        self.refuse_part("answers from a file")?;
         // It is read a second time, to tell it from others.
         if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
             let what = format!("{} is not a regular file", path.display());
@@ -294,7 +355,7 @@ impl EvaluationDirectory {
         let asked: HashSet<&str> = asked.problems.iter().map(|p| p.id.as_str()).collect();
         let mut answers = graded.answers;
         answers.retain(|answer| asked.contains(answer.id.as_str()));
-        self.0.write_jsonl(&format!("{name}.graded.jsonl"), &answers)?;
+        self.directory.write_jsonl(&format!("{name}.graded.jsonl"), &answers)?;
         Ok(answers)
     }
 
@@ -310,7 +371,8 @@ impl EvaluationDirectory {
         judge: &mut dyn Judge,
         context: &Context<'_>,
     ) -> Result<usize> {
-        let store = self.0.join(&format!("{}.judge.jsonl", benchmark.name));
+        self.refuse_part("verdicts")?;
+        let store = self.directory.join(&format!("{}.judge.jsonl", benchmark.name));
         let unclear = judge_misses(answers, judge, &store, context)?;
         if unclear > 0 {
             let name = &benchmark.name;
@@ -323,26 +385,27 @@ impl EvaluationDirectory {
     /// table.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::RunDirectory`] in a directory of a part.
     pub fn write_scores(
         &self,
         benchmarks: &[Benchmark],
         answers: &[Vec<GradedAnswer>],
         limit: Option<usize>,
     ) -> Result<ScoresTable> {
+        self.refuse_part("scores")?;
         let scores = benchmarks.iter().zip(answers);
         let scores =
             scores.map(|(benchmark, answers)| Scores::of(&benchmark.first(limit), answers));
         let table = ScoresTable { scores: scores.collect() };
-        self.0.write("scores.md", &table.to_markdown())?;
-        self.0.write_json("scores.json", &table)?;
+        self.directory.write("scores.md", &table.to_markdown())?;
+        self.directory.write_json("scores.json", &table)?;
         Ok(table)
     }
 
     /// The fingerprint of the weights in a folder, where it was noted here and their files are those of
     /// then, by sizes and times.
     pub fn noted_fingerprint(&self, folder: &Path) -> Option<String> {
-        let text = std::fs::read_to_string(self.0.join(WEIGHTS)).ok()?;
+        let text = std::fs::read_to_string(self.directory.join(WEIGHTS)).ok()?;
         let noted: NotedWeights = serde_json::from_str(&text).ok()?;
         (noted.files == weight_files(folder)?).then_some(noted.fingerprint)
     }
@@ -353,7 +416,8 @@ impl EvaluationDirectory {
     /// [`Error::Io`].
     pub fn note_fingerprint(&self, folder: &Path, fingerprint: &str) -> Result<()> {
         let Some(files) = weight_files(folder) else { return Ok(()) };
-        self.0.write_json(WEIGHTS, &NotedWeights { files, fingerprint: fingerprint.to_owned() })
+        self.directory
+            .write_json(WEIGHTS, &NotedWeights { files, fingerprint: fingerprint.to_owned() })
     }
 }
 
@@ -424,7 +488,7 @@ mod tests {
             let settings = json!({ "answers": checksum(path).unwrap() });
             out.same_settings(&settings, Some(("answers", path)))
         };
-        let settings = out.0.join(SETTINGS);
+        let settings = out.directory.join(SETTINGS);
         for stored in [checksum(&answers).unwrap(), earlier_checksum(&answers).unwrap()] {
             assert_eq!(stored.len(), 16);
             std::fs::write(&settings, json!({ "answers": stored }).to_string()).unwrap();

@@ -8,6 +8,7 @@ use crate::data::Prompt;
 use crate::error::{Error, Place, Result};
 use crate::files::JsonlLog;
 use crate::model::{Generate, GenerateConfig, Generation, NewToken, StopConditions, TextInterface};
+use crate::part::Part;
 use crate::settings::{Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -111,6 +112,22 @@ impl GradedAnswer {
     }
 }
 
+/// Which of a benchmark's problems are asked, within the limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Portion {
+    /// The part of all problems; without one all are.
+    pub part: Option<Part>,
+    /// Problems of other benchmarks before the first of this one, where parts are counted over several.
+    pub before: usize,
+}
+
+impl Portion {
+    /// Whether a problem is one of them, by its number in its benchmark.
+    pub(super) fn holds(self, index: usize) -> bool {
+        self.part.is_none_or(|part| part.holds(self.before + index))
+    }
+}
+
 /// Lets a model answer a benchmark; each answer is appended to `store` when it ends, and those that it
 /// holds already are not asked again. The result is in the order of problems and samples. A problem
 /// that leaves the model no position for an answer has an empty one, at the length limit.
@@ -127,9 +144,22 @@ pub fn evaluate(
     store: &Path,
     context: &Context<'_>,
 ) -> Result<Vec<GradedAnswer>> {
+    evaluate_portion(model, text, benchmark, config, Portion::default(), store, context)
+}
+
+/// As [`evaluate`], of some of the problems; each has the draws that it has in the whole benchmark.
+fn evaluate_portion(
+    model: &dyn Generate,
+    text: &TextInterface<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    portion: Portion,
+    store: &Path,
+    context: &Context<'_>,
+) -> Result<Vec<GradedAnswer>> {
     config.validate()?;
-    let (mut answers, mut store) = stored(store, benchmark, config)?;
-    let missing = not_answered(benchmark, config, &answers);
+    let (mut answers, mut store) = stored(store, benchmark, config, portion)?;
+    let missing = not_answered(benchmark, config, portion, &answers);
     let mut progress = context.resumed_task(
         Task::Answer,
         (answers.len() + missing.len()) as u64,
@@ -264,21 +294,48 @@ pub fn stored_answers(
     config: &EvaluateConfig,
     store: &Path,
 ) -> Result<Option<Vec<GradedAnswer>>> {
-    let (answers, _) = stored(store, benchmark, config)?;
-    let whole = not_answered(benchmark, config, &answers).is_empty();
+    stored_portion(benchmark, config, Portion::default(), store)
+}
+
+/// As [`stored_answers`], of some of the problems.
+fn stored_portion(
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    portion: Portion,
+    store: &Path,
+) -> Result<Option<Vec<GradedAnswer>>> {
+    let (answers, _) = stored(store, benchmark, config, portion)?;
+    let whole = not_answered(benchmark, config, portion, &answers).is_empty();
     Ok(whole.then(|| in_order(answers, benchmark)))
+}
+
+/// The answers in a store to the problems of a benchmark, which may be some of those that were asked; nothing is
+/// changed, and other answers do not count.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(super) fn answers_of(
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    store: &Path,
+) -> Result<Vec<GradedAnswer>> {
+    let portion = Portion::default();
+    let (answers, _) = read_stored(store, benchmark, config, portion, Others::LeftOut)?;
+    Ok(in_order(answers, benchmark))
 }
 
 /// Problems and samples that are asked for and not answered.
 fn not_answered(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
+    portion: Portion,
     answers: &[GradedAnswer],
 ) -> Vec<(usize, usize)> {
     let done: BTreeSet<(&str, usize)> =
         answers.iter().map(|answer| (answer.id.as_str(), answer.sample)).collect();
     let asked = 0..benchmark.problems.len().min(config.limit.unwrap_or(usize::MAX));
     asked
+        .filter(|index| portion.holds(*index))
         .flat_map(|index| (0..config.samples.max(1)).map(move |sample| (index, sample)))
         .filter(|(index, sample)| {
             !done.contains(&(benchmark.problems[*index].id.as_str(), *sample))
@@ -301,13 +358,35 @@ fn stored(
     store: &Path,
     benchmark: &Benchmark,
     config: &EvaluateConfig,
+    portion: Portion,
+) -> Result<(Vec<GradedAnswer>, JsonlLog)> {
+    let (answers, mut log) = read_stored(store, benchmark, config, portion, Others::Refused)?;
+    log.refuse_without_whole_line()?;
+    log.cut_torn()?;
+    Ok((answers, log))
+}
+
+/// What becomes of answers to problems that a benchmark does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    Refused,
+    LeftOut,
+}
+
+/// As [`stored`], without a change to the file.
+fn read_stored(
+    store: &Path,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    portion: Portion,
+    others: Others,
 ) -> Result<(Vec<GradedAnswer>, JsonlLog)> {
     let places: HashMap<&str, usize> =
         benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let (samples, limit) = (config.samples.max(1), config.limit.unwrap_or(usize::MAX));
     let mut answers = vec![];
     let mut seen = BTreeSet::new();
-    let mut log = JsonlLog::open(store, &mut |line| {
+    let log = JsonlLog::open(store, &mut |line| {
         let failed = |what: String| {
             let hint = "Name another directory, or remove this file to ask again";
             Error::data(Place::line(store, line.number), what, hint)
@@ -319,20 +398,23 @@ fn stored(
             problem.reference == old.reference && problem.problem == old.problem
         });
         let Some(place) = place else {
-            return Err(failed(format!("problem {} is not of {}", old.id, benchmark.name)));
+            return match others {
+                Others::LeftOut => Ok(()),
+                Others::Refused => {
+                    Err(failed(format!("problem {} is not of {}", old.id, benchmark.name)))
+                }
+            };
         };
         if !seen.insert((old.id.clone(), old.sample)) {
             return Err(failed(format!("problem {} has answer {} twice", old.id, old.sample)));
         }
-        if old.sample < samples && place < limit {
+        if old.sample < samples && place < limit && portion.holds(place) {
             let problem = &benchmark.problems[place];
             let new = GradedAnswer::of(problem, old.sample, old.text.clone(), old.reasoning_opened);
             answers.push(GradedAnswer { stated: new.stated, correct: new.correct, ..old });
         }
         Ok(())
     })?;
-    log.refuse_without_whole_line()?;
-    log.cut_torn()?;
     Ok((answers, log))
 }
 
@@ -369,8 +451,21 @@ pub(crate) fn evaluate_lazily<M: Generate>(
     store: &Path,
     context: &Context<'_>,
 ) -> Result<Vec<GradedAnswer>> {
-    match stored_answers(benchmark, config, store)? {
+    evaluate_portion_lazily(model, text, benchmark, config, Portion::default(), store, context)
+}
+
+/// As [`evaluate_lazily`], of some of the problems.
+pub(super) fn evaluate_portion_lazily<M: Generate>(
+    model: &mut LazyModel<'_, M>,
+    text: &TextInterface<'_>,
+    benchmark: &Benchmark,
+    config: &EvaluateConfig,
+    portion: Portion,
+    store: &Path,
+    context: &Context<'_>,
+) -> Result<Vec<GradedAnswer>> {
+    match stored_portion(benchmark, config, portion, store)? {
         Some(answers) => Ok(answers),
-        None => evaluate(model.get()?, text, benchmark, config, store, context),
+        None => evaluate_portion(model.get()?, text, benchmark, config, portion, store, context),
     }
 }

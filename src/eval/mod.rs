@@ -12,6 +12,7 @@ mod holm;
 mod interval;
 mod judge;
 mod math;
+mod parts;
 mod question;
 mod scores;
 
@@ -35,5 +36,6 @@ pub use math::{
     after_reasoning, equal, equal_to_decimals, extract, final_answer, grade, hendrycks_equal,
     hendrycks_normalized, same_answer, steps_of_comparison,
 };
+pub use parts::{JoinedEvaluation, join_evaluations};
 pub use question::Question;
 pub use scores::{Scores, ScoresTable};

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = ".lock";
@@ -28,8 +28,17 @@ impl FolderLock {
     /// # Errors
     /// As [`FolderLock::take`].
     pub(crate) fn take_of_file(path: &Path) -> Result<Self> {
+        Self::take_at(&Self::beside(path), path)
+    }
+
+    /// Whether a process has ever taken the lock of a file.
+    pub(crate) fn is_of_file(path: &Path) -> bool {
+        Self::beside(path).is_file()
+    }
+
+    fn beside(path: &Path) -> PathBuf {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Self::take_at(&path.with_file_name(format!(".{name}.lock")), path)
+        path.with_file_name(format!(".{name}.lock"))
     }
 
     fn take_at(lock: &Path, of: &Path) -> Result<Self> {

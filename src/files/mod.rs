@@ -3,11 +3,15 @@
 
 mod jsonl;
 mod lock;
+mod parts;
 mod settings;
 mod work_dir;
 
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
 pub(crate) use lock::FolderLock;
+pub(crate) use parts::{
+    Output, PART, PartRecord, Parts, check_part, grouped, in_order, refused, unfinished,
+};
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};
 
@@ -44,6 +48,39 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     write_whole(path, |file| {
         file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))
     })
+}
+
+/// Values as lines of JSON; `path` is where they go.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn json_lines<T: serde::Serialize>(
+    values: impl IntoIterator<Item = T>,
+    path: &Path,
+) -> Result<String> {
+    let mut text = String::new();
+    for value in values {
+        let line = serde_json::to_string(&value).map_err(|e| Error::io("write", path, e.into()))?;
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Whether a file is there with this text, so that it need not be written.
+///
+/// # Errors
+/// [`Error::Data`] with `hint` where it holds something else; [`Error::Io`].
+pub(crate) fn is_same(path: &Path, text: &str, hint: &str) -> Result<bool> {
+    match fs::read(path) {
+        Ok(there) if there == text.as_bytes() => Ok(true),
+        Ok(_) => {
+            let what = "it is there already, and holds something else";
+            Err(Error::data(crate::Place::file(path), what, hint))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
 }
 
 /// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.

@@ -58,7 +58,15 @@ pub(crate) fn same_settings(
     };
     let mut then: Value = serde_json::from_str(&text).unwrap_or_default();
     older(&mut then)?;
-    let mut changes = differences(&then, settings, "");
+    refuse_other(path, &then, settings, hint)
+}
+
+/// Refuses settings that differ from those that a file has.
+///
+/// # Errors
+/// [`Error::RunDirectory`] with what differs, and with `hint`.
+pub(super) fn refuse_other(path: &Path, then: &Value, settings: &Value, hint: &str) -> Result<()> {
+    let mut changes = differences(then, settings, "");
     if changes.is_empty() {
         return Ok(());
     }

@@ -47,7 +47,7 @@ impl ChoiceScores {
 
     /// The scores that a choice is made by, of those of all answers.
     pub fn of(choice: &ChoiceConfig, prepared: &Prepared, rows: Vec<RowScores>) -> Self {
-        let places: Vec<(usize, usize)> = prepared.answer_places().collect();
+        let places: Vec<(usize, usize, usize)> = prepared.answer_places().collect();
         assert_eq!(places.len(), rows.len(), "an answer that is kept has a row");
         let score = |row: &RowScores| match choice.by {
             ChoiceBy::Rsr => Some(row.rsr),
@@ -63,7 +63,7 @@ impl ChoiceScores {
         let sources = prepared.mixture.pairs().sources();
         let mut scores: Vec<Vec<Option<f64>>> =
             sources.iter().map(|source| vec![None; source.records().len()]).collect();
-        for ((source, record), row) in places.into_iter().zip(&rows) {
+        for ((_, source, record), row) in places.into_iter().zip(&rows) {
             let of_row = if row.tokens > 0 { score(row) } else { Some(worst.unwrap_or(0.0)) };
             scores[source][record] = of_row;
         }
@@ -76,7 +76,8 @@ impl ChoiceScores {
 fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
     let usual = LalpConfig::default();
     let window = choice.window.unwrap_or(usual.window);
-    ScoreOptions { file, lalp: (choice.by == ChoiceBy::Lalp).then_some(LalpConfig { window }) }
+    let lalp = (choice.by == ChoiceBy::Lalp).then_some(LalpConfig { window });
+    ScoreOptions { file, lalp, part: None }
 }
 
 /// Writes what a choice of a run was made by: its picture, and the scores where no file has them.

@@ -48,9 +48,11 @@ pub use run::run;
 pub(crate) use run::{PartEvents, run_on, run_with_data};
 pub use score::{
     LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions, SourceScores,
-    WrittenScores, answer_steps, read_scores, score_table, write_scores,
+    WrittenScores, answer_steps, join_scores, read_scores, score_table, write_scores,
 };
 pub(crate) use student::student;
 pub use summary::Summary;
 pub use teacher::load_teacher;
-pub use teacher_logits::{TeacherLogitsOptions, WrittenLogits, write_teacher_logits};
+pub use teacher_logits::{
+    TeacherLogitsOptions, WrittenLogits, join_teacher_logits, write_teacher_logits,
+};

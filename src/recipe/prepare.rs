@@ -257,7 +257,7 @@ impl Prepared {
     /// problem and source; rows have no number.
     pub fn all_answers(&self) -> Vec<SourceAnswer> {
         let pairs = self.mixture.pairs();
-        let answer = |(source, record): (usize, usize)| {
+        let answer = |(_, source, record): (usize, usize, usize)| {
             let row = self.row_of(source, record)?;
             let of = &pairs.sources()[source];
             let id = of.records()[record].id.clone();
@@ -266,13 +266,19 @@ impl Prepared {
         self.answer_places().filter_map(answer).collect()
     }
 
-    /// Source and record of every answer to the problems that are trained on, by problem and source.
-    pub(super) fn answer_places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    /// The rows of all answers with their problems' numbers, by problem and source.
+    pub(super) fn rows_by_problem(&self) -> Vec<(usize, Row)> {
+        let places = self.answer_places();
+        places.filter_map(|(p, source, record)| Some((p, self.row_of(source, record)?))).collect()
+    }
+
+    /// Problem, source and record of every answer to the problems that are trained on, by problem and source.
+    pub(super) fn answer_places(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let pairs = self.mixture.pairs();
         let width = pairs.sources().len();
         (0..pairs.len() * width).flat_map(move |place| {
             let (problem, source) = (place / width, place % width);
-            pairs.candidates(problem, source).map(move |record| (source, record))
+            pairs.candidates(problem, source).map(move |record| (problem, source, record))
         })
     }
 

@@ -6,6 +6,7 @@ use super::prepare::Prepared;
 use crate::context::{Context, Task};
 use crate::data::Row;
 use crate::error::{Error, Result};
+use crate::files::{PART, check_part};
 use crate::model::{BUILT_IN, DecoderConfig, DecoderLm, LoadOptions, ModelFolder, TextModelFiles};
 use crate::train::{LogitTeacher, ModelTeacher, TeacherLogits, TeacherLogitsHeader};
 use burn::tensor::Device;
@@ -30,7 +31,7 @@ pub(super) fn teacher(
     };
     let temperature = distillation.temperature;
     if TeacherLogits::is_in(Path::new(path)) {
-        let logits = TeacherLogits::open(Path::new(path))?;
+        let logits = open_logits(Path::new(path))?;
         let header = logits.header();
         let known = prepared.model.vocab_size;
         if header.vocabulary > known {
@@ -73,6 +74,12 @@ pub(super) fn teacher(
     Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
 }
 
+/// Opens stored logits; those of a part are not what a run trains on.
+fn open_logits(path: &Path) -> Result<TeacherLogits> {
+    check_part(path, &path.join(PART), None, true)?;
+    TeacherLogits::open(path)
+}
+
 /// Stored logits must hold every answer where a run trains on answers that are not known yet, as pilots do.
 ///
 /// # Errors
@@ -82,7 +89,7 @@ pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Res
     if !TeacherLogits::is_in(Path::new(path)) {
         return Ok(());
     }
-    let logits = TeacherLogits::open(Path::new(path))?;
+    let logits = open_logits(Path::new(path))?;
     let answers = prepared.all_answers();
     let mut missing = answers.iter().filter(|answer| !logits.holds(&answer.row));
     let Some(first) = missing.next() else { return Ok(()) };

@@ -4,15 +4,20 @@ use super::config::RunConfig;
 use super::prepare::Prepared;
 use super::teacher::load_teacher;
 use crate::context::{Context, Task};
+use crate::data::batching::row_key;
 use crate::data::{Batch, Row, Share, TopTokens};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::train::{TeacherLogitsHeader, TeacherLogitsWriter};
+use crate::files::{Output, PART, PartRecord, Parts, grouped, in_order, unfinished};
+use crate::part::Part;
+use crate::train::{KeyedRow, TeacherLogits, TeacherLogitsHeader, TeacherLogitsWriter};
 use serde::Serialize;
-use std::path::PathBuf;
+use serde_json::json;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A part is written when it has this size, or after this time.
+/// A file is written when it has this size, or after this time.
 const PART_BYTES: usize = 32 << 20;
 const PART_TIME: Duration = Duration::from_secs(30);
 
@@ -27,12 +32,15 @@ pub struct TeacherLogitsOptions {
     pub temperature: Option<f64>,
     /// All answers to the problems that are trained on, and not only those that the mixture takes.
     pub all_answers: bool,
+    /// Only this part of the rows, answers to a problem together where all are read. With one folder for each part,
+    /// [`join_teacher_logits`] puts them together.
+    pub part: Option<Part>,
 }
 
 impl TeacherLogitsOptions {
     /// The rows of a run, as its settings say.
     pub fn new(out: impl Into<PathBuf>) -> Self {
-        Self { out: out.into(), top_k: None, temperature: None, all_answers: false }
+        Self { out: out.into(), top_k: None, temperature: None, all_answers: false, part: None }
     }
 }
 
@@ -61,7 +69,7 @@ pub fn write_teacher_logits(
     options: &TeacherLogitsOptions,
     context: &Context<'_>,
 ) -> Result<WrittenLogits> {
-    TeacherLogitsWriter::check(&options.out)?;
+    TeacherLogitsWriter::check_for(&options.out, options.part)?;
     if config.mixture.share == Share::Auto && !options.all_answers {
         return Err(Error::config(
             "mixture.share",
@@ -97,27 +105,37 @@ pub fn write_teacher_logits(
     let model = load_teacher(teacher, &prepared, &device, context)?;
     let fingerprint = model.fingerprint()?;
     let header = TeacherLogitsHeader::new(teacher, fingerprint, vocabulary, top_k, temperature)?;
+    // Answers to a problem stay together in a part: they are of all lengths.
     let rows = match options.all_answers {
-        true => prepared.all_answers().into_iter().map(|answer| answer.row).collect(),
-        false => prepared.used_rows(&config)?,
+        true => prepared.rows_by_problem(),
+        false => prepared.used_rows(&config)?.into_iter().enumerate().collect(),
     };
+    let mut groups = grouped(rows, |(a, _), (b, _)| a == b);
     let read = |row: &Row| -> Result<(TopTokens, usize)> {
         let batch = Batch::new([row.example()], 1);
         Ok((model.top_tokens(&batch, top_k, temperature, vocabulary)?, batch.trained))
     };
-    let mut parts = Parts::new(TeacherLogitsWriter::open(&options.out, header)?);
-    let missing: Vec<&Row> = rows.iter().filter(|row| !parts.writer.holds(row)).collect();
+    let record = options.part.map(|part| part_record(part, &header, &groups)).transpose()?;
+    let writer = TeacherLogitsWriter::open_for(&options.out, header, options.part)?;
+    if let (Some(part), Some(record)) = (options.part, record) {
+        record.keep(&writer.directory().join(PART))?;
+        let mut index = 0..;
+        groups.retain(|_| index.next().is_some_and(|index| part.holds(index)));
+    }
+    let rows: Vec<Row> = groups.into_iter().flatten().map(|(_, row)| row).collect();
+    let mut pieces = Pieces::new(writer);
+    let missing: Vec<&Row> = rows.iter().filter(|row| !pieces.writer.holds(row)).collect();
     let before = rows.len() - missing.len();
     let total = rows.len() as u64;
     let mut progress = context.resumed_task(Task::TeacherLogits, total, before as u64);
     let (mut done, mut tokens) = (before, 0);
     for row in missing {
         let (top, trained) = read(row)?;
-        parts.add(row.clone(), top)?;
+        pieces.add(GatheredRow::of(row, top))?;
         (done, tokens) = (done + 1, tokens + trained as u64);
         progress.add_tokens(trained as u64);
         if let Err(error) = progress.update(done as u64) {
-            parts.flush()?;
+            pieces.flush()?;
             return Err(match error {
                 Error::Stopped { .. } => Error::stopped(format!(
                     "{done} of {} rows are in {}",
@@ -128,26 +146,108 @@ pub fn write_teacher_logits(
             });
         }
     }
-    parts.flush()?;
+    pieces.flush()?;
     Ok(WrittenLogits { rows: rows.len(), before, tokens })
 }
 
-/// Rows that are gathered to parts.
-struct Parts {
+/// What a part of the rows says of itself.
+fn part_record(
+    part: Part,
+    header: &TeacherLogitsHeader,
+    groups: &[Vec<(usize, Row)>],
+) -> Result<PartRecord<Vec<String>>> {
+    let keys = |rows: &Vec<(usize, Row)>| {
+        rows.iter().map(|(_, row)| row_key(&row.example())).collect::<Vec<_>>()
+    };
+    PartRecord::new(part, header.identity(), json!({}), groups.iter().map(keys))
+}
+
+/// Puts the folders of all parts together in a folder, new or begun, as if one process had read all rows. No teacher
+/// is read. The parts stay.
+///
+/// # Errors
+/// All that is wrong, with nothing written: [`Error::RunDirectory`] for a folder that is no part, of another job,
+/// there twice or not finished; [`Error::Config`] for parts that are missing; what [`TeacherLogits`] and
+/// [`TeacherLogitsWriter`] give. [`Error::Stopped`]: the same call goes on.
+pub fn join_teacher_logits(
+    parts: &[PathBuf],
+    out: &Path,
+    context: &Context<'_>,
+) -> Result<WrittenLogits> {
+    let parts = Parts::<Vec<String>>::read(parts, |path| path.join(PART))?;
+    TeacherLogitsWriter::check_for(out, None)?;
+    parts.each(finished)?;
+    let mut logits = TeacherLogits::open(&parts.first().path)?;
+    parts.iter().skip(1).try_for_each(|part| logits.add_rows_of(&part.path))?;
+    let writer = TeacherLogitsWriter::open_for(out, logits.header().clone(), None)?;
+    let mut pieces = Pieces::new(writer);
+    let keys = in_order(parts.iter().map(|part| part.record.own.clone()).collect()).flatten();
+    let total = parts.iter().flat_map(|part| &part.record.own).map(Vec::len).sum();
+    let mut written = WrittenLogits { rows: total, before: 0, tokens: 0 };
+    let mut progress = context.task(Task::TeacherLogits, total as u64);
+    let mut seen = HashSet::new();
+    for (index, key) in keys.enumerate() {
+        if pieces.writer.holds_key(&key) && !seen.contains(&key) {
+            written.before += 1;
+        } else if seen.insert(key.clone())
+            && let Some(top) = logits.read_key(&key)?
+        {
+            let trained = top.tokens.len() / top.k;
+            written.tokens += trained as u64;
+            pieces.add(GatheredRow { label: key.clone(), key, trained, top })?;
+        }
+        if let Err(error) = progress.update(index as u64 + 1) {
+            pieces.flush()?;
+            return Err(error);
+        }
+    }
+    pieces.flush()?;
+    Ok(written)
+}
+
+/// Refuses a part that has not all of its rows.
+fn finished(part: &Output<Vec<String>>) -> Result<()> {
+    TeacherLogitsWriter::check(&part.path)?;
+    let logits = TeacherLogits::open(&part.path)?;
+    let own: Vec<&String> = part.record.own.iter().flatten().collect();
+    match own.iter().filter(|key| logits.holds_key(key)).count() {
+        found if found == own.len() => Ok(()),
+        found => Err(unfinished(part, format!("{found} of {} rows are there", own.len()))),
+    }
+}
+
+/// A row that is to be written.
+struct GatheredRow {
+    key: String,
+    label: String,
+    trained: usize,
+    top: TopTokens,
+}
+
+impl GatheredRow {
+    fn of(row: &Row, top: TopTokens) -> Self {
+        let example = row.example();
+        let (key, trained) = (row_key(&example), example.targets());
+        Self { key, label: row.label.clone(), trained, top }
+    }
+}
+
+/// Rows that are gathered to files.
+struct Pieces {
     writer: TeacherLogitsWriter,
-    rows: Vec<(Row, TopTokens)>,
+    rows: Vec<GatheredRow>,
     bytes: usize,
     begun: Instant,
 }
 
-impl Parts {
+impl Pieces {
     fn new(writer: TeacherLogitsWriter) -> Self {
         Self { writer, rows: vec![], bytes: 0, begun: Instant::now() }
     }
 
-    fn add(&mut self, row: Row, top: TopTokens) -> Result<()> {
-        self.bytes += 4 * (top.tokens.len() + top.log_probs.len());
-        self.rows.push((row, top));
+    fn add(&mut self, row: GatheredRow) -> Result<()> {
+        self.bytes += 4 * (row.top.tokens.len() + row.top.log_probs.len());
+        self.rows.push(row);
         match self.bytes >= PART_BYTES || self.begun.elapsed() >= PART_TIME {
             true => self.flush(),
             false => Ok(()),
@@ -157,7 +257,11 @@ impl Parts {
     /// Writes what is gathered.
     fn flush(&mut self) -> Result<()> {
         if !self.rows.is_empty() {
-            self.writer.write(&self.rows)?;
+            let rows = self.rows.iter().map(|row| {
+                let GatheredRow { key, label, trained, top } = row;
+                KeyedRow { key: key.clone(), trained: *trained, label, top }
+            });
+            self.writer.write_keyed(&rows.collect::<Vec<_>>())?;
             self.rows.clear();
         }
         (self.bytes, self.begun) = (0, Instant::now());

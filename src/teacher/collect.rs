@@ -36,7 +36,8 @@ impl Drop for EndThreads<'_> {
     }
 }
 
-/// Asks both teachers all problems; without `asks`, only what is stored is looked at.
+/// Asks both teachers all problems; without `asks`, only what is stored is looked at. A teacher that refuses all
+/// problems of a part may answer others.
 ///
 /// # Errors
 /// [`Error::Stopped`], and what ends the asking as a whole; all responses up to there are stored.
@@ -46,6 +47,7 @@ pub(super) fn collect(
     roles: [Role<'_>; 2],
     store: &Store,
     asks: bool,
+    is_part: bool,
     context: &Context<'_>,
 ) -> Result<[Collected; 2]> {
     let shared = Shared::new(problems, config, store);
@@ -63,7 +65,7 @@ pub(super) fn collect(
         context.notice(format!("{}: {said}", part.name))?;
     }
     let whole = tally.collected.iter().all(|part| part.counts.done() == problems.len());
-    let refused = if whole { refused_all(&shared, &tally.collected) } else { None };
+    let refused = if whole && !is_part { refused_all(&shared, &tally.collected) } else { None };
     let failed = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = failed.or(refused) {
         return Err(error);
@@ -292,8 +294,7 @@ impl RunningTotals {
 /// problems that it refuses.
 fn refused_all(shared: &Shared<'_>, collected: &[Collected; 2]) -> Option<Error> {
     collected.iter().enumerate().find_map(|(role, Collected { counts, .. })| {
-        let is_all = counts.refused > 0 && counts.refused + counts.skipped == counts.done();
-        if !is_all || shared.answered[role].load(Ordering::SeqCst) {
+        if !counts.all_refused() || shared.answered[role].load(Ordering::SeqCst) {
             return None;
         }
         shared.refusal[role].lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -10,12 +10,15 @@
 //!   report.json       every count          README.md   the card
 //!   datasets.json     datasets of the hub, with their commits
 //!   config.toml       the settings of the last run, the servers' addresses among them
+//!   part.json         of a part: which it is, and its problems; it has no rows, pairs, report and card
+//!   outcome.json      of a part that has come to its end: what became of its problems
 //! ```
 
 use super::card::card;
 use super::collect::{Collected, collect};
 use super::config::{Keep, MakePairsConfig, TeacherConfig};
-use super::report::{LengthStatistics, PairsReport};
+use super::parts::{keep_outcome, own_problems};
+use super::report::{LengthStatistics, PairsReport, ProblemCounts};
 use super::round::{Chosen, Role, first_request};
 use super::server::ServerTeacher;
 use super::sieve::sieve;
@@ -26,15 +29,17 @@ use crate::data::ColumnMap;
 use crate::data::reading::Datasets;
 use crate::error::{Error, Result};
 use crate::eval::{Benchmark, BenchmarkProblem};
-use crate::files::{WorkDir, WorkDirKind};
+use crate::files::{PART, WorkDir, WorkDirKind, check_part, json_lines};
+use crate::part::Part;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const RESPONSES: &str = "responses.jsonl";
-const CONFIG: &str = "config.toml";
+pub(super) const RESPONSES: &str = "responses.jsonl";
+pub(super) const CONFIG: &str = "config.toml";
 const LONG: &str = "long.jsonl";
 const SHORT: &str = "short.jsonl";
+pub(super) const LEFT_OUT: &str = "left-out.jsonl";
 const PAIRS: &str = "pairs.jsonl";
 const PARQUET: &str = "pairs.parquet";
 
@@ -43,7 +48,10 @@ const KIND: WorkDirKind = WorkDirKind::new("those of pairs", ".mixdistill-pairs"
 
 /// A directory of pairs, which this process alone works in.
 #[derive(Clone, Debug)]
-pub struct PairsDirectory(WorkDir);
+pub struct PairsDirectory {
+    directory: WorkDir,
+    part: Option<Part>,
+}
 
 impl PairsDirectory {
     /// Looks at a directory as [`PairsDirectory::open`] does, and makes and changes nothing.
@@ -57,21 +65,46 @@ impl PairsDirectory {
     /// Takes a directory of pairs, or makes one.
     ///
     /// # Errors
-    /// As [`WorkDir::open`].
+    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of a part.
     pub fn open(path: &Path) -> Result<Self> {
-        WorkDir::open_marked(path, KIND).map(Self)
+        Self::open_for(path, None)
+    }
+
+    /// Takes a directory for the responses to one part of the problems, or makes one. It gets no rows:
+    /// [`join_pairs`](super::join_pairs) makes them of all parts.
+    ///
+    /// # Errors
+    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of another part or of the whole.
+    pub fn open_part(path: &Path, part: Part) -> Result<Self> {
+        Self::open_for(path, Some(part))
+    }
+
+    fn open_for(path: &Path, part: Option<Part>) -> Result<Self> {
+        check_part(path, &path.join(PART), part, path.join(RESPONSES).is_file())?;
+        let directory = WorkDir::open_marked(path, KIND)?;
+        Ok(Self { directory, part })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
+    }
+
+    /// The part that it is of.
+    pub(super) fn part(&self) -> Option<Part> {
+        self.part
+    }
+
+    /// The directory itself.
+    pub(super) fn files(&self) -> &WorkDir {
+        &self.directory
     }
 
     /// Whether rows of an earlier run are there.
     fn has_rows(&self) -> bool {
         [LONG, SHORT]
             .iter()
-            .any(|name| fs::metadata(self.0.join(name)).is_ok_and(|file| file.len() > 0))
+            .any(|name| fs::metadata(self.directory.join(name)).is_ok_and(|file| file.len() > 0))
     }
 }
 
@@ -95,7 +128,7 @@ pub fn make_pairs(
     let mut config = config.clone();
     config.validate()?;
     if !asks {
-        let path = out.0.join(CONFIG);
+        let path = out.directory.join(CONFIG);
         let earlier = path.is_file().then(|| MakePairsConfig::read(&path)).transpose()?;
         if let Some(earlier) = earlier {
             name_models(&mut config, &earlier);
@@ -206,7 +239,7 @@ impl Problems {
         };
         let benchmark = read(&mut config.problems)?.first(config.limit);
         let against = config.benchmarks.iter_mut().map(read).collect::<Result<_>>()?;
-        datasets.write(&out.0)?;
+        datasets.write(&out.directory)?;
         Ok(Self { benchmark, against })
     }
 
@@ -232,49 +265,41 @@ impl Problems {
             let hint = "All are in the benchmarks; give other problems";
             return Err(Error::data(crate::Place::file(&config.problems), what, hint));
         }
-        let store = Store::open(&out.0.join(RESPONSES), context)?;
-        tell_earlier(&store, context)?;
         let roles = [
             Role { name: "long", teacher: long, config: &config.long },
             Role { name: "short", teacher: short, config: &config.short },
         ];
+        let problems = own_problems(problems, config, &roles, out)?;
+        let store = Store::open(&out.directory.join(RESPONSES), context)?;
+        tell_earlier(&store, context)?;
         let earlier = out.take_settings(config, |is_other| {
             !is_other || store.len() == 0 || knows_any(&problems, config, &roles, &store)
         })?;
-        let collected = collect(&problems, config, roles, &store, asks, context)
+        let is_part = out.part.is_some();
+        let collected = collect(&problems, config, roles, &store, asks, is_part, context)
             .map_err(|error| kept_so_far(error, &store, out.path()))?;
+        let left_out = json_lines(&left_out, &out.directory.join(LEFT_OUT))?;
+        if is_part {
+            keep_outcome(&counts, &collected, &left_out, out)?;
+            counts.asked = problems.len();
+            let files = Files::new(config, out, &store, &problems, collected);
+            let lengths = files.lengths()?;
+            return Ok(files.report(counts, lengths));
+        }
         let files = Files::new(config, out, &store, &problems, collected);
-        if files.kept.iter().all(Vec::is_empty) && out.has_rows() {
-            context.notice(
-                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
-            )?;
-            if let Some(text) = earlier {
-                out.0.write(CONFIG, &text)?;
-            }
-            return Ok(files.report(counts, [vec![], vec![]]));
-        }
-        let lengths = files.write(context)?;
-        let report = files.report(counts, lengths);
-        out.0.write_jsonl("left-out.jsonl", &left_out)?;
-        out.0.write_jsonl("report.json", std::slice::from_ref(&report))?;
-        out.0.write("README.md", &card(config, &report))?;
-        for name in [LONG, SHORT, "README.md"].into_iter().filter(|_| report.rows != [0, 0]) {
-            let what = if name == "README.md" { "the card" } else { "rows" };
-            context.emit(&Event::Written { what, path: &out.0.join(name) })?;
-        }
-        Ok(report)
+        files.finish(counts, &left_out, earlier, context)
     }
 }
 
 impl PairsDirectory {
     /// Writes the settings in place of those of an earlier run, whose text is returned. `may` is asked
     /// whether that is right, with whether they are of other problems.
-    fn take_settings(
+    pub(super) fn take_settings(
         &self,
         config: &MakePairsConfig,
         may: impl FnOnce(bool) -> bool,
     ) -> Result<Option<String>> {
-        let path = self.0.join(CONFIG);
+        let path = self.directory.join(CONFIG);
         let text = fs::read_to_string(&path).ok();
         let earlier = text.as_deref().and_then(|text| MakePairsConfig::from_toml(text).ok());
         let is_other = earlier.is_some_and(|earlier| earlier.problems != config.problems);
@@ -288,7 +313,7 @@ impl PairsDirectory {
         }
         let new = toml::to_string(config)
             .map_err(|e| Error::io("write", &path, std::io::Error::other(e)))?;
-        self.0.write(CONFIG, &new)?;
+        self.directory.write(CONFIG, &new)?;
         Ok(text)
     }
 }
@@ -378,7 +403,7 @@ impl Wrote<'_, '_> {
 }
 
 /// The files of rows.
-struct Files<'a> {
+pub(super) struct Files<'a> {
     config: &'a MakePairsConfig,
     out: &'a PairsDirectory,
     store: &'a Store,
@@ -392,7 +417,7 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    fn new(
+    pub(super) fn new(
         config: &'a MakePairsConfig,
         out: &'a PairsDirectory,
         store: &'a Store,
@@ -409,12 +434,48 @@ impl<'a> Files<'a> {
         Self { config, out, store, problems, collected, pairs, kept }
     }
 
-    /// What was made, where the rows' texts have these lengths.
-    fn report(
+    /// Writes all that comes of the responses, and says what it is. Where no answer is kept, what is there stays, with
+    /// the `earlier` settings.
+    pub(super) fn finish(
         &self,
-        problems: super::report::ProblemCounts,
-        lengths: [Vec<usize>; 2],
-    ) -> PairsReport {
+        counts: ProblemCounts,
+        left_out: &str,
+        earlier: Option<String>,
+        context: &Context<'_>,
+    ) -> Result<PairsReport> {
+        let out = self.out;
+        if self.kept.iter().all(Vec::is_empty) && out.has_rows() {
+            context.notice(
+                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
+            )?;
+            if let Some(text) = earlier {
+                out.directory.write(CONFIG, &text)?;
+            }
+            return Ok(self.report(counts, [vec![], vec![]]));
+        }
+        let lengths = self.write(context)?;
+        let report = self.report(counts, lengths);
+        out.directory.write(LEFT_OUT, left_out)?;
+        out.directory.write_jsonl("report.json", std::slice::from_ref(&report))?;
+        out.directory.write("README.md", &card(self.config, &report))?;
+        for name in [LONG, SHORT, "README.md"].into_iter().filter(|_| report.rows != [0, 0]) {
+            let what = if name == "README.md" { "the card" } else { "rows" };
+            context.emit(&Event::Written { what, path: &out.directory.join(name) })?;
+        }
+        Ok(report)
+    }
+
+    /// The lengths of the rows' texts.
+    fn lengths(&self) -> Result<[Vec<usize>; 2]> {
+        let of = |role: usize, config: &TeacherConfig| -> Result<Vec<usize>> {
+            let chosen = self.kept[role].iter().filter_map(|n| self.collected[role].chosen[*n]);
+            chosen.map(|chosen| Ok(self.text(&chosen, config)?.chars().count())).collect()
+        };
+        Ok([of(0, &self.config.long)?, of(1, &self.config.short)?])
+    }
+
+    /// What was made, where the rows' texts have these lengths.
+    fn report(&self, problems: ProblemCounts, lengths: [Vec<usize>; 2]) -> PairsReport {
         let [long, short] = self.collected.each_ref().map(|teacher| teacher.counts.clone());
         PairsReport {
             problems,
@@ -432,7 +493,7 @@ impl<'a> Files<'a> {
         let sample = line.as_ref().and_then(|line| line.response.samples.get(chosen.sample));
         sample.map(|sample| sample.joined(role.reasoning)).ok_or_else(|| {
             let what = "a response that was there before is gone";
-            Error::data(crate::Place::file(self.out.0.join(RESPONSES)), what, "Start again")
+            Error::data(crate::Place::file(self.out.directory.join(RESPONSES)), what, "Start again")
         })
     }
 
@@ -444,19 +505,19 @@ impl<'a> Files<'a> {
         let mut wrote = Wrote { progress: context.task(Task::WriteRows, of as u64), done: 0 };
         let long = self.role(0, LONG, &self.config.long, &mut wrote)?;
         let short = self.role(1, SHORT, &self.config.short, &mut wrote)?;
-        self.out.0.write_with(PAIRS, |file| {
+        self.out.directory.write_with(PAIRS, |file| {
             self.each_pair(&mut |pair| {
                 wrote.row()?;
-                self.out.0.write_line(PAIRS, file, pair)
+                self.out.directory.write_line(PAIRS, file, pair)
             })
         })?;
         // One of an earlier run must not stay beside other rows.
         #[cfg(not(feature = "parquet"))]
-        self.out.0.remove(PARQUET)?;
+        self.out.directory.remove(PARQUET)?;
         #[cfg(feature = "parquet")]
-        self.out.0.write_with(PARQUET, |file| {
+        self.out.directory.write_with(PARQUET, |file| {
             let names = ["id", "problem", "answer", "long", "short"];
-            let path = self.out.0.join(PARQUET);
+            let path = self.out.directory.join(PARQUET);
             let mut table = crate::data::reading::TextTable::new(file, names, &path)?;
             self.each_pair(&mut |pair| {
                 wrote.row()?;
@@ -493,7 +554,7 @@ impl<'a> Files<'a> {
         wrote: &mut Wrote<'_, '_>,
     ) -> Result<Vec<usize>> {
         let mut lengths = vec![];
-        self.out.0.write_with(name, |file| {
+        self.out.directory.write_with(name, |file| {
             for number in &self.kept[role] {
                 let Some(chosen) = &self.collected[role].chosen[*number] else { continue };
                 let (problem, solution) = (&self.problems[*number], self.text(chosen, config)?);
@@ -505,7 +566,7 @@ impl<'a> Files<'a> {
                     solution: &solution,
                     answer: &problem.reference,
                 };
-                self.out.0.write_line(name, file, &row)?;
+                self.out.directory.write_line(name, file, &row)?;
                 wrote.row()?;
             }
             Ok(())

@@ -76,6 +76,38 @@ impl AnswerCounts {
     pub(super) fn done(&self) -> usize {
         self.with_correct + self.without_correct + self.refused + self.not_answered + self.skipped
     }
+
+    /// Whether it refused every problem that it was asked.
+    pub(super) fn all_refused(&self) -> bool {
+        self.refused > 0 && self.refused + self.skipped == self.done()
+    }
+
+    /// Adds what became of other problems.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { tokens, cost, reason, .. } = other;
+        for (count, more) in [
+            (&mut self.with_correct, other.with_correct),
+            (&mut self.without_correct, other.without_correct),
+            (&mut self.refused, other.refused),
+            (&mut self.not_answered, other.not_answered),
+            (&mut self.skipped, other.skipped),
+            (&mut self.requests_known, other.requests_known),
+            (&mut self.requests_new, other.requests_new),
+            (&mut self.answers, other.answers),
+            (&mut self.correct, other.correct),
+            (&mut self.wrong, other.wrong),
+            (&mut self.unstated, other.unstated),
+            (&mut self.cut, other.cut),
+            (&mut self.empty, other.empty),
+        ] {
+            *count = count.saturating_add(more);
+        }
+        for (count, more) in self.tokens.iter_mut().zip(tokens) {
+            *count = count.saturating_add(*more);
+        }
+        self.cost += cost;
+        self.reason = reason.clone().or(self.reason.take());
+    }
 }
 
 /// Lengths of kept texts, in characters.

@@ -84,11 +84,11 @@ fn canonical(value: &serde_json::Value) -> String {
     }
 }
 
-fn to_hex(hash: &RequestHash) -> String {
+pub(super) fn to_hex(hash: &RequestHash) -> String {
     hex(hash)
 }
 
-fn from_hex(text: &str) -> Option<RequestHash> {
+pub(super) fn from_hex(text: &str) -> Option<RequestHash> {
     let mut hash = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
         return None;

@@ -31,5 +31,6 @@ pub use optimizer::{FusedAdamW, Optimizer, SavedPart, global_norm, named_gradien
 pub use plot::{Curve, LossPlot, draw_curves, loss_curves};
 pub use step_log::ResumePoint;
 pub use teacher::{DistillationRows, LogitTeacher, ModelTeacher, WatchedTeacher};
+pub(crate) use teacher_logits::KeyedRow;
 pub use teacher_logits::{TeacherLogits, TeacherLogitsHeader, TeacherLogitsWriter};
 pub use tensorboard::TensorBoard;

@@ -6,6 +6,7 @@
 //!   part-000000.safetensors    for each row KEY: KEY.tokens     [trained, top_k]      u32
 //!   part-000001.safetensors                      KEY.log_probs  [trained, top_k + 1]  f32
 //!   ...                                          KEY.crc32c     [1]                   u32
+//!   part.json                  of a part of the rows: which it is, and their keys
 //! ```
 //!
 //! A row's key is the first 32 hexadecimal digits of the SHA-256 of its prompt's length (u64, little
@@ -24,7 +25,8 @@ use super::teacher::LogitTeacher;
 use crate::data::batching::row_key;
 use crate::data::{Row, TopTokens};
 use crate::error::{Error, Result};
-use crate::files::{WorkDir, WorkDirKind, differences};
+use crate::files::{PART, WorkDir, WorkDirKind, check_part, differences};
+use crate::part::Part;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -203,10 +205,16 @@ impl TeacherLogits {
         header.validate().map_err(|error| failed(&path, error.to_string(), again))?;
         let (path, rows) = (folder.to_owned(), HashMap::new());
         let mut logits = Self { path, header, parts: Parts::default(), rows };
-        for (_, part) in part_paths(folder)? {
-            logits.index(part)?;
-        }
+        logits.add_rows_of(folder)?;
         Ok(logits)
+    }
+
+    /// Also reads the headers of another folder, which has the same header itself.
+    ///
+    /// # Errors
+    /// As [`TeacherLogits::open`].
+    pub(crate) fn add_rows_of(&mut self, folder: &Path) -> Result<()> {
+        part_paths(folder)?.into_iter().try_for_each(|(_, part)| self.index(part))
     }
 
     /// Takes in the header of a part.
@@ -288,11 +296,29 @@ impl TeacherLogits {
     pub fn read(&mut self, row: &Row) -> Result<TopTokens> {
         let example = row.example();
         let place = self.rows.get(&row_key(&example)).filter(|p| p.trained == example.targets());
-        let Some(place) = place else {
+        let Some(place) = place.copied() else {
             let what = format!("it has nothing for the row {}", row.label);
             let hint = "Write the logits with the settings of this run; what is there stays";
             return Err(failed(&self.path, what, hint));
         };
+        self.read_at(place, &row.label)
+    }
+
+    /// What is there under a key, where there is anything.
+    ///
+    /// # Errors
+    /// As [`TeacherLogits::read`].
+    pub(crate) fn read_key(&mut self, key: &str) -> Result<Option<TopTokens>> {
+        let place = self.rows.get(key).copied();
+        place.map(|place| self.read_at(place, key)).transpose()
+    }
+
+    /// Whether there is anything under a key.
+    pub(crate) fn holds_key(&self, key: &str) -> bool {
+        self.rows.contains_key(key)
+    }
+
+    fn read_at(&mut self, place: RowPlace, label: &str) -> Result<TopTokens> {
         let (path, file) = self.parts.get(place.part)?;
         let mut words = |at: u64, count: usize| -> Result<Vec<u8>> {
             let mut bytes = vec![0; 4 * count];
@@ -303,7 +329,7 @@ impl TeacherLogits {
         let tokens = words(place.tokens, place.trained * k)?;
         let log_probs = words(place.log_probs, place.trained * (k + 1))?;
         let checksum = words(place.checksum, 1)?;
-        let damaged = |what: String| failed(path, format!("row {}: {what}", row.label), DAMAGED);
+        let damaged = |what: String| failed(path, format!("row {label}: {what}"), DAMAGED);
         if checksum != checksum_of(&tokens, &log_probs).to_le_bytes() {
             return Err(damaged("its checksum does not fit".into()));
         }
@@ -313,7 +339,7 @@ impl TeacherLogits {
             tokens: words(&tokens).into_iter().map(u32::from_le_bytes).collect(),
             log_probs: words(&log_probs).into_iter().map(f32::from_le_bytes).collect(),
         };
-        check(&top, example.targets(), self.header.vocabulary).map_err(damaged)?;
+        check(&top, place.trained, self.header.vocabulary).map_err(damaged)?;
         Ok(top)
     }
 }
@@ -366,6 +392,16 @@ fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(parts)
 }
 
+/// A row as it is written.
+pub(crate) struct KeyedRow<'a> {
+    pub key: String,
+    /// Its trained tokens.
+    pub trained: usize,
+    /// What it is called in messages.
+    pub label: &'a str,
+    pub top: &'a TopTokens,
+}
+
 /// Writes a folder of teacher's logits, or goes on with one.
 #[derive(Debug)]
 pub struct TeacherLogitsWriter {
@@ -385,12 +421,29 @@ impl TeacherLogitsWriter {
         KIND.check(folder)
     }
 
+    /// As [`TeacherLogitsWriter::check`]; also refuses a folder of another part.
+    pub(crate) fn check_for(folder: &Path, part: Option<Part>) -> Result<()> {
+        KIND.check(folder)?;
+        check_part(folder, &folder.join(PART), part, folder.join(HEADER).is_file())
+    }
+
     /// A new folder, or one with the same header, but for the teacher's name, to go on with.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::RunDirectory`] where the folder holds something else, or another process
     /// writes to it; [`Error::Model`] where it holds other logits.
     pub fn open(folder: &Path, header: TeacherLogitsHeader) -> Result<Self> {
+        Self::open_for(folder, header, None)
+    }
+
+    /// As [`TeacherLogitsWriter::open`], for one part of the rows or for all; the record of the part is the
+    /// caller's.
+    pub(crate) fn open_for(
+        folder: &Path,
+        header: TeacherLogitsHeader,
+        part: Option<Part>,
+    ) -> Result<Self> {
+        Self::check_for(folder, part)?;
         let directory = WorkDir::open(folder, KIND)?;
         let mut writer = Self { directory, header, known: BTreeSet::new(), next: 0 };
         if !writer.directory.is_marked() {
@@ -411,7 +464,17 @@ impl TeacherLogitsWriter {
 
     /// Whether a row is there already.
     pub fn holds(&self, row: &Row) -> bool {
-        self.known.contains(&row_key(&row.example()))
+        self.holds_key(&row_key(&row.example()))
+    }
+
+    /// Whether a row with this key is there already.
+    pub(crate) fn holds_key(&self, key: &str) -> bool {
+        self.known.contains(key)
+    }
+
+    /// The folder.
+    pub(crate) fn directory(&self) -> &WorkDir {
+        &self.directory
     }
 
     /// Writes rows as one part.
@@ -419,20 +482,30 @@ impl TeacherLogitsWriter {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] where a row's tokens do not fit it.
     pub fn write(&mut self, rows: &[(Row, TopTokens)]) -> Result<()> {
+        let keyed = rows.iter().map(|(row, top)| {
+            let example = row.example();
+            KeyedRow { key: row_key(&example), trained: example.targets(), label: &row.label, top }
+        });
+        self.write_keyed(&keyed.collect::<Vec<_>>())
+    }
+
+    /// Writes rows that are known by their keys as one part.
+    ///
+    /// # Errors
+    /// As [`TeacherLogitsWriter::write`].
+    pub(crate) fn write_keyed(&mut self, rows: &[KeyedRow<'_>]) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (row, top) in rows {
-            let (example, k) = (row.example(), self.header.top_k);
-            let trained = example.targets();
+        for KeyedRow { key, trained, label, top } in rows {
+            let (k, trained) = (self.header.top_k, *trained);
             let fits = if top.k == k {
                 check(top, trained, self.header.vocabulary)
             } else {
                 Err(format!("it has {} tokens, not {k}", top.k))
             };
             fits.map_err(|what| {
-                let what = format!("row {}: {what}", row.label);
+                let what = format!("row {label}: {what}");
                 failed(self.directory.path(), what, "This is a defect; please report it")
             })?;
-            let key = row_key(&example);
             let tokens: Vec<u8> = top.tokens.iter().flat_map(|x| x.to_le_bytes()).collect();
             let log_probs: Vec<u8> = top.log_probs.iter().flat_map(|x| x.to_le_bytes()).collect();
             let checksum = checksum_of(&tokens, &log_probs).to_le_bytes().to_vec();
@@ -458,7 +531,7 @@ impl TeacherLogitsWriter {
             file.write_all(&bytes).map_err(|e| Error::io("write", &place, e))
         })?;
         self.next += 1;
-        self.known.extend(rows.iter().map(|(row, _)| row_key(&row.example())));
+        self.known.extend(rows.iter().map(|row| row.key.clone()));
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ fn quiet(config: &RunConfig, options: &ScoreOptions) -> mixdistill::Result<Writt
 }
 
 fn to_file(file: &Path) -> ScoreOptions {
-    ScoreOptions { file: Some(file.to_owned()), lalp: None }
+    ScoreOptions { file: Some(file.to_owned()), ..ScoreOptions::default() }
 }
 
 /// Twelve problems with two answers each.
@@ -270,7 +270,7 @@ fn scored(answer: &SourceAnswer, ends: &[u32]) -> Range<usize> {
 #[test]
 fn scores_are_those_of_the_logits_and_steps_see_their_window_alone() {
     let window = 2;
-    let options = ScoreOptions { lalp: Some(LalpConfig { window }), file: None };
+    let options = ScoreOptions { lalp: Some(LalpConfig { window }), ..ScoreOptions::default() };
     let rows = quiet(&toy(), &options).unwrap().rows;
     let (prepared, model, answers) = by_hand(&toy());
     assert_eq!(rows.len(), answers.len());
@@ -322,7 +322,7 @@ fn scores_are_those_of_the_logits_and_steps_see_their_window_alone() {
     }
     assert!(most_steps > window + 2, "{most_steps}");
     // With all steps in the window the steps' means are those of the answer's own tokens.
-    let all = ScoreOptions { lalp: Some(LalpConfig { window: 1000 }), file: None };
+    let all = ScoreOptions { lalp: Some(LalpConfig { window: 1000 }), ..ScoreOptions::default() };
     let rows = quiet(&toy(), &all).unwrap().rows;
     for (row, answer) in rows.iter().zip(&answers) {
         let places = scored(answer, &prepared.end_tokens);
@@ -422,7 +422,7 @@ fn scores_of_smollm2_are_written_for_pytorch() {
         source("olympiad", "../longcot_example/official-solution.jsonl", 2),
     ];
     let window = 2;
-    let options = ScoreOptions { lalp: Some(LalpConfig { window }), file: None };
+    let options = ScoreOptions { lalp: Some(LalpConfig { window }), ..ScoreOptions::default() };
     let rows = quiet(&config, &options).unwrap().rows;
     let (prepared, model, answers) = by_hand(&config);
     let cases: Vec<Value> = rows

@@ -3,14 +3,16 @@
 //! ```text
 //! scores.jsonl                  {"row": "9f…", "source": "long", "nll": 0.61, "rsr": 2.9, …}
 //! scores.jsonl.settings.json    the student, and how LALP is taken
+//! scores.jsonl.part.json        of a part: which it is, and its answers
 //! ```
 
 use super::{LalpConfig, RowScores, is_parquet};
 use crate::error::{Error, Place, Result};
 use crate::files::{
-    FolderLock, JsonlLog, LastLine, head_of, read_values, remove_file, same_settings, write_text,
-    write_whole,
+    FolderLock, JsonlLog, LastLine, PART, check_part, head_of, read_values, remove_file,
+    same_settings, write_text, write_whole,
 };
+use crate::part::Part;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
@@ -37,16 +39,25 @@ pub fn read_scores(path: &Path) -> Result<Vec<RowScores>> {
 }
 
 /// The settings beside a file: its whole name and an ending, since `scores.txt` may stand beside `scores.jsonl`.
-fn settings_of(path: &Path) -> PathBuf {
+pub(super) fn settings_of(path: &Path) -> PathBuf {
+    beside(path, "settings.json")
+}
+
+/// What a file says of the part that it is.
+pub(super) fn part_of(path: &Path) -> PathBuf {
+    beside(path, PART)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.settings.json"))
+    path.with_file_name(format!("{name}.{ending}"))
 }
 
 /// What the settings beside a file say, where there are any.
 ///
 /// # Errors
 /// [`Error::Data`] for a file of that name that is none of ours; [`Error::Io`].
-fn settings_beside(path: &Path) -> Result<Option<Value>> {
+pub(super) fn settings_beside(path: &Path) -> Result<Option<Value>> {
     /// Far more than any settings have.
     const LONGEST: u64 = 16 << 20;
     let beside = settings_of(path);
@@ -69,8 +80,8 @@ fn length_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Refuses a place where no file of scores can be, or where something else is.
-pub(super) fn check_place(path: &Path) -> Result<()> {
+/// Refuses a place where no file of scores can be, or where something else is, such as another part.
+pub(super) fn check_place(path: &Path, part: Option<Part>) -> Result<()> {
     if is_parquet(path) {
         let lines = path.with_extension("jsonl");
         let hint = format!("Name the JSONL file beside it: {}", lines.display());
@@ -89,7 +100,9 @@ pub(super) fn check_place(path: &Path) -> Result<()> {
         let what = "it is no file of scores: no settings are beside it";
         return Err(Error::data(Place::file(path), what, HINT));
     }
-    Ok(())
+    let is_begun = length_of(path) > 0;
+    // As settings do, it says nothing beside a file that is gone.
+    if is_begun { check_part(path, &part_of(path), part, is_begun) } else { Ok(()) }
 }
 
 /// Refuses to replace a Parquet file that is not written from the lines of `store`.
@@ -110,7 +123,7 @@ pub(super) fn check_replaced(parquet: &Path, store: &Path) -> Result<()> {
 /// Refuses to write where an input is.
 pub(super) fn check_no_input(out: &Path, inputs: &[&Path]) -> Result<()> {
     let whole = |path: &Path| std::fs::canonicalize(path).ok();
-    for place in [out.to_owned(), settings_of(out)] {
+    for place in [out.to_owned(), settings_of(out), part_of(out)] {
         let there = whole(&place);
         if inputs.iter().any(|input| *input == place || there.is_some() && whole(input) == there) {
             let what = "it is one of the sources, and would be written over";
@@ -159,6 +172,14 @@ impl Lines {
     }
 }
 
+/// Refuses a file that another process works on; makes nothing.
+pub(super) fn check_free(path: &Path) -> Result<()> {
+    match FolderLock::is_of_file(path) {
+        true => FolderLock::take_of_file(path).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// Scores in memory, and in a file where there is one.
 pub(super) struct ScoreFile {
     lines: Lines,
@@ -181,12 +202,16 @@ impl ScoreFile {
         path: Option<&Path>,
         student: &Value,
         lalp: Option<LalpConfig>,
+        part: Option<Part>,
     ) -> Result<Self> {
         let mut lines = Lines::default();
         let needs_lalp = lalp.is_some();
         let Some(path) = path else { return Ok(Self { lines, needs_lalp, kept: None }) };
-        check_place(path)?;
+        check_place(path, part)?;
         let lock = FolderLock::take_of_file(path)?;
+        if length_of(path) == 0 {
+            remove_file(&part_of(path))?;
+        }
         let mut is_doubled = false;
         let mut log = JsonlLog::open(path, &mut |line| {
             let scores: RowScores = line.parse().map_err(|e| {
@@ -251,9 +276,12 @@ impl ScoreFile {
         }
     }
 
-    /// Makes the file durable, with one line for each answer.
+    /// Makes the file durable, with one line for each answer; without any it is empty.
     pub(super) fn finish(&mut self) -> Result<()> {
         let Some(kept) = &mut self.kept else { return Ok(()) };
+        if self.lines.all.is_empty() {
+            return kept.log.reopen();
+        }
         if !kept.is_doubled {
             return kept.log.sync();
         }
@@ -333,7 +361,7 @@ mod tests {
 
     #[test]
     fn scores_are_found_by_row_and_given_in_order() {
-        let mut store = ScoreFile::open(None, &Value::Null, None).unwrap();
+        let mut store = ScoreFile::open(None, &Value::Null, None, None).unwrap();
         let mut put = |scores: RowScores| store.put(scores).unwrap();
         let places = [put(row("x", "a", None)), put(row("y", "a", None)), put(row("x", "b", None))];
         assert_eq!(places, [0, 1, 2]);

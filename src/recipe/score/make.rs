@@ -1,6 +1,7 @@
 //! The scores of answers, made or read.
 
-use super::file::ScoreFile;
+use super::file::{ScoreFile, part_of};
+use super::join::ScoredAnswer;
 use super::steps::{answer_steps, mean_log_probabilities, step_rows};
 use super::{LEAST_NLL, LalpConfig, MOST_RANK, NO_TOKENS_RSR, RowScores, ScoreOptions};
 use crate::context::{Context, Task};
@@ -8,7 +9,9 @@ use crate::data::batching::row_key;
 use crate::data::{Batch, Row};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::files::{PartRecord, grouped};
 use crate::model::{DecoderLm, Precision, TargetScore, TextInterface};
+use crate::part::Part;
 use crate::recipe::config::RunConfig;
 use crate::recipe::prepare::Prepared;
 use crate::recipe::student;
@@ -48,15 +51,25 @@ pub(super) fn scored(
     context: &Context<'_>,
 ) -> Result<Made> {
     let identity = student_identity(config, prepared)?;
-    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
-    let answers = all_answers(prepared, &store, context)?;
+    let ScoreOptions { file, lalp, part } = options;
+    let mut store = ScoreFile::open(file.as_deref(), &identity, *lalp, *part)?;
+    let mut answers = all_answers(prepared, &store, context)?;
+    if let Some(part) = part {
+        // A problem's answers stay together: they may be the same, and are of all lengths.
+        let problems = grouped(answers, |a, b| a.problem == b.problem);
+        if let Some(file) = file {
+            part_record(*part, &identity, &problems, prepared)?.keep(&part_of(file))?;
+        }
+        let own = problems.into_iter().enumerate().filter(|(index, _)| part.holds(*index));
+        answers = own.flat_map(|(_, answers)| answers).collect();
+    }
     tell_others(&answers, &store, context)?;
     let (total, before) = (answers.len(), answers.iter().filter(|a| a.was_there).count());
     let text = prepared.text_interface();
     let reader = match before < total {
         true => {
             let model = untuned(config, prepared, context)?;
-            Some(Reader { model, text: &text, lalp: options.lalp })
+            Some(Reader { model, text: &text, lalp: *lalp })
         }
         false => None,
     };
@@ -99,6 +112,23 @@ pub(super) fn scored(
     Ok(Made { rows, before, read_tokens })
 }
 
+/// What a part of the scores says of itself.
+fn part_record(
+    part: Part,
+    student: &Value,
+    problems: &[Vec<Answer>],
+    prepared: &Prepared,
+) -> Result<PartRecord<Vec<ScoredAnswer>>> {
+    let sources = prepared.mixture.pairs().sources().iter();
+    let job = json!({ "sources": sources.map(|source| source.name()).collect::<Vec<_>>() });
+    let scored = |answer: &Answer| {
+        let RowScores { row, source, id, label, .. } = answer.named(prepared, RowScores::default());
+        ScoredAnswer { row, source, id, label }
+    };
+    let all = problems.iter().map(|answers| answers.iter().map(scored).collect());
+    PartRecord::new(part, json!({ "student": student }), job, all)
+}
+
 /// The student of a run as it is before training.
 fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Result<DecoderLm> {
     // Adapters change nothing before they are trained.
@@ -109,6 +139,7 @@ fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Re
 
 /// An answer that gets its scores, without its tokens.
 struct Answer {
+    problem: usize,
     source: usize,
     record: usize,
     /// What its row is known by.
@@ -138,11 +169,12 @@ fn all_answers(
     context: &Context<'_>,
 ) -> Result<Vec<Answer>> {
     let mut all = vec![];
-    for (source, record) in prepared.answer_places() {
+    for (problem, source, record) in prepared.answer_places() {
         context.check()?;
         let Some(row) = prepared.row_of(source, record) else { continue };
         let key = row_key(&row.example());
-        all.push(Answer { source, record, was_there: store.get(&key).is_some(), key });
+        let was_there = store.get(&key).is_some();
+        all.push(Answer { problem, source, record, key, was_there });
     }
     Ok(all)
 }
@@ -175,7 +207,7 @@ pub(crate) fn keep_scores(
     rows: &[RowScores],
 ) -> Result<()> {
     let identity = student_identity(config, prepared)?;
-    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp)?;
+    let mut store = ScoreFile::open(options.file.as_deref(), &identity, options.lalp, None)?;
     rows.iter().try_for_each(|row| store.put(row.clone()).map(drop))?;
     store.finish()
 }

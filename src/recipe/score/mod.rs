@@ -11,6 +11,7 @@
 //! Ratio leaves it out.
 
 mod file;
+mod join;
 mod make;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -18,6 +19,7 @@ mod steps;
 mod summary;
 
 pub use file::read_scores;
+pub use join::join_scores;
 pub(crate) use make::{keep_scores, score_run};
 pub use steps::answer_steps;
 pub use summary::{SourceScores, score_table};
@@ -27,6 +29,7 @@ use super::prepare::Prepared;
 use crate::context::Context;
 use crate::data::{AnswersKept, Join, MixtureConfig};
 use crate::error::{Error, Result};
+use crate::part::Part;
 use make::scored;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -105,6 +108,9 @@ pub struct ScoreOptions {
     /// Also take the local average log-probability. Each step is read again with its window: several times the
     /// tokens.
     pub lalp: Option<LalpConfig>,
+    /// Only this part of the problems, each with the answers of all sources. With one file for each part,
+    /// [`join_scores`] puts them together.
+    pub part: Option<Part>,
 }
 
 /// What [`write_scores`] has made.
@@ -128,7 +134,7 @@ pub struct WrittenScores {
 ///
 /// # Errors
 /// [`Error::Stopped`]: what was made is in the file, and the same call goes on. [`Error::RunDirectory`] where the
-/// file holds scores of another student; [`Error::Data`] where it holds something else or is one of the sources, and for a Parquet
+/// file holds scores of another student; [`Error::Data`] where it holds something else, another part or is one of the sources, and for a Parquet
 /// file that is there and was not written from the JSONL file beside it; [`Error::Config`] for a
 /// Parquet file without that feature; what preparing the run's data and loading the student give.
 pub fn write_scores(
@@ -137,15 +143,11 @@ pub fn write_scores(
     context: &Context<'_>,
 ) -> Result<WrittenScores> {
     let parquet = options.file.as_deref().filter(|file| is_parquet(file));
-    if let Some(file) = parquet {
-        check_parquet(file)?;
-    }
-    let store = match (parquet, &options.file) {
-        (Some(file), _) => Some(file.with_extension("jsonl")),
-        (None, file) => file.clone(),
-    };
+    parquet.map_or(Ok(()), check_parquet)?;
+    let store = options.file.as_deref().map(store_of);
     if let Some(store) = &store {
-        check_targets(config, store, parquet)?;
+        let sources: Vec<&Path> = config.data.sources.iter().map(|s| s.path.as_path()).collect();
+        check_targets(&sources, store, parquet, options.part)?;
     }
     let config = every_answer(config);
     let prepared = Prepared::new(&config, context)?;
@@ -166,13 +168,22 @@ pub fn write_scores(
 }
 
 /// Refuses, before anything is scored, to write over what is not ours.
-fn check_targets(config: &RunConfig, store: &Path, parquet: Option<&Path>) -> Result<()> {
-    let sources: Vec<&Path> = config.data.sources.iter().map(|s| s.path.as_path()).collect();
+fn check_targets(
+    inputs: &[&Path],
+    store: &Path,
+    parquet: Option<&Path>,
+    part: Option<Part>,
+) -> Result<()> {
     for target in [Some(store), parquet].into_iter().flatten() {
-        file::check_no_input(target, &sources)?;
+        file::check_no_input(target, inputs)?;
     }
-    file::check_place(store)?;
+    file::check_place(store, part)?;
     parquet.map_or(Ok(()), |parquet| file::check_replaced(parquet, store))
+}
+
+/// The lines that a file is made of, or is itself.
+fn store_of(file: &Path) -> PathBuf {
+    if is_parquet(file) { file.with_extension("jsonl") } else { file.to_owned() }
 }
 
 /// The settings of a run with all answers of its sources in it.

@@ -1,0 +1,153 @@
+//! The parts of an evaluation: what each says of itself, and all of them put together.
+
+use super::benchmark::{Benchmark, BenchmarkProblem};
+use super::directory::{EvaluationDirectory, SETTINGS, WEIGHTS, answers_file};
+use super::evaluate::{EvaluateConfig, GradedAnswer, answers_of};
+use crate::data::reading::Datasets;
+use crate::error::{Error, Result};
+use crate::files::{
+    Output, PART, PartRecord, Parts, in_order, is_same, json_lines, refused, unfinished, write_text,
+};
+use crate::part::Part;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A problem that a part asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct AskedProblem {
+    benchmark: String,
+    problem: BenchmarkProblem,
+}
+
+/// What is asked, beside the problems.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Job {
+    samples: usize,
+    benchmarks: Vec<String>,
+}
+
+/// What a part of an evaluation says of itself.
+pub(super) fn part_record(
+    part: Part,
+    settings: &Value,
+    benchmarks: &[Benchmark],
+    config: &EvaluateConfig,
+) -> Result<PartRecord<AskedProblem>> {
+    let job = json!({
+        "samples": config.samples.max(1),
+        "benchmarks": benchmarks.iter().map(|benchmark| &benchmark.name).collect::<Vec<_>>(),
+    });
+    let limit = config.limit.unwrap_or(usize::MAX);
+    let problems = benchmarks.iter().flat_map(|benchmark| {
+        benchmark.problems.iter().take(limit).map(|problem| AskedProblem {
+            benchmark: benchmark.name.clone(),
+            problem: problem.clone(),
+        })
+    });
+    PartRecord::new(part, settings.clone(), job, problems)
+}
+
+/// The parts of an evaluation, put together.
+#[derive(Debug)]
+pub struct JoinedEvaluation {
+    /// The directory with all answers, as if one process had asked.
+    pub directory: EvaluationDirectory,
+    /// The problems that were asked.
+    pub benchmarks: Vec<Benchmark>,
+    /// The answers to each benchmark, in the order of problems and samples.
+    pub answers: Vec<Vec<GradedAnswer>>,
+}
+
+/// Puts the parts of an evaluation together in a directory, as if one process had asked: answers in the order of
+/// problems and samples, settings and commits of datasets. [`EvaluationDirectory::write_scores`] scores them. No model is read. The parts stay.
+///
+/// # Errors
+/// All that is wrong, with nothing written: [`Error::RunDirectory`] for a directory that is no part, of another
+/// job, there twice, not finished, or that another process works on; [`Error::Config`] for parts that are missing;
+/// [`Error::RunDirectory`] and [`Error::Data`] where `out` holds something else.
+pub fn join_evaluations(parts: &[PathBuf], out: &Path) -> Result<JoinedEvaluation> {
+    let parts = Parts::<AskedProblem>::read(parts, |path| path.join(PART))?;
+    let first = parts.first();
+    let job: Job = serde_json::from_value(first.record.job.clone()).map_err(|e| {
+        let what = format!("it does not say what was asked: {e}");
+        refused(&first.path, what, "Make the part anew in another directory")
+    })?;
+    let answers = parts.each(|part| answers_of_part(part, &job))?;
+    let own = parts.iter().map(|part| part.record.own.clone()).collect();
+    let mut benchmarks: Vec<Benchmark> = vec![];
+    for name in &job.benchmarks {
+        benchmarks.push(Benchmark { name: name.clone(), ..Benchmark::default() });
+    }
+    let mut all = vec![vec![]; benchmarks.len()];
+    for (asked, answers) in in_order::<AskedProblem>(own).zip(in_order(answers)) {
+        // Each part was looked at.
+        let Some(place) = job.benchmarks.iter().position(|name| *name == asked.benchmark) else {
+            continue;
+        };
+        benchmarks[place].problems.push(asked.problem);
+        all[place].extend(answers);
+    }
+    let directory = write(&parts, out, &benchmarks, &all)?;
+    Ok(JoinedEvaluation { directory, benchmarks, answers: all })
+}
+
+/// The answers of a part to each of its problems.
+fn answers_of_part(part: &Output<AskedProblem>, job: &Job) -> Result<Vec<Vec<GradedAnswer>>> {
+    EvaluationDirectory::check(&part.path)?;
+    let config = EvaluateConfig { samples: job.samples, ..EvaluateConfig::default() };
+    let of = |name: &str| {
+        let own = part.record.own.iter().filter(|asked| asked.benchmark == name);
+        own.map(|asked| asked.problem.clone()).collect::<Vec<_>>()
+    };
+    // The problems of a part are in the order of the benchmarks.
+    let (mut answers, mut found) = (vec![], 0);
+    for name in &job.benchmarks {
+        let benchmark = Benchmark { name: name.clone(), problems: of(name), ..Default::default() };
+        let stored = answers_of(&benchmark, &config, &part.path.join(answers_file(name)))?;
+        found += stored.len();
+        answers.extend(stored.chunk_by(|a, b| a.id == b.id).map(<[_]>::to_vec));
+    }
+    let asked = part.record.own.len().saturating_mul(job.samples);
+    if found != asked || answers.len() != part.record.own.len() {
+        return Err(unfinished(part, format!("{found} of {asked} answers are there")));
+    }
+    Ok(answers)
+}
+
+/// Writes the directory of the whole, where nothing stands against it.
+fn write(
+    parts: &Parts<AskedProblem>,
+    out: &Path,
+    benchmarks: &[Benchmark],
+    answers: &[Vec<GradedAnswer>],
+) -> Result<EvaluationDirectory> {
+    let first = parts.first();
+    EvaluationDirectory::check(out)?;
+    let directory = EvaluationDirectory::open(out)?;
+    let files = directory.files();
+    let mut texts = vec![];
+    for (benchmark, answers) in benchmarks.iter().zip(answers) {
+        let path = files.join(&answers_file(&benchmark.name));
+        let text = json_lines(answers, &path)?;
+        let is_there = is_same(&path, &text, "Choose another directory (out)")?;
+        texts.push((path, text, is_there));
+    }
+    let settings = fs::read_to_string(first.path.join(SETTINGS))
+        .map_err(|e| Error::io("read", first.path.join(SETTINGS), e))?;
+    let settings: Value = serde_json::from_str(&settings).unwrap_or_default();
+    directory.same_settings(&settings, None)?;
+    for (path, text, _) in texts.iter().filter(|(.., is_there)| !is_there) {
+        write_text(path, text)?;
+    }
+    Datasets::of(&first.path)?.write(files)?;
+    // Of one file system all have noted the same weights.
+    let noted = parts.iter().map(|part| fs::read_to_string(part.path.join(WEIGHTS)).ok());
+    let mut noted: Vec<Option<String>> = noted.collect();
+    noted.dedup();
+    if let [Some(text)] = noted.as_slice() {
+        files.write(WEIGHTS, text)?;
+    }
+    Ok(directory)
+}
