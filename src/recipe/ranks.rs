@@ -54,6 +54,21 @@ pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start
     ranks.from_leader(Topic::Start, message, true).map(|_| ())
 }
 
+/// What is to be said where some ranks have nothing to compute.
+pub(super) fn idle(config: &RunConfig, ranks: usize) -> Option<String> {
+    let train = &config.train;
+    // A budget of tokens makes micro-batches as the rows of each step allow.
+    let most =
+        if train.tokens_per_batch.is_some() { train.rows_per_step() } else { train.accumulate };
+    (most < ranks).then(|| {
+        format!(
+            "a step has at most {most} micro-batches, so that {} of {ranks} ranks compute nothing; raise \
+             train.accumulate, and lower train.batch_size for the same step",
+            ranks - most
+        )
+    })
+}
+
 /// Runs a configuration as one of several ranks, each of which makes this call with the same settings and
 /// data. The leader alone has a summary, tells the context, and uses the run directory; a stop that any
 /// rank is asked for stops all of them after the step.

@@ -8,7 +8,7 @@ use super::grader::{QuestionGrader, graded, read_answers};
 use super::overview::tell_overview;
 use super::pilots;
 use super::prepare::Prepared;
-use super::ranks::{Start, tell_followers};
+use super::ranks::{Start, idle, tell_followers};
 use super::student::{save, student};
 use super::summary::{Measured, Parameters, Summary};
 use super::teacher::teacher;
@@ -141,6 +141,9 @@ pub(super) fn run_prepared(
     // Before the weights to train are read, which may be what does not fit.
     tell_overview(config, &prepared, context)?;
     let resumes = mode.resumes() && newest_checkpoint(directory)?;
+    if let Some(idle) = idle(config, ranks.count()) {
+        context.notice(idle)?;
+    }
     tell_followers(ranks, || Start::of(config, &prepared, resumes))?;
     let ready = ready(config, &prepared, device, ranks, context)?;
     let ReadyToTrain { learner, teacher, settings, parameters } = ready;

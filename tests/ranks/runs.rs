@@ -166,8 +166,11 @@ fn the_program_trains_on_ranks_of_one_process() {
         }
         let output = program.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        out
+        (out, String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let [one, three] = ["1", "3"].map(of);
-    assert_same(&one, &three);
+    let [one, three, five] = ["1", "3", "5"].map(of);
+    assert_same(&one.0, &three.0);
+    assert_same(&one.0, &five.0);
+    let told = "2 of 5 ranks compute nothing";
+    assert!(five.1.contains(told) && !three.1.contains("compute nothing"), "{}", five.1);
 }
