@@ -5,10 +5,11 @@
 //! are split. Everything else (progress, metrics, plots) is done by observers.
 
 use super::checkpoint::CheckpointStore;
-use super::config::{OnNotFinite, TrainConfig};
+use super::config::TrainConfig;
 use super::losses::{HeldOut, StepGradients, held_out_losses_on, step_gradients_in_lanes};
 use super::optimizer::{FusedAdamW, Optimizer};
 use super::ranked::Ranked;
+use super::recovery::Failures;
 use super::reduce::Division;
 use super::selection::Selection;
 use super::state::LearnerState;
@@ -21,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::tensors::lazy_tensors;
 use crate::ranks::{Ranks, Topic};
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -68,14 +68,6 @@ impl<M> Default for FitOptions<'_, M> {
     }
 }
 
-/// Steps that were not finite.
-#[derive(Default)]
-struct Failures {
-    in_a_row: usize,
-    /// Those that were rolled back from.
-    steps: BTreeSet<usize>,
-}
-
 /// What came of an attempt at a step.
 enum Attempt {
     Made,
@@ -88,21 +80,21 @@ enum Attempt {
 }
 
 /// One call of [`Learner::fit`].
-struct Fit<'a, 'c, 'r, M> {
+pub(super) struct Fit<'a, 'c, 'r, M> {
     rows: &'r mut dyn RowStream,
     held_out: &'a [HeldOut],
     grader: Option<&'a mut dyn Grader<M>>,
-    context: &'c Context<'a>,
-    checkpoints: Option<&'a CheckpointStore>,
+    pub(super) context: &'c Context<'a>,
+    pub(super) checkpoints: Option<&'a CheckpointStore>,
     total_steps: usize,
-    failures: Failures,
+    pub(super) failures: Failures,
     outcome: Outcome,
 }
 
 /// Trains a model.
 pub struct Learner<M> {
-    state: LearnerState<M>,
-    config: TrainConfig,
+    pub(super) state: LearnerState<M>,
+    pub(super) config: TrainConfig,
 }
 
 impl<M> std::fmt::Debug for Learner<M> {
@@ -121,9 +113,6 @@ const HELD_OUT_LOSS: &str = "held-out loss";
 fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
-
-/// Steps in a row that may be skipped, and times that training may roll back.
-const MOST_FAILURES: usize = 10;
 
 impl<M: CausalLm> Learner<M> {
     /// A learner before its first step, with AdamW. The model must be on an autodiff device.
@@ -561,45 +550,6 @@ impl<M: CausalLm> Learner<M> {
     /// Whether early stopping ends the training here.
     fn is_past_its_best(&self) -> bool {
         self.config.early_stopping > 0 && self.state.selection.since >= self.config.early_stopping
-    }
-
-    /// Goes on after a step that was not finite, where the settings say so: the number of the step
-    /// that was left out, or `None` after going back to a checkpoint.
-    fn recover(&mut self, error: Error, fit: &mut Fit<'_, '_, '_, M>) -> Result<Option<usize>> {
-        let Error::NotFinite { step, what, rows, hint } = error else { return Err(error) };
-        let (context, failures) = (fit.context, &mut fit.failures);
-        let newest = fit.checkpoints.and_then(|store| store.newest_path().ok().flatten());
-        let has_checkpoint = self.state.ranks.any(Topic::Checkpoint, newest.is_some())?;
-        let skips = match self.config.on_not_finite {
-            OnNotFinite::Stop => false,
-            OnNotFinite::Skip => failures.in_a_row < MOST_FAILURES,
-            // What failed before fails again.
-            OnNotFinite::RollBack => failures.steps.contains(&step),
-        };
-        if skips {
-            failures.in_a_row += 1;
-            self.state.step = step;
-            context.emit(&Event::Skipped { step, what })?;
-            return Ok(Some(step));
-        }
-        if let (OnNotFinite::RollBack, Some(store), true) =
-            (self.config.on_not_finite, fit.checkpoints, has_checkpoint)
-            && failures.steps.len() < MOST_FAILURES
-        {
-            failures.steps.insert(step);
-            let (_, damaged) = store.resume(&mut self.state)?;
-            for problem in damaged {
-                context.notice(format!("skipped {problem}"))?;
-            }
-            let (to, evaluation_due) = (self.state.step, self.state.evaluation_due);
-            context.emit(&Event::RolledBack { from: step, to, evaluation_due })?;
-            return Ok(None);
-        }
-        let last = match newest {
-            Some(path) => format!("the last checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".into(),
-        };
-        Err(Error::NotFinite { step, what, rows, hint: format!("{hint}; {last}") })
     }
 
     /// Evaluates on held-out rows, and tells the context.

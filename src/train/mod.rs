@@ -11,6 +11,7 @@ mod moments;
 mod optimizer;
 mod plot;
 mod ranked;
+mod recovery;
 mod reduce;
 mod selection;
 mod slots;

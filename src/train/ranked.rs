@@ -17,7 +17,7 @@ use super::slots::{
     Reader, counts, flat_gradients, gradients_of, owned, parameters, push_values, with_parameters,
 };
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::tensors::host;
 use crate::model::{CausalLm, StepOptions};
 use crate::ranks::{Ranks, Topic};
@@ -36,11 +36,22 @@ pub(super) struct Ranked<'a> {
     pub shards: bool,
 }
 
-/// Terms of one rank for the parameters of another, on the way.
-struct Terms {
-    losses: VecDeque<f32>,
-    /// By term, the parameters in their order.
-    gradients: VecDeque<Vec<Option<Tensor<1>>>>,
+/// A term of a step: its loss, and its gradients of the parameters of one rank, in their order.
+struct Term {
+    loss: f32,
+    gradients: Vec<Option<Tensor<1>>>,
+}
+
+impl Term {
+    /// The sum of two; a gradient that is missing is left out of it.
+    fn plus(self, other: Self) -> Self {
+        let add = |(a, b): (Option<Tensor<1>>, Option<Tensor<1>>)| match (a, b) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+        let gradients = self.gradients.into_iter().zip(other.gradients).map(add).collect();
+        Self { loss: self.loss + other.loss, gradients }
+    }
 }
 
 impl Ranked<'_> {
@@ -54,7 +65,7 @@ impl Ranked<'_> {
     /// Loss and gradients of a step. With shards the gradients are those of this rank's own parameters.
     ///
     /// # Errors
-    /// As [`super::step_gradients_with`]; [`Error::Ranks`](crate::Error::Ranks).
+    /// As [`super::step_gradients_with`]; [`Error::Ranks`].
     pub fn step_gradients<M: CausalLm>(
         &self,
         model: &M,
@@ -71,95 +82,79 @@ impl Ranked<'_> {
             return Ok(StepGradients { loss: 0.0, trained, gradients: GradientsParams::new() });
         };
         let terms = sum.terms(&division);
+        let own: Vec<&Sum> =
+            terms.iter().filter(|(rank, _)| *rank == me).map(|(_, term)| term).collect();
+        let (mut done, of) = (0, own.iter().map(|term| term.batches().len()).sum());
+        let mut step = || {
+            done += 1;
+            progress(done, of)
+        };
         let owned = owned(&counts(model), self.ranks.count());
-        let mut kept = Terms { losses: VecDeque::new(), gradients: VecDeque::new() };
         let scale = 1.0 / trained as f64;
-        let own = terms.iter().filter(|(rank, _)| *rank == me);
-        let (mut done, of) = (0, own.map(|(_, term)| term.batches().len()).sum());
-        for (_, term) in terms.iter().filter(|(rank, _)| *rank == me) {
-            let mut step = || {
-                done += 1;
-                progress(done, of)
-            };
-            let Some(partial) = add_all(model, batches, term, scale, options, &mut step)? else {
-                continue;
-            };
-            // Each term goes as soon as it is there, while the next one is computed.
-            self.send_term(model, partial, &owned, &mut kept)?;
+        let mut kept = VecDeque::new();
+        for term in own {
+            if let Some(partial) = add_all(model, batches, term, scale, options, &mut step)? {
+                // It goes as soon as it is there, while the next one is computed.
+                kept.push_back(self.send_term(model, partial, &owned)?);
+            }
         }
-        let mut from: Vec<Terms> = vec![];
-        for rank in 0..self.ranks.count() {
-            let count = terms.iter().filter(|(owner, _)| *owner == rank).count();
-            from.push(match rank == me {
-                true => std::mem::replace(
-                    &mut kept,
-                    Terms { losses: VecDeque::new(), gradients: VecDeque::new() },
-                ),
-                false => self.receive_terms(model, rank, count, &owned[me])?,
+        // Those of one rank come in the order of the step.
+        let mut all = vec![];
+        for (rank, _) in &terms {
+            all.push(match *rank == me {
+                true => kept.pop_front(),
+                false => Some(self.receive_term(model, *rank, &owned[me])?),
             });
         }
-        let order: Vec<usize> = terms.iter().map(|(rank, _)| *rank).collect();
-        let mut next = order.iter();
-        let mut loss = || next.next().and_then(|rank| from[*rank].losses.pop_front());
-        let add = |a: Option<f32>, b: Option<f32>| a.zip(b).map(|(a, b)| a + b);
-        let loss = sum.combined(&division, &mut loss, &add).unwrap_or(f32::NAN);
-        let mut next = order.iter();
-        let mut gradients = || {
-            let found = next.next().and_then(|rank| from[*rank].gradients.pop_front());
-            found.unwrap_or_default()
+        let mut all = all.into_iter();
+        let add = |a: Option<Term>, b: Option<Term>| Some(a?.plus(b?));
+        let total = sum.combined(&division, &mut || all.next().flatten(), &add);
+        let Some(Term { loss, gradients }) = total else {
+            return Err(Error::Ranks {
+                what: "a part of the step is missing".into(),
+                hint: "This is a defect; please report it".into(),
+            });
         };
-        let total = sum.combined(&division, &mut gradients, &add_flat);
-        let all = counts(model).len();
         let flat = match self.shards {
-            true => placed(total, &owned[me], all),
-            false => self.gather(model, total, &owned)?,
+            true => placed(gradients, &owned[me], counts(model).len()),
+            false => self.gather(model, gradients, &owned)?,
         };
         let gradients = gradients_of(model, flat);
         Ok(StepGradients { loss: f64::from(loss), trained, gradients })
     }
 
-    /// Sends a term to the owners of its parameters.
+    /// Sends a term to the owners of its parameters, and gives what this rank owns of it.
     fn send_term<M: Module>(
         &self,
         model: &M,
         partial: Partial,
         owned: &[Range<usize>],
-        kept: &mut Terms,
-    ) -> Result<()> {
+    ) -> Result<Term> {
         let loss = host(partial.loss)?.values.first().copied().unwrap_or(f32::NAN);
         let flat = flat_gradients(model, partial.gradients);
+        let part = |slots: &Range<usize>| flat.get(slots.clone()).unwrap_or_default();
         for (rank, slots) in owned.iter().enumerate() {
-            let part = flat.get(slots.clone()).unwrap_or_default();
-            if rank == self.ranks.rank() {
-                kept.losses.push_back(loss);
-                kept.gradients.push_back(part.to_vec());
-                continue;
+            if rank != self.ranks.rank() {
+                let mut message = vec![];
+                push_values(&mut message, &[loss]);
+                push_flat(&mut message, part(slots))?;
+                self.ranks.send(Topic::Terms, rank, message)?;
             }
-            let mut message = vec![];
-            push_values(&mut message, &[loss]);
-            push_flat(&mut message, part)?;
-            self.ranks.send(Topic::Terms, rank, message)?;
         }
-        Ok(())
+        Ok(Term { loss, gradients: part(&owned[self.ranks.rank()]).to_vec() })
     }
 
-    fn receive_terms<M: Module>(
+    fn receive_term<M: Module>(
         &self,
         model: &M,
         from: usize,
-        count: usize,
         slots: &Range<usize>,
-    ) -> Result<Terms> {
-        let sizes = &counts(model)[slots.clone()];
-        let device = device_of(model);
-        let mut terms = Terms { losses: VecDeque::new(), gradients: VecDeque::new() };
-        for _ in 0..count {
-            let message = self.ranks.receive(Topic::Terms, from)?;
-            let mut reader = Reader::new(&message, from);
-            terms.losses.push_back(reader.values(1)?[0]);
-            terms.gradients.push_back(read_flat(&mut reader, sizes, &device)?);
-        }
-        Ok(terms)
+    ) -> Result<Term> {
+        let message = self.ranks.receive(Topic::Terms, from)?;
+        let mut reader = Reader::new(&message, from);
+        let loss = reader.values(1)?[0];
+        let (sizes, device) = (&counts(model)[slots.clone()], device_of(model));
+        Ok(Term { loss, gradients: read_flat(&mut reader, sizes, &device)? })
     }
 
     /// The whole gradients, of which each owner has a part.
@@ -189,8 +184,8 @@ impl Ranked<'_> {
     /// The root of the sum of the squares of all gradients, of which each owner has a part.
     ///
     /// # Errors
-    /// [`Error::Training`](crate::Error::Training) where the device cannot be read;
-    /// [`Error::Ranks`](crate::Error::Ranks).
+    /// [`Error::Training`] where the device cannot be read;
+    /// [`Error::Ranks`].
     pub fn norm<M: Module>(&self, model: &M, gradients: &GradientsParams) -> Result<f64> {
         if !self.shards {
             return super::global_norm(model, gradients);
@@ -227,15 +222,6 @@ impl Ranked<'_> {
         }
         Ok(with_parameters(model, values))
     }
-}
-
-/// The sum of two lists of gradients; one that is missing is left out of the sum.
-fn add_flat(a: Vec<Option<Tensor<1>>>, b: Vec<Option<Tensor<1>>>) -> Vec<Option<Tensor<1>>> {
-    let add = |(a, b): (Option<Tensor<1>>, Option<Tensor<1>>)| match (a, b) {
-        (Some(a), Some(b)) => Some(a + b),
-        (a, b) => a.or(b),
-    };
-    a.into_iter().zip(b).map(add).collect()
 }
 
 /// A part of the parameters among all of them.
