@@ -26,6 +26,14 @@ pub fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
 }
 
+/// The backend that a name stands for: `auto` is the first of [`compiled`].
+pub fn resolved(name: &str) -> &str {
+    match name {
+        "auto" => compiled().first().copied().unwrap_or("none"),
+        name => name,
+    }
+}
+
 /// The first device of a backend, without autodiff; `auto` is the first of [`compiled`].
 ///
 /// # Errors
@@ -35,10 +43,7 @@ pub fn by_name(name: &str) -> Result<Device> {
     let failed = |what: &str, hint: String| {
         Err(Error::Backend { name: name.to_owned(), what: what.to_owned(), hint })
     };
-    let chosen = match name {
-        "auto" => compiled().first().copied().unwrap_or("none"),
-        name => name,
-    };
+    let chosen = resolved(name);
     if !BACKENDS.contains(&chosen) {
         return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
     }

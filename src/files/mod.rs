@@ -7,7 +7,7 @@ mod settings;
 mod work_dir;
 
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
-pub(crate) use lock::FolderLock;
+pub(crate) use lock::{FolderLock, is_of_lock};
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};
 

@@ -12,6 +12,7 @@
 //! and studies that share a cache train each student once. The fingerprint tells whether the model is
 //! still the one that the study's cells began with: one that was lost and trained anew may be another.
 
+use super::claims::Claims;
 use super::config::{StudentConfig, StudyConfig};
 use super::run::with_hint;
 use crate::context::{Context, Event};
@@ -236,11 +237,18 @@ fn differing(value: Value, usual: &Value) -> Value {
 ///
 /// # Errors
 /// [`Error::Stopped`]; what a run gives.
-pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec<Ready>> {
+pub(super) fn pretrain(
+    study: &StudyConfig,
+    claims: Option<&Claims>,
+    context: &Context<'_>,
+) -> Result<Vec<Ready>> {
     let mut ready = vec![];
     for (student, of) in study.students.iter().enumerate() {
         let Some(config) = study.pretraining(student)? else { continue };
         context.check()?;
+        let about = format!("the pretraining of {}", of.name);
+        let name = format!("{}/pretraining.json", of.name);
+        let _held = claims.map(|claims| claims.wait(&name, &about, context)).transpose()?;
         context.emit(&Event::Part {
             name: &of.name,
             about: "pretraining",

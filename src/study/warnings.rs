@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use super::differences::{LEVEL, pairs};
+use super::machine::Machine;
 use super::results::{CellResult, StudyData};
 use crate::eval::{Difference, score as score_of};
 use crate::recipe::Summary;
@@ -52,6 +53,32 @@ pub(super) fn of_stored(cells: usize) -> Option<String> {
              as they were when these were made, and ranks of their tokens are not shown"
         )
     })
+}
+
+/// Where cells were made on machines that may compute otherwise.
+pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
+    let differ = |what: &str, part: &dyn Fn(&Machine) -> String| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for machine in machines {
+            *counts.entry(part(machine)).or_default() += 1;
+        }
+        let each = counts.iter().map(|(name, count)| format!("{name} ({count})"));
+        (counts.len() > 1).then(|| {
+            format!(
+                "{what} differ between cells, so that one made anew on another machine may come to other \
+                 numbers: {}",
+                each.collect::<Vec<_>>().join(", ")
+            )
+        })
+    };
+    [
+        differ("processors", &|machine| machine.processor.clone()),
+        differ("threads", &|machine| machine.threads.to_string()),
+        differ("backends", &|machine| machine.backend.clone()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn few_seeds(seeds: usize) -> Option<String> {
@@ -201,8 +228,23 @@ fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> 
 
 #[cfg(test)]
 mod tests {
-    use super::{few_resamples, few_seeds};
-    use crate::study::StudyConfig;
+    use super::{few_resamples, few_seeds, of_machines};
+    use crate::study::{Machine, StudyConfig};
+
+    #[test]
+    fn machines_that_compute_otherwise_are_told() {
+        let machine = |processor: &str, threads| Machine {
+            processor: processor.into(),
+            threads,
+            backend: "flex".into(),
+        };
+        let alike = [machine("a", 2), machine("a", 2)];
+        assert!(of_machines(&alike).is_empty() && of_machines(&[]).is_empty());
+        let told = of_machines(&[machine("a", 2), machine("b", 2), machine("b", 4)]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("processors") && told[0].ends_with("a (1), b (2)"), "{told:?}");
+        assert!(told[1].starts_with("threads") && told[1].ends_with("2 (2), 4 (1)"), "{told:?}");
+    }
 
     #[test]
     fn fewer_seeds_than_the_rule_are_told() {
