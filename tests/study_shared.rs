@@ -9,7 +9,7 @@ use mixdistill::study::{Cell, Sharing, Study, StudyConfig, join, study, study_pa
 use mixdistill::{Part, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// One student, two shares, a choice by the student's scores with its control, three seeds: 12 cells.
@@ -105,13 +105,15 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
+/// All files below a folder, where there is one.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+}
+
 /// Files of claims that are there.
 fn claims(out: &Path) -> Vec<PathBuf> {
-    fn below(folder: &Path) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
-    }
     let files = below(&out.join("claims")).into_iter();
     files.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
 }
@@ -170,22 +172,60 @@ fn processes_that_share_a_study_divide_its_cells_and_all_give_the_report() {
         let study: Study = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(study.comparisons, expected.comparisons);
     }
-    // No cell is trained by both.
+    // Each cell is trained by one of them, and each trains some.
     let told: Vec<String> =
         outputs.iter().map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).collect();
     for seed in [1, 2] {
-        for arm in ["short alone", "long alone", "by RSR, ", "random at the share"] {
-            let trained = |text: &&String| {
-                text.lines().any(|line| {
-                    line.contains(arm)
-                        && line.contains(&format!("seed {seed}"))
-                        && line.contains(" of ")
-                })
-            };
+        for arm in ["0 % long", "100 % long", "by RSR, ", "random at the share"] {
+            let cell = format!("=== small: Long, {arm}");
+            let begun =
+                |line: &str| line.starts_with(&cell) && line.contains(&format!("seed {seed} (run"));
+            let trained = |text: &&String| text.lines().any(begun);
             let by = told.iter().filter(trained).count();
+            assert!(told.iter().all(|text| text.contains("=== small: Long, ")), "{told:?}");
             assert_eq!(by, 1, "{arm}, seed {seed}:\n{}\n---\n{}", told[0], told[1]);
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_was_suspended_for_too_long_ends_and_another_one_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text.replace("[1, 2, 3]", "[1]"));
+    let expected = alone(&config);
+    let out = folder.path().join("shared");
+    let flags = ["--share", "--dead-after", "1"];
+    let first = start(&settings, &out, &flags);
+    let signal = |name: &str| {
+        let id = first.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    let begun = Instant::now();
+    let trains = || below(&out.join("cells")).iter().any(|path| path.ends_with("metrics.jsonl"));
+    while !trains() {
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+    signal("-STOP");
+    let suspended = claims(&out);
+    let second = start(&settings, &out, &flags);
+    // The second one does what else there is, and takes the claims over.
+    let has_all_but_one = || below(&out.join("results")).len() >= 4;
+    while !has_all_but_one() {
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", below(&out.join("results")));
+    }
+    std::thread::sleep(Duration::from_millis(2_500));
+    signal("-CONT");
+    let output = first.wait_with_output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{suspended:?}: {told}");
+    assert!(told.contains("has taken it over") && told.contains("--dead-after"), "{told}");
+    let output = second.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("no sign of life"), "{}", text(&output));
+    assert_eq!(read(&out).comparisons, expected.comparisons);
 }
 
 #[test]
@@ -271,7 +311,7 @@ fn parts_come_to_the_report_of_one_process() {
     let output = by_program(&[&parts[0], &parts[2]], "without");
     let told = text(&output);
     assert!(!output.status.success() && told.contains("no directory has 5 of the 15"), "{told}");
-    assert!(told.contains("small, Long, long alone, seed 1") && told.contains("--part"), "{told}");
+    assert!(told.contains("small, Long, 100 % long, seed 1") && told.contains("--part"), "{told}");
     assert!(!folder.path().join("without").exists(), "nothing is made");
     // So is a directory of something else.
     let told = text(&by_program(&[&parts[0], folder.path()], "without"));
@@ -396,6 +436,11 @@ fn flags_that_exclude_each_other_are_refused() {
         let output = called(&flags);
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {}", text(&output));
     }
+    // A task of an array that makes everything is told so, before whatever else.
+    let mut task = command("study");
+    task.args(["--config", &file, "--set", "resamples=0"]).env("SLURM_ARRAY_TASK_ID", "1");
+    let told = text(&task.output().unwrap());
+    assert!(told.contains("with --part array") && told.contains("resamples"), "{told}");
     let told = text(&called(&["--config", &file, "--part", "array"]));
     assert!(told.contains("SLURM_ARRAY_TASK_ID is not set"), "{told}");
 }

@@ -216,7 +216,7 @@ impl Claims {
     /// the process was suspended, is looked at first.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where another process has taken one over, or where it cannot be renewed.
+    /// [`Error::Training`] where another process has taken one over; what renewing gives.
     pub fn check(&self) -> Result<()> {
         let held = lock(&self.0.held).clone();
         held.iter().try_for_each(|state| {
@@ -339,10 +339,10 @@ impl State {
     fn check(&self) -> Result<()> {
         let lost = lock(&self.lost);
         let Some(other) = &*lost else { return Ok(()) };
-        Err(Error::RunDirectory {
-            path: self.path.clone(),
+        Err(Error::Training {
             what: format!(
-                "this process did not renew its claim for long, and {other} has taken it over"
+                "{}: this process did not renew its claim for long, and {other} has taken it over",
+                self.path.display()
             ),
             hint: "Nothing is lost: the other process goes on with it. Start the same command again to \
                    work on others, with a longer --dead-after if this happens often"

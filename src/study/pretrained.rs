@@ -18,7 +18,7 @@ use super::run::with_hint;
 use crate::context::{Context, Event};
 use crate::error::{Error, Result};
 use crate::eval::{FileTimes, weight_files, wilson};
-use crate::files::write_text;
+use crate::files::{FolderLock, write_text};
 use crate::model::ModelFolder;
 use crate::recipe::{
     PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data,
@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// A pretrained student in the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -256,6 +257,7 @@ pub(super) fn pretrain(
             of: 0,
             seconds_left: None,
         })?;
+        wait_until_free(&config.out, &about, context)?;
         let mode = match RunDirectory::holds_run(&config.out) {
             true => RunMode::Resume,
             false => RunMode::New,
@@ -283,6 +285,22 @@ pub(super) fn pretrain(
         ready.push(Ready { line: line(&of.name, &summary, &prepared), student, problems });
     }
     Ok(ready)
+}
+
+/// Waits while another process, of this study or of one with the same cache, works on a pretraining.
+fn wait_until_free(folder: &Path, about: &str, context: &Context<'_>) -> Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
+    let mut is_told = false;
+    while FolderLock::is_taken(folder) {
+        if !is_told {
+            let folder = folder.display();
+            context.notice(format!("waiting: another process works on {about}, in {folder}"))?;
+            is_told = true;
+        }
+        std::thread::sleep(LOOK_EVERY);
+        context.check()?;
+    }
+    Ok(())
 }
 
 fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStudent {

@@ -149,7 +149,10 @@ impl<'a, 'c> Begun<'a, 'c> {
         tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
         // Whatever is wrong with the data of a comparison or a student shows here.
         let mut warnings = work.prepare()?;
-        work.datasets.write(&directory)?;
+        match &work.claims {
+            Some(claims) => claims.exclusively(|| work.datasets.write(&directory))?,
+            None => work.datasets.write(&directory)?,
+        }
         if config.leave_out_trained {
             tested.left_out = work.leave_out()?;
         }

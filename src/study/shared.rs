@@ -207,8 +207,12 @@ impl Work<'_, '_> {
             return Ok(Tried::Done);
         }
         // A process that gave no sign of life may still be there, and hold its directory.
-        if FolderLock::is_taken(&self.config.cell_folder(cell)) {
-            return Ok(Tried::Busy(held.taken_from.clone().unwrap_or_default()));
+        let folder = self.config.cell_folder(cell);
+        if FolderLock::is_taken(&folder) {
+            return Ok(Tried::Busy(format!(
+                "one gives no sign of life and holds {}: stop it if it hangs",
+                folder.display()
+            )));
         }
         let about = name(self.config, cell).join(", ");
         held.tell(&about, self.context)?;
@@ -244,10 +248,11 @@ fn waiting(busy: &[String]) -> String {
         busy.iter().map(String::as_str).filter(|holder| !holder.is_empty()).collect();
     holders.sort_unstable();
     holders.dedup();
-    let cells = if busy.len() == 1 { "1 cell".into() } else { format!("{} cells", busy.len()) };
+    let cells =
+        if busy.len() == 1 { "1 cell is".into() } else { format!("{} cells are", busy.len()) };
     match holders.is_empty() {
-        true => format!("waiting: {cells} are with other processes"),
-        false => format!("waiting: {cells} are with other processes ({})", holders.join("; ")),
+        true => format!("waiting: {cells} with other processes"),
+        false => format!("waiting: {cells} with other processes ({})", holders.join("; ")),
     }
 }
 
