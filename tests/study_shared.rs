@@ -331,6 +331,38 @@ fn parts_come_to_the_report_of_one_process() {
     assert!(other.contains("train.learning_rate was") && other.contains("part1"), "{other}");
 }
 
+#[test]
+fn parts_of_different_days_fit_together_unless_a_template_sees_the_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("template.jinja");
+    let turn = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    let (_, config) = config(folder.path(), |text| {
+        let data = format!("[run.data]\nchat_template = {:?}\n", template.display().to_string());
+        text.replace("[1, 2, 3]", "[1]").replace("[run.data]\n", &data)
+    });
+    for (sees_day, head) in [(false, ""), (true, "{{ strftime_now('%Y') }} ")] {
+        std::fs::write(&template, format!("{head}{turn}")).unwrap();
+        let place = folder.path().join(format!("sees-day-{sees_day}"));
+        let older = place.join("part2");
+        std::fs::create_dir_all(&older).unwrap();
+        // As a part leaves it that began long ago.
+        std::fs::write(older.join(".mixdistill-study"), "2020-02-29\n").unwrap();
+        let parts = parts(&config, 2, &place);
+        let joined = at(&config, place.join("joined"));
+        let made = join(&joined, &parts, "the command", &Context::default());
+        if sees_day {
+            let error = made.unwrap_err().to_string();
+            assert!(
+                error.contains("date was \"2020-02-29\"") && error.contains("part2"),
+                "{error}"
+            );
+        } else {
+            let expected = alone(&at(&config, place.join("alone")));
+            assert_eq!(made.unwrap().comparisons, expected.comparisons);
+        }
+    }
+}
+
 /// Changes a stored cell.
 fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -415,6 +447,12 @@ fn a_stop_lets_claims_go() {
     assert!(claims(&config.out).is_empty());
     let expected = alone(&at(&config, folder.path().join("alone")));
     assert_eq!(share(&config).unwrap().comparisons, expected.comparisons);
+    // Claims of what is done are no more than files: nobody waits for them.
+    let left = config.out.join("claims/small/Long-0.00/seed-1.json");
+    std::fs::write(&left, "{}").unwrap();
+    std::fs::remove_file(config.out.join("study.json")).unwrap();
+    assert_eq!(share(&config).unwrap().comparisons, expected.comparisons);
+    assert!(!left.exists());
 }
 
 #[test]

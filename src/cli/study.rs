@@ -130,7 +130,8 @@ fn tell_part(made: &StudyPart, session: &Session) {
     );
     say!(
         session,
-        "once all {} parts are done: mixdistill study --report DIRECTORIES OF ALL PARTS --out DIR",
+        "the report, once all {} parts are done: mixdistill study --report DIR... --out STUDY, with the \
+         directories of all parts",
         part.of()
     );
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = ".lock";
@@ -67,7 +67,9 @@ impl FolderLock {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn are_there(folder: &Path) -> Result<bool> {
-        let probe = folder.join(format!(".lock-probe-{}", std::process::id()));
+        // Processes on two machines may have the same number.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let probe = folder.join(format!(".lock-probe-{}-{now}", std::process::id()));
         let open = || File::options().create(true).truncate(false).write(true).open(&probe);
         let failed = |e| Error::io("write", &probe, e);
         let (first, second) = (open().map_err(failed)?, open().map_err(failed)?);

@@ -146,10 +146,7 @@ impl Claims {
         let claimed = inner.exclusively(|| {
             let claim = inner.claim();
             let then = match read_if_there(&path)? {
-                None => {
-                    inner.create(&path, &claim)?;
-                    return Ok(Some((claim, None)));
-                }
+                None => return Ok(inner.create(&path, &claim)?.then_some((claim, None))),
                 Some(then) => then,
             };
             if !inner.is_dead(&path, &then) {
@@ -216,15 +213,38 @@ impl Claims {
     /// the process was suspended, is looked at first.
     ///
     /// # Errors
-    /// [`Error::Training`] where another process has taken one over; what renewing gives.
+    /// [`Error::Training`] where another process has taken one over; what renewing gives, where that
+    /// has failed for so long that others may take it over.
     pub fn check(&self) -> Result<()> {
         let held = lock(&self.0.held).clone();
         held.iter().try_for_each(|state| {
-            let overdue = lock(&state.renewed).elapsed() >= self.0.dead_after / 2;
-            if overdue && lock(&state.lost).is_none() {
-                self.0.renew(state)?;
+            let since = lock(&state.renewed).elapsed();
+            if since >= self.0.dead_after / 2 && lock(&state.lost).is_none() {
+                let renewed = self.0.renew(state);
+                if since >= self.0.dead_after {
+                    renewed?;
+                }
             }
             state.check()
+        })
+    }
+
+    /// As [`Claims::check`], after a look at each of them right now.
+    ///
+    /// # Errors
+    /// As [`Claims::check`]; what renewing gives.
+    pub fn verify(&self) -> Result<()> {
+        let held = lock(&self.0.held).clone();
+        held.iter().try_for_each(|state| self.0.renew(state).and_then(|()| state.check()))
+    }
+
+    /// Removes claims of what is done, which processes have left that were killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; as [`Claims::exclusively`].
+    pub fn remove(&self, names: impl Iterator<Item = String>) -> Result<()> {
+        self.0.exclusively(|| {
+            names.into_iter().try_for_each(|name| remove_file(&self.0.folder.join(name)))
         })
     }
 
@@ -270,12 +290,19 @@ impl Inner {
         }
     }
 
-    fn create(&self, path: &Path, claim: &Claim) -> Result<()> {
+    /// Makes the file of a claim; whether it was not there, which locks alone tell where they hold.
+    fn create(&self, path: &Path, claim: &Claim) -> Result<bool> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
-        let file = File::create_new(path).map_err(|e| Error::io("create", path, e));
-        file?.write_all(claim.text().as_bytes()).map_err(|e| Error::io("write", path, e))
+        match File::create_new(path) {
+            Ok(mut file) => {
+                let written = file.write_all(claim.text().as_bytes());
+                written.map(|()| true).map_err(|e| Error::io("write", path, e))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("create", path, e)),
+        }
     }
 
     /// Whether a claim has been the same for as long as no live process leaves it, by this process's
@@ -363,15 +390,6 @@ impl Held {
             "{about}: {holder} has given no sign of life for {long}; this process takes its work over"
         ))
     }
-
-    /// Makes sure that it is this process's still, right now.
-    ///
-    /// # Errors
-    /// As [`Claims::check`].
-    pub fn verify(&self) -> Result<()> {
-        self.claims.0.renew(&self.state)?;
-        self.state.check()
-    }
 }
 
 impl Drop for Held {
@@ -434,7 +452,7 @@ mod tests {
         assert!(other.try_claim(NAME).unwrap().is_none() && one.try_claim(NAME).unwrap().is_none());
         let holder = other.holder(NAME).unwrap();
         assert!(holder.ends_with(&format!(", process {}", std::process::id())), "{holder}");
-        held.verify().unwrap();
+        one.verify().unwrap();
         drop(held);
         assert!(!one.file(NAME).exists());
         drop(other.try_claim(NAME).unwrap().unwrap());
@@ -451,7 +469,7 @@ mod tests {
             one.check().unwrap();
             std::thread::sleep(Duration::from_millis(50));
         }
-        held.verify().unwrap();
+        one.verify().unwrap();
     }
 
     #[test]
@@ -476,7 +494,7 @@ mod tests {
             let won: Vec<&Held> = won.iter().flatten().collect();
             let [winner] = won[..] else { panic!("{} won", won.len()) };
             assert_eq!(winner.taken_from.as_deref(), Some("gone, process 7"));
-            winner.verify().unwrap();
+            winner.claims.verify().unwrap();
         }
     }
 
@@ -489,12 +507,11 @@ mod tests {
         // As another process does that has seen no heartbeat.
         let theirs = Claim { host: "elsewhere".into(), process: 9, ..other.0.claim() };
         std::fs::write(one.file(NAME), theirs.text()).unwrap();
-        let error = held.verify().unwrap_err().to_string();
+        let error = one.verify().unwrap_err().to_string();
         assert!(error.contains("elsewhere, process 9 has taken it over"), "{error}");
-        let watched = Context::new(
-            Watched { claims: one.clone(), context: &Context::default() },
-            &Default::default(),
-        );
+        let context = Context::default();
+        let watched = Watched { claims: one.clone(), context: &context };
+        let watched = Context::new(watched, context.stop_flag());
         assert!(watched.notice("anything").is_err(), "the work ends at its next event");
         drop(held);
         assert_eq!(Claim::of(&std::fs::read_to_string(one.file(NAME)).unwrap()), Some(theirs));

@@ -3,10 +3,13 @@
 
 use super::arms::{ArmKind, WEAK};
 use super::config::{Cell, StudyConfig};
+use super::part::sees_day;
 use super::pretrained::pretrain;
 use super::results::Study;
-use super::run::{Asked, Begun, KIND, MARK, Place, SETTINGS, going_on, how_to_share, name};
-use super::shared::setting_changes;
+use super::run::{
+    Asked, Begun, KIND, MARK, Place, SETTINGS, date_of, going_on, how_to_share, name,
+};
+use super::shared::{all_cells, setting_changes};
 use super::stored::StoredCell;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -43,10 +46,10 @@ pub fn join(
     none_missing(config, &parts)?;
     let directory = WorkDir::open(&config.out, KIND);
     let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
-    let date = parts.first().map_or(String::new(), |part| part.date.clone());
-    if !directory.is_marked() {
-        directory.set_mark(&format!("{date}\n"))?;
+    if let Some(part) = parts.first().filter(|_| !directory.is_marked()) {
+        directory.set_mark(&format!("{}\n", part.date))?;
     }
+    let date = date_of(&directory)?;
     let datasets = directory.join("datasets.json");
     let noted =
         parts.iter().find_map(|part| fs::read_to_string(part.path.join("datasets.json")).ok());
@@ -114,13 +117,13 @@ impl Joined {
             moved(value.pointer_mut(place));
         }
         moved(value.pointer_mut("/summary/config/mixture/choice/scores"));
-        let mut sees_day = false;
+        let mut is_dated = false;
         for asked in value.get_mut("asked").and_then(Value::as_object_mut).into_iter().flatten() {
             moved(asked.1.pointer_mut("/settings/base_model"));
             let template = asked.1.pointer("/settings/template").and_then(Value::as_str);
-            sees_day |= template.is_some_and(|template| template.contains("strftime_now"));
+            is_dated |= template.is_some_and(sees_day);
         }
-        if !sees_day && self.date != date {
+        if !is_dated && self.date != date {
             let own = Value::from(self.date.as_str());
             let dated = |value: Option<&mut Value>| {
                 if let Some(value) = value.filter(|value| **value == own) {
@@ -144,19 +147,12 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// All that is tested: students before any training, then cells.
-fn all_cells(config: &StudyConfig) -> impl Iterator<Item = Cell> {
-    let untuned = config.untuned_cells().into_iter();
-    untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell }).chain(config.cells())
-}
-
 /// Refuses where no directory has a cell, and names all of these.
 fn none_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     let has = |cell: &Cell| parts.iter().any(|part| part.result_file(config, cell).is_file());
-    let missing: Vec<String> = all_cells(config)
-        .filter(|cell| !has(cell))
-        .map(|cell| name(config, &cell).join(", "))
-        .collect();
+    let cells = all_cells(config);
+    let missing = cells.iter().filter(|cell| !has(cell));
+    let missing: Vec<String> = missing.map(|cell| name(config, cell).join(", ")).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -165,7 +161,7 @@ fn none_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
         named.push_str(&format!("; and {} more", missing.len() - NAMED));
     }
     let (path, count) = (config.out.clone(), missing.len());
-    let of = all_cells(config).count();
+    let of = cells.len();
     Err(Error::RunDirectory {
         path,
         what: format!("no directory has {count} of the {of} cells of the study: {named}"),

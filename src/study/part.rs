@@ -79,7 +79,8 @@ impl Begun<'_, '_> {
         let work = &self.work;
         for cell in work.config.untuned_cells() {
             let (run, asked) = (work.run_config(&cell)?, work.config.run_config(&cell)?);
-            if run.data.date != asked.data.date {
+            let is_dated = sees_day(&work.unmixed(&cell, &run)?.chat_template);
+            if is_dated && run.data.date != asked.data.date {
                 return work.context.notice(format!(
                     "chat templates see the day on which this part began, {}. Where parts may begin on \
                      different days, set run.data.date to one of them for all",
@@ -104,6 +105,11 @@ impl Work<'_, '_> {
         let run = self.weighted(cell, &[])?;
         self.finish(cell, &run).map(|_| ())
     }
+}
+
+/// Whether prompts in a chat template hold the day.
+pub(super) fn sees_day(chat_template: &str) -> bool {
+    chat_template.contains("strftime_now")
 }
 
 /// The cell whose settings an untuned student is tested with.

@@ -460,20 +460,24 @@ impl Work<'_, '_> {
             for (comparison, of) in self.config.comparisons.iter().enumerate() {
                 let cell = Cell { student: number, comparison, arm: WEAK, seed };
                 let run = self.run_config(&cell)?;
+                let choices = (0..of.choices.len()).map(ArmKind::Choice);
+                let arms = [ArmKind::Share(1.0), WEAK].into_iter().chain(choices);
+                let cells = arms.map(|arm| Cell { arm, ..cell.clone() });
+                let has_folder =
+                    |cell: &Cell| RunDirectory::holds_run(&self.config.cell_folder(cell));
+                let cells: Vec<Cell> = cells.filter(has_folder).collect();
+                if cells.is_empty() {
+                    continue;
+                }
                 let prepared = self.data(&cell, &run)?;
                 let device = device::by_name(&run.backend)?;
                 let untuned = student(&run, &prepared, &device, self.context)?
                     .with_precision(run.precision)?;
-                let choices = (0..of.choices.len()).map(ArmKind::Choice);
-                for arm in [ArmKind::Share(1.0), WEAK].into_iter().chain(choices) {
-                    let cell = Cell { arm, ..cell.clone() };
-                    if !RunDirectory::holds_run(&self.config.cell_folder(&cell)) {
-                        continue;
-                    }
+                for cell in cells {
                     let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers, self.context)?;
-                    let source = match arm {
+                    let source = match cell.arm {
                         ArmKind::Share(1.0) => of.strong.clone(),
                         WEAK => of.weak.clone(),
                         arm => of.title(arm),

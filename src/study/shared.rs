@@ -150,6 +150,12 @@ fn names_on_the_hub(config: &StudyConfig) -> Result<bool> {
     Ok(names.iter().any(|name| !name.exists()))
 }
 
+/// All that is made: students before any training, then cells.
+pub(super) fn all_cells(config: &StudyConfig) -> Vec<Cell> {
+    let untuned = config.untuned_cells().into_iter();
+    untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell }).chain(config.cells()).collect()
+}
+
 /// The claim of a cell.
 fn claim_of(config: &StudyConfig, cell: &Cell) -> String {
     let file = config.result_file(cell);
@@ -161,9 +167,7 @@ fn claim_of(config: &StudyConfig, cell: &Cell) -> String {
 impl Work<'_, '_> {
     /// Makes cells that nobody else works on until all are done.
     fn make_all(&mut self, claims: &Claims) -> Result<()> {
-        let untuned = self.config.untuned_cells().into_iter();
-        let untuned = untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell });
-        let cells: Vec<Cell> = untuned.chain(self.config.cells()).collect();
+        let cells = all_cells(self.config);
         let mut done = vec![false; cells.len()];
         let mut told = String::new();
         loop {
@@ -217,7 +221,6 @@ impl Work<'_, '_> {
         let about = name(self.config, cell).join(", ");
         held.tell(&about, self.context)?;
         self.make(cell, place)?;
-        held.verify()?;
         Ok(Tried::Made)
     }
 
@@ -293,7 +296,8 @@ impl Begun<'_, '_> {
     /// The report of all cells: one process writes it, the others read it.
     fn report_once(self, claims: &Claims, command: &str) -> Result<Study> {
         let out = self.work.config.out.clone();
-        let held = claims.wait(REPORT, "the report", self.work.context)?;
+        let config = self.work.config;
+        let _held = claims.wait(REPORT, "the report", self.work.context)?;
         let (made, reported) = (self.digest()?, claims.file(REPORTED));
         if read_if_there(&reported)?.is_some_and(|then| then == made)
             && let Some(text) = read_if_there(&out.join("study.json"))?
@@ -302,7 +306,8 @@ impl Begun<'_, '_> {
             return Ok(study);
         }
         let study = self.report(command)?;
-        held.verify()?;
+        claims.verify()?;
+        claims.remove(all_cells(config).iter().map(|cell| claim_of(config, cell)))?;
         write_text(&reported, &made)?;
         Ok(study)
     }
@@ -313,9 +318,7 @@ impl Begun<'_, '_> {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
         hash.update(toml_of(config)?);
-        let untuned = config.untuned_cells().into_iter();
-        let untuned = untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell });
-        for cell in untuned.chain(config.cells()) {
+        for cell in all_cells(config) {
             hash.update(sha256_of(&config.result_file(&cell))?);
         }
         Ok(hex(hash.finalize()))

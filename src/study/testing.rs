@@ -116,7 +116,7 @@ impl Work<'_, '_> {
         self.machines.extend(cell.machine.clone());
         // A claim that is lost by now is told here, and nothing is stored.
         if let Some(claims) = &self.claims {
-            claims.check()?;
+            claims.verify()?;
         }
         cell.write(path)
     }
