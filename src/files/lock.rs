@@ -135,3 +135,41 @@ fn has_no_locks(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Unsupported
         || (cfg!(target_os = "linux") && error.raw_os_error() == Some(LINUX_ENOLCK))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_share_a_folder_exclude_whoever_wants_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        assert!(!FolderLock::is_taken(path) && FolderLock::are_there(path).unwrap());
+        let [one, other] = [(); 2].map(|()| FolderLock::take_shared(path).unwrap());
+        drop(one);
+        assert!(FolderLock::is_taken(path));
+        assert!(is_of_lock(&FolderLock::take(path).unwrap_err(), path));
+        drop(other);
+        let alone = FolderLock::take(path).unwrap();
+        let error = FolderLock::take_shared(path).unwrap_err();
+        assert!(is_of_lock(&error, path) && !is_of_lock(&error, &path.join("other")));
+        drop(alone);
+        assert!(!FolderLock::is_taken(path));
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1, "the probe is gone");
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_gets_it_or_gives_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let first = FolderLock::wait_of_file(&path, Duration::ZERO).unwrap();
+        let refused = FolderLock::wait_of_file(&path, Duration::from_millis(20)).unwrap_err();
+        assert!(is_of_lock(&refused, &path));
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| FolderLock::wait_of_file(&path, Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(30));
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
+}

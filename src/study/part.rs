@@ -6,6 +6,7 @@ use super::pretrained::pretrain;
 use super::run::{
     Asked, Begun, KIND, Place, SETTINGS, Work, date_of, going_on, how_to_share, name, part, toml_of,
 };
+use super::time_left::RunTimes;
 use crate::context::Context;
 use crate::error::Result;
 use crate::files::WorkDir;
@@ -57,11 +58,12 @@ pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> R
     let (own_untuned, own_cells) = (own(&untuned), own(&cells));
     for cell in &own_untuned {
         let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
-        work.make(&untuned, [0, 0]).map_err(going_on)?;
+        work.make(&untuned, [0, 0], None).map_err(going_on)?;
     }
     for (number, cell) in own_cells.iter().enumerate() {
         context.check().map_err(going_on)?;
-        work.make(cell, [number + 1, own_cells.len()]).map_err(going_on)?;
+        let left = RunTimes::of_earlier(config, &own_cells).left(&own_cells[number..]);
+        work.make(cell, [number + 1, own_cells.len()], left).map_err(going_on)?;
     }
     Ok(StudyPart {
         part: which,
@@ -94,14 +96,19 @@ impl Begun<'_, '_> {
 
 impl Work<'_, '_> {
     /// Makes a cell, or tests a student before any training; what is done is skipped.
-    pub(super) fn make(&mut self, cell: &Cell, place: [usize; 2]) -> Result<()> {
+    pub(super) fn make(
+        &mut self,
+        cell: &Cell,
+        place: [usize; 2],
+        seconds_left: Option<f64>,
+    ) -> Result<()> {
         if cell.arm == ArmKind::Untuned {
             let student = &self.config.students[cell.student].name;
             part(self.context, student, "untuned", place, None)?;
             return self.untuned(&as_tested(cell)).map(|_| ());
         }
         let [student, about] = name(self.config, cell);
-        part(self.context, &student, &about, place, None)?;
+        part(self.context, &student, &about, place, seconds_left)?;
         let run = self.weighted(cell, &[])?;
         self.finish(cell, &run).map(|_| ())
     }

@@ -220,7 +220,7 @@ impl Work<'_, '_> {
         }
         let about = name(self.config, cell).join(", ");
         held.tell(&about, self.context)?;
-        self.make(cell, place)?;
+        self.make(cell, place, None)?;
         Ok(Tried::Made)
     }
 

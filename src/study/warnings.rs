@@ -71,9 +71,12 @@ pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
             )
         })
     };
+    // On flex any number of threads gives the same bits.
+    let counts_threads = machines.iter().any(|machine| machine.backend != "flex");
+    let threads = || differ("threads", &|machine| machine.threads.to_string());
     [
         differ("processors", &|machine| machine.processor.clone()),
-        differ("threads", &|machine| machine.threads.to_string()),
+        counts_threads.then(threads).flatten(),
         differ("backends", &|machine| machine.backend.clone()),
     ]
     .into_iter()
@@ -233,17 +236,22 @@ mod tests {
 
     #[test]
     fn machines_that_compute_otherwise_are_told() {
-        let machine = |processor: &str, threads| Machine {
+        let machine = |processor: &str, threads, backend: &str| Machine {
             processor: processor.into(),
             threads,
-            backend: "flex".into(),
+            backend: backend.into(),
         };
-        let alike = [machine("a", 2), machine("a", 2)];
+        let alike = [machine("a", 2, "cuda"), machine("a", 2, "cuda")];
         assert!(of_machines(&alike).is_empty() && of_machines(&[]).is_empty());
-        let told = of_machines(&[machine("a", 2), machine("b", 2), machine("b", 4)]);
+        // The number of threads changes nothing on flex.
+        let told = of_machines(&["a", "b", "b"].map(|name| machine(name, name.len(), "flex")));
+        assert!(told.len() == 1 && told[0].starts_with("processors"), "{told:?}");
+        assert!(told[0].ends_with("a (1), b (2)"), "{told:?}");
+        assert!(of_machines(&[machine("a", 2, "flex"), machine("a", 4, "flex")]).is_empty());
+        let told = of_machines(&[machine("a", 2, "flex"), machine("a", 4, "ndarray")]);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].starts_with("processors") && told[0].ends_with("a (1), b (2)"), "{told:?}");
-        assert!(told[1].starts_with("threads") && told[1].ends_with("2 (2), 4 (1)"), "{told:?}");
+        assert!(told[0].starts_with("threads") && told[0].ends_with("2 (1), 4 (1)"), "{told:?}");
+        assert!(told[1].ends_with("flex (1), ndarray (1)"), "{told:?}");
     }
 
     #[test]
