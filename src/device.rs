@@ -26,6 +26,14 @@ pub fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
 }
 
+/// The backend that a name stands for: `auto` is the first of [`compiled`].
+pub fn resolved(name: &str) -> &str {
+    match name {
+        "auto" => compiled().first().copied().unwrap_or("none"),
+        name => name,
+    }
+}
+
 /// A device of a backend, without autodiff: the first, or with `cuda:1` the one with that number, from 0;
 /// `auto` is the first of [`compiled`].
 ///
@@ -40,10 +48,7 @@ pub fn by_name(name: &str) -> Result<Device> {
         Some((named, number)) => (named, number.parse::<usize>().ok()),
         None => (name, Some(0)),
     };
-    let chosen = match named {
-        "auto" => compiled().first().copied().unwrap_or("none"),
-        name => name,
-    };
+    let chosen = resolved(named);
     if !BACKENDS.contains(&chosen) {
         return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
     }

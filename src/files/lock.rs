@@ -1,8 +1,9 @@
-//! One process at a time on a folder.
+//! One process at a time on a folder, or several that share it.
 
 use crate::error::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = ".lock";
@@ -28,37 +29,109 @@ impl FolderLock {
     /// # Errors
     /// As [`FolderLock::take`].
     pub(crate) fn take_of_file(path: &Path) -> Result<Self> {
-        Self::take_at(&Self::beside(path), path)
+        Self::take_at(&lock_of_file(path), path)
     }
 
     /// Whether a process has ever taken the lock of a file.
     pub(crate) fn is_of_file(path: &Path) -> bool {
-        Self::beside(path).is_file()
+        lock_of_file(path).is_file()
     }
 
-    fn beside(path: &Path) -> PathBuf {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        path.with_file_name(format!(".{name}.lock"))
+    /// Takes the lock of a folder beside others that take it so; whoever takes it alone is refused
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub(crate) fn take_shared(folder: &Path) -> Result<Self> {
+        Self::try_at(&folder.join(LOCK), File::try_lock_shared)?.ok_or_else(|| taken(folder))
+    }
+
+    /// Takes the lock of a file that many processes take for a moment each.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`] where it was not free for all of `patience`; [`Error::Io`].
+    pub(crate) fn wait_of_file(path: &Path, patience: Duration) -> Result<Self> {
+        let (lock, end) = (lock_of_file(path), Instant::now() + patience);
+        loop {
+            match Self::try_at(&lock, File::try_lock)? {
+                Some(taken) => return Ok(taken),
+                None if Instant::now() >= end => return Err(taken(path)),
+                None => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+
+    /// Whether another process, or another part of this one, holds the lock of a folder.
+    pub(crate) fn is_taken(folder: &Path) -> bool {
+        let lock = folder.join(LOCK);
+        lock.is_file() && matches!(Self::try_at(&lock, File::try_lock), Ok(None))
+    }
+
+    /// Whether locks of this folder's file system hold: a second one on the same file is refused.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn are_there(folder: &Path) -> Result<bool> {
+        // Processes on two machines may have the same number.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let probe = folder.join(format!(".lock-probe-{}-{now}", std::process::id()));
+        let open = || File::options().create(true).truncate(false).write(true).open(&probe);
+        let failed = |e| Error::io("write", &probe, e);
+        let (first, second) = (open().map_err(failed)?, open().map_err(failed)?);
+        let hold = first.try_lock().is_ok()
+            && matches!(second.try_lock(), Err(TryLockError::WouldBlock))
+            && matches!(
+                File::create_new(&probe).map_err(|e| e.kind()),
+                Err(std::io::ErrorKind::AlreadyExists)
+            );
+        drop((first, second));
+        super::remove_file(&probe)?;
+        Ok(hold)
     }
 
     fn take_at(lock: &Path, of: &Path) -> Result<Self> {
-        let file = File::options().create(true).truncate(false).write(true).open(lock);
+        Self::try_at(lock, File::try_lock)?.ok_or_else(|| taken(of))
+    }
+
+    /// `None` where it is taken.
+    fn try_at(
+        lock: &Path,
+        take: fn(&File) -> std::result::Result<(), TryLockError>,
+    ) -> Result<Option<Self>> {
+        // Network file systems want a file that can be read for a lock that is shared.
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(lock);
         let file = file.map_err(|e| Error::io("write", lock, e))?;
-        match file.try_lock() {
+        match take(&file) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::RunDirectory {
-                    path: of.to_owned(),
-                    what: "another process works on it".into(),
-                    hint: "Wait for its end, or stop it".into(),
-                });
-            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
             // Some file systems have no locks; a run there is better than none.
             Err(TryLockError::Error(e)) if has_no_locks(&e) => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", lock, e)),
         }
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file }))
     }
+}
+
+/// How often it is looked whether a lock is free.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// What is wrong with a folder that another process holds.
+const TAKEN: &str = "another process works on it";
+
+fn taken(of: &Path) -> Error {
+    let hint = "Wait for its end, or stop it".into();
+    Error::RunDirectory { path: of.to_owned(), what: TAKEN.into(), hint }
+}
+
+/// Whether an error says that another process holds this folder.
+pub(crate) fn is_of_lock(error: &Error, folder: &Path) -> bool {
+    matches!(error, Error::RunDirectory { path, what, .. } if what == TAKEN && path == folder)
+}
+
+/// The lock of a file, which is beside it.
+pub(super) fn lock_of_file(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.lock"))
 }
 
 /// Whether an error says that there are no locks here, as on network mounts without that service.
@@ -66,4 +139,42 @@ fn has_no_locks(error: &std::io::Error) -> bool {
     const LINUX_ENOLCK: i32 = 37;
     error.kind() == std::io::ErrorKind::Unsupported
         || (cfg!(target_os = "linux") && error.raw_os_error() == Some(LINUX_ENOLCK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_share_a_folder_exclude_whoever_wants_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        assert!(!FolderLock::is_taken(path) && FolderLock::are_there(path).unwrap());
+        let [one, other] = [(); 2].map(|()| FolderLock::take_shared(path).unwrap());
+        drop(one);
+        assert!(FolderLock::is_taken(path));
+        assert!(is_of_lock(&FolderLock::take(path).unwrap_err(), path));
+        drop(other);
+        let alone = FolderLock::take(path).unwrap();
+        let error = FolderLock::take_shared(path).unwrap_err();
+        assert!(is_of_lock(&error, path) && !is_of_lock(&error, &path.join("other")));
+        drop(alone);
+        assert!(!FolderLock::is_taken(path));
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1, "the probe is gone");
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_gets_it_or_gives_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let first = FolderLock::wait_of_file(&path, Duration::ZERO).unwrap();
+        let refused = FolderLock::wait_of_file(&path, Duration::from_millis(20)).unwrap_err();
+        assert!(is_of_lock(&refused, &path));
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| FolderLock::wait_of_file(&path, Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(30));
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
 }

@@ -8,7 +8,7 @@ mod settings;
 mod work_dir;
 
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
-pub(crate) use lock::FolderLock;
+pub(crate) use lock::{FolderLock, is_of_lock};
 pub(crate) use parts::{
     Output, PART, PartRecord, Parts, check_part, grouped, in_order, refused, unfinished,
 };

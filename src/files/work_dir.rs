@@ -46,7 +46,11 @@ impl WorkDirKind {
     fn is_leftover(&self, name: &std::ffi::OsStr) -> bool {
         // The last is what earlier versions left.
         let mark_on_its_way = [format!(".{}.new", self.mark), format!(".{}", self.mark)];
-        name == PROBE || name == LOCK || mark_on_its_way.iter().any(|leftover| name == &**leftover)
+        let is = |leftover: &String| name == &**leftover;
+        name == PROBE
+            || name == LOCK
+            || is(&format!(".{}.lock", self.mark))
+            || mark_on_its_way.iter().any(is)
     }
 
     /// Looks at a directory as [`WorkDir::open`] does, and makes and changes nothing.
@@ -55,6 +59,15 @@ impl WorkDirKind {
     /// [`Error::RunDirectory`]: it is none, it holds other files, or another process works on it;
     /// [`Error::Io`].
     pub fn check(&self, path: &Path) -> Result<()> {
+        self.check_files(path)?;
+        if path.join(LOCK).is_file() {
+            drop(FolderLock::take(path)?);
+        }
+        Ok(())
+    }
+
+    /// As [`WorkDirKind::check`], whoever works on it.
+    pub(crate) fn check_files(&self, path: &Path) -> Result<()> {
         let refuse = |what: String, hint: &str| {
             Err(Error::RunDirectory { path: path.to_owned(), what, hint: hint.to_owned() })
         };
@@ -64,14 +77,13 @@ impl WorkDirKind {
         }
         if path.is_dir() && !self.holds(path) {
             for entry in fs::read_dir(path).map_err(read)? {
-                if !self.is_leftover(&entry.map_err(read)?.file_name()) {
+                let is_other = !self.is_leftover(&entry.map_err(read)?.file_name());
+                // One that shares the directory may have marked it meanwhile.
+                if is_other && !self.holds(path) {
                     let what = format!("it holds files that are not {}", self.owner);
                     return refuse(what, "Choose an empty directory");
                 }
             }
-        }
-        if path.join(LOCK).is_file() {
-            drop(FolderLock::take(path)?);
         }
         Ok(())
     }
@@ -112,15 +124,37 @@ impl WorkDir {
     /// As [`WorkDirKind::check`]; [`Error::Io`] where it cannot be written to.
     pub fn open(path: &Path, kind: WorkDirKind) -> Result<Self> {
         kind.check(path)?;
+        let directory = Self::made(path, kind)?;
+        Self::locked(directory, FolderLock::take(path))
+    }
+
+    /// Takes a directory beside other processes that take it so. Each makes sure by itself that no two
+    /// of them write the same file. It is not removed where it is left empty.
+    ///
+    /// # Errors
+    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where a process works on it alone.
+    pub(crate) fn open_shared(path: &Path, kind: WorkDirKind) -> Result<Self> {
+        kind.check_files(path)?;
+        let mut directory = Self::made(path, kind)?;
+        directory.made.clear();
+        Self::locked(directory, FolderLock::take_shared(path))
+    }
+
+    fn locked(mut taken: Taken, lock: Result<FolderLock>) -> Result<Self> {
+        taken.lock = Some(lock?);
+        Ok(Self(Arc::new(taken)))
+    }
+
+    /// The directory, which can be written to.
+    fn made(path: &Path, kind: WorkDirKind) -> Result<Taken> {
         let ancestors = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
         let made = ancestors.take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
         fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
-        let mut taken = Taken { path: path.to_owned(), kind, made, lock: None };
+        let taken = Taken { path: path.to_owned(), kind, made, lock: None };
         let probe = path.join(PROBE);
         fs::write(&probe, b"").map_err(|e| Error::io("write to", path, e))?;
         remove_file(&probe)?;
-        taken.lock = Some(FolderLock::take(path)?);
-        Ok(Self(Arc::new(taken)))
+        Ok(taken)
     }
 
     /// As [`WorkDir::open`], and sets an empty mark where it is not one of its kind yet.

@@ -168,8 +168,5 @@ impl Summary {
 
 /// The backend's name, `auto` resolved.
 pub(super) fn backend_name(config: &RunConfig) -> String {
-    match config.backend.as_str() {
-        "auto" => device::compiled().first().copied().unwrap_or("none").to_owned(),
-        name => name.to_owned(),
-    }
+    device::resolved(&config.backend).to_owned()
 }

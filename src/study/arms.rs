@@ -34,6 +34,9 @@ pub enum ArmKind {
     Inverse(usize),
 }
 
+/// The weak source alone, which every comparison has.
+pub(super) const WEAK: ArmKind = ArmKind::Share(0.0);
+
 /// A choice by score, as an arm of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -253,6 +256,22 @@ impl StudyConfig {
             true => format!("{name}.jsonl"),
             false => format!("{name}-seed-{}.jsonl", cell.seed),
         })
+    }
+
+    /// The untuned students to test, as the cells that they are tested like: one that is read from a folder
+    /// is the same for all seeds.
+    pub(super) fn untuned_cells(&self) -> Vec<Cell> {
+        let mut cells = vec![];
+        for (number, seed) in self.seeds.iter().enumerate() {
+            for comparison in 0..self.comparisons.len() {
+                for student in 0..self.students.len() {
+                    let cell = Cell { student, comparison, arm: WEAK, seed: *seed };
+                    let is_read = self.run_config(&cell).is_ok_and(|run| run.base_model.is_some());
+                    cells.extend((number == 0 || !is_read).then_some(cell));
+                }
+            }
+        }
+        cells
     }
 
     /// No two cells have the same folder.

@@ -12,12 +12,13 @@
 //! and studies that share a cache train each student once. The fingerprint tells whether the model is
 //! still the one that the study's cells began with: one that was lost and trained anew may be another.
 
+use super::claims::Claims;
 use super::config::{StudentConfig, StudyConfig};
 use super::run::with_hint;
 use crate::context::{Context, Event};
 use crate::error::{Error, Result};
 use crate::eval::{FileTimes, weight_files, wilson};
-use crate::files::write_text;
+use crate::files::{FolderLock, write_text};
 use crate::model::ModelFolder;
 use crate::recipe::{
     PartEvents, Prepared, RunConfig, RunDirectory, RunMode, Summary, run_with_data,
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// A pretrained student in the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -236,11 +238,18 @@ fn differing(value: Value, usual: &Value) -> Value {
 ///
 /// # Errors
 /// [`Error::Stopped`]; what a run gives.
-pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec<Ready>> {
+pub(super) fn pretrain(
+    study: &StudyConfig,
+    claims: Option<&Claims>,
+    context: &Context<'_>,
+) -> Result<Vec<Ready>> {
     let mut ready = vec![];
     for (student, of) in study.students.iter().enumerate() {
         let Some(config) = study.pretraining(student)? else { continue };
         context.check()?;
+        let about = format!("the pretraining of {}", of.name);
+        let name = format!("{}/pretraining.json", of.name);
+        let _held = claims.map(|claims| claims.wait(&name, &about, context)).transpose()?;
         context.emit(&Event::Part {
             name: &of.name,
             about: "pretraining",
@@ -248,6 +257,7 @@ pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec
             of: 0,
             seconds_left: None,
         })?;
+        wait_until_free(&config.out, &about, context)?;
         let mode = match RunDirectory::holds_run(&config.out) {
             true => RunMode::Resume,
             false => RunMode::New,
@@ -275,6 +285,22 @@ pub(super) fn pretrain(study: &StudyConfig, context: &Context<'_>) -> Result<Vec
         ready.push(Ready { line: line(&of.name, &summary, &prepared), student, problems });
     }
     Ok(ready)
+}
+
+/// Waits while another process, of this study or of one with the same cache, works on a pretraining.
+fn wait_until_free(folder: &Path, about: &str, context: &Context<'_>) -> Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
+    let mut is_told = false;
+    while FolderLock::is_taken(folder) {
+        if !is_told {
+            let folder = folder.display();
+            context.notice(format!("waiting: another process works on {about}, in {folder}"))?;
+            is_told = true;
+        }
+        std::thread::sleep(LOOK_EVERY);
+        context.check()?;
+    }
+    Ok(())
 }
 
 fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStudent {

@@ -14,29 +14,32 @@
 //!   study.json  report.html  report.md  figures/
 //! ```
 
-use super::arms::{ArmKind, check_choice};
+use super::arms::{ArmKind, WEAK, check_choice};
+use super::claims::{Claims, Held};
 use super::config::{Cell, StudyConfig};
+use super::machine::Machine;
 use super::overlap::{Overlaps, Trained, contamination, without_trained};
 use super::pretrained::{Ready, pretrain};
-use super::results::{CellResult, LeftOutProblems, Study, StudyData};
+use super::results::{CellResult, LeftOutProblems, Study, StudyData, TestedAnswers};
 use super::style::StyleShift;
 use super::time_left::RunTimes;
 use super::{report, style, warnings};
 use crate::context::{Context, Event};
 use crate::data::reading::Datasets;
-use crate::data::{AnswersKept, ColumnMap};
+use crate::data::{AnswersKept, ColumnMap, SourceShare};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{Benchmark, Question};
-use crate::files::{WorkDir, WorkDirKind};
+use crate::files::{WorkDir, WorkDirKind, is_of_lock};
 use crate::recipe::{Prepared, RunConfig, RunDirectory, student};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 /// Says that a directory is a study's, and holds the day that chat templates see.
-const MARK: &str = ".mixdistill-study";
-const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
+pub(super) const MARK: &str = ".mixdistill-study";
+pub(super) const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
 
 /// What all parts of a study's work share.
 pub(super) struct Work<'a, 'c> {
@@ -47,14 +50,21 @@ pub(super) struct Work<'a, 'c> {
     own_benchmarks: BTreeMap<usize, Vec<Benchmark>>,
     pub(super) context: &'a Context<'c>,
     /// The day of the study's beginning.
-    date: String,
+    pub(super) date: String,
     datasets: Datasets,
     /// By comparison and student; they depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
     pretrained: Vec<Ready>,
+    /// Where several processes share the study.
+    pub(super) claims: Option<Claims>,
+    /// What the cells were made on, as far as it is known.
+    pub(super) machines: Vec<Machine>,
     /// Cells that were taken as they are stored, without a folder.
     pub(super) stored: usize,
 }
+
+/// What was asked, in the study's directory.
+pub(super) const SETTINGS: &str = "settings.toml";
 
 /// Runs a study to its report; cells that are done are skipped.
 ///
@@ -64,68 +74,128 @@ pub(super) struct Work<'a, 'c> {
 /// gives.
 pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Result<Study> {
     config.validate()?;
-    let out = &config.out;
-    KIND.check(out)?;
-    let mut datasets = Datasets::of(out)?;
-    let benchmarks = config
-        .benchmarks
-        .iter()
-        .map(|path| Benchmark::read_files(&datasets.find(path, context)?, &ColumnMap::default()));
-    let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
-    let directory = WorkDir::open(out, KIND)?;
+    KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
+    let asked = Asked::read(config, context)?;
+    let directory = WorkDir::open(&config.out, KIND);
+    let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
     let date = date_of(&directory)?;
-    let pretrained = pretrain(config, context).map_err(going_on)?;
-    let (data, own_benchmarks) = (BTreeMap::new(), BTreeMap::new());
-    let mut work = Work {
-        config,
-        benchmarks,
-        own_benchmarks,
-        context,
-        date,
-        datasets,
-        data,
-        pretrained,
-        stored: 0,
-    };
-    let mut tested = StudyData::default();
-    tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
-    // Whatever is wrong with the data of a comparison or a student shows here.
-    let mut warnings = work.prepare()?;
-    work.datasets.write(&directory)?;
-    if config.leave_out_trained {
-        tested.left_out = work.leave_out()?;
+    let pretrained = pretrain(config, None, context).map_err(going_on)?;
+    let mut begun =
+        Begun::new(config, asked, Place { directory, date, claims: None }, pretrained, context)?;
+    begun.tested.untuned = begun.work.test_all_untuned().map_err(going_on)?;
+    begun.tested.cells = begun.work.train_all().map_err(going_on)?;
+    begun.report(command)
+}
+
+/// What the students are asked, read before the study's directory is made.
+pub(super) struct Asked {
+    pub datasets: Datasets,
+    pub benchmarks: Vec<Benchmark>,
+}
+
+impl Asked {
+    pub fn read(config: &StudyConfig, context: &Context<'_>) -> Result<Self> {
+        let mut datasets = Datasets::of(&config.out)?;
+        let benchmarks = config.benchmarks.iter().map(|path| {
+            Benchmark::read_files(&datasets.find(path, context)?, &ColumnMap::default())
+        });
+        let benchmarks = benchmarks.collect::<Result<Vec<_>>>()?;
+        Ok(Self { datasets, benchmarks })
     }
-    let mut overlaps = work.contamination()?;
-    warnings.append(&mut overlaps.warnings);
-    tested.overlaps = overlaps;
-    for warning in &warnings {
-        context.notice(format!("warning: {warning}"))?;
+}
+
+/// Where a study is.
+pub(super) struct Place {
+    pub directory: WorkDir,
+    /// The day of its beginning.
+    pub date: String,
+    /// Those that tell processes which share it who does what.
+    pub claims: Option<Claims>,
+}
+
+/// A study whose data are read.
+pub(super) struct Begun<'a, 'c> {
+    pub work: Work<'a, 'c>,
+    pub directory: WorkDir,
+    pub tested: StudyData,
+    warnings: Vec<String>,
+}
+
+impl<'a, 'c> Begun<'a, 'c> {
+    pub fn new(
+        config: &'a StudyConfig,
+        asked: Asked,
+        place: Place,
+        pretrained: Vec<Ready>,
+        context: &'a Context<'c>,
+    ) -> Result<Self> {
+        let Place { directory, date, claims } = place;
+        let Asked { datasets, benchmarks } = asked;
+        let (data, own_benchmarks) = (BTreeMap::new(), BTreeMap::new());
+        let mut work = Work {
+            config,
+            benchmarks,
+            own_benchmarks,
+            context,
+            date,
+            datasets,
+            data,
+            pretrained,
+            claims,
+            stored: 0,
+            machines: vec![],
+        };
+        let mut tested = StudyData::default();
+        tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
+        // Whatever is wrong with the data of a comparison or a student shows here.
+        let mut warnings = work.prepare()?;
+        match &work.claims {
+            Some(claims) => claims.exclusively(|| work.datasets.write(&directory))?,
+            None => work.datasets.write(&directory)?,
+        }
+        if config.leave_out_trained {
+            tested.left_out = work.leave_out()?;
+        }
+        let mut overlaps = work.contamination()?;
+        warnings.append(&mut overlaps.warnings);
+        tested.overlaps = overlaps;
+        for warning in &warnings {
+            context.notice(format!("warning: {warning}"))?;
+        }
+        Ok(Self { work, directory, tested, warnings })
     }
 
-    for (cell, is_first) in work.untuned_cells() {
-        if !is_first {
-            continue;
+    /// Makes the report of all cells, and writes it.
+    pub fn report(self, command: &str) -> Result<Study> {
+        let Self { work, directory, tested, mut warnings } = self;
+        let (config, context) = (work.config, work.context);
+        let style = work.style_shifts().map_err(going_on)?;
+        warnings.extend(warnings::of(config, &tested));
+        warnings.extend(warnings::of_stored(work.stored));
+        warnings.extend(warnings::of_machines(&work.machines));
+        directory.write(SETTINGS, &toml_of(config)?)?;
+        let study = Study::new(config, command, &tested, warnings, style, context)?;
+        report::write_all(&study, &tested, config)?;
+        // Once more, where they are read: what was told hours ago is out of sight.
+        for warning in &study.warnings {
+            context.notice(format!("warning: {warning}"))?;
         }
-        part(context, &config.students[cell.student].name, "untuned", [0, 0], None)?;
-        let answers = work.untuned(&cell).map_err(going_on)?;
-        tested.untuned.insert((cell.student, cell.comparison, cell.seed), answers);
+        Ok(study)
     }
-    tested.cells = work.train_all().map_err(going_on)?;
-    let style = work.style_shifts().map_err(going_on)?;
-    warnings.extend(warnings::of(config, &tested));
-    warnings.extend(warnings::of_stored(work.stored));
-    directory.write("settings.toml", &toml_of(config)?)?;
-    let study = Study::new(config, command, &tested, warnings, style, context)?;
-    report::write_all(&study, &tested, config)?;
-    // Once more, where they are read: what was told hours ago is out of sight.
-    for warning in &study.warnings {
-        context.notice(format!("warning: {warning}"))?;
+}
+
+/// What to do where another process works on a study.
+pub(super) fn how_to_share(error: Error, out: &Path) -> Error {
+    if !is_of_lock(&error, out) {
+        return error;
     }
-    Ok(study)
+    let hint = "Wait for its end, or stop it. To work on one study with several processes, start each of \
+                them with --share; a part (--part) has a directory of its own";
+    with_hint(error, hint)
 }
 
 /// Tells that a part begins.
-fn part(
+pub(super) fn part(
     context: &Context<'_>,
     name: &str,
     about: &str,
@@ -136,7 +206,7 @@ fn part(
 }
 
 /// What a stop leaves.
-fn going_on(error: Error) -> Error {
+pub(super) fn going_on(error: Error) -> Error {
     match error {
         Error::Stopped { .. } => Error::stopped("finished cells are kept; the same study goes on"),
         error => error,
@@ -144,7 +214,7 @@ fn going_on(error: Error) -> Error {
 }
 
 /// The day in a study's mark; a new study's is today.
-fn date_of(directory: &WorkDir) -> Result<String> {
+pub(super) fn date_of(directory: &WorkDir) -> Result<String> {
     let mark = directory.join(MARK);
     match fs::read_to_string(&mark) {
         Ok(date) if !date.trim().is_empty() => Ok(date.trim().to_owned()),
@@ -158,7 +228,7 @@ fn date_of(directory: &WorkDir) -> Result<String> {
 }
 
 /// The student of a cell, and what it is trained on.
-fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
+pub(super) fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     let comparison = &config.comparisons[cell.comparison];
     let student = config.students[cell.student].name.clone();
     let arm = match cell.arm {
@@ -168,7 +238,7 @@ fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     [student, format!("{}, {arm}, seed {}", comparison.name, cell.seed)]
 }
 
-fn toml_of(config: &StudyConfig) -> Result<String> {
+pub(super) fn toml_of(config: &StudyConfig) -> Result<String> {
     toml::to_string_pretty(config)
         .map_err(|e| Error::config("study", e.to_string(), "This is a defect; please report it"))
 }
@@ -255,10 +325,31 @@ impl Work<'_, '_> {
                 if let Some(folder) = scores.and_then(|file| file.parent()) {
                     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
                 }
+                // One process makes or reads them at a time.
+                let _held = match (&self.claims, scores) {
+                    (Some(claims), Some(file)) => Some(self.claim_scores(claims, cell, file)?),
+                    _ => None,
+                };
                 prepared.mixed(run, self.context)
             }
             None => Prepared::new(run, self.context),
         }
+    }
+
+    /// The data of a cell, in whatever mixture.
+    pub(super) fn unmixed(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
+        match self.data.get(&(cell.comparison, cell.student)) {
+            Some(prepared) => Ok(prepared.clone()),
+            None => Prepared::new(run, self.context),
+        }
+    }
+
+    /// The claim of a file of scores, which is waited for.
+    fn claim_scores(&self, claims: &Claims, cell: &Cell, file: &Path) -> Result<Held> {
+        let student = &self.config.students[cell.student].name;
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let about = format!("the scores of {student}, {name}");
+        claims.wait(&format!("{student}/scores-{name}.json"), &about, self.context)
     }
 
     /// What all students of a comparison are trained on, and what they were pretrained on.
@@ -306,21 +397,15 @@ impl Work<'_, '_> {
         Ok(found)
     }
 
-    /// The untuned students to test, and whether each is the first that is like it: one that is read
-    /// from a folder is the same for all seeds.
-    fn untuned_cells(&self) -> Vec<(Cell, bool)> {
-        let config = self.config;
-        let mut cells = vec![];
-        for (number, seed) in config.seeds.iter().enumerate() {
-            for comparison in 0..config.comparisons.len() {
-                for student in 0..config.students.len() {
-                    let cell = Cell { student, comparison, arm: WEAK, seed: *seed };
-                    let read = self.run_config(&cell).is_ok_and(|run| run.base_model.is_some());
-                    cells.push((cell, number == 0 || !read));
-                }
-            }
+    /// Tests all students before any training.
+    fn test_all_untuned(&mut self) -> Result<BTreeMap<(usize, usize, u64), TestedAnswers>> {
+        let mut tested = BTreeMap::new();
+        for cell in self.config.untuned_cells() {
+            part(self.context, &self.config.students[cell.student].name, "untuned", [0, 0], None)?;
+            let answers = self.untuned(&cell)?;
+            tested.insert((cell.student, cell.comparison, cell.seed), answers);
         }
-        cells
+        Ok(tested)
     }
 
     /// Trains and tests all cells, and tells before each how long the rest takes.
@@ -334,16 +419,31 @@ impl Work<'_, '_> {
             let left = times.left(&cells[number..]);
             part(self.context, &student, &about, [number + 1, cells.len()], left)?;
             let start = Instant::now();
-            let mut run = self.run_config(cell)?;
-            if let ArmKind::Control(choice) = cell.arm {
-                run.mixture.weights =
-                    rows_of(&done, &Cell { arm: ArmKind::Choice(choice), ..cell.clone() });
-            }
+            let run = self.weighted(cell, &done)?;
             let (summary, answers) = self.finish(cell, &run)?;
             times.add(cell, start.elapsed().as_secs_f64(), &summary, &answers);
             done.push((cell.clone(), summary, answers));
         }
         Ok(done)
+    }
+
+    /// The settings of a cell's run; a control has the rows of its choice, which is mixed for that where
+    /// it is not done yet.
+    pub(super) fn weighted(&self, cell: &Cell, done: &[CellResult]) -> Result<RunConfig> {
+        let mut run = self.run_config(cell)?;
+        if let ArmKind::Control(choice) = cell.arm {
+            let choice = Cell { arm: ArmKind::Choice(choice), ..cell.clone() };
+            let of_choice = self.run_config(&choice)?;
+            run.mixture.weights = if let Some(rows) = rows_of(done, &choice) {
+                rows
+            } else if let Some(summary) = self.stored(&choice, &of_choice)?.and_then(|s| s.summary)
+            {
+                rows(&summary.mixture.sources)
+            } else {
+                rows(&self.data(&choice, &of_choice)?.report.sources)
+            };
+        }
+        Ok(run)
     }
 
     /// For each student and comparison, what training on one source alone, or on a choice, made
@@ -360,20 +460,24 @@ impl Work<'_, '_> {
             for (comparison, of) in self.config.comparisons.iter().enumerate() {
                 let cell = Cell { student: number, comparison, arm: WEAK, seed };
                 let run = self.run_config(&cell)?;
+                let choices = (0..of.choices.len()).map(ArmKind::Choice);
+                let arms = [ArmKind::Share(1.0), WEAK].into_iter().chain(choices);
+                let cells = arms.map(|arm| Cell { arm, ..cell.clone() });
+                let has_folder =
+                    |cell: &Cell| RunDirectory::holds_run(&self.config.cell_folder(cell));
+                let cells: Vec<Cell> = cells.filter(has_folder).collect();
+                if cells.is_empty() {
+                    continue;
+                }
                 let prepared = self.data(&cell, &run)?;
                 let device = device::by_name(&run.backend)?;
                 let untuned = student(&run, &prepared, &device, self.context)?
                     .with_precision(run.precision)?;
-                let choices = (0..of.choices.len()).map(ArmKind::Choice);
-                for arm in [ArmKind::Share(1.0), WEAK].into_iter().chain(choices) {
-                    let cell = Cell { arm, ..cell.clone() };
-                    if !RunDirectory::holds_run(&self.config.cell_folder(&cell)) {
-                        continue;
-                    }
+                for cell in cells {
                     let answers = self.held_out_answers(&cell, &run, &prepared)?;
                     let answers = &answers[..answers.len().min(self.config.style_answers)];
                     let tokens = style::ranks(&untuned, &prepared, answers, self.context)?;
-                    let source = match arm {
+                    let source = match cell.arm {
                         ArmKind::Share(1.0) => of.strong.clone(),
                         WEAK => of.weak.clone(),
                         arm => of.title(arm),
@@ -386,14 +490,14 @@ impl Work<'_, '_> {
     }
 }
 
-/// The weak source alone, which every comparison has.
-const WEAK: ArmKind = ArmKind::Share(0.0);
+/// Rows of each source in the mixture of a cell that is done, as weights.
+pub(super) fn rows_of(done: &[CellResult], wanted: &Cell) -> Option<BTreeMap<String, f64>> {
+    let (_, summary, _) = done.iter().find(|(cell, ..)| cell == wanted)?;
+    Some(rows(&summary.mixture.sources))
+}
 
-/// Rows of each source in a cell's mixture, as weights.
-fn rows_of(done: &[CellResult], wanted: &Cell) -> BTreeMap<String, f64> {
-    let found = done.iter().find(|(cell, ..)| cell == wanted);
-    let sources = found.iter().flat_map(|(_, summary, _)| &summary.mixture.sources);
-    sources.map(|source| (source.name.clone(), source.rows as f64)).collect()
+fn rows(sources: &[SourceShare]) -> BTreeMap<String, f64> {
+    sources.iter().map(|source| (source.name.clone(), source.rows as f64)).collect()
 }
 
 /// What to do where a study's directory and its settings or data do not fit together.

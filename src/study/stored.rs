@@ -9,6 +9,7 @@
 //! published beside a report or moved between machines where weights and the texts of a benchmark
 //! cannot.
 
+use super::machine::Machine;
 use super::results::TestedAnswers;
 use crate::error::{Error, Result};
 use crate::eval::Benchmark;
@@ -56,6 +57,9 @@ pub(super) struct StoredCell {
     pub answers: TestedAnswers,
     /// The figures of its run, without samples; none of an untuned student.
     pub summary: Option<Summary>,
+    /// What it was made on; not known of those that earlier versions stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
 }
 
 /// What to do where a stored cell does not fit settings or data.
@@ -65,7 +69,7 @@ const HINT: &str = "Take the old settings and data, name another directory (out)
 impl StoredCell {
     pub fn new(asked: Asking, answers: TestedAnswers, summary: Option<&Summary>) -> Self {
         let summary = summary.map(|summary| Summary { samples: vec![], ..summary.clone() });
-        Self { asked, answers, summary }
+        Self { asked, answers, summary, machine: None }
     }
 
     /// Writes it, where it is not there already as it is.

@@ -2,6 +2,7 @@
 
 use super::arms::ArmKind;
 use super::config::Cell;
+use super::machine::Machine;
 use super::results::TestedAnswers;
 use super::run::{HINT, Work, hint, with_hint};
 use super::stored::{AskedAs, Asking, StoredCell};
@@ -26,19 +27,17 @@ const HELD_OUT: &str = "held-out";
 impl Work<'_, '_> {
     /// The answers of a student before any training.
     pub(super) fn untuned(&mut self, cell: &Cell) -> Result<TestedAnswers> {
+        let folder = self.config.untuned_folder(cell);
+        if !folder.exists()
+            && let Some(found) = self.stored_untuned(cell)?
+        {
+            self.took(&found, &folder);
+            return Ok(found.answers);
+        }
         let run = self.run_config(cell)?;
         let prepared = self.data(cell, &run)?;
         let asking = self.asking(cell, &run, &prepared);
-        let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
-        let stored = self.config.result_file(&untuned);
-        let folder = self.config.untuned_folder(cell);
-        if !folder.exists()
-            && let Some(found) = StoredCell::read(&stored)?
-        {
-            found.check(&stored, &asking, None)?;
-            self.stored += 1;
-            return Ok(found.answers);
-        }
+        let stored = self.config.result_file(&Cell { arm: ArmKind::Untuned, ..cell.clone() });
         fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         let held_out = held_out(&run, &prepared);
         let device = device::by_name(&run.backend)?;
@@ -49,7 +48,7 @@ impl Work<'_, '_> {
         let files = self.benchmarks(cell.comparison);
         let files = self.asked(&load, &run, &prepared, files, &folder)?;
         answers.extend(TestedAnswers::of_benchmarks(files));
-        StoredCell::new(asking, answers.clone(), None).write(&stored)?;
+        self.store(StoredCell::new(asking, answers.clone(), None), &run, &stored)?;
         Ok(answers)
     }
 
@@ -59,21 +58,67 @@ impl Work<'_, '_> {
         cell: &Cell,
         run: &RunConfig,
     ) -> Result<(Summary, TestedAnswers)> {
-        let prepared = self.data(cell, run)?;
-        let asking = self.asking(cell, run, &prepared);
-        let stored = self.config.result_file(cell);
         if !RunDirectory::holds_run(&run.out)
-            && let Some(found) = StoredCell::read(&stored)?
+            && let Some(found) = self.stored(cell, run)?
         {
-            found.check(&stored, &asking, Some((run, &prepared.fingerprint)))?;
+            self.took(&found, &run.out);
             if let Some(summary) = found.summary {
-                self.stored += 1;
                 return Ok((summary, found.answers));
             }
         }
+        let prepared = self.data(cell, run)?;
+        let asking = self.asking(cell, run, &prepared);
         let (summary, answers) = self.train(cell, run, &prepared)?;
-        StoredCell::new(asking, answers.clone(), Some(&summary)).write(&stored)?;
+        let stored = StoredCell::new(asking, answers.clone(), Some(&summary));
+        self.store(stored, run, &self.config.result_file(cell))?;
         Ok((summary, answers))
+    }
+
+    /// A cell as it is stored, which must fit today's settings and data.
+    pub(super) fn stored(&self, cell: &Cell, run: &RunConfig) -> Result<Option<StoredCell>> {
+        let path = self.config.result_file(cell);
+        let Some(found) = StoredCell::read(&path)? else { return Ok(None) };
+        self.check_stored(cell, run, &found, &path)?;
+        Ok(Some(found))
+    }
+
+    /// The same of a student before any training.
+    pub(super) fn stored_untuned(&self, cell: &Cell) -> Result<Option<StoredCell>> {
+        self.stored(&Cell { arm: ArmKind::Untuned, ..cell.clone() }, &self.run_config(cell)?)
+    }
+
+    /// Whether a stored cell fits today's settings and data.
+    pub(super) fn check_stored(
+        &self,
+        cell: &Cell,
+        run: &RunConfig,
+        stored: &StoredCell,
+        path: &Path,
+    ) -> Result<()> {
+        let prepared = self.unmixed(cell, run)?;
+        let trained = (cell.arm != ArmKind::Untuned).then_some((run, &*prepared.fingerprint));
+        stored.check(path, &self.asking(cell, run, &prepared), trained)
+    }
+
+    /// Counts a cell that is taken as it is stored.
+    pub(super) fn took(&mut self, stored: &StoredCell, folder: &Path) {
+        self.stored += usize::from(!folder.exists());
+        self.machines.extend(stored.machine.clone());
+    }
+
+    /// Stores a cell that is finished, with what it was made on: where it was stored before, that stays.
+    fn store(&mut self, mut cell: StoredCell, run: &RunConfig, path: &Path) -> Result<()> {
+        // Of one that cannot be read nothing is known.
+        cell.machine = match StoredCell::read(path) {
+            Ok(Some(before)) => before.machine,
+            _ => Some(Machine::here(&run.backend)),
+        };
+        self.machines.extend(cell.machine.clone());
+        // A claim that is lost by now is told here, and nothing is stored.
+        if let Some(claims) = &self.claims {
+            claims.verify()?;
+        }
+        cell.write(path)
     }
 
     /// Trains a cell and tests its student.

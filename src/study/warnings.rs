@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use super::differences::{LEVEL, pairs};
+use super::machine::Machine;
 use super::results::{CellResult, StudyData};
 use crate::eval::{Difference, score as score_of};
 use crate::recipe::Summary;
@@ -52,6 +53,35 @@ pub(super) fn of_stored(cells: usize) -> Option<String> {
              as they were when these were made, and ranks of their tokens are not shown"
         )
     })
+}
+
+/// Where cells were made on machines that may compute otherwise.
+pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
+    let differ = |what: &str, part: &dyn Fn(&Machine) -> String| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for machine in machines {
+            *counts.entry(part(machine)).or_default() += 1;
+        }
+        let each = counts.iter().map(|(name, count)| format!("{name} ({count})"));
+        (counts.len() > 1).then(|| {
+            format!(
+                "{what} differ between cells, so that one made anew on another machine may come to other \
+                 numbers: {}",
+                each.collect::<Vec<_>>().join(", ")
+            )
+        })
+    };
+    // On flex any number of threads gives the same bits.
+    let counts_threads = machines.iter().any(|machine| machine.backend != "flex");
+    let threads = || differ("threads", &|machine| machine.threads.to_string());
+    [
+        differ("processors", &|machine| machine.processor.clone()),
+        counts_threads.then(threads).flatten(),
+        differ("backends", &|machine| machine.backend.clone()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn few_seeds(seeds: usize) -> Option<String> {
@@ -201,8 +231,28 @@ fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> 
 
 #[cfg(test)]
 mod tests {
-    use super::{few_resamples, few_seeds};
-    use crate::study::StudyConfig;
+    use super::{few_resamples, few_seeds, of_machines};
+    use crate::study::{Machine, StudyConfig};
+
+    #[test]
+    fn machines_that_compute_otherwise_are_told() {
+        let machine = |processor: &str, threads, backend: &str| Machine {
+            processor: processor.into(),
+            threads,
+            backend: backend.into(),
+        };
+        let alike = [machine("a", 2, "cuda"), machine("a", 2, "cuda")];
+        assert!(of_machines(&alike).is_empty() && of_machines(&[]).is_empty());
+        // The number of threads changes nothing on flex.
+        let told = of_machines(&["a", "b", "b"].map(|name| machine(name, name.len(), "flex")));
+        assert!(told.len() == 1 && told[0].starts_with("processors"), "{told:?}");
+        assert!(told[0].ends_with("a (1), b (2)"), "{told:?}");
+        assert!(of_machines(&[machine("a", 2, "flex"), machine("a", 4, "flex")]).is_empty());
+        let told = of_machines(&[machine("a", 2, "flex"), machine("a", 4, "ndarray")]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("threads") && told[0].ends_with("2 (1), 4 (1)"), "{told:?}");
+        assert!(told[1].ends_with("flex (1), ndarray (1)"), "{told:?}");
+    }
 
     #[test]
     fn fewer_seeds_than_the_rule_are_told() {

@@ -1,0 +1,534 @@
+//! Who works on what in a study that several processes share.
+//!
+//! ```text
+//! OUT/claims/STUDENT/ARM/seed-1.json       of a cell, as its file in results/
+//! OUT/claims/STUDENT/pretraining.json      of a student's pretraining
+//! OUT/claims/STUDENT/scores-Long.json      of its scores
+//! OUT/claims/.report.json                  of the report
+//! ```
+//!
+//! A claim is a file that is made exclusively, with host, process and a count, the heartbeat, that its
+//! holder raises while it works. A process that sees the same heartbeat for long, by its own clock, takes
+//! the claim over. Every change of a claim is made under one lock, so that of two that want the same one
+//! exactly one gets it. A holder whose claim is another's by now ends.
+
+use crate::context::{Context, Event, Observer};
+use crate::error::{Error, Result};
+use crate::files::{FolderLock, read_if_there, remove_file};
+use crate::text::duration;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often a claim is renewed at least.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// Heartbeats that a live process may miss.
+const MISSED: u32 = 4;
+/// How often it is looked whether a claim is free.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the lock of all claims, which is held for a moment, may be taken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the file of a claim holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Claim {
+    host: String,
+    process: u32,
+    /// No other claim has the same.
+    token: String,
+    /// When it was made, by the clock of that host; for people.
+    started: String,
+    /// Its holder raises the heartbeat as often as this, in seconds.
+    renewed_every: f64,
+    heartbeat: u64,
+}
+
+impl Claim {
+    fn text(&self) -> String {
+        format!("{}\n", serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// The claim in a file; what cannot be read is nobody's, and as dead as it stays unchanged.
+    fn of(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    fn holder(&self) -> String {
+        format!("{}, process {}", self.host, self.process)
+    }
+}
+
+/// The claims of a study, as one process sees them; clones are the same.
+#[derive(Clone)]
+pub(super) struct Claims(Arc<Inner>);
+
+struct Inner {
+    folder: PathBuf,
+    /// The file whose lock is held while a claim changes.
+    locked: PathBuf,
+    dead_after: Duration,
+    host: String,
+    count: AtomicU64,
+    /// Claims of others as they were last seen to change.
+    seen: Mutex<BTreeMap<PathBuf, (String, Instant)>>,
+    /// Those of this process.
+    held: Mutex<Vec<Arc<State>>>,
+}
+
+/// A claim of this process.
+struct State {
+    path: PathBuf,
+    claim: Mutex<Claim>,
+    renewed: Mutex<Instant>,
+    /// Who has it, where it is another's by now.
+    lost: Mutex<Option<String>>,
+}
+
+/// A claim that this process holds until it is dropped.
+pub(super) struct Held {
+    claims: Claims,
+    state: Arc<State>,
+    /// Whose it was, where it was taken over.
+    pub taken_from: Option<String>,
+    beat: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Claims {
+    /// The claims in a study's directory, which change under the lock of one of its files.
+    pub fn new(out: &Path, locked: PathBuf, dead_after: Duration) -> Self {
+        Self(Arc::new(Inner {
+            folder: out.join("claims"),
+            locked,
+            dead_after,
+            host: host(),
+            count: AtomicU64::new(0),
+            seen: Mutex::default(),
+            held: Mutex::default(),
+        }))
+    }
+
+    /// A file beside the claims.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.folder.join(name)
+    }
+
+    /// Does what no two processes may do at once, and what takes a moment only.
+    ///
+    /// # Errors
+    /// What `work` gives; [`Error::RunDirectory`] where another process has the lock for long.
+    pub fn exclusively<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.0.exclusively(work)
+    }
+
+    /// The claim of a name, where nobody has it or its holder is dead.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; as [`Claims::exclusively`].
+    pub fn try_claim(&self, name: &str) -> Result<Option<Held>> {
+        let path = self.0.folder.join(name);
+        if let Some(text) = read_if_there(&path)?
+            && !self.0.is_dead(&path, &text)
+        {
+            return Ok(None);
+        }
+        let inner = &self.0;
+        let claimed = inner.exclusively(|| {
+            let claim = inner.claim();
+            let then = match read_if_there(&path)? {
+                None => return Ok(inner.create(&path, &claim)?.then_some((claim, None))),
+                Some(then) => then,
+            };
+            if !inner.is_dead(&path, &then) {
+                return Ok(None);
+            }
+            write(&path, &claim)?;
+            let holder = Claim::of(&then).map_or("another process".into(), |then| then.holder());
+            Ok(Some((claim, Some(holder))))
+        })?;
+        let Some((claim, taken_from)) = claimed else { return Ok(None) };
+        let state = Arc::new(State {
+            path,
+            claim: Mutex::new(claim),
+            renewed: Mutex::new(Instant::now()),
+            lost: Mutex::default(),
+        });
+        lock(&inner.held).push(state.clone());
+        let beat = Some(self.beat(&state)?);
+        Ok(Some(Held { claims: self.clone(), state, taken_from, beat }))
+    }
+
+    /// Waits until a claim is free, and takes it; tells who has it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Claims::try_claim`]; [`Error::Stopped`].
+    pub fn wait(&self, name: &str, about: &str, context: &Context<'_>) -> Result<Held> {
+        let mut told = String::new();
+        loop {
+            context.check()?;
+            if let Some(held) = self.try_claim(name)? {
+                held.tell(about, context)?;
+                return Ok(held);
+            }
+            let holder = self.holder(name).unwrap_or_default();
+            if told != holder && !holder.is_empty() {
+                context.notice(format!("waiting: {holder} works on {about}"))?;
+                told = holder;
+            }
+            self.pause(context)?;
+        }
+    }
+
+    /// Who holds a claim, in words.
+    pub fn holder(&self, name: &str) -> Option<String> {
+        let text = read_if_there(&self.0.folder.join(name)).ok()??;
+        Claim::of(&text).map(|claim| claim.holder())
+    }
+
+    /// Waits for as long as it is sensible between two looks.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub fn pause(&self, context: &Context<'_>) -> Result<()> {
+        const STEP: Duration = Duration::from_millis(50);
+        let end = Instant::now() + LOOK_EVERY.min(self.0.dead_after / MISSED);
+        while Instant::now() < end {
+            context.check()?;
+            std::thread::sleep(STEP);
+        }
+        context.check()
+    }
+
+    /// Whether all claims of this process are still its own. One that was not renewed in time, as where
+    /// the process was suspended, is looked at first.
+    ///
+    /// # Errors
+    /// [`Error::Training`] where another process has taken one over; what renewing gives, where that
+    /// has failed for so long that others may take it over.
+    pub fn check(&self) -> Result<()> {
+        let held = lock(&self.0.held).clone();
+        held.iter().try_for_each(|state| {
+            let since = lock(&state.renewed).elapsed();
+            if since >= self.0.dead_after / 2 && lock(&state.lost).is_none() {
+                let renewed = self.0.renew(state);
+                if since >= self.0.dead_after {
+                    renewed?;
+                }
+            }
+            state.check()
+        })
+    }
+
+    /// As [`Claims::check`], after a look at each of them right now.
+    ///
+    /// # Errors
+    /// As [`Claims::check`]; what renewing gives.
+    pub fn verify(&self) -> Result<()> {
+        let held = lock(&self.0.held).clone();
+        held.iter().try_for_each(|state| self.0.renew(state).and_then(|()| state.check()))
+    }
+
+    /// Removes claims of what is done, which processes have left that were killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; as [`Claims::exclusively`].
+    pub fn remove(&self, names: impl Iterator<Item = String>) -> Result<()> {
+        self.0.exclusively(|| {
+            names.into_iter().try_for_each(|name| remove_file(&self.0.folder.join(name)))
+        })
+    }
+
+    /// A thread that renews a claim until it is told to end.
+    fn beat(&self, state: &Arc<State>) -> Result<(Sender<()>, JoinHandle<()>)> {
+        let (sender, receiver) = channel();
+        let (inner, state) = (self.0.clone(), state.clone());
+        let path = state.path.clone();
+        let work = move || {
+            // An error is looked at by `check`, once it has lasted.
+            while receiver.recv_timeout(inner.renew_every()) == Err(RecvTimeoutError::Timeout) {
+                let _ = inner.renew(&state);
+            }
+        };
+        let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(work);
+        let thread = thread.map_err(|e| Error::io("renew", path, e))?;
+        Ok((sender, thread))
+    }
+}
+
+impl Inner {
+    fn exclusively<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _lock = FolderLock::wait_of_file(&self.locked, PATIENCE)?;
+        work()
+    }
+
+    fn renew_every(&self) -> Duration {
+        RENEW_EVERY.min(self.dead_after / MISSED)
+    }
+
+    /// A claim as this process begins it.
+    fn claim(&self) -> Claim {
+        let process = std::process::id();
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Claim {
+            host: self.host.clone(),
+            process,
+            token: format!("{}-{process}-{now}-{count}", self.host),
+            started: jiff::Timestamp::now().to_string(),
+            renewed_every: self.renew_every().as_secs_f64(),
+            heartbeat: 0,
+        }
+    }
+
+    /// Makes the file of a claim; whether it was not there, which locks alone tell where they hold.
+    fn create(&self, path: &Path, claim: &Claim) -> Result<bool> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        }
+        match File::create_new(path) {
+            Ok(mut file) => {
+                let written = file.write_all(claim.text().as_bytes());
+                written.map(|()| true).map_err(|e| Error::io("write", path, e))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("create", path, e)),
+        }
+    }
+
+    /// Whether a claim has been the same for as long as no live process leaves it, by this process's
+    /// clock.
+    fn is_dead(&self, path: &Path, text: &str) -> bool {
+        let mut seen = lock(&self.seen);
+        match seen.get(path) {
+            Some((then, since)) if then == text => {
+                let every = Claim::of(text).map_or(0.0, |claim| claim.renewed_every);
+                let missed = f64::from(MISSED) * every.clamp(0.0, RENEW_EVERY.as_secs_f64());
+                since.elapsed() >= self.dead_after.max(Duration::from_secs_f64(missed))
+            }
+            _ => {
+                seen.insert(path.to_owned(), (text.to_owned(), Instant::now()));
+                false
+            }
+        }
+    }
+
+    /// Raises the heartbeat, or notes that the claim is another's.
+    fn renew(&self, state: &State) -> Result<()> {
+        self.exclusively(|| {
+            let mut claim = lock(&state.claim);
+            let now = read_if_there(&state.path)?;
+            let holder = now.as_deref().map(Claim::of);
+            match holder {
+                Some(Some(now)) if now.token == claim.token => {
+                    claim.heartbeat += 1;
+                    write(&state.path, &claim)?;
+                    *lock(&state.renewed) = Instant::now();
+                }
+                holder => {
+                    let holder = holder.flatten().map(|now| now.holder());
+                    let other = holder.unwrap_or("another process".into());
+                    *lock(&state.lost) = Some(other);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the file of a claim, where it is this process's still.
+    fn release(&self, state: &State) -> Result<()> {
+        self.exclusively(|| {
+            let now = read_if_there(&state.path)?;
+            let token = now.as_deref().and_then(Claim::of).map(|now| now.token);
+            match token.is_some_and(|token| token == lock(&state.claim).token) {
+                true => remove_file(&state.path),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+/// Under the lock nobody else writes it; a reader that sees half of it sees that it has changed.
+fn write(path: &Path, claim: &Claim) -> Result<()> {
+    fs::write(path, claim.text()).map_err(|e| Error::io("write", path, e))
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        let lost = lock(&self.lost);
+        let Some(other) = &*lost else { return Ok(()) };
+        Err(Error::Training {
+            what: format!(
+                "{}: this process did not renew its claim for long, and {other} has taken it over",
+                self.path.display()
+            ),
+            hint: "Nothing is lost: the other process goes on with it. Start the same command again to \
+                   work on others, with a longer --dead-after if this happens often"
+                .into(),
+        })
+    }
+}
+
+impl Held {
+    /// Tells where it was taken over.
+    ///
+    /// # Errors
+    /// As [`Context::notice`].
+    pub fn tell(&self, about: &str, context: &Context<'_>) -> Result<()> {
+        let Some(holder) = &self.taken_from else { return Ok(()) };
+        let long = duration(self.claims.0.dead_after.as_secs_f64());
+        context.notice(format!(
+            "{about}: {holder} has given no sign of life for {long}; this process takes its work over"
+        ))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((sender, thread)) = self.beat.take() {
+            drop(sender);
+            let _ = thread.join();
+        }
+        lock(&self.claims.0.held).retain(|state| !Arc::ptr_eq(state, &self.state));
+        // A file that cannot be removed is a claim that dies.
+        let _ = self.claims.0.release(&self.state);
+    }
+}
+
+/// Passes events on as long as all claims of this process are its own.
+pub(super) struct Watched<'a, 'c> {
+    pub claims: Claims,
+    pub context: &'a Context<'c>,
+}
+
+impl Observer for Watched<'_, '_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        self.claims.check()?;
+        self.context.emit(event)
+    }
+}
+
+/// The name of this machine, for people.
+fn host() -> String {
+    let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
+    let files = files.into_iter().filter_map(|path| fs::read_to_string(path).ok());
+    let variables = ["HOSTNAME", "COMPUTERNAME"].into_iter().filter_map(|v| std::env::var(v).ok());
+    let mut names = files.chain(variables).map(|name| name.trim().to_owned());
+    names.find(|name| !name.is_empty()).unwrap_or_else(|| "a machine".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    const NAME: &str = "small/Long-0.20/seed-1.json";
+
+    fn claims(out: &Path, dead_after: u64) -> Claims {
+        Claims::new(out, out.join("mark"), Duration::from_millis(dead_after))
+    }
+
+    /// A claim whose process is gone.
+    fn leave_dead(claims: &Claims) {
+        let claim = Claim { host: "gone".into(), process: 7, ..claims.0.claim() };
+        claims.0.create(&claims.file(NAME), &claim).unwrap();
+    }
+
+    #[test]
+    fn one_holds_a_claim_until_it_lets_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| claims(folder.path(), 60_000));
+        let held = one.try_claim(NAME).unwrap().unwrap();
+        assert!(held.taken_from.is_none());
+        assert!(other.try_claim(NAME).unwrap().is_none() && one.try_claim(NAME).unwrap().is_none());
+        let holder = other.holder(NAME).unwrap();
+        assert!(holder.ends_with(&format!(", process {}", std::process::id())), "{holder}");
+        one.verify().unwrap();
+        drop(held);
+        assert!(!one.file(NAME).exists());
+        drop(other.try_claim(NAME).unwrap().unwrap());
+    }
+
+    #[test]
+    fn a_live_claim_stays_however_long_it_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| claims(folder.path(), 2_000));
+        let _held = one.try_claim(NAME).unwrap().unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            assert!(other.try_claim(NAME).unwrap().is_none());
+            one.check().unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        one.verify().unwrap();
+    }
+
+    #[test]
+    fn of_two_that_take_over_a_dead_claim_exactly_one_gets_it() {
+        for _ in 0..10 {
+            let folder = tempfile::tempdir().unwrap();
+            let [one, other] = [(); 2].map(|()| claims(folder.path(), 80));
+            leave_dead(&one);
+            let both = [&one, &other];
+            assert!(both.iter().all(|claims| claims.try_claim(NAME).unwrap().is_none()));
+            std::thread::sleep(Duration::from_millis(100));
+            let barrier = Barrier::new(2);
+            let won: Vec<Option<Held>> = std::thread::scope(|scope| {
+                let tries = both.map(|claims| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        claims.try_claim(NAME).unwrap()
+                    })
+                });
+                tries.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let won: Vec<&Held> = won.iter().flatten().collect();
+            let [winner] = won[..] else { panic!("{} won", won.len()) };
+            assert_eq!(winner.taken_from.as_deref(), Some("gone, process 7"));
+            winner.claims.verify().unwrap();
+        }
+    }
+
+    #[test]
+    fn whoever_lost_its_claim_is_told_and_leaves_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| claims(folder.path(), 60_000));
+        let held = one.try_claim(NAME).unwrap().unwrap();
+        one.check().unwrap();
+        // As another process does that has seen no heartbeat.
+        let theirs = Claim { host: "elsewhere".into(), process: 9, ..other.0.claim() };
+        std::fs::write(one.file(NAME), theirs.text()).unwrap();
+        let error = one.verify().unwrap_err().to_string();
+        assert!(error.contains("elsewhere, process 9 has taken it over"), "{error}");
+        let context = Context::default();
+        let watched = Watched { claims: one.clone(), context: &context };
+        let watched = Context::new(watched, context.stop_flag());
+        assert!(watched.notice("anything").is_err(), "the work ends at its next event");
+        drop(held);
+        assert_eq!(Claim::of(&std::fs::read_to_string(one.file(NAME)).unwrap()), Some(theirs));
+        one.check().unwrap();
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_read_dies_as_others_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = claims(folder.path(), 50);
+        let path = one.file(NAME);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for text in ["", "no JSON", "{\"renewed_every\": 1e300}"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(one.try_claim(NAME).unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(70));
+            assert!(one.try_claim(NAME).unwrap().unwrap().taken_from.is_some(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The report of a study whose parts were made apart from each other: takes from `results/` of each
+//! directory what is done, and trains nothing.
+
+use super::arms::{ArmKind, WEAK};
+use super::config::{Cell, StudyConfig};
+use super::part::sees_day;
+use super::pretrained::pretrain;
+use super::results::Study;
+use super::run::{
+    Asked, Begun, KIND, MARK, Place, SETTINGS, date_of, going_on, how_to_share, name,
+};
+use super::shared::{all_cells, setting_changes};
+use super::stored::StoredCell;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::files::{WorkDir, differences, read_if_there, write_text};
+use crate::recipe::{RunConfig, RunDirectory};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Most cells that are named where some are missing.
+const NAMED: usize = 12;
+
+/// Puts parts of a study together in its directory: copies what they have finished into its `results/`,
+/// and writes the report, with the numbers that one process comes to. What the directory has finished
+/// itself counts, too.
+///
+/// # Errors
+/// [`Error::RunDirectory`] with the cells that no directory has, with one that does not fit settings
+/// or data, and with one that two directories have with different numbers; as [`study`](super::study).
+pub fn join(
+    config: &StudyConfig,
+    directories: &[PathBuf],
+    command: &str,
+    context: &Context<'_>,
+) -> Result<Study> {
+    config.validate()?;
+    let parts = directories.iter().map(|path| Joined::open(path)).collect::<Result<Vec<_>>>()?;
+    KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
+    let mut parts = parts;
+    if KIND.holds(&config.out) && !parts.iter().any(|part| is_same(&part.path, &config.out)) {
+        parts.push(Joined::open(&config.out)?);
+    }
+    none_missing(config, &parts)?;
+    let directory = WorkDir::open(&config.out, KIND);
+    let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
+    if let Some(part) = parts.first().filter(|_| !directory.is_marked()) {
+        directory.set_mark(&format!("{}\n", part.date))?;
+    }
+    let date = date_of(&directory)?;
+    let datasets = directory.join("datasets.json");
+    let noted =
+        parts.iter().find_map(|part| fs::read_to_string(part.path.join("datasets.json")).ok());
+    if let Some(noted) = noted.filter(|_| !datasets.is_file()) {
+        write_text(&datasets, &noted)?;
+    }
+    take_pretrained(config, &parts)?;
+    let asked = Asked::read(config, context)?;
+    let pretrained = pretrain(config, None, context).map_err(going_on)?;
+    let place = Place { directory, date, claims: None };
+    let mut begun = Begun::new(config, asked, place, pretrained, context)?;
+    begun.take_cells(&parts)?;
+    begun.collect()?;
+    begun.report(command)
+}
+
+/// A directory that has a part of the study.
+struct Joined {
+    path: PathBuf,
+    /// What it was called where its cells were made.
+    out: PathBuf,
+    /// The day of its beginning.
+    date: String,
+}
+
+impl Joined {
+    fn open(path: &Path) -> Result<Self> {
+        if !KIND.holds(path) {
+            return Err(Error::RunDirectory {
+                path: path.to_owned(),
+                what: format!("it holds no part of a study: there is no {MARK}"),
+                hint: "Name directories that `mixdistill study` has made (--out), each whole"
+                    .into(),
+            });
+        }
+        let date = read_if_there(&path.join(MARK))?.unwrap_or_default().trim().to_owned();
+        let settings = read_if_there(&path.join(SETTINGS))?.unwrap_or_default();
+        let settings = settings.parse::<toml::Table>().unwrap_or_default();
+        let out = settings.get("out").and_then(|out| out.as_str()).map(PathBuf::from);
+        Ok(Self { path: path.to_owned(), out: out.unwrap_or_else(|| path.to_owned()), date })
+    }
+
+    /// The file of a cell in this directory.
+    fn result_file(&self, config: &StudyConfig, cell: &Cell) -> PathBuf {
+        let file = config.result_file(cell);
+        self.path.join(file.strip_prefix(&config.out).unwrap_or(&file))
+    }
+
+    /// A cell as it would be stored in the study's own directory, on the study's day where that plays
+    /// no part in it.
+    fn read(&self, config: &StudyConfig, cell: &Cell, date: &str) -> Result<Option<StoredCell>> {
+        let path = self.result_file(config, cell);
+        let Some(stored) = StoredCell::read(&path)? else { return Ok(None) };
+        let failed = |e| Error::io("read", &path, std::io::Error::other(e));
+        let mut value = serde_json::to_value(stored).map_err(failed)?;
+        let moved = |value: Option<&mut Value>| {
+            let Some(value) = value else { return };
+            let inside =
+                value.as_str().and_then(|text| Path::new(text).strip_prefix(&self.out).ok());
+            if let Some(inside) = inside {
+                *value = config.out.join(inside).display().to_string().into();
+            }
+        };
+        for place in ["/summary/config/out", "/summary/config/base_model"] {
+            moved(value.pointer_mut(place));
+        }
+        moved(value.pointer_mut("/summary/config/mixture/choice/scores"));
+        let mut is_dated = false;
+        for asked in value.get_mut("asked").and_then(Value::as_object_mut).into_iter().flatten() {
+            moved(asked.1.pointer_mut("/settings/base_model"));
+            let template = asked.1.pointer("/settings/template").and_then(Value::as_str);
+            is_dated |= template.is_some_and(sees_day);
+        }
+        if !is_dated && self.date != date {
+            let own = Value::from(self.date.as_str());
+            let dated = |value: Option<&mut Value>| {
+                if let Some(value) = value.filter(|value| **value == own) {
+                    *value = date.into();
+                }
+            };
+            dated(value.pointer_mut("/summary/config/data/date"));
+            for asked in value.get_mut("asked").and_then(Value::as_object_mut).into_iter().flatten()
+            {
+                dated(asked.1.pointer_mut("/settings/date"));
+            }
+        }
+        serde_json::from_value(value).map(Some).map_err(failed)
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Refuses where no directory has a cell, and names all of these.
+fn none_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
+    let has = |cell: &Cell| parts.iter().any(|part| part.result_file(config, cell).is_file());
+    let cells = all_cells(config);
+    let missing = cells.iter().filter(|cell| !has(cell));
+    let missing: Vec<String> = missing.map(|cell| name(config, cell).join(", ")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if missing.len() > NAMED {
+        named.push_str(&format!("; and {} more", missing.len() - NAMED));
+    }
+    let (path, count) = (config.out.clone(), missing.len());
+    let of = cells.len();
+    Err(Error::RunDirectory {
+        path,
+        what: format!("no directory has {count} of the {of} cells of the study: {named}"),
+        hint: "Make them with the same call of their part (--part), which goes on where it was stopped, \
+               and name the directories of all parts"
+            .into(),
+    })
+}
+
+/// The models of pretrained students, which every part has made for itself.
+fn take_pretrained(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
+    for (number, student) in config.students.iter().enumerate() {
+        let Some(run) = config.pretraining(number)? else { continue };
+        let file = Path::new("pretrained-models").join(format!("{}.json", student.name));
+        same_models(&student.name, &run.out, parts, &file)?;
+        let inside = run.out.strip_prefix(&config.out).map(Path::to_owned);
+        let is_finished = |folder: &Path| {
+            let summary = fs::read_to_string(folder.join("summary.json")).unwrap_or_default();
+            let summary: Value = serde_json::from_str(&summary).unwrap_or_default();
+            RunDirectory::holds_run(folder) && summary["outcome"]["stopped"] == false
+        };
+        if !is_finished(&run.out) {
+            let inside = inside.as_deref().ok();
+            let mut folders = parts.iter().filter_map(|part| Some(part.path.join(inside?)));
+            let Some(folder) = folders.find(|folder| is_finished(folder)) else {
+                return Err(Error::RunDirectory {
+                    path: run.out,
+                    what: format!("no directory has the pretrained student `{}`", student.name),
+                    hint: "Copy the folder of a part here (pretrained/, or pretrained_cache): its tokenizer \
+                           says what was asked"
+                        .into(),
+                });
+            };
+            copy_folder(&folder, &run.out)?;
+        }
+        let fingerprints = config.out.join(&file);
+        if !fingerprints.is_file()
+            && let Some(text) =
+                parts.iter().find_map(|p| fs::read_to_string(p.path.join(&file)).ok())
+        {
+            let folder = config.out.join("pretrained-models");
+            fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+            write_text(&fingerprints, &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses cells that began with different models.
+fn same_models(student: &str, run: &Path, parts: &[Joined], file: &Path) -> Result<()> {
+    let digest = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut first: Option<(PathBuf, String)> = None;
+    for part in parts {
+        let path = part.path.join(file);
+        let text = read_if_there(&path)?.unwrap_or_default();
+        let known: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        let Some(model) = known.get(&digest) else { continue };
+        match &first {
+            None => first = Some((path, model.clone())),
+            Some((_, same)) if same == model => {}
+            Some((other, _)) => {
+                return Err(Error::RunDirectory {
+                    path,
+                    what: format!(
+                        "the cells here began with another model of the pretrained student `{student}` than \
+                         those of {}: pretraining comes to the same model on like machines only",
+                        other.display()
+                    ),
+                    hint: "Pretrain it once (pretrained_cache), give that folder to all machines, and make \
+                           the cells of one of these directories anew"
+                        .into(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies a run without its checkpoints, whole or not at all.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let beside = to.with_extension("new");
+    crate::files::remove_folder(&beside)?;
+    copy_into(from, &beside)?;
+    fs::rename(&beside, to).map_err(|e| Error::io("rename", &beside, e))
+}
+
+fn copy_into(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    for entry in fs::read_dir(from).map_err(|e| Error::io("read", from, e))? {
+        let entry = entry.map_err(|e| Error::io("read", from, e))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        match path.is_dir() {
+            true if name == "checkpoints" => {}
+            true => copy_into(&path, &to.join(name))?,
+            false => {
+                fs::copy(&path, to.join(name)).map_err(|e| Error::io("copy", &path, e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Figures that differ where the same cell is made twice.
+const OF_EACH_TIME: [&str; 7] = [
+    "seconds",
+    "training_seconds",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "machine",
+    "backend",
+    "batch_size",
+];
+
+/// A stored cell without what differs from time to time.
+fn numbers(stored: &StoredCell) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(entries) => {
+                entries.retain(|key, _| !OF_EACH_TIME.contains(&key.as_str()));
+                entries.values_mut().for_each(strip);
+            }
+            Value::Array(values) => values.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(stored).unwrap_or_default();
+    let outcome = value.pointer_mut("/summary/outcome").and_then(Value::as_object_mut);
+    // Of the last process that worked on it alone.
+    if let Some(outcome) = outcome {
+        ["tokens", "trained_tokens", "skipped"].iter().for_each(|key| drop(outcome.remove(*key)));
+    }
+    strip(&mut value);
+    value
+}
+
+impl Begun<'_, '_> {
+    /// Copies all cells into the study's own results, each checked, and compared where it is there more
+    /// than once.
+    fn take_cells(&self, parts: &[Joined]) -> Result<()> {
+        let mut done = vec![];
+        for cell in all_cells(self.work.config) {
+            self.work.context.check()?;
+            let run = match cell.arm {
+                ArmKind::Untuned => self.work.run_config(&Cell { arm: WEAK, ..cell.clone() })?,
+                _ => self.work.weighted(&cell, &done)?,
+            };
+            let stored = self.taken(&cell, &run, parts)?;
+            stored.write(&self.work.config.result_file(&cell))?;
+            if let Some(summary) = stored.summary {
+                done.push((cell, summary, stored.answers));
+            }
+        }
+        Ok(())
+    }
+
+    /// The cell as the first directory has it.
+    fn taken(&self, cell: &Cell, run: &RunConfig, parts: &[Joined]) -> Result<StoredCell> {
+        let (work, config) = (&self.work, self.work.config);
+        let mut first: Option<(PathBuf, StoredCell)> = None;
+        for part in parts {
+            let Some(stored) = part.read(config, cell, &work.date)? else { continue };
+            let path = part.result_file(config, cell);
+            work.check_stored(cell, run, &stored, &path)?;
+            let Some((other, known)) = &first else {
+                first = Some((path, stored));
+                continue;
+            };
+            let mut changes = differences(&numbers(known), &numbers(&stored), "");
+            changes.truncate(3);
+            if !changes.is_empty() {
+                return Err(Error::RunDirectory {
+                    path,
+                    what: format!(
+                        "{} was made twice and came to other numbers than in {}: {}",
+                        name(config, cell).join(", "),
+                        other.display(),
+                        changes.join(", ")
+                    ),
+                    hint: "Keep one of them: remove the other file, or leave out its directory"
+                        .into(),
+                });
+            }
+        }
+        first.map(|(_, stored)| stored).ok_or_else(|| Error::RunDirectory {
+            path: config.result_file(cell),
+            what: "it was there a moment ago".into(),
+            hint: "Start again".into(),
+        })
+    }
+}
+
+/// The settings of a study as all of its parts have them, with the directory of the first.
+///
+/// # Errors
+/// [`Error::RunDirectory`] where a directory has none, or others; as [`StudyConfig::read`].
+pub fn settings_of(directories: &[PathBuf]) -> Result<StudyConfig> {
+    let mut first: Option<(&Path, String)> = None;
+    for path in directories {
+        Joined::open(path)?;
+        let refuse = |what: String, hint: &str| {
+            Err(Error::RunDirectory { path: path.clone(), what, hint: hint.into() })
+        };
+        let Some(text) = read_if_there(&path.join(SETTINGS))? else {
+            return refuse(
+                format!("there is no {SETTINGS}"),
+                "Give the settings, too (--config FILE)",
+            );
+        };
+        let Some((other, settings)) = &first else {
+            first = Some((path, text));
+            continue;
+        };
+        let changes = setting_changes(settings, &text, &["out"]);
+        if !changes.is_empty() {
+            let what = format!(
+                "its settings are not those of {}: {}",
+                other.display(),
+                changes.join(", ")
+            );
+            return refuse(
+                what,
+                "Make all parts with the same settings, or give them (--config FILE)",
+            );
+        }
+    }
+    match first {
+        Some((path, _)) => StudyConfig::read(&path.join(SETTINGS)),
+        None => Err(Error::config("report", "no directory is named", "Name those of all parts")),
+    }
+}

@@ -1,0 +1,125 @@
+//! One part of a study, made without the others.
+
+use super::arms::{ArmKind, WEAK};
+use super::config::{Cell, StudyConfig};
+use super::pretrained::pretrain;
+use super::run::{
+    Asked, Begun, KIND, Place, SETTINGS, Work, date_of, going_on, how_to_share, name, part, toml_of,
+};
+use super::time_left::RunTimes;
+use crate::context::Context;
+use crate::error::Result;
+use crate::files::WorkDir;
+use crate::part::Part;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What was made of a part of a study.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudyPart {
+    /// Which part.
+    pub part: Part,
+    /// Its directory.
+    pub out: PathBuf,
+    /// Its cells, which are done.
+    pub cells: usize,
+    /// Those of the whole study.
+    pub all_cells: usize,
+    /// Its students before any training, which are tested.
+    pub untuned: usize,
+    /// Those of the whole study.
+    pub all_untuned: usize,
+}
+
+/// Makes one part of a study in a directory of its own, which needs nothing of the others; what is done
+/// is skipped. [`join`](super::join) makes the report once all parts are there.
+///
+/// # Errors
+/// As [`study`](super::study).
+pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> Result<StudyPart> {
+    config.validate()?;
+    KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
+    let asked = Asked::read(config, context)?;
+    let directory = WorkDir::open(&config.out, KIND);
+    let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
+    let date = date_of(&directory)?;
+    let pretrained = pretrain(config, None, context).map_err(going_on)?;
+    let place = Place { directory, date, claims: None };
+    let mut begun = Begun::new(config, asked, place, pretrained, context)?;
+    begun.tell_date()?;
+    // Whoever puts the parts together reads from it what was asked, and where.
+    begun.directory.write(SETTINGS, &toml_of(config)?)?;
+    let work = &mut begun.work;
+    let (untuned, cells) = (config.untuned_cells(), config.cells());
+    let own = |cells: &[Cell]| -> Vec<Cell> {
+        let own = cells.iter().enumerate().filter(|(index, _)| which.holds(*index));
+        own.map(|(_, cell)| cell.clone()).collect()
+    };
+    let (own_untuned, own_cells) = (own(&untuned), own(&cells));
+    for cell in &own_untuned {
+        let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
+        work.make(&untuned, [0, 0], None).map_err(going_on)?;
+    }
+    for (number, cell) in own_cells.iter().enumerate() {
+        context.check().map_err(going_on)?;
+        let left = RunTimes::of_earlier(config, &own_cells).left(&own_cells[number..]);
+        work.make(cell, [number + 1, own_cells.len()], left).map_err(going_on)?;
+    }
+    Ok(StudyPart {
+        part: which,
+        out: config.out.clone(),
+        cells: own_cells.len(),
+        all_cells: cells.len(),
+        untuned: own_untuned.len(),
+        all_untuned: untuned.len(),
+    })
+}
+
+impl Begun<'_, '_> {
+    /// Parts that begin on different days must not differ in the day that chat templates see.
+    fn tell_date(&self) -> Result<()> {
+        let work = &self.work;
+        for cell in work.config.untuned_cells() {
+            let (run, asked) = (work.run_config(&cell)?, work.config.run_config(&cell)?);
+            let is_dated = sees_day(&work.unmixed(&cell, &run)?.chat_template);
+            if is_dated && run.data.date != asked.data.date {
+                return work.context.notice(format!(
+                    "chat templates see the day on which this part began, {}. Where parts may begin on \
+                     different days, set run.data.date to one of them for all",
+                    run.data.date.unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Work<'_, '_> {
+    /// Makes a cell, or tests a student before any training; what is done is skipped.
+    pub(super) fn make(
+        &mut self,
+        cell: &Cell,
+        place: [usize; 2],
+        seconds_left: Option<f64>,
+    ) -> Result<()> {
+        if cell.arm == ArmKind::Untuned {
+            let student = &self.config.students[cell.student].name;
+            part(self.context, student, "untuned", place, None)?;
+            return self.untuned(&as_tested(cell)).map(|_| ());
+        }
+        let [student, about] = name(self.config, cell);
+        part(self.context, &student, &about, place, seconds_left)?;
+        let run = self.weighted(cell, &[])?;
+        self.finish(cell, &run).map(|_| ())
+    }
+}
+
+/// Whether prompts in a chat template hold the day.
+pub(super) fn sees_day(chat_template: &str) -> bool {
+    chat_template.contains("strftime_now")
+}
+
+/// The cell whose settings an untuned student is tested with.
+pub(super) fn as_tested(untuned: &Cell) -> Cell {
+    Cell { arm: WEAK, ..untuned.clone() }
+}

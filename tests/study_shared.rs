@@ -1,0 +1,484 @@
+//! Promise: several processes share a study, or make parts of it, and come to the numbers of one process,
+//! also where some of them are killed; what does not fit together is refused by name.
+
+mod common;
+
+use common::command;
+use mixdistill::context::{Context, StopFlag};
+use mixdistill::study::{Cell, Sharing, Study, StudyConfig, join, study, study_part, study_shared};
+use mixdistill::{Part, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+/// One student, two shares, a choice by the student's scores with its control, three seeds: 12 cells.
+const SETTINGS: &str = r#"
+seeds = [1, 2, 3]
+resamples = 200
+
+[[comparisons]]
+name = "Long"
+strong = "long"
+weak = "short"
+alphas = []
+
+[[comparisons.choices]]
+by = "rsr"
+
+[[students]]
+name = "small"
+
+[run.model]
+hidden_size = 16
+intermediate_size = 24
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 1
+[run.data]
+toy_problems = 40
+toy_test_problems = 8
+[run.train]
+steps = 6
+evaluate_every = 0
+checkpoint_every = 2
+[run.generate]
+max_new_tokens = 8
+[run.evaluation]
+questions = 8
+loss_problems = 4
+"#;
+
+/// A study, its file, and a directory that no other has.
+fn config(folder: &Path, change: impl Fn(String) -> String) -> (PathBuf, StudyConfig) {
+    let path = folder.join("study.toml");
+    let out = format!("{:?}", folder.join("out").display().to_string());
+    std::fs::write(&path, change(format!("out = {out}\n{SETTINGS}"))).unwrap();
+    let config = StudyConfig::read(&path).unwrap();
+    (path, config)
+}
+
+fn at(config: &StudyConfig, out: PathBuf) -> StudyConfig {
+    StudyConfig { out, ..config.clone() }
+}
+
+fn alone(config: &StudyConfig) -> Study {
+    study(config, "the command", &Context::default()).unwrap()
+}
+
+fn share(config: &StudyConfig) -> Result<Study> {
+    let sharing = Sharing { dead_after: Duration::from_secs(3) };
+    study_shared(config, &sharing, "the command", &Context::default())
+}
+
+fn parts(config: &StudyConfig, of: usize, folder: &Path) -> Vec<PathBuf> {
+    let each = (1..=of).map(|number| {
+        let out = folder.join(format!("part{number}"));
+        let part = Part::new(number, of).unwrap();
+        let made = study_part(&at(config, out.clone()), part, &Context::default()).unwrap();
+        assert_eq!((made.part, made.all_cells), (part, config.cells().len()));
+        out
+    });
+    each.collect()
+}
+
+fn read(out: &Path) -> Study {
+    serde_json::from_str(&std::fs::read_to_string(out.join("study.json")).unwrap()).unwrap()
+}
+
+/// A process of the program that works on the study, on its directory.
+fn start(settings: &Path, out: &Path, flags: &[&str]) -> Child {
+    command("study")
+        .arg("--config")
+        .arg(settings)
+        .arg("--out")
+        .arg(out)
+        .args(flags)
+        .env("MIXDISTILL_TEST_LINGER_MS", "60")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+/// All files below a folder, where there is one.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+}
+
+/// Files of claims that are there.
+fn claims(out: &Path) -> Vec<PathBuf> {
+    let files = below(&out.join("claims")).into_iter();
+    files.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
+}
+
+#[test]
+fn two_of_three_processes_are_killed_and_the_report_is_that_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text);
+    assert_eq!(config.cells().len(), 12);
+    let expected = alone(&config);
+    let out = folder.path().join("shared");
+    let mut processes: Vec<Child> =
+        (0..3).map(|_| start(&settings, &out, &["--share", "--dead-after", "2"])).collect();
+    // Each at another moment in each run of this test; what holds then is told where it fails.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let moments = [now % 1_500, now / 1_500 % 1_500].map(|ms| Duration::from_millis(ms.into()));
+    let begun = Instant::now();
+    while claims(&out).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody claims anything");
+    }
+    for moment in moments {
+        std::thread::sleep(moment);
+        let mut process = processes.remove(0);
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    let left = claims(&out).len();
+    common::say(&format!("killed at {moments:?}, {left} claims left"));
+    let output = processes.remove(0).wait_with_output().unwrap();
+    assert!(output.status.success(), "{moments:?}: {}", text(&output));
+    let made = read(&out);
+    assert_eq!(made.comparisons, expected.comparisons, "{moments:?}");
+    assert!(claims(&out).is_empty(), "{:?}", claims(&out));
+    // Whoever comes now has nothing to do, and the report stays as it is.
+    let written = |name: &str| std::fs::metadata(out.join(name)).unwrap().modified().unwrap();
+    let before = written("report.html");
+    assert_eq!(share(&at(&config, out.clone())).unwrap(), made);
+    assert_eq!(written("report.html"), before);
+    // So has a process that works alone.
+    assert_eq!(alone(&at(&config, out)).comparisons, expected.comparisons);
+}
+
+#[test]
+fn processes_that_share_a_study_divide_its_cells_and_all_give_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text.replace("[1, 2, 3]", "[1, 2]"));
+    let expected = alone(&config);
+    let out = folder.path().join("shared");
+    let processes: Vec<Child> =
+        (0..2).map(|_| start(&settings, &out, &["--share", "--json"])).collect();
+    let outputs: Vec<Output> =
+        processes.into_iter().map(|process| process.wait_with_output().unwrap()).collect();
+    for output in &outputs {
+        assert!(output.status.success(), "{}", text(output));
+        let study: Study = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(study.comparisons, expected.comparisons);
+    }
+    // Each cell is trained by one of them, and each trains some.
+    let told: Vec<String> =
+        outputs.iter().map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).collect();
+    for seed in [1, 2] {
+        for arm in ["0 % long", "100 % long", "by RSR, ", "random at the share"] {
+            let cell = format!("=== small: Long, {arm}");
+            let begun =
+                |line: &str| line.starts_with(&cell) && line.contains(&format!("seed {seed} (run"));
+            let trained = |text: &&String| text.lines().any(begun);
+            let by = told.iter().filter(trained).count();
+            assert!(told.iter().all(|text| text.contains("=== small: Long, ")), "{told:?}");
+            assert_eq!(by, 1, "{arm}, seed {seed}:\n{}\n---\n{}", told[0], told[1]);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_was_suspended_for_too_long_ends_and_another_one_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text.replace("[1, 2, 3]", "[1]"));
+    let expected = alone(&config);
+    let out = folder.path().join("shared");
+    let flags = ["--share", "--dead-after", "1"];
+    let first = start(&settings, &out, &flags);
+    let signal = |name: &str| {
+        let id = first.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    let begun = Instant::now();
+    let trains = || below(&out.join("cells")).iter().any(|path| path.ends_with("metrics.jsonl"));
+    while !trains() {
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+    signal("-STOP");
+    let suspended = claims(&out);
+    let second = start(&settings, &out, &flags);
+    // The second one does what else there is, and takes the claims over.
+    let has_all_but_one = || below(&out.join("results")).len() >= 4;
+    while !has_all_but_one() {
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", below(&out.join("results")));
+    }
+    std::thread::sleep(Duration::from_millis(2_500));
+    signal("-CONT");
+    let output = first.wait_with_output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{suspended:?}: {told}");
+    assert!(told.contains("has taken it over") && told.contains("--dead-after"), "{told}");
+    let output = second.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("no sign of life"), "{}", text(&output));
+    assert_eq!(read(&out).comparisons, expected.comparisons);
+}
+
+#[test]
+fn a_second_process_is_refused_unless_it_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text);
+    let other_settings = folder.path().join("other.toml");
+    let text_of = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&other_settings, text_of.replace("steps = 6", "steps = 7")).unwrap();
+    for (first, refused) in [
+        (vec![], vec![(&settings, vec![], "--share"), (&settings, vec!["--share"], "alone")]),
+        (
+            vec!["--share"],
+            vec![
+                (&settings, vec![], "--share"),
+                (&settings, vec!["--part", "1/2"], "directory of its own"),
+                (&other_settings, vec!["--share"], "run.train.steps was 6, is 7"),
+            ],
+        ),
+    ] {
+        let out = folder.path().join(format!("first{}", first.len()));
+        let mut process = start(&settings, &out, &first);
+        let begun = Instant::now();
+        while !out.join("cells").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(process.try_wait().unwrap().is_none(), "it ended");
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+        for (settings, flags, expected) in refused {
+            let output = start(settings, &out, &flags).wait_with_output().unwrap();
+            let told = text(&output);
+            assert!(process.try_wait().unwrap().is_none(), "too late to tell");
+            assert_eq!(output.status.code(), Some(1), "{told}");
+            assert!(told.contains("process") && told.contains(expected), "{flags:?}: {told}");
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    // The settings may be others once nobody works on it: new seeds, say.
+    let out = at(&config, folder.path().join("later"));
+    share(&StudyConfig { seeds: vec![1], ..out.clone() }).unwrap();
+    assert_eq!(share(&StudyConfig { seeds: vec![1, 2], ..out }).unwrap().seeds, [1, 2]);
+}
+
+#[test]
+fn parts_come_to_the_report_of_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, config) = config(folder.path(), |text| text);
+    let expected = alone(&config);
+    let parts = parts(&config, 3, folder.path());
+    // All cells, and each in one part only.
+    let count = |folder: &Path| {
+        let files = config.cells();
+        let stored = |cell: &&Cell| {
+            folder.join(config.result_file(cell).strip_prefix(&config.out).unwrap()).is_file()
+        };
+        files.iter().filter(stored).count()
+    };
+    assert_eq!(parts.iter().map(|part| count(part)).collect::<Vec<_>>(), [4, 4, 4]);
+    assert!(!parts[0].join("report.html").exists());
+
+    let joined = at(&config, folder.path().join("joined"));
+    let made = join(&joined, &parts, "the command", &Context::default()).unwrap();
+    assert_eq!(made.comparisons, expected.comparisons);
+    assert_eq!(read(&joined.out), made);
+    assert!(joined.out.join("report.html").is_file() && !joined.out.join("cells").exists());
+    // The program does the same, by the settings of the parts, wherever they are by now.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&parts[1], &moved).unwrap();
+    let by_program = |directories: &[&Path], out: &str| {
+        let mut call = command("study");
+        call.arg("--report").args(directories).arg("--out").arg(folder.path().join(out));
+        call.output().unwrap()
+    };
+    let output = by_program(&[&parts[0], &moved, &parts[2]], "by-program");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(read(&folder.path().join("by-program")).comparisons, expected.comparisons);
+    // The joined directory is a study like others: it goes on with more.
+    let more = StudyConfig { seeds: vec![1, 2, 3, 4], ..joined.clone() };
+    assert_eq!(alone(&more).comparisons[0].students[0].mixtures[0].by_seed.len(), 4);
+
+    // A part that is not named is missed, by its cells.
+    let output = by_program(&[&parts[0], &parts[2]], "without");
+    let told = text(&output);
+    assert!(!output.status.success() && told.contains("no directory has 5 of the 15"), "{told}");
+    assert!(told.contains("small, Long, 100 % long, seed 1") && told.contains("--part"), "{told}");
+    assert!(!folder.path().join("without").exists(), "nothing is made");
+    // So is a directory of something else.
+    let told = text(&by_program(&[&parts[0], folder.path()], "without"));
+    assert!(told.contains("holds no part of a study"), "{told}");
+    // Other settings are told by name.
+    let other = text(
+        &command("study")
+            .arg("--config")
+            .arg(&settings)
+            .args(["--set", "run.train.learning_rate=0.5", "--report"])
+            .args([&parts[0], &moved, &parts[2]])
+            .arg("--out")
+            .arg(folder.path().join("other"))
+            .output()
+            .unwrap(),
+    );
+    assert!(other.contains("train.learning_rate was") && other.contains("part1"), "{other}");
+}
+
+#[test]
+fn parts_of_different_days_fit_together_unless_a_template_sees_the_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("template.jinja");
+    let turn = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    let (_, config) = config(folder.path(), |text| {
+        let data = format!("[run.data]\nchat_template = {:?}\n", template.display().to_string());
+        text.replace("[1, 2, 3]", "[1]").replace("[run.data]\n", &data)
+    });
+    for (sees_day, head) in [(false, ""), (true, "{{ strftime_now('%Y') }} ")] {
+        std::fs::write(&template, format!("{head}{turn}")).unwrap();
+        let place = folder.path().join(format!("sees-day-{sees_day}"));
+        let older = place.join("part2");
+        std::fs::create_dir_all(&older).unwrap();
+        // As a part leaves it that began long ago.
+        std::fs::write(older.join(".mixdistill-study"), "2020-02-29\n").unwrap();
+        let parts = parts(&config, 2, &place);
+        let joined = at(&config, place.join("joined"));
+        let made = join(&joined, &parts, "the command", &Context::default());
+        if sees_day {
+            let error = made.unwrap_err().to_string();
+            assert!(
+                error.contains("date was \"2020-02-29\"") && error.contains("part2"),
+                "{error}"
+            );
+        } else {
+            let expected = alone(&at(&config, place.join("alone")));
+            assert_eq!(made.unwrap().comparisons, expected.comparisons);
+        }
+    }
+}
+
+/// Changes a stored cell.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn a_cell_that_two_parts_have_must_be_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config) = config(folder.path(), |text| text.replace("[1, 2, 3]", "[1]"));
+    let expected = alone(&config);
+    // Two directories that both have everything, made by themselves.
+    let [one, other] = ["one", "other"].map(|name| at(&config, folder.path().join(name)));
+    let directories = [&one, &other].map(|each| {
+        study_part(each, Part::whole(), &Context::default()).unwrap();
+        each.out.clone()
+    });
+    let joined = |name: &str| {
+        let joined = at(&config, folder.path().join(name));
+        join(&joined, &directories, "the command", &Context::default())
+    };
+    assert_eq!(joined("equal").unwrap().comparisons, expected.comparisons);
+    // The report tells machines that are not alike.
+    let stored = other.result_file(&config.cells()[1]);
+    edit(&stored, |cell| cell["machine"]["processor"] = "Another".into());
+    std::fs::remove_file(one.result_file(&config.cells()[1])).unwrap();
+    let made = joined("machines").unwrap();
+    let warned =
+        |text: &str| made.warnings.iter().any(|w| w.contains(text) && w.contains("Another (1)"));
+    assert!(warned("processors differ"), "{:?}", made.warnings);
+    assert!(!expected.warnings.iter().any(|w| w.contains("processors")));
+    // Where the numbers are others, too, nobody knows which are right.
+    edit(&other.result_file(&config.cells()[0]), |cell| {
+        let hits = &mut cell["answers"][0]["hits"][0];
+        *hits = (1.0 - hits.as_f64().unwrap()).into();
+    });
+    let error = joined("unequal").unwrap_err().to_string();
+    assert!(error.contains("made twice") && error.contains("answers"), "{error}");
+    assert!(error.contains("one") && error.contains("other"), "{error}");
+}
+
+#[test]
+fn pretrained_students_are_shared_and_divided_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let pretraining = "[students.pretraining]\nseed = 7\n[students.pretraining.train]\nsteps = 3\n";
+    let (settings, config) = config(folder.path(), |text| {
+        text.replace("[1, 2, 3]", "[1]")
+            .replace("[run.model]", &format!("{pretraining}[run.model]"))
+    });
+    let expected = alone(&config);
+    let out = folder.path().join("shared");
+    let processes: Vec<Child> = (0..2).map(|_| start(&settings, &out, &["--share"])).collect();
+    for process in processes {
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    assert_eq!(read(&out).comparisons, expected.comparisons);
+    let parts = parts(&config, 2, folder.path());
+    let joined = at(&config, folder.path().join("joined"));
+    let made = join(&joined, &parts, "the command", &Context::default()).unwrap();
+    assert_eq!(made.comparisons, expected.comparisons);
+    // What began with another model is refused.
+    let models = parts[1].join("pretrained-models/small.json");
+    edit(&models, |models| {
+        models.as_object_mut().unwrap().values_mut().for_each(|model| *model = "0".into());
+    });
+    let other = at(&config, folder.path().join("other"));
+    let error = join(&other, &parts, "the command", &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("another model of the pretrained student `small`"), "{error}");
+}
+
+#[test]
+fn a_stop_lets_claims_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config) = config(folder.path(), |text| text.replace("[1, 2, 3]", "[1]"));
+    let stop = StopFlag::default();
+    stop.request();
+    let sharing = Sharing::default();
+    let stopped = study_shared(&config, &sharing, "the command", &Context::new((), &stop));
+    assert!(matches!(stopped.unwrap_err(), mixdistill::Error::Stopped { .. }));
+    assert!(claims(&config.out).is_empty());
+    let expected = alone(&at(&config, folder.path().join("alone")));
+    assert_eq!(share(&config).unwrap().comparisons, expected.comparisons);
+    // Claims of what is done are no more than files: nobody waits for them.
+    let left = config.out.join("claims/small/Long-0.00/seed-1.json");
+    std::fs::write(&left, "{}").unwrap();
+    std::fs::remove_file(config.out.join("study.json")).unwrap();
+    assert_eq!(share(&config).unwrap().comparisons, expected.comparisons);
+    assert!(!left.exists());
+}
+
+#[test]
+fn flags_that_exclude_each_other_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, _) = config(folder.path(), |text| text);
+    let called = |flags: &[&str]| command("study").args(flags).output().unwrap();
+    let file = settings.display().to_string();
+    for flags in [
+        vec!["--config", &file, "--share", "--part", "1/2"],
+        vec!["--config", &file, "--share", "--report", "a"],
+        vec!["--config", &file, "--part", "1/2", "--report", "a"],
+        vec!["--config", &file, "--dead-after", "5"],
+        vec!["--config", &file, "--share", "--dead-after", "0"],
+        vec!["--config", &file, "--part", "3/2"],
+        vec!["--share"],
+        vec!["--report", "a"],
+    ] {
+        let output = called(&flags);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {}", text(&output));
+    }
+    // A task of an array that makes everything is told so, before whatever else.
+    let mut task = command("study");
+    task.args(["--config", &file, "--set", "resamples=0"]).env("SLURM_ARRAY_TASK_ID", "1");
+    let told = text(&task.output().unwrap());
+    assert!(told.contains("with --part array") && told.contains("resamples"), "{told}");
+    let told = text(&called(&["--config", &file, "--part", "array"]));
+    assert!(told.contains("SLURM_ARRAY_TASK_ID is not set"), "{told}");
+}
