@@ -1,7 +1,7 @@
 //! How long a step takes on several ranks, by simulation: the terms that ranks really send, at the speed
 //! of a link.
 
-use super::reduce::{Division, Sum};
+use super::reduce::{Division, Piece, Sum};
 use std::collections::VecDeque;
 
 /// A step to simulate.
@@ -64,8 +64,9 @@ impl StepTime {
 /// Owners have equal parts here, where really they have whole parameters; additions take no time.
 pub fn simulated_step(load: &StepLoad, ranks: usize, link: &Link) -> StepTime {
     let ranks = ranks.max(1);
-    let division = Division::new(load.micro_batches, load.lanes, ranks);
-    let sum = Sum::of(&vec![true; load.micro_batches], load.lanes);
+    let pieces = vec![Piece { positions: 1, trains: true }; load.micro_batches];
+    let division = Division::new(&pieces, load.lanes, ranks);
+    let sum = Sum::of(&pieces, load.lanes);
     let part = 4.0 * load.parameters as f64 / ranks as f64;
     let update = load.update_seconds / if load.shard_optimizer { ranks as f64 } else { 1.0 };
     let mut network = Network::new(ranks, part, link);

@@ -10,14 +10,14 @@ use super::losses::{HeldOut, StepGradients, held_out_losses_on, step_gradients_i
 use super::optimizer::{FusedAdamW, Optimizer};
 use super::ranked::Ranked;
 use super::recovery::Failures;
-use super::reduce::Division;
+use super::reduce::{Division, Piece};
 use super::selection::Selection;
 use super::state::LearnerState;
 use crate::context::{
     Context, EvaluationReport, Event, GradedReport, Observer, Outcome, SampleAnswer, StepReport,
     StopFlag,
 };
-use crate::data::{Batch, Row, RowStream};
+use crate::data::{Batch, BatchSize, Row, RowStream};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::tensors::lazy_tensors;
@@ -464,11 +464,14 @@ impl<M: CausalLm> Learner<M> {
             return rows.rows(range);
         }
         rows.rows_for(range, &mut |rows| {
-            let members = self.config.layout().members(rows);
-            let division = Division::new(members.len(), self.config.lanes, ranks.count());
-            let own = members.into_iter().enumerate();
+            let sizes = self.config.layout().sizes_of(rows);
+            // Which of them train is not asked here.
+            let piece = |size: &BatchSize| Piece { positions: size.positions(), trains: true };
+            let pieces: Vec<Piece> = sizes.iter().map(piece).collect();
+            let division = Division::new(&pieces, self.config.lanes, ranks.count());
+            let own = sizes.into_iter().enumerate();
             let own = own.filter(|(batch, _)| division.owner(*batch) == ranks.rank());
-            own.flat_map(|(_, members)| members).collect()
+            own.flat_map(|(_, size)| size.members).collect()
         })
     }
 

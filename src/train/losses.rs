@@ -1,7 +1,7 @@
 //! Losses: of an optimizer step, with its gradients, and of held-out rows.
 
 use super::config::TrainConfig;
-use super::reduce::Sum;
+use super::reduce::{Piece, Sum};
 use super::slots::{Reader, push_values};
 use crate::context::{Context, SourceLoss, Task};
 use crate::data::{Batch, Row};
@@ -65,13 +65,12 @@ pub(super) fn step_gradients_in_lanes<M: CausalLm>(
 ) -> Result<StepGradients> {
     check_teachers(model, batches.iter(), options)?;
     let trained: usize = batches.iter().map(|batch| batch.trained).sum();
-    let trains: Vec<bool> = batches.iter().map(|batch| batch.trained > 0).collect();
     let mut done = 0;
     let mut step = || {
         done += 1;
         progress(done)
     };
-    let all = match Sum::of(&trains, lanes) {
+    let all = match Sum::of(&pieces(batches), lanes) {
         Some(sum) => add_all(model, batches, &sum, 1.0 / trained as f64, options, &mut step)?,
         None => None,
     };
@@ -81,6 +80,15 @@ pub(super) fn step_gradients_in_lanes<M: CausalLm>(
         }
         None => StepGradients { loss: 0.0, trained, gradients: GradientsParams::new() },
     })
+}
+
+/// Micro-batches, as far as they count in the order of a sum.
+pub(super) fn pieces(batches: &[Batch]) -> Vec<Piece> {
+    let piece = |batch: &Batch| Piece {
+        positions: batch.tokens + batch.padding(),
+        trains: batch.trained > 0,
+    };
+    batches.iter().map(piece).collect()
 }
 
 /// A part of the loss and the gradients of a step.

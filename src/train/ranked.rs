@@ -11,7 +11,7 @@
 //! A rank sends about twice the size of the gradients in a step, however many ranks there are, where each
 //! has one term.
 
-use super::losses::{Partial, StepGradients, add_all, check_teachers};
+use super::losses::{Partial, StepGradients, add_all, check_teachers, pieces};
 use super::reduce::{Division, Sum};
 use super::slots::{
     Reader, counts, flat_gradients, gradients_of, owned, parameters, push_values, with_parameters,
@@ -57,9 +57,9 @@ impl Term {
 impl Ranked<'_> {
     /// The division of a step, and how it is added up.
     fn plan(&self, batches: &[Batch]) -> (Division, Option<Sum>) {
-        let trains: Vec<bool> = batches.iter().map(|batch| batch.trained > 0).collect();
-        let division = Division::new(batches.len(), self.lanes, self.ranks.count());
-        (division, Sum::of(&trains, self.lanes))
+        let pieces = pieces(batches);
+        let division = Division::new(&pieces, self.lanes, self.ranks.count());
+        (division, Sum::of(&pieces, self.lanes))
     }
 
     /// Loss and gradients of a step. With shards the gradients are those of this rank's own parameters.

@@ -10,6 +10,15 @@
 //! bits: a rank adds up what lies together in that order and is its own, a term; the rest is added
 //! where a parameter's terms come together.
 
+/// A micro-batch, as far as it counts here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Its positions, which are about the time that it takes.
+    pub positions: usize,
+    /// Whether it has anything to train.
+    pub trains: bool,
+}
+
 /// A sum of micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sum {
@@ -21,13 +30,15 @@ pub(super) enum Sum {
 impl Sum {
     /// How the micro-batches of a step are added that have anything to train; `None` where none has.
     /// `lanes` is a power of two.
-    pub fn of(trains: &[bool], lanes: usize) -> Option<Self> {
-        let chain = |lane: usize| {
-            let batches = lane_range(lane, trains.len(), lanes).filter(|batch| trains[*batch]);
-            let batches: Vec<usize> = batches.collect();
-            (!batches.is_empty()).then_some(Self::Chain(batches))
-        };
-        let mut sums: Vec<Option<Self>> = (0..lanes.max(1)).map(chain).collect();
+    pub fn of(pieces: &[Piece], lanes: usize) -> Option<Self> {
+        let mut chains: Vec<Vec<usize>> = vec![vec![]; lanes.max(1)];
+        for (batch, lane) in parts(pieces, chains.len()).into_iter().enumerate() {
+            if pieces[batch].trains {
+                chains[lane].push(batch);
+            }
+        }
+        let chain = |chain: Vec<usize>| (!chain.is_empty()).then_some(Self::Chain(chain));
+        let mut sums: Vec<Option<Self>> = chains.into_iter().map(chain).collect();
         while sums.len() > 1 {
             let mut sums_of_two = Vec::with_capacity(sums.len().div_ceil(2));
             let mut rest = sums.into_iter();
@@ -100,9 +111,18 @@ impl Sum {
     }
 }
 
-/// The micro-batches of a lane.
-fn lane_range(lane: usize, batches: usize, lanes: usize) -> std::ops::Range<usize> {
-    lane * batches / lanes..(lane + 1) * batches / lanes
+/// For each micro-batch the part that it belongs to, of so many parts side by side with about as many
+/// positions each.
+fn parts(pieces: &[Piece], count: usize) -> Vec<usize> {
+    let all: usize = pieces.iter().map(|piece| piece.positions).sum();
+    let mut before = 0;
+    let part = |piece: &Piece| {
+        // That of its middle, in halves of a position.
+        let middle = 2 * before + piece.positions;
+        before += piece.positions;
+        (middle * count / (2 * all).max(1)).min(count - 1)
+    };
+    pieces.iter().map(part).collect()
 }
 
 /// Which rank computes which micro-batch of a step.
@@ -114,16 +134,11 @@ pub(super) struct Division {
 impl Division {
     /// Ranks have whole lanes where there are enough of them, so that each sends one sum; otherwise
     /// lanes are divided, too.
-    pub fn new(batches: usize, lanes: usize, ranks: usize) -> Self {
-        let mut owners = vec![0; batches];
-        for lane in 0..lanes {
-            for batch in lane_range(lane, batches, lanes) {
-                owners[batch] = match lanes >= ranks {
-                    true => lane * ranks / lanes,
-                    false => batch * ranks / batches,
-                };
-            }
-        }
+    pub fn new(pieces: &[Piece], lanes: usize, ranks: usize) -> Self {
+        let owners = match lanes >= ranks {
+            true => parts(pieces, lanes).into_iter().map(|lane| lane * ranks / lanes).collect(),
+            false => parts(pieces, ranks),
+        };
         Self { owners }
     }
 
@@ -147,15 +162,24 @@ mod tests {
         }
     }
 
+    /// Micro-batches of equal size.
+    fn equal(trains: &[bool]) -> Vec<Piece> {
+        trains.iter().map(|trains| Piece { positions: 10, trains: *trains }).collect()
+    }
+
     #[test]
     fn the_order_is_that_of_the_lanes() {
-        let of = |trains: &[bool], lanes| Sum::of(trains, lanes).map(|sum| shown(&sum));
+        let of = |trains: &[bool], lanes| Sum::of(&equal(trains), lanes).map(|sum| shown(&sum));
         assert_eq!(of(&[true; 4], 1).unwrap(), "(((b0 + b1) + b2) + b3)");
         assert_eq!(of(&[true; 4], 2).unwrap(), "((b0 + b1) + (b2 + b3))");
-        assert_eq!(of(&[true; 5], 4).unwrap(), "((b0 + b1) + (b2 + (b3 + b4)))");
+        assert_eq!(of(&[true; 5], 4).unwrap(), "((b0 + b1) + ((b2 + b3) + b4))");
         // Micro-batches that train nothing, and more lanes than micro-batches.
         assert_eq!(of(&[true, false, false, true], 2).unwrap(), "(b0 + b3)");
         assert_eq!(of(&[true; 2], 8).unwrap(), "(b0 + b1)");
+        // Lanes have about as many positions each: here 10, 10, 10 and 30.
+        let mut pieces = equal(&[true; 4]);
+        pieces[3].positions = 30;
+        assert_eq!(shown(&Sum::of(&pieces, 2).unwrap()), "(((b0 + b1) + b2) + b3)");
         assert_eq!(of(&[false; 3], 2), None);
         assert_eq!(of(&[], 4), None);
     }
@@ -166,10 +190,12 @@ mod tests {
         for _ in 0..500 {
             let batches = 1 + random.below(12) as usize;
             let lanes = 1 << random.below(4);
-            let trains: Vec<bool> = (0..batches).map(|_| random.below(5) > 0).collect();
-            let Some(sum) = Sum::of(&trains, lanes) else { continue };
+            let piece =
+                |_| Piece { positions: 1 + random.below(20) as usize, trains: random.below(5) > 0 };
+            let pieces: Vec<Piece> = (0..batches).map(piece).collect();
+            let Some(sum) = Sum::of(&pieces, lanes) else { continue };
             for ranks in 1..7 {
-                let division = Division::new(batches, lanes, ranks);
+                let division = Division::new(&pieces, lanes, ranks);
                 let terms = sum.terms(&division);
                 assert!(terms.iter().all(|(rank, _)| *rank < ranks));
                 let mut texts = terms.iter().map(|(_, term)| shown(term));
@@ -193,9 +219,9 @@ mod tests {
             (8, 1, 4, [2, 2, 2, 2].as_slice()),
             (8, 4, 2, &[4, 4]),
             (8, 8, 3, &[3, 3, 2]),
-            (2, 1, 4, &[1, 0, 1, 0]),
+            (2, 1, 4, &[0, 1, 0, 1]),
         ] {
-            let division = Division::new(batches, lanes, ranks);
+            let division = Division::new(&equal(&vec![true; batches]), lanes, ranks);
             let count = |rank| (0..batches).filter(|b| division.owner(*b) == rank).count();
             assert_eq!((0..ranks).map(count).collect::<Vec<_>>(), expected);
         }

@@ -68,7 +68,6 @@ impl BatchLayout {
 
     /// The micro-batches of one optimizer step; each row is in one of them.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
-        let inputs: Vec<usize> = rows.iter().map(inputs).collect();
         let batch = |size: &BatchSize| {
             let examples = size.members.iter().map(|row| rows[*row].example());
             match size.is_packed {
@@ -76,13 +75,13 @@ impl BatchLayout {
                 false => Batch::new(examples, size.length),
             }
         };
-        self.sizes(&inputs).iter().map(batch).collect()
+        self.sizes_of(rows).iter().map(batch).collect()
     }
 
-    /// The rows of each micro-batch of one optimizer step, by their index.
-    pub fn members(&self, rows: &[Row]) -> Vec<Vec<usize>> {
+    /// The sizes of the micro-batches of one optimizer step, of its rows.
+    pub fn sizes_of(&self, rows: &[Row]) -> Vec<BatchSize> {
         let inputs: Vec<usize> = rows.iter().map(inputs).collect();
-        self.sizes(&inputs).into_iter().map(|size| size.members).collect()
+        self.sizes(&inputs)
     }
 
     /// The sizes of the micro-batches of one optimizer step, by the input tokens of its rows: all tokens
