@@ -173,6 +173,7 @@ pub fn main() -> ExitCode {
     let together = match ranks::Together::start(matches!(command, Command::Train(_))) {
         Ok(together) => together,
         Err(error) => {
+            ranks::leave_it_to_the_first(1);
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }

@@ -6,6 +6,30 @@ use mixdistill::{Error, Result};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How long a rank that has failed waits for the leader to say so and to end it, and how much longer each
+/// further rank: where the leader is silent, one of the others speaks.
+const COURTESY: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(3)];
+
+/// Refuses processes that a launcher has started together and MPI does not see together: each would do the
+/// whole work.
+///
+/// # Errors
+/// [`Error::Ranks`].
+#[cfg(feature = "mpi")]
+fn same_world(place: &Place, [rank, ranks]: [usize; 2]) -> Result<()> {
+    if [rank, ranks] == [place.rank, place.ranks] {
+        return Ok(());
+    }
+    Err(Error::Ranks {
+        what: format!(
+            "the launcher says process {} of {}, and MPI says {rank} of {ranks}",
+            place.rank, place.ranks
+        ),
+        hint: "Use the mpirun of the MPI that this program was built with, or srun --mpi=pmix"
+            .into(),
+    })
+}
+
 /// The processes that work together, seen from this one.
 pub struct Together {
     started: Started,
@@ -41,6 +65,11 @@ impl Together {
             (Started::Mpi(_), true) => Some(std::sync::Arc::new(mixdistill::ranks::Mpi::start()?)),
             _ => None,
         };
+        #[cfg(feature = "mpi")]
+        if let (Started::Mpi(place), Some(mpi)) = (&started, &mpi) {
+            let world = Ranks::new(mpi.clone());
+            same_world(place, [world.rank(), world.count()])?;
+        }
         Ok(Self {
             started,
             #[cfg(feature = "mpi")]
@@ -98,10 +127,8 @@ impl Together {
         if let (Err(super::common::Failure::Error(error)), false) = (ended, self.speaks())
             && !matches!(error, Error::Stopped { .. })
         {
-            #[cfg(feature = "mpi")]
-            if let Some(mpi) = &self.mpi {
-                mpi.let_the_leader_speak();
-            }
+            let rank = self.place().map_or(0, |place| place.rank);
+            std::thread::sleep(COURTESY[0] + COURTESY[1] * rank as u32);
         }
     }
 
@@ -124,11 +151,16 @@ impl Together {
 
 /// Ends a call that is wrong or asks for help. Of several processes one says so.
 pub fn end_with(error: &clap::Error) -> ! {
+    leave_it_to_the_first(error.exit_code());
+    error.exit()
+}
+
+/// Ends this process where another one of several says why.
+pub fn leave_it_to_the_first(status: i32) {
     let started = Started::from_environment(|name| std::env::var(name).ok());
     if started.place().is_some_and(|place| place.rank > 0) {
         // The launcher ends the others with the one that speaks.
         std::thread::sleep(Duration::from_secs(1));
-        std::process::exit(error.exit_code());
+        std::process::exit(status);
     }
-    error.exit()
 }

@@ -22,6 +22,8 @@ pub use threads::{ThreadRank, thread_ranks};
 
 use crate::error::{Error, Result};
 use crate::files::differences;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -104,6 +106,8 @@ pub(crate) enum Topic {
     Moments,
     /// A checkpoint that is read.
     Checkpoint,
+    /// A checkpoint that was written.
+    Saved,
     /// Whether the ranks agree.
     Same,
 }
@@ -156,6 +160,11 @@ impl Ranks {
         self.rank() == 0
     }
 
+    /// The same with ten times the patience: for where another rank works alone, such as on files.
+    pub(crate) fn unhurried(&self) -> Self {
+        Self { communicator: self.communicator.clone(), patience: self.patience * 10 }
+    }
+
     /// Tells all others that this rank has failed.
     pub fn fail(&self, error: &Error) {
         // The cause alone: what is safe and what to do each rank says itself.
@@ -200,12 +209,11 @@ impl Ranks {
 
     /// Sends each rank its message, and returns those of all ranks to this one, in their order.
     pub(crate) fn exchange(&self, topic: Topic, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
-        let mut own = None;
-        for (to, message) in messages.into_iter().enumerate() {
-            match to == self.rank() {
-                true => own = Some(message),
-                false => self.send(topic, to, message)?,
-            }
+        let mut messages = messages;
+        let mut own = messages.get_mut(self.rank()).map(std::mem::take);
+        for to in self.others() {
+            let message = messages.get_mut(to).map(std::mem::take);
+            self.send(topic, to, message.unwrap_or_default())?;
         }
         let receive = |from: usize| match from == self.rank() {
             true => Ok(own.take().unwrap_or_default()),
@@ -214,9 +222,27 @@ impl Ranks {
         (0..self.count()).map(receive).collect()
     }
 
+    /// The other ranks, the next one first: were all to begin with the same one, its link would be busy
+    /// and the others' idle.
+    pub(crate) fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rank, count) = (self.rank(), self.count());
+        (1..count).map(move |shift| (rank + shift) % count)
+    }
+
     /// What all ranks say, in their order.
     pub(crate) fn all(&self, topic: Topic, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
         self.exchange(topic, vec![message; self.count()])
+    }
+
+    /// What all ranks say, in their order, each as JSON.
+    pub(crate) fn all_json<T: Serialize + DeserializeOwned>(
+        &self,
+        topic: Topic,
+        own: &T,
+    ) -> Result<Vec<T>> {
+        let all = self.all(topic, to_json(own)?)?;
+        let read = |(rank, message): (usize, &Vec<u8>)| from_json(message, rank);
+        all.iter().enumerate().map(read).collect()
     }
 
     /// What the leader says; the others' own message is not looked at. However long the leader
@@ -252,11 +278,9 @@ impl Ranks {
         if self.is_solo() {
             return Ok(());
         }
-        let all = self.all(Topic::Same, own.to_string().into_bytes())?;
-        let read = |message: &Vec<u8>| serde_json::from_slice::<Value>(message).unwrap_or_default();
-        let leader = all.first().map(read).unwrap_or_default();
-        for (rank, message) in all.iter().enumerate().skip(1) {
-            let changes = differences(&leader, &read(message), "");
+        let all = self.all_json(Topic::Same, own)?;
+        for (rank, other) in all.iter().enumerate().skip(1) {
+            let changes = differences(&all[0], other, "");
             if !changes.is_empty() {
                 return Err(Error::Ranks {
                     what: format!(
@@ -269,6 +293,22 @@ impl Ranks {
         }
         Ok(())
     }
+}
+
+/// A message as JSON.
+pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::Ranks {
+        what: format!("what is to be told cannot be written: {e}"),
+        hint: "Paths must be UTF-8".into(),
+    })
+}
+
+/// Reads a message of a rank.
+pub(crate) fn from_json<T: DeserializeOwned>(message: &[u8], rank: usize) -> Result<T> {
+    serde_json::from_slice(message).map_err(|e| Error::Ranks {
+        what: format!("what rank {rank} says cannot be read: {e}"),
+        hint: "Start all ranks with the same program, settings and data".into(),
+    })
 }
 
 #[cfg(test)]

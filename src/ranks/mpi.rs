@@ -20,11 +20,14 @@ use std::time::{Duration, Instant};
 
 /// What a message is cut into: MPI counts in 31 bits.
 const PIECE: usize = 64 << 20;
+/// The most room that is made for a message before it has come.
+const MOST_AT_ONCE: usize = 1 << 30;
+/// How often the thread looks for something to do before it rests.
+const BUSY_LOOKS: usize = 100;
 /// How long the thread rests where nothing is to be done.
 const REST: Duration = Duration::from_micros(200);
-/// How long a rank that has failed waits for the leader to say so and to end it, and how much longer each
-/// further rank.
-const COURTESY: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(3)];
+/// How long MPI may take to end all processes.
+const PATIENCE_WITH_MPI: Duration = Duration::from_secs(8);
 
 /// Tags of what is sent.
 mod tag {
@@ -118,18 +121,10 @@ impl Mpi {
         }
     }
 
-    /// Gives the leader the time to say what has happened, and to end everyone.
-    pub fn let_the_leader_speak(&self) {
-        if self.rank != 0 {
-            // Where the leader is silent, one of the others speaks.
-            thread::sleep(COURTESY[0] + COURTESY[1] * self.rank as u32);
-        }
-    }
-
     /// Ends all ranks at once, which have been told why before.
     pub fn abort(&self) -> ! {
         self.shared.state().aborts = true;
-        thread::sleep(COURTESY[0]);
+        thread::sleep(PATIENCE_WITH_MPI);
         // MPI itself hangs.
         std::process::exit(1);
     }
@@ -211,7 +206,7 @@ impl Carrier {
     fn work(self) {
         loop {
             let found = self.take_all();
-            self.do_what_is_urgent();
+            self.report_failure_or_abort();
             let wait = if found { Duration::ZERO } else { REST };
             match self.queue.recv_timeout(wait) {
                 Ok(Job::Send(to, message)) => self.send(to, &message),
@@ -219,13 +214,13 @@ impl Carrier {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        self.do_what_is_urgent();
+        self.report_failure_or_abort();
         let Self { universe, .. } = self;
         drop(universe);
     }
 
     /// Tells the others of this rank's failure, and ends all ranks, where that is asked for.
-    fn do_what_is_urgent(&self) {
+    fn report_failure_or_abort(&self) {
         let (failure, aborts) = {
             let mut state = self.shared.state();
             (state.own_failure.take(), state.aborts)
@@ -251,14 +246,23 @@ impl Carrier {
         let process = self.world.process_at_rank(to as i32);
         request::scope(|scope| {
             let mut sending: Request<'_, _, _> = process.immediate_send_with_tag(scope, piece, tag);
+            let mut idle = 0;
             loop {
                 sending = match sending.test() {
                     Ok(_) => return,
                     Err(sending) => sending,
                 };
-                if !self.take_all() {
-                    self.do_what_is_urgent();
+                if self.take_all() {
+                    idle = 0;
+                    continue;
+                }
+                self.report_failure_or_abort();
+                // The core may be that of the rank's own work.
+                idle += 1;
+                if idle < BUSY_LOOKS {
                     thread::yield_now();
+                } else {
+                    thread::sleep(REST);
                 }
             }
         });
@@ -300,7 +304,9 @@ impl Inbox {
         match (kind, &mut self.begun) {
             (tag::LENGTH, begun) => {
                 let length = bytes.try_into().map_or(0, u64::from_ne_bytes) as usize;
-                *begun = Some((vec![], length));
+                // Room for more than one piece is made as they come.
+                let room = if length > PIECE { length.min(MOST_AT_ONCE) } else { 0 };
+                *begun = Some((Vec::with_capacity(room), length));
             }
             (_, Some((message, length))) => match message.is_empty() && bytes.len() == *length {
                 true => *message = bytes,

@@ -1,5 +1,6 @@
 //! What started this process, and which device of its machine is its own.
 
+use crate::device;
 use crate::error::{Error, Result};
 
 /// The place of a process among those that were started together, as their launcher says.
@@ -26,29 +27,39 @@ pub enum Started {
     Other(Place),
 }
 
-/// Rank, ranks, local rank and local ranks, as launchers of MPI name them.
-const OF_MPI: [[&str; 4]; 3] = [
-    [
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ],
-    ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"],
+/// Rank and ranks, as launchers of MPI name them.
+const OF_MPI: [[&str; 2]; 3] = [
+    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ["PMI_RANK", "PMI_SIZE"],
     // Of a step, which `srun` starts; a batch script alone has none.
-    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""],
+    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"],
 ];
-const OTHER: [&str; 4] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
+const OTHER: [&str; 2] = ["RANK", "WORLD_SIZE"];
+/// The number of a process on its machine: what a person sets by hand counts first. Some plugins of Slurm name
+/// the rank as other launchers do, and this number in their own way.
+const LOCAL: [&str; 4] =
+    ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+/// How many processes a machine has; Slurm's is such as `4(x2),3`.
+const ON_MACHINE: [&str; 4] = [
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_STEP_TASKS_PER_NODE",
+];
 
 impl Started {
     /// Who started this process, by its environment, which `variable` reads.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let number = |name: &str| variable(name)?.trim().parse::<usize>().ok();
-        let place = |names: &[&str; 4]| {
+        let number = |name: &str| {
+            let text = variable(name)?;
+            let digits = text.trim().split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse::<usize>().ok()
+        };
+        let first = |names: &[&str]| names.iter().find_map(|name| number(name));
+        let place = |names: &[&str; 2]| {
             let (rank, ranks) = (number(names[0])?, number(names[1])?);
-            // What a person sets by hand counts first.
-            let local = number("LOCAL_RANK").or_else(|| number(names[2])).unwrap_or(0);
-            (ranks > 1).then_some(Place { rank, ranks, local, on_machine: number(names[3]) })
+            let (local, on_machine) = (first(&LOCAL).unwrap_or(0), first(&ON_MACHINE));
+            (ranks > 1).then_some(Place { rank, ranks, local, on_machine })
         };
         if let Some(place) = OF_MPI.iter().find_map(place) {
             return Self::Mpi(place);
@@ -98,9 +109,9 @@ impl Started {
 /// The name of a backend's device for the process or thread with this number on its machine. Processors
 /// are shared by all.
 pub fn local_device(backend: &str, local: usize) -> String {
-    match backend {
-        "auto" | "flex" | "ndarray" => backend.to_owned(),
-        named if named.contains(':') || local == 0 => named.to_owned(),
+    match device::resolved(backend) {
+        "flex" | "ndarray" | "none" => backend.to_owned(),
+        named if named.contains(':') || local == 0 => backend.to_owned(),
         named => format!("{named}:{local}"),
     }
 }
@@ -127,8 +138,16 @@ mod tests {
         assert_eq!(of(&open), Started::Mpi(place(3, 4, 1, Some(2))));
         let by_hand = [&open[..], &[("LOCAL_RANK", "0")]].concat();
         assert_eq!(of(&by_hand), Started::Mpi(place(3, 4, 0, Some(2))));
-        let step = [("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "1")];
-        assert_eq!(of(&step), Started::Mpi(place(5, 8, 1, None)));
+        let step = [
+            ("SLURM_PROCID", "5"),
+            ("SLURM_STEP_NUM_TASKS", "8"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_STEP_TASKS_PER_NODE", "4(x2)"),
+        ];
+        assert_eq!(of(&step), Started::Mpi(place(5, 8, 1, Some(4))));
+        // Slurm's plugin of PMI 2 names the rank, and not the number on the machine.
+        let plugin = [&step[..], &[("PMI_RANK", "5"), ("PMI_SIZE", "8")]].concat();
+        assert_eq!(of(&plugin), Started::Mpi(place(5, 8, 1, Some(4))));
         // A batch script that asks for 8 tasks and starts none.
         assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), Started::Alone);
         assert_eq!(of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Started::Mpi(place(1, 2, 0, None)));
@@ -155,5 +174,12 @@ mod tests {
         assert_eq!(local_device("cuda", 3), "cuda:3");
         assert_eq!(local_device("cuda:1", 3), "cuda:1");
         assert_eq!(local_device("flex", 3), "flex");
+        // `auto` is the fastest that is compiled in.
+        let fastest = device::resolved("auto");
+        let expected = match fastest {
+            "flex" | "ndarray" => "auto".to_owned(),
+            gpu => format!("{gpu}:2"),
+        };
+        assert_eq!(local_device("auto", 2), expected);
     }
 }

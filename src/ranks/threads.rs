@@ -81,19 +81,23 @@ impl Communicator for ThreadRank {
         if let Some((rank, why)) = &state.failed {
             return Err(failed(*rank, why));
         }
-        let place = to * self.ranks + self.rank;
-        state.messages.get_mut(place).ok_or_else(|| super::no_such_rank(to))?.push_back(message);
+        if to >= self.ranks {
+            return Err(super::no_such_rank(to));
+        }
+        state.messages[to * self.ranks + self.rank].push_back(message);
         self.shared.changed.notify_all();
         Ok(())
     }
 
     fn receive(&self, from: usize, patience: Option<Duration>) -> Result<Vec<u8>> {
+        if from >= self.ranks {
+            return Err(super::no_such_rank(from));
+        }
         let start = Instant::now();
         let place = self.rank * self.ranks + from;
         let mut state = self.shared.state();
         loop {
-            let queue = state.messages.get_mut(place).ok_or_else(|| super::no_such_rank(from))?;
-            if let Some(message) = queue.pop_front() {
+            if let Some(message) = state.messages[place].pop_front() {
                 return Ok(message);
             }
             if let Some((rank, why)) = &state.failed {

@@ -4,7 +4,7 @@ use super::config::RunConfig;
 use super::directory::RunDirectory;
 use super::prepare::Prepared;
 use crate::context::{Context, GradedReport, SampleAnswer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{Answer, AnswerKind, Question, ask, ask_as};
 use crate::files::{LastLine, read_values};
 use crate::model::Generate;
@@ -70,15 +70,7 @@ pub(super) fn asked(
     let own: Vec<Question> = own.map(|index| questions[index].clone()).collect();
     let context = context.without_stop();
     let answers = ask_as(model, &text, &own, &numbers, kind, &config.generate, &context)?;
-    let message = serde_json::to_vec(&answers).unwrap_or_default();
-    let all = ranks.all(Topic::Answers, message)?;
-    let mut all = all.iter().enumerate().map(|(rank, message)| {
-        serde_json::from_slice::<VecDeque<Answer>>(message).map_err(|e| Error::Ranks {
-            what: format!("the answers of rank {rank} cannot be read: {e}"),
-            hint: "Start all ranks with the same program, settings and data".into(),
-        })
-    });
-    let mut all = all.by_ref().collect::<Result<Vec<_>>>()?;
+    let mut all = ranks.all_json(Topic::Answers, &VecDeque::from(answers))?;
     let in_turn = (0..questions.len()).filter_map(|index| all[index % ranks.count()].pop_front());
     Ok(in_turn.collect())
 }

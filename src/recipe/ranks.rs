@@ -15,7 +15,7 @@ use super::summary::Summary;
 use crate::context::{Context, StopFlag};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::ranks::{Ranks, Topic, local_device, thread_ranks};
+use crate::ranks::{Ranks, Topic, from_json, local_device, thread_ranks, to_json};
 use crate::train::{CheckpointStore, FitOptions, Grader};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ use std::time::Duration;
 pub(super) enum Start {
     /// The run was finished before.
     Finished,
+    /// It was stopped before it began.
+    Stopped,
     Train {
         /// The settings, with what was found for them.
         config: String,
@@ -50,8 +52,7 @@ pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start
     if ranks.is_solo() {
         return Ok(());
     }
-    let message = || Ok(serde_json::to_vec(&start()?).unwrap_or_default());
-    ranks.from_leader(Topic::Start, message, true).map(|_| ())
+    ranks.from_leader(Topic::Start, || to_json(&start()?), true).map(|_| ())
 }
 
 /// What is to be said where some ranks have nothing to compute.
@@ -85,11 +86,22 @@ pub fn run_on_ranks(
     let run = || {
         ranks.same("program or settings", &asked_for(config, mode))?;
         match ranks.is_leader() {
-            true => lead(config, mode, ranks, context).map(|(summary, _)| Some(summary)),
+            true => match lead(config, mode, ranks, context) {
+                // What ranks do together is never stopped so: it has not begun.
+                Err(stopped @ Error::Stopped { .. }) => {
+                    tell_followers(ranks, || Ok(Start::Stopped))?;
+                    Err(stopped)
+                }
+                led => led.map(|(summary, _)| Some(summary)),
+            },
             false => follow(config, ranks, context.stop_flag()).map(|()| None),
         }
     };
-    run().inspect_err(|error| ranks.fail(error))
+    run().inspect_err(|error| {
+        if !matches!(error, Error::Stopped { .. }) {
+            ranks.fail(error);
+        }
+    })
 }
 
 /// Runs a configuration on so many ranks of this process, one thread and one device each. All of them share
@@ -108,15 +120,19 @@ pub fn run_on_threads(
     let wrap = |rank| Ranks::new(Arc::new(rank)).with_patience(patience);
     let leader = all.next().map(wrap).unwrap_or_default();
     let led = thread::scope(|scope| {
-        for (number, rank) in all.enumerate() {
+        let follower = |(number, rank)| {
             let mut config = config.clone();
             config.backend = local_device(&config.backend, number + 1);
-            // What goes wrong there is told to the leader.
-            scope.spawn(move || run_on_ranks(&config, mode, &wrap(rank), &Context::default()));
-        }
+            scope.spawn(move || run_on_ranks(&config, mode, &wrap(rank), &Context::default()))
+        };
+        let followers: Vec<_> = all.enumerate().map(follower).collect();
         let led = run_on_ranks(config, mode, &leader, context);
         // Nobody waits for one that has ended.
         drop(leader);
+        for follower in followers {
+            // What went wrong there, a panic too, was told to the leader.
+            let _ = follower.join();
+        }
         led
     });
     let nobody = || Error::Ranks {
@@ -130,7 +146,8 @@ pub fn run_on_threads(
 fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
     let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
     // Devices of one kind are told apart by their number.
-    config.backend = config.backend.split(':').next().unwrap_or_default().to_owned();
+    let backend = config.backend.split(':').next().unwrap_or_default();
+    config.backend = device::resolved(backend).to_owned();
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "settings": config,
@@ -141,11 +158,11 @@ fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
 /// What every rank but the leader does.
 fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
     let message = ranks.from_leader(Topic::Start, || Ok(vec![]), true)?;
-    let start = serde_json::from_slice(&message).map_err(|e| Error::Ranks {
-        what: format!("what rank 0 says cannot be read: {e}"),
-        hint: "Start all ranks with the same program, settings and data".into(),
-    })?;
-    let Start::Train { config, resumes, scores } = start else { return Ok(()) };
+    let (config, resumes, scores) = match from_json(&message, 0)? {
+        Start::Train { config, resumes, scores } => (config, resumes, scores),
+        Start::Finished => return Ok(()),
+        Start::Stopped => return Err(Error::stopped("rank 0 was asked to stop")),
+    };
     let mut config = RunConfig::from_toml(&config)?;
     config.backend.clone_from(&asked_for.backend);
     let (config, nobody) = (&config, Context::new((), stop));

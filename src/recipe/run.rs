@@ -145,7 +145,9 @@ pub(super) fn run_prepared(
         context.notice(idle)?;
     }
     tell_followers(ranks, || Start::of(config, &prepared, resumes))?;
-    let ready = ready(config, &prepared, device, ranks, context)?;
+    let together = context.without_stop();
+    let within = if ranks.is_solo() { context.stop_flag() } else { together.stop_flag() };
+    let ready = ready(config, &prepared, device, ranks, &Context::new(context, within))?;
     let ReadyToTrain { learner, teacher, settings, parameters } = ready;
     let folder = directory.path("checkpoints");
     let store = CheckpointStore::new(folder, config.train.keep_checkpoints, settings)
@@ -179,10 +181,10 @@ pub(super) fn ready(
     context: &Context<'_>,
 ) -> Result<ReadyToTrain> {
     let model = student(config, prepared, &device.clone().autodiff(), context)?;
-    let base = match &prepared.base {
-        Some(_) => Some(model.fingerprint()?),
-        None => None,
-    };
+    // Random weights and those of adapters are to be the same on all ranks.
+    let needed = prepared.base.is_some() || !ranks.is_solo();
+    let weights = if needed { Some(model.fingerprint()?) } else { None };
+    let base = weights.clone().filter(|_| prepared.base.is_some());
     let model = model.with_precision(config.precision)?;
     let teacher = teacher(config, prepared, device, context)?;
     let parameters = Parameters::of(&model);
@@ -192,8 +194,10 @@ pub(super) fn ready(
         "settings": settings,
         "held_out": prepared.held_out_fingerprint,
         "questions": prepared.questions.len(),
+        "weights": weights,
     });
-    ranks.same("data or models", &same)?;
+    // Others begin to read where the leader has done so.
+    ranks.unhurried().same("data or models", &same)?;
     let mut train = config.train.clone();
     train.objective.noise_seed = config.seed;
     let learner = Learner::new(model, train)?.with_ranks(ranks.clone())?;

@@ -21,6 +21,7 @@ use crate::model::CausalLm;
 use crate::model::FileType;
 use crate::model::tensors::{lazy_tensors, with_named_tensors};
 use crate::model::weights::{WeightFiles, write_file};
+use crate::ranks::Topic;
 use crate::text::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -128,9 +129,20 @@ impl CheckpointStore {
     pub(super) fn save<M: CausalLm>(&self, learner: &LearnerState<M>) -> Result<PathBuf> {
         let place = self.place_of(learner.step);
         let parts = learner.gathered_parts()?;
-        if !learner.ranks.is_leader() {
-            return Ok(place);
+        let ranks = learner.ranks.unhurried();
+        if ranks.is_leader() {
+            self.save_here(learner, &parts.parts)?;
         }
+        if !ranks.is_solo() {
+            // The others wait until it is there.
+            ranks.from_leader(Topic::Saved, || Ok(vec![]), false)?;
+        }
+        Ok(place)
+    }
+
+    /// As [`CheckpointStore::save`], with the parts of the optimizer's state that other ranks have.
+    fn save_here<M: CausalLm>(&self, learner: &LearnerState<M>, parts: &[SavedPart]) -> Result<()> {
+        let place = self.place_of(learner.step);
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
         // Of a run directory that is gone nothing is made anew: it may have been moved.
         if learner.saved.is_some()
@@ -143,7 +155,7 @@ impl CheckpointStore {
             remove_folder(&left)?;
         }
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
-        if let Err(error) = self.write(learner, &beside, &parts.parts) {
+        if let Err(error) = self.write(learner, &beside, parts) {
             // On a full disk what was begun takes room; the error that counts is the first.
             let _ = remove_folder(&beside);
             return Err(error);
@@ -161,7 +173,7 @@ impl CheckpointStore {
         for (_, old) in &others[..others.len().saturating_sub(self.keep - 1)] {
             remove_folder(old)?;
         }
-        Ok(place)
+        Ok(())
     }
 
     /// Writes all files of a checkpoint into a folder and flushes them.
@@ -388,6 +400,20 @@ pub(super) fn verified_state(path: &Path) -> Result<State> {
     }
     serde_json::from_slice(&read_file(&path.join(STATE))?)
         .map_err(|e| failed(format!("state.json: {e}")))
+}
+
+/// The names of a checkpoint's files, by its manifest.
+pub(super) fn file_names(path: &Path) -> Result<Vec<String>> {
+    const MANIFEST: &str = "manifest.json";
+    let manifest: BTreeMap<String, FileEntry> =
+        serde_json::from_slice(&read_file(&path.join(MANIFEST))?).map_err(|e| {
+            Error::Checkpoint {
+                path: path.to_owned(),
+                what: format!("{MANIFEST}: {e}"),
+                hint: "It is damaged".into(),
+            }
+        })?;
+    Ok(manifest.into_keys().chain([MANIFEST.to_owned()]).collect())
 }
 
 fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {

@@ -1,14 +1,14 @@
 //! Checkpoints of several ranks: the leader writes and reads them, whole, so that they belong to no number
 //! of ranks.
 
-use super::checkpoint::{CheckpointStore, verified_state};
+use super::checkpoint::{CheckpointStore, file_names, verified_state};
 use super::optimizer::SavedPart;
 use super::selection::Selection;
 use super::slots::{counts, names, owned};
 use super::state::LearnerState;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::ranks::Topic;
+use crate::ranks::{Topic, from_json, to_json};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,21 +39,19 @@ impl<M: CausalLm> LearnerState<M> {
         if !self.shards {
             return Ok(Parts { parts: vec![], _folder: None });
         }
-        let (ranks, topic) = (&self.ranks, Topic::Moments);
+        let (ranks, topic) = (self.ranks.unhurried(), Topic::Moments);
         let folder = ranks.scratch()?;
         if !ranks.is_leader() {
             let path = folder.path().join("optimizer");
             let numbers = self.optimizer.save(self.model(), &path)?;
-            let numbers = serde_json::to_vec(&numbers).unwrap_or_default();
-            ranks.send(topic, 0, numbers)?;
+            ranks.send(topic, 0, to_json(&numbers)?)?;
             ranks.send_file(topic, &[0], &path)?;
             return Ok(Parts { parts: vec![], _folder: None });
         }
         let mut parts = vec![];
         for rank in 1..ranks.count() {
             let numbers = ranks.receive(topic, rank)?;
-            let numbers: BTreeMap<String, u64> =
-                serde_json::from_slice(&numbers).map_err(|e| unclear(rank, &e))?;
+            let numbers: BTreeMap<String, u64> = from_json(&numbers, rank)?;
             let path = folder.path().join(format!("rank-{rank}"));
             ranks.receive_file(topic, rank, &path)?;
             parts.push(SavedPart { path, numbers });
@@ -84,20 +82,23 @@ impl CheckpointStore {
         learner: &mut LearnerState<M>,
         read: impl FnOnce(&mut LearnerState<M>) -> Result<(PathBuf, Vec<String>)>,
     ) -> Result<(PathBuf, Vec<String>)> {
-        let ranks = learner.ranks.clone();
+        let ranks = learner.ranks.unhurried();
         if ranks.is_solo() {
             return read(learner);
         }
         let topic = Topic::Checkpoint;
         if ranks.is_leader() {
             let found = read(learner);
-            let announced = found.as_ref().map_err(ToString::to_string).map(|(path, skipped)| {
-                let files = Self::files_of(path);
-                let (path, skipped) = (path.clone(), skipped.clone());
-                Announced { path, skipped, files, selection: learner.selection }
-            });
-            let message = serde_json::to_vec(&announced).unwrap_or_default();
-            ranks.from_leader(topic, || Ok(message), false)?;
+            let announced = match &found {
+                Err(error) => Err(error.to_string()),
+                Ok((path, skipped)) => Ok(Announced {
+                    path: path.clone(),
+                    skipped: skipped.clone(),
+                    files: file_names(path)?,
+                    selection: learner.selection,
+                }),
+            };
+            ranks.from_leader(topic, || to_json(&announced), false)?;
             if let Ok(Announced { path, files, .. }) = announced {
                 let others: Vec<usize> = (1..ranks.count()).collect();
                 for name in files {
@@ -107,11 +108,11 @@ impl CheckpointStore {
             return found;
         }
         let message = ranks.from_leader(topic, || Ok(vec![]), false)?;
-        let announced: std::result::Result<Announced, String> =
-            serde_json::from_slice(&message).map_err(|e| unclear(0, &e))?;
+        let announced: std::result::Result<Announced, String> = from_json(&message, 0)?;
         let Announced { path, skipped, files, selection } =
-            announced.map_err(|what| Error::Ranks {
-                what: format!("rank 0 cannot read a checkpoint: {what}"),
+            announced.map_err(|what| Error::Checkpoint {
+                path: self.place_of(learner.step),
+                what: format!("rank 0 cannot read it: {what}"),
                 hint: "Mend the cause there".into(),
             })?;
         let folder = ranks.scratch()?;
@@ -124,18 +125,5 @@ impl CheckpointStore {
         // What the leader has found beside it is not here.
         learner.selection = selection;
         Ok((path, skipped))
-    }
-
-    /// The names of a checkpoint's files.
-    fn files_of(path: &std::path::Path) -> Vec<String> {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    }
-}
-
-fn unclear(rank: usize, error: &serde_json::Error) -> Error {
-    Error::Ranks {
-        what: format!("what rank {rank} says cannot be read: {error}"),
-        hint: "Start all ranks with the same program, settings and data".into(),
     }
 }

@@ -31,9 +31,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// A network by its name in gigabits a second.
+    /// A network by its name in gigabits a second. A message takes a quarter of a millisecond more than its
+    /// bytes: ranks look for messages as often as that.
     pub fn gigabits(speed: f64) -> Self {
-        Self { bytes_per_second: speed * 1e9 / 8.0, latency: 30e-6 }
+        Self { bytes_per_second: speed * 1e9 / 8.0, latency: 0.25e-3 }
     }
 
     fn seconds(&self, bytes: f64) -> f64 {
@@ -41,7 +42,7 @@ impl Link {
     }
 }
 
-/// How long a step takes.
+/// How long a step takes, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTime {
     /// Until the last rank has computed its micro-batches.
@@ -130,7 +131,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// The share of the time of so many ranks that goes into what one rank would have to do, too: 1 where
+/// How well ranks are used: the time of one rank for the step, over the time of all ranks together. 1 where
 /// twice as many ranks take half the time.
 pub fn efficiency(load: &StepLoad, ranks: usize, link: &Link) -> f64 {
     let [one, several] = [1, ranks].map(|ranks| simulated_step(load, ranks, link).total());
@@ -138,7 +139,8 @@ pub fn efficiency(load: &StepLoad, ranks: usize, link: &Link) -> f64 {
 }
 
 /// The fewest micro-batches of a rank with which a step of so many ranks is as efficient as this, each rank
-/// with one lane; `None` where 65,536 are too few.
+/// with one lane; `None` where 65,536 are too few. Numbers that are no power of two have more lanes than ranks,
+/// and some ranks then two of them.
 pub fn fewest_micro_batches(
     load: &StepLoad,
     ranks: usize,

@@ -7,7 +7,7 @@
 use super::checkpoint::CheckpointStore;
 use super::config::TrainConfig;
 use super::losses::{HeldOut, StepGradients, held_out_losses_on, step_gradients_in_lanes};
-use super::optimizer::{FusedAdamW, Optimizer};
+use super::optimizer::{FusedAdamW, Optimizer, global_norm};
 use super::ranked::Ranked;
 use super::recovery::Failures;
 use super::reduce::{Division, Piece};
@@ -188,7 +188,8 @@ impl<M: CausalLm> Learner<M> {
     /// The learner as one of several ranks. All of them are given models of the same weights, the same
     /// settings, rows and held-out rows, and make the same calls; each computes a part of every step and
     /// evaluation. A step comes to the same bits as on one rank. The leader alone writes checkpoints; the
-    /// others' stores may be anywhere.
+    /// others' stores may be anywhere, but all ranks must have one, or none, and so with graders. Rows,
+    /// graders and observers must not end the training with [`Error::Stopped`] on one rank alone.
     ///
     /// # Errors
     /// [`Error::Config`] where `shard_optimizer` is set and the optimizer's state cannot be divided.
@@ -298,23 +299,32 @@ impl<M: CausalLm> Learner<M> {
         };
         let options = self.config.step_options();
         let ranked = self.ranked();
-        let StepGradients { loss, trained, gradients } = match ranked.ranks.is_solo() {
+        let (found, norm) = match ranked.ranks.is_solo() {
             true => {
                 let lanes = self.config.lanes;
-                step_gradients_in_lanes(self.model(), &batches, lanes, &options, &mut |done| {
+                let mut told = |done| {
                     context.emit(&Event::MicroBatch { step, done, of: batches.len() })?;
                     if done < batches.len() { context.check() } else { Ok(()) }
-                })?
+                };
+                let model = self.model();
+                (step_gradients_in_lanes(model, &batches, lanes, &options, &mut told)?, None)
             }
             // A stop is agreed on between two steps.
-            false => ranked.step_gradients(self.model(), &batches, &options, &mut |done, of| {
-                context.emit(&Event::MicroBatch { step, done, of })
-            })?,
+            false => {
+                let mut told = |done, of| context.emit(&Event::MicroBatch { step, done, of });
+                let model = self.model();
+                let (found, norm) = ranked.step_gradients(model, &batches, &options, &mut told)?;
+                (found, Some(norm))
+            }
         };
+        let StepGradients { loss, trained, gradients } = found;
         if !loss.is_finite() {
             return Err(not_finite("loss"));
         }
-        let norm = ranked.norm(self.model(), &gradients)?;
+        let norm = match norm {
+            Some(norm) => norm,
+            None => global_norm(self.model(), &gradients)?,
+        };
         if !norm.is_finite() {
             return Err(not_finite("gradient norm"));
         }
@@ -486,6 +496,10 @@ impl<M: CausalLm> Learner<M> {
             && best.step != self.state.step
             && let Err(error) = store.restore(best.step, &mut self.state)
         {
+            // Where the leader could not read it, no rank has it; a rank that failed alone has failed.
+            if !self.state.ranks.is_solo() && !matches!(error, Error::Checkpoint { .. }) {
+                return Err(error);
+            }
             outcome.best = None;
             context.notice(format!("the best weights are lost, the last are kept: {error}"))?;
         }

@@ -366,15 +366,6 @@ fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64> {
-    let squares = squares(module, gradients)?;
-    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
-}
-
-/// For each gradient of a module, in its order, the sum of its squares.
-///
-/// # Errors
-/// [`Error::Training`] where the device cannot be read.
-pub(super) fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Result<Vec<f32>> {
     struct Visitor<'a> {
         gradients: &'a GradientsParams,
         squares: Vec<Tensor<1>>,
@@ -388,11 +379,23 @@ pub(super) fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Res
     }
     let mut visitor = Visitor { gradients, squares: vec![] };
     module.visit(&mut visitor);
-    if visitor.squares.is_empty() {
-        return Ok(vec![]);
+    Ok(norm_of(squares_of(visitor.squares)?))
+}
+
+/// Sums of squares on the host, in one transfer.
+///
+/// # Errors
+/// [`Error::Training`] where the device cannot be read.
+pub(super) fn squares_of(sums: Vec<Tensor<1>>) -> Result<Vec<f32>> {
+    match sums.is_empty() {
+        true => Ok(vec![]),
+        false => Ok(host(Tensor::cat(sums, 0))?.values),
     }
-    // One transfer; the few numbers are summed in f64.
-    Ok(host(Tensor::cat(visitor.squares, 0))?.values)
+}
+
+/// The root of their sum; the few numbers are summed in f64.
+pub(super) fn norm_of(squares: Vec<f32>) -> f64 {
+    squares.into_iter().map(f64::from).sum::<f64>().sqrt()
 }
 
 /// The gradients of a module on the host, by parameter name, in the module's own layout.

@@ -12,6 +12,7 @@
 //! has one term.
 
 use super::losses::{Partial, StepGradients, add_all, check_teachers, pieces};
+use super::optimizer::{norm_of, squares_of};
 use super::reduce::{Division, Sum};
 use super::slots::{
     Reader, counts, flat_gradients, gradients_of, owned, parameters, push_values, with_parameters,
@@ -20,6 +21,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::tensors::host;
 use crate::model::{CausalLm, StepOptions};
+use crate::ops::sum_of_squares;
 use crate::ranks::{Ranks, Topic};
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -62,7 +64,8 @@ impl Ranked<'_> {
         (division, Sum::of(&pieces, self.lanes))
     }
 
-    /// Loss and gradients of a step. With shards the gradients are those of this rank's own parameters.
+    /// Loss and gradients of a step, and their norm. With shards the gradients are those of this rank's own
+    /// parameters.
     ///
     /// # Errors
     /// As [`super::step_gradients_with`]; [`Error::Ranks`].
@@ -72,14 +75,15 @@ impl Ranked<'_> {
         batches: &[Batch],
         options: &StepOptions,
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<StepGradients> {
+    ) -> Result<(StepGradients, f64)> {
         let (division, sum) = self.plan(batches);
         let me = self.ranks.rank();
         let own = |(index, _): &(usize, &Batch)| division.owner(*index) == me;
         check_teachers(model, batches.iter().enumerate().filter(own).map(|(_, b)| b), options)?;
         let trained: usize = batches.iter().map(|batch| batch.trained).sum();
         let Some(sum) = sum else {
-            return Ok(StepGradients { loss: 0.0, trained, gradients: GradientsParams::new() });
+            let gradients = GradientsParams::new();
+            return Ok((StepGradients { loss: 0.0, trained, gradients }, 0.0));
         };
         let terms = sum.terms(&division);
         let own: Vec<&Sum> =
@@ -98,29 +102,21 @@ impl Ranked<'_> {
                 kept.push_back(self.send_term(model, partial, &owned)?);
             }
         }
-        // Those of one rank come in the order of the step.
-        let mut all = vec![];
-        for (rank, _) in &terms {
-            all.push(match *rank == me {
-                true => kept.pop_front(),
-                false => Some(self.receive_term(model, *rank, &owned[me])?),
-            });
-        }
-        let mut all = all.into_iter();
-        let add = |a: Option<Term>, b: Option<Term>| Some(a?.plus(b?));
-        let total = sum.combined(&division, &mut || all.next().flatten(), &add);
-        let Some(Term { loss, gradients }) = total else {
-            return Err(Error::Ranks {
-                what: "a part of the step is missing".into(),
-                hint: "This is a defect; please report it".into(),
-            });
+        // Those of one rank come in the order of the step; each is added as it comes.
+        let mut order = terms.iter().map(|(rank, _)| *rank);
+        let mut next = || match order.next() {
+            Some(rank) if rank == me => kept.pop_front().ok_or_else(missing),
+            Some(rank) => self.receive_term(model, rank, &owned[me]),
+            None => Err(missing()),
         };
+        let Term { loss, gradients } = sum.combined(&division, &mut next, &Term::plus)?;
+        let norm = self.norm(&gradients)?;
         let flat = match self.shards {
             true => placed(gradients, &owned[me], counts(model).len()),
             false => self.gather(model, gradients, &owned)?,
         };
         let gradients = gradients_of(model, flat);
-        Ok(StepGradients { loss: f64::from(loss), trained, gradients })
+        Ok((StepGradients { loss: f64::from(loss), trained, gradients }, norm))
     }
 
     /// Sends a term to the owners of its parameters, and gives what this rank owns of it.
@@ -133,13 +129,11 @@ impl Ranked<'_> {
         let loss = host(partial.loss)?.values.first().copied().unwrap_or(f32::NAN);
         let flat = flat_gradients(model, partial.gradients);
         let part = |slots: &Range<usize>| flat.get(slots.clone()).unwrap_or_default();
-        for (rank, slots) in owned.iter().enumerate() {
-            if rank != self.ranks.rank() {
-                let mut message = vec![];
-                push_values(&mut message, &[loss]);
-                push_flat(&mut message, part(slots))?;
-                self.ranks.send(Topic::Terms, rank, message)?;
-            }
+        for rank in self.ranks.others() {
+            let mut message = vec![];
+            push_values(&mut message, &[loss]);
+            push_flat(&mut message, part(&owned[rank]))?;
+            self.ranks.send(Topic::Terms, rank, message)?;
         }
         Ok(Term { loss, gradients: part(&owned[self.ranks.rank()]).to_vec() })
     }
@@ -181,16 +175,10 @@ impl Ranked<'_> {
         Ok(all)
     }
 
-    /// The root of the sum of the squares of all gradients, of which each owner has a part.
-    ///
-    /// # Errors
-    /// [`Error::Training`] where the device cannot be read;
-    /// [`Error::Ranks`].
-    pub fn norm<M: Module>(&self, model: &M, gradients: &GradientsParams) -> Result<f64> {
-        if !self.shards {
-            return super::global_norm(model, gradients);
-        }
-        let squares = super::optimizer::squares(model, gradients)?;
+    /// The root of the sum of the squares of all gradients, of which each owner has a part. All ranks get the
+    /// same number, even where a device sums in another order each time.
+    fn norm(&self, own: &[Option<Tensor<1>>]) -> Result<f64> {
+        let squares = squares_of(own.iter().flatten().cloned().map(sum_of_squares).collect())?;
         let mut message = vec![];
         push_values(&mut message, &squares);
         let mut all = vec![];
@@ -198,13 +186,13 @@ impl Ranked<'_> {
         for (rank, message) in self.ranks.all(Topic::Squares, message)?.iter().enumerate() {
             all.extend(Reader::new(message, rank).values(message.len() / 4)?);
         }
-        Ok(all.into_iter().map(f64::from).sum::<f64>().sqrt())
+        Ok(norm_of(all))
     }
 
     /// The model with the parameters that each owner has updated.
     ///
     /// # Errors
-    /// As [`Ranked::norm`].
+    /// [`Error::Training`] where the device cannot be read; [`Error::Ranks`].
     pub fn updated<M: Module>(&self, model: M) -> Result<M> {
         if !self.shards {
             return Ok(model);
@@ -216,11 +204,19 @@ impl Ranked<'_> {
         for (rank, message) in self.ranks.all(Topic::Parameters, message)?.iter().enumerate() {
             let mut reader = Reader::new(message, rank);
             for size in &sizes[owned[rank].clone()] {
-                let new = reader.values(*size)?;
-                values.push((rank != me).then_some(new));
+                // Its own are there already.
+                values.push(if rank == me { None } else { Some(reader.values(*size)?) });
             }
         }
         Ok(with_parameters(model, values))
+    }
+}
+
+/// What is wrong where a term is not there.
+fn missing() -> Error {
+    Error::Ranks {
+        what: "a part of the step is missing".into(),
+        hint: "This is a defect; please report it".into(),
     }
 }
 

@@ -10,6 +10,8 @@
 //! bits: a rank adds up what lies together in that order and is its own, a term; the rest is added
 //! where a parameter's terms come together.
 
+use crate::error::Result;
+
 /// A micro-batch, as far as it counts here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -87,25 +89,25 @@ impl Sum {
         }
     }
 
-    /// All of it, from the terms in their order.
+    /// All of it, from the terms in their order, each taken when it is added.
     pub fn combined<T>(
         &self,
         division: &Division,
-        next: &mut dyn FnMut() -> T,
+        next: &mut dyn FnMut() -> Result<T>,
         add: &dyn Fn(T, T) -> T,
-    ) -> T {
+    ) -> Result<T> {
         if self.owner(division).is_some() {
             return next();
         }
         match self {
             Self::Pair(a, b) => {
-                let a = a.combined(division, next, add);
-                add(a, b.combined(division, next, add))
+                let a = a.combined(division, next, add)?;
+                Ok(add(a, b.combined(division, next, add)?))
             }
             Self::Chain(_) => {
-                let first = next();
+                let first = next()?;
                 let others = self.terms(division).len() - 1;
-                (0..others).fold(first, |sum, _| add(sum, next()))
+                (0..others).try_fold(first, |sum, _| Ok(add(sum, next()?)))
             }
         }
     }
@@ -200,7 +202,8 @@ mod tests {
                 assert!(terms.iter().all(|(rank, _)| *rank < ranks));
                 let mut texts = terms.iter().map(|(_, term)| shown(term));
                 let add = |a: String, b: String| format!("({a} + {b})");
-                let combined = sum.combined(&division, &mut || texts.next().unwrap(), &add);
+                let mut next = || Ok(texts.next().unwrap());
+                let combined = sum.combined(&division, &mut next, &add).unwrap();
                 assert_eq!(combined, shown(&sum), "{batches} {lanes} {ranks}");
                 assert_eq!(texts.next(), None);
                 // Where ranks have whole lanes and their number is a power of two, each sends one sum.

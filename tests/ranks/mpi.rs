@@ -236,5 +236,6 @@ fn a_command_of_one_process_is_refused_under_mpirun() {
     let output = command.args(["-np", "2"]).arg(program()).arg("config").output().unwrap();
     let text = text(&output);
     assert!(text.contains("works in one process") && text.contains("--part"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error:")).count(), 1, "{text}");
     assert!(!output.status.success());
 }

@@ -1,10 +1,11 @@
 //! Promise: a run on several ranks writes what a run on one writes.
 
 use super::common::{command, toy_run};
-use mixdistill::context::Context;
-use mixdistill::data::{ChoiceBy, ChoiceConfig};
+use mixdistill::context::{Context, Outcome, StopFlag};
+use mixdistill::data::{ChoiceBy, ChoiceConfig, Share};
 use mixdistill::ranks::Ranks;
 use mixdistill::recipe::{RunConfig, RunMode, Summary, run, run_on_threads};
+use mixdistill::train::OnNotFinite;
 use std::path::Path;
 
 fn config(out: &Path) -> RunConfig {
@@ -56,8 +57,7 @@ fn a_run_on_several_ranks_writes_what_one_rank_writes() {
         let mut config = config(&folder.path().join(format!("ranks-{count}")));
         change(&mut config);
         let summary = on(count, &config, RunMode::New).unwrap();
-        assert_eq!(summary.outcome.step, 6);
-        config
+        (config, summary.outcome)
     };
     for change in [
         (|_| {}) as fn(&mut RunConfig),
@@ -66,19 +66,38 @@ fn a_run_on_several_ranks_writes_what_one_rank_writes() {
             config.train.shard_optimizer = true;
             config.train.lanes = 2;
         },
+        |config| {
+            config.train.early_stopping = 1;
+            config.train.keep_best = true;
+            config.train.evaluate_every = 1;
+            config.train.learning_rate = 0.3;
+        },
+        |config| {
+            config.train.on_not_finite = OnNotFinite::Skip;
+            config.train.learning_rate = 1e20;
+            config.train.warmup_steps = 3;
+        },
+        // The leader alone finds the share.
+        |config| {
+            config.mixture.share = Share::Auto;
+            (config.pilots.shares, config.pilots.budget) = (vec![1.0], 2.0);
+            config.pilots.questions = 5;
+        },
         // The leader alone scores, and tells the others.
         |config| {
             config.mixture.weights.clear();
             config.mixture.choice = Some(ChoiceConfig::by(ChoiceBy::Rsr));
         },
     ] {
-        let one = of(1, change);
+        let (one, expected) = of(1, change);
+        let of_steps = |outcome: &Outcome| (outcome.step, outcome.best, outcome.skipped.clone());
         for count in [2, 3] {
-            let several = of(count, change);
+            let (several, outcome) = of(count, change);
+            assert_eq!(of_steps(&outcome), of_steps(&expected));
             assert_same(&one.out, &several.out);
             // It is finished, whoever asks.
             let again = on(if count == 2 { 3 } else { 1 }, &several, RunMode::Resume).unwrap();
-            assert_eq!(again.outcome.step, 6);
+            assert_eq!(again.outcome.step, expected.step);
             std::fs::remove_dir_all(&several.out).unwrap();
         }
         std::fs::remove_dir_all(&one.out).unwrap();
@@ -111,7 +130,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 fn what_is_wrong_is_said_once_and_ends_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut wrong = config(&folder.path().join("wrong"));
-    wrong.train.on_not_finite = mixdistill::train::OnNotFinite::Stop;
+    wrong.train.on_not_finite = OnNotFinite::Stop;
     wrong.train.learning_rate = 1e30;
     wrong.train.warmup_steps = 0;
     let error = on(3, &wrong, RunMode::New).unwrap_err().to_string();
@@ -123,8 +142,19 @@ fn what_is_wrong_is_said_once_and_ends_all() {
 }
 
 #[test]
+fn a_stop_before_the_training_is_a_stop_on_all_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder.path().join("stopped"));
+    let stop = StopFlag::default();
+    stop.request();
+    let context = Context::new((), &stop);
+    let error = run_on_threads(&config, RunMode::New, 3, Ranks::PATIENCE, &context).unwrap_err();
+    assert!(matches!(error, mixdistill::Error::Stopped { .. }), "{error}");
+}
+
+#[test]
 fn processes_that_cannot_talk_are_refused_by_the_program() {
-    let output = command("train").env("WORLD_SIZE", "2").env("RANK", "1").output().unwrap();
+    let output = command("train").env("WORLD_SIZE", "2").env("RANK", "0").output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     for word in ["WORLD_SIZE says 2", "mpirun", "srun"] {
