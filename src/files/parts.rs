@@ -110,12 +110,30 @@ fn read<R: DeserializeOwned>(path: &Path) -> Result<Option<R>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
         file => file.map_err(read)?,
     };
+    let length = file.metadata().map_err(read)?.len();
+    if length > LONGEST {
+        let what = format!("it has {length} bytes, and no record of a part has so many");
+        return Err(Error::data(Place::file(path), what, "Make the part anew in another place"));
+    }
     let mut text = vec![];
     file.take(LONGEST).read_to_end(&mut text).map_err(read)?;
     serde_json::from_slice(&text).map(Some).map_err(|e| {
         let what = format!("it does not say what part this is: {e}");
         Error::data(Place::file(path), what, "Make the part anew in another place")
     })
+}
+
+/// Whether a folder has a part's record and nothing else yet, as where a process was killed that began
+/// it.
+pub(crate) fn has_record_alone(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+    let Ok(names) = names.collect::<std::io::Result<Vec<_>>>() else { return false };
+    let is = |name: &std::ffi::OsString| {
+        let name = name.to_string_lossy();
+        name == PART || (name.starts_with('.') && !name.starts_with(".mixdistill"))
+    };
+    names.iter().any(|name| *name == *PART) && names.iter().all(is)
 }
 
 /// Refuses an output, by what is wrong with it.
@@ -315,20 +333,28 @@ fn is_new<T>(parts: &[Output<T>], output: &Output<T>) -> Result<()> {
     }
 }
 
+/// Names, as far as there are few, and how many more there are.
+pub(crate) fn first_names(names: impl IntoIterator<Item = String>, between: &str) -> String {
+    const SHOWN: usize = 8;
+    let mut names = names.into_iter();
+    let mut text = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(between);
+    match names.count() {
+        0 => {}
+        more => text.push_str(&format!(" and {more} more")),
+    }
+    text
+}
+
 /// Refuses parts of which some are not there.
 fn none_missing<T>(of: usize, parts: &[Output<T>]) -> Result<()> {
-    const SHOWN: usize = 8;
     let there: std::collections::BTreeSet<usize> =
         parts.iter().map(|output| output.record.part.number()).collect();
     let missing = of - there.len();
     if missing == 0 {
         return Ok(());
     }
-    let names = (1..=of).filter(|number| !there.contains(number)).take(SHOWN);
-    let mut text = names.map(|number| format!("{number}/{of}")).collect::<Vec<_>>().join(", ");
-    if missing > SHOWN {
-        text.push_str(&format!(" and {} more", missing - SHOWN));
-    }
+    let names = (1..=of).filter(|number| !there.contains(number));
+    let text = first_names(names.map(|number| format!("{number}/{of}")), ", ");
     let what = match missing {
         1 => format!("part {text} is missing"),
         _ => format!("parts {text} are missing"),
