@@ -3,12 +3,14 @@
 
 mod jsonl;
 mod lock;
+mod mounts;
 mod parts;
 mod settings;
 mod work_dir;
 
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
 pub(crate) use lock::{FolderLock, is_of_lock};
+pub(crate) use mounts::locks_of_one_machine;
 pub(crate) use parts::{
     Output, PART, PartRecord, Parts, check_part, first_names, grouped, has_record_alone, in_order,
     refused, unfinished,

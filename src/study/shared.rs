@@ -12,7 +12,8 @@ use super::run::{
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::files::{
-    FolderLock, WorkDir, differences, is_of_lock, read_if_there, sha256_of, write_text,
+    FolderLock, WorkDir, differences, is_of_lock, locks_of_one_machine, read_if_there, sha256_of,
+    write_text,
 };
 use crate::text::hex;
 use serde_json::Value;
@@ -88,11 +89,15 @@ pub fn study_shared(
 fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
     let out = &config.out;
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    if !FolderLock::are_there(out)? {
+    let refusal = match FolderLock::are_there(out)? {
+        false => Some("its file system has no locks, or they do not hold".into()),
+        true => locks_of_one_machine(out)
+            .map(|how| format!("{how}, so that its locks are of one machine")),
+    };
+    if let Some(why) = refusal {
         return Err(Error::RunDirectory {
             path: out.clone(),
-            what: "its file system has no locks, or they do not hold, so that processes cannot share it"
-                .into(),
+            what: format!("processes cannot share it: {why}"),
             hint: "Divide the study with --part instead, each part in a directory of its own, and put \
                    the parts together with --report"
                 .into(),

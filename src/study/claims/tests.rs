@@ -1,4 +1,4 @@
-//! Of claims that several hold, want and lose exactly one is worked on.
+//! Claims that processes want, hold, lose and leave.
 
 use super::*;
 use std::sync::Barrier;
