@@ -437,6 +437,10 @@ mod tests {
         refused(&["p1", "p2", "p3", "nowhere"], &["cannot read", "nowhere"]);
         std::fs::write(place(&format!("mine.{PART}")), "{}").unwrap();
         refused(&["mine"], &["does not say what part"]);
+        // One that is too long is not read at all.
+        let long = File::create(place(&format!("mine.{PART}"))).unwrap();
+        long.set_len((1 << 30) + 1).unwrap();
+        refused(&["mine"], &["it has 1073741825 bytes, and no record"]);
     }
 
     #[test]

@@ -113,7 +113,11 @@ fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
         let date = date_of(&directory)?;
         // Whether what is done already fits these settings shows later.
         let (settings, path) = (toml_of(config)?, claims.file(SHARED_SETTINGS));
-        match read_if_there(&path)? {
+        let then = match read_if_there(&path)? {
+            None => read_if_there(&out.join(SETTINGS))?,
+            then => then,
+        };
+        match then {
             Some(then) if others => same_settings(config, &then, &settings)?,
             _ => {
                 claims.make_folder()?;

@@ -5,6 +5,8 @@
 //! OUT/claims/STUDENT/pretraining.json      of a student's pretraining
 //! OUT/claims/STUDENT/scores-Long.json      of its scores
 //! OUT/claims/.report.json                  of the report
+//! OUT/claims/STUDENT/ARM/.seed-1.json.lock the lock beside a claim
+//! OUT/claims/.settings.toml                the settings of those that work on the study
 //! ```
 //!
 //! A claim is a file that is made exclusively, with host, process and a count, the heartbeat, that its
