@@ -139,6 +139,7 @@ fn signal(id: u32, name: &str) {
 }
 
 /// What a process claims and has not finished.
+#[cfg(unix)]
 fn unfinished_of(out: &Path, id: u32) -> Vec<PathBuf> {
     let mut found = claims(out);
     found.retain(|path| {
