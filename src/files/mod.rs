@@ -12,8 +12,8 @@ pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
 pub(crate) use lock::{FolderLock, is_of_lock};
 pub(crate) use mounts::locks_of_one_machine;
 pub(crate) use parts::{
-    Output, PART, PartRecord, Parts, check_part, first_names, grouped, has_record_alone, in_order,
-    refused, unfinished,
+    Output, PART, PartRecord, Parts, check_part, first_names, grouped, in_order, refused,
+    unfinished,
 };
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};

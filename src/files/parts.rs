@@ -123,19 +123,6 @@ fn read<R: DeserializeOwned>(path: &Path) -> Result<Option<R>> {
     })
 }
 
-/// Whether a folder has a part's record and nothing else yet, as where a process was killed that began
-/// it.
-pub(crate) fn has_record_alone(folder: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-    let Ok(names) = names.collect::<std::io::Result<Vec<_>>>() else { return false };
-    let is = |name: &std::ffi::OsString| {
-        let name = name.to_string_lossy();
-        name == PART || (name.starts_with('.') && !name.starts_with(".mixdistill"))
-    };
-    names.iter().any(|name| *name == *PART) && names.iter().all(is)
-}
-
 /// Refuses an output, by what is wrong with it.
 pub(crate) fn refused(output: &Path, what: impl Into<String>, hint: impl Into<String>) -> Error {
     let (what, hint) = (what.into(), hint.into());

@@ -2,7 +2,7 @@
 //! among files of something else.
 
 use super::lock::{FolderLock, LOCK, LOCK_PROBE};
-use super::{remove_file, write_text, write_whole};
+use super::{PART, remove_file, write_text, write_whole};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -49,6 +49,9 @@ impl WorkDirKind {
         let is = |leftover: &String| name == &**leftover;
         name == PROBE
             || name == LOCK
+            // Kept before the mark where that makes a part a begun one.
+            || name == PART
+            || is(&format!(".{PART}.new"))
             || name.to_string_lossy().starts_with(LOCK_PROBE)
             || is(&format!(".{}.lock", self.mark))
             || mark_on_its_way.iter().any(is)
@@ -351,7 +354,7 @@ mod tests {
     #[test]
     fn what_a_killed_beginning_leaves_is_no_other_file() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [PROBE, LOCK, "..mark.new", ".lock-probe-1-2"] {
+        for name in [PROBE, LOCK, PART, "..mark.new", ".lock-probe-1-2"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         assert!(!WorkDir::open(folder.path(), KIND).unwrap().is_marked());

@@ -14,6 +14,7 @@ use crate::train::{KeyedRow, TeacherLogits, TeacherLogitsHeader, TeacherLogitsWr
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -94,9 +95,15 @@ pub fn write_teacher_logits(
         let batch = Batch::new([row.example()], 1);
         Ok((model.top_tokens(&batch, top_k, temperature, vocabulary)?, batch.trained))
     };
-    // Of a part its rows are known before the folder is made.
+    // Before the header, which makes a part a begun one: a process may be killed between the two.
     let record = options.part.map(|part| part_record(part, &header, &groups)).transpose()?;
-    let writer = TeacherLogitsWriter::open_for(&options.out, header, record.as_ref())?;
+    if let Some(record) = record {
+        let out = &options.out;
+        TeacherLogitsWriter::check_for(out, options.part)?;
+        fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+        record.keep(&out.join(PART))?;
+    }
+    let writer = TeacherLogitsWriter::open_for(&options.out, header, options.part)?;
     if let Some(part) = options.part {
         let mut index = 0..;
         groups.retain(|_| index.next().is_some_and(|index| part.holds(index)));

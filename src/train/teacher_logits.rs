@@ -25,9 +25,7 @@ use super::teacher::LogitTeacher;
 use crate::data::batching::row_key;
 use crate::data::{Row, TopTokens};
 use crate::error::{Error, Result};
-use crate::files::{
-    PART, PartRecord, WorkDir, WorkDirKind, check_part, differences, has_record_alone,
-};
+use crate::files::{PART, WorkDir, WorkDirKind, check_part, differences};
 use crate::part::Part;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
@@ -40,8 +38,7 @@ use std::time::SystemTime;
 const FORMAT: &str = "mixdistill teacher logits";
 const VERSION: u32 = 1;
 const HEADER: &str = "teacher.json";
-const KIND: WorkDirKind =
-    WorkDirKind::new("a teacher's logits", HEADER).or_unmarked(has_record_alone);
+const KIND: WorkDirKind = WorkDirKind::new("a teacher's logits", HEADER);
 
 /// What all rows of a folder have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -436,22 +433,20 @@ impl TeacherLogitsWriter {
     /// [`Error::Io`]; [`Error::RunDirectory`] where the folder holds something else, or another process
     /// writes to it; [`Error::Model`] where it holds other logits.
     pub fn open(folder: &Path, header: TeacherLogitsHeader) -> Result<Self> {
-        Self::open_for(folder, header, None::<&PartRecord<()>>)
+        Self::open_for(folder, header, None)
     }
 
-    /// As [`TeacherLogitsWriter::open`], for one part of the rows, whose record is kept, or for all.
-    pub(crate) fn open_for<T: Serialize>(
+    /// As [`TeacherLogitsWriter::open`], for one part of the rows or for all; the record of the part is the
+    /// caller's.
+    pub(crate) fn open_for(
         folder: &Path,
         header: TeacherLogitsHeader,
-        record: Option<&PartRecord<T>>,
+        part: Option<Part>,
     ) -> Result<Self> {
-        Self::check_for(folder, record.map(|record| record.part))?;
+        Self::check_for(folder, part)?;
         let directory = WorkDir::open(folder, KIND)?;
         let mut writer = Self { directory, header, known: BTreeSet::new(), next: 0 };
-        // Before the header, which makes it a begun one: a process may be killed between the two.
-        let keep = || record.map_or(Ok(()), |record| record.keep(&folder.join(PART)));
-        if !writer.directory.join(HEADER).is_file() {
-            keep()?;
+        if !writer.directory.is_marked() {
             // The header is the mark.
             writer.directory.write_json(HEADER, &writer.header)?;
             return Ok(writer);
@@ -462,7 +457,6 @@ impl TeacherLogitsWriter {
             let what = format!("it holds other logits: {}", changes.join(", "));
             return Err(failed(folder, what, "Name another folder, or remove this one"));
         }
-        keep()?;
         writer.next = part_paths(folder)?.last().map_or(0, |(number, _)| number + 1);
         writer.known = there.rows.into_keys().collect();
         Ok(writer)
