@@ -15,11 +15,12 @@ pub struct Part {
 }
 
 /// What a task of a scheduler's array is told by its environment.
-const ARRAY: [&str; 4] = [
+const ARRAY: [&str; 5] = [
     "SLURM_ARRAY_TASK_ID",
     "SLURM_ARRAY_TASK_MIN",
     "SLURM_ARRAY_TASK_STEP",
     "SLURM_ARRAY_TASK_COUNT",
+    "SLURM_ARRAY_TASK_MAX",
 ];
 
 impl Part {
@@ -64,14 +65,35 @@ impl Part {
         let count = number(ARRAY[3])?;
         let first = if variable(ARRAY[1]).is_some() { number(ARRAY[1])? } else { 0 };
         let step = if variable(ARRAY[2]).is_some() { number(ARRAY[2])?.max(1) } else { 1 };
+        let refuse = |what: String| {
+            let hint = "Give the array one range without gaps, such as --array=1-8, or name the part (2/8)";
+            Err(Error::config("part", what, hint))
+        };
+        // Of --array=2,5 these alone show the gap.
+        if variable(ARRAY[4]).is_some() {
+            let last = number(ARRAY[4])?;
+            let whole = last.checked_sub(first).map(|length| length / step);
+            if whole.and_then(|whole| whole.checked_add(1)) != Some(count) {
+                return refuse(format!(
+                    "the array has gaps: its tasks are {count}, from {first} to {last} in steps of {step}"
+                ));
+            }
+        }
         let place = id.checked_sub(first).filter(|place| place % step == 0).map(|p| p / step);
         match place.filter(|place| *place < count) {
             Some(place) => Self::new(place + 1, count),
-            None => Err(Error::config(
-                "part",
-                format!("task {id} is none of {count} from {first} on in steps of {step}"),
-                "Give the array one range without gaps, such as --array=1-8, or name the part",
-            )),
+            None => {
+                refuse(format!("task {id} is none of {count} from {first} on in steps of {step}"))
+            }
+        }
+    }
+
+    /// Reads `2/8`.
+    fn of_numbers(text: &str) -> Result<Self> {
+        let numbers = text.split_once('/').map(|(a, b)| (a.parse(), b.parse()));
+        match numbers {
+            Some((Ok(number), Ok(of))) => Self::new(number, of).or_else(|_| refuse(text)),
+            _ => refuse(text),
         }
     }
 
@@ -112,19 +134,16 @@ impl FromStr for Part {
         if text == Self::OF_ARRAY {
             return Self::of_array(|name| std::env::var(name).ok());
         }
-        let numbers = text.split_once('/').map(|(a, b)| (a.parse(), b.parse()));
-        match numbers {
-            Some((Ok(number), Ok(of))) => Self::new(number, of).or_else(|_| refuse(text)),
-            _ => refuse(text),
-        }
+        Self::of_numbers(text)
     }
 }
 
 impl TryFrom<String> for Part {
     type Error = Error;
 
+    /// As a file has it, which says the same wherever it is read.
     fn try_from(text: String) -> Result<Self> {
-        text.parse()
+        Self::of_numbers(&text)
     }
 }
 
@@ -164,6 +183,10 @@ mod tests {
             let error = text.parse::<Part>().unwrap_err().to_string();
             assert!(error.contains(&format!("\"{text}\"")) && error.contains("2/8"), "{error}");
         }
+        // A file names its part by number, whatever task reads it.
+        let error = serde_json::from_str::<Part>("\"array\"").unwrap_err().to_string();
+        assert!(error.contains("\"array\" is no part"), "{error}");
+        assert_eq!(serde_json::from_str::<Part>("\"2/3\"").unwrap(), "2/3".parse().unwrap());
     }
 
     #[test]
@@ -172,19 +195,32 @@ mod tests {
             let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
             Part::of_array(|name| find(name).map(|(_, value)| (*value).to_owned()))
         };
-        let [id, min, step, count] = ARRAY;
+        let [id, min, step, count, max] = ARRAY;
         // sbatch --array=1-8, --array=0-7 and --array=10-16:2
         for (variables, expected) in [
             (vec![(id, "3"), (min, "1"), (step, "1"), (count, "8")], "3/8"),
             (vec![(id, "3"), (min, "0"), (step, "1"), (count, "8")], "4/8"),
             (vec![(id, "14"), (min, "10"), (step, "2"), (count, "4")], "3/4"),
             (vec![(id, "0"), (count, "2")], "1/2"),
+            (vec![(id, "3"), (min, "1"), (step, "1"), (count, "8"), (max, "8")], "3/8"),
+            // The last of --array=10-17:2 is 16, and Slurm may give either.
+            (vec![(id, "14"), (min, "10"), (step, "2"), (count, "4"), (max, "16")], "3/4"),
+            (vec![(id, "14"), (min, "10"), (step, "2"), (count, "4"), (max, "17")], "3/4"),
         ] {
             assert_eq!(of(&variables).unwrap().to_string(), expected);
         }
         // --array=1,2,7 has three tasks, of which the last is no third one.
         let gaps = of(&[(id, "7"), (min, "1"), (step, "1"), (count, "3")]).unwrap_err().to_string();
         assert!(gaps.contains("task 7 is none of 3"), "{gaps}");
+        // Of --array=2,5 task 2 is none either.
+        for task in ["2", "5"] {
+            let gaps = of(&[(id, task), (min, "2"), (step, "1"), (count, "2"), (max, "5")]);
+            let gaps = gaps.unwrap_err().to_string();
+            assert!(
+                gaps.contains("gaps") && gaps.contains("2, from 2 to 5 in steps of 1"),
+                "{gaps}"
+            );
+        }
         let none = of(&[]).unwrap_err().to_string();
         assert!(none.contains("SLURM_ARRAY_TASK_ID is not set"), "{none}");
     }

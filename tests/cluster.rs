@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// Three cells and one student before any training.
 const SETTINGS: &str = r#"
@@ -93,12 +94,13 @@ fn scripts_are_sound_shell() {
 #[test]
 fn tasks_of_a_slurm_array_make_parts_of_a_report() {
     let folder = place();
-    // What Slurm gives to each task of --array=1-2.
-    for task in ["1", "2"] {
+    // What Slurm gives to the tasks of --array=1-2, and to one that is submitted again alone.
+    for (task, count, min) in [("1", "2", "1"), ("2", "2", "1"), ("2", "1", "2")] {
         let mut call = in_place(folder.path(), "bash");
-        call.arg(script("slurm.sbatch")).arg("study.toml");
-        call.env("SLURM_ARRAY_TASK_ID", task).env("SLURM_ARRAY_TASK_COUNT", "2");
-        call.env("SLURM_ARRAY_TASK_MIN", "1").env("SLURM_ARRAY_TASK_STEP", "1");
+        call.arg(script("slurm.sbatch")).arg("study.toml").env("PARTS", "2");
+        call.env("SLURM_ARRAY_TASK_ID", task).env("SLURM_ARRAY_TASK_COUNT", count);
+        call.env("SLURM_ARRAY_TASK_MIN", min).env("SLURM_ARRAY_TASK_MAX", "2");
+        call.env("SLURM_ARRAY_TASK_STEP", "1");
         let output = succeeds(&mut call);
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(told.contains(&format!("part {task}/2 is done")), "{told}");
@@ -107,6 +109,7 @@ fn tasks_of_a_slurm_array_make_parts_of_a_report() {
     let text = fs::read_to_string(script("slurm.sbatch")).unwrap();
     let call = "mixdistill study --config study.toml --report study-parts/part-*";
     assert!(text.contains(&format!("#   {call}")));
+    assert!(text.contains("--array=1-8\n") && text.contains("${PARTS:-8}"), "as many as tasks");
     succeeds(in_place(folder.path(), "bash").args(["-c", call]));
     same_numbers(folder.path(), "study");
 }
@@ -114,14 +117,18 @@ fn tasks_of_a_slurm_array_make_parts_of_a_report() {
 #[test]
 fn pods_of_an_indexed_job_make_parts_of_a_report() {
     let folder = place();
-    let yaml = fs::read_to_string(script("kubernetes.yaml")).unwrap();
-    // The command of a pod: the block of text below `args`.
-    let mut lines = yaml.lines().skip_while(|line| line.trim() != "args:").skip(1);
-    assert_eq!(lines.next().map(str::trim), Some("- |"));
-    let block: Vec<&str> = lines.take_while(|line| line.starts_with("              ")).collect();
-    assert!(block.len() >= 3, "{block:?}");
     let place = folder.path().display().to_string();
-    let text = block.join("\n").replace("/study/", &format!("{place}/"));
+    // The command of a pod: the block of text below `args`.
+    let command_of = |yaml: &str| {
+        let mut lines = yaml.lines().skip_while(|line| line.trim() != "args:").skip(1);
+        assert_eq!(lines.next().map(str::trim), Some("- |"));
+        let block: Vec<&str> =
+            lines.take_while(|line| line.starts_with("              ")).collect();
+        assert!(block.len() >= 2, "{block:?}");
+        block.join("\n").replace("/study/", &format!("{place}/"))
+    };
+    let yaml = fs::read_to_string(script("kubernetes.yaml")).unwrap();
+    let text = command_of(&yaml);
     for index in ["0", "1"] {
         let mut call = in_place(folder.path(), "sh");
         call.args(["-c", &text]).env("JOB_COMPLETION_INDEX", index);
@@ -130,32 +137,85 @@ fn pods_of_an_indexed_job_make_parts_of_a_report() {
     let value = |key: &str| yaml.lines().find(|line| line.trim().starts_with(key)).unwrap().trim();
     assert_eq!(value("completions:"), "completions: 8");
     assert!(yaml.contains("- name: PARTS\n              value: \"8\""), "as many as completions");
-    let call = "mixdistill study --config /study/study.toml --report /study/parts/part-* --out \
-                /study/report";
-    assert!(yaml.contains(call));
-    let call = call.replace("/study/", &format!("{place}/"));
-    succeeds(in_place(folder.path(), "sh").args(["-c", &call]));
+    let report = fs::read_to_string(script("kubernetes-report.yaml")).unwrap();
+    assert!(yaml.contains("kubernetes-report.yaml"));
+    for job in [&yaml, &report] {
+        assert!(job.contains("workingDir: /study\n") && job.contains("claimName: study\n"));
+    }
+    succeeds(in_place(folder.path(), "sh").args(["-c", &command_of(&report)]));
     same_numbers(folder.path(), "report");
+}
+
+/// As [`place`], with an ssh for which each host is a home directory here.
+fn place_with_hosts() -> tempfile::TempDir {
+    let folder = place();
+    let ssh = "#!/bin/bash\nset -e\nwhile [ \"$1\" = -o ]; do shift 2; done\n\
+               mkdir -p \"$HOSTS/$1\"\ncd \"$HOSTS/$1\"\nshift\nexec bash -c \"$*\"\n";
+    let fake = folder.path().join("bin/ssh");
+    fs::write(&fake, ssh).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn call_of_hosts(folder: &Path, hosts: &[&str]) -> Command {
+    let mut call = in_place(folder, "bash");
+    call.arg(script("ssh.sh")).arg("study.toml").args(hosts).env("HOSTS", folder.join("hosts"));
+    call
+}
+
+#[test]
+fn an_interrupt_stops_the_hosts_and_the_same_call_goes_on() {
+    let folder = place_with_hosts();
+    let part = |number: usize, host: &str| {
+        folder.path().join(format!("hosts/{host}/study-parts/{number}-of-2"))
+    };
+    let mut call = call_of_hosts(folder.path(), &["alpha", "beta"]);
+    // So slow that it does not end by itself.
+    let mut script = call.env("MIXDISTILL_TEST_LINGER_MS", "3000").spawn().unwrap();
+    let begun = Instant::now();
+    let wait_for = |what: &dyn Fn() -> bool| {
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_secs(120));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let hosts = [(1, "alpha"), (2, "beta")];
+    wait_for(&|| hosts.iter().all(|(n, host)| part(*n, host).join("part/cells").exists()));
+    let process = |(number, host): (usize, &str)| {
+        fs::read_to_string(part(number, host).join("process")).unwrap().trim().to_owned()
+    };
+    let processes = hosts.map(process);
+    let id = script.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(script.wait().unwrap().code(), Some(130));
+    for process in processes {
+        let is_there = Command::new("kill").args(["-0", &process]).output().unwrap();
+        assert!(!is_there.status.success(), "a host goes on");
+    }
+    assert!(!folder.path().join("study").exists());
+    succeeds(&mut call_of_hosts(folder.path(), &["alpha", "beta"]));
+    same_numbers(folder.path(), "study");
 }
 
 #[test]
 fn hosts_that_share_nothing_make_parts_over_ssh() {
-    let folder = place();
-    // Each host is a home directory here.
-    let ssh = "#!/bin/bash\nset -e\nmkdir -p \"$HOSTS/$1\"\ncd \"$HOSTS/$1\"\nshift\n\
-               exec bash -c \"$*\"\n";
-    let fake = folder.path().join("bin/ssh");
-    fs::write(&fake, ssh).unwrap();
-    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = place_with_hosts();
+    // Problems in a file, whose path is relative.
+    let text = format!("benchmarks = [\"data/some sums.jsonl\"]\n{SETTINGS}");
+    fs::write(folder.path().join("study.toml"), text).unwrap();
+    let problem = |n: usize| format!("{{\"problem\": \"1 + {n}?\", \"answer\": \"{}\"}}\n", n + 1);
+    for home in ["", "hosts/alpha/my work", "hosts/beta/my work"] {
+        let data = folder.path().join(home).join("data");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("some sums.jsonl"), problem(1) + &problem(2)).unwrap();
+    }
     let call = |hosts: &[&str]| {
-        let mut call = in_place(folder.path(), "bash");
-        call.arg(script("ssh.sh")).arg("study.toml").args(hosts);
-        call.env("HOSTS", folder.path().join("hosts"));
+        let mut call = call_of_hosts(folder.path(), hosts);
+        call.env("DIRECTORY", "my work").env("REMOTE", "parts 'of' it");
         call
     };
     // One that cannot make its part is told, with what it said.
-    let broken = folder.path().join("hosts/beta/study-parts");
-    fs::create_dir_all(broken.parent().unwrap()).unwrap();
+    let broken = folder.path().join("hosts/beta/my work/parts 'of' it");
     fs::write(&broken, "in the way").unwrap();
     let output = call(&["alpha", "beta"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
@@ -164,9 +224,15 @@ fn hosts_that_share_nothing_make_parts_over_ssh() {
     // The same call goes on.
     fs::remove_file(&broken).unwrap();
     succeeds(&mut call(&["alpha", "beta"]));
-    assert!(folder.path().join("hosts/alpha/study-parts/1-of-2/part/cells").is_dir());
+    assert!(folder.path().join("hosts/alpha/my work/parts 'of' it/1-of-2/part/cells").is_dir());
     assert!(!folder.path().join("study-parts/part-1/cells").exists(), "models stay where they are");
-    same_numbers(folder.path(), "study");
+    let text = fs::read_to_string(folder.path().join("study/study.json")).unwrap();
+    let made: Study = serde_json::from_str(&text).unwrap();
+    let mut alone = in_place(folder.path(), "mixdistill");
+    alone.args(["study", "--config", "study.toml", "--out", "alone", "--json"]);
+    let alone: Study = serde_json::from_slice(&succeeds(&mut alone).stdout).unwrap();
+    assert_eq!(made.comparisons, alone.comparisons);
+    assert_eq!(made.comparisons[0].benchmarks.len(), 2);
     let usage = call(&[]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::command;
-use mixdistill::context::{Context, StopFlag};
+use mixdistill::context::{Context, Event, Observer, StopFlag};
 use mixdistill::study::{Cell, Sharing, Study, StudyConfig, join, study, study_part, study_shared};
 use mixdistill::{Part, Result};
 use serde_json::Value;
@@ -82,6 +82,10 @@ fn parts(config: &StudyConfig, of: usize, folder: &Path) -> Vec<PathBuf> {
     each.collect()
 }
 
+fn part_of(config: &StudyConfig, number: usize, of: usize) -> Result<()> {
+    study_part(config, Part::new(number, of).unwrap(), &Context::default()).map(drop)
+}
+
 fn read(out: &Path) -> Study {
     serde_json::from_str(&std::fs::read_to_string(out.join("study.json")).unwrap()).unwrap()
 }
@@ -118,6 +122,56 @@ fn claims(out: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
 }
 
+/// The output of a process, which must end within two minutes.
+fn ended(process: Child) -> Output {
+    let id = process.id();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(process.wait_with_output().unwrap()));
+    receiver.recv_timeout(Duration::from_secs(120)).unwrap_or_else(|_| {
+        signal(id, "-KILL");
+        panic!("process {id} does not end");
+    })
+}
+
+fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &id.to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// What a process claims and has not finished.
+#[cfg(unix)]
+fn unfinished_of(out: &Path, id: u32) -> Vec<PathBuf> {
+    let mut found = claims(out);
+    found.retain(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let claim: Value = serde_json::from_str(&text).unwrap_or_default();
+        let result = out.join("results").join(path.strip_prefix(out.join("claims")).unwrap());
+        claim["process"] == id && !result.exists()
+    });
+    found
+}
+
+/// Kills a process that has something to lose.
+#[cfg(unix)]
+fn kill_at_work(mut process: Child, out: &Path) -> Vec<PathBuf> {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it claims nothing");
+        assert!(process.try_wait().unwrap().is_none(), "it ended");
+        signal(process.id(), "-STOP");
+        std::thread::sleep(Duration::from_millis(20));
+        let left = unfinished_of(out, process.id());
+        if !left.is_empty() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            return left;
+        }
+        signal(process.id(), "-CONT");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(unix)]
 #[test]
 fn two_of_three_processes_are_killed_and_the_report_is_that_of_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -135,16 +189,17 @@ fn two_of_three_processes_are_killed_and_the_report_is_that_of_one() {
         std::thread::sleep(Duration::from_millis(5));
         assert!(begun.elapsed() < Duration::from_secs(60), "nobody claims anything");
     }
+    let mut left = vec![];
     for moment in moments {
         std::thread::sleep(moment);
-        let mut process = processes.remove(0);
-        process.kill().unwrap();
-        process.wait().unwrap();
+        left = kill_at_work(processes.remove(0), &out);
     }
-    let left = claims(&out).len();
-    common::say(&format!("killed at {moments:?}, {left} claims left"));
-    let output = processes.remove(0).wait_with_output().unwrap();
-    assert!(output.status.success(), "{moments:?}: {}", text(&output));
+    common::say(&format!("killed at {moments:?}, left {left:?}"));
+    let output = ended(processes.remove(0));
+    let told = text(&output);
+    assert!(output.status.success(), "{moments:?}: {told}");
+    let taken_over = told.matches("this process takes its work over").count();
+    assert!(taken_over >= left.len(), "{moments:?}, left {left:?}: {told}");
     let made = read(&out);
     assert_eq!(made.comparisons, expected.comparisons, "{moments:?}");
     assert!(claims(&out).is_empty(), "{:?}", claims(&out));
@@ -165,8 +220,7 @@ fn processes_that_share_a_study_divide_its_cells_and_all_give_the_report() {
     let out = folder.path().join("shared");
     let processes: Vec<Child> =
         (0..2).map(|_| start(&settings, &out, &["--share", "--json"])).collect();
-    let outputs: Vec<Output> =
-        processes.into_iter().map(|process| process.wait_with_output().unwrap()).collect();
+    let outputs: Vec<Output> = processes.into_iter().map(ended).collect();
     for output in &outputs {
         assert!(output.status.success(), "{}", text(output));
         let study: Study = serde_json::from_slice(&output.stdout).unwrap();
@@ -197,17 +251,13 @@ fn a_process_that_was_suspended_for_too_long_ends_and_another_one_goes_on() {
     let out = folder.path().join("shared");
     let flags = ["--share", "--dead-after", "1"];
     let first = start(&settings, &out, &flags);
-    let signal = |name: &str| {
-        let id = first.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-    };
     let begun = Instant::now();
     let trains = || below(&out.join("cells")).iter().any(|path| path.ends_with("metrics.jsonl"));
     while !trains() {
         std::thread::sleep(Duration::from_millis(2));
         assert!(begun.elapsed() < Duration::from_secs(60));
     }
-    signal("-STOP");
+    signal(first.id(), "-STOP");
     let suspended = claims(&out);
     let second = start(&settings, &out, &flags);
     // The second one does what else there is, and takes the claims over.
@@ -217,12 +267,12 @@ fn a_process_that_was_suspended_for_too_long_ends_and_another_one_goes_on() {
         assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", below(&out.join("results")));
     }
     std::thread::sleep(Duration::from_millis(2_500));
-    signal("-CONT");
-    let output = first.wait_with_output().unwrap();
+    signal(first.id(), "-CONT");
+    let output = ended(first);
     let told = text(&output);
     assert_eq!(output.status.code(), Some(1), "{suspended:?}: {told}");
     assert!(told.contains("has taken it over") && told.contains("--dead-after"), "{told}");
-    let output = second.wait_with_output().unwrap();
+    let output = ended(second);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("no sign of life"), "{}", text(&output));
     assert_eq!(read(&out).comparisons, expected.comparisons);
@@ -255,7 +305,7 @@ fn a_second_process_is_refused_unless_it_shares() {
             assert!(begun.elapsed() < Duration::from_secs(60));
         }
         for (settings, flags, expected) in refused {
-            let output = start(settings, &out, &flags).wait_with_output().unwrap();
+            let output = ended(start(settings, &out, &flags));
             let told = text(&output);
             assert!(process.try_wait().unwrap().is_none(), "too late to tell");
             assert_eq!(output.status.code(), Some(1), "{told}");
@@ -267,7 +317,17 @@ fn a_second_process_is_refused_unless_it_shares() {
     // The settings may be others once nobody works on it: new seeds, say.
     let out = at(&config, folder.path().join("later"));
     share(&StudyConfig { seeds: vec![1], ..out.clone() }).unwrap();
-    assert_eq!(share(&StudyConfig { seeds: vec![1, 2], ..out }).unwrap().seeds, [1, 2]);
+    assert_eq!(share(&StudyConfig { seeds: vec![1, 2], ..out.clone() }).unwrap().seeds, [1, 2]);
+    // Settings that do not fit what is done do not take the place of those that do.
+    let written = || std::fs::read_to_string(out.out.join("settings.toml")).unwrap();
+    let before = written();
+    let mut other = out.clone();
+    other.run["train"].as_table_mut().unwrap().insert("steps".into(), 7.into());
+    for refused in [share(&other).map(drop), part_of(&other, 1, 2)] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("train.steps was") && error.contains("results"), "{error}");
+        assert_eq!(written(), before);
+    }
 }
 
 #[test]
@@ -286,6 +346,15 @@ fn parts_come_to_the_report_of_one_process() {
     };
     assert_eq!(parts.iter().map(|part| count(part)).collect::<Vec<_>>(), [4, 4, 4]);
     assert!(!parts[0].join("report.html").exists());
+    // A directory stays that of its part.
+    let again = |number, of| part_of(&at(&config, parts[0].clone()), number, of);
+    again(1, 3).unwrap();
+    for (number, of) in [(2, 3), (1, 2)] {
+        let error = again(number, of).unwrap_err().to_string();
+        let expected = format!("it is part 1/3, not part {number}/{of}");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert_eq!(count(&parts[0]), 4);
 
     let joined = at(&config, folder.path().join("joined"));
     let made = join(&joined, &parts, "the command", &Context::default()).unwrap();
@@ -416,8 +485,7 @@ fn pretrained_students_are_shared_and_divided_too() {
     let expected = alone(&config);
     let out = folder.path().join("shared");
     let processes: Vec<Child> = (0..2).map(|_| start(&settings, &out, &["--share"])).collect();
-    for process in processes {
-        let output = process.wait_with_output().unwrap();
+    for output in processes.into_iter().map(ended) {
         assert!(output.status.success(), "{}", text(&output));
     }
     assert_eq!(read(&out).comparisons, expected.comparisons);
@@ -433,6 +501,59 @@ fn pretrained_students_are_shared_and_divided_too() {
     let other = at(&config, folder.path().join("other"));
     let error = join(&other, &parts, "the command", &Context::default()).unwrap_err().to_string();
     assert!(error.contains("another model of the pretrained student `small`"), "{error}");
+}
+
+#[test]
+fn parts_that_begin_at_once_pretrain_once_in_a_common_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let pretraining =
+        "[students.pretraining]\nseed = 7\n[students.pretraining.train]\nsteps = 30\n";
+    let (_, mut config) = config(folder.path(), |text| {
+        text.replace("[1, 2, 3]", "[1]")
+            .replace("[run.model]", &format!("{pretraining}[run.model]"))
+    });
+    let cache = folder.path().join("cache");
+    config.pretrained_cache = Some(cache.clone());
+    let parts: Vec<StudyConfig> =
+        (1..=3).map(|n| at(&config, folder.path().join(format!("part{n}")))).collect();
+    let begin = std::sync::Barrier::new(parts.len());
+    let told: Vec<String> = std::thread::scope(|scope| {
+        let threads = parts.iter().zip(1..).map(|(part, number)| {
+            let begin = &begin;
+            scope.spawn(move || {
+                let mut notices = Notices::default();
+                begin.wait();
+                let context = Context::new(&mut notices, &StopFlag::default());
+                let made = study_part(part, Part::new(number, 3).unwrap(), &context);
+                drop(context);
+                made.unwrap();
+                notices.0
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let waited = told.iter().filter(|text| text.contains("waiting: another process")).count();
+    assert_eq!(waited, 2, "{told:?}");
+    let runs = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(runs.filter(|path| path.is_dir()).count(), 1);
+    let directories: Vec<PathBuf> = parts.iter().map(|part| part.out.clone()).collect();
+    let joined = at(&config, folder.path().join("joined"));
+    let made = join(&joined, &directories, "the command", &Context::default()).unwrap();
+    assert_eq!(made.comparisons, alone(&at(&config, folder.path().join("alone"))).comparisons);
+}
+
+/// What is told.
+#[derive(Default)]
+struct Notices(String);
+
+impl Observer for Notices {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::Notice(text) = event {
+            self.0 += &format!("{text}\n");
+        }
+        Ok(())
+    }
 }
 
 #[test]

@@ -190,8 +190,17 @@ impl TaskProgress<'_, '_> {
     /// [`Error::Stopped`] where a stop was asked for; what the observer returns.
     pub fn update(&mut self, done: u64) -> Result<()> {
         self.progress.done = done;
-        self.context.emit(&Event::Task { task: self.task, progress: self.progress })?;
+        self.tell()?;
         self.context.check()
+    }
+
+    /// Tells how far it is, whether or not a stop was asked for: before something is written that a stop
+    /// must not lose, and that an observer may forbid.
+    ///
+    /// # Errors
+    /// What the observer returns.
+    pub(crate) fn tell(&self) -> Result<()> {
+        self.context.emit(&Event::Task { task: self.task, progress: self.progress })
     }
 
     /// As [`TaskProgress::update`], with the units in all where they were not known before.

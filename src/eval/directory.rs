@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 const KIND: WorkDirKind = WorkDirKind::new("an evaluation's", ".mixdistill-scores");
-pub(super) const SETTINGS: &str = "settings.json";
+const SETTINGS: &str = "settings.json";
 pub(super) const WEIGHTS: &str = "weights.json";
 const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
 

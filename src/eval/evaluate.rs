@@ -166,6 +166,7 @@ fn evaluate_portion(
         answers.len() as u64,
     );
     let (missing, mut too_long) = prompts(model, text, benchmark, config, missing)?;
+    progress.tell()?;
     store.append(&too_long)?;
     answers.append(&mut too_long);
     progress.update(answers.len() as u64)?;
@@ -180,6 +181,8 @@ fn evaluate_portion(
             let mut answer = graded(text, benchmark, &missing[token.prompt], &generation)?;
             answer.seconds = last_end.elapsed().as_secs_f64();
             last_end = Instant::now();
+            // The store may be another process's by now, where this one was suspended.
+            progress.tell()?;
             store.append(std::slice::from_ref(&answer))?;
             answers.push(answer);
         }

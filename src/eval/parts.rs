@@ -1,12 +1,13 @@
 //! The parts of an evaluation: what each says of itself, and all of them put together.
 
 use super::benchmark::{Benchmark, BenchmarkProblem};
-use super::directory::{EvaluationDirectory, SETTINGS, WEIGHTS, answers_file};
+use super::directory::{EvaluationDirectory, WEIGHTS, answers_file};
 use super::evaluate::{EvaluateConfig, GradedAnswer, answers_of};
 use crate::data::reading::Datasets;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{
-    Output, PART, PartRecord, Parts, in_order, is_same, json_lines, refused, unfinished, write_text,
+    Output, PART, PartRecord, Parts, holds_text, in_order, json_lines, refused, unfinished,
+    write_text,
 };
 use crate::part::Part;
 use serde::{Deserialize, Serialize};
@@ -131,13 +132,10 @@ fn write(
     for (benchmark, answers) in benchmarks.iter().zip(answers) {
         let path = files.join(&answers_file(&benchmark.name));
         let text = json_lines(answers, &path)?;
-        let is_there = is_same(&path, &text, "Choose another directory (out)")?;
+        let is_there = holds_text(&path, &text, "Choose another directory (out)")?;
         texts.push((path, text, is_there));
     }
-    let settings = fs::read_to_string(first.path.join(SETTINGS))
-        .map_err(|e| Error::io("read", first.path.join(SETTINGS), e))?;
-    let settings: Value = serde_json::from_str(&settings).unwrap_or_default();
-    directory.same_settings(&settings, None)?;
+    directory.same_settings(&first.record.settings, None)?;
     for (path, text, _) in texts.iter().filter(|(.., is_there)| !is_there) {
         write_text(path, text)?;
     }

@@ -1,12 +1,15 @@
 //! One process at a time on a folder, or several that share it.
 
 use crate::error::{Error, Result};
+use crate::text::duration;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = ".lock";
+/// How the name of a file begins that is locked to see whether locks hold.
+pub(super) const LOCK_PROBE: &str = ".lock-probe-";
 
 /// Held by the process that works on a folder or a file; the system lets go of it when the process ends,
 /// however it ends.
@@ -32,6 +35,14 @@ impl FolderLock {
         Self::take_at(&lock_of_file(path), path)
     }
 
+    /// Takes the lock of a file, or `None` where another process holds it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn try_of_file(path: &Path) -> Result<Option<Self>> {
+        Self::try_at(&lock_of_file(path), File::try_lock)
+    }
+
     /// Whether a process has ever taken the lock of a file.
     pub(crate) fn is_of_file(path: &Path) -> bool {
         lock_of_file(path).is_file()
@@ -49,13 +60,14 @@ impl FolderLock {
     /// Takes the lock of a file that many processes take for a moment each.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where it was not free for all of `patience`; [`Error::Io`].
+    /// [`Error::RunDirectory`] with the lock's own file where it was not free for all of `patience`;
+    /// [`Error::Io`].
     pub(crate) fn wait_of_file(path: &Path, patience: Duration) -> Result<Self> {
         let (lock, end) = (lock_of_file(path), Instant::now() + patience);
         loop {
             match Self::try_at(&lock, File::try_lock)? {
                 Some(taken) => return Ok(taken),
-                None if Instant::now() >= end => return Err(taken(path)),
+                None if Instant::now() >= end => return Err(held_for_long(lock, patience)),
                 None => std::thread::sleep(LOOK_EVERY),
             }
         }
@@ -74,7 +86,7 @@ impl FolderLock {
     pub(crate) fn are_there(folder: &Path) -> Result<bool> {
         // Processes on two machines may have the same number.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let probe = folder.join(format!(".lock-probe-{}-{now}", std::process::id()));
+        let probe = folder.join(format!("{LOCK_PROBE}{}-{now}", std::process::id()));
         let open = || File::options().create(true).truncate(false).write(true).open(&probe);
         let failed = |e| Error::io("write", &probe, e);
         let (first, second) = (open().map_err(failed)?, open().map_err(failed)?);
@@ -123,6 +135,17 @@ fn taken(of: &Path) -> Error {
     Error::RunDirectory { path: of.to_owned(), what: TAKEN.into(), hint }
 }
 
+fn held_for_long(lock: PathBuf, patience: Duration) -> Error {
+    let long = duration(patience.as_secs_f64());
+    Error::RunDirectory {
+        path: lock,
+        what: format!(
+            "another process has held this lock for {long}, and needs it for a moment only"
+        ),
+        hint: "That process hangs or is suspended: wake it up or stop it, then start again".into(),
+    }
+}
+
 /// Whether an error says that another process holds this folder.
 pub(crate) fn is_of_lock(error: &Error, folder: &Path) -> bool {
     matches!(error, Error::RunDirectory { path, what, .. } if what == TAKEN && path == folder)
@@ -169,7 +192,9 @@ mod tests {
         let path = folder.path().join("file");
         let first = FolderLock::wait_of_file(&path, Duration::ZERO).unwrap();
         let refused = FolderLock::wait_of_file(&path, Duration::from_millis(20)).unwrap_err();
-        assert!(is_of_lock(&refused, &path));
+        let told = refused.to_string();
+        assert!(told.contains(".file.lock") && told.contains("hangs or is suspended"), "{told}");
+        assert!(FolderLock::try_of_file(&path).unwrap().is_none());
         std::thread::scope(|scope| {
             let second = scope.spawn(|| FolderLock::wait_of_file(&path, Duration::from_secs(60)));
             std::thread::sleep(Duration::from_millis(30));

@@ -3,14 +3,17 @@
 
 mod jsonl;
 mod lock;
+mod mounts;
 mod parts;
 mod settings;
 mod work_dir;
 
 pub(crate) use jsonl::{JsonlLog, LastLine, read_values};
 pub(crate) use lock::{FolderLock, is_of_lock};
+pub(crate) use mounts::locks_of_one_machine;
 pub(crate) use parts::{
-    Output, PART, PartRecord, Parts, check_part, grouped, in_order, refused, unfinished,
+    Output, PART, PartRecord, Parts, check_part, first_names, grouped, in_order, refused,
+    unfinished,
 };
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};
@@ -71,7 +74,7 @@ pub(crate) fn json_lines<T: serde::Serialize>(
 ///
 /// # Errors
 /// [`Error::Data`] with `hint` where it holds something else; [`Error::Io`].
-pub(crate) fn is_same(path: &Path, text: &str, hint: &str) -> Result<bool> {
+pub(crate) fn holds_text(path: &Path, text: &str, hint: &str) -> Result<bool> {
     match fs::read(path) {
         Ok(there) if there == text.as_bytes() => Ok(true),
         Ok(_) => {
@@ -139,22 +142,40 @@ pub(crate) fn head_of(path: &Path) -> Result<Vec<u8>> {
 /// [`Error::Io`], also for a file that is too large to be what its name says; [`Error::Model`] where
 /// a Git LFS pointer or a web page is in its place.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
-    const LARGEST: u64 = 64 << 20;
-    let length = match std::fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    if length > LARGEST {
-        let what = format!("it has {length} bytes, more than any file of its name should");
-        return Err(Error::io("read", path, std::io::Error::other(what)));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let Some(bytes) = bytes_if_there(path)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::io("read", path, std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    })?;
     match stands_in(text.as_bytes()) {
         None => Ok(Some(text)),
         Some((what, hint)) => {
             Err(Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() })
         }
+    }
+}
+
+/// What a small file holds, or `None` where there is none, also where it goes as it is read.
+///
+/// # Errors
+/// [`Error::Io`], also for a file that is too large to be what its name says.
+pub(crate) fn bytes_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    use std::io::ErrorKind::{NotFound, StaleNetworkFileHandle};
+    const LARGEST: u64 = 64 << 20;
+    let mut bytes = vec![];
+    let read = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        if length > LARGEST {
+            let what = format!("it has {length} bytes, more than any file of its name should");
+            return Err(std::io::Error::other(what));
+        }
+        // It may grow meanwhile.
+        file.take(LARGEST).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => Ok(Some(bytes)),
+        // Removed by another machine, as a network mount tells it.
+        Err(e) if matches!(e.kind(), NotFound | StaleNetworkFileHandle) => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
     }
 }
 
@@ -200,6 +221,29 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_goes_as_it_is_read_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.json");
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        let go_on = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while go_on.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::write(&path, "{}").unwrap();
+                    fs::remove_file(&path).unwrap();
+                }
+            });
+            let looks = (0..2_000).map(|_| read_if_there(&path));
+            let wrong: Vec<_> = looks.filter_map(Result::err).collect();
+            go_on.store(false, std::sync::atomic::Ordering::Relaxed);
+            assert!(wrong.is_empty(), "{}", wrong[0]);
+        });
+        fs::write(&path, b"\xff").unwrap();
+        assert!(read_if_there(&path).is_err());
+        assert_eq!(bytes_if_there(&path).unwrap().as_deref(), Some(&b"\xff"[..]));
+    }
 
     #[test]
     fn what_stands_in_for_a_file_is_known_by_its_beginning() {

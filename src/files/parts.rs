@@ -110,6 +110,11 @@ fn read<R: DeserializeOwned>(path: &Path) -> Result<Option<R>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
         file => file.map_err(read)?,
     };
+    let length = file.metadata().map_err(read)?.len();
+    if length > LONGEST {
+        let what = format!("it has {length} bytes, and no record of a part has so many");
+        return Err(Error::data(Place::file(path), what, "Make the part anew in another place"));
+    }
     let mut text = vec![];
     file.take(LONGEST).read_to_end(&mut text).map_err(read)?;
     serde_json::from_slice(&text).map(Some).map_err(|e| {
@@ -315,20 +320,28 @@ fn is_new<T>(parts: &[Output<T>], output: &Output<T>) -> Result<()> {
     }
 }
 
+/// Names, as far as there are few, and how many more there are.
+pub(crate) fn first_names(names: impl IntoIterator<Item = String>, between: &str) -> String {
+    const SHOWN: usize = 8;
+    let mut names = names.into_iter();
+    let mut text = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(between);
+    match names.count() {
+        0 => {}
+        more => text.push_str(&format!(" and {more} more")),
+    }
+    text
+}
+
 /// Refuses parts of which some are not there.
 fn none_missing<T>(of: usize, parts: &[Output<T>]) -> Result<()> {
-    const SHOWN: usize = 8;
     let there: std::collections::BTreeSet<usize> =
         parts.iter().map(|output| output.record.part.number()).collect();
     let missing = of - there.len();
     if missing == 0 {
         return Ok(());
     }
-    let names = (1..=of).filter(|number| !there.contains(number)).take(SHOWN);
-    let mut text = names.map(|number| format!("{number}/{of}")).collect::<Vec<_>>().join(", ");
-    if missing > SHOWN {
-        text.push_str(&format!(" and {} more", missing - SHOWN));
-    }
+    let names = (1..=of).filter(|number| !there.contains(number));
+    let text = first_names(names.map(|number| format!("{number}/{of}")), ", ");
     let what = match missing {
         1 => format!("part {text} is missing"),
         _ => format!("parts {text} are missing"),
@@ -411,6 +424,10 @@ mod tests {
         refused(&["p1", "p2", "p3", "nowhere"], &["cannot read", "nowhere"]);
         std::fs::write(place(&format!("mine.{PART}")), "{}").unwrap();
         refused(&["mine"], &["does not say what part"]);
+        // One that is too long is not read at all.
+        let long = File::create(place(&format!("mine.{PART}"))).unwrap();
+        long.set_len((1 << 30) + 1).unwrap();
+        refused(&["mine"], &["it has 1073741825 bytes, and no record"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A directory that one process at a time works in, known by a mark, so that nothing is written
 //! among files of something else.
 
-use super::lock::{FolderLock, LOCK};
-use super::{remove_file, write_text, write_whole};
+use super::lock::{FolderLock, LOCK, LOCK_PROBE};
+use super::{PART, remove_file, write_text, write_whole};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -49,6 +49,10 @@ impl WorkDirKind {
         let is = |leftover: &String| name == &**leftover;
         name == PROBE
             || name == LOCK
+            // Kept before the mark where that makes a part a begun one.
+            || name == PART
+            || is(&format!(".{PART}.new"))
+            || name.to_string_lossy().starts_with(LOCK_PROBE)
             || is(&format!(".{}.lock", self.mark))
             || mark_on_its_way.iter().any(is)
     }
@@ -350,7 +354,7 @@ mod tests {
     #[test]
     fn what_a_killed_beginning_leaves_is_no_other_file() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [PROBE, LOCK, "..mark.new"] {
+        for name in [PROBE, LOCK, PART, "..mark.new", ".lock-probe-1-2"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         assert!(!WorkDir::open(folder.path(), KIND).unwrap().is_marked());

@@ -14,6 +14,7 @@ use crate::train::{KeyedRow, TeacherLogits, TeacherLogitsHeader, TeacherLogitsWr
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,34 +71,13 @@ pub fn write_teacher_logits(
     context: &Context<'_>,
 ) -> Result<WrittenLogits> {
     TeacherLogitsWriter::check_for(&options.out, options.part)?;
-    if config.mixture.share == Share::Auto && !options.all_answers {
-        return Err(Error::config(
-            "mixture.share",
-            "it is auto, and pilots train on answers of every share",
-            "Write the logits of all answers",
-        ));
-    }
     let part = config.train.objective.distillation;
     let temperature = options.temperature.or(part.map(|part| part.temperature)).unwrap_or(1.0);
     let usual = config.teacher.as_ref().map_or(64, |teacher| teacher.top_k);
     let top_k = options.top_k.unwrap_or(usual);
     let mut config = config.clone();
     (config.teacher, config.train.objective.distillation) = (None, None);
-    let (unscored, needs_scores) = config.unscored();
-    let prepared = match options.all_answers {
-        true => Prepared::new(&unscored, context)?,
-        false
-            if needs_scores
-                && config.mixture.choice.as_ref().is_some_and(|c| c.scores.is_none()) =>
-        {
-            return Err(Error::config(
-                "mixture.choice.scores",
-                "which rows the choice takes comes of scores, and no file keeps them",
-                "Name a file for them, or write the logits of all answers",
-            ));
-        }
-        false => Prepared::new(&config, context)?,
-    };
+    let prepared = prepared_for(&config, options.all_answers, context)?;
     let vocabulary = prepared.tokenizer.vocabulary_size();
     // Wrong numbers show before the teacher is read.
     TeacherLogitsHeader::new(teacher, "", vocabulary, top_k, temperature)?;
@@ -115,14 +95,53 @@ pub fn write_teacher_logits(
         let batch = Batch::new([row.example()], 1);
         Ok((model.top_tokens(&batch, top_k, temperature, vocabulary)?, batch.trained))
     };
+    // Before the header, which makes a part a begun one: a process may be killed between the two.
     let record = options.part.map(|part| part_record(part, &header, &groups)).transpose()?;
+    if let Some(record) = record {
+        let out = &options.out;
+        TeacherLogitsWriter::check_for(out, options.part)?;
+        fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+        record.keep(&out.join(PART))?;
+    }
     let writer = TeacherLogitsWriter::open_for(&options.out, header, options.part)?;
-    if let (Some(part), Some(record)) = (options.part, record) {
-        record.keep(&writer.directory().join(PART))?;
+    if let Some(part) = options.part {
         let mut index = 0..;
         groups.retain(|_| index.next().is_some_and(|index| part.holds(index)));
     }
     let rows: Vec<Row> = groups.into_iter().flatten().map(|(_, row)| row).collect();
+    write_missing(&rows, writer, &read, context)
+}
+
+/// The data of a run whose rows a teacher reads: with all answers, or with those that its mixture takes.
+fn prepared_for(config: &RunConfig, all_answers: bool, context: &Context<'_>) -> Result<Prepared> {
+    let (unscored, needs_scores) = config.unscored();
+    if all_answers {
+        return Prepared::new(&unscored, context);
+    }
+    if config.mixture.share == Share::Auto {
+        return Err(Error::config(
+            "mixture.share",
+            "it is auto, and pilots train on answers of every share",
+            "Write the logits of all answers",
+        ));
+    }
+    if needs_scores && config.mixture.choice.as_ref().is_some_and(|c| c.scores.is_none()) {
+        return Err(Error::config(
+            "mixture.choice.scores",
+            "which rows the choice takes comes of scores, and no file keeps them",
+            "Name a file for them, or write the logits of all answers",
+        ));
+    }
+    Prepared::new(config, context)
+}
+
+/// Writes the rows that a folder does not have yet.
+fn write_missing(
+    rows: &[Row],
+    writer: TeacherLogitsWriter,
+    read: &dyn Fn(&Row) -> Result<(TopTokens, usize)>,
+    context: &Context<'_>,
+) -> Result<WrittenLogits> {
     let mut pieces = Pieces::new(writer);
     let missing: Vec<&Row> = rows.iter().filter(|row| !pieces.writer.holds(row)).collect();
     let before = rows.len() - missing.len();
@@ -140,7 +159,7 @@ pub fn write_teacher_logits(
                 Error::Stopped { .. } => Error::stopped(format!(
                     "{done} of {} rows are in {}",
                     rows.len(),
-                    options.out.display()
+                    pieces.writer.directory().path().display()
                 )),
                 error => error,
             });
@@ -179,7 +198,7 @@ pub fn join_teacher_logits(
     parts.each(finished)?;
     let mut logits = TeacherLogits::open(&parts.first().path)?;
     parts.iter().skip(1).try_for_each(|part| logits.add_rows_of(&part.path))?;
-    let writer = TeacherLogitsWriter::open_for(out, logits.header().clone(), None)?;
+    let writer = TeacherLogitsWriter::open(out, logits.header().clone())?;
     let mut pieces = Pieces::new(writer);
     let keys = in_order(parts.iter().map(|part| part.record.own.clone()).collect()).flatten();
     let total = parts.iter().flat_map(|part| &part.record.own).map(Vec::len).sum();

@@ -13,15 +13,12 @@ use super::shared::{all_cells, setting_changes};
 use super::stored::StoredCell;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::files::{WorkDir, differences, read_if_there, write_text};
+use crate::files::{WorkDir, differences, first_names, read_if_there, write_text};
 use crate::recipe::{RunConfig, RunDirectory};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Most cells that are named where some are missing.
-const NAMED: usize = 12;
 
 /// Puts parts of a study together in its directory: copies what they have finished into its `results/`,
 /// and writes the report, with the numbers that one process comes to. What the directory has finished
@@ -37,13 +34,13 @@ pub fn join(
     context: &Context<'_>,
 ) -> Result<Study> {
     config.validate()?;
-    let parts = directories.iter().map(|path| Joined::open(path)).collect::<Result<Vec<_>>>()?;
+    let mut parts =
+        directories.iter().map(|path| Joined::open(path)).collect::<Result<Vec<_>>>()?;
     KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
-    let mut parts = parts;
-    if KIND.holds(&config.out) && !parts.iter().any(|part| is_same(&part.path, &config.out)) {
+    if KIND.holds(&config.out) && !parts.iter().any(|part| is_one_place(&part.path, &config.out)) {
         parts.push(Joined::open(&config.out)?);
     }
-    none_missing(config, &parts)?;
+    no_cell_missing(config, &parts)?;
     let directory = WorkDir::open(&config.out, KIND);
     let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
     if let Some(part) = parts.first().filter(|_| !directory.is_marked()) {
@@ -140,7 +137,7 @@ impl Joined {
     }
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+fn is_one_place(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
@@ -148,7 +145,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// Refuses where no directory has a cell, and names all of these.
-fn none_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
+fn no_cell_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     let has = |cell: &Cell| parts.iter().any(|part| part.result_file(config, cell).is_file());
     let cells = all_cells(config);
     let missing = cells.iter().filter(|cell| !has(cell));
@@ -156,12 +153,8 @@ fn none_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if missing.len() > NAMED {
-        named.push_str(&format!("; and {} more", missing.len() - NAMED));
-    }
-    let (path, count) = (config.out.clone(), missing.len());
-    let of = cells.len();
+    let (path, count, of) = (config.out.clone(), missing.len(), cells.len());
+    let named = first_names(missing, "; ");
     Err(Error::RunDirectory {
         path,
         what: format!("no directory has {count} of the {of} cells of the study: {named}"),
@@ -265,7 +258,7 @@ fn copy_into(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Figures that differ where the same cell is made twice.
-const OF_EACH_TIME: [&str; 7] = [
+const OF_EACH_TIME: [&str; 9] = [
     "seconds",
     "training_seconds",
     "tokens_per_second",
@@ -273,6 +266,9 @@ const OF_EACH_TIME: [&str; 7] = [
     "machine",
     "backend",
     "batch_size",
+    "version",
+    // Looked at by itself, for it is not known of all.
+    "base_weights",
 ];
 
 /// A stored cell without what differs from time to time.
@@ -302,13 +298,14 @@ impl Begun<'_, '_> {
     /// than once.
     fn take_cells(&self, parts: &[Joined]) -> Result<()> {
         let mut done = vec![];
+        let mut weights: BTreeMap<String, (PathBuf, String)> = BTreeMap::new();
         for cell in all_cells(self.work.config) {
             self.work.context.check()?;
             let run = match cell.arm {
                 ArmKind::Untuned => self.work.run_config(&Cell { arm: WEAK, ..cell.clone() })?,
                 _ => self.work.weighted(&cell, &done)?,
             };
-            let stored = self.taken(&cell, &run, parts)?;
+            let stored = self.taken(&cell, &run, parts, &mut weights)?;
             stored.write(&self.work.config.result_file(&cell))?;
             if let Some(summary) = stored.summary {
                 done.push((cell, summary, stored.answers));
@@ -317,14 +314,27 @@ impl Begun<'_, '_> {
         Ok(())
     }
 
-    /// The cell as the first directory has it.
-    fn taken(&self, cell: &Cell, run: &RunConfig, parts: &[Joined]) -> Result<StoredCell> {
+    /// The cell as the first directory has it. `weights` are those of base models, with the first cell
+    /// that knows them.
+    fn taken(
+        &self,
+        cell: &Cell,
+        run: &RunConfig,
+        parts: &[Joined],
+        weights: &mut BTreeMap<String, (PathBuf, String)>,
+    ) -> Result<StoredCell> {
         let (work, config) = (&self.work, self.work.config);
         let mut first: Option<(PathBuf, StoredCell)> = None;
         for part in parts {
             let Some(stored) = part.read(config, cell, &work.date)? else { continue };
             let path = part.result_file(config, cell);
             work.check_stored(cell, run, &stored, &path)?;
+            if let (Some(model), Some(own)) = (&run.base_model, &stored.base_weights) {
+                let first = weights.entry(model.clone()).or_insert((path.clone(), own.clone()));
+                let (other, known) = &*first;
+                let of_other = format!("{model} than {}", other.display());
+                stored.check_weights(&path, &of_other, Some(known))?;
+            }
             let Some((other, known)) = &first else {
                 first = Some((path, stored));
                 continue;

@@ -6,12 +6,14 @@ use super::pretrained::pretrain;
 use super::run::{
     Asked, Begun, KIND, Place, SETTINGS, Work, date_of, going_on, how_to_share, name, part, toml_of,
 };
+use super::shared::all_cells;
 use super::time_left::RunTimes;
 use crate::context::Context;
 use crate::error::Result;
-use crate::files::WorkDir;
+use crate::files::{PART, PartRecord, WorkDir, check_part};
 use crate::part::Part;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// What was made of a part of a study.
@@ -39,23 +41,29 @@ pub struct StudyPart {
 pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> Result<StudyPart> {
     config.validate()?;
     KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
+    let record = config.out.join(PART);
+    check_part(&config.out, &record, Some(which), false)?;
     let asked = Asked::read(config, context)?;
     let directory = WorkDir::open(&config.out, KIND);
     let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
     let date = date_of(&directory)?;
+    // It may have more cells another time, under other settings too, but not those of another part.
+    let names = all_cells(config).into_iter().map(|cell| name(config, &cell).join(", "));
+    PartRecord::new(which, json!({}), json!({}), names)?.keep(&record)?;
     let pretrained = pretrain(config, None, context).map_err(going_on)?;
     let place = Place { directory, date, claims: None };
     let mut begun = Begun::new(config, asked, place, pretrained, context)?;
     begun.tell_date()?;
-    // Whoever puts the parts together reads from it what was asked, and where.
-    begun.directory.write(SETTINGS, &toml_of(config)?)?;
-    let work = &mut begun.work;
     let (untuned, cells) = (config.untuned_cells(), config.cells());
     let own = |cells: &[Cell]| -> Vec<Cell> {
         let own = cells.iter().enumerate().filter(|(index, _)| which.holds(*index));
         own.map(|(_, cell)| cell.clone()).collect()
     };
     let (own_untuned, own_cells) = (own(&untuned), own(&cells));
+    begun.work.check_done(&all_cells(config)).map_err(going_on)?;
+    // Whoever puts the parts together reads from it what was asked, and where.
+    begun.directory.write(SETTINGS, &toml_of(config)?)?;
+    let work = &mut begun.work;
     for cell in &own_untuned {
         let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
         work.make(&untuned, [0, 0], None).map_err(going_on)?;

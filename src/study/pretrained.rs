@@ -153,7 +153,7 @@ fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
 /// A fingerprint of the weights of a model on this machine. `None` of a name on the hub, and where
 /// files cannot be read, which the pretraining itself tells. Every cell asks for it, so that files are
 /// read once and again where they were written.
-fn base_weights(name: Option<&str>) -> Option<String> {
+pub(super) fn base_weights(name: Option<&str>) -> Option<String> {
     static KNOWN: Mutex<BTreeMap<PathBuf, (FileTimes, String)>> = Mutex::new(BTreeMap::new());
     let path = Path::new(name?);
     if !path.exists() {
@@ -257,7 +257,8 @@ pub(super) fn pretrain(
             of: 0,
             seconds_left: None,
         })?;
-        wait_until_free(&config.out, &about, context)?;
+        // Whoever shares the cache looks only once this one has ended.
+        let _lock = lock_beside(&config.out, &about, context)?;
         let mode = match RunDirectory::holds_run(&config.out) {
             true => RunMode::Resume,
             false => RunMode::New,
@@ -287,11 +288,21 @@ pub(super) fn pretrain(
     Ok(ready)
 }
 
-/// Waits while another process, of this study or of one with the same cache, works on a pretraining.
-fn wait_until_free(folder: &Path, about: &str, context: &Context<'_>) -> Result<()> {
+/// The lock beside the run directory of a pretraining; waits while another process, of this study or of
+/// one with the same cache, works on it.
+fn lock_beside(folder: &Path, about: &str, context: &Context<'_>) -> Result<FolderLock> {
     const LOOK_EVERY: Duration = Duration::from_millis(200);
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
     let mut is_told = false;
-    while FolderLock::is_taken(folder) {
+    loop {
+        // A run by itself has the lock of its directory alone.
+        if let Some(lock) = FolderLock::try_of_file(folder)?
+            && !FolderLock::is_taken(folder)
+        {
+            return Ok(lock);
+        }
         if !is_told {
             let folder = folder.display();
             context.notice(format!("waiting: another process works on {about}, in {folder}"))?;
@@ -300,7 +311,6 @@ fn wait_until_free(folder: &Path, about: &str, context: &Context<'_>) -> Result<
         std::thread::sleep(LOOK_EVERY);
         context.check()?;
     }
-    Ok(())
 }
 
 fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStudent {

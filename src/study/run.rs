@@ -59,6 +59,8 @@ pub(super) struct Work<'a, 'c> {
     pub(super) claims: Option<Claims>,
     /// What the cells were made on, as far as it is known.
     pub(super) machines: Vec<Machine>,
+    /// The versions of the program that graded their answers, as far as they are known.
+    pub(super) versions: Vec<Option<String>>,
     /// Cells that were taken as they are stored, without a folder.
     pub(super) stored: usize,
 }
@@ -144,6 +146,7 @@ impl<'a, 'c> Begun<'a, 'c> {
             claims,
             stored: 0,
             machines: vec![],
+            versions: vec![],
         };
         let mut tested = StudyData::default();
         tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
@@ -173,6 +176,7 @@ impl<'a, 'c> Begun<'a, 'c> {
         warnings.extend(warnings::of(config, &tested));
         warnings.extend(warnings::of_stored(work.stored));
         warnings.extend(warnings::of_machines(&work.machines));
+        warnings.extend(warnings::of_versions(&work.versions));
         directory.write(SETTINGS, &toml_of(config)?)?;
         let study = Study::new(config, command, &tested, warnings, style, context)?;
         report::write_all(&study, &tested, config)?;

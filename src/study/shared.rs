@@ -12,13 +12,14 @@ use super::run::{
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::files::{
-    FolderLock, WorkDir, differences, is_of_lock, read_if_there, sha256_of, write_text,
+    FolderLock, WorkDir, differences, is_of_lock, locks_of_one_machine, read_if_there, sha256_of,
+    write_text,
 };
 use crate::text::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How processes share a study.
@@ -39,6 +40,8 @@ impl Default for Sharing {
 const REPORT: &str = ".report.json";
 /// The claim of names on the hub, which are found once for all.
 const DATASETS: &str = ".datasets.json";
+/// The settings of all processes that work on the study now.
+const SHARED_SETTINGS: &str = ".settings.toml";
 /// Says which results the report is of.
 const REPORTED: &str = ".reported";
 
@@ -75,6 +78,8 @@ pub fn study_shared(
     let place = Place { directory, date, claims: Some(claims.clone()) };
     let mut begun = Begun::new(config, asked, place, pretrained, context)?;
     drop(finding);
+    begun.work.check_done(&all_cells(config)).map_err(going_on)?;
+    claims.exclusively(|| keep_settings(config, &begun.directory))?;
     begun.work.make_all(&claims).map_err(going_on)?;
     begun.collect()?;
     begun.report_once(&claims, command)
@@ -84,7 +89,21 @@ pub fn study_shared(
 fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
     let out = &config.out;
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    let taken = claims.exclusively(|| {
+    let refusal = match FolderLock::are_there(out)? {
+        false => Some("its file system has no locks, or they do not hold".into()),
+        true => locks_of_one_machine(out)
+            .map(|how| format!("{how}, so that its locks are of one machine")),
+    };
+    if let Some(why) = refusal {
+        return Err(Error::RunDirectory {
+            path: out.clone(),
+            what: format!("processes cannot share it: {why}"),
+            hint: "Divide the study with --part instead, each part in a directory of its own, and put \
+                   the parts together with --report"
+                .into(),
+        });
+    }
+    claims.exclusively(|| {
         let others = FolderLock::is_taken(out);
         let directory = WorkDir::open_shared(out, KIND).map_err(|error| {
             let hint = "That process works on it alone: wait for its end, or stop it and start it again \
@@ -92,23 +111,30 @@ fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
             if is_of_lock(&error, out) { with_hint(error, hint) } else { error }
         })?;
         let date = date_of(&directory)?;
-        let settings = toml_of(config)?;
-        match read_if_there(&out.join(SETTINGS))? {
+        // Whether what is done already fits these settings shows later.
+        let (settings, path) = (toml_of(config)?, claims.file(SHARED_SETTINGS));
+        let then = match read_if_there(&path)? {
+            None => read_if_there(&out.join(SETTINGS))?,
+            then => then,
+        };
+        match then {
             Some(then) if others => same_settings(config, &then, &settings)?,
-            _ => directory.write(SETTINGS, &settings)?,
+            _ => {
+                claims.make_folder()?;
+                write_text(&path, &settings)?;
+            }
         }
         Ok((directory, date))
-    })?;
-    if FolderLock::are_there(out)? {
-        return Ok(taken);
-    }
-    Err(Error::RunDirectory {
-        path: out.clone(),
-        what: "its file system has no locks, or they do not hold, so that processes cannot share it".into(),
-        hint: "Divide the study with --part instead, each part in a directory of its own, and put the \
-               parts together with --report"
-            .into(),
     })
+}
+
+/// Writes the settings of a study into its directory, unless they are there under whatever name of that.
+fn keep_settings(config: &StudyConfig, directory: &WorkDir) -> Result<()> {
+    let settings = toml_of(config)?;
+    match read_if_there(&directory.join(SETTINGS))? {
+        Some(then) if setting_changes(&then, &settings, &["out"]).is_empty() => Ok(()),
+        _ => directory.write(SETTINGS, &settings),
+    }
 }
 
 /// Refuses settings other than those with which other processes work on the study.
@@ -210,18 +236,26 @@ impl Work<'_, '_> {
         if self.is_done(cell)? {
             return Ok(Tried::Done);
         }
-        // A process that gave no sign of life may still be there, and hold its directory.
+        if !held.is_alone() {
+            return Ok(Tried::Busy(held.still_there()));
+        }
+        // Of other versions the lock of the run's directory alone tells.
         let folder = self.config.cell_folder(cell);
         if FolderLock::is_taken(&folder) {
-            return Ok(Tried::Busy(format!(
-                "one gives no sign of life and holds {}: stop it if it hangs",
-                folder.display()
-            )));
+            return Ok(Tried::Busy(format!("one holds {}: stop it if it hangs", folder.display())));
         }
         let about = name(self.config, cell).join(", ");
         held.tell(&about, self.context)?;
         self.make(cell, place, None)?;
         Ok(Tried::Made)
+    }
+
+    /// Refuses settings or data that do not fit what is done already.
+    pub(super) fn check_done(&mut self, cells: &[Cell]) -> Result<()> {
+        cells.iter().try_for_each(|cell| {
+            self.context.check()?;
+            self.is_done(cell).map(drop)
+        })
     }
 
     /// Whether a cell is stored; one of other settings or data is refused.
@@ -271,7 +305,7 @@ impl Begun<'_, '_> {
             hint: "Start the same command again".into(),
         };
         let work = &mut self.work;
-        (work.stored, work.machines) = (0, vec![]);
+        (work.stored, work.machines, work.versions) = (0, vec![], vec![]);
         for cell in work.config.untuned_cells() {
             let untuned = Cell { arm: ArmKind::Untuned, ..cell.clone() };
             let found = work.stored_untuned(&cell)?;
@@ -306,9 +340,8 @@ impl Begun<'_, '_> {
             return Ok(study);
         }
         let study = self.report(command)?;
-        claims.verify()?;
+        claims.verified(|| write_text(&reported, &made))?;
         claims.remove(all_cells(config).iter().map(|cell| claim_of(config, cell)))?;
-        write_text(&reported, &made)?;
         Ok(study)
     }
 
@@ -317,7 +350,8 @@ impl Begun<'_, '_> {
         let config = self.work.config;
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
-        hash.update(toml_of(config)?);
+        // The directory may have another name on each machine.
+        hash.update(toml_of(&StudyConfig { out: PathBuf::new(), ..config.clone() })?);
         for cell in all_cells(config) {
             hash.update(sha256_of(&config.result_file(&cell))?);
         }

@@ -12,7 +12,7 @@
 use super::machine::Machine;
 use super::results::TestedAnswers;
 use crate::error::{Error, Result};
-use crate::eval::Benchmark;
+use crate::eval::{AnswerKind, Benchmark};
 use crate::files::{differences, read_if_there, write_text};
 use crate::recipe::{RunConfig, Summary, same_run_settings};
 use crate::text::hex;
@@ -28,7 +28,8 @@ use std::path::Path;
 pub(super) struct AskedAs {
     /// The settings that decide an answer.
     settings: Value,
-    /// A fingerprint of the problems and their references, in their order.
+    /// A fingerprint of the problems and their references, in their order, with systems' texts and the
+    /// kinds of their answers.
     problems: String,
     /// How many they are.
     count: usize,
@@ -39,12 +40,23 @@ impl AskedAs {
         let mut hash = Sha256::new();
         for problem in &benchmark.problems {
             for text in [&problem.id, &problem.problem, &problem.reference] {
-                hash.update((text.len() as u64).to_le_bytes());
-                hash.update(text.as_bytes());
+                add_text(&mut hash, text);
+            }
+            // Where these are set alone, so that the fingerprint of what has none stays as it is.
+            if problem.system.is_some() || problem.kind != AnswerKind::default() {
+                hash.update([u8::from(problem.system.is_some())]);
+                add_text(&mut hash, problem.system.as_deref().unwrap_or_default());
+                add_text(&mut hash, &serde_json::to_string(&problem.kind).unwrap_or_default());
             }
         }
         Self { settings, problems: hex(hash.finalize()), count: benchmark.problems.len() }
     }
+}
+
+/// Adds a text to a hash, so that no other texts come to the same.
+fn add_text(hash: &mut Sha256, text: &str) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text.as_bytes());
 }
 
 /// By benchmark, how a student was asked it.
@@ -60,6 +72,13 @@ pub(super) struct StoredCell {
     /// What it was made on; not known of those that earlier versions stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
+    /// The version of the program whose rules graded the answers; not known of early ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// A fingerprint of the weights of the base model, where that is in a folder; not known of those that
+    /// early versions stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_weights: Option<String>,
 }
 
 /// What to do where a stored cell does not fit settings or data.
@@ -69,7 +88,8 @@ const HINT: &str = "Take the old settings and data, name another directory (out)
 impl StoredCell {
     pub fn new(asked: Asking, answers: TestedAnswers, summary: Option<&Summary>) -> Self {
         let summary = summary.map(|summary| Summary { samples: vec![], ..summary.clone() });
-        Self { asked, answers, summary, machine: None }
+        let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        Self { asked, answers, summary, machine: None, version, base_weights: None }
     }
 
     /// Writes it, where it is not there already as it is.
@@ -100,6 +120,23 @@ impl StoredCell {
             what: format!("it is no finished cell of a study: {e}"),
             hint: HINT.into(),
         })
+    }
+
+    /// Refuses one that was made with other weights of the base model than `now`, where both are known.
+    ///
+    /// # Errors
+    /// [`Error::RunDirectory`] with the base model's name.
+    pub fn check_weights(&self, path: &Path, name: &str, now: Option<&str>) -> Result<()> {
+        match (self.base_weights.as_deref(), now) {
+            (Some(then), Some(now)) if then != now => Err(Error::RunDirectory {
+                path: path.to_owned(),
+                what: format!("it was made with other weights of the base model {name}"),
+                hint: "Put the old weights back, name another directory (out), or remove this file and \
+                       the cell's folder to have it made anew"
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses one that was made under other settings, on other data or with other problems.
@@ -140,5 +177,37 @@ impl StoredCell {
             return refuse("its answers are not to the problems that are asked now".into());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::BenchmarkProblem;
+
+    #[test]
+    fn a_fingerprint_of_problems_stays_and_tells_what_is_asked_otherwise() {
+        let problem = BenchmarkProblem {
+            id: "1".into(),
+            problem: "1 + 1?".into(),
+            reference: "2".into(),
+            ..Default::default()
+        };
+        let of = |problem: BenchmarkProblem| {
+            let benchmark = Benchmark { problems: vec![problem], ..Benchmark::default() };
+            AskedAs::new(Value::Null, &benchmark).problems
+        };
+        // As version 0.1.0 has stored it.
+        let mut hash = Sha256::new();
+        ["1", "1 + 1?", "2"].iter().for_each(|text| add_text(&mut hash, text));
+        let usual = of(problem.clone());
+        assert_eq!(usual, hex(hash.finalize()));
+        let with_system =
+            |text: &str| of(BenchmarkProblem { system: Some(text.into()), ..problem.clone() });
+        let choice = of(BenchmarkProblem { kind: AnswerKind::Choice, ..problem.clone() });
+        let mut all = vec![usual, with_system(""), with_system("Be short."), choice];
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 4);
     }
 }

@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::Cell;
 use super::machine::Machine;
+use super::pretrained::base_weights;
 use super::results::TestedAnswers;
 use super::run::{HINT, Work, hint, with_hint};
 use super::stored::{AskedAs, Asking, StoredCell};
@@ -97,28 +98,37 @@ impl Work<'_, '_> {
     ) -> Result<()> {
         let prepared = self.unmixed(cell, run)?;
         let trained = (cell.arm != ArmKind::Untuned).then_some((run, &*prepared.fingerprint));
-        stored.check(path, &self.asking(cell, run, &prepared), trained)
+        stored.check(path, &self.asking(cell, run, &prepared), trained)?;
+        let name = run.base_model.as_deref();
+        stored.check_weights(path, name.unwrap_or_default(), base_weights(name).as_deref())
     }
 
     /// Counts a cell that is taken as it is stored.
     pub(super) fn took(&mut self, stored: &StoredCell, folder: &Path) {
         self.stored += usize::from(!folder.exists());
         self.machines.extend(stored.machine.clone());
+        self.versions.push(stored.version.clone());
     }
 
     /// Stores a cell that is finished, with what it was made on: where it was stored before, that stays.
     fn store(&mut self, mut cell: StoredCell, run: &RunConfig, path: &Path) -> Result<()> {
+        let name = run.base_model.as_deref();
+        let weights = base_weights(name);
         // Of one that cannot be read nothing is known.
-        cell.machine = match StoredCell::read(path) {
-            Ok(Some(before)) => before.machine,
-            _ => Some(Machine::here(&run.backend)),
+        (cell.machine, cell.base_weights) = match StoredCell::read(path) {
+            Ok(Some(before)) => {
+                before.check_weights(path, name.unwrap_or_default(), weights.as_deref())?;
+                (before.machine, before.base_weights)
+            }
+            _ => (Some(Machine::here(&run.backend)), weights),
         };
         self.machines.extend(cell.machine.clone());
+        self.versions.push(cell.version.clone());
         // A claim that is lost by now is told here, and nothing is stored.
-        if let Some(claims) = &self.claims {
-            claims.verify()?;
+        match &self.claims {
+            Some(claims) => claims.verified(|| cell.write(path)),
+            None => cell.write(path),
         }
-        cell.write(path)
     }
 
     /// Trains a cell and tests its student.

@@ -84,6 +84,22 @@ pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
     .collect()
 }
 
+/// Where the answers of cells were graded by the rules of different versions.
+pub(super) fn of_versions(versions: &[Option<String>]) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for version in versions {
+        *counts.entry(version.as_deref().unwrap_or("not known")).or_default() += 1;
+    }
+    let each = counts.iter().map(|(name, count)| format!("{name} ({count})")).collect::<Vec<_>>();
+    (counts.len() > 1).then(|| {
+        format!(
+            "versions of mixdistill differ between cells, so that their answers may be graded by different \
+             rules: {}; where the folders of cells are, the study without --share grades all anew",
+            each.join(", ")
+        )
+    })
+}
+
 fn few_seeds(seeds: usize) -> Option<String> {
     match seeds {
         SEEDS.. => None,
@@ -231,7 +247,7 @@ fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> 
 
 #[cfg(test)]
 mod tests {
-    use super::{few_resamples, few_seeds, of_machines};
+    use super::{few_resamples, few_seeds, of_machines, of_versions};
     use crate::study::{Machine, StudyConfig};
 
     #[test]
@@ -252,6 +268,19 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].starts_with("threads") && told[0].ends_with("2 (1), 4 (1)"), "{told:?}");
         assert!(told[1].ends_with("flex (1), ndarray (1)"), "{told:?}");
+    }
+
+    #[test]
+    fn cells_of_different_versions_are_told() {
+        let versions = |versions: &[&str]| -> Vec<Option<String>> {
+            let known = |version: &&str| (!version.is_empty()).then(|| (*version).to_owned());
+            versions.iter().map(known).collect()
+        };
+        for same in [&[][..], &["", ""], &["1.0.0", "1.0.0"]] {
+            assert_eq!(of_versions(&versions(same)), None);
+        }
+        let told = of_versions(&versions(&["1.0.0", "", "1.0.0"])).unwrap();
+        assert!(told.contains("1.0.0 (2), not known (1)"), "{told}");
     }
 
     #[test]

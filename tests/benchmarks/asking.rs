@@ -3,15 +3,20 @@
 
 use crate::benchmark;
 use crate::common::{command, devices, toy_run};
+use burn::tensor::{Device, Int, Tensor};
 use mixdistill::context::{Context, Event, Observer, StopFlag};
 use mixdistill::data::{ColumnMap, PlainTemplate, PromptTemplate, TextTokenizer, arith};
 use mixdistill::eval::{
     Benchmark, BenchmarkProblem, EvaluateConfig, EvaluationDirectory, GradedAnswer, TestedModel,
     evaluate, read_benchmarks,
 };
-use mixdistill::model::{DecoderConfig, DecoderLm, GenerateConfig, TextInterface};
+use mixdistill::model::{
+    DecoderConfig, DecoderLm, Generate, GenerateConfig, Generation, NewToken, StopConditions,
+    TextInterface, TokenLimits, TokenObserver,
+};
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::{Error, Result};
+use std::cell::Cell;
 use std::path::Path;
 
 struct Student {
@@ -67,6 +72,72 @@ impl Observer for StopsAt<'_> {
         }
         Ok(())
     }
+}
+
+/// A model whose process is suspended for long before each last token, and a claim that is another's then.
+struct Suspended<'a>(&'a DecoderLm, &'a Cell<bool>);
+
+impl Generate for Suspended<'_> {
+    fn limits(&self) -> TokenLimits {
+        self.0.limits()
+    }
+
+    fn device(&self) -> Device {
+        Generate::device(self.0)
+    }
+
+    fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        Generate::logits(self.0, ids)
+    }
+
+    fn generate_as(
+        &self,
+        prompts: &[Vec<u32>],
+        numbers: &[u64],
+        stop_conditions: StopConditions<'_>,
+        config: &GenerateConfig,
+        observe: &mut TokenObserver<'_>,
+    ) -> Result<Vec<Generation>> {
+        let mut suspended = |token: &NewToken<'_>| {
+            self.1.set(self.1.get() || token.end.is_some());
+            observe(token)
+        };
+        self.0.generate_as(prompts, numbers, stop_conditions, config, &mut suspended)
+    }
+}
+
+struct Refuses<'a>(&'a Cell<bool>);
+
+impl Observer for Refuses<'_> {
+    fn observe(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Task { .. } if self.0.get() => Err(Error::Training {
+                what: "another process has taken it over".into(),
+                hint: "Leave it".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn no_answer_is_stored_once_whoever_watches_forbids_it() {
+    let student = Student::new();
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("answers.jsonl");
+    let lost = Cell::new(false);
+    let end = [student.tokenizer.end_token()];
+    let text = TextInterface {
+        tokenizer: &student.tokenizer,
+        template: &student.template,
+        end_tokens: &end,
+    };
+    let context = Context::new(Refuses(&lost), &StopFlag::default());
+    let model = Suspended(&student.model, &lost);
+    let config = config(2, 1, 0.0);
+    let error = evaluate(&model, &text, &benchmark(), &config, &store, &context).unwrap_err();
+    assert!(lost.get() && error.to_string().contains("has taken it over"), "{error}");
+    assert_eq!(std::fs::read_to_string(&store).unwrap_or_default(), "");
 }
 
 fn config(batch_size: usize, samples: usize, temperature: f64) -> EvaluateConfig {

@@ -1,9 +1,11 @@
 //! Promise: what a study stores of finished cells is enough to go on and to report, holds no problem
 //! and no answer, and is never taken for cells of other settings, data or problems.
 
-use super::{Told, config, files, quiet, toml_string};
+use super::{Told, common, config, files, quiet, toml_string};
+use mixdistill::Part;
 use mixdistill::context::{Context, StopFlag};
-use mixdistill::study::{Cell, StudyConfig, study};
+use mixdistill::recipe::{RunMode, run};
+use mixdistill::study::{Cell, StudyConfig, join, study, study_part};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -109,6 +111,10 @@ fn stored_results_of_something_else_are_refused_by_name() {
     let text = std::fs::read_to_string(&sums).unwrap();
     std::fs::write(&sums, text.replace("93", "94")).unwrap();
     refused(&config, "sums.problems was");
+    // The same problems with a system's text.
+    let with_system = text.replace('{', "{\"system\": \"Be short.\", ");
+    std::fs::write(&sums, with_system).unwrap();
+    refused(&config, "sums.problems was");
     std::fs::write(&sums, text).unwrap();
     for (change, expected) in [
         (
@@ -126,4 +132,87 @@ fn stored_results_of_something_else_are_refused_by_name() {
         std::fs::write(&path, text).unwrap();
     }
     quiet(&config, &stop).unwrap();
+}
+
+#[test]
+fn stored_results_of_early_versions_are_taken_and_those_of_another_one_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_benchmark(folder.path());
+    let stop = StopFlag::default();
+    let whole = quiet(&config, &stop).unwrap();
+    without_folders(&config);
+    let files: Vec<PathBuf> = below(&config.out.join("results"));
+    let remove = |path: &PathBuf, key: &str| {
+        edit(path, |stored| drop(stored.as_object_mut().unwrap().remove(key)));
+    };
+    let versions = |study: &mixdistill::study::Study| {
+        let told = |w: &&String| w.contains("versions of mixdistill differ");
+        study.warnings.iter().find(told).cloned()
+    };
+    assert_eq!(versions(&whole), None);
+    files.iter().for_each(|path| remove(path, "version"));
+    let early = quiet(&config, &stop).unwrap();
+    assert_eq!(versions(&early), None);
+    assert_eq!(early.comparisons, whole.comparisons);
+    edit(&files[0], |stored| stored["version"] = "7.0.0".into());
+    let told = versions(&quiet(&config, &stop).unwrap()).unwrap();
+    assert!(told.contains("7.0.0 (1), not known (7)"), "{told}");
+}
+
+#[test]
+fn results_of_other_weights_under_the_same_name_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = |seed: u64| {
+        let mut base = common::toy_run(&folder.path().join("base"));
+        (base.train.steps, base.seed, base.evaluation.questions) = (Some(1), seed, 0);
+        let _ = std::fs::remove_dir_all(&base.out);
+        run(&base, RunMode::New, &Context::default()).unwrap();
+    };
+    base(1);
+    let model = folder.path().join("base/model");
+    let (_, config) = config(folder.path(), |text| {
+        let one = text.replace("seeds = [1, 2]", "seeds = [1]").replace("style_answers = 3", "");
+        let one = one.split("kind = \"tiny\"").next().unwrap().to_owned();
+        let head = format!("[run]\nbase_model = {}\n[run.data]\n", toml_string(&model));
+        one + &head
+            + "toy_problems = 60\ntoy_test_problems = 12\n[run.train]\nsteps = 3\n\
+               evaluate_every = 0\n[run.generate]\nmax_new_tokens = 8\n\
+               [run.evaluation]\nquestions = 12\nloss_problems = 4\n"
+    });
+    let stop = StopFlag::default();
+    let parts = [1, 2].map(|number| {
+        let out = folder.path().join(format!("part{number}"));
+        let part = StudyConfig { out: out.clone(), ..config.clone() };
+        study_part(&part, Part::new(number, 2).unwrap(), &Context::default()).unwrap();
+        out
+    });
+    let joined = |name: &str| {
+        let config = StudyConfig { out: folder.path().join(name), ..config.clone() };
+        join(&config, &parts, "the command", &Context::default())
+    };
+    let whole = joined("joined").unwrap();
+    assert_eq!(quiet(&config, &stop).unwrap().comparisons, whole.comparisons);
+    without_folders(&config);
+    let weights = model.join("model.safetensors");
+    let first = std::fs::read(&weights).unwrap();
+    base(2);
+    let refused = |error: mixdistill::Error, more: &str| {
+        let told = error.to_string();
+        assert!(told.contains("other weights of the base model") && told.contains(more), "{told}");
+    };
+    refused(quiet(&config, &stop).unwrap_err(), "results");
+    refused(joined("other").unwrap_err(), "part1");
+    // Those of early versions say nothing of it.
+    for path in below(&config.out.join("results")) {
+        edit(&path, |stored| drop(stored.as_object_mut().unwrap().remove("base_weights")));
+    }
+    assert_eq!(quiet(&config, &stop).unwrap().comparisons, whole.comparisons);
+    // Where the weights are not here, the parts are held against each other.
+    std::fs::remove_file(&weights).unwrap();
+    joined("without").unwrap();
+    let second = below(&parts[1].join("results"));
+    let second = second.iter().find(|path| path.is_file()).unwrap();
+    edit(second, |stored| stored["base_weights"] = "0".into());
+    refused(joined("apart").unwrap_err(), "than ");
+    std::fs::write(&weights, first).unwrap();
 }

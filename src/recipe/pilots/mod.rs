@@ -271,7 +271,8 @@ fn proposed(
     let fallback = halving.fallback;
     let [source, other] = names.map(str::to_owned);
     Ok(ShareProposal {
-        share: if sure >= settings.confidence { best } else { fallback },
+        // Where nothing is right the loss decides which is the best, and nothing says that it is better.
+        share: if sure >= settings.confidence && gain.value > 0.0 { best } else { fallback },
         best,
         fallback,
         gain,

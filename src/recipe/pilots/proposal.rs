@@ -170,7 +170,7 @@ impl ShareProposal {
             _ if best != fallback => {
                 format!("{unclear} ({best} less {fallback}: {})", points(gain))
             }
-            Some(other) if self.sure() >= self.settings.confidence => format!(
+            Some(other) if self.sure() >= self.settings.confidence && lead.value > 0.0 => format!(
                 "share of `{source}`: {share}, found by pilots: it answers more problems than {other}, \
                  the other share of the last round ({})",
                 points(lead)

@@ -8,6 +8,8 @@ struct Graded<'a> {
     subset: &'a Prepared,
     /// Right answers of ten, for a share.
     right: fn(f64) -> usize,
+    /// The held-out loss of both sources, for a share.
+    loss: fn(f64) -> f64,
 }
 
 impl Pilots for Graded<'_> {
@@ -22,6 +24,7 @@ impl Pilots for Graded<'_> {
         let hits = (0..self.subset.questions.len()).map(|problem| (problem + first) % 10 < right);
         Ok(Outcome {
             hits: hits.map(|right| f32::from(u8::from(right))).collect(),
+            losses: vec![("long".into(), (self.loss)(share))],
             trained_tokens: steps as u64,
             ..Outcome::default()
         })
@@ -45,6 +48,15 @@ fn prepared() -> (RunConfig, Prepared) {
 }
 
 fn found(prepared: &Prepared, config: &RunConfig, right: fn(f64) -> usize) -> ShareProposal {
+    found_by(prepared, config, right, |_| 1.0)
+}
+
+fn found_by(
+    prepared: &Prepared,
+    config: &RunConfig,
+    right: fn(f64) -> usize,
+    loss: fn(f64) -> f64,
+) -> ShareProposal {
     let subset = prepared.keeping_apart(config, 40, 1).unwrap();
     let halving = Halving {
         shares: config.pilots.all_shares(),
@@ -56,7 +68,7 @@ fn found(prepared: &Prepared, config: &RunConfig, right: fn(f64) -> usize) -> Sh
         bootstrap: Bootstrap::default(),
     };
     let names = two_sources(prepared.mixture.pairs()).unwrap();
-    let mut pilots = Graded { subset: &subset, right };
+    let mut pilots = Graded { subset: &subset, right, loss };
     proposed(&halving, &mut pilots, &config.pilots, &subset, names).unwrap()
 }
 
@@ -105,4 +117,25 @@ fn what_is_not_clearly_better_leaves_the_fallback() {
     let line = |right| found(&prepared, &config, right).line();
     assert!(line(|_| 0).contains("answers any problem right"));
     assert!(line(|_| 4).contains("the fallback: pilots tell no share from it (0.2 less"));
+}
+
+#[test]
+fn where_nothing_is_right_the_loss_alone_takes_no_share() {
+    let (mut config, prepared) = prepared();
+    // Every resample is a tie, which counts half.
+    config.pilots.confidence = 0.5;
+    let proposal = found_by(&prepared, &config, |_| 0, |share| 1.0 - share);
+    assert_eq!(proposal.best, 1.0, "the loss falls with the share");
+    assert_eq!((proposal.share, proposal.is_clear(), proposal.sure()), (0.2, false, 0.5));
+    let line = proposal.line();
+    assert!(
+        line.contains("answers any problem right") && !line.contains("more problems"),
+        "{line}"
+    );
+    // The same where all answer equally many.
+    let line = found(&prepared, &config, |_| 4).line();
+    assert!(
+        line.contains("the fallback: pilots tell no share") && !line.contains("more"),
+        "{line}"
+    );
 }

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::error::{Problems, Result};
 use crate::files::{
-    Output, Parts, differences, in_order, is_same, json_lines, refused, same_settings, unfinished,
-    write_text,
+    Output, Parts, differences, holds_text, in_order, json_lines, refused, same_settings,
+    unfinished, write_text,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -121,7 +121,7 @@ fn write(store: &Path, rows: &[RowScores], settings: &Value) -> Result<()> {
     let mut seen = HashSet::new();
     let lines = rows.iter().filter(|row| seen.insert((&row.row, &row.source)));
     let text = json_lines(lines, store)?;
-    if is_same(store, &text, "Name another file of scores")? {
+    if holds_text(store, &text, "Name another file of scores")? {
         return same_settings(&settings_of(store), settings, |_| Ok(()), "Name another file");
     }
     write_text(&settings_of(store), &format!("{settings:#}\n"))?;

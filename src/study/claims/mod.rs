@@ -5,16 +5,22 @@
 //! OUT/claims/STUDENT/pretraining.json      of a student's pretraining
 //! OUT/claims/STUDENT/scores-Long.json      of its scores
 //! OUT/claims/.report.json                  of the report
+//! OUT/claims/STUDENT/ARM/.seed-1.json.lock the lock beside a claim
+//! OUT/claims/.settings.toml                the settings of those that work on the study
 //! ```
 //!
 //! A claim is a file that is made exclusively, with host, process and a count, the heartbeat, that its
 //! holder raises while it works. A process that sees the same heartbeat for long, by its own clock, takes
 //! the claim over. Every change of a claim is made under one lock, so that of two that want the same one
 //! exactly one gets it. A holder whose claim is another's by now ends.
+//!
+//! Beside its claim a process holds a lock, which the system lets go of when the process ends. A process
+//! that took over a claim works only once it has that lock, too, so that one that was suspended, and wakes
+//! up, writes nothing beside it.
 
 use crate::context::{Context, Event, Observer};
 use crate::error::{Error, Result};
-use crate::files::{FolderLock, read_if_there, remove_file};
+use crate::files::{FolderLock, bytes_if_there, remove_file};
 use crate::text::duration;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,8 +39,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 const MISSED: u32 = 4;
 /// How often it is looked whether a claim is free.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the lock of all claims, which is held for a moment, may be taken.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the lock of all claims, which is held for a moment, may be taken at least: a network mount
+/// keeps that of a machine that is gone for a while.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the file of a claim holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +102,9 @@ struct State {
 pub(super) struct Held {
     claims: Claims,
     state: Arc<State>,
+    /// Tells others that this process is there, whether or not it renews the claim. None where the claim
+    /// was taken over from one that is still there.
+    lock: Option<FolderLock>,
     /// Whose it was, where it was taken over.
     pub taken_from: Option<String>,
     beat: Option<(Sender<()>, JoinHandle<()>)>,
@@ -123,6 +133,15 @@ impl Claims {
         self.0.folder.join(name)
     }
 
+    /// Makes the folder of the claims.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn make_folder(&self) -> Result<()> {
+        let folder = &self.0.folder;
+        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))
+    }
+
     /// Does what no two processes may do at once, and what takes a moment only.
     ///
     /// # Errors
@@ -137,7 +156,7 @@ impl Claims {
     /// [`Error::Io`]; as [`Claims::exclusively`].
     pub fn try_claim(&self, name: &str) -> Result<Option<Held>> {
         let path = self.0.folder.join(name);
-        if let Some(text) = read_if_there(&path)?
+        if let Some(text) = read(&path)?
             && !self.0.is_dead(&path, &text)
         {
             return Ok(None);
@@ -145,27 +164,31 @@ impl Claims {
         let inner = &self.0;
         let claimed = inner.exclusively(|| {
             let claim = inner.claim();
-            let then = match read_if_there(&path)? {
-                None => return Ok(inner.create(&path, &claim)?.then_some((claim, None))),
-                Some(then) => then,
+            let holder = match read(&path)? {
+                None if !inner.create(&path, &claim)? => return Ok(None),
+                None => None,
+                Some(then) if !inner.is_dead(&path, &then) => return Ok(None),
+                Some(then) => {
+                    write(&path, &claim)?;
+                    let then = Claim::of(&then).map(|then| then.holder());
+                    Some(then.unwrap_or("another process".into()))
+                }
             };
-            if !inner.is_dead(&path, &then) {
-                return Ok(None);
-            }
-            write(&path, &claim)?;
-            let holder = Claim::of(&then).map_or("another process".into(), |then| then.holder());
-            Ok(Some((claim, Some(holder))))
+            // Of a claim whose lock is free nobody is there.
+            Ok(Some((claim, holder, FolderLock::try_of_file(&path)?)))
         })?;
-        let Some((claim, taken_from)) = claimed else { return Ok(None) };
+        let Some((claim, taken_from, lock)) = claimed else { return Ok(None) };
         let state = Arc::new(State {
             path,
             claim: Mutex::new(claim),
             renewed: Mutex::new(Instant::now()),
             lost: Mutex::default(),
         });
-        lock(&inner.held).push(state.clone());
-        let beat = Some(self.beat(&state)?);
-        Ok(Some(Held { claims: self.clone(), state, taken_from, beat }))
+        let mut held =
+            Held { claims: self.clone(), state: state.clone(), lock, taken_from, beat: None };
+        held.beat = Some(self.beat(&state)?);
+        self::lock(&inner.held).push(state);
+        Ok(Some(held))
     }
 
     /// Waits until a claim is free, and takes it; tells who has it meanwhile.
@@ -176,14 +199,20 @@ impl Claims {
         let mut told = String::new();
         loop {
             context.check()?;
-            if let Some(held) = self.try_claim(name)? {
-                held.tell(about, context)?;
-                return Ok(held);
-            }
-            let holder = self.holder(name).unwrap_or_default();
-            if told != holder && !holder.is_empty() {
-                context.notice(format!("waiting: {holder} works on {about}"))?;
-                told = holder;
+            let waits = match self.try_claim(name)? {
+                Some(held) if held.is_alone() => {
+                    held.tell(about, context)?;
+                    return Ok(held);
+                }
+                Some(held) => format!("waiting for {about}: {}", held.still_there()),
+                None => match self.holder(name) {
+                    Some(holder) => format!("waiting: {holder} works on {about}"),
+                    None => told.clone(),
+                },
+            };
+            if told != waits {
+                context.notice(&waits)?;
+                told = waits;
             }
             self.pause(context)?;
         }
@@ -191,7 +220,7 @@ impl Claims {
 
     /// Who holds a claim, in words.
     pub fn holder(&self, name: &str) -> Option<String> {
-        let text = read_if_there(&self.0.folder.join(name)).ok()??;
+        let text = read(&self.0.folder.join(name)).ok()??;
         Claim::of(&text).map(|claim| claim.holder())
     }
 
@@ -229,22 +258,37 @@ impl Claims {
         })
     }
 
-    /// As [`Claims::check`], after a look at each of them right now.
+    /// Does what only the holder of all claims of this process may do, and what takes a moment: no other
+    /// process can take one of them over meanwhile.
     ///
     /// # Errors
-    /// As [`Claims::check`]; what renewing gives.
-    pub fn verify(&self) -> Result<()> {
+    /// As [`Claims::check`], after a look at each of them right now; what renewing and `work` give.
+    pub fn verified<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let held = lock(&self.0.held).clone();
-        held.iter().try_for_each(|state| self.0.renew(state).and_then(|()| state.check()))
+        self.0.exclusively(|| {
+            held.iter()
+                .try_for_each(|state| self.0.renew_now(state).and_then(|()| state.check()))?;
+            work()
+        })
     }
 
-    /// Removes claims of what is done, which processes have left that were killed.
+    /// Removes claims of what is done, which processes have left that were killed; whoever holds one
+    /// keeps it.
     ///
     /// # Errors
     /// [`Error::Io`]; as [`Claims::exclusively`].
-    pub fn remove(&self, names: impl Iterator<Item = String>) -> Result<()> {
+    pub fn remove(&self, mut names: impl Iterator<Item = String>) -> Result<()> {
         self.0.exclusively(|| {
-            names.into_iter().try_for_each(|name| remove_file(&self.0.folder.join(name)))
+            names.try_for_each(|name| {
+                let path = self.0.folder.join(name);
+                if !path.is_file() {
+                    return Ok(());
+                }
+                match FolderLock::try_of_file(&path)? {
+                    Some(_free) => remove_file(&path),
+                    None => Ok(()),
+                }
+            })
         })
     }
 
@@ -267,7 +311,8 @@ impl Claims {
 
 impl Inner {
     fn exclusively<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _lock = FolderLock::wait_of_file(&self.locked, PATIENCE)?;
+        let patience = PATIENCE.max(self.dead_after);
+        let _lock = FolderLock::wait_of_file(&self.locked, patience)?;
         work()
     }
 
@@ -324,30 +369,32 @@ impl Inner {
 
     /// Raises the heartbeat, or notes that the claim is another's.
     fn renew(&self, state: &State) -> Result<()> {
-        self.exclusively(|| {
-            let mut claim = lock(&state.claim);
-            let now = read_if_there(&state.path)?;
-            let holder = now.as_deref().map(Claim::of);
-            match holder {
-                Some(Some(now)) if now.token == claim.token => {
-                    claim.heartbeat += 1;
-                    write(&state.path, &claim)?;
-                    *lock(&state.renewed) = Instant::now();
-                }
-                holder => {
-                    let holder = holder.flatten().map(|now| now.holder());
-                    let other = holder.unwrap_or("another process".into());
-                    *lock(&state.lost) = Some(other);
-                }
+        self.exclusively(|| self.renew_now(state))
+    }
+
+    /// The same, by whoever has the lock of all claims.
+    fn renew_now(&self, state: &State) -> Result<()> {
+        let mut claim = lock(&state.claim);
+        let holder = read(&state.path)?.map(|now| Claim::of(&now));
+        match holder {
+            Some(Some(now)) if now.token == claim.token => {
+                claim.heartbeat += 1;
+                write(&state.path, &claim)?;
+                *lock(&state.renewed) = Instant::now();
             }
-            Ok(())
-        })
+            holder => {
+                let holder = holder.flatten().map(|now| now.holder());
+                let other = holder.unwrap_or("another process".into());
+                *lock(&state.lost) = Some(other);
+            }
+        }
+        Ok(())
     }
 
     /// Removes the file of a claim, where it is this process's still.
     fn release(&self, state: &State) -> Result<()> {
         self.exclusively(|| {
-            let now = read_if_there(&state.path)?;
+            let now = read(&state.path)?;
             let token = now.as_deref().and_then(Claim::of).map(|now| now.token);
             match token.is_some_and(|token| token == lock(&state.claim).token) {
                 true => remove_file(&state.path),
@@ -355,6 +402,11 @@ impl Inner {
             }
         })
     }
+}
+
+/// The text of a claim, where there is one. What is no text is nobody's claim.
+fn read(path: &Path) -> Result<Option<String>> {
+    Ok(bytes_if_there(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Under the lock nobody else writes it; a reader that sees half of it sees that it has changed.
@@ -379,6 +431,18 @@ impl State {
 }
 
 impl Held {
+    /// Whether nobody else is there. A process that gave no sign of life may be, where it hangs or is
+    /// suspended.
+    pub fn is_alone(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Who else is there, in words.
+    pub fn still_there(&self) -> String {
+        let holder = self.taken_from.as_deref().unwrap_or("a process");
+        format!("{holder} gives no sign of life and is still there: stop it if it hangs")
+    }
+
     /// Tells where it was taken over.
     ///
     /// # Errors
@@ -399,6 +463,8 @@ impl Drop for Held {
             let _ = thread.join();
         }
         lock(&self.claims.0.held).retain(|state| !Arc::ptr_eq(state, &self.state));
+        // First, so that whoever finds no claim finds nobody there.
+        self.lock = None;
         // A file that cannot be removed is a claim that dies.
         let _ = self.claims.0.release(&self.state);
     }
@@ -427,108 +493,4 @@ fn host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Barrier;
-
-    const NAME: &str = "small/Long-0.20/seed-1.json";
-
-    fn claims(out: &Path, dead_after: u64) -> Claims {
-        Claims::new(out, out.join("mark"), Duration::from_millis(dead_after))
-    }
-
-    /// A claim whose process is gone.
-    fn leave_dead(claims: &Claims) {
-        let claim = Claim { host: "gone".into(), process: 7, ..claims.0.claim() };
-        claims.0.create(&claims.file(NAME), &claim).unwrap();
-    }
-
-    #[test]
-    fn one_holds_a_claim_until_it_lets_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, other] = [(); 2].map(|()| claims(folder.path(), 60_000));
-        let held = one.try_claim(NAME).unwrap().unwrap();
-        assert!(held.taken_from.is_none());
-        assert!(other.try_claim(NAME).unwrap().is_none() && one.try_claim(NAME).unwrap().is_none());
-        let holder = other.holder(NAME).unwrap();
-        assert!(holder.ends_with(&format!(", process {}", std::process::id())), "{holder}");
-        one.verify().unwrap();
-        drop(held);
-        assert!(!one.file(NAME).exists());
-        drop(other.try_claim(NAME).unwrap().unwrap());
-    }
-
-    #[test]
-    fn a_live_claim_stays_however_long_it_takes() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, other] = [(); 2].map(|()| claims(folder.path(), 2_000));
-        let _held = one.try_claim(NAME).unwrap().unwrap();
-        let end = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < end {
-            assert!(other.try_claim(NAME).unwrap().is_none());
-            one.check().unwrap();
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        one.verify().unwrap();
-    }
-
-    #[test]
-    fn of_two_that_take_over_a_dead_claim_exactly_one_gets_it() {
-        for _ in 0..10 {
-            let folder = tempfile::tempdir().unwrap();
-            let [one, other] = [(); 2].map(|()| claims(folder.path(), 80));
-            leave_dead(&one);
-            let both = [&one, &other];
-            assert!(both.iter().all(|claims| claims.try_claim(NAME).unwrap().is_none()));
-            std::thread::sleep(Duration::from_millis(100));
-            let barrier = Barrier::new(2);
-            let won: Vec<Option<Held>> = std::thread::scope(|scope| {
-                let tries = both.map(|claims| {
-                    scope.spawn(|| {
-                        barrier.wait();
-                        claims.try_claim(NAME).unwrap()
-                    })
-                });
-                tries.into_iter().map(|thread| thread.join().unwrap()).collect()
-            });
-            let won: Vec<&Held> = won.iter().flatten().collect();
-            let [winner] = won[..] else { panic!("{} won", won.len()) };
-            assert_eq!(winner.taken_from.as_deref(), Some("gone, process 7"));
-            winner.claims.verify().unwrap();
-        }
-    }
-
-    #[test]
-    fn whoever_lost_its_claim_is_told_and_leaves_the_new_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, other] = [(); 2].map(|()| claims(folder.path(), 60_000));
-        let held = one.try_claim(NAME).unwrap().unwrap();
-        one.check().unwrap();
-        // As another process does that has seen no heartbeat.
-        let theirs = Claim { host: "elsewhere".into(), process: 9, ..other.0.claim() };
-        std::fs::write(one.file(NAME), theirs.text()).unwrap();
-        let error = one.verify().unwrap_err().to_string();
-        assert!(error.contains("elsewhere, process 9 has taken it over"), "{error}");
-        let context = Context::default();
-        let watched = Watched { claims: one.clone(), context: &context };
-        let watched = Context::new(watched, context.stop_flag());
-        assert!(watched.notice("anything").is_err(), "the work ends at its next event");
-        drop(held);
-        assert_eq!(Claim::of(&std::fs::read_to_string(one.file(NAME)).unwrap()), Some(theirs));
-        one.check().unwrap();
-    }
-
-    #[test]
-    fn a_claim_that_cannot_be_read_dies_as_others_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let one = claims(folder.path(), 50);
-        let path = one.file(NAME);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        for text in ["", "no JSON", "{\"renewed_every\": 1e300}"] {
-            std::fs::write(&path, text).unwrap();
-            assert!(one.try_claim(NAME).unwrap().is_none());
-            std::thread::sleep(Duration::from_millis(70));
-            assert!(one.try_claim(NAME).unwrap().unwrap().taken_from.is_some(), "{text}");
-        }
-    }
-}
+mod tests;
