@@ -101,7 +101,6 @@ pub fn ask(
 
 /// As [`ask`], of questions that have these numbers among others: their random choices are those that
 /// they have there.
-#[expect(clippy::too_many_arguments, reason = "those of `ask`, and one more")]
 pub(crate) fn ask_as(
     model: &dyn Generate,
     text: &TextInterface<'_>,

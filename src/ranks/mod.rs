@@ -247,7 +247,7 @@ impl Ranks {
 
     /// What the leader says; the others' own message is not looked at. However long the leader
     /// works before it speaks, it is waited for where `patient`.
-    pub(crate) fn from_leader(
+    pub(crate) fn told_by_leader(
         &self,
         topic: Topic,
         message: impl FnOnce() -> Result<Vec<u8>>,
@@ -338,7 +338,7 @@ mod tests {
                 let messages = (0..count as u8).map(|to| vec![me, to]).collect();
                 let got = ranks.exchange(Topic::Terms, messages).unwrap();
                 let any = ranks.any(Topic::Stop, me == 1).unwrap();
-                let said = ranks.from_leader(Topic::Start, || Ok(vec![7]), true).unwrap();
+                let said = ranks.told_by_leader(Topic::Start, || Ok(vec![7]), true).unwrap();
                 (got, any, said)
             });
             for (me, (got, any, said)) in all.into_iter().enumerate() {

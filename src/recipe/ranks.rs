@@ -52,7 +52,7 @@ pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start
     if ranks.is_solo() {
         return Ok(());
     }
-    ranks.from_leader(Topic::Start, || to_json(&start()?), true).map(|_| ())
+    ranks.told_by_leader(Topic::Start, || to_json(&start()?), true).map(|_| ())
 }
 
 /// What is to be said where some ranks have nothing to compute.
@@ -157,7 +157,7 @@ fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
 
 /// What every rank but the leader does.
 fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
-    let message = ranks.from_leader(Topic::Start, || Ok(vec![]), true)?;
+    let message = ranks.told_by_leader(Topic::Start, || Ok(vec![]), true)?;
     let (config, resumes, scores) = match from_json(&message, 0)? {
         Start::Train { config, resumes, scores } => (config, resumes, scores),
         Start::Finished => return Ok(()),

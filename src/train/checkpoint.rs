@@ -135,7 +135,7 @@ impl CheckpointStore {
         }
         if !ranks.is_solo() {
             // The others wait until it is there.
-            ranks.from_leader(Topic::Saved, || Ok(vec![]), false)?;
+            ranks.told_by_leader(Topic::Saved, || Ok(vec![]), false)?;
         }
         Ok(place)
     }

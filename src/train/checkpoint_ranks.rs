@@ -98,7 +98,7 @@ impl CheckpointStore {
                     selection: learner.selection,
                 }),
             };
-            ranks.from_leader(topic, || to_json(&announced), false)?;
+            ranks.told_by_leader(topic, || to_json(&announced), false)?;
             if let Ok(Announced { path, files, .. }) = announced {
                 let others: Vec<usize> = (1..ranks.count()).collect();
                 for name in files {
@@ -107,7 +107,7 @@ impl CheckpointStore {
             }
             return found;
         }
-        let message = ranks.from_leader(topic, || Ok(vec![]), false)?;
+        let message = ranks.told_by_leader(topic, || Ok(vec![]), false)?;
         let announced: std::result::Result<Announced, String> = from_json(&message, 0)?;
         let Announced { path, skipped, files, selection } =
             announced.map_err(|what| Error::Checkpoint {
