@@ -10,6 +10,7 @@
 //! [`Ranks`] is what the rest of the crate uses of it.
 
 mod files;
+mod mailbox;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod place;

@@ -3,7 +3,7 @@
 //! One thread makes all calls of MPI: it starts it, sends what the others give it, takes what comes, and so
 //! keeps messages moving while the rank computes.
 
-use super::threads::{failed, silent};
+use super::mailbox::Mailbox;
 use super::{Communicator, no_such_rank};
 use crate::error::{Error, Result};
 use mpi::Threading;
@@ -12,11 +12,11 @@ use mpi::point_to_point::{Destination, Source};
 use mpi::request::{self, Request};
 use mpi::topology::{Communicator as _, SimpleCommunicator};
 use mpi::traits::*;
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a message is cut into: MPI counts in 31 bits.
 const PIECE: usize = 64 << 20;
@@ -45,34 +45,35 @@ enum Job {
     End,
 }
 
-/// Messages of one rank.
-#[derive(Debug, Default)]
-struct Inbox {
-    whole: VecDeque<Vec<u8>>,
-    /// What has come of the next one, and its length.
-    begun: Option<(Vec<u8>, usize)>,
-}
+/// A message of which pieces have come, and its length.
+type Begun = Option<(Vec<u8>, usize)>;
 
+/// What is to be done before all that is to be sent, which a rank that hangs may never take.
 #[derive(Debug, Default)]
-struct State {
-    from: Vec<Inbox>,
-    failed: Option<(usize, String)>,
-    /// Why this rank has failed, until the others are told. It comes before all that is to be sent, which a
-    /// rank that hangs may never take.
-    own_failure: Option<String>,
+struct Urgent {
+    /// Why this rank has failed, until the others are told.
+    failure: Option<String>,
     /// Whether all ranks are to be ended.
     aborts: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+    mailbox: OnceLock<Mailbox>,
+    urgent: Mutex<Urgent>,
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn urgent(&self) -> MutexGuard<'_, Urgent> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is there once MPI has started.
+    fn mailbox(&self) -> Result<&Mailbox> {
+        self.mailbox.get().ok_or_else(|| Error::Ranks {
+            what: "MPI has not started".into(),
+            hint: "Start the program with `mpirun` or `srun`".into(),
+        })
     }
 }
 
@@ -109,9 +110,10 @@ impl Mpi {
             };
             let world = universe.world();
             let [rank, ranks] = [world.rank(), world.size()].map(|number| number as usize);
-            of_thread.state().from.resize_with(ranks, Inbox::default);
+            let _ = of_thread.mailbox.set(Mailbox::new(ranks));
             let _ = tell.send(Some([rank, ranks]));
-            Carrier { universe, world, shared: of_thread, queue }.work();
+            let begun = RefCell::new(vec![None; ranks]);
+            Carrier { universe, world, shared: of_thread, queue, begun }.work();
         };
         let thread = thread::Builder::new().name("mpi".into()).spawn(work);
         let Ok(thread) = thread else { return refuse("the thread for MPI cannot be started") };
@@ -123,7 +125,7 @@ impl Mpi {
 
     /// Ends all ranks at once, which have been told why before.
     pub fn abort(&self) -> ! {
-        self.shared.state().aborts = true;
+        self.shared.urgent().aborts = true;
         thread::sleep(PATIENCE_WITH_MPI);
         // MPI itself hangs.
         std::process::exit(1);
@@ -143,41 +145,21 @@ impl Communicator for Mpi {
         if to >= self.ranks {
             return Err(no_such_rank(to));
         }
-        if let Some((rank, why)) = &self.shared.state().failed {
-            return Err(failed(*rank, why));
-        }
-        self.jobs.send(Job::Send(to, message)).map_err(|_| failed(self.rank, "MPI has ended"))
+        self.shared.mailbox()?.check()?;
+        self.jobs.send(Job::Send(to, message)).map_err(|_| Error::Ranks {
+            what: "MPI has ended".into(),
+            hint: "This is a defect; please report it".into(),
+        })
     }
 
     fn receive(&self, from: usize, patience: Option<Duration>) -> Result<Vec<u8>> {
-        let start = Instant::now();
-        let mut state = self.shared.state();
-        loop {
-            let inbox = state.from.get_mut(from).ok_or_else(|| no_such_rank(from))?;
-            if let Some(message) = inbox.whole.pop_front() {
-                return Ok(message);
-            }
-            if let Some((rank, why)) = &state.failed {
-                return Err(failed(*rank, why));
-            }
-            let mut nap = Duration::from_secs(1);
-            if let Some(patience) = patience {
-                let waited = start.elapsed();
-                if waited >= patience {
-                    return Err(silent(from, waited));
-                }
-                nap = nap.min(patience - waited);
-            }
-            let waited = self.shared.changed.wait_timeout(state, nap);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.shared.mailbox()?.take(from, patience)
     }
 
     fn fail(&self, why: &str) {
-        let mut state = self.shared.state();
         // Who was told of a failure has nothing to tell.
-        if state.failed.is_none() {
-            state.own_failure.get_or_insert_with(|| why.to_owned());
+        if self.shared.mailbox().is_ok_and(|mailbox| mailbox.check().is_ok()) {
+            self.shared.urgent().failure.get_or_insert_with(|| why.to_owned());
         }
     }
 }
@@ -185,7 +167,7 @@ impl Communicator for Mpi {
 impl Drop for Mpi {
     fn drop(&mut self) {
         // After a panic nobody may wait for this rank to end as it should.
-        self.shared.state().aborts |= thread::panicking();
+        self.shared.urgent().aborts |= thread::panicking();
         let _ = self.jobs.send(Job::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -200,6 +182,8 @@ struct Carrier {
     world: SimpleCommunicator,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
+    /// By sender, what has come of its next message.
+    begun: RefCell<Vec<Begun>>,
 }
 
 impl Carrier {
@@ -222,8 +206,8 @@ impl Carrier {
     /// Tells the others of this rank's failure, and ends all ranks, where that is asked for.
     fn report_failure_or_abort(&self) {
         let (failure, aborts) = {
-            let mut state = self.shared.state();
-            (state.own_failure.take(), state.aborts)
+            let mut urgent = self.shared.urgent();
+            (urgent.failure.take(), urgent.aborts)
         };
         if let Some(why) = failure {
             self.fail(&why);
@@ -284,41 +268,58 @@ impl Carrier {
             found = true;
             let (from, kind) = (matched.1.source_rank() as usize, matched.1.tag());
             let (bytes, _) = matched.matched_receive_vec::<u8>();
-            let mut state = self.shared.state();
+            let Ok(mailbox) = self.shared.mailbox() else { continue };
             if kind == tag::FAILED {
-                let why = String::from_utf8_lossy(&bytes).into_owned();
-                state.failed.get_or_insert((from, why));
-            } else {
-                state.from[from].add(kind, bytes);
+                mailbox.fail(from, &String::from_utf8_lossy(&bytes));
+            } else if let Some(whole) = add(&mut self.begun.borrow_mut()[from], kind, bytes) {
+                mailbox.put(from, whole);
             }
-            drop(state);
-            self.shared.changed.notify_all();
         }
         found
     }
 }
 
-impl Inbox {
-    /// Adds what has come: a length, or the next piece.
-    fn add(&mut self, kind: i32, bytes: Vec<u8>) {
-        match (kind, &mut self.begun) {
-            (tag::LENGTH, begun) => {
-                let length = bytes.try_into().map_or(0, u64::from_ne_bytes) as usize;
-                // Room for more than one piece is made as they come.
-                let room = if length > PIECE { length.min(MOST_AT_ONCE) } else { 0 };
-                *begun = Some((Vec::with_capacity(room), length));
-            }
-            (_, Some((message, length))) => match message.is_empty() && bytes.len() == *length {
-                true => *message = bytes,
-                false => message.extend_from_slice(&bytes),
-            },
-            (_, None) => {}
+/// Adds what has come to the message that has begun: a length, or the next piece. Gives the message when
+/// it is whole.
+fn add(begun: &mut Begun, kind: i32, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    if kind == tag::LENGTH {
+        let length = bytes.try_into().map_or(0, u64::from_ne_bytes) as usize;
+        // A message of one piece is that piece; otherwise room is made, up to a limit.
+        let room = if length > PIECE { length.min(MOST_AT_ONCE) } else { 0 };
+        *begun = Some((Vec::with_capacity(room), length));
+    } else if let Some((message, length)) = begun {
+        match message.is_empty() && bytes.len() == *length {
+            true => *message = bytes,
+            false => message.extend_from_slice(&bytes),
         }
-        if let Some((message, length)) = &mut self.begun
-            && message.len() == *length
-        {
-            self.whole.push_back(std::mem::take(message));
-            self.begun = None;
+    }
+    match begun {
+        Some((message, length)) if message.len() == *length => {
+            let whole = std::mem::take(message);
+            *begun = None;
+            Some(whole)
         }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_whole_when_all_their_pieces_have_come() {
+        let length = |bytes: usize| (bytes as u64).to_ne_bytes().to_vec();
+        let mut begun = None;
+        // One of no bytes has no piece.
+        assert_eq!(add(&mut begun, tag::LENGTH, length(0)), Some(vec![]));
+        assert_eq!(add(&mut begun, tag::LENGTH, length(3)), None);
+        assert_eq!(add(&mut begun, tag::PIECE, vec![1, 2, 3]), Some(vec![1, 2, 3]));
+        assert_eq!(add(&mut begun, tag::LENGTH, length(PIECE + 1)), None);
+        assert_eq!(add(&mut begun, tag::PIECE, vec![7; PIECE]), None);
+        let whole = add(&mut begun, tag::PIECE, vec![8]).unwrap();
+        assert_eq!((whole.len(), whole[0], whole[PIECE]), (PIECE + 1, 7, 8));
+        // A piece of nothing that has begun is left out.
+        assert_eq!(add(&mut begun, tag::PIECE, vec![9]), None);
     }
 }

@@ -8,14 +8,13 @@ use super::directory::{RunDirectory, RunMode, VARIANTS};
 use super::finished::same_settings;
 use super::pilots;
 use super::prepare::Prepared;
-use super::run::{dated, run_prepared};
+use super::run::{dated, run_alone};
 use super::summary::Summary;
 use super::teacher::teacher;
 use crate::context::{Accuracy, Context, Event};
 use crate::data::{Schedule, Share};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::ranks::Ranks;
 use crate::text::{DISPLAY_WIDTH, Table};
 use crate::train::{Curve, TeacherLogits, draw_curves};
 use burn::tensor::Device;
@@ -152,10 +151,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
             false => RunMode::New,
         };
         let mixed = prepared.with_mixture(&variant)?;
-        let summary = {
-            let ranks = &Ranks::default();
-            run_prepared(&variant, &device, &variant_directory, mixed, mode, ranks, context)?
-        };
+        let summary = run_alone(&variant, &device, &variant_directory, mixed, mode, context)?;
         if summary.outcome.stopped {
             return Ok(comparison);
         }

@@ -92,7 +92,19 @@ pub(crate) fn run_on(
     let device = device::by_name(&config.backend)?;
     let config = &dated(config, mode);
     let directory = RunDirectory::open(&config.out, mode)?;
-    run_prepared(config, &device, &directory, prepared, mode, &Ranks::default(), context)
+    run_alone(config, &device, &directory, prepared, mode, context)
+}
+
+/// As [`run_prepared`], without other ranks.
+pub(super) fn run_alone(
+    config: &RunConfig,
+    device: &Device,
+    directory: &RunDirectory,
+    prepared: Prepared,
+    mode: RunMode,
+    context: &Context<'_>,
+) -> Result<Summary> {
+    run_prepared(config, device, directory, prepared, mode, &Ranks::default(), context)
 }
 
 /// The configuration with the date that chat templates see and the commits of datasets: those of the
@@ -120,7 +132,7 @@ pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
 }
 
 /// As [`run`], with data that is there already.
-pub(super) fn run_prepared(
+fn run_prepared(
     config: &RunConfig,
     device: &Device,
     directory: &RunDirectory,

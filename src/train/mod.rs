@@ -5,6 +5,7 @@ mod checkpoint_ranks;
 mod config;
 mod growth;
 mod learner;
+mod learner_ranks;
 mod losses;
 mod metrics;
 mod moments;
