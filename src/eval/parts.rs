@@ -61,13 +61,15 @@ pub struct JoinedEvaluation {
     pub answers: Vec<Vec<GradedAnswer>>,
 }
 
-/// Puts the parts of an evaluation together in a directory, as if one process had asked: answers in the order of
-/// problems and samples, settings and commits of datasets. [`EvaluationDirectory::write_scores`] scores them. No model is read. The parts stay.
+/// Puts the parts of an evaluation together in a directory, as if one process had asked: answers in the
+/// order of problems and samples, settings and commits of datasets.
+/// [`EvaluationDirectory::write_scores`] scores them. No model is read. The parts stay.
 ///
 /// # Errors
-/// All that is wrong, with nothing written: [`Error::RunDirectory`] for a directory that is no part, of another
-/// job, there twice, not finished, or that another process works on; [`Error::Config`] for parts that are missing;
-/// [`Error::RunDirectory`] and [`Error::Data`] where `out` holds something else.
+/// All that is wrong, with nothing written. [`RunDirectory`](crate::Error::RunDirectory) for a directory
+/// that is no part, of another job, there twice, not finished, or that another process works on, and where
+/// `out` holds something else; [`Config`](crate::Error::Config) for parts that are missing;
+/// [`Data`](crate::Error::Data) for answers that cannot be read.
 pub fn join_evaluations(parts: &[PathBuf], out: &Path) -> Result<JoinedEvaluation> {
     let parts = Parts::<AskedProblem>::read(parts, |path| path.join(PART))?;
     let first = parts.first();

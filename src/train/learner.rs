@@ -524,7 +524,7 @@ impl<M: CausalLm> Learner<M> {
     /// Evaluates on held-out rows, and tells the context.
     ///
     /// # Errors
-    /// As [`held_out_losses`]; [`Error::NotFinite`].
+    /// As [`held_out_losses`](super::held_out_losses); [`Error::NotFinite`].
     pub fn evaluate(
         &self,
         held_out: &[HeldOut],
