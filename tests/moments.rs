@@ -4,10 +4,10 @@ mod common;
 mod parity_support;
 
 use burn::tensor::{Tensor, TensorData};
-use common::{devices, rows, tiny};
+use common::{Rows, devices, rows, tiny};
 use mixdistill::Result;
 use mixdistill::context::{Event, Observer, StopFlag};
-use mixdistill::data::{Row, RowStream};
+use mixdistill::data::Row;
 use mixdistill::model::{Architecture, DecoderConfig, DecoderLm, LoraConfig, named_tensors};
 use mixdistill::ops::{AdamW, Moments8Bit, StoredMoment};
 use mixdistill::train::{
@@ -19,7 +19,6 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 
 /// Numbers in -1..1, as `tests/parity/make_optimizer.py` makes them.
@@ -131,18 +130,6 @@ fn train(moments: MomentType) -> TrainConfig {
         checkpoint_every: 3,
         moments,
         ..TrainConfig::default()
-    }
-}
-
-struct Rows(Vec<Row>);
-
-impl RowStream for Rows {
-    fn rows_per_epoch(&self) -> usize {
-        self.0.len()
-    }
-
-    fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
-        Ok(range.map(|n| self.0[n as usize % self.0.len()].clone()).collect())
     }
 }
 

@@ -4,9 +4,9 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use common::{devices, relative_error, rows, tiny};
+use common::{Rows, devices, relative_error, rows, tiny};
 use mixdistill::context::{Context, Event, Observer, StopFlag};
-use mixdistill::data::{Batch, BatchLayout, Packing, Row, RowStream};
+use mixdistill::data::{Batch, BatchLayout, Packing, Row};
 use mixdistill::model::{
     Architecture, CausalLm, DecoderConfig, DecoderLm, HostTensor, LoraConfig, StepOptions,
     named_tensors,
@@ -18,7 +18,6 @@ use mixdistill::train::{
 };
 use mixdistill::{Error, Result};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// Eight rows of unequal length and unequal masks, one of them with hardly any prompt.
 fn unequal() -> Vec<Row> {
@@ -28,18 +27,6 @@ fn unequal() -> Vec<Row> {
 fn checkpointed<M: CausalLm>(model: &M, batches: &[Batch]) -> StepGradients {
     let options = StepOptions { activation_checkpointing: true, ..StepOptions::default() };
     step_gradients_with(model, batches, &options, &mut |_| Ok(())).unwrap()
-}
-
-struct Rows(Vec<Row>);
-
-impl RowStream for Rows {
-    fn rows_per_epoch(&self) -> usize {
-        self.0.len()
-    }
-
-    fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
-        Ok(range.map(|n| self.0[n as usize % self.0.len()].clone()).collect())
-    }
 }
 
 fn config(steps: usize) -> TrainConfig {

@@ -6,14 +6,14 @@ pub mod thinking;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mixdistill::context::{Event, Moment, Observer};
-use mixdistill::data::{Example, Row, TextTokenizer};
+use mixdistill::data::{Example, Row, RowStream, TextTokenizer};
 use mixdistill::model::{
     Architecture, DecoderConfig, DecoderLm, GenerateConfig, Generation, LayerType, RopeScaling,
     RopeType, SaveAdapter, StopConditions, named_tensors, with_named_tensors,
 };
 use mixdistill::recipe::RunConfig;
 use std::io::Write;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -126,6 +126,19 @@ pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
             ..Row::default()
         })
         .collect()
+}
+
+/// Rows, again and again.
+pub struct Rows(pub Vec<Row>);
+
+impl RowStream for Rows {
+    fn rows_per_epoch(&self) -> usize {
+        self.0.len()
+    }
+
+    fn rows(&mut self, range: Range<u64>) -> mixdistill::Result<Vec<Row>> {
+        Ok(range.map(|n| self.0[n as usize % self.0.len()].clone()).collect())
+    }
 }
 
 pub fn examples(rows: &[Row]) -> impl Iterator<Item = Example<'_>> {

@@ -7,40 +7,30 @@ mod common;
 mod mpi;
 mod runs;
 
+use burn::optim::GradientsParams;
 use burn::tensor::Device;
-use common::{devices, rows, shaken, tiny};
+use common::{Rows, devices, rows, shaken, tiny};
 use mixdistill::context::{Event, Observer, StopFlag};
 use mixdistill::data::{Packing, Row, RowStream, TopTokens};
 use mixdistill::model::{Architecture, DecoderLm, LoraConfig, named_tensors};
 use mixdistill::ops::{Distillation, Divergence};
 use mixdistill::ranks::{Ranks, thread_ranks};
 use mixdistill::train::{
-    CheckpointStore, DistillationRows, FitOptions, HeldOut, Learner, LogitTeacher, MomentType,
-    TrainConfig,
+    CheckpointStore, DistillationRows, FitOptions, FusedAdamW, HeldOut, Learner, LogitTeacher,
+    MomentType, Optimizer, TrainConfig, named_gradients,
 };
 use mixdistill::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// 24 rows of unequal length and unequal masks.
 fn unequal() -> Vec<Row> {
     let shapes: Vec<(usize, usize)> =
         (0..24).map(|n| (3 + n * 7 % 17, 1 + n * 5 % (3 + n * 7 % 17))).collect();
     rows(&shapes)
-}
-
-struct Rows(Vec<Row>);
-
-impl RowStream for Rows {
-    fn rows_per_epoch(&self) -> usize {
-        self.0.len()
-    }
-
-    fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>> {
-        Ok(range.map(|n| self.0[n as usize % self.0.len()].clone()).collect())
-    }
 }
 
 fn config(lanes: usize) -> TrainConfig {
@@ -223,6 +213,73 @@ fn optimizer_states_that_are_divided_change_nothing() {
     }
 }
 
+/// AdamW that says how many parameters it has updated in a step.
+struct Counted {
+    inner: FusedAdamW,
+    updated: Arc<AtomicUsize>,
+}
+
+impl Optimizer<DecoderLm> for Counted {
+    fn step(
+        &mut self,
+        rate: f64,
+        scale: f64,
+        model: DecoderLm,
+        found: GradientsParams,
+    ) -> DecoderLm {
+        self.updated.store(named_gradients(&model, &found).unwrap().len(), Ordering::SeqCst);
+        self.inner.step(rate, scale, model, found)
+    }
+
+    fn file_name(&self) -> &'static str {
+        Optimizer::<DecoderLm>::file_name(&self.inner)
+    }
+
+    fn is_divisible(&self) -> bool {
+        true
+    }
+
+    fn save(&self, model: &DecoderLm, path: &Path) -> Result<BTreeMap<String, u64>> {
+        self.inner.save(model, path)
+    }
+
+    fn load(
+        &mut self,
+        model: DecoderLm,
+        path: &Path,
+        numbers: &BTreeMap<String, u64>,
+    ) -> Result<DecoderLm> {
+        self.inner.load(model, path, numbers)
+    }
+}
+
+#[test]
+fn each_rank_updates_its_own_parameters_only() {
+    let of = |shards| {
+        let counts = Mutex::new(vec![]);
+        same(on(3, &|ranks| {
+            let updated = Arc::new(AtomicUsize::new(0));
+            let config = TrainConfig { shard_optimizer: shards, steps: Some(1), ..config(1) };
+            let inner = FusedAdamW::new(&config);
+            let optimizer = Box::new(Counted { inner, updated: updated.clone() });
+            let learner = Learner::with_optimizer(model(), config, optimizer)?;
+            let mut learner = learner.with_ranks(ranks)?;
+            let mut bits = Bits::default();
+            let options = FitOptions { observer: Some(&mut bits), ..FitOptions::default() };
+            learner.fit(&mut Rows(unequal()), options)?;
+            bits.weights = weights(learner.model());
+            counts.lock().unwrap().push(updated.load(Ordering::SeqCst));
+            Ok(bits)
+        }));
+        counts.into_inner().unwrap()
+    };
+    let all = weights(&model()).len();
+    assert_eq!(of(false), [all; 3]);
+    let divided = of(true);
+    assert_eq!(divided.iter().sum::<usize>(), all);
+    assert!(divided.iter().all(|count| (1..all).contains(count)), "{divided:?}");
+}
+
 #[test]
 fn a_checkpoint_belongs_to_no_number_of_ranks() {
     let whole = trained(model(), config(4), &mut Rows(unequal()), None, Ranks::default()).unwrap();
@@ -297,7 +354,7 @@ fn stopping(
 }
 
 /// A teacher that likes the tokens before and after the right one, and counts what it is asked.
-struct Neighbors<'a>(&'a std::sync::atomic::AtomicUsize);
+struct Neighbors<'a>(&'a AtomicUsize);
 
 fn neighbors(row: &Row) -> TopTokens {
     let trained = row.example().trained();
@@ -308,14 +365,13 @@ fn neighbors(row: &Row) -> TopTokens {
 
 impl LogitTeacher for Neighbors<'_> {
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
-        self.0.fetch_add(rows.len(), std::sync::atomic::Ordering::SeqCst);
+        self.0.fetch_add(rows.len(), Ordering::SeqCst);
         Ok(rows.iter().map(neighbors).collect())
     }
 }
 
 #[test]
 fn a_teacher_is_asked_for_each_row_once_and_ranks_learn_the_same() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let mut config = config(2);
     config.objective.distillation =
         Some(Distillation { divergence: Divergence::ForwardKl, weight: 0.5, temperature: 1.0 });
