@@ -5,6 +5,7 @@
 //! cargo run --example bench_step -- --shape 576 30 9 3 1536 49152 256 2 --trained-share 0.5
 //! cargo run --example bench_step -- --model SmolLM2-135M-Instruct --lora-rank 8 --seq 600 --batch 4
 //! cargo run --example bench_step -- --products
+//! cargo run --example bench_step --features wgpu -- --backend wgpu --launches
 //! ```
 //!
 //! `--products` times the matrix products of a step alone, and gives their GFLOP/s: what is left for
@@ -13,6 +14,11 @@
 //! The model is the library's own, and so is the step: [`Learner::train_step`], with loss,
 //! gradients, their norm, clipping and AdamW. Tokens are random. `peak_device_mib` is what the
 //! device's memory pool has reserved at the end, free room in it included.
+//!
+//! `--launches` counts the kernels that a step starts on a GPU, without running them: what is counted does not
+//! depend on the device's speed. With CubeCL patched as docs/upstream/launch-bytes.patch has it, also the bytes of the
+//! buffers that the kernels are given. `--profile` runs the kernels of a step and times each, with its name, as the device
+//! tells it.
 
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
@@ -34,7 +40,7 @@ use std::time::Instant;
 
 /// Times one optimizer step of a decoder of any shape; prints one line of JSON.
 #[derive(Parser)]
-struct Flags {
+pub struct Flags {
     /// Width, layers, heads, key-value heads, width of the SwiGLU, vocabulary, tokens in a row, rows
     #[arg(
         long,
@@ -82,6 +88,12 @@ struct Flags {
     /// Time the step's products alone
     #[arg(long)]
     products: bool,
+    /// Count the kernels that a step starts on a GPU, without running them
+    #[arg(long)]
+    launches: bool,
+    /// Time each kernel that a step starts on a GPU
+    #[arg(long)]
+    profile: bool,
 }
 
 fn main() -> ExitCode {
@@ -97,7 +109,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &Flags) -> Result<serde_json::Value> {
+/// What is printed.
+pub fn run(flags: &Flags) -> Result<serde_json::Value> {
     let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
     let [hidden_size, layers, heads, kv_heads, inner, vocab_size, seq, rows] = flags.shape[..]
     else {
@@ -161,18 +174,24 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     let mut seconds = vec![];
     let mut loss = f64::NAN;
     let total = flags.warm_up + flags.steps;
+    let mut random_rows = || -> Vec<Row> {
+        let row = |number| Row {
+            // One token more than positions: the last is a target only.
+            tokens: (0..=seq).map(|_| random.random_range(0..vocab_size as u32)).collect(),
+            prompt: seq + 1 - trained,
+            number,
+            ..Row::default()
+        };
+        (0..rows as u64).map(row).collect()
+    };
+    if flags.launches || flags.profile {
+        let step = || learner.train_step(&random_rows(), total).map(|_| ());
+        return if flags.launches { launches::count(step) } else { launches::profile(step) };
+    }
     let mut terminal = Terminal::default();
     terminal.observe(&Event::Start { step: 0, total_steps: total })?;
     for step in 0..total {
-        let rows: Vec<Row> = (0..rows as u64)
-            .map(|number| Row {
-                // One token more than positions: the last is a target only.
-                tokens: (0..=seq).map(|_| random.random_range(0..vocab_size as u32)).collect(),
-                prompt: seq + 1 - trained,
-                number,
-                ..Row::default()
-            })
-            .collect();
+        let rows = random_rows();
         let start = Instant::now();
         let report = learner.train_step(&rows, total)?;
         loss = report.loss;
@@ -203,6 +222,9 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
         "peak_device_mib": device.memory_pool_usage().map(|usage| usage.bytes_reserved >> 20),
     }))
 }
+
+#[path = "launches.rs"]
+mod launches;
 
 /// Times the products of a step alone, forward and backward, each as often as a step has it.
 fn products(

@@ -1,83 +1,145 @@
 #!/usr/bin/env bash
-# Everything that is to be known of a GPU, in one call: gradients against flex, then tokens/s and
-# memory beside PyTorch, in f32 and bf16.
+# What is to be known of a GPU, in one call of about eight minutes: parity with flex, tokens/s and memory of steps beside
+# PyTorch, a profile by kernel, generation.
 #
-# usage: benches/gpu.sh BACKEND OUT [BATCH]     BACKEND: cuda, wgpu or vulkan; OUT: a new folder
+# usage: benches/gpu.sh BACKEND OUT            BACKEND: cuda, rocm, metal, vulkan or wgpu; OUT: a new folder
+#        benches/gpu.sh build FEATURES FILE    builds the one program that this runs, as for a machine without Rust:
+#                                              benches/gpu.sh build cuda,vulkan,wgpu gpu
 #
-# Runs what is built already, if BIN names a folder with the programs `backends`, `ops` (tests) and
-# `bench_step`, as for a machine without Rust; else it builds them. `benches/gpu.sh build BACKEND
-# FOLDER` makes that folder. FEATURES: what to build with, if more than BACKEND, as `cuda,fusion`. PYTHON: one with torch (default python3; without torch its side is left
-# out). TORCH: the script torch_train_step.py.
-# Of memory, ours is what the pool holds at the end, PyTorch's the most that was allocated.
-set -euo pipefail
+# GPU      the program; built with the feature BACKEND where it is not given
+# PYTHON   one with torch (python3); without torch its side is left out
+# LIMIT    seconds for each part (60); a part that fails or takes longer is told and left out
+# TINY     1: small shapes, which show that everything runs, as on a software driver
+#
+# OUT/results.jsonl has a line for each part, OUT/table.txt what is worth reading, OUT/log.txt the rest.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 
 build() {
-  local backend="${FEATURES:-$1}" folder="$2" target="${CARGO_TARGET_DIR:-target}"
-  mkdir -p "$folder"
-  cargo build --features "$backend" --example bench_step
-  cp "$target/debug/examples/bench_step" "$folder/"
-  cargo test --features "$backend" --test ops --test backends --no-run --message-format json |
-    python3 -c '
-import json, shutil, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["profile"]["test"]:
-        shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
-' "$folder"
-  strip "$folder"/*
+  cargo build --locked --config profile.dev.package.mixdistill.debug=false --features "$1" --example gpu &&
+    cp "${CARGO_TARGET_DIR:-target}/debug/examples/gpu" "$2" && strip "$2"
 }
 
 if [ "${1:-}" = build ]; then
   build "$2" "$3"
   exit
 fi
+if [ $# -ne 2 ]; then
+  sed -n '2,15p' "$0" >&2
+  exit 2
+fi
 backend="$1"
 out="$2"
-batch="${3:-8}"
-mkdir "$out"
-bin="${BIN:-}"
-if [ -z "$bin" ]; then
-  bin="$out/bin"
-  build "$backend" "$bin"
+mkdir "$out" || exit
+gpu="${GPU:-}"
+if [ -z "$gpu" ]; then
+  gpu="$out/gpu"
+  build "$backend" "$gpu" || exit
 fi
 python="${PYTHON:-python3}"
-torch="${TORCH:-../shared/bench/torch_train_step.py}"
-nvidia-smi 2>/dev/null | tee "$out/device.txt" || true
+limit="${LIMIT:-60}"
+nvidia-smi 2>/dev/null | tee "$out/device.txt"
 
 failed=0
-for program in ops backends; do
-  echo "== $program against flex on $backend"
-  if ! "$bin/$program" --nocapture --test-threads 1 >"$out/$program.txt" 2>&1; then
-    echo "FAILED: $program"
+# part NAME COMMAND...: runs a command that prints one line of JSON
+part() {
+  local name="$1" line status
+  shift
+  echo "== $name (after $SECONDS s)"
+  line=$(timeout "$limit" "$@" 2>>"$out/log.txt")
+  status=$?
+  # Parity prints its line and fails where something is off.
+  if [ -n "$line" ]; then
+    printf '{"part": "%s", "status": %d, "result": %s}\n' "$name" "$status" "$line" >>"$out/results.jsonl"
+    printf '%s\n' "$line" | cut -c1-300
+  else
+    printf '{"part": "%s", "status": %d, "result": null}\n' "$name" "$status" >>"$out/results.jsonl"
+  fi
+  if [ "$status" -ne 0 ]; then
+    echo "failed ($status): see $out/log.txt"
     failed=1
   fi
-  grep -E "^test |result|panicked| off by" "$out/$program.txt" || true
-done
+}
 
-device=cpu
-if [ "$backend" = cuda ]; then device=cuda; fi
-for length in 1024 2048; do
-  shape=(--shape 576 30 9 3 1536 49152 "$length" "$batch")
-  for precision in f32 bf16; do
-    bf16=()
-    if [ "$precision" = bf16 ]; then bf16=(--bf16); fi
-    for round in 1 2; do
-      echo "== T $length, $precision, round $round"
-      "$bin/bench_step" --backend "$backend" "${shape[@]}" --steps 10 --precision "$precision" \
-        2>>"$out/log.txt" | tee -a "$out/steps.jsonl" || echo "failed: see $out/log.txt"
-      if [ "$device" = cuda ] && "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-        for compiled in "" --compile; do
-          # shellcheck disable=SC2086
-          "$python" "$torch" "${shape[@]}" --steps 10 --device cuda "${bf16[@]}" $compiled \
-            2>>"$out/log.txt" | tee -a "$out/steps.jsonl" || echo "failed: see $out/log.txt"
-        done
-      fi
-    done
-  done
-done
-if command -v nsys >/dev/null; then
-  nsys profile --stats=true -o "$out/profile" "$bin/bench_step" --backend "$backend" \
-    --shape 576 30 9 3 1536 49152 1024 "$batch" --steps 3 2>&1 | tee "$out/profile.txt" | tail -40
+torch_device=cpu
+case "$backend" in cuda | rocm) torch_device=cuda ;; esac
+has_torch=0
+if "$python" -c "import torch; assert '$torch_device' == 'cpu' or torch.cuda.is_available()" 2>/dev/null; then
+  # On a machine without a card for it, PyTorch is only run where shapes are tiny.
+  if [ "$torch_device" = cuda ] || [ -n "${TINY:-}" ]; then has_torch=1; fi
 fi
+# pair NAME SHAPE PRECISION FLAGS...: a step here and in PyTorch, eager and compiled
+pair() {
+  local name="$1" shape="$2" precision="$3" bf16=()
+  shift 3
+  if [ "$precision" = bf16 ]; then bf16=(--bf16); fi
+  # shellcheck disable=SC2086
+  part "$name, $precision" "$gpu" step --backend "$backend" --shape $shape --precision "$precision" "${steps[@]}" "$@"
+  if [ "$has_torch" = 1 ]; then
+    for compiled in "" --compile; do
+      # shellcheck disable=SC2086
+      part "$name, $precision, PyTorch ${compiled#--}" "$python" benches/peers/shape_step.py --device "$torch_device" \
+        --shape $shape ${bf16[@]+"${bf16[@]}"} $compiled "${steps[@]}" ${peer[@]+"${peer[@]}"}
+    done
+  fi
+}
+
+small="576 30 9 3 1536 49152 2048 8"
+large="1536 28 12 2 8960 151936 2048 2"
+long="576 30 9 3 1536 49152 8192 1"
+steps=(--steps 10 --warm-up 3)
+precisions=(bf16 f32)
+generation=(--batch 16)
+if [ -n "${TINY:-}" ]; then
+  small="32 2 4 2 48 67 24 2"
+  large="$small"
+  long="32 1 4 2 48 67 40 1"
+  steps=(--steps 1 --warm-up 1)
+  # Software drivers have no bf16.
+  precisions=(f32)
+  generation=(--shape 32 2 4 2 48 67 --batch 2 --prompt 5 --new 4)
+fi
+# CUDA and ROCm may compute products of f32 matrices in TF32.
+tolerance=(--tolerance 2e-6)
+if [ "$torch_device" = cuda ]; then tolerance=(--tolerance 4e-4); fi
+
+part "parity" "$gpu" parity --backend "$backend" "${tolerance[@]}"
+peer=()
+for precision in "${precisions[@]}"; do pair "135M, 2,048 tokens" "$small" "$precision"; done
+peer=(--lora-rank 8)
+pair "135M, adapters" "$small" "${precisions[0]}" --lora-rank 8
+pair "1.5B, adapters" "$large" "${precisions[0]}" --lora-rank 8 --base-type "$([ "${precisions[0]}" = bf16 ] && echo bf16 || echo f32)"
+# shellcheck disable=SC2086
+part "profile" "$gpu" step --backend "$backend" --shape $small --precision "${precisions[0]}" --profile
+peer=()
+for other in vulkan wgpu; do
+  if [ "$other" != "$backend" ] && "$gpu" step --backend "$other" --shape 8 1 1 1 8 11 4 1 --steps 1 >/dev/null 2>&1; then
+    part "$other, parity" "$gpu" parity --backend "$other"
+    # shellcheck disable=SC2086
+    part "$other, 135M, f32" "$gpu" step --backend "$other" --shape $small "${steps[@]}"
+  fi
+done
+# shellcheck disable=SC2086
+part "8,192 tokens" "$gpu" step --backend "$backend" --shape $long --precision "${precisions[0]}" "${steps[@]}" --recompute
+part "generation" "$gpu" generate --backend "$backend" "${generation[@]}"
+
+"$python" - "$out/results.jsonl" <<'PYTHON' | tee "$out/table.txt"
+import json, sys
+for line in open(sys.argv[1]):
+    one = json.loads(line)
+    result, what = one["result"] or {}, one["part"]
+    if one["result"] is None:
+        print(f"{what:<44} failed ({one['status']})")
+    elif "parity" in result:
+        bad = [p["what"] for p in result["parity"] if not p["passed"]]
+        print(f"{what:<44} {'passed' if result['passed'] else 'OFF: ' + ', '.join(bad)}")
+    elif "kernels_ms" in result:
+        print(f"{what:<44} {result['kernels_ms']} ms in kernels")
+        for k in result["kernels"][:12]:
+            print(f"    {k['kernel']:<40} {k['launches']:>6} {k['ms']:>10.3f} ms")
+    else:
+        memory = result.get("peak_device_mib")
+        print(f"{what:<44} {result['tokens_per_s']:>10.0f} tokens/s {memory or 0:>8} MiB")
+PYTHON
+echo "done after $SECONDS s"
 exit "$failed"

@@ -6,17 +6,16 @@
 #![cfg(feature = "flex")]
 
 mod common;
+#[path = "../benches/parity.rs"]
+mod parity;
 
 use burn::tensor::Device;
 use common::{backends, tiny};
-use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
+use mixdistill::data::{Batch, Example, Row};
 use mixdistill::model::{
-    Architecture, DecoderConfig, GenerateConfig, LoraConfig, Objective, RopeScaling, RopeType,
-    StepOptions, StopConditions,
+    Architecture, DecoderConfig, Objective, RopeScaling, RopeType, StepOptions,
 };
-use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use parity::{Distance, rows};
 
 /// Largest difference of a gradient, in units of the largest magnitude in its tensor. f32 rounds at
 /// 6e-8; sums of some hundred terms through two blocks stay two orders above it.
@@ -89,49 +88,6 @@ fn properties() -> [(&'static str, DecoderConfig); 7] {
     ]
 }
 
-/// Rows that have something to learn, of a length for each number: each counts up in steps of its own.
-fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
-    (first..first + count)
-        .map(|number| {
-            let (step, length) = (1 + number % 3, length(number));
-            Row {
-                tokens: (0..length as u64).map(|i| ((number + i * step) % 67) as u32).collect(),
-                prompt: 3,
-                label: format!("row {number}"),
-                number,
-                ..Row::default()
-            }
-        })
-        .collect()
-}
-
-/// The largest magnitude; infinite where one is no number.
-fn largest(values: &[f32]) -> f64 {
-    values.iter().fold(0.0, |largest, x| match x.is_finite() {
-        true => f64::from(x.abs()).max(largest),
-        false => f64::INFINITY,
-    })
-}
-
-/// Loss and gradients of a batch on a backend.
-fn gradients(
-    config: &DecoderConfig,
-    device: &Device,
-    batch: &Batch,
-    options: &StepOptions,
-    lora: bool,
-) -> (f64, BTreeMap<String, Vec<f32>>) {
-    let mut decoder = config.init(5, &device.clone().autodiff()).unwrap();
-    if lora {
-        let config = LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() };
-        decoder = decoder.with_lora(&config, 1).unwrap();
-    }
-    let batches = std::slice::from_ref(batch);
-    let step = step_gradients_with(&decoder, batches, options, &mut |_| Ok(())).unwrap();
-    let named = named_gradients(&decoder, &step.gradients).unwrap();
-    (step.loss, named.into_iter().map(|(name, tensor)| (name, tensor.values)).collect())
-}
-
 #[test]
 fn losses_and_gradients_are_those_of_flex() {
     let rows = rows(0, 5, |number| 12 + number as usize * 7 % 30);
@@ -158,27 +114,16 @@ fn compare_gradients(
     options: &StepOptions,
     lora: bool,
 ) {
-    let (loss, expected) = gradients(config, &Device::flex(), batch, options, lora);
+    let expected = parity::step(config, &Device::flex(), batch, options, lora).unwrap();
     for (name, device) in backends() {
-        let (found_loss, found) = gradients(config, &device, batch, options, lora);
-        let off = (found_loss - loss).abs() / loss;
-        assert!(off <= LOSS * slack(name), "{name} {what}: loss off by {off:e}");
-        assert!(found.keys().eq(expected.keys()), "{name}: other gradients");
-        let mut worst: f64 = 0.0;
-        for (parameter, expected) in &expected {
-            assert_eq!(found[parameter].len(), expected.len(), "{parameter}");
-            let difference: Vec<f32> =
-                found[parameter].iter().zip(expected).map(|(a, b)| a - b).collect();
-            let off = largest(&difference) / largest(expected).max(1e-30);
-            // B starts at 0, so that A has no gradient at all.
-            let off = if largest(expected) == 0.0 { largest(&difference) } else { off };
-            worst = worst.max(off);
-            assert!(
-                off <= GRADIENT * slack(name),
-                "{name} {what}: gradient of {parameter} off by {off:e}"
-            );
-        }
-        println!("{name} {what}: loss {off:.1e}, gradients {worst:.1e}");
+        let found = parity::step(config, &device, batch, options, lora).unwrap();
+        let Distance { loss, gradient, parameter } = Distance::of(&found, &expected);
+        println!("{name} {what}: loss {loss:.1e}, gradients {gradient:.1e}");
+        assert!(loss <= LOSS * slack(name), "{name} {what}: loss off by {loss:e}");
+        assert!(
+            gradient <= GRADIENT * slack(name),
+            "{name} {what}: gradient of {parameter} off by {gradient:e}"
+        );
     }
 }
 
@@ -194,25 +139,11 @@ fn each_property_of_a_family_is_what_it_is_on_flex() {
 
 #[test]
 fn twenty_steps_have_the_course_they_have_on_flex() {
-    let course = |device: &Device| -> Vec<f64> {
-        let config = TrainConfig {
-            batch_size: 2,
-            accumulate: 2,
-            learning_rate: 3e-3,
-            warmup_steps: 2,
-            ..TrainConfig::default()
-        };
-        let model = model().init(5, &device.clone().autodiff()).unwrap();
-        let mut learner = Learner::new(model, config).unwrap();
-        let step = |i: u64| learner.train_step(&rows(4 * i, 4, |_| 25), 20).unwrap().loss;
-        (0..20u64).map(step).collect()
-    };
-    let expected = course(&Device::flex());
+    let expected = parity::course(&model(), &Device::flex()).unwrap();
     assert!(expected[19] < 0.7 * expected[0], "nothing was learned: {expected:?}");
     for (name, device) in backends() {
-        let found = course(&device);
-        let off = found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / b);
-        let worst = off.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) });
+        let found = parity::course(&model(), &device).unwrap();
+        let worst = parity::farthest(&found, &expected);
         println!("{name}: losses of 20 steps off by at most {worst:.1e}");
         assert!(worst <= COURSE * slack(name), "{name}: off by {worst:e}: {found:?}");
     }
@@ -225,21 +156,9 @@ fn generation_gives_the_tokens_of_flex() {
 
 /// Holds the tokens that each backend gives to those of flex.
 fn compare_generation(what: &str, config: &DecoderConfig) {
-    let words = arith::vocabulary();
-    let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str)).unwrap();
-    let prompts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6, 5], vec![35]];
-    let settings = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
-    let answers = |device: &Device| -> Vec<Vec<u32>> {
-        let model = config.init(5, device).unwrap();
-        let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
-        let all = model
-            .generate(&prompts, stop_conditions, &settings, &mut |_| ControlFlow::Continue(()))
-            .unwrap();
-        all.into_iter().map(|answer| answer.tokens).collect()
-    };
-    let expected = answers(&Device::flex());
+    let expected = parity::tokens(config, &Device::flex()).unwrap();
     assert!(expected.iter().all(|tokens| tokens.len() == 12));
     for (name, device) in backends() {
-        assert_eq!(answers(&device), expected, "{name} {what}");
+        assert_eq!(parity::tokens(config, &device).unwrap(), expected, "{name} {what}");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, wide};
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::optim::{AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer};
@@ -29,21 +29,24 @@ pub(crate) struct Factors {
 /// Parameter, first moment and second moment, before or after an update.
 pub(super) type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// Update on plain backend tensors of equal shape; the moments are f32 (f64 with an f64 gradient).
-pub(crate) trait AdamWKernel: Backend {
-    /// The new parameter, first moment and second moment.
-    fn adamw_update(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
-        factors: Factors,
-    ) -> Updated<Self> {
-        portable_update::<Self>(param, grad, moment_1, moment_2, factors)
+kernel_trait! {
+    /// Update on plain backend tensors of equal shape; the moments are f32 (f64 with an f64 gradient).
+    trait AdamWKernel {
+        /// The new parameter, first moment and second moment.
+        #[fusion(meta = |param, _grad, m, v, _factors| (param.clone(), m.clone(), v.clone()))]
+        fn adamw_update(
+            param: FloatTensor<Self>,
+            grad: FloatTensor<Self>,
+            moment_1: FloatTensor<Self>,
+            moment_2: FloatTensor<Self>,
+            factors: Factors,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+            portable_update::<Self>(param, grad, moment_1, moment_2, factors)
+        }
     }
 }
 
-for_each_portable_backend! { AdamWKernel {} }
+for_ndarray! { AdamWKernel }
 
 pub(super) fn portable_update<B: Backend>(
     param: FloatTensor<B>,
@@ -198,6 +201,8 @@ impl Optimizer for AdamW {
     }
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 pub(super) mod flex {
     use super::super::kernel::{self, SharedMut, simd_fn};

@@ -14,8 +14,9 @@
 
 use super::adamw::{AdamW, Factors, portable_update};
 use super::backends::{cast, dispatched, for_each_portable_backend, wide};
+use super::decoding::unpack_bytes;
 use super::dynamic_map::{BLOCK, DynamicMap, SIGNED, STEPS, UNSIGNED};
-use super::weight::unpack_bytes;
+
 use burn::backend::tensor::{Device as DeviceOf, FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{

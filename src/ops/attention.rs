@@ -22,16 +22,24 @@
 //! What is kept for the backward pass is the output and one log-sum-exp per query and head; the
 //! probabilities are computed again, as in FlashAttention (arXiv 2205.14135).
 
-use super::backends::{dispatched, for_each_portable_backend};
+#[cfg(feature = "fusion")]
+use super::backends::wide;
+use super::backends::{dispatched, for_ndarray, kernel_trait};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType};
 use burn::tensor::{Int, Tensor};
 
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cube")]
+mod flash;
 #[cfg(feature = "flex")]
 mod flex;
 mod portable;
@@ -86,6 +94,16 @@ pub(crate) struct Extent {
     longest: usize,
 }
 
+#[cfg(feature = "fusion")]
+impl Extent {
+    /// What the fusing backend is told of the log-sum-exp: portable code and kernels for GPUs have one order.
+    fn log_sum_exp(&self, q: &TensorSpec) -> TensorSpec {
+        let AttentionShape { batch, seq, kv_heads, .. } = self.shape;
+        let shape = [batch, kv_heads, self.shape.group(), seq, 1].into();
+        TensorSpec::new(shape, wide(q.dtype).into())
+    }
+}
+
 /// Sums of the gradients of keys and values that the backward pass on flex has, for so many rows, tokens
 /// in a row, and heads of queries and of keys and values.
 pub(crate) fn parts_of(batch: usize, seq: usize, [heads, kv_heads]: [usize; 2]) -> usize {
@@ -115,7 +133,8 @@ fn parts(shape: AttentionShape) -> usize {
 }
 
 /// What an implementation's backward pass needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
 pub(crate) struct Saved<B: Backend> {
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -125,31 +144,35 @@ pub(crate) struct Saved<B: Backend> {
     log_sum_exp: FloatTensor<B>,
 }
 
-/// Forward and backward on plain backend tensors, shaped as in [`causal_attention`].
-pub(crate) trait AttentionKernel: Backend {
-    /// The output, like `q`, and the log-sum-exp of the scores of each query and head, in an order
-    /// that only the implementation knows.
-    fn attention_forward(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        segment_starts: IntTensor<Self>,
-        extent: Extent,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::forward::<Self>(q, k, v, segment_starts, extent)
-    }
+kernel_trait! {
+    /// Forward and backward on plain backend tensors, shaped as in [`causal_attention`].
+    trait AttentionKernel {
+        /// The output, like `q`, and the log-sum-exp of the scores of each query and head, in an order
+        /// that only the implementation knows.
+        #[fusion(meta = |q, _k, _v, _starts, extent| (q.clone(), extent.log_sum_exp(q)))]
+        fn attention_forward(
+            q: FloatTensor<Self>,
+            k: FloatTensor<Self>,
+            v: FloatTensor<Self>,
+            segment_starts: IntTensor<Self>,
+            extent: Extent,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            portable::forward::<Self>(q, k, v, segment_starts, extent)
+        }
 
-    /// The gradients of `q`, `k` and `v`.
-    fn attention_backward(
-        grad: FloatTensor<Self>,
-        saved: Saved<Self>,
-        extent: Extent,
-    ) -> [FloatTensor<Self>; 3] {
-        portable::backward::<Self>(grad, saved, extent)
+        /// The gradients of `q`, `k` and `v`.
+        #[fusion(meta = |_grad, saved, _extent| (saved.q.clone(), saved.k.clone(), saved.v.clone()))]
+        fn attention_backward(
+            grad: FloatTensor<Self>,
+            #[extension_type] saved: Saved<Self>,
+            extent: Extent,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+            portable::backward::<Self>(grad, saved, extent)
+        }
     }
 }
 
-for_each_portable_backend! { AttentionKernel {} }
+for_ndarray! { AttentionKernel }
 
 dispatched! {
     [Autodiff]
@@ -199,8 +222,8 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let (saved, extent) = ops.state;
-        let values = B::attention_backward(grad, saved, extent);
-        for (node, value) in ops.parents.into_iter().zip(values) {
+        let (grad_q, grad_k, grad_v) = B::attention_backward(grad, saved, extent);
+        for (node, value) in ops.parents.into_iter().zip([grad_q, grad_k, grad_v]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, value);
             }

@@ -32,13 +32,7 @@ macro_rules! dispatched {
         #[burn::backend::backend_extension(
             Flex: cfg(feature = "flex"),
             NdArray: cfg(feature = "ndarray"),
-            Cube: cfg(any(
-                feature = "cuda",
-                feature = "vulkan",
-                feature = "wgpu",
-                feature = "metal",
-                feature = "rocm"
-            )),
+            Cube: cfg(feature = "cube"),
             $($autodiff)?
         )]
         $(#[$meta])*
@@ -54,6 +48,43 @@ macro_rules! dispatched {
     };
 }
 pub(crate) use dispatched;
+
+/// Declares a kernel trait that has kernels of its own for GPUs: `CubeBackend` implements it, and with the
+/// feature `fusion` what it implements is an operation of the fusing backend, whose results `fusion(meta = ..)`
+/// describes. Nothing calls the implementation for `Dispatch` that Burn's macro adds.
+macro_rules! kernel_trait {
+    ($(#[$meta:meta])* trait $name:ident $(: $also:ident)? { $($items:tt)* }) => {
+        #[burn::backend::backend_extension(
+            Flex: cfg(feature = "flex"),
+            Cube: cfg(feature = "cube"),
+            Fusion: cfg(feature = "fusion")
+        )]
+        $(#[$meta])*
+        pub(crate) trait $name: burn::backend::Backend $(+ $also)? { $($items)* }
+    };
+}
+pub(crate) use kernel_trait;
+
+/// Implements a trait with the bodies that it has for flex and ndarray.
+macro_rules! for_each_backend_without_kernels {
+    ($name:ident) => {
+        #[cfg(feature = "flex")]
+        impl $name for burn::backend::Flex {}
+        $crate::ops::backends::for_ndarray! { $name }
+    };
+}
+pub(crate) use for_each_backend_without_kernels;
+
+/// Implements a trait for ndarray, which has no kernels of its own.
+macro_rules! for_ndarray {
+    ($name:ident) => {
+        #[cfg(feature = "ndarray")]
+        // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
+        #[allow(deprecated)]
+        impl $name for burn::backend::NdArray {}
+    };
+}
+pub(crate) use for_ndarray;
 
 /// Implements a trait alike for every backend that the features compile in.
 macro_rules! for_each_backend {
@@ -74,17 +105,20 @@ macro_rules! for_each_portable_backend {
         #[allow(deprecated)]
         impl $name for burn::backend::NdArray { $($items)* }
 
-        #[cfg(any(
-            feature = "cuda",
-            feature = "vulkan",
-            feature = "wgpu",
-            feature = "metal",
-            feature = "rocm"
-        ))]
+        #[cfg(feature = "cube")]
         impl $name for burn::backend::Cube { $($items)* }
     };
 }
 pub(crate) use for_each_portable_backend;
+
+/// What the fusing backend is told of one number for each row of `x`.
+#[cfg(feature = "fusion")]
+pub(crate) fn per_row(
+    x: &burn::backend::fusion::custom::TensorSpec,
+) -> burn::backend::fusion::custom::TensorSpec {
+    let shape = [x.shape[0], 1].into();
+    burn::backend::fusion::custom::TensorSpec::new(shape, wide(x.dtype).into())
+}
 
 /// The type in which sums over elements of `dtype` are taken: f64 for f64, f32 for all others.
 pub(crate) fn wide(dtype: DType) -> FloatDType {

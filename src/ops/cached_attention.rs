@@ -1,25 +1,28 @@
 //! Attention of new tokens to keys and values in a cache, as in generation. No gradient.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, widen};
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Slice, Tensor};
 
-/// On plain backend tensors, shaped as in [`cached_attention`].
-pub(crate) trait CachedAttentionKernel: Backend {
-    /// The output, like `q`.
-    fn attend_to_cache(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
-        first: usize,
-    ) -> FloatTensor<Self> {
-        portable::<Self>(q, k, v, mask, first)
+kernel_trait! {
+    /// On plain backend tensors, shaped as in [`cached_attention`].
+    trait CachedAttentionKernel {
+        /// The output, like `q`.
+        #[fusion(dtype = q, shape = q)]
+        fn attend_to_cache(
+            q: FloatTensor<Self>,
+            k: FloatTensor<Self>,
+            v: FloatTensor<Self>,
+            mask: FloatTensor<Self>,
+            first: usize,
+        ) -> FloatTensor<Self> {
+            portable::<Self>(q, k, v, mask, first)
+        }
     }
 }
 
-for_each_portable_backend! { CachedAttentionKernel {} }
+for_ndarray! { CachedAttentionKernel }
 
 /// Sizes of a call.
 #[derive(Clone, Copy)]
@@ -135,6 +138,8 @@ pub fn cached_attention(
     ))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, Buffer, Matrix, MatrixMut, Threads, simd_fn};

@@ -1,6 +1,7 @@
 //! Rows of a table by index, whose gradient is summed row by row in a fixed order, in parallel.
 
-use super::backends::{dispatched, for_each_portable_backend};
+use super::backends::{dispatched, for_ndarray, kernel_trait};
+use super::decoding::DecodingKernel;
 use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -11,25 +12,32 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Int, Tensor};
 
-/// Forward and backward on plain backend tensors; `weight` is `[vocabulary, width]`, `ids` is
-/// `[tokens]`.
-pub(crate) trait EmbeddingKernel: Backend {
-    /// `[tokens, width]`.
-    fn embedding_rows(weight: WeightPrimitive<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        weight.rows(ids)
-    }
+kernel_trait! {
+    /// Forward and backward on plain backend tensors; `weight` is `[vocabulary, width]`, `ids` is
+    /// `[tokens]`.
+    trait EmbeddingKernel: DecodingKernel {
+        /// `[tokens, width]`.
+        #[fusion(default)]
+        fn embedding_rows(
+            #[extension_type] weight: WeightPrimitive<Self>,
+            ids: IntTensor<Self>,
+        ) -> FloatTensor<Self> {
+            weight.rows(ids)
+        }
 
-    /// The gradient of `weight`, `[vocabulary, width]`.
-    fn embedding_grad(
-        grad: FloatTensor<Self>,
-        ids: IntTensor<Self>,
-        weight: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        portable_grad::<Self>(grad, ids, weight)
+        /// The gradient of `weight`, `[vocabulary, width]`.
+        #[fusion(dtype = weight, shape = weight)]
+        fn embedding_grad(
+            grad: FloatTensor<Self>,
+            ids: IntTensor<Self>,
+            weight: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            portable_grad::<Self>(grad, ids, weight)
+        }
     }
 }
 
-for_each_portable_backend! { EmbeddingKernel {} }
+for_ndarray! { EmbeddingKernel }
 
 fn portable_grad<B: Backend>(
     grad: FloatTensor<B>,
@@ -99,6 +107,8 @@ pub fn embedding(weight: impl Into<Weight>, ids: Tensor<1, Int>) -> Tensor<2> {
     ))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, Buffer};

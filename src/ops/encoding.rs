@@ -26,7 +26,7 @@ pub(crate) const NF4: [f32; 16] = [
 ];
 
 /// The values of ggml's q4_0.
-const INTEGERS: [f32; 16] =
+pub(crate) const INTEGERS: [f32; 16] =
     [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
 
 /// What a code stands for, before its block's scale.

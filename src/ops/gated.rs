@@ -5,7 +5,7 @@
 //! `tanh` Hendrycks and Gimpel, arXiv 1606.08415. Both are `x sigmoid(z)`: `silu` with `z = x`, and
 //! `gelu` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, since `(1 + tanh(y)) / 2 = sigmoid(2 y)`.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, widen};
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -32,29 +32,33 @@ const GELU_SCALE: f64 = 1.595_769_121_605_730_7;
 /// The part of the cube in GELU's form with `tanh`.
 const GELU_CUBE: f64 = 0.044_715;
 
-/// Forward and backward on plain backend tensors of equal shape and type.
-pub(crate) trait GatedKernel: Backend {
-    /// `activation(gate) * up`
-    fn gated_forward(
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        activation: Activation,
-    ) -> FloatTensor<Self> {
-        portable_forward::<Self>(gate, up, activation)
-    }
+kernel_trait! {
+    /// Forward and backward on plain backend tensors of equal shape and type.
+    trait GatedKernel {
+        /// `activation(gate) * up`
+        #[fusion(dtype = gate, shape = gate)]
+        fn gated_forward(
+            gate: FloatTensor<Self>,
+            up: FloatTensor<Self>,
+            activation: Activation,
+        ) -> FloatTensor<Self> {
+            portable_forward::<Self>(gate, up, activation)
+        }
 
-    /// The gradients of `gate` and `up`.
-    fn gated_backward(
-        grad: FloatTensor<Self>,
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        activation: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_backward::<Self>(grad, gate, up, activation)
+        /// The gradients of `gate` and `up`.
+        #[fusion(meta = |_grad, gate, up, _activation| (gate.clone(), up.clone()))]
+        fn gated_backward(
+            grad: FloatTensor<Self>,
+            gate: FloatTensor<Self>,
+            up: FloatTensor<Self>,
+            activation: Activation,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            portable_backward::<Self>(grad, gate, up, activation)
+        }
     }
 }
 
-for_each_portable_backend! { GatedKernel {} }
+for_ndarray! { GatedKernel }
 
 /// `1 / (1 + exp(-x))`. Burn's own goes through f32 and a logarithm.
 fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
@@ -199,6 +203,8 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activat
     Tensor::from_dispatch(<Dispatch as GatedOps>::gated(gate, up, activation))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, Buffer, SharedMut, simd_fn};

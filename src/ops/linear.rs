@@ -5,6 +5,7 @@
 //! gradient that nobody asks for (with a frozen `W` its input goes at once).
 
 use super::backends::{dispatched, for_each_portable_backend};
+use super::decoding::DecodingKernel;
 use super::shared_input::GradientSum;
 use super::weight::{Weight, WeightPrimitive};
 use burn::backend::autodiff::{
@@ -13,12 +14,12 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::backend::{Autodiff, Dispatch, TensorMetadata};
 use burn::tensor::Tensor;
 
 /// Forward and backward on plain backend tensors; `x` is `[tokens, input]`, `weight` is
 /// `[input, output]`.
-pub(crate) trait LinearKernel: Backend {
+pub(crate) trait LinearKernel: DecodingKernel {
     /// `x W`.
     fn linear_forward(x: FloatTensor<Self>, weight: WeightPrimitive<Self>) -> FloatTensor<Self> {
         let weight = weight.dense(x.dtype());
@@ -132,16 +133,17 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
 /// that the input's gradient goes to, if not to the input.
 type Saved<B> = (Option<FloatTensor<B>>, Option<WeightPrimitive<B>>, Option<GradientSum>);
 
-/// The gradient of the input; a zero in its place where it goes to a sum.
+/// The gradient of the input. Where it goes to a sum, there is a zero in its place for the first part of the sum, and
+/// nothing for the others.
 fn grad_input<B: LinearKernel>(
     grad: FloatTensor<B>,
     weight: WeightPrimitive<B>,
     sum: Option<GradientSum>,
-) -> FloatTensor<B> {
-    let Some(sum) = sum else { return B::linear_grad_input(grad, weight, None) };
-    let zero = B::float_zeros([1, 1].into(), &grad.device(), grad.dtype().into());
-    sum.update::<B>(|before| B::linear_grad_input(grad, weight, before));
-    zero
+) -> Option<FloatTensor<B>> {
+    let Some(sum) = sum else { return Some(B::linear_grad_input(grad, weight, None)) };
+    let (device, dtype) = (grad.device(), grad.dtype().into());
+    let is_first = sum.update::<B>(|before| B::linear_grad_input(grad, weight, before));
+    is_first.then(|| B::float_zeros([1, 1].into(), &device, dtype))
 }
 
 #[derive(Debug)]
@@ -154,8 +156,10 @@ impl<B: LinearKernel> Backward<B, 2> for LinearBackward {
         let [x_node, weight_node] = ops.parents;
         let (x, weight, sum) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, grad_input::<B>(grad.clone(), weight, sum));
+        if let (Some(node), Some(weight)) = (x_node, weight)
+            && let Some(grad) = grad_input::<B>(grad.clone(), weight, sum)
+        {
+            grads.register::<B>(node.id, grad);
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
             grads.register::<B>(node.id, B::linear_grad_weight(grad, x));
@@ -173,8 +177,10 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
         let [x_node, weight_node, residual_node] = ops.parents;
         let (x, weight, sum) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, grad_input::<B>(grad.clone(), weight, sum));
+        if let (Some(node), Some(weight)) = (x_node, weight)
+            && let Some(grad) = grad_input::<B>(grad.clone(), weight, sum)
+        {
+            grads.register::<B>(node.id, grad);
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
             grads.register::<B>(node.id, B::linear_grad_weight(grad.clone(), x));

@@ -5,9 +5,11 @@
 //! into the gradients of the hidden states and of the weight before the next block starts. The
 //! `[tokens, vocabulary]` matrix never exists, and the backward pass only scales.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
-use super::token_loss::{TeacherPart, TeacherTokens, TokenLoss, portable_loss};
+use super::backends::{cast, dispatched, for_ndarray, wide};
+use super::decoding::DecodingKernel;
+use super::token_loss::{TeacherPart, TeacherTokens, TokenLoss, TokenLossKernel};
 use super::weight::{Weight, WeightPrimitive};
+use super::wide_product::{WideProductKernel, wide_product};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -16,16 +18,31 @@ use burn::backend::autodiff::{
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Int, Slice, Tensor};
-use std::ops::RangeInclusive;
 
-/// Size of one block of logits, in elements (64 MiB in f32).
-const LOGITS_PER_BLOCK: usize = 16 * 1024 * 1024;
-/// Fewer tokens waste the matrix product, more bring nothing.
-const TOKENS_PER_BLOCK: RangeInclusive<usize> = 32..=512;
+/// The logits that exist at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    /// The most, in elements.
+    logits: usize,
+    /// The most tokens.
+    tokens: usize,
+}
 
-/// Tokens whose logits exist at a time.
+impl Block {
+    /// Fewer tokens waste the matrix product.
+    const LEAST: usize = 32;
+
+    fn tokens(self, vocabulary: usize) -> usize {
+        (self.logits / vocabulary.max(1)).clamp(Self::LEAST, self.tokens)
+    }
+}
+
+/// 64 MiB in f32; more than these tokens bring nothing.
+const CPU: Block = Block { logits: 16 * 1024 * 1024, tokens: 512 };
+
+/// Tokens whose logits exist at a time on a processor.
 pub(crate) fn tokens_per_block(vocabulary: usize) -> usize {
-    (LOGITS_PER_BLOCK / vocabulary.max(1)).clamp(*TOKENS_PER_BLOCK.start(), *TOKENS_PER_BLOCK.end())
+    CPU.tokens(vocabulary)
 }
 
 /// What the forward pass is given.
@@ -49,7 +66,12 @@ pub(crate) struct LossAndGrads<F> {
 }
 
 /// Forward pass, with gradients, on plain backend tensors.
-pub(crate) trait LinearCrossEntropyKernel: Backend {
+pub(crate) trait LinearCrossEntropyKernel:
+    TokenLossKernel + WideProductKernel + DecodingKernel
+{
+    /// What exists at a time.
+    const BLOCK: Block = CPU;
+
     /// `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
     ///
     /// `hidden` is `[tokens, width]`, `weight` is `[width, vocabulary]` (any strides); the last
@@ -68,14 +90,20 @@ pub(crate) trait LinearCrossEntropyKernel: Backend {
     }
 }
 
-for_each_portable_backend! { LinearCrossEntropyKernel {} }
+for_ndarray! { LinearCrossEntropyKernel }
+
+#[cfg(feature = "cube")]
+impl LinearCrossEntropyKernel for burn::backend::Cube {
+    /// 1 GiB in f32: with fewer tokens a block's gradient of the weight costs more than its products.
+    const BLOCK: Block = Block { logits: 256 * 1024 * 1024, tokens: 64 * 1024 };
+}
 
 /// One block of tokens after the other. The matrix products are in the type of `hidden`; the
 /// softmax, the loss and the sum of the blocks' weight gradients are in f32 (f64 for f64).
 ///
 /// Tokens of weight 0 are computed like the others: leaving them out would mean waiting for the
 /// device to say which those are, and give every batch matrices of another size.
-fn portable_forward<B: Backend>(
+fn portable_forward<B: LinearCrossEntropyKernel>(
     inputs: Inputs<B>,
     terms: TokenLoss,
     [wants_hidden, wants_weight]: [bool; 2],
@@ -90,7 +118,7 @@ fn portable_forward<B: Backend>(
     };
     let weight = weight.dense(dtype);
     let token_weights = cast::<B>(token_weights, wide(dtype));
-    let block = tokens_per_block(vocabulary);
+    let block = B::BLOCK.tokens(vocabulary);
     let mut loss = None;
     let mut grad_hidden = vec![];
     let mut grad_weight = None;
@@ -118,20 +146,32 @@ fn portable_forward<B: Backend>(
             (B::int_slice(tokens.clone(), &[rows, Slice::from(0..k)]), all(log_probs))
         });
 
-        let logits = widen::<B>(B::float_matmul(hidden.clone(), weight.clone()));
+        let logits = wide_product::<B>(hidden.clone(), weight.clone());
         let wants_grad = wants_hidden || wants_weight;
-        let (losses, grad_logits) =
-            portable_loss::<B>(logits, targets, token_weights, terms, teacher, wants_grad);
+        // What is given for a teacher where there is none is not looked at.
+        let (tokens, log_probs) =
+            teacher.unwrap_or_else(|| (targets.clone(), token_weights.clone()));
+        let (losses, grad_logits) = B::token_loss(
+            logits,
+            targets,
+            token_weights,
+            tokens,
+            log_probs,
+            terms,
+            dtype.into(),
+            wants_grad,
+        );
         add(&mut loss, B::float_sum(losses));
-        let Some(grad_logits) = grad_logits else { continue };
-        let grad_logits = cast::<B>(grad_logits, dtype.into());
+        if !wants_grad {
+            continue;
+        }
         if wants_hidden {
             let weight = B::float_transpose(weight.clone());
             grad_hidden.push(B::float_matmul(grad_logits.clone(), weight));
         }
         if wants_weight {
             let hidden = B::float_transpose(hidden);
-            add(&mut grad_weight, widen::<B>(B::float_matmul(hidden, grad_logits)));
+            add(&mut grad_weight, wide_product::<B>(hidden, grad_logits));
         }
     }
     LossAndGrads {
@@ -268,7 +308,7 @@ impl<B: LinearCrossEntropyKernel> Backward<B, 2> for LinearCrossEntropyBackward 
 /// For a mean, divide `token_weights` by their sum; a weight of 0 masks a token. If all weights
 /// are 0, so are the loss and the gradients. No gradient reaches `token_weights`.
 ///
-/// The logits exist for a block of at most 512 tokens at a time. The gradients are computed together
+/// The logits exist for a block of tokens at a time, at most 512 on a processor. The gradients are computed together
 /// with the loss, where `hidden` or `weight` is tracked, so the forward pass does the backward
 /// pass's work. The loss is f32 also for bf16 and f16 input, and f64 for f64; flex sums the
 /// tokens' losses in f64.

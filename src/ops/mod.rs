@@ -23,6 +23,9 @@ pub mod attention;
 mod awake;
 mod backends;
 pub mod cached_attention;
+#[cfg(feature = "cube")]
+mod cube;
+mod decoding;
 mod dropout_linear;
 mod dynamic_map;
 pub mod embedding;
@@ -41,6 +44,7 @@ mod shared_input;
 pub mod sum_of_squares;
 pub mod token_loss;
 mod weight;
+mod wide_product;
 
 pub use adamw::AdamW;
 pub use adamw_8bit::{Moments8Bit, StoredMoment};

@@ -2,7 +2,9 @@
 //!
 //! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
+#[cfg(feature = "fusion")]
+use super::backends::per_row;
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide, widen};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -12,29 +14,33 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 
-/// Forward and backward on plain backend tensors; `x` is `[rows, width]`, `weight` is `[width]`.
-pub(crate) trait RmsNormKernel: Backend {
-    /// The result, in the type of `x`, and the reciprocal root mean square `[rows, 1]`.
-    fn rms_norm_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_forward::<Self>(x, weight, eps)
-    }
+kernel_trait! {
+    /// Forward and backward on plain backend tensors; `x` is `[rows, width]`, `weight` is `[width]`.
+    trait RmsNormKernel {
+        /// The result, in the type of `x`, and the reciprocal root mean square `[rows, 1]`.
+        #[fusion(meta = |x, _weight, _eps| (x.clone(), per_row(x)))]
+        fn rms_norm_forward(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            eps: f32,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            portable_forward::<Self>(x, weight, eps)
+        }
 
-    /// The gradients of `x` and `weight`.
-    fn rms_norm_backward(
-        grad: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        rstd: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_backward::<Self>(grad, x, weight, rstd)
+        /// The gradients of `x` and `weight`.
+        #[fusion(meta = |_grad, x, weight, _rstd| (x.clone(), weight.clone()))]
+        fn rms_norm_backward(
+            grad: FloatTensor<Self>,
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            rstd: FloatTensor<Self>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            portable_backward::<Self>(grad, x, weight, rstd)
+        }
     }
 }
 
-for_each_portable_backend! { RmsNormKernel {} }
+for_ndarray! { RmsNormKernel }
 
 fn portable_forward<B: Backend>(
     x: FloatTensor<B>,
@@ -138,6 +144,8 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
     Tensor::<2>::from_dispatch(y).reshape(shape)
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, Buffer, ROW_BLOCK, SharedMut, simd_fn};

@@ -5,7 +5,7 @@
 //! Source: Su et al., "RoFormer", arXiv 2104.09864, whose pairs are neighbors; checkpoints in
 //! Hugging Face's format have their rows permuted to match this form.
 
-use super::backends::{cast, dispatched, for_each_portable_backend, wide, widen};
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide, widen};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -19,31 +19,34 @@ use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rotation {
     /// Values of a head.
-    head_dim: usize,
+    pub(super) head_dim: usize,
     /// Whether it goes backwards.
-    inverse: bool,
+    pub(super) inverse: bool,
 }
 
-/// Rotation of plain backend tensors.
-pub(crate) trait RotaryKernel: Backend {
-    /// Rotates the first values of each head of `x` `[tokens, heads * head_dim]` by the angles of its
-    /// token's position: twice as many as the table has columns.
-    ///
-    /// `cos` and `sin` are `[positions, rotated / 2]`, `positions` is `[tokens]`. The inverse rotation
-    /// is the transpose (of a table whose cosines and sines are scaled too), hence also the backward
-    /// pass.
-    fn rotate(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        positions: IntTensor<Self>,
-        rotation: Rotation,
-    ) -> FloatTensor<Self> {
-        portable_rotate::<Self>(x, cos, sin, positions, rotation)
+kernel_trait! {
+    /// Rotation of plain backend tensors.
+    trait RotaryKernel {
+        /// Rotates the first values of each head of `x` `[tokens, heads * head_dim]` by the angles of its
+        /// token's position: twice as many as the table has columns.
+        ///
+        /// `cos` and `sin` are `[positions, rotated / 2]`, `positions` is `[tokens]`. The inverse rotation
+        /// is the transpose (of a table whose cosines and sines are scaled too), hence also the backward
+        /// pass.
+        #[fusion(dtype = x, shape = x)]
+        fn rotate(
+            x: FloatTensor<Self>,
+            cos: FloatTensor<Self>,
+            sin: FloatTensor<Self>,
+            positions: IntTensor<Self>,
+            rotation: Rotation,
+        ) -> FloatTensor<Self> {
+            portable_rotate::<Self>(x, cos, sin, positions, rotation)
+        }
     }
 }
 
-for_each_portable_backend! { RotaryKernel {} }
+for_ndarray! { RotaryKernel }
 
 fn portable_rotate<B: Backend>(
     x: FloatTensor<B>,
@@ -218,6 +221,8 @@ pub fn rotary_partial(
     ))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, SharedMut, simd_fn};

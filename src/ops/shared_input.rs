@@ -2,8 +2,8 @@
 //! them up in passes of their own; here the products add to one.
 //!
 //! ```text
-//! x -> shared -> x W1, x W2, ...        backward: each adds its part to the sum and sends a zero in
-//!                                       its place; then `shared` sends the sum to x
+//! x -> shared -> x W1, x W2, ...        backward: each adds its part to the sum, the first sends a
+//!                                       zero in its place; then `shared` sends the sum to x
 //! ```
 
 use super::backends::dispatched;
@@ -25,17 +25,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct GradientSum(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
 
 impl GradientSum {
-    /// Replaces the sum so far, of which there is none at first.
+    /// Replaces the sum so far, of which there is none at first; says whether there was none.
     pub(super) fn update<B: Backend>(
         &self,
         add: impl FnOnce(Option<FloatTensor<B>>) -> FloatTensor<B>,
-    ) {
+    ) -> bool {
         let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sum.take().map(|sum| match sum.downcast::<FloatTensor<B>>() {
             Ok(sum) => *sum,
             Err(_) => unreachable!("all products of an input are on its backend"),
         });
+        let is_first = before.is_none();
         *sum = Some(Box::new(add(before)));
+        is_first
     }
 
     fn take<B: Backend>(&self) -> Option<FloatTensor<B>> {
@@ -71,7 +73,7 @@ impl<B: Backend> Backward<B, 1> for SharedInputBackward {
     type State = GradientSum;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        // The zeros of the products, which have come before.
+        // The zero of the first of the products, which have come before.
         grads.consume::<B>(&ops.node);
         let [node] = ops.parents;
         if let (Some(node), Some(sum)) = (node, ops.state.take::<B>()) {

@@ -1,19 +1,26 @@
 //! The sum of the squares of a tensor's elements, in one pass.
 
-use super::backends::{dispatched, for_each_portable_backend, widen};
+#[cfg(feature = "fusion")]
+use super::backends::wide;
+use super::backends::{dispatched, for_ndarray, kernel_trait, widen};
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Slice, Tensor};
 
-/// On plain backend tensors.
-pub(crate) trait SumOfSquaresKernel: Backend {
-    /// `[1]`, in f32 (f64 for f64).
-    fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::<Self>(x)
+kernel_trait! {
+    /// On plain backend tensors.
+    trait SumOfSquaresKernel {
+        /// `[1]`, in f32 (f64 for f64).
+        #[fusion(meta = |x| TensorSpec::new([1].into(), wide(x.dtype).into()))]
+        fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            portable::<Self>(x)
+        }
     }
 }
 
-for_each_portable_backend! { SumOfSquaresKernel {} }
+for_ndarray! { SumOfSquaresKernel }
 
 /// Elements that may be summed in one chain.
 ///
@@ -63,6 +70,8 @@ pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as SumOfSquaresOps>::sum_of_squares(x.into_dispatch()))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex {
     use super::super::kernel::{self, simd_fn};

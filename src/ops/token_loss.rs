@@ -15,10 +15,12 @@
 //! it. Sources: label smoothing arXiv 1512.00567, z-loss arXiv 2204.02311, divergences and their
 //! names arXiv 2306.13649, the factor `temperature^2` arXiv 1503.02531.
 
-use super::backends::cast;
+use super::backends::{cast, for_each_backend_without_kernels, kernel_trait};
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{IndexingUpdateOp, Int, Slice, Tensor};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Slice, Tensor};
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, VariantAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -150,11 +152,62 @@ const TINY: f64 = 1e-37;
 /// A teacher's tokens and log-probabilities on plain backend tensors.
 pub(crate) type TeacherPart<B> = (IntTensor<B>, FloatTensor<B>);
 
+kernel_trait! {
+    /// The loss of a block of tokens on plain backend tensors.
+    trait TokenLossKernel {
+        /// The loss of each token, `[tokens, 1]`, and its gradient with respect to the logits, in the type `dtype`, where
+        /// that is wanted; else the logits.
+        ///
+        /// `logits` is `[tokens, vocabulary]` in f32 (f64), `targets` and `token_weights` are `[tokens, 1]`. Where
+        /// `terms` has no teacher's part, what is given for the teacher is not looked at.
+        #[allow(clippy::too_many_arguments, reason = "a fusing backend takes no tensors in options")]
+        #[fusion(meta = |logits, _targets, weights, _tokens, _log_probs, _terms, dtype, wants_grad| {
+            let dtype = if *wants_grad { (*dtype).into() } else { logits.dtype };
+            (weights.clone(), TensorSpec::new(logits.shape.clone(), dtype))
+        })]
+        fn token_loss(
+            logits: FloatTensor<Self>,
+            targets: IntTensor<Self>,
+            token_weights: FloatTensor<Self>,
+            teacher_tokens: IntTensor<Self>,
+            teacher_log_probs: FloatTensor<Self>,
+            terms: TokenLoss,
+            dtype: FloatDType,
+            wants_grad: bool,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            let teacher = terms.distillation.map(|_| (teacher_tokens, teacher_log_probs));
+            let tokens = (targets, token_weights);
+            portable_loss_and_grad::<Self>(logits, tokens, terms, teacher, dtype, wants_grad)
+        }
+    }
+}
+
+for_each_backend_without_kernels! { TokenLossKernel }
+
+/// As [`TokenLossKernel::token_loss`].
+fn portable_loss_and_grad<B: Backend>(
+    logits: FloatTensor<B>,
+    (targets, token_weights): (IntTensor<B>, FloatTensor<B>),
+    terms: TokenLoss,
+    teacher: Option<TeacherPart<B>>,
+    dtype: FloatDType,
+    wants_grad: bool,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let unchanged = (!wants_grad).then(|| logits.clone());
+    let (loss, grad) =
+        portable_loss::<B>(logits, targets, token_weights, terms, teacher, wants_grad);
+    match (grad, unchanged) {
+        (Some(grad), None) => (loss, cast::<B>(grad, dtype)),
+        (_, Some(unchanged)) => (loss, unchanged),
+        (None, None) => unreachable!("a gradient that is wanted is there"),
+    }
+}
+
 /// The loss of a block of tokens on plain backend tensors, `[tokens, 1]`, and its gradient with
 /// respect to the logits where that is asked for.
 ///
 /// `logits` is `[tokens, vocabulary]` in f32 (f64), `targets` and `token_weights` are `[tokens, 1]`.
-pub(super) fn portable_loss<B: Backend>(
+fn portable_loss<B: Backend>(
     logits: FloatTensor<B>,
     targets: IntTensor<B>,
     token_weights: FloatTensor<B>,
@@ -274,6 +327,8 @@ fn portable_divergence<B: Backend>(
     (value, B::float_scatter(1, spread, tokens, of_tokens, IndexingUpdateOp::Add))
 }
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 pub(super) mod flex {
     use super::super::kernel::{self, simd_fn};

@@ -9,12 +9,12 @@
 //! elsewhere; what waits for a backward pass is codes.
 
 use super::backends::{cast, widen};
-use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
-use super::encoding::{CodeType, EncodedValues, Encoding, ScaleType};
+use super::decoding::{DecodingKernel, decode_scales};
+use super::encoding::{EncodedValues, Encoding};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, TensorMetadata};
-use burn::tensor::{DType, Device, FloatDType, Int, Scalar, Slice, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 /// A matrix on a backend.
 #[derive(Clone, Debug, ExtensionType)]
@@ -60,12 +60,14 @@ impl<B: Backend> WeightPrimitive<B> {
             Self::Encoded { size, .. } => *size,
         }
     }
+}
 
+impl<B: DecodingKernel> WeightPrimitive<B> {
     /// The numbers of a linear layer's matrix, `[input, output]`.
     pub(crate) fn dense(self, dtype: DType) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => cast::<B>(weight, dtype.into()),
-            encoded => cast::<B>(B::float_transpose(encoded.decoded()), dtype.into()),
+            encoded => B::float_transpose(encoded.decoded(dtype.into())),
         }
     }
 
@@ -81,20 +83,20 @@ impl<B: Backend> WeightPrimitive<B> {
                 let count = codes.shape()[0];
                 let codes = B::int_reshape(codes, [count * columns / 4].into());
                 let scales = widen::<B>(B::float_select(scales, 0, ids));
-                decode::<B>(codes, scales, encoding, [count, columns])
+                B::decode(codes, scales, encoding, [count, columns], FloatDType::F32)
             }
-            encoded => B::float_select(encoded.decoded(), 0, ids),
+            encoded => B::float_select(encoded.decoded(FloatDType::F32), 0, ids),
         }
     }
 
-    /// What is encoded, in f32 and in its own orientation.
-    fn decoded(self) -> FloatTensor<B> {
+    /// What is encoded, in its own orientation.
+    fn decoded(self, dtype: FloatDType) -> FloatTensor<B> {
         match self {
-            Self::Dense(weight) => widen::<B>(weight),
+            Self::Dense(weight) => cast::<B>(weight, dtype),
             Self::Encoded { codes, scale_codes, scales, encoding, size } => {
                 let blocks = (size[0] * size[1]).div_ceil(encoding.block);
                 let scales = decode_scales::<B>(scale_codes, scales, encoding.scales, blocks);
-                decode::<B>(codes, scales, encoding, size)
+                B::decode(codes, scales, encoding, size, dtype)
             }
         }
     }
@@ -120,83 +122,6 @@ impl<B: Backend, C: CheckpointStrategy> WeightPrimitive<Autodiff<B, C>> {
             }
         }
     }
-}
-
-/// The bytes of words, in order.
-pub(super) fn unpack_bytes<B: Backend>(words: IntTensor<B>) -> IntTensor<B> {
-    unpack::<B>(words, 8)
-}
-
-/// The numbers in words, each of so many bits; the first of two in a byte is in its upper half.
-fn unpack<B: Backend>(words: IntTensor<B>, bits: usize) -> IntTensor<B> {
-    let count = words.shape()[0];
-    let shifts: &[i64] = match bits {
-        8 => &[0, 8, 16, 24],
-        _ => &[4, 0, 12, 8, 20, 16, 28, 24],
-    };
-    let mask = Scalar::from((1i64 << bits) - 1);
-    let part = |shift: &i64| {
-        let part = B::bitwise_right_shift_scalar(words.clone(), Scalar::from(*shift));
-        B::int_reshape(B::bitwise_and_scalar(part, mask), [count, 1].into())
-    };
-    let parts: Vec<IntTensor<B>> = shifts.iter().map(part).collect();
-    B::int_reshape(B::int_cat(parts, 1), [count * shifts.len()].into())
-}
-
-/// The entries of a table at these places, `[places]`.
-fn look_up<B: Backend>(table: &[f32], places: IntTensor<B>) -> FloatTensor<B> {
-    let table = TensorData::new(table.to_vec(), [table.len()]);
-    B::float_select(B::float_from_data(table, &places.device()), 0, places)
-}
-
-/// The values of codes, `size`, by the scales of their blocks.
-fn decode<B: Backend>(
-    codes: IntTensor<B>,
-    scales: FloatTensor<B>,
-    encoding: Encoding,
-    size: [usize; 2],
-) -> FloatTensor<B> {
-    let Encoding { codes: kind, block, .. } = encoding;
-    let count = size[0] * size[1];
-    let blocks = count.div_ceil(block);
-    let codes = unpack::<B>(codes, encoding.bits());
-    let codes = B::int_slice(codes, &[Slice::from(0..blocks * block)]);
-    let values = match kind {
-        CodeType::Integer8 { unit } => {
-            // The sign is the upper bit.
-            let flipped = B::bitwise_xor_scalar(codes, Scalar::from(128i64));
-            let signed = B::int_sub_scalar(flipped, Scalar::from(128i64));
-            B::float_mul_scalar(B::int_into_float(signed, FloatDType::F32), Scalar::from(unit))
-        }
-        CodeType::Table4(table) => look_up::<B>(table, codes),
-    };
-    let values = B::float_reshape(values, [blocks, block].into());
-    let values = B::float_mul(values, B::float_reshape(scales, [blocks, 1].into()));
-    let values = B::float_reshape(values, [blocks * block].into());
-    let values = B::float_slice(values, &[Slice::from(0..count)]);
-    B::float_reshape(values, size.into())
-}
-
-/// The scales of so many blocks, in f32.
-fn decode_scales<B: Backend>(
-    codes: IntTensor<B>,
-    scales: FloatTensor<B>,
-    kind: ScaleType,
-    blocks: usize,
-) -> FloatTensor<B> {
-    let scales = widen::<B>(scales);
-    if kind != ScaleType::Dynamic8 {
-        return scales;
-    }
-    let groups = blocks.div_ceil(SCALES_PER_BLOCK);
-    let codes = look_up::<B>(&SIGNED.values, unpack::<B>(codes, 8));
-    let codes = B::float_reshape(codes, [groups, SCALES_PER_BLOCK].into());
-    let of_groups = B::float_slice(scales.clone(), &[Slice::from(0..groups)]);
-    let mean = B::float_slice(scales, &[Slice::from(groups..groups + 1)]);
-    let scales = B::float_mul(codes, B::float_reshape(of_groups, [groups, 1].into()));
-    let scales = B::float_add(scales, B::float_reshape(mean, [1, 1].into()));
-    let scales = B::float_reshape(scales, [groups * SCALES_PER_BLOCK].into());
-    B::float_slice(scales, &[Slice::from(0..blocks)])
 }
 
 /// A matrix that operations multiply with: numbers, or codes of fewer bits.

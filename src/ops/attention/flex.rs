@@ -47,7 +47,7 @@ impl AttentionKernel for Flex {
         grad: FloatTensor<Self>,
         saved: Saved<Self>,
         extent: Extent,
-    ) -> [FloatTensor<Self>; 3] {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !kernel::all_f32([&grad, &saved.q, &saved.k, &saved.v]) {
             let whole = Extent { longest: extent.shape.seq, ..extent };
             return portable::backward::<Self>(grad, saved, whole);
@@ -79,7 +79,7 @@ impl AttentionKernel for Flex {
         let [grad_k, grad_v] = sums.expect("there is a part");
         let kv_size = [shape.tokens(), shape.kv_width()];
         let grad_q = grad_q.into_tensor([shape.tokens(), shape.width()]);
-        [grad_q, grad_k.into_tensor(kv_size), grad_v.into_tensor(kv_size)]
+        (grad_q, grad_k.into_tensor(kv_size), grad_v.into_tensor(kv_size))
     }
 }
 

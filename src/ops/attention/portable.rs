@@ -82,8 +82,8 @@ pub(super) fn backward<B: Backend>(
     grad: FloatTensor<B>,
     saved: Saved<B>,
     extent: Extent,
-) -> [FloatTensor<B>; 3] {
-    backward_in_blocks::<B>(grad, saved, extent, query_block(extent))
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    backward_in_blocks::<B>(grad, saved, extent, query_block(extent)).into()
 }
 
 fn backward_in_blocks<B: Backend>(

@@ -1,0 +1,133 @@
+//! How far a backend is from flex: loss and gradients of a batch, the course of a training, generated tokens.
+
+use burn::tensor::Device;
+use mixdistill::Result;
+use mixdistill::data::{Batch, Row, TextTokenizer, arith};
+use mixdistill::model::{DecoderConfig, GenerateConfig, LoraConfig, StepOptions, StopConditions};
+use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Tokens that rows have.
+const VOCABULARY: u64 = 67;
+
+/// Rows that have something to learn, of a length for each number: each counts up in steps of its own.
+pub fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
+    (first..first + count)
+        .map(|number| {
+            let (step, length) = (1 + number % 3, length(number) as u64);
+            Row {
+                tokens: (0..length).map(|i| ((number + i * step) % VOCABULARY) as u32).collect(),
+                prompt: 3,
+                label: format!("row {number}"),
+                number,
+                ..Row::default()
+            }
+        })
+        .collect()
+}
+
+/// The largest magnitude; infinite where one is no number.
+fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |largest, x| match x.is_finite() {
+        true => f64::from(x.abs()).max(largest),
+        false => f64::INFINITY,
+    })
+}
+
+/// Loss and gradients of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub loss: f64,
+    pub gradients: BTreeMap<String, Vec<f32>>,
+}
+
+/// Loss and gradients of a batch on a backend, of the whole model or of adapters.
+pub fn step(
+    config: &DecoderConfig,
+    device: &Device,
+    batch: &Batch,
+    options: &StepOptions,
+    lora: bool,
+) -> Result<Step> {
+    let mut decoder = config.init(5, &device.clone().autodiff())?;
+    if lora {
+        let config = LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() };
+        decoder = decoder.with_lora(&config, 1)?;
+    }
+    let batches = std::slice::from_ref(batch);
+    let step = step_gradients_with(&decoder, batches, options, &mut |_| Ok(()))?;
+    let named = named_gradients(&decoder, &step.gradients)?;
+    let gradients = named.into_iter().map(|(name, tensor)| (name, tensor.values)).collect();
+    Ok(Step { loss: step.loss, gradients })
+}
+
+/// How far apart two steps are.
+#[derive(Clone, Debug)]
+pub struct Distance {
+    /// Of the losses, as a share.
+    pub loss: f64,
+    /// The largest of a gradient, in units of the largest magnitude in its tensor; infinite where there are other
+    /// gradients.
+    pub gradient: f64,
+    /// Where that is.
+    pub parameter: String,
+}
+
+impl Distance {
+    pub fn of(found: &Step, expected: &Step) -> Self {
+        let loss = (found.loss - expected.loss).abs() / expected.loss;
+        let none = Self { loss, gradient: 0.0, parameter: String::new() };
+        if !found.gradients.keys().eq(expected.gradients.keys()) {
+            return Self { gradient: f64::INFINITY, ..none };
+        }
+        let mut worst = none;
+        for (parameter, expected) in &expected.gradients {
+            let found = &found.gradients[parameter];
+            let difference: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
+            // B of adapters starts at 0, so that A has no gradient at all.
+            let unit = if largest(expected) == 0.0 { 1.0 } else { largest(expected) };
+            let gradient = match found.len() == expected.len() {
+                true => largest(&difference) / unit,
+                false => f64::INFINITY,
+            };
+            if gradient >= worst.gradient {
+                worst = Self { gradient, parameter: parameter.clone(), ..worst };
+            }
+        }
+        worst
+    }
+}
+
+/// The losses of twenty steps.
+pub fn course(config: &DecoderConfig, device: &Device) -> Result<Vec<f64>> {
+    let train = TrainConfig {
+        batch_size: 2,
+        accumulate: 2,
+        learning_rate: 3e-3,
+        warmup_steps: 2,
+        ..TrainConfig::default()
+    };
+    let model = config.init(5, &device.clone().autodiff())?;
+    let mut learner = Learner::new(model, train)?;
+    (0..20u64).map(|i| Ok(learner.train_step(&rows(4 * i, 4, |_| 25), 20)?.loss)).collect()
+}
+
+/// The largest difference of losses, as a share; no number where one is none.
+pub fn farthest(found: &[f64], expected: &[f64]) -> f64 {
+    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / b);
+    off.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) })
+}
+
+/// Twelve tokens for each of three prompts.
+pub fn tokens(config: &DecoderConfig, device: &Device) -> Result<Vec<Vec<u32>>> {
+    let words = arith::vocabulary();
+    let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str))?;
+    let prompts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6, 5], vec![35]];
+    let settings = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
+    let model = config.init(5, device)?;
+    let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
+    let all =
+        model.generate(&prompts, stop_conditions, &settings, &mut |_| ControlFlow::Continue(()))?;
+    Ok(all.into_iter().map(|answer| answer.tokens).collect())
+}

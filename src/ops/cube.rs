@@ -1,0 +1,187 @@
+//! What the kernels for GPUs share. They are written in CubeCL, once for CUDA, ROCm, Metal, Vulkan and WebGPU.
+//!
+//! Sums within a cube go through shared memory, in an order that depends on the sizes alone: no atomics, and no
+//! operations of a plane, whose width differs between devices.
+
+#[cfg(all(test, feature = "flex"))]
+pub(super) mod testing;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::calculate_cube_count_elemwise;
+use burn_cubecl::cubecl::ir::ElemType;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::kernel::{
+    into_contiguous,
+    matmul::{MatmulStrategy, matmul},
+};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+pub(super) use burn_cubecl::{CubeBackend, cubecl, tensor::CubeTensor};
+
+/// Whether the kernels take tensors of these types: what sums in f32 are right for.
+pub(super) fn are_short<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
+    let short = [DType::F32, DType::F16, DType::BF16];
+    tensors.iter().all(|tensor| short.contains(&tensor.dtype))
+}
+
+/// The type that a kernel is compiled for.
+pub(super) fn element(tensor: &CubeTensor) -> ElemType {
+    dtype_to_storage_type(tensor.dtype)
+}
+
+/// The same, row after row.
+pub(super) fn in_rows<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
+    tensors.map(into_contiguous)
+}
+
+/// A tensor on the device of another, whose values are to be written.
+pub(super) fn unwritten(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    let (client, device) = (like.client.clone(), like.device.clone());
+    empty_device_contiguous_dtype(client, device, shape.into(), dtype)
+}
+
+/// The tensor itself if nothing else holds it, a copy otherwise; row after row.
+pub(super) fn writable(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    match tensor.can_mut() && tensor.is_nonoverlapping() {
+        true => tensor,
+        false => tensor.copy(),
+    }
+}
+
+/// Elements that a unit takes at once: the most that divide `width` and that the device reads at once in all of
+/// the tensors.
+pub(super) fn vector_of<const N: usize>(width: usize, tensors: [&CubeTensor; N]) -> usize {
+    let of = |tensor: &CubeTensor| {
+        let sizes = tensor.client.io_optimized_vector_sizes(tensor.dtype.size());
+        sizes.filter(|size| width.is_multiple_of(*size)).max().unwrap_or(1)
+    };
+    tensors.map(of).into_iter().min().unwrap_or(1)
+}
+
+/// Units of a cube that has a row of so many vectors: a power of two.
+pub(super) fn units_of(vectors: usize, tensor: &CubeTensor) -> usize {
+    let most = tensor.client.properties().hardware.max_units_per_cube.max(1) as usize;
+    // A few vectors for each unit, and at least as many units as run together.
+    let wanted = vectors.div_ceil(4).next_power_of_two().clamp(32, 256);
+    // The largest power of two that the device has.
+    wanted.min(1 << most.ilog2())
+}
+
+/// So many cubes of `units` units. There may be some more: each kernel leaves out those past the last.
+pub(super) fn cubes(count: usize, units: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new_1d(units as u32);
+    (calculate_cube_count_elemwise(&tensor.client, count * units, dim), dim)
+}
+
+/// Cubes for so many elements or vectors, one for each unit.
+pub(super) fn units(count: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(&tensor.client, count);
+    (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
+}
+
+/// The product of matrices, `[.., rows, inner]` and `[.., inner, columns]`, summed in f32 and given in the type
+/// `dtype`, row after row.
+pub(super) fn product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor {
+    let mut shape = a.shape();
+    let last = shape.num_dims() - 1;
+    shape[last] = b.shape()[last];
+    let out = unwritten(&a, shape, dtype);
+    matmul(a, b, Some(out), MatmulStrategy::default(), dtype).expect("a product of right sizes")
+}
+
+/// The sum of the units' values, for all units of the cube. `scratch` has a place for each.
+#[cube]
+pub(super) fn cube_sum(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
+    scratch[UNIT_POS as usize] = value;
+    sync_cube();
+    let mut half = comptime!(units / 2).runtime();
+    while half > 0 {
+        if (UNIT_POS as usize) < half {
+            let other = scratch[UNIT_POS as usize + half];
+            scratch[UNIT_POS as usize] += other;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let sum = scratch[0];
+    // Before the next sum writes there.
+    sync_cube();
+    sum
+}
+
+/// The largest of the units' values, for all units of the cube.
+#[cube]
+pub(super) fn cube_max(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
+    scratch[UNIT_POS as usize] = value;
+    sync_cube();
+    let mut half = comptime!(units / 2).runtime();
+    while half > 0 {
+        if (UNIT_POS as usize) < half {
+            let other = scratch[UNIT_POS as usize + half];
+            let own = scratch[UNIT_POS as usize];
+            scratch[UNIT_POS as usize] = max(own, other);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let largest = scratch[0];
+    sync_cube();
+    largest
+}
+
+/// The sum of a vector's elements.
+#[cube]
+pub(super) fn vector_total<N: Size>(vector: Vector<f32, N>) -> f32 {
+    let mut sum = vector.extract(0usize);
+    #[unroll]
+    for i in 1..N::value() {
+        sum += vector.extract(i);
+    }
+    sum
+}
+
+/// Sums the rows of `rows` `[count, width]`, in their order; a unit for each vector of columns.
+#[cube(launch_unchecked)]
+fn sum_rows_kernel<F: Float, N: Size>(
+    rows: &Tensor<Vector<f32, N>>,
+    sums: &mut Tensor<Vector<F, N>>,
+    count: usize,
+    vectors: usize,
+    #[define(F)] _element: ElemType,
+) {
+    if ABSOLUTE_POS >= vectors {
+        terminate!();
+    }
+    let mut sum = Vector::<f32, N>::new(0.0);
+    for row in 0..count {
+        sum += rows[row * vectors + ABSOLUTE_POS];
+    }
+    sums[ABSOLUTE_POS] = Vector::cast_from(sum);
+}
+
+/// The sum of the rows of `rows` `[count, width]`, which is in f32, as `[width]` in the type `dtype`.
+pub(super) fn sum_rows(rows: CubeTensor, dtype: DType) -> CubeTensor {
+    let [count, width] = [rows.meta.shape()[0], rows.meta.shape()[1]];
+    let sums = unwritten(&rows, [width], dtype);
+    let vector = vector_of(width, [&rows, &sums]);
+    let (cube_count, cube_dim) = units(width / vector, &rows);
+    // SAFETY: a unit takes its own column of vectors, in rows that are there.
+    unsafe {
+        sum_rows_kernel::launch_unchecked(
+            &rows.client.clone(),
+            cube_count,
+            cube_dim,
+            vector,
+            rows.into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            count,
+            width / vector,
+            element(&sums),
+        );
+    }
+    sums
+}

@@ -1,0 +1,183 @@
+//! Kernels for GPUs: a cube for each row forward, a cube for some rows backward.
+
+use super::super::cube::{
+    CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, sum_rows,
+    units_of, unwritten, vector_of, vector_total,
+};
+use super::{RmsNormKernel, portable_backward, portable_forward};
+use burn::tensor::DType;
+use burn_cubecl::cubecl::ir::ElemType;
+use burn_cubecl::cubecl::prelude::*;
+
+/// Rows that one cube takes in the backward pass; it adds up their parts of the weight's gradient.
+const ROWS: usize = 16;
+
+#[cube(launch_unchecked)]
+fn forward_kernel<X: Float, W: Float, N: Size>(
+    x: &Tensor<Vector<X, N>>,
+    weight: &Tensor<Vector<W, N>>,
+    y: &mut Tensor<Vector<X, N>>,
+    rstd: &mut Tensor<f32>,
+    rows: usize,
+    vectors: usize,
+    eps: f32,
+    #[comptime] units: usize,
+    #[define(X, W)] _elements: [ElemType; 2],
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let mut scratch = Shared::<[f32]>::new_slice(units);
+    let first = row * vectors;
+    let mut squares = Vector::<f32, N>::new(0.0);
+    for i in range_stepped(UNIT_POS as usize, vectors, units) {
+        let x = Vector::<f32, N>::cast_from(x[first + i]);
+        squares += x * x;
+    }
+    let sum = cube_sum(vector_total(squares), &mut scratch, units);
+    let scale = 1.0 / (sum / f32::cast_from(vectors * N::value()) + eps).sqrt();
+    if UNIT_POS == 0 {
+        rstd[row] = scale;
+    }
+    let scale = Vector::<f32, N>::new(scale);
+    for i in range_stepped(UNIT_POS as usize, vectors, units) {
+        let x = Vector::<f32, N>::cast_from(x[first + i]);
+        let weight = Vector::<f32, N>::cast_from(weight[i]);
+        y[first + i] = Vector::cast_from(x * scale * weight);
+    }
+}
+
+#[cube(launch_unchecked)]
+fn backward_kernel<X: Float, W: Float, N: Size>(
+    grad: &Tensor<Vector<X, N>>,
+    x: &Tensor<Vector<X, N>>,
+    weight: &Tensor<Vector<W, N>>,
+    rstd: &Tensor<f32>,
+    grad_x: &mut Tensor<Vector<X, N>>,
+    // The sums over the rows of each cube, `[cubes, width]`.
+    partials: &mut Tensor<Vector<f32, N>>,
+    rows: usize,
+    vectors: usize,
+    #[comptime] units: usize,
+    // Vectors of a row for each unit, rounded up.
+    #[comptime] columns: usize,
+    #[define(X, W)] _elements: [ElemType; 2],
+) {
+    let first_row = CUBE_POS * ROWS;
+    if first_row >= rows {
+        terminate!();
+    }
+    let mut scratch = Shared::<[f32]>::new_slice(units);
+    let mut sums = Array::<Vector<f32, N>>::new(columns);
+    for k in 0..columns {
+        sums[k] = Vector::new(0.0);
+    }
+    for row in first_row..min(first_row + ROWS, rows) {
+        let first = row * vectors;
+        let scale = rstd[row];
+        let mut products = Vector::<f32, N>::new(0.0);
+        for i in range_stepped(UNIT_POS as usize, vectors, units) {
+            let grad = Vector::<f32, N>::cast_from(grad[first + i]);
+            let weight = Vector::<f32, N>::cast_from(weight[i]);
+            products += grad * weight * Vector::cast_from(x[first + i]);
+        }
+        let dot = cube_sum(vector_total(products), &mut scratch, units);
+        let factor = dot * scale * scale / f32::cast_from(vectors * N::value());
+        let factor = Vector::<f32, N>::new(factor);
+        let scale = Vector::<f32, N>::new(scale);
+        for k in 0..columns {
+            let i = UNIT_POS as usize + k * units;
+            if i < vectors {
+                let grad = Vector::<f32, N>::cast_from(grad[first + i]);
+                let x = Vector::<f32, N>::cast_from(x[first + i]);
+                let weight = Vector::<f32, N>::cast_from(weight[i]);
+                grad_x[first + i] = Vector::cast_from((grad * weight - x * factor) * scale);
+                sums[k] += grad * x * scale;
+            }
+        }
+    }
+    for k in 0..columns {
+        let i = UNIT_POS as usize + k * units;
+        if i < vectors {
+            partials[CUBE_POS * vectors + i] = sums[k];
+        }
+    }
+}
+
+impl RmsNormKernel for CubeBackend {
+    fn rms_norm_forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
+        if !are_short([&x, &weight]) {
+            return portable_forward::<Self>(x, weight, eps);
+        }
+        let [x, weight] = in_rows([x, weight]);
+        let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
+        let (y, rstd) =
+            (unwritten(&x, [rows, width], x.dtype), unwritten(&x, [rows, 1], DType::F32));
+        let vector = vector_of(width, [&x, &weight]);
+        let units = units_of(width / vector, &x);
+        let (cube_count, cube_dim) = cubes(rows, units, &x);
+        let elements = [element(&x), element(&weight)];
+        // SAFETY: each cube stays within its row of `width / vector` vectors, of which there are `rows`.
+        unsafe {
+            forward_kernel::launch_unchecked(
+                &x.client.clone(),
+                cube_count,
+                cube_dim,
+                vector,
+                x.into_tensor_arg(),
+                weight.into_tensor_arg(),
+                y.clone().into_tensor_arg(),
+                rstd.clone().into_tensor_arg(),
+                rows,
+                width / vector,
+                eps,
+                units,
+                elements,
+            );
+        }
+        (y, rstd)
+    }
+
+    fn rms_norm_backward(
+        grad: CubeTensor,
+        x: CubeTensor,
+        weight: CubeTensor,
+        rstd: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        if !are_short([&grad, &x, &weight]) || grad.dtype != x.dtype {
+            return portable_backward::<Self>(grad, x, weight, rstd);
+        }
+        let [grad, x, weight, rstd] = in_rows([grad, x, weight, rstd]);
+        let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
+        let count = rows.div_ceil(ROWS);
+        let grad_x = unwritten(&x, [rows, width], x.dtype);
+        let partials = unwritten(&x, [count, width], DType::F32);
+        let vector = vector_of(width, [&x, &weight, &partials]);
+        let units = units_of(width / vector, &x);
+        let (cube_count, cube_dim) = cubes(count, units, &x);
+        let (elements, weight_dtype) = ([element(&x), element(&weight)], weight.dtype);
+        // SAFETY: each cube stays within its rows of `width / vector` vectors, of which there are `rows`, and has
+        // one row of `partials`.
+        unsafe {
+            backward_kernel::launch_unchecked(
+                &x.client.clone(),
+                cube_count,
+                cube_dim,
+                vector,
+                grad.into_tensor_arg(),
+                x.into_tensor_arg(),
+                weight.into_tensor_arg(),
+                rstd.into_tensor_arg(),
+                grad_x.clone().into_tensor_arg(),
+                partials.clone().into_tensor_arg(),
+                rows,
+                width / vector,
+                units,
+                (width / vector).div_ceil(units),
+                elements,
+            );
+        }
+        (grad_x, sum_rows(partials, weight_dtype))
+    }
+}
