@@ -133,5 +133,5 @@ pub fn profile(_work: impl FnMut() -> Result<()>) -> Result<Value> {
 #[cfg(not(feature = "cube"))]
 fn none() -> Result<Value> {
     let hint = "Build with a GPU's feature, as `--features wgpu`";
-    Err(Error::config("launches", "this build has no backend for GPUs".into(), hint))
+    Err(Error::config("launches", "this build has no backend for GPUs", hint))
 }
