@@ -327,16 +327,15 @@ fn key_kernel<F: Float, I: Int, N: Size>(
             for i in range_stepped(lane, tile, lanes) {
                 let query = first_query + i;
                 let mut factor = 0.0f32;
-                if query < end && key <= query {
-                    if key >= usize::cast_from(starts[base + query]) {
-                        let score = dot(&queries, i, &keys, row, vectors) * scale;
-                        let prob = (score - query_sums[2 * (first_row + query)]).exp();
-                        factor = prob;
-                        if comptime!(of_keys) {
-                            let prob_grad = dot(&grads, i, &values, row, vectors);
-                            let mean = query_sums[2 * (first_row + query) + 1];
-                            factor = prob * (prob_grad - mean) * scale;
-                        }
+                let start = usize::cast_from(starts[base + min(query, end - 1)]);
+                if query < end && key <= query && key >= start {
+                    let score = dot(&queries, i, &keys, row, vectors) * scale;
+                    let prob = (score - query_sums[2 * (first_row + query)]).exp();
+                    factor = prob;
+                    if comptime!(of_keys) {
+                        let prob_grad = dot(&grads, i, &values, row, vectors);
+                        let mean = query_sums[2 * (first_row + query) + 1];
+                        factor = prob * (prob_grad - mean) * scale;
                     }
                 }
                 factors[i * tile + row] = factor;
