@@ -2,6 +2,9 @@
 //!
 //! Sums within a cube go through shared memory, in an order that depends on the sizes alone: no atomics, and no
 //! operations of a plane, whose width differs between devices.
+//!
+//! A kernel may be a longer function than others here: its units share memory between barriers that all of them
+//! reach, which can be checked only where they stand together.
 
 #[cfg(all(test, feature = "flex"))]
 pub(super) mod testing;
