@@ -93,47 +93,55 @@ pub(super) fn product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor 
     let last = shape.num_dims() - 1;
     shape[last] = b.shape()[last];
     let out = unwritten(&a, shape, dtype);
-    matmul(a, b, Some(out), MatmulStrategy::default(), dtype).expect("a product of right sizes")
+    product_to(a, b, out.clone());
+    out
+}
+
+/// Writes the product of matrices to a tensor that lies row after row.
+pub(super) fn product_to(a: CubeTensor, b: CubeTensor, out: CubeTensor) {
+    let dtype = out.dtype;
+    matmul(a, b, Some(out), MatmulStrategy::default(), dtype).expect("a product of right sizes");
 }
 
 /// The sum of the units' values, for all units of the cube. `scratch` has a place for each.
 #[cube]
 pub(super) fn cube_sum(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
-    scratch[UNIT_POS as usize] = value;
-    sync_cube();
-    let mut half = comptime!(units / 2).runtime();
-    while half > 0 {
-        if (UNIT_POS as usize) < half {
-            let other = scratch[UNIT_POS as usize + half];
-            scratch[UNIT_POS as usize] += other;
-        }
-        sync_cube();
-        half /= 2;
-    }
-    let sum = scratch[0];
-    // Before the next sum writes there.
-    sync_cube();
-    sum
+    cube_reduced(value, scratch, units, false)
 }
 
 /// The largest of the units' values, for all units of the cube.
 #[cube]
 pub(super) fn cube_max(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
-    scratch[UNIT_POS as usize] = value;
+    cube_reduced(value, scratch, units, true)
+}
+
+#[cube]
+fn cube_reduced(
+    value: f32,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] units: usize,
+    #[comptime] largest: bool,
+) -> f32 {
+    let place = UNIT_POS as usize;
+    scratch[place] = value;
     sync_cube();
     let mut half = comptime!(units / 2).runtime();
     while half > 0 {
-        if (UNIT_POS as usize) < half {
-            let other = scratch[UNIT_POS as usize + half];
-            let own = scratch[UNIT_POS as usize];
-            scratch[UNIT_POS as usize] = max(own, other);
+        if place < half {
+            let (own, other) = (scratch[place], scratch[place + half]);
+            if comptime!(largest) {
+                scratch[place] = max(own, other);
+            } else {
+                scratch[place] = own + other;
+            }
         }
         sync_cube();
         half /= 2;
     }
-    let largest = scratch[0];
+    let reduced = scratch[0];
+    // Before the next one writes there.
     sync_cube();
-    largest
+    reduced
 }
 
 /// The sum of a vector's elements.

@@ -5,8 +5,8 @@
 //! heads that share keys are rows of one matrix.
 
 use super::super::cube::{
-    CubeBackend, CubeTensor, are_short, cubes, element, in_rows, product, units, units_of,
-    unwritten, vector_of,
+    CubeBackend, CubeTensor, are_short, cubecl::prelude::TensorArg, cubes, element, in_rows,
+    product, product_to, units, units_of, unwritten, vector_of,
 };
 use super::{AttentionKernel, AttentionShape, Extent, Saved, flash, portable};
 use burn::backend::ops::FloatTensorOps;
@@ -16,6 +16,7 @@ use burn_cubecl::ops::numeric::zeros_client;
 use std::ops::Range;
 
 mod kernels;
+pub(super) use kernels::LEAST;
 
 /// Most scores of a block, in elements (256 MiB in f32).
 const SCORES: usize = 64 * 1024 * 1024;
@@ -25,17 +26,16 @@ const BLOCKS: usize = 4;
 /// Queries of a block, where the row has as many, that keep a GPU busy.
 const QUERIES: usize = 256;
 
-/// Queries of a block.
-fn query_block(Extent { shape, longest }: Extent) -> usize {
+/// Queries of a block, a multiple of `step`, so that a block of rows by heads begins where a device can begin to read.
+fn query_block(Extent { shape, longest }: Extent, step: usize) -> usize {
     let wanted = shape.seq.div_ceil(BLOCKS).max(QUERIES).min(longest.max(QUERIES));
     let keys = (wanted + longest).min(shape.seq);
     let most = SCORES / (shape.batch * shape.heads * keys).max(1);
-    wanted.min(most).clamp(1, shape.seq)
-}
-
-fn blocks(extent: Extent) -> impl DoubleEndedIterator<Item = Range<usize>> {
-    let (seq, block) = (extent.shape.seq, query_block(extent));
-    (0..seq.div_ceil(block)).map(move |i| i * block..((i + 1) * block).min(seq))
+    let block = match wanted <= most {
+        true => wanted.next_multiple_of(step),
+        false => most / step * step,
+    };
+    block.max(step).min(shape.seq)
 }
 
 /// One call's sizes, and what its kernels are given.
@@ -45,11 +45,20 @@ struct Call {
     starts: CubeTensor,
     /// Type of the inputs and of the matrix products' factors.
     dtype: DType,
+    /// Queries of a block.
+    block: usize,
 }
 
 impl Call {
     fn new(extent: Extent, starts: CubeTensor, dtype: DType) -> Self {
-        Self { extent, shape: extent.shape, starts, dtype }
+        let alignment = starts.client.properties().memory.alignment as usize;
+        let block = query_block(extent, alignment.div_ceil(dtype.size()));
+        Self { extent, shape: extent.shape, starts, dtype, block }
+    }
+
+    fn blocks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        let (seq, block) = (self.shape.seq, self.block);
+        (0..seq.div_ceil(block)).map(move |i| i * block..((i + 1) * block).min(seq))
     }
 
     fn matrices(&self) -> usize {
@@ -62,60 +71,76 @@ impl Call {
         (queries.start + 1).saturating_sub(self.extent.longest)..queries.end
     }
 
-    /// Some rows of `[tokens, heads * dim]` as `[batch * kv_heads, group * rows, dim]`.
-    fn by_head(&self, x: &CubeTensor, heads: usize, rows: &Range<usize>) -> CubeTensor {
-        let (dim, group) = (self.shape.head_dim, heads / self.shape.kv_heads);
-        let out = unwritten(x, [self.matrices(), group * rows.len(), dim], x.dtype);
-        let vector = vector_of(dim, [x]);
-        let count = self.shape.batch * heads * rows.len() * dim / vector;
-        let (cube_count, cube_dim) = units(count, x);
-        // SAFETY: a unit writes its own vector, and reads one of a token and head that are there.
-        unsafe {
-            kernels::gather_kernel::launch_unchecked(
-                &x.client,
-                cube_count,
-                cube_dim,
-                vector,
-                x.clone().into_tensor_arg(),
-                out.clone().into_tensor_arg(),
-                count,
-                self.shape.seq,
-                rows.start,
-                rows.len(),
-                heads,
-                dim / vector,
-                element(x),
-            );
-        }
-        out
+    /// The layout by heads in vectors of so many elements, in blocks of so many tokens.
+    fn layout(&self, heads: usize, block: usize, vector: usize) -> kernels::ByHeadLaunch {
+        let AttentionShape { batch, seq, head_dim, .. } = self.shape;
+        let vectors = head_dim / vector;
+        let count = batch * heads * seq * vectors;
+        let of_block = batch * heads * block * vectors;
+        kernels::ByHeadLaunch::new(count, seq, block, of_block, heads, vectors)
     }
 
-    /// Writes rows, as [`Call::by_head`] has them, to their places in `out`.
-    fn to_tokens(&self, x: CubeTensor, out: &CubeTensor, heads: usize, rows: &Range<usize>) {
-        let [x] = in_rows([x]);
-        let dim = self.shape.head_dim;
-        let vector = vector_of(dim, [&x, out]);
-        let count = self.shape.batch * heads * rows.len() * dim / vector;
-        let (cube_count, cube_dim) = units(count, &x);
-        let elements = [element(&x), element(out)];
-        // SAFETY: a unit reads its own vector, and writes that of its token and head, as no other does.
+    /// One tensor `[tokens, heads * dim]` or two by heads, `[batch * heads * seq, dim]`, or with `to_tokens` back.
+    fn lay_out<const N: usize>(
+        &self,
+        tensors: [&CubeTensor; N],
+        heads: usize,
+        block: usize,
+        to_tokens: bool,
+    ) -> [CubeTensor; N] {
+        const { assert!(N == 1 || N == 2, "the kernel takes one or two") };
+        let AttentionShape { batch, seq, head_dim, .. } = self.shape;
+        let size = match to_tokens {
+            true => [batch * seq, heads * head_dim],
+            false => [batch * heads * seq, head_dim],
+        };
+        let outs = tensors.map(|x| unwritten(x, size, self.dtype));
+        let (first, first_out) = (tensors[0], &outs[0]);
+        let vector = vector_of(head_dim, [first, first_out]);
+        let (cube_count, cube_dim) = units(batch * heads * seq * head_dim / vector, first);
+        let second_out = match outs.get(1) {
+            Some(out) => out.clone().into_tensor_arg(),
+            None => first_out.as_tensor_alias(2),
+        };
+        // SAFETY: a unit reads its own vector, of what is there, and writes the one that takes its place.
         unsafe {
-            kernels::scatter_kernel::launch_unchecked(
-                &out.client,
+            kernels::lay_out_kernel::launch_unchecked(
+                &first.client,
                 cube_count,
                 cube_dim,
                 vector,
-                x.into_tensor_arg(),
-                out.clone().into_tensor_arg(),
-                count,
-                self.shape.seq,
-                rows.start,
-                rows.len(),
-                heads,
-                dim / vector,
-                elements,
+                first.clone().into_tensor_arg(),
+                tensors[N - 1].clone().into_tensor_arg(),
+                first_out.clone().into_tensor_arg(),
+                second_out,
+                self.layout(heads, block, vector),
+                N == 2,
+                to_tokens,
+                [element(first), element(first_out)],
             );
         }
+        outs
+    }
+
+    /// Queries, or what is like them, by heads in blocks.
+    fn queries<const N: usize>(&self, tensors: [&CubeTensor; N]) -> [CubeTensor; N] {
+        self.lay_out(tensors, self.shape.heads, self.block, false)
+    }
+
+    /// Keys and values by heads, `[batch * kv_heads, seq, dim]`.
+    fn keys_and_values(&self, tensors: [&CubeTensor; 2]) -> [CubeTensor; 2] {
+        let AttentionShape { seq, kv_heads, head_dim, .. } = self.shape;
+        let size = [self.matrices(), seq, head_dim];
+        self.lay_out(tensors, kv_heads, seq, false).map(|x| with_shape(x, size))
+    }
+
+    /// A block of what [`Call::queries`] gives, as `[batch * kv_heads, group * rows, dim]`, in the same memory.
+    fn block_of(&self, x: &CubeTensor, queries: &Range<usize>) -> CubeTensor {
+        let AttentionShape { batch, heads, head_dim, .. } = self.shape;
+        let start = batch * heads * queries.start * head_dim * x.dtype.size();
+        let mut block = x.clone();
+        block.handle = block.handle.offset_start(start as u64);
+        with_shape(block, [self.matrices(), self.shape.group() * queries.len(), head_dim])
     }
 
     /// Some rows of `[batch * kv_heads, seq, dim]`.
@@ -123,30 +148,39 @@ impl Call {
         slice(x.clone(), &[0..self.matrices(), rows.clone(), 0..self.shape.head_dim])
     }
 
-    /// Adds rows to a sum in f32, which is all zeros where there is none.
-    fn add_rows(&self, sum: &mut Option<CubeTensor>, part: CubeTensor, rows: &Range<usize>) {
+    /// Adds rows to two sums in f32, which are all zeros where there are none.
+    fn add_rows(
+        &self,
+        sums: Option<[CubeTensor; 2]>,
+        parts: [CubeTensor; 2],
+        rows: &Range<usize>,
+    ) -> [CubeTensor; 2] {
         let (seq, dim) = (self.shape.seq, self.shape.head_dim);
-        let [part] = in_rows([part]);
-        if sum.is_none() && *rows == (0..seq) {
-            *sum = Some(part);
-            return;
+        if sums.is_none() && *rows == (0..seq) {
+            return parts;
         }
-        let sum = sum.get_or_insert_with(|| {
+        let zeros = |part: &CubeTensor| {
             let size = [self.matrices(), seq, dim].into();
             zeros_client(part.client.clone(), part.device.clone(), size, DType::F32)
-        });
-        let vector = vector_of(dim, [&part]);
+        };
+        let sums = sums.unwrap_or_else(|| [zeros(&parts[0]), zeros(&parts[1])]);
+        let vector = vector_of(dim, [&parts[0]]);
         let count = self.matrices() * rows.len() * dim / vector;
-        let (cube_count, cube_dim) = units(count, &part);
+        let (cube_count, cube_dim) = units(count, &parts[0]);
+        let client = parts[0].client.clone();
+        let [first, second] = parts.map(CubeTensor::into_tensor_arg);
+        let [first_sums, second_sums] = sums.clone().map(CubeTensor::into_tensor_arg);
         // SAFETY: a unit adds to the vector of its matrix and row, as no other does.
         unsafe {
             kernels::add_kernel::launch_unchecked(
-                &part.client.clone(),
+                &client,
                 cube_count,
                 cube_dim,
                 vector,
-                part.into_tensor_arg(),
-                sum.clone().into_tensor_arg(),
+                first,
+                second,
+                first_sums,
+                second_sums,
                 count,
                 seq,
                 rows.start,
@@ -154,11 +188,30 @@ impl Call {
                 dim / vector,
             );
         }
+        sums
     }
 
     /// The products of a block's queries and keys, in f32.
     fn products(&self, queries: &CubeTensor, keys: &CubeTensor) -> CubeTensor {
         product(queries.clone(), CubeBackend::float_transpose(keys.clone()), DType::F32)
+    }
+
+    /// The scores of a block, in vectors of so many keys.
+    fn scores(&self, queries: &Range<usize>, vector: usize) -> kernels::ScoresLaunch {
+        let AttentionShape { seq, heads, .. } = self.shape;
+        let (keys, scale) = (self.keys_of(queries), self.shape.scale() as f32);
+        let (rows, vectors) = (queries.len(), keys.len() / vector);
+        kernels::ScoresLaunch::new(seq, heads, queries.start, rows, keys.start, vectors, scale)
+    }
+
+    /// Where a pass over a product in f32 writes, and that as the argument of a kernel: to its place `at` among the
+    /// kernel's arguments, where the type allows.
+    fn written_over(&self, x: &CubeTensor, at: usize) -> (CubeTensor, TensorArg) {
+        if self.dtype == DType::F32 {
+            return (x.clone(), x.as_tensor_alias(at));
+        }
+        let out = unwritten(x, x.meta.shape().clone(), self.dtype);
+        (out.clone(), out.into_tensor_arg())
     }
 
     /// Probabilities of the products; writes the log-sum-exp of the queries.
@@ -168,22 +221,12 @@ impl Call {
         log_sum_exps: &CubeTensor,
         queries: &Range<usize>,
     ) -> CubeTensor {
-        let (heads, keys) = (self.shape.heads, self.keys_of(queries));
-        let all_rows = self.shape.batch * heads * queries.len();
-        let [scores] = in_rows([scores]);
-        let in_place = self.dtype == DType::F32;
-        let probs = match in_place {
-            true => scores.clone(),
-            false => unwritten(&scores, scores.meta.shape().clone(), self.dtype),
-        };
-        let vector = vector_of(keys.len(), [&scores, &probs]);
-        let units = units_of(keys.len() / vector, &scores);
+        let keys = self.keys_of(queries).len();
+        let all_rows = self.shape.batch * self.shape.heads * queries.len();
+        let (probs, probs_arg) = self.written_over(&scores, 0);
+        let vector = vector_of(keys, [&scores, &probs]);
+        let units = units_of(keys / vector, &scores);
         let (cube_count, cube_dim) = cubes(all_rows, units, &scores);
-        let elements = [element(&probs), element(&self.starts)];
-        let probs_arg = match in_place {
-            true => probs.as_tensor_alias(0),
-            false => probs.clone().into_tensor_arg(),
-        };
         // SAFETY: a cube stays within its row of scores, and writes where its units have read.
         unsafe {
             kernels::softmax_kernel::launch_unchecked(
@@ -196,15 +239,9 @@ impl Call {
                 probs_arg,
                 log_sum_exps.clone().into_tensor_arg(),
                 all_rows,
-                self.shape.seq,
-                heads,
-                queries.start,
-                queries.len(),
-                keys.start,
-                keys.len() / vector,
-                self.shape.scale() as f32,
+                self.scores(queries, vector),
                 units,
-                elements,
+                [element(&probs), element(&self.starts)],
             );
         }
         probs
@@ -217,21 +254,12 @@ impl Call {
         sums: &CubeTensor,
         queries: &Range<usize>,
     ) -> [CubeTensor; 2] {
-        let (heads, keys) = (self.shape.heads, self.keys_of(queries));
-        let [scores, grads] = in_rows([scores, grads]);
-        let in_place = self.dtype == DType::F32;
-        let [probs, slopes] = [&scores, &grads].map(|x| match in_place {
-            true => x.clone(),
-            false => unwritten(x, x.meta.shape().clone(), self.dtype),
-        });
-        let vector = vector_of(keys.len(), [&scores, &probs]);
-        let count = self.shape.batch * heads * queries.len() * keys.len() / vector;
+        let keys = self.keys_of(queries).len();
+        let (probs, probs_arg) = self.written_over(&scores, 0);
+        let (slopes, slopes_arg) = self.written_over(&grads, 1);
+        let vector = vector_of(keys, [&scores, &probs]);
+        let count = self.shape.batch * self.shape.heads * queries.len() * keys / vector;
         let (cube_count, cube_dim) = units(count, &scores);
-        let elements = [element(&probs), element(&self.starts)];
-        let [probs_arg, slopes_arg] = match in_place {
-            true => [probs.as_tensor_alias(0), slopes.as_tensor_alias(1)],
-            false => [probs.clone().into_tensor_arg(), slopes.clone().into_tensor_arg()],
-        };
         // SAFETY: a unit reads and writes its own vectors.
         unsafe {
             kernels::slopes_kernel::launch_unchecked(
@@ -246,14 +274,8 @@ impl Call {
                 probs_arg,
                 slopes_arg,
                 count,
-                self.shape.seq,
-                heads,
-                queries.start,
-                queries.len(),
-                keys.start,
-                keys.len() / vector,
-                self.shape.scale() as f32,
-                elements,
+                self.scores(queries, vector),
+                [element(&probs), element(&self.starts)],
             );
         }
         [probs, slopes]
@@ -265,8 +287,7 @@ impl Call {
         let AttentionShape { batch, seq, heads, head_dim, .. } = self.shape;
         let sums = unwritten(grad, [batch, heads, seq, 2], DType::F32);
         let vector = vector_of(head_dim, [grad]);
-        let count = batch * heads * seq;
-        let (cube_count, cube_dim) = units(count, grad);
+        let (cube_count, cube_dim) = units(batch * heads * seq, grad);
         // SAFETY: a unit reads its token's head in both, and writes its own sums.
         unsafe {
             kernels::sums_kernel::launch_unchecked(
@@ -278,10 +299,7 @@ impl Call {
                 out.into_tensor_arg(),
                 log_sum_exps.into_tensor_arg(),
                 sums.clone().into_tensor_arg(),
-                count,
-                seq,
-                heads,
-                head_dim / vector,
+                self.layout(heads, seq, vector),
                 element(grad),
             );
         }
@@ -290,19 +308,20 @@ impl Call {
 
     /// The output and the log-sum-exps, block by block.
     fn forward(&self, [q, k, v]: [CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
-        let (shape, extent) = (self.extent.shape, self.extent);
-        let [keys, values] = [k, v].map(|x| self.by_head(&x, shape.kv_heads, &(0..shape.seq)));
-        let out = unwritten(&q, [shape.tokens(), shape.width()], q.dtype);
+        let shape = self.shape;
+        let [keys, values] = self.keys_and_values([&k, &v]);
+        let [rows] = self.queries([&q]);
+        let mixed = unwritten(&rows, rows.meta.shape().clone(), self.dtype);
         let sizes = [shape.batch, shape.kv_heads, shape.group(), shape.seq, 1];
         let log_sum_exps = unwritten(&q, sizes, DType::F32);
-        for queries in blocks(extent) {
+        for queries in self.blocks() {
             let seen = self.keys_of(&queries);
-            let rows = self.by_head(&q, shape.heads, &queries);
+            let rows = self.block_of(&rows, &queries);
             let scores = self.products(&rows, &self.rows_of(&keys, &seen));
             let probs = self.softmax(scores, &log_sum_exps, &queries);
-            let mixed = product(probs, self.rows_of(&values, &seen), self.dtype);
-            self.to_tokens(mixed, &out, shape.heads, &queries);
+            product_to(probs, self.rows_of(&values, &seen), self.block_of(&mixed, &queries));
         }
+        let [out] = self.lay_out([&mixed], shape.heads, self.block, true);
         (out, log_sum_exps)
     }
 
@@ -312,35 +331,37 @@ impl Call {
         [q, k, v, grad]: [CubeTensor; 4],
         sums: &CubeTensor,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let (shape, extent) = (self.extent.shape, self.extent);
-        let [keys, values] = [k, v].map(|x| self.by_head(&x, shape.kv_heads, &(0..shape.seq)));
-        let grad_q = unwritten(&q, [shape.tokens(), shape.width()], q.dtype);
-        let (mut grad_k, mut grad_v) = (None, None);
+        let shape = self.shape;
+        let [keys, values] = self.keys_and_values([&k, &v]);
+        let [rows, row_grads] = self.queries([&q, &grad]);
+        let grad_rows = unwritten(&rows, rows.meta.shape().clone(), self.dtype);
+        let mut grad_sums = None;
         // From the last block: where it sees all keys, the sums have their full size from the start.
-        for queries in blocks(extent).rev() {
+        for queries in self.blocks().rev() {
             let seen = self.keys_of(&queries);
-            let of_block = |x: &CubeTensor| self.by_head(x, shape.heads, &queries);
-            let (rows, row_grads) = (of_block(&q), of_block(&grad));
-            let (keys, values) = (self.rows_of(&keys, &seen), self.rows_of(&values, &seen));
+            let [rows, row_grads] = [&rows, &row_grads].map(|x| self.block_of(x, &queries));
+            let [keys, values] = [&keys, &values].map(|x| self.rows_of(x, &seen));
             let scores = self.products(&rows, &keys);
             let prob_grads = self.products(&row_grads, &values);
             let [probs, slopes] = self.slopes([scores, prob_grads], sums, &queries);
             let transposed = |x: &CubeTensor| CubeBackend::float_transpose(x.clone());
-            let part = product(transposed(&probs), row_grads, DType::F32);
-            self.add_rows(&mut grad_v, part, &seen);
-            let part = product(transposed(&slopes), rows, DType::F32);
-            self.add_rows(&mut grad_k, part, &seen);
-            self.to_tokens(product(slopes, keys, self.dtype), &grad_q, shape.heads, &queries);
+            let parts = [
+                product(transposed(&slopes), rows, DType::F32),
+                product(transposed(&probs), row_grads, DType::F32),
+            ];
+            grad_sums = Some(self.add_rows(grad_sums, parts, &seen));
+            product_to(slopes, keys, self.block_of(&grad_rows, &queries));
         }
-        let [grad_k, grad_v] = [grad_k, grad_v].map(|sum| {
-            let out = unwritten(&q, [shape.tokens(), shape.kv_width()], q.dtype);
-            if let Some(sum) = sum {
-                self.to_tokens(sum, &out, shape.kv_heads, &(0..shape.seq));
-            }
-            out
-        });
+        let [grad_q] = self.lay_out([&grad_rows], shape.heads, self.block, true);
+        let [keys, values] = grad_sums.expect("a row has a block of queries");
+        let [grad_k, grad_v] = self.lay_out([&keys, &values], shape.kv_heads, shape.seq, true);
         (grad_q, grad_k, grad_v)
     }
+}
+
+/// A tensor whose elements lie row after row, with another shape.
+fn with_shape(x: CubeTensor, shape: [usize; 3]) -> CubeTensor {
+    CubeTensor::new_contiguous(x.client, x.device, shape.into(), x.handle, x.dtype)
 }
 
 /// Whether the scores of long rows stay within tiles, and are not blocks in memory.

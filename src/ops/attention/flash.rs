@@ -6,52 +6,153 @@
 //! tile: `lanes` of them each row, of which they have every `lanes`-th vector.
 
 use super::super::cube::{CubeTensor, cubecl, cubes, element, unwritten, vector_of, vector_total};
+use super::cube::LEAST;
 use super::{AttentionShape, Extent};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Below any score. Finite, since WGSL has no infinity.
-const LEAST: f32 = -1e30;
-
-/// Reads some rows of a head to shared memory, those from `end` on as zeros.
-#[cube]
-fn load<F: Float, N: Size>(
-    from: &Tensor<Vector<F, N>>,
-    to: &mut Shared<[Vector<f32, N>]>,
-    // The first row's token, the tokens that there are, heads of a token, and which it is.
-    first: usize,
-    end: usize,
+/// What a call's kernels know of it.
+#[derive(CubeType, CubeLaunch, Clone)]
+struct Sizes {
+    /// Tiles of the side that cubes have.
+    count: usize,
+    seq: usize,
     heads: usize,
-    head: usize,
-    #[comptime] rows: usize,
-    #[comptime] vectors: usize,
-    #[comptime] units: usize,
-) {
-    for at in range_stepped(UNIT_POS as usize, rows * vectors, units) {
-        let token = first + at / vectors;
-        let mut value = Vector::<f32, N>::new(0.0);
-        if token < end {
-            value = Vector::cast_from(from[(token * heads + head) * vectors + at % vectors]);
-        }
-        to[at] = value;
-    }
+    kv_heads: usize,
+    /// Most keys that a query sees.
+    longest: usize,
+    scale: f32,
+    /// As [`Division`] has them.
+    #[cube(comptime)]
+    tile: usize,
+    #[cube(comptime)]
+    lanes: usize,
+    #[cube(comptime)]
+    vectors: usize,
 }
 
-/// The product of two rows in shared memory.
+/// A cube's tile, and a unit's place in it.
+#[derive(CubeType, Clone)]
+struct Tile {
+    /// The head among those of all rows of the batch, and among those of its row.
+    of_all: usize,
+    head: usize,
+    /// The row's first token among those of all rows.
+    base: usize,
+    /// The tile's first token, and the unit's own, within the row.
+    first: usize,
+    own: usize,
+    row: usize,
+    lane: usize,
+}
+
 #[cube]
-fn dot<N: Size>(
-    a: &Shared<[Vector<f32, N>]>,
-    a_row: usize,
-    b: &Shared<[Vector<f32, N>]>,
-    b_row: usize,
-    #[comptime] vectors: usize,
-) -> f32 {
-    let mut sum = Vector::<f32, N>::new(0.0);
-    for i in 0..vectors {
-        sum += a[a_row * vectors + i] * b[b_row * vectors + i];
+impl Sizes {
+    fn tile(&self, heads: usize) -> Tile {
+        let tiles = self.seq.div_ceil(self.tile);
+        let of_all = CUBE_POS / tiles;
+        let first = CUBE_POS % tiles * self.tile;
+        let row = UNIT_POS as usize / self.lanes;
+        Tile {
+            of_all,
+            head: of_all % heads,
+            base: of_all / heads * self.seq,
+            first,
+            own: first + row,
+            row,
+            lane: UNIT_POS as usize % self.lanes,
+        }
     }
-    vector_total(sum)
+
+    /// Shared memory for the rows of a tile.
+    fn rows<N: Size>(&self) -> Shared<[Vector<f32, N>]> {
+        Shared::<[Vector<f32, N>]>::new_slice(comptime!(self.tile * self.vectors))
+    }
+
+    /// The sums of a unit's own columns.
+    fn no_sums<N: Size>(&self) -> Array<Vector<f32, N>> {
+        let mut sums = Array::<Vector<f32, N>>::new(comptime!(self.vectors / self.lanes));
+        for o in 0..comptime!(self.vectors / self.lanes) {
+            sums[o] = Vector::new(0.0);
+        }
+        sums
+    }
+
+    /// Reads rows of a head to shared memory, from token `first` on; those from token `end` on as zeros.
+    fn load<F: Float, N: Size>(
+        &self,
+        from: &Tensor<Vector<F, N>>,
+        to: &mut Shared<[Vector<f32, N>]>,
+        first: usize,
+        end: usize,
+        heads: usize,
+        head: usize,
+    ) {
+        let (vectors, units) = (self.vectors, comptime!(self.tile * self.lanes));
+        for at in range_stepped(UNIT_POS as usize, self.tile * vectors, units) {
+            let token = first + at / vectors;
+            let mut value = Vector::<f32, N>::new(0.0);
+            if token < end {
+                value = Vector::cast_from(from[(token * heads + head) * vectors + at % vectors]);
+            }
+            to[at] = value;
+        }
+    }
+
+    /// The product of two rows in shared memory.
+    fn dot<N: Size>(
+        &self,
+        a: &Shared<[Vector<f32, N>]>,
+        a_row: usize,
+        b: &Shared<[Vector<f32, N>]>,
+        b_row: usize,
+    ) -> f32 {
+        let mut sum = Vector::<f32, N>::new(0.0);
+        for i in 0..self.vectors {
+            sum += a[a_row * self.vectors + i] * b[b_row * self.vectors + i];
+        }
+        vector_total(sum)
+    }
+
+    /// Multiplies the sums by `scale` and adds the rows of the other side, each times the factor that the unit's row
+    /// has for it.
+    fn add<N: Size>(
+        &self,
+        sums: &mut Array<Vector<f32, N>>,
+        scale: f32,
+        factors: &Shared<[f32]>,
+        others: &Shared<[Vector<f32, N>]>,
+        tile: &Tile,
+    ) {
+        for o in 0..comptime!(self.vectors / self.lanes) {
+            let column = tile.lane + o * self.lanes;
+            let mut sum = sums[o] * Vector::new(scale);
+            for j in 0..self.tile {
+                let factor = Vector::<f32, N>::new(factors[tile.row * self.tile + j]);
+                sum += others[j * self.vectors + column] * factor;
+            }
+            sums[o] = sum;
+        }
+    }
+
+    /// Writes a unit's columns, times `scale`, where its row has a token.
+    fn write<F: Float, N: Size>(
+        &self,
+        sums: &Array<Vector<f32, N>>,
+        scale: f32,
+        out: &mut Tensor<Vector<F, N>>,
+        tile: &Tile,
+        heads: usize,
+    ) {
+        if tile.own < self.seq {
+            let row = (tile.base + tile.own) * heads + tile.head;
+            for o in 0..comptime!(self.vectors / self.lanes) {
+                let place = row * self.vectors + tile.lane + o * self.lanes;
+                out[place] = Vector::cast_from(sums[o] * Vector::new(scale));
+            }
+        }
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -62,102 +163,75 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     starts: &Tensor<I>,
     out: &mut Tensor<Vector<F, N>>,
     log_sum_exps: &mut Tensor<f32>,
-    count: usize,
-    seq: usize,
-    heads: usize,
-    kv_heads: usize,
-    scale: f32,
-    #[comptime] tile: usize,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    sizes: Sizes,
     #[define(F, I)] _elements: [ElemType; 2],
 ) {
-    if CUBE_POS >= count {
+    if CUBE_POS >= sizes.count {
         terminate!();
     }
-    let units = comptime!(tile * lanes);
-    let own = comptime!(vectors / lanes);
-    let tiles = seq.div_ceil(tile);
-    let (batch_head, first_query) = (CUBE_POS / tiles, CUBE_POS % tiles * tile);
-    let (head, base) = (batch_head % heads, batch_head / heads * seq);
-    let kv_head = head / (heads / kv_heads);
-    let (row, lane) = (UNIT_POS as usize / lanes, UNIT_POS as usize % lanes);
-    let query = first_query + row;
-    let end = min(first_query + tile, seq);
+    let (heads, kv_heads) = (sizes.heads, sizes.kv_heads);
+    let tile = sizes.tile(heads);
+    let (base, row, query) = (tile.base, tile.row, tile.own);
+    let kv_head = tile.head / (heads / kv_heads);
+    let end = min(tile.first + sizes.tile, sizes.seq);
 
-    let mut queries = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut others = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut probs = Shared::<[f32]>::new_slice(comptime!(tile * tile));
-    let mut of_lanes = Shared::<[f32]>::new_slice(units);
-    load(q, &mut queries, base + first_query, base + seq, heads, head, tile, vectors, units);
+    let mut queries = sizes.rows::<N>();
+    let mut others = sizes.rows::<N>();
+    let mut probs = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
+    let mut of_lanes = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.lanes));
+    sizes.load(q, &mut queries, base + tile.first, base + sizes.seq, heads, tile.head);
 
-    let mut mixed = Array::<Vector<f32, N>>::new(own);
-    for o in 0..own {
-        mixed[o] = Vector::new(0.0);
-    }
-    let start = usize::cast_from(starts[base + min(query, seq - 1)]);
+    let mut mixed = sizes.no_sums::<N>();
+    let start = usize::cast_from(starts[base + min(query, sizes.seq - 1)]);
     let mut most = f32::new(LEAST);
     let mut sum = 0.0f32;
     // No later query of the tile sees an earlier key than the first.
-    let mut first_key = usize::cast_from(starts[base + first_query]);
+    let mut first_key = usize::cast_from(starts[base + tile.first]);
     while first_key < end {
-        load(k, &mut others, base + first_key, base + end, kv_heads, kv_head, tile, vectors, units);
+        sizes.load(k, &mut others, base + first_key, base + end, kv_heads, kv_head);
         sync_cube();
         let mut of_lane = f32::new(LEAST);
-        for j in range_stepped(lane, tile, lanes) {
+        for j in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
             let key = first_key + j;
             let mut score = f32::new(LEAST);
             if key >= start && key <= query && key < end {
-                score = dot(&queries, row, &others, j, vectors) * scale;
+                score = sizes.dot(&queries, row, &others, j) * sizes.scale;
             }
-            probs[row * tile + j] = score;
+            probs[row * sizes.tile + j] = score;
             of_lane = max(of_lane, score);
         }
         of_lanes[UNIT_POS as usize] = of_lane;
         sync_cube();
         let before = most;
-        for other in 0..lanes {
-            most = max(most, of_lanes[row * lanes + other]);
+        for other in 0..sizes.lanes {
+            most = max(most, of_lanes[row * sizes.lanes + other]);
         }
         let factor = (before - most).exp();
         sum *= factor;
-        for j in range_stepped(lane, tile, lanes) {
-            let score = probs[row * tile + j];
+        for j in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
+            let score = probs[row * sizes.tile + j];
             let mut prob = 0.0f32;
             if score > LEAST * 0.5 {
                 prob = (score - most).exp();
             }
-            probs[row * tile + j] = prob;
+            probs[row * sizes.tile + j] = prob;
             sum += prob;
         }
-        load(v, &mut others, base + first_key, base + end, kv_heads, kv_head, tile, vectors, units);
+        sizes.load(v, &mut others, base + first_key, base + end, kv_heads, kv_head);
         sync_cube();
-        for o in 0..own {
-            let mut value = mixed[o] * Vector::new(factor);
-            for j in 0..tile {
-                value +=
-                    others[j * vectors + lane + o * lanes] * Vector::new(probs[row * tile + j]);
-            }
-            mixed[o] = value;
-        }
+        sizes.add(&mut mixed, factor, &probs, &others, &tile);
         sync_cube();
-        first_key += tile;
+        first_key += sizes.tile;
     }
     of_lanes[UNIT_POS as usize] = sum;
     sync_cube();
     let mut total = 0.0f32;
-    for other in 0..lanes {
-        total += of_lanes[row * lanes + other];
+    for other in 0..sizes.lanes {
+        total += of_lanes[row * sizes.lanes + other];
     }
-    if query < seq {
-        let share = Vector::<f32, N>::new(1.0 / total);
-        let place = ((base + query) * heads + head) * vectors + lane;
-        for o in 0..own {
-            out[place + o * lanes] = Vector::cast_from(mixed[o] * share);
-        }
-        if lane == 0 {
-            log_sum_exps[batch_head * seq + query] = most + total.ln();
-        }
+    sizes.write(&mixed, 1.0 / total, out, &tile, heads);
+    if query < sizes.seq && tile.lane == 0 {
+        log_sum_exps[tile.of_all * sizes.seq + query] = most + total.ln();
     }
 }
 
@@ -172,77 +246,52 @@ fn query_kernel<F: Float, I: Int, N: Size>(
     // Of each query: its log-sum-exp, and the sum over the keys of each probability times its gradient.
     query_sums: &Tensor<f32>,
     grad_q: &mut Tensor<Vector<F, N>>,
-    count: usize,
-    seq: usize,
-    heads: usize,
-    kv_heads: usize,
-    scale: f32,
-    #[comptime] tile: usize,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    sizes: Sizes,
     #[define(F, I)] _elements: [ElemType; 2],
 ) {
-    if CUBE_POS >= count {
+    if CUBE_POS >= sizes.count {
         terminate!();
     }
-    let units = comptime!(tile * lanes);
-    let own = comptime!(vectors / lanes);
-    let tiles = seq.div_ceil(tile);
-    let (batch_head, first_query) = (CUBE_POS / tiles, CUBE_POS % tiles * tile);
-    let (head, base) = (batch_head % heads, batch_head / heads * seq);
-    let kv_head = head / (heads / kv_heads);
-    let (row, lane) = (UNIT_POS as usize / lanes, UNIT_POS as usize % lanes);
-    let query = first_query + row;
-    let end = min(first_query + tile, seq);
+    let (heads, kv_heads) = (sizes.heads, sizes.kv_heads);
+    let tile = sizes.tile(heads);
+    let (base, row, query) = (tile.base, tile.row, tile.own);
+    let kv_head = tile.head / (heads / kv_heads);
+    let end = min(tile.first + sizes.tile, sizes.seq);
 
-    let mut queries = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut grads = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut keys = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut values = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut slopes = Shared::<[f32]>::new_slice(comptime!(tile * tile));
-    load(q, &mut queries, base + first_query, base + seq, heads, head, tile, vectors, units);
-    load(grad, &mut grads, base + first_query, base + seq, heads, head, tile, vectors, units);
+    let mut queries = sizes.rows::<N>();
+    let mut grads = sizes.rows::<N>();
+    let mut keys = sizes.rows::<N>();
+    let mut values = sizes.rows::<N>();
+    let mut slopes = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
+    sizes.load(q, &mut queries, base + tile.first, base + sizes.seq, heads, tile.head);
+    sizes.load(grad, &mut grads, base + tile.first, base + sizes.seq, heads, tile.head);
 
-    let mut sums = Array::<Vector<f32, N>>::new(own);
-    for o in 0..own {
-        sums[o] = Vector::new(0.0);
-    }
-    let last = min(query, seq - 1);
+    let mut sums = sizes.no_sums::<N>();
+    let last = min(query, sizes.seq - 1);
     let start = usize::cast_from(starts[base + last]);
-    let log_sum_exp = query_sums[2 * (batch_head * seq + last)];
-    let mean = query_sums[2 * (batch_head * seq + last) + 1];
-    let mut first_key = usize::cast_from(starts[base + first_query]);
+    let log_sum_exp = query_sums[2 * (tile.of_all * sizes.seq + last)];
+    let mean = query_sums[2 * (tile.of_all * sizes.seq + last) + 1];
+    let mut first_key = usize::cast_from(starts[base + tile.first]);
     while first_key < end {
-        load(k, &mut keys, base + first_key, base + end, kv_heads, kv_head, tile, vectors, units);
-        load(v, &mut values, base + first_key, base + end, kv_heads, kv_head, tile, vectors, units);
+        sizes.load(k, &mut keys, base + first_key, base + end, kv_heads, kv_head);
+        sizes.load(v, &mut values, base + first_key, base + end, kv_heads, kv_head);
         sync_cube();
-        for j in range_stepped(lane, tile, lanes) {
+        for j in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
             let key = first_key + j;
             let mut slope = 0.0f32;
             if key >= start && key <= query && key < end {
-                let score = dot(&queries, row, &keys, j, vectors) * scale;
-                let prob_grad = dot(&grads, row, &values, j, vectors);
-                slope = (score - log_sum_exp).exp() * (prob_grad - mean) * scale;
+                let score = sizes.dot(&queries, row, &keys, j) * sizes.scale;
+                let prob_grad = sizes.dot(&grads, row, &values, j);
+                slope = (score - log_sum_exp).exp() * (prob_grad - mean) * sizes.scale;
             }
-            slopes[row * tile + j] = slope;
+            slopes[row * sizes.tile + j] = slope;
         }
         sync_cube();
-        for o in 0..own {
-            let mut sum = sums[o];
-            for j in 0..tile {
-                sum += keys[j * vectors + lane + o * lanes] * Vector::new(slopes[row * tile + j]);
-            }
-            sums[o] = sum;
-        }
+        sizes.add(&mut sums, 1.0, &slopes, &keys, &tile);
         sync_cube();
-        first_key += tile;
+        first_key += sizes.tile;
     }
-    if query < seq {
-        let place = ((base + query) * heads + head) * vectors + lane;
-        for o in 0..own {
-            grad_q[place + o * lanes] = Vector::cast_from(sums[o]);
-        }
-    }
+    sizes.write(&sums, 1.0, grad_q, &tile, heads);
 }
 
 /// The gradient of the values, or with `of_keys` that of the keys: two passes, since a kernel may have eight buffers at
@@ -256,114 +305,66 @@ fn key_kernel<F: Float, I: Int, N: Size>(
     starts: &Tensor<I>,
     query_sums: &Tensor<f32>,
     grad_keys: &mut Tensor<Vector<F, N>>,
-    count: usize,
-    seq: usize,
-    heads: usize,
-    kv_heads: usize,
-    // Most keys that a query sees.
-    longest: usize,
-    scale: f32,
+    sizes: Sizes,
     #[comptime] of_keys: bool,
-    #[comptime] tile: usize,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
     #[define(F, I)] _elements: [ElemType; 2],
 ) {
-    if CUBE_POS >= count {
+    if CUBE_POS >= sizes.count {
         terminate!();
     }
-    let units = comptime!(tile * lanes);
-    let own = comptime!(vectors / lanes);
-    let tiles = seq.div_ceil(tile);
-    let (batch_head, first_key) = (CUBE_POS / tiles, CUBE_POS % tiles * tile);
-    let (kv_head, row_of_batch) = (batch_head % kv_heads, batch_head / kv_heads);
-    let (base, group) = (row_of_batch * seq, heads / kv_heads);
-    let (row, lane) = (UNIT_POS as usize / lanes, UNIT_POS as usize % lanes);
-    let key = first_key + row;
+    let (heads, kv_heads) = (sizes.heads, sizes.kv_heads);
+    let tile = sizes.tile(kv_heads);
+    let (base, row, key) = (tile.base, tile.row, tile.own);
+    let group = heads / kv_heads;
     // The last query that may see the last key of the tile.
-    let end = min(first_key + tile - 1 + longest, seq);
+    let end = min(tile.first + sizes.tile - 1 + sizes.longest, sizes.seq);
 
-    let mut keys = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut values = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut queries = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
-    let mut grads = Shared::<[Vector<f32, N>]>::new_slice(comptime!(tile * vectors));
+    let mut keys = sizes.rows::<N>();
+    let mut values = sizes.rows::<N>();
+    let mut queries = sizes.rows::<N>();
+    let mut grads = sizes.rows::<N>();
     // Of each query, for each key of the tile.
-    let mut factors = Shared::<[f32]>::new_slice(comptime!(tile * tile));
-    load(k, &mut keys, base + first_key, base + seq, kv_heads, kv_head, tile, vectors, units);
-    load(v, &mut values, base + first_key, base + seq, kv_heads, kv_head, tile, vectors, units);
-
-    let mut sums = Array::<Vector<f32, N>>::new(own);
-    for o in 0..own {
-        sums[o] = Vector::new(0.0);
+    let mut factors = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
+    sizes.load(k, &mut keys, base + tile.first, base + sizes.seq, kv_heads, tile.head);
+    if comptime!(of_keys) {
+        sizes.load(v, &mut values, base + tile.first, base + sizes.seq, kv_heads, tile.head);
     }
+
+    let mut sums = sizes.no_sums::<N>();
     for of_group in 0..group {
-        let head = kv_head * group + of_group;
-        let first_row = (row_of_batch * heads + head) * seq;
-        let mut first_query = first_key;
+        let head = tile.head * group + of_group;
+        let first_row = (tile.of_all * group + of_group) * sizes.seq;
+        let mut first_query = tile.first;
         while first_query < end {
-            load(
-                q,
-                &mut queries,
-                base + first_query,
-                base + end,
-                heads,
-                head,
-                tile,
-                vectors,
-                units,
-            );
-            load(
-                grad,
-                &mut grads,
-                base + first_query,
-                base + end,
-                heads,
-                head,
-                tile,
-                vectors,
-                units,
-            );
+            sizes.load(q, &mut queries, base + first_query, base + end, heads, head);
+            sizes.load(grad, &mut grads, base + first_query, base + end, heads, head);
             sync_cube();
-            for i in range_stepped(lane, tile, lanes) {
+            for i in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
                 let query = first_query + i;
                 let mut factor = 0.0f32;
                 let start = usize::cast_from(starts[base + min(query, end - 1)]);
                 if query < end && key <= query && key >= start {
-                    let score = dot(&queries, i, &keys, row, vectors) * scale;
-                    let prob = (score - query_sums[2 * (first_row + query)]).exp();
-                    factor = prob;
+                    let score = sizes.dot(&queries, i, &keys, row) * sizes.scale;
+                    factor = (score - query_sums[2 * (first_row + query)]).exp();
                     if comptime!(of_keys) {
-                        let prob_grad = dot(&grads, i, &values, row, vectors);
+                        let prob_grad = sizes.dot(&grads, i, &values, row);
                         let mean = query_sums[2 * (first_row + query) + 1];
-                        factor = prob * (prob_grad - mean) * scale;
+                        factor *= (prob_grad - mean) * sizes.scale;
                     }
                 }
-                factors[i * tile + row] = factor;
+                factors[row * sizes.tile + i] = factor;
             }
             sync_cube();
-            for o in 0..own {
-                let mut sum = sums[o];
-                let column = lane + o * lanes;
-                for i in 0..tile {
-                    let factor = Vector::<f32, N>::new(factors[i * tile + row]);
-                    if comptime!(of_keys) {
-                        sum += queries[i * vectors + column] * factor;
-                    } else {
-                        sum += grads[i * vectors + column] * factor;
-                    }
-                }
-                sums[o] = sum;
+            if comptime!(of_keys) {
+                sizes.add(&mut sums, 1.0, &factors, &queries, &tile);
+            } else {
+                sizes.add(&mut sums, 1.0, &factors, &grads, &tile);
             }
             sync_cube();
-            first_query += tile;
+            first_query += sizes.tile;
         }
     }
-    if key < seq {
-        let place = ((base + key) * kv_heads + kv_head) * vectors + lane;
-        for o in 0..own {
-            grad_keys[place + o * lanes] = Vector::cast_from(sums[o]);
-        }
-    }
+    sizes.write(&sums, 1.0, grad_keys, &tile, kv_heads);
 }
 
 /// How a call is divided.
@@ -394,6 +395,27 @@ impl Division {
         let tile = [32, 16, 8, 4].into_iter().find(fits)?;
         Some(Self { tile, lanes, vector, vectors })
     }
+
+    /// What the kernels know of a side with so many heads.
+    fn sizes(self, Extent { shape, longest }: Extent, heads: usize) -> SizesLaunch {
+        let count = shape.batch * heads * shape.seq.div_ceil(self.tile);
+        SizesLaunch::new(
+            count,
+            shape.seq,
+            shape.heads,
+            shape.kv_heads,
+            longest,
+            shape.scale() as f32,
+            self.tile,
+            self.lanes,
+            self.vectors,
+        )
+    }
+
+    /// A cube for each tile of a side with so many heads.
+    fn cubes(self, shape: AttentionShape, heads: usize, x: &CubeTensor) -> (CubeCount, CubeDim) {
+        cubes(shape.batch * heads * shape.seq.div_ceil(self.tile), self.tile * self.lanes, x)
+    }
 }
 
 /// Whether a device can do it.
@@ -404,15 +426,14 @@ pub(super) fn fits(shape: AttentionShape, x: &CubeTensor) -> bool {
 /// The output and the log-sum-exps, in the order that [`super::cube`] has; the tensors are row after row.
 pub(super) fn forward(
     [q, k, v, starts]: [CubeTensor; 4],
-    Extent { shape, .. }: Extent,
+    extent: Extent,
 ) -> (CubeTensor, CubeTensor) {
-    let Division { tile, lanes, vector, vectors } =
-        Division::new(shape, &q).expect("asked before whether it fits");
+    let shape = extent.shape;
+    let division = Division::new(shape, &q).expect("asked before whether it fits");
     let out = unwritten(&q, [shape.tokens(), shape.width()], q.dtype);
     let sizes = [shape.batch, shape.kv_heads, shape.group(), shape.seq, 1];
     let log_sum_exps = unwritten(&q, sizes, DType::F32);
-    let count = shape.batch * shape.heads * shape.seq.div_ceil(tile);
-    let (cube_count, cube_dim) = cubes(count, tile * lanes, &q);
+    let (cube_count, cube_dim) = division.cubes(shape, shape.heads, &q);
     let elements = [element(&q), element(&starts)];
     // SAFETY: rows past the last are neither read nor written; a cube writes its own queries.
     unsafe {
@@ -420,21 +441,14 @@ pub(super) fn forward(
             &q.client.clone(),
             cube_count,
             cube_dim,
-            vector,
+            division.vector,
             q.into_tensor_arg(),
             k.into_tensor_arg(),
             v.into_tensor_arg(),
             starts.into_tensor_arg(),
             out.clone().into_tensor_arg(),
             log_sum_exps.clone().into_tensor_arg(),
-            count,
-            shape.seq,
-            shape.heads,
-            shape.kv_heads,
-            shape.scale() as f32,
-            tile,
-            lanes,
-            vectors,
+            division.sizes(extent, shape.heads),
             elements,
         );
     }
@@ -444,77 +458,65 @@ pub(super) fn forward(
 /// The gradients of queries, keys and values; the tensors are row after row.
 pub(super) fn backward(
     [q, k, v, grad, starts, query_sums]: [CubeTensor; 6],
-    Extent { shape, longest }: Extent,
+    extent: Extent,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let Division { tile, lanes, vector, vectors } =
-        Division::new(shape, &q).expect("asked before whether it fits");
+    let shape = extent.shape;
+    let division = Division::new(shape, &q).expect("asked before whether it fits");
     let like = |width| unwritten(&q, [shape.tokens(), width], q.dtype);
     let [grad_q, grad_k, grad_v] = [shape.width(), shape.kv_width(), shape.kv_width()].map(like);
-    let tiles = shape.batch * shape.seq.div_ceil(tile);
     let elements = [element(&q), element(&starts)];
-    let inputs = [&q, &k, &v, &grad, &starts, &query_sums];
-    let inputs = || inputs.map(|x| x.clone().into_tensor_arg());
-    {
-        let [q_arg, k_arg, v_arg, grad_arg, starts_arg, sums_arg] = inputs();
-        let count = tiles * shape.heads;
-        let (cube_count, cube_dim) = cubes(count, tile * lanes, &q);
-        // SAFETY: rows past the last are neither read nor written; a cube writes its own queries.
+    for (side, out) in [(Side::Queries, &grad_q), (Side::Keys, &grad_k), (Side::Values, &grad_v)] {
+        let heads = if side == Side::Queries { shape.heads } else { shape.kv_heads };
+        let (cube_count, cube_dim) = division.cubes(shape, heads, &q);
+        let inputs = [&q, &k, &v, &grad, &starts, &query_sums];
+        let [q_arg, k_arg, v_arg, grad_arg, starts_arg, sums_arg] =
+            inputs.map(|x| x.clone().into_tensor_arg());
+        let out = out.clone().into_tensor_arg();
+        let sizes = division.sizes(extent, heads);
+        // SAFETY: rows past the last are neither read nor written; a cube writes its own queries, keys or values.
         unsafe {
-            query_kernel::launch_unchecked(
-                &q.client,
-                cube_count,
-                cube_dim,
-                vector,
-                q_arg,
-                k_arg,
-                v_arg,
-                grad_arg,
-                starts_arg,
-                sums_arg,
-                grad_q.clone().into_tensor_arg(),
-                count,
-                shape.seq,
-                shape.heads,
-                shape.kv_heads,
-                shape.scale() as f32,
-                tile,
-                lanes,
-                vectors,
-                elements,
-            );
-        }
-    }
-    for (of_keys, out) in [(true, &grad_k), (false, &grad_v)] {
-        let [q_arg, k_arg, v_arg, grad_arg, starts_arg, sums_arg] = inputs();
-        let count = tiles * shape.kv_heads;
-        let (cube_count, cube_dim) = cubes(count, tile * lanes, &q);
-        // SAFETY: rows past the last are neither read nor written; a cube writes its own keys.
-        unsafe {
-            key_kernel::launch_unchecked(
-                &q.client,
-                cube_count,
-                cube_dim,
-                vector,
-                q_arg,
-                k_arg,
-                v_arg,
-                grad_arg,
-                starts_arg,
-                sums_arg,
-                out.clone().into_tensor_arg(),
-                count,
-                shape.seq,
-                shape.heads,
-                shape.kv_heads,
-                longest,
-                shape.scale() as f32,
-                of_keys,
-                tile,
-                lanes,
-                vectors,
-                elements,
-            );
+            match side {
+                Side::Queries => query_kernel::launch_unchecked(
+                    &q.client,
+                    cube_count,
+                    cube_dim,
+                    division.vector,
+                    q_arg,
+                    k_arg,
+                    v_arg,
+                    grad_arg,
+                    starts_arg,
+                    sums_arg,
+                    out,
+                    sizes,
+                    elements,
+                ),
+                Side::Keys | Side::Values => key_kernel::launch_unchecked(
+                    &q.client,
+                    cube_count,
+                    cube_dim,
+                    division.vector,
+                    q_arg,
+                    k_arg,
+                    v_arg,
+                    grad_arg,
+                    starts_arg,
+                    sums_arg,
+                    out,
+                    sizes,
+                    side == Side::Keys,
+                    elements,
+                ),
+            }
         }
     }
     (grad_q, grad_k, grad_v)
+}
+
+/// What a pass gives the gradient of.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Queries,
+    Keys,
+    Values,
 }

@@ -5,67 +5,73 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
 /// Below any score. Finite, since WGSL has no infinity.
-const LEAST: f32 = -1e30;
+pub(in super::super) const LEAST: f32 = -1e30;
 
-/// Where an element of the layout by heads, `[batch, kv_heads, group, rows, dim]`, lies in `[tokens, heads * dim]`
-/// of which it holds the rows from `start`; in vectors.
+/// How rows lie by heads: for each block of tokens `[batch, heads, rows, dim]`, one block after the other.
+#[derive(CubeType, CubeLaunch, Clone)]
+pub(super) struct ByHead {
+    /// Vectors in all.
+    pub count: usize,
+    pub seq: usize,
+    /// Tokens of a block, of which the last may have fewer, and its vectors.
+    pub block: usize,
+    pub of_block: usize,
+    pub heads: usize,
+    /// Vectors of a head's row.
+    pub vectors: usize,
+}
+
 #[cube]
-fn place_in_tokens(
-    position: usize,
-    seq: usize,
-    start: usize,
-    rows: usize,
-    heads: usize,
-    vectors: usize,
-) -> usize {
-    let i = position % vectors;
-    let row = position / vectors % rows;
-    let head = position / (vectors * rows);
-    ((head / heads * seq + start + row) * heads + head % heads) * vectors + i
+impl ByHead {
+    /// Where a vector of this layout lies in `[tokens, heads * dim]`.
+    fn place_in_tokens(&self, position: usize) -> usize {
+        let first = position / self.of_block * self.block;
+        let in_block = position % self.of_block;
+        let rows = min(self.block, self.seq - first);
+        let i = in_block % self.vectors;
+        let row = in_block / self.vectors % rows;
+        let head = in_block / (self.vectors * rows);
+        let token = head / self.heads * self.seq + first + row;
+        (token * self.heads + head % self.heads) * self.vectors + i
+    }
 }
 
+/// Lays out one tensor or two alike by heads, or with `to_tokens` back.
 #[cube(launch_unchecked)]
-pub(super) fn gather_kernel<F: Float, N: Size>(
-    tokens: &Tensor<Vector<F, N>>,
-    by_head: &mut Tensor<Vector<F, N>>,
-    count: usize,
-    seq: usize,
-    start: usize,
-    rows: usize,
-    heads: usize,
-    vectors: usize,
-    #[define(F)] _element: ElemType,
+pub(super) fn lay_out_kernel<F: Float, G: Float, N: Size>(
+    first: &Tensor<Vector<F, N>>,
+    second: &Tensor<Vector<F, N>>,
+    first_out: &mut Tensor<Vector<G, N>>,
+    second_out: &mut Tensor<Vector<G, N>>,
+    layout: ByHead,
+    #[comptime] two: bool,
+    #[comptime] to_tokens: bool,
+    #[define(F, G)] _elements: [ElemType; 2],
 ) {
-    if ABSOLUTE_POS >= count {
+    if ABSOLUTE_POS >= layout.count {
         terminate!();
     }
-    by_head[ABSOLUTE_POS] = tokens[place_in_tokens(ABSOLUTE_POS, seq, start, rows, heads, vectors)];
-}
-
-#[cube(launch_unchecked)]
-pub(super) fn scatter_kernel<G: Float, F: Float, N: Size>(
-    by_head: &Tensor<Vector<G, N>>,
-    tokens: &mut Tensor<Vector<F, N>>,
-    count: usize,
-    seq: usize,
-    start: usize,
-    rows: usize,
-    heads: usize,
-    vectors: usize,
-    #[define(G, F)] _elements: [ElemType; 2],
-) {
-    if ABSOLUTE_POS >= count {
-        terminate!();
+    let in_tokens = layout.place_in_tokens(ABSOLUTE_POS);
+    if comptime!(to_tokens) {
+        first_out[in_tokens] = Vector::cast_from(first[ABSOLUTE_POS]);
+        if comptime!(two) {
+            second_out[in_tokens] = Vector::cast_from(second[ABSOLUTE_POS]);
+        }
+    } else {
+        first_out[ABSOLUTE_POS] = Vector::cast_from(first[in_tokens]);
+        if comptime!(two) {
+            second_out[ABSOLUTE_POS] = Vector::cast_from(second[in_tokens]);
+        }
     }
-    let place = place_in_tokens(ABSOLUTE_POS, seq, start, rows, heads, vectors);
-    tokens[place] = Vector::cast_from(by_head[ABSOLUTE_POS]);
 }
 
-/// Adds rows `[matrices, rows, dim]` to those from `start` of `[matrices, seq, dim]`.
+/// Adds rows `[matrices, rows, dim]` to those from `start` of `[matrices, seq, dim]`, for two sums.
 #[cube(launch_unchecked)]
 pub(super) fn add_kernel<N: Size>(
-    part: &Tensor<Vector<f32, N>>,
-    sums: &mut Tensor<Vector<f32, N>>,
+    first: &Tensor<Vector<f32, N>>,
+    second: &Tensor<Vector<f32, N>>,
+    first_sums: &mut Tensor<Vector<f32, N>>,
+    second_sums: &mut Tensor<Vector<f32, N>>,
     count: usize,
     seq: usize,
     start: usize,
@@ -77,7 +83,9 @@ pub(super) fn add_kernel<N: Size>(
     }
     let of_matrix = rows * vectors;
     let (matrix, rest) = (ABSOLUTE_POS / of_matrix, ABSOLUTE_POS % of_matrix);
-    sums[(matrix * seq + start) * vectors + rest] += part[ABSOLUTE_POS];
+    let place = (matrix * seq + start) * vectors + rest;
+    first_sums[place] += first[ABSOLUTE_POS];
+    second_sums[place] += second[ABSOLUTE_POS];
 }
 
 /// For each query and head, `[batch, heads, seq]`, its log-sum-exp, and the sum over a head's values of the products
@@ -88,25 +96,84 @@ pub(super) fn sums_kernel<F: Float, N: Size>(
     b: &Tensor<Vector<F, N>>,
     log_sum_exps: &Tensor<f32>,
     sums: &mut Tensor<f32>,
-    count: usize,
-    seq: usize,
-    heads: usize,
-    vectors: usize,
+    layout: ByHead,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS >= count {
+    let place = ABSOLUTE_POS * layout.vectors;
+    if place >= layout.count {
         terminate!();
     }
-    let first = place_in_tokens(ABSOLUTE_POS * vectors, seq, 0, seq, heads, vectors);
+    let first = layout.place_in_tokens(place);
     let mut sum = Vector::<f32, N>::new(0.0);
-    for i in first..first + vectors {
+    for i in first..first + layout.vectors {
         sum += Vector::<f32, N>::cast_from(a[i]) * Vector::cast_from(b[i]);
     }
     sums[2 * ABSOLUTE_POS] = log_sum_exps[ABSOLUTE_POS];
     sums[2 * ABSOLUTE_POS + 1] = vector_total(sum);
 }
 
-/// Turns the scores of a query, `[batch, heads, rows, keys]`, into probabilities; a cube for each.
+/// The scores `[batch, heads, rows, keys]` of a block of queries.
+#[derive(CubeType, CubeLaunch, Clone)]
+pub(super) struct Scores {
+    pub seq: usize,
+    pub heads: usize,
+    pub first_query: usize,
+    pub rows: usize,
+    pub first_key: usize,
+    /// Vectors of a row.
+    pub vectors: usize,
+    pub scale: f32,
+}
+
+/// What the query of a row of scores sees.
+#[derive(CubeType, Clone)]
+struct Seen {
+    /// The query's place in `[batch, heads, seq]`.
+    place: usize,
+    /// The first key, and the one after the last, among those of the block.
+    from: usize,
+    to: usize,
+}
+
+#[cube]
+impl Scores {
+    fn seen<I: Int>(&self, row: usize, starts: &Tensor<I>) -> Seen {
+        let head = row / self.rows;
+        let query = self.first_query + row % self.rows;
+        let start = usize::cast_from(starts[head / self.heads * self.seq + query]);
+        Seen {
+            place: head * self.seq + query,
+            from: max(start, self.first_key) - self.first_key,
+            to: query + 1 - self.first_key,
+        }
+    }
+}
+
+#[cube]
+impl Seen {
+    fn has(&self, key: usize) -> bool {
+        key >= self.from && key < self.to
+    }
+
+    /// Whether a vector of a row has a key that is seen.
+    fn touches<N: Size>(&self, i: usize) -> bool {
+        (i + 1) * N::value() > self.from && i * N::value() < self.to
+    }
+
+    /// A vector of a row with zeros for what is not seen.
+    fn only<N: Size>(&self, values: Vector<f32, N>, i: usize) -> Vector<f32, N> {
+        let mut only = values;
+        #[unroll]
+        for j in 0..N::value() {
+            if !self.has(i * N::value() + j) {
+                only.insert(j, 0.0);
+            }
+        }
+        only
+    }
+}
+
+/// Turns the scores of a query into probabilities; a cube for each.
 #[cube(launch_unchecked)]
 pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
     scores: &Tensor<Vector<f32, N>>,
@@ -115,13 +182,7 @@ pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
     // `[batch, heads, seq]`
     log_sum_exps: &mut Tensor<f32>,
     all_rows: usize,
-    seq: usize,
-    heads: usize,
-    first_query: usize,
-    rows: usize,
-    first_key: usize,
-    vectors: usize,
-    scale: f32,
+    block: Scores,
     #[comptime] units: usize,
     #[define(P, I)] _elements: [ElemType; 2],
 ) {
@@ -130,55 +191,43 @@ pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
         terminate!();
     }
     let mut scratch = Shared::<[f32]>::new_slice(units);
-    let head = row / rows;
-    let query = first_query + row % rows;
-    let start = usize::cast_from(starts[head / heads * seq + query]);
-    // The keys that the query sees, among those of the block.
-    let (from, to) = (max(start, first_key) - first_key, query + 1 - first_key);
-    let first = row * vectors;
-    let scales = Vector::<f32, N>::new(scale);
+    let seen = block.seen(row, starts);
+    let first = row * block.vectors;
+    let scales = Vector::<f32, N>::new(block.scale);
+    // Vectors with keys that are seen.
+    let (from, to) = (seen.from / N::value(), (seen.to - 1) / N::value() + 1);
 
     let mut most = f32::new(LEAST);
-    for i in range_stepped(from / N::value() + UNIT_POS as usize, (to - 1) / N::value() + 1, units)
-    {
+    for i in range_stepped(from + UNIT_POS as usize, to, units) {
         let x = scores[first + i] * scales;
         #[unroll]
         for j in 0..N::value() {
-            let key = i * N::value() + j;
-            if key >= from && key < to {
+            if seen.has(i * N::value() + j) {
                 most = max(most, x.extract(j));
             }
         }
     }
     let most = cube_max(most, &mut scratch, units);
     let mut sum = 0.0f32;
-    for i in range_stepped(from / N::value() + UNIT_POS as usize, (to - 1) / N::value() + 1, units)
-    {
+    for i in range_stepped(from + UNIT_POS as usize, to, units) {
         let x = (scores[first + i] * scales - Vector::new(most)).exp();
         #[unroll]
         for j in 0..N::value() {
-            let key = i * N::value() + j;
-            if key >= from && key < to {
+            if seen.has(i * N::value() + j) {
                 sum += x.extract(j);
             }
         }
     }
     let sum = cube_sum(sum, &mut scratch, units);
     if UNIT_POS == 0 {
-        log_sum_exps[head * seq + query] = most + sum.ln();
+        log_sum_exps[seen.place] = most + sum.ln();
     }
     let factor = Vector::<f32, N>::new(1.0 / sum);
-    for i in range_stepped(UNIT_POS as usize, vectors, units) {
+    for i in range_stepped(UNIT_POS as usize, block.vectors, units) {
         let mut prob = Vector::<f32, N>::new(0.0);
-        if (i + 1) * N::value() > from && i * N::value() < to {
+        if seen.touches::<N>(i) {
             prob = (scores[first + i] * scales - Vector::new(most)).exp() * factor;
-            #[unroll]
-            for j in 0..N::value() {
-                let key = i * N::value() + j;
-                if key < from || key >= to {
-                    prob.insert(j, 0.0);
-                }
-            }
+            prob = seen.only(prob, i);
         }
         probs[first + i] = Vector::cast_from(prob);
     }
@@ -197,37 +246,22 @@ pub(super) fn slopes_kernel<P: Float, I: Int, N: Size>(
     probs: &mut Tensor<Vector<P, N>>,
     slopes: &mut Tensor<Vector<P, N>>,
     count: usize,
-    seq: usize,
-    heads: usize,
-    first_query: usize,
-    rows: usize,
-    first_key: usize,
-    vectors: usize,
-    scale: f32,
+    block: Scores,
     #[define(P, I)] _elements: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= count {
         terminate!();
     }
-    let (row, i) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
-    let head = row / rows;
-    let query = first_query + row % rows;
-    let start = usize::cast_from(starts[head / heads * seq + query]);
-    let (from, to) = (max(start, first_key) - first_key, query + 1 - first_key);
+    let (row, i) = (ABSOLUTE_POS / block.vectors, ABSOLUTE_POS % block.vectors);
+    let seen = block.seen(row, starts);
     let mut prob = Vector::<f32, N>::new(0.0);
     let mut slope = Vector::<f32, N>::new(0.0);
-    if (i + 1) * N::value() > from && i * N::value() < to {
-        let scales = Vector::<f32, N>::new(scale);
-        let log_sum_exp = Vector::<f32, N>::new(sums[2 * (head * seq + query)]);
+    if seen.touches::<N>(i) {
+        let scales = Vector::<f32, N>::new(block.scale);
+        let log_sum_exp = Vector::<f32, N>::new(sums[2 * seen.place]);
         prob = (scores[ABSOLUTE_POS] * scales - log_sum_exp).exp();
-        #[unroll]
-        for j in 0..N::value() {
-            let key = i * N::value() + j;
-            if key < from || key >= to {
-                prob.insert(j, 0.0);
-            }
-        }
-        let mean = Vector::<f32, N>::new(sums[2 * (head * seq + query) + 1]);
+        prob = seen.only(prob, i);
+        let mean = Vector::<f32, N>::new(sums[2 * seen.place + 1]);
         slope = prob * (grads[ABSOLUTE_POS] - mean) * scales;
     }
     probs[ABSOLUTE_POS] = Vector::cast_from(prob);

@@ -23,7 +23,7 @@ fn blocks_and_tiles_have_the_output_and_the_gradients_of_the_portable_body() {
         (shape(2, 67, 4, 2, 6), &[0, 3, 40, 66], 1000),
         // More than one block; a segment that crosses it, a window within.
         (shape(1, 300, 3, 1, 8), &[0, 100, 290], 1000),
-        (shape(1, 300, 2, 2, 3), &[0], 37),
+        (shape(2, 300, 4, 2, 3), &[0], 37),
     ] {
         let all = starts(shape.seq, segments, window).repeat(shape.batch);
         let longest = window.min(shape.seq);
