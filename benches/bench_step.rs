@@ -224,7 +224,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
 }
 
 #[path = "launches.rs"]
-mod launches;
+pub mod launches;
 
 /// Times the products of a step alone, forward and backward, each as often as a step has it.
 fn products(

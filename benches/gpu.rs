@@ -5,6 +5,7 @@
 //! cargo run --example gpu --features cuda -- parity --backend cuda
 //! cargo run --example gpu --features cuda -- step --backend cuda --shape 576 30 9 3 1536 49152 2048 8
 //! cargo run --example gpu --features cuda -- generate --backend cuda --batch 16
+//! cargo run --example gpu --features cuda -- generate --backend cuda --launches
 //! ```
 
 #[allow(dead_code, reason = "its `main` is another program's")]
@@ -13,6 +14,7 @@ mod bench_step;
 #[path = "parity.rs"]
 mod parity;
 
+use bench_step::launches;
 use clap::{Args, Parser};
 use mixdistill::data::{Batch, Row, TextTokenizer, arith};
 use mixdistill::device;
@@ -63,6 +65,12 @@ struct Generate {
     /// New tokens for each prompt
     #[arg(long, default_value_t = 128)]
     new: usize,
+    /// 0 takes the most probable token, above that one is drawn
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Count the kernels that the last new token starts, without running them
+    #[arg(long)]
+    launches: bool,
 }
 
 fn main() -> ExitCode {
@@ -155,11 +163,19 @@ fn generate(flags: &Generate) -> Result<Value> {
         .map(|row| (0..flags.prompt).map(|place| token(row, place)).collect())
         .collect();
     let run = |new| {
-        let settings =
-            GenerateConfig { max_new_tokens: new, batch_size: flags.batch, ..Default::default() };
+        let settings = GenerateConfig {
+            max_new_tokens: new,
+            batch_size: flags.batch,
+            temperature: flags.temperature,
+            ..Default::default()
+        };
         let stop = StopConditions { tokens: &[], tokenizer: &tokenizer };
         model.generate(&prompts, stop, &settings, &mut |_| ControlFlow::Continue(()))
     };
+    if flags.launches {
+        let count = |new| launches::count(|| run(new).map(drop));
+        return Ok(difference(&count(flags.new)?, &count(flags.new - 1)?));
+    }
     run(flags.new.min(8))?;
     let start = Instant::now();
     let answers = run(flags.new)?;
@@ -172,4 +188,17 @@ fn generate(flags: &Generate) -> Result<Value> {
         "tokens_per_s": (tokens as f64 / seconds * 100.0).round() / 100.0,
         "peak_device_mib": gpu.memory_pool_usage().map(|usage| usage.bytes_reserved >> 20),
     }))
+}
+
+/// The launches of the longer of two runs that the shorter has not.
+fn difference(more: &Value, fewer: &Value) -> Value {
+    let count = |of: &Value| of.as_u64().unwrap_or(0);
+    let added = |key: &str| count(&more[key]).saturating_sub(count(&fewer[key]));
+    let kernels = more["kernels"].as_object().into_iter().flatten();
+    let kernels = kernels.filter_map(|(name, of)| {
+        let added = count(&of[0]).saturating_sub(count(&fewer["kernels"][name][0]));
+        (added > 0).then(|| (name.clone(), Value::from(added)))
+    });
+    let kernels: serde_json::Map<String, Value> = kernels.collect();
+    json!({ "launches": added("launches"), "mib": added("mib"), "kernels": kernels })
 }

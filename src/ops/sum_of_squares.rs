@@ -1,21 +1,29 @@
-//! The sum of the squares of a tensor's elements, in one pass.
+//! Sums of the squares of tensors' elements, each in one pass, side by side in one tensor that is read once.
 
-#[cfg(feature = "fusion")]
-use super::backends::wide;
-use super::backends::{dispatched, for_ndarray, kernel_trait, widen};
-#[cfg(feature = "fusion")]
-use burn::backend::fusion::custom::TensorSpec;
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
-use burn::tensor::{Slice, Tensor};
+use burn::tensor::{DType, Device, Slice, Tensor};
+
+/// Elements that have a sum of their own.
+const OF_SUM: usize = 64 * 1024;
+
+/// Sums that so many elements have.
+fn sums_for(elements: usize) -> usize {
+    elements.div_ceil(OF_SUM).max(1)
+}
 
 kernel_trait! {
     /// On plain backend tensors.
     trait SumOfSquaresKernel {
-        /// `[1]`, in f32 (f64 for f64).
-        #[fusion(meta = |x| TensorSpec::new([1].into(), wide(x.dtype).into()))]
-        fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-            portable::<Self>(x)
+        /// Writes the sums for `x` to `sums` `[n]`, from `at` on: they add up to that of all squares.
+        #[fusion(dtype = sums, shape = sums)]
+        fn squares(
+            x: FloatTensor<Self>,
+            sums: FloatTensor<Self>,
+            at: usize,
+        ) -> FloatTensor<Self> {
+            portable::<Self>(x, sums, at)
         }
     }
 }
@@ -29,9 +37,11 @@ for_ndarray! { SumOfSquaresKernel }
 /// is left.
 const CHAIN: usize = 4096;
 
-fn portable<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+/// One of the sums has all, the others are left at zero.
+fn portable<B: Backend>(x: FloatTensor<B>, sums: FloatTensor<B>, at: usize) -> FloatTensor<B> {
     let x = widen::<B>(x);
-    sum::<B>(B::float_mul(x.clone(), x))
+    let all = cast::<B>(sum::<B>(B::float_mul(x.clone(), x)), sums.dtype().into());
+    B::float_slice_assign(sums, &[Slice::from(at..at + 1)], all)
 }
 
 /// The sums of chains of elements, then of those sums.
@@ -53,13 +63,52 @@ fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 dispatched! {
     []
     trait SumOfSquaresOps {
-        fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-            <Self as SumOfSquaresKernel>::squares(x)
+        fn squares_at(
+            x: FloatTensor<Self>,
+            sums: FloatTensor<Self>,
+            at: usize,
+        ) -> FloatTensor<Self> {
+            <Self as SumOfSquaresKernel>::squares(x, sums, at)
         }
     }
 }
 
-/// The sum of the squares of all elements, in f32 (f64 for f64); flex sums in f64.
+/// The sums of the squares of several tensors of one device.
+#[derive(Default)]
+pub struct SumsOfSquares {
+    device: Option<Device>,
+    tensors: Vec<Deferred>,
+    /// Sums that they have together.
+    count: usize,
+}
+
+/// Writes a tensor's sums to its place.
+type Deferred = Box<dyn FnOnce(Tensor<1>) -> Tensor<1>>;
+
+impl SumsOfSquares {
+    /// Takes in a tensor, which is off the autodiff graph.
+    pub fn add<const D: usize>(&mut self, x: Tensor<D>) {
+        self.device.get_or_insert_with(|| x.device());
+        let at = self.count;
+        self.count += sums_for(x.shape().num_elements());
+        self.tensors.push(Box::new(move |sums| {
+            let (x, sums) = (x.into_dispatch(), sums.into_dispatch());
+            Tensor::from_dispatch(<Dispatch as SumOfSquaresOps>::squares_at(x, sums, at))
+        }));
+    }
+
+    /// One sum or several for each tensor, in the order of the tensors, in f32: together the sum of all squares.
+    /// `None` where there is no tensor.
+    ///
+    /// # Panics
+    /// If the tensors are on several devices or an autodiff device.
+    pub fn sums(self) -> Option<Tensor<1>> {
+        let sums = Tensor::zeros([self.count], (&self.device?, DType::F32));
+        Some(self.tensors.into_iter().fold(sums, |sums, write| write(sums)))
+    }
+}
+
+/// The sum of the squares of all elements, in f32; flex sums in f64.
 ///
 /// # Shapes
 /// `x`: any, off the autodiff graph; result: `[1]`.
@@ -67,7 +116,9 @@ dispatched! {
 /// # Panics
 /// If `x` is on an autodiff device.
 pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as SumOfSquaresOps>::sum_of_squares(x.into_dispatch()))
+    let mut squares = SumsOfSquares::default();
+    squares.add(x);
+    squares.sums().expect("there is a tensor").sum()
 }
 
 #[cfg(feature = "cube")]
@@ -83,13 +134,14 @@ mod flex {
     const BLOCK: usize = 32 * 1024;
 
     impl SumOfSquaresKernel for Flex {
-        fn squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-            if !kernel::all_f32([&x]) {
-                return portable::<Self>(x);
+        fn squares(x: FloatTensor<Self>, sums: FloatTensor<Self>, at: usize) -> FloatTensor<Self> {
+            if !kernel::all_f32([&x, &sums]) {
+                return portable::<Self>(x, sums, at);
             }
-            let x = kernel::contiguous(x);
-            let sums: Vec<f64> = x.storage::<f32>().par_chunks(BLOCK).map(block_sum).collect();
-            kernel::from_vec(vec![sums.iter().sum::<f64>() as f32], [1])
+            let (x, mut sums) = (kernel::contiguous(x), kernel::contiguous(sums));
+            let blocks: Vec<f64> = x.storage::<f32>().par_chunks(BLOCK).map(block_sum).collect();
+            sums.storage_mut::<f32>()[at] = blocks.iter().sum::<f64>() as f32;
+            sums
         }
     }
 

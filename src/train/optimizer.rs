@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::FileType;
 use crate::model::tensors::{HostTensor, PathStack, host};
 use crate::model::weights::{WeightFiles, write_file};
-use crate::ops::{AdamW, sum_of_squares};
+use crate::ops::{AdamW, SumsOfSquares};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::prelude::*;
@@ -368,16 +368,16 @@ fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64> {
     struct Visitor<'a> {
         gradients: &'a GradientsParams,
-        squares: Vec<Tensor<1>>,
+        squares: SumsOfSquares,
     }
     impl ModuleVisitor for Visitor<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.squares.push(sum_of_squares(gradient));
+                self.squares.add(gradient);
             }
         }
     }
-    let mut visitor = Visitor { gradients, squares: vec![] };
+    let mut visitor = Visitor { gradients, squares: SumsOfSquares::default() };
     module.visit(&mut visitor);
     Ok(norm_of(squares_of(visitor.squares)?))
 }
@@ -386,11 +386,8 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result
 ///
 /// # Errors
 /// [`Error::Training`] where the device cannot be read.
-pub(super) fn squares_of(sums: Vec<Tensor<1>>) -> Result<Vec<f32>> {
-    match sums.is_empty() {
-        true => Ok(vec![]),
-        false => Ok(host(Tensor::cat(sums, 0))?.values),
-    }
+pub(super) fn squares_of(gradients: SumsOfSquares) -> Result<Vec<f32>> {
+    gradients.sums().map_or(Ok(vec![]), |sums| Ok(host(sums)?.values))
 }
 
 /// The root of their sum; the few numbers are summed in f64.

@@ -21,7 +21,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::tensors::host;
 use crate::model::{CausalLm, StepOptions};
-use crate::ops::sum_of_squares;
+use crate::ops::SumsOfSquares;
 use crate::ranks::{Ranks, Topic};
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -178,9 +178,10 @@ impl Ranked<'_> {
     /// The root of the sum of the squares of all gradients, of which each owner has a part. All ranks get the
     /// same number, even where a device sums in another order each time.
     fn norm(&self, own: &[Option<Tensor<1>>]) -> Result<f64> {
-        let squares = squares_of(own.iter().flatten().cloned().map(sum_of_squares).collect())?;
+        let mut squares = SumsOfSquares::default();
+        own.iter().flatten().cloned().for_each(|gradient| squares.add(gradient));
         let mut message = vec![];
-        push_values(&mut message, &squares);
+        push_values(&mut message, &squares_of(squares)?);
         let mut all = vec![];
         // Owners have their parameters in the order of the ranks, so that this is the module's own.
         for (rank, message) in self.ranks.all(Topic::Squares, message)?.iter().enumerate() {

@@ -12,7 +12,6 @@ mod config;
 mod limits;
 mod model;
 mod rows;
-mod sample;
 mod whole_rows;
 
 pub use answer::{EndReason, Generation, NewToken, StopConditions, TokenObserver};

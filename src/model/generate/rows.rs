@@ -3,8 +3,8 @@
 use super::answer::{EndReason, Generation, NewToken, StopConditions, TokenObserver};
 use super::config::GenerateConfig;
 use super::limits::TokenLimits;
-use super::sample::{most_probable, penalize, sample};
 use crate::error::{Error, Result};
+use crate::ops::{Draws, Sampling, draw_tokens};
 use crate::random::Stream;
 use burn::tensor::Tensor;
 use std::collections::VecDeque;
@@ -238,24 +238,35 @@ impl Decoding<'_> {
             hint: "Try a smaller generate.batch_size".into(),
         };
         let config = self.config;
-        if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
-            let best = logits.argmax(1).try_into_vec_as::<i64>().map_err(|e| failed(&e))?;
-            return Ok(best.into_iter().map(|token| token as u32).collect());
-        }
-        let [_, vocabulary] = logits.dims();
-        let mut logits = logits.try_into_vec_as::<f32>().map_err(|e| failed(&e))?;
-        let rows = places.iter().zip(logits.chunks_exact_mut(vocabulary));
-        Ok(rows
-            .map(|(place, logits)| {
-                let Some(row) = &mut self.rows[*place] else { return 0 };
-                let earlier = self.prompts[row.index].iter().chain(&row.tokens);
-                penalize(logits, earlier, config.repetition_penalty as f32);
-                match config.temperature {
-                    0.0 => most_probable(logits),
-                    _ => sample(logits, config, row.random.unit()),
-                }
-            })
-            .collect())
+        let sampling = Sampling {
+            repetition_penalty: config.repetition_penalty,
+            temperature: config.temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            min_p: config.min_p,
+        };
+        // A row that is finished gets any token.
+        let mut point = |place: &usize| match &mut self.rows[*place] {
+            Some(row) if config.temperature > 0.0 => row.random.unit(),
+            _ => 0.0,
+        };
+        let points = places.iter().map(&mut point).collect();
+        let earlier = match config.repetition_penalty {
+            1.0 => vec![],
+            _ => places.iter().map(|place| self.distinct_tokens(*place)).collect(),
+        };
+        let tokens = draw_tokens(logits, Draws { sampling, points, earlier });
+        let tokens = tokens.try_into_vec_as::<i64>().map_err(|e| failed(&e))?;
+        Ok(tokens.into_iter().map(|token| token as u32).collect())
+    }
+
+    /// The tokens that a row holds already, each once.
+    fn distinct_tokens(&self, place: usize) -> Vec<u32> {
+        let Some(row) = &self.rows[place] else { return vec![] };
+        let mut tokens = [&self.prompts[row.index][..], &row.tokens].concat();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 }
 

@@ -11,9 +11,12 @@ use crate::ops::encoding::{EncodedValues, Encoding};
 use crate::ops::gated::{Activation, GatedKernel};
 use crate::ops::rms_norm::RmsNormKernel;
 use crate::ops::rotary::{RotaryKernel, Rotation};
+use crate::ops::sampling::{Draws, Sampling, SamplingKernel};
 use crate::ops::sum_of_squares::SumOfSquaresKernel;
 use crate::ops::token_loss::{Distillation, Divergence, TokenLoss, TokenLossKernel};
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, FloatDType, TensorData};
+use burn_cubecl::ops::into_data_sync;
 use burn_flex::FlexTensor;
 
 type Gpu = CubeBackend;
@@ -122,9 +125,11 @@ fn squares() {
     for (dtype, tolerance) in types() {
         for count in [1, 1000, 200_001] {
             let x = Input::new(1, &[count], 1.0, dtype);
-            let found = Gpu::squares(x.cube(dtype));
-            // The sum is in f32 whatever the elements are.
-            assert_close("squares", found, Exact::squares(x.flex()), tolerance.min(5e-6));
+            // The sums are in f32 whatever the elements are; those around them stay as they are.
+            let sums = Input::of(vec![3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 5.0], &[7], DType::F32);
+            let found = Gpu::squares(x.cube(dtype), sums.cube(DType::F32), 2);
+            let exact = Exact::float_sum(Exact::squares(x.flex(), sums.flex(), 2));
+            assert_close("squares", Gpu::float_sum(found), exact, tolerance.min(5e-6));
         }
     }
 }
@@ -228,6 +233,43 @@ fn decoded_values() {
                     Exact::decode(exact_words, exact_scales, encoding, size, FloatDType::F32);
                 assert_close(&format!("{encoding:?}, {size:?}"), found, exact, tolerance);
             }
+        }
+    }
+}
+
+#[test]
+fn drawn_tokens() {
+    let plain =
+        Sampling { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+    let penalized = Sampling { repetition_penalty: 1.7, ..plain };
+    let all = [
+        plain,
+        Sampling { temperature: 0.3, ..plain },
+        Sampling { top_k: 5, ..plain },
+        Sampling { top_p: 0.7, ..plain },
+        Sampling { min_p: 0.4, ..plain },
+        Sampling { top_k: 9, top_p: 0.8, min_p: 0.2, temperature: 2.0, ..penalized },
+        Sampling { temperature: 0.0, ..plain },
+        Sampling { temperature: 0.0, ..penalized },
+    ];
+    let rows = 8;
+    // With steps of 0.5 many tokens are equally probable.
+    for (vocabulary, step) in [(37, 0.0), (300, 0.5), (1100, 0.0)] {
+        let number = |i: usize| ((i * 7919 + 11) % 2003) as f64 / 300.0 - 3.3;
+        let round = |x: f64| if step > 0.0 { (x / step).round() * step } else { x };
+        let logits: Vec<f64> = (0..rows * vocabulary).map(|i| round(number(i))).collect();
+        let logits = Input::of(logits, &[rows, vocabulary], DType::F32);
+        for sampling in all {
+            let earlier = match sampling.repetition_penalty {
+                1.0 => vec![],
+                _ => (0..rows as u32).map(|row| (0..row * 4).collect()).collect(),
+            };
+            let points = (0..rows).map(|row| (row as f64 + 0.37) / rows as f64).collect();
+            let draws = Draws { sampling, points, earlier };
+            let found = Gpu::draw(logits.cube(DType::F32), draws.clone());
+            let found: Vec<i64> = into_data_sync(found).iter().collect();
+            let expected: Vec<i64> = Exact::draw(logits.flex(), draws).into_data().iter().collect();
+            assert_eq!(found, expected, "{vocabulary} tokens, {sampling:?}");
         }
     }
 }

@@ -1,91 +1,75 @@
-//! Kernels for GPUs: the sum of each chunk, then of these sums.
+//! A kernel for GPUs: a cube for each sum.
 
 use super::super::cube::{
-    CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, unwritten,
-    vector_of, vector_total,
+    CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, vector_of,
+    vector_total, writable,
 };
-use super::{SumOfSquaresKernel, portable};
+use super::{OF_SUM, SumOfSquaresKernel, portable, sums_for};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Vectors that one cube sums up at first.
-const CHUNK: usize = 16 * 1024;
 /// Units of a cube.
 const UNITS: usize = 256;
 
 #[cube(launch_unchecked)]
-fn sum_kernel<F: Float, N: Size>(
+fn squares_kernel<F: Float, N: Size>(
     x: &Tensor<Vector<F, N>>,
     sums: &mut Tensor<f32>,
     vectors: usize,
-    chunk: usize,
-    chunks: usize,
-    #[comptime] squared: bool,
+    // The vectors of a sum, how many sums there are, and where they begin.
+    of_sum: usize,
+    count: usize,
+    at: usize,
     #[comptime] units: usize,
     #[define(F)] _element: ElemType,
 ) {
-    if CUBE_POS >= chunks {
+    if CUBE_POS >= count {
         terminate!();
     }
     let mut scratch = Shared::<[f32]>::new_slice(units);
-    let first = CUBE_POS * chunk;
+    let first = CUBE_POS * of_sum;
     let mut sum = Vector::<f32, N>::new(0.0);
-    for i in range_stepped(first + UNIT_POS as usize, min(first + chunk, vectors), units) {
+    for i in range_stepped(first + UNIT_POS as usize, min(first + of_sum, vectors), units) {
         let x = Vector::<f32, N>::cast_from(x[i]);
-        if comptime!(squared) {
-            sum += x * x;
-        } else {
-            sum += x;
-        }
+        sum += x * x;
     }
     let sum = cube_sum(vector_total(sum), &mut scratch, units);
     if UNIT_POS == 0 {
-        sums[CUBE_POS] = sum;
+        sums[at + CUBE_POS] = sum;
     }
-}
-
-/// The sums of chunks of so many vectors.
-fn sums_of(x: CubeTensor, chunk: usize, squared: bool) -> CubeTensor {
-    let count = x.meta.num_elements();
-    let vector = vector_of(count, [&x]);
-    let vectors = count / vector;
-    let chunks = vectors.div_ceil(chunk).max(1);
-    let sums = unwritten(&x, [chunks], DType::F32);
-    let most = x.client.properties().hardware.max_units_per_cube.max(1) as usize;
-    let units = UNITS.min(1 << most.ilog2());
-    let (cube_count, cube_dim) = cubes(chunks, units, &x);
-    let kind = element(&x);
-    // SAFETY: a cube reads its chunk, of what is there, and writes its own sum.
-    unsafe {
-        sum_kernel::launch_unchecked(
-            &x.client.clone(),
-            cube_count,
-            cube_dim,
-            vector,
-            x.into_tensor_arg(),
-            sums.clone().into_tensor_arg(),
-            vectors,
-            chunk,
-            chunks,
-            squared,
-            units,
-            kind,
-        );
-    }
-    sums
 }
 
 impl SumOfSquaresKernel for CubeBackend {
-    fn squares(x: CubeTensor) -> CubeTensor {
-        if !are_short([&x]) {
-            return portable::<Self>(x);
+    fn squares(x: CubeTensor, sums: CubeTensor, at: usize) -> CubeTensor {
+        if !are_short([&x]) || sums.dtype != DType::F32 {
+            return portable::<Self>(x, sums, at);
         }
         let [x] = in_rows([x]);
-        let sums = sums_of(x, CHUNK, true);
-        match sums.meta.num_elements() {
-            1 => sums,
-            count => sums_of(sums, count, false),
+        let sums = writable(sums);
+        let elements = x.meta.num_elements();
+        let (vector, count) = (vector_of(elements, [&x]), sums_for(elements));
+        let most = x.client.properties().hardware.max_units_per_cube.max(1) as usize;
+        let units = UNITS.min(1 << most.ilog2());
+        let (cube_count, cube_dim) = cubes(count, units, &x);
+        let kind = element(&x);
+        // SAFETY: a cube reads the elements of its sum, of those that are there, and writes that sum.
+        unsafe {
+            squares_kernel::launch_unchecked(
+                &x.client.clone(),
+                cube_count,
+                cube_dim,
+                vector,
+                x.into_tensor_arg(),
+                sums.clone().into_tensor_arg(),
+                elements / vector,
+                OF_SUM / vector,
+                count,
+                at,
+                units,
+                kind,
+            );
         }
+        sums
     }
 }
