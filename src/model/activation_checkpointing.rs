@@ -5,7 +5,7 @@
 //! the widest, goes through long rows piece by piece, forward and backward. The result is the same; the
 //! price is one more forward pass.
 
-use super::blocks::{AttentionMetadata, DecoderLayer};
+use super::blocks::{AttentionMetadata, DecoderLayer, Stream};
 use super::decoder::{DecoderLm, LayerMetadata};
 use super::objective::Objective;
 use crate::data::Batch;
@@ -31,12 +31,13 @@ fn through_block(
     add: &mut impl FnMut(Gradients),
 ) -> Option<Tensor<2>> {
     let x = Tensor::from_inner(input.clone()).require_grad();
-    let middle = layer.add_attention(x.clone(), metadata);
+    let middle = layer.add_attention(Stream::new(x.clone()), metadata).value();
     let of_pieces = pieces.filter_map(|piece| {
         let part = |of: &Tensor<2>| of.clone().slice([piece.clone()]);
         let x = Tensor::from_inner(part(&middle.clone().inner())).require_grad();
         let dropout = metadata.dropout().map(|keys| keys.slice(piece.clone()));
-        let gradients = through(layer.add_mlp(x.clone(), dropout.as_ref()), part(&above));
+        let y = layer.add_mlp(Stream::new(x.clone()), dropout.as_ref()).value();
+        let gradients = through(y, part(&above));
         let gradient = x.grad(&gradients);
         add(gradients);
         gradient

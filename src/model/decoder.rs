@@ -1,7 +1,7 @@
 //! The decoder: embedding, blocks, final norm and head.
 
 use super::base_weights::BaseWeights;
-use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig};
+use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig, Stream};
 use super::config::DecoderConfig;
 use super::lora::{EMBEDDING, HEAD, LoraConfig, LoraLinear, LoraSource, LoraTargets};
 use super::matrix::{MatrixRole, TokenEmbedding};
@@ -332,7 +332,10 @@ impl DecoderLm {
     /// The output of the last block.
     pub(super) fn through_blocks(&self, x: Tensor<2>, metadata: &LayerMetadata) -> Tensor<2> {
         let layers = self.model.layers.iter().enumerate();
-        layers.fold(x, |x, (number, layer)| layer.forward(x, metadata.of(number)))
+        let through = |stream, (number, layer): (usize, &DecoderLayer)| {
+            layer.forward_stream(stream, metadata.of(number))
+        };
+        layers.fold(Stream::new(x), through).value()
     }
 
     /// What the head gets: the output of the last block normalized, and divided by what logits are

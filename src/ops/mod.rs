@@ -64,6 +64,7 @@ pub use linear_cross_entropy::{linear_cross_entropy, linear_token_loss};
 pub(crate) use pieces::pieces;
 pub(crate) use resident::{resident, resident_bf16};
 pub use rms_norm::rms_norm;
+pub(crate) use rms_norm::{add_rms_norm, sums_in_norms};
 pub use rotary::{rotary, rotary_frequencies, rotary_partial, rotary_table};
 pub(crate) use sampling::{Draws, Sampling, draw_tokens};
 pub(crate) use shared_input::SharedInput;

@@ -12,7 +12,7 @@ use burn::backend::autodiff::{
 };
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{Device, Shape, Tensor};
 
 kernel_trait! {
     /// Forward and backward on plain backend tensors; `x` is `[rows, width]`, `weight` is `[width]`.
@@ -36,6 +36,29 @@ kernel_trait! {
             rstd: FloatTensor<Self>,
         ) -> (FloatTensor<Self>, FloatTensor<Self>) {
             portable_backward::<Self>(grad, x, weight, rstd)
+        }
+
+        /// The sum of `x` and `added`, its norm, and the reciprocal root mean square.
+        #[fusion(meta = |x, _added, _weight, _eps| (x.clone(), x.clone(), per_row(x)))]
+        fn add_rms_norm_forward(
+            x: FloatTensor<Self>,
+            added: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            eps: f32,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+            portable_add_forward::<Self>(x, added, weight, eps)
+        }
+
+        /// As [`RmsNormKernel::rms_norm_backward`]; `above` is added to the gradient of `x`.
+        #[fusion(meta = |_grad, x, weight, _rstd, _above| (x.clone(), weight.clone()))]
+        fn rms_norm_backward_add(
+            grad: FloatTensor<Self>,
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            rstd: FloatTensor<Self>,
+            above: FloatTensor<Self>,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            portable_backward_add::<Self>(grad, x, weight, rstd, above)
         }
     }
 }
@@ -75,6 +98,28 @@ fn portable_backward<B: Backend>(
     (cast::<B>(grad_x, x_dtype.into()), cast::<B>(grad_weight, weight_dtype.into()))
 }
 
+fn portable_add_forward<B: RmsNormKernel>(
+    x: FloatTensor<B>,
+    added: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f32,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let sum = B::float_add(x, added);
+    let (y, rstd) = B::rms_norm_forward(sum.clone(), weight, eps);
+    (sum, y, rstd)
+}
+
+fn portable_backward_add<B: RmsNormKernel>(
+    grad: FloatTensor<B>,
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    rstd: FloatTensor<B>,
+    above: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (grad_x, grad_weight) = B::rms_norm_backward(grad, x, weight, rstd);
+    (B::float_add(grad_x, above), grad_weight)
+}
+
 dispatched! {
     [Autodiff]
     trait RmsNormOps {
@@ -91,9 +136,60 @@ impl<B: RmsNormKernel, C: CheckpointStrategy> RmsNormOps for Autodiff<B, C> {
         match RmsNormBackward.prepare::<C>([x_node, weight_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (y, rstd) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
-                prep.finish((x, weight, rstd), y)
+                prep.finish((x, weight, rstd, false), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::rms_norm_forward(x, weight, eps).0),
+        }
+    }
+}
+
+dispatched! {
+    [Autodiff]
+    trait AddRmsNormOps {
+        fn add_rms_norm(
+            x: FloatTensor<Self>,
+            added: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            eps: f32,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            let (sum, y, _) = <Self as RmsNormKernel>::add_rms_norm_forward(x, added, weight, eps);
+            (sum, y)
+        }
+    }
+}
+
+/// The sum and its norm are two nodes, the norm's on the sum's.
+impl<B: RmsNormKernel, C: CheckpointStrategy> AddRmsNormOps for Autodiff<B, C> {
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (x, x_node) = x.into_parts();
+        let (added, added_node) = added.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let (sum, y, rstd) = B::add_rms_norm_forward(x, added, weight.clone(), eps);
+        let sum = SumBackward.prepare::<C>([x_node, added_node]).compute_bound().stateless(sum);
+        let (value, node) = sum.clone().into_parts();
+        let y = match RmsNormBackward.prepare::<C>([node, weight_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((value, weight, rstd, true), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        (sum, y)
+    }
+}
+
+#[derive(Debug)]
+struct SumBackward;
+
+impl<B: Backend> Backward<B, 2> for SumBackward {
+    type State = ();
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        for node in ops.parents.into_iter().flatten() {
+            grads.register::<B>(node.id, grad.clone());
         }
     }
 }
@@ -102,13 +198,21 @@ impl<B: RmsNormKernel, C: CheckpointStrategy> RmsNormOps for Autodiff<B, C> {
 struct RmsNormBackward;
 
 impl<B: RmsNormKernel> Backward<B, 2> for RmsNormBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+    /// `x`, the weight, the reciprocal root mean square, and whether `x` is a sum that goes on in the residual
+    /// stream. What comes after such a sum depends on its norm, so that by now its gradient is there.
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, bool);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node] = ops.parents;
-        let (x, weight, rstd) = ops.state;
+        let (x, weight, rstd, goes_on) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        let (grad_x, grad_weight) = B::rms_norm_backward(grad, x, weight, rstd);
+        let (grad_x, grad_weight) = match &x_node {
+            Some(node) if goes_on => {
+                let above = grads.consume::<B>(node);
+                B::rms_norm_backward_add(grad, x, weight, rstd, above)
+            }
+            _ => B::rms_norm_backward(grad, x, weight, rstd),
+        };
         if let Some(node) = x_node {
             grads.register::<B>(node.id, grad_x);
         }
@@ -142,6 +246,61 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
     let x = x.reshape([shape.num_elements() / width, width]);
     let y = <Dispatch as RmsNormOps>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps);
     Tensor::<2>::from_dispatch(y).reshape(shape)
+}
+
+/// The sum `x + added` and its [`rms_norm`], for a residual stream: the sum goes on and is added to what is made of
+/// its norm. On a GPU one pass each, forward and backward.
+///
+/// # Shapes
+/// - `x`, `added`: `[tokens, width]`, of one type
+/// - `weight`: `[width]`
+/// - result: the sum and the norm, both like `x`
+///
+/// # Panics
+/// If the shapes or types do not fit, or `x` has no element. On an autodiff device, when gradients are asked for
+/// something that depends on the norm and not on the sum, or on the sum by a path no longer than the norm's own.
+pub(crate) fn add_rms_norm(
+    x: Tensor<2>,
+    added: Tensor<2>,
+    weight: Tensor<1>,
+    eps: f32,
+) -> (Tensor<2>, Tensor<2>) {
+    let ([_, width], [weights]) = (x.dims(), weight.dims());
+    assert!(
+        x.dims() == added.dims() && width == weights && x.dtype() == added.dtype(),
+        "add_rms_norm: {:?} and {:?} do not fit each other or a weight of {weights}",
+        x.dims(),
+        added.dims()
+    );
+    assert!(x.shape().num_elements() > 0, "add_rms_norm: x {:?} has no element", x.dims());
+    let [x, added] = [x, added].map(Tensor::into_dispatch);
+    let (sum, y) = <Dispatch as AddRmsNormOps>::add_rms_norm(x, added, weight.into_dispatch(), eps);
+    (Tensor::from_dispatch(sum), Tensor::from_dispatch(y))
+}
+
+/// Whether a sum is better left to the norm that follows ([`add_rms_norm`]) than to the product before it: on GPUs,
+/// whose products add nothing.
+pub(crate) fn sums_in_norms(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    {
+        let device = device.clone().inner();
+        #[cfg(feature = "flex")]
+        if device == Device::flex() {
+            return false;
+        }
+        #[cfg(feature = "ndarray")]
+        // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
+        #[allow(deprecated)]
+        if device == Device::ndarray() {
+            return false;
+        }
+        true
+    }
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 #[cfg(feature = "cube")]
@@ -249,6 +408,40 @@ mod flex {
                     *grad = (*grad - x * factor) * rstd;
                 }
             }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn a_stream_has_the_gradients_that_its_sums_and_norms_have() {
+        let device = Device::flex().autodiff();
+        let random = |rows| Tensor::<2>::random([rows, 12], Distribution::Default, &device);
+        let inputs = [random(5), random(5), random(5), random(12)].map(Tensor::require_grad);
+        let weight = random(1).reshape([12]).require_grad();
+        // Two parts of a block, each with a norm before it.
+        let gradients = |streamed: bool| {
+            let [x, first, last, matrix] = inputs.clone();
+            let normed = |x: Tensor<2>, added| match streamed {
+                true => add_rms_norm(x, added, weight.clone(), 1e-3),
+                false => (x.clone() + added.clone(), rms_norm(x + added, weight.clone(), 1e-3)),
+            };
+            let (sum, y) = normed(x, first);
+            let (sum, y) = normed(sum, y.matmul(matrix) * 0.3);
+            let loss = ((sum + y.exp()) * last).powi_scalar(2).sum();
+            let gradients = loss.backward();
+            let of_inputs = inputs.iter().map(|x| x.grad(&gradients).unwrap());
+            let of_weight = weight.grad(&gradients).unwrap().reshape([1, 12]);
+            of_inputs.chain([of_weight]).collect::<Vec<_>>()
+        };
+        for (found, expected) in gradients(true).into_iter().zip(gradients(false)) {
+            let scale = expected.clone().abs().max().into_scalar::<f32>();
+            let off = (found - expected).abs().max().into_scalar::<f32>() / scale;
+            assert!(off < 2e-6, "off by {off:e}");
         }
     }
 }

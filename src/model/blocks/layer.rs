@@ -14,10 +14,12 @@ use super::attention::{AttentionMetadata, CacheStep, SelfAttention, SelfAttentio
 use super::checks::{check_number, refuse};
 use super::mlp::{Mlp, MlpConfig};
 use super::rms_norm::{RmsNorm, RmsNormConfig};
+use super::stream::Stream;
 use crate::error::Result;
 use crate::model::cache::LayerCache;
 use crate::model::lora::DropoutKeys;
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
+use crate::ops::sums_in_norms;
 use burn::prelude::*;
 
 /// Where a block has its norms.
@@ -129,30 +131,39 @@ impl DecoderLayer {
     /// # Shapes
     /// `[tokens, hidden_size]` to the same; `metadata` says which rows and positions the tokens have.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
-        self.add_mlp(self.add_attention(x, metadata), metadata.dropout())
+        self.forward_stream(Stream::new(x), metadata).value()
+    }
+
+    /// As [`DecoderLayer::forward`], for a stream between blocks.
+    pub(in crate::model) fn forward_stream(
+        &self,
+        stream: Stream,
+        metadata: &AttentionMetadata,
+    ) -> Stream {
+        self.add_mlp(self.add_attention(stream, metadata), metadata.dropout())
     }
 
     /// The residual stream with the attention added: the first half of the block, in which tokens see each
     /// other.
     pub(in crate::model) fn add_attention(
         &self,
-        x: Tensor<2>,
+        stream: Stream,
         metadata: &AttentionMetadata,
-    ) -> Tensor<2> {
+    ) -> Stream {
         let attention = |h, residual| self.self_attn.forward_to(h, residual, metadata);
-        self.add(self.attention_norms(), x, attention)
+        self.add(self.attention_norms(), stream, attention)
     }
 
     /// The block on new tokens, which see those in the cache; it takes them in.
     pub(in crate::model) fn forward_cached(
         &self,
-        x: Tensor<2>,
+        stream: Stream,
         step: &CacheStep,
         cache: &mut LayerCache,
-    ) -> Tensor<2> {
+    ) -> Stream {
         let attention = |h, residual| self.self_attn.forward_cached(h, residual, step, cache);
-        let x = self.add(self.attention_norms(), x, attention);
-        self.add_mlp(x, None)
+        let stream = self.add(self.attention_norms(), stream, attention);
+        self.add_mlp(stream, None)
     }
 
     /// The norms before and after the attention.
@@ -176,30 +187,33 @@ impl DecoderLayer {
     /// The residual stream with the feed-forward part added: the second half, token by token.
     pub(in crate::model) fn add_mlp(
         &self,
-        x: Tensor<2>,
+        stream: Stream,
         dropout: Option<&DropoutKeys>,
-    ) -> Tensor<2> {
-        self.add(self.mlp_norms(), x, |h, residual| self.mlp.forward_to(h, residual, dropout))
+    ) -> Stream {
+        let mlp = |h, residual| self.mlp.forward_to(h, residual, dropout);
+        self.add(self.mlp_norms(), stream, mlp)
     }
 
-    /// The residual stream with a part of the block added, which the part does itself where nothing
-    /// stands between the two.
+    /// The residual stream with a part of the block added: by the part itself where nothing stands between the
+    /// two, on GPUs by the next norm.
     fn add(
         &self,
         [before, after]: [Option<&RmsNorm>; 2],
-        x: Tensor<2>,
+        stream: Stream,
         part: impl FnOnce(Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
-    ) -> Tensor<2> {
-        let normed = |norm: Option<&RmsNorm>, x| match norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        let h = normed(before, x.clone());
-        if after.is_none() && self.residual_multiplier == 1.0 {
-            return part(h, Some(x));
+    ) -> Stream {
+        let (x, h) = stream.normed(before);
+        let later = sums_in_norms(&x.device());
+        if !later && after.is_none() && self.residual_multiplier == 1.0 {
+            return Stream::new(part(h, Some(x)));
         }
-        let y = normed(after, part(h, None));
-        if self.residual_multiplier == 1.0 { x + y } else { x + y * self.residual_multiplier }
+        let y = part(h, None);
+        let y = match after {
+            Some(norm) => norm.forward(y),
+            None => y,
+        };
+        let y = if self.residual_multiplier == 1.0 { y } else { y * self.residual_multiplier };
+        if later { Stream::with(x, y) } else { Stream::new(x + y) }
     }
 }
 

@@ -9,6 +9,7 @@ mod checks;
 mod layer;
 mod mlp;
 mod rms_norm;
+mod stream;
 
 pub use attention::{AttentionMetadata, QkNorm, SelfAttention, SelfAttentionConfig};
 pub(in crate::model) use attention::{CacheStep, TokenPlaces, VisibleKeys, int_tensor};
@@ -16,3 +17,4 @@ pub(in crate::model) use checks::{check_number, check_parameters, check_size, re
 pub use layer::{DecoderLayer, DecoderLayerConfig, NormPlacement};
 pub use mlp::{Mlp, MlpConfig};
 pub use rms_norm::{RmsNorm, RmsNormConfig};
+pub(in crate::model) use stream::Stream;

@@ -3,7 +3,7 @@
 use super::checks::{check_number, check_size};
 use crate::error::Result;
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
-use crate::ops::rms_norm;
+use crate::ops::{add_rms_norm, rms_norm};
 use burn::module::Param;
 use burn::prelude::*;
 
@@ -58,9 +58,17 @@ impl RmsNorm {
     /// # Shapes
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        rms_norm(x, self.scale(), self.eps as f32)
+    }
+
+    /// The sum of both, and that normalized; the sum goes on in a residual stream.
+    pub(super) fn forward_sum(&self, x: Tensor<2>, added: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        add_rms_norm(x, added, self.scale(), self.eps as f32)
+    }
+
+    fn scale(&self) -> Tensor<1> {
         let weight = self.weight.val();
-        let scale = if self.weight_plus_one { weight + 1.0 } else { weight };
-        rms_norm(x, scale, self.eps as f32)
+        if self.weight_plus_one { weight + 1.0 } else { weight }
     }
 
     /// Normalizes each part as wide as the weight, such as a head: `[tokens, parts * width]` to the

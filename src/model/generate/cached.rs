@@ -7,7 +7,9 @@ use super::model::Generate;
 use super::rows::{RowScores, answer_prompts};
 use crate::data::{Batch, TopTokens};
 use crate::error::Result;
-use crate::model::blocks::{CacheStep, SelfAttentionConfig, TokenPlaces, VisibleKeys, int_tensor};
+use crate::model::blocks::{
+    CacheStep, SelfAttentionConfig, Stream, TokenPlaces, VisibleKeys, int_tensor,
+};
 use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
 use crate::model::precision::in_f32;
@@ -90,14 +92,14 @@ impl DecoderLm {
     /// into the caches.
     fn logits_cached(&self, ids: Tensor<2, Int>, rows: &mut CachedKinds) -> Tensor<2> {
         let [of_batch, new] = ids.dims();
-        let mut x = self.embed(ids);
+        let mut stream = Stream::new(self.embed(ids));
         for ((layer, cache), kind) in
             self.model.layers.iter().zip(&mut rows.caches).zip(&rows.of_layer)
         {
-            x = layer.forward_cached(x, &rows.steps[*kind], cache);
+            stream = layer.forward_cached(stream, &rows.steps[*kind], cache);
         }
         let width = self.config.hidden_size;
-        let last = x.reshape([of_batch, new, width]).narrow(1, new - 1, 1);
+        let last = stream.value().reshape([of_batch, new, width]).narrow(1, new - 1, 1);
         linear(in_f32(self.normalized(last.reshape([of_batch, width]))), self.head())
     }
 }

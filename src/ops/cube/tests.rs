@@ -28,6 +28,34 @@ fn norms() {
             let input = |seed, rows| Input::new(seed, &[rows, width], 2.0, dtype);
             let (x, grad) = (input(1, rows), input(2, rows));
             let weight = Input::new(3, &[width], 1.0, dtype);
+            let added = input(4, rows);
+            let (sum, y, rstd) = Gpu::add_rms_norm_forward(
+                x.cube(dtype),
+                added.cube(dtype),
+                weight.cube(dtype),
+                1e-3,
+            );
+            let (exact_sum, exact_y, exact_rstd) =
+                Exact::add_rms_norm_forward(x.flex(), added.flex(), weight.flex(), 1e-3);
+            assert_close("sum", sum.clone(), exact_sum.clone(), tolerance);
+            assert_close("norm of sum", y, exact_y, tolerance);
+            let above = input(5, rows);
+            let (grad_x, grad_weight) = Gpu::rms_norm_backward_add(
+                grad.cube(dtype),
+                sum,
+                weight.cube(dtype),
+                rstd,
+                above.cube(dtype),
+            );
+            let (exact_x, exact_weight) = Exact::rms_norm_backward_add(
+                grad.flex(),
+                exact_sum,
+                weight.flex(),
+                exact_rstd,
+                above.flex(),
+            );
+            assert_close("norm of sum, grad x", grad_x, exact_x, tolerance);
+            assert_close("norm of sum, grad weight", grad_weight, exact_weight, tolerance);
             let (y, rstd) = Gpu::rms_norm_forward(x.cube(dtype), weight.cube(dtype), 1e-3);
             let (exact_y, exact_rstd) = Exact::rms_norm_forward(x.flex(), weight.flex(), 1e-3);
             assert_close("norm", y, exact_y, tolerance);
