@@ -82,6 +82,33 @@ pub fn by_name(name: &str) -> Result<Device> {
     }
 }
 
+/// The error where a device could not be read: its memory ran out, it was lost, or something it ran before had failed.
+/// A GPU tells of a failure when what came of it is read.
+pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
+    let text = error.to_string();
+    let cause = root_cause(&text);
+    let lower = text.to_lowercase();
+    let is_memory = ["allocat", "out of memory", "out-of-memory"].iter().any(|x| lower.contains(x));
+    let hint = match is_memory {
+        true => {
+            "Its memory ran out: lower train.batch_size or generate.batch_size, or set \
+             train.activation_checkpointing"
+        }
+        false => "Check the device and its driver",
+    };
+    Error::Training { what: format!("the device failed: {cause}"), hint: hint.into() }
+}
+
+/// What came first of the causes that an error of CubeCL lists, in one line.
+fn root_cause(text: &str) -> &str {
+    const AROUND: [&str; 6] =
+        ["Caused by", "Backtrace", "No backtrace", "Asked at", "skipped ", "disabled backtrace"];
+    let lines = text.lines().map(str::trim);
+    let mut told = lines
+        .filter(|line| !line.is_empty() && !AROUND.iter().any(|around| line.starts_with(around)));
+    told.next_back().unwrap_or(text)
+}
+
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex; it is here on request")]
 fn create(name: &str, number: usize) -> Option<Device> {
     // Several GPUs of a machine are told apart by their number; a processor is one device.
@@ -139,4 +166,21 @@ pub fn peak_memory_mib() -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_tells_its_first_cause_in_a_line() {
+        let text = "An error happened during execution\nCaused by:\n  The bytes were never written\n  skipped \
+                    `Sum`: it needed memory\nCaused by:\n  can't allocate buffer of size: 4096\n\
+                    No backtrace available\nAsked at:\nNo backtrace available";
+        let told = failure(text).to_string();
+        assert!(told.contains("the device failed: can't allocate buffer of size: 4096."), "{told}");
+        assert!(told.contains("train.batch_size"), "{told}");
+        let told = failure("lost").to_string();
+        assert!(told.contains("the device failed: lost. Check the device"), "{told}");
+    }
 }

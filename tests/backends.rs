@@ -9,13 +9,18 @@ mod common;
 #[path = "../benches/parity.rs"]
 mod parity;
 
-use burn::tensor::Device;
-use common::{backends, tiny};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use common::{Rows, backends, tiny};
+use mixdistill::Error;
 use mixdistill::data::{Batch, Example, Row};
 use mixdistill::model::{
-    Architecture, DecoderConfig, Objective, RopeScaling, RopeType, StepOptions,
+    Architecture, CausalLm, DecoderConfig, DecoderLm, Objective, RopeScaling, RopeType,
+    StepOptions, named_tensors,
 };
+use mixdistill::train::{CheckpointStore, FitOptions, Learner, TrainConfig};
 use parity::{Distance, rows};
+use std::cell::Cell;
 
 /// Largest difference of a gradient, in units of the largest magnitude in its tensor. f32 rounds at
 /// 6e-8; sums of some hundred terms through two blocks stay two orders above it.
@@ -160,5 +165,78 @@ fn compare_generation(what: &str, config: &DecoderConfig) {
     assert!(expected.iter().all(|tokens| tokens.len() == 12));
     for (name, device) in backends() {
         assert_eq!(parity::tokens(config, &device).unwrap(), expected, "{name} {what}");
+    }
+}
+
+/// A model whose loss, at one step, needs more memory than any device has.
+#[derive(Module, Debug)]
+struct Wasteful {
+    inner: DecoderLm,
+    /// Losses until then.
+    losses: usize,
+}
+
+thread_local! {
+    static LOSSES: Cell<usize> = const { Cell::new(0) };
+}
+
+impl CausalLm for Wasteful {
+    fn vocabulary_size(&self) -> usize {
+        self.inner.vocabulary_size()
+    }
+
+    fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
+        let loss = self.inner.loss_sum(batch, scale);
+        match LOSSES.replace(LOSSES.get() + 1) == self.losses {
+            true => loss.clone() + Tensor::<1>::zeros([1usize << 40], &loss.device()).sum(),
+            false => loss,
+        }
+    }
+}
+
+#[test]
+fn memory_that_runs_out_ends_a_training_and_its_last_checkpoint_goes_on() {
+    let train = TrainConfig {
+        batch_size: 2,
+        accumulate: 1,
+        steps: Some(4),
+        checkpoint_every: 2,
+        learning_rate: 3e-3,
+        ..TrainConfig::default()
+    };
+    for (name, device) in backends() {
+        // A processor's own memory is the system's affair.
+        if ["flex", "ndarray"].contains(&name) {
+            continue;
+        }
+        let learner = |losses| {
+            LOSSES.set(0);
+            let inner = model().init(5, &device.clone().autodiff()).unwrap();
+            Learner::new(Wasteful { inner, losses }, train.clone()).unwrap()
+        };
+        let fit = |learner: &mut Learner<Wasteful>, store: &CheckpointStore| {
+            let options = FitOptions { checkpoints: Some(store), ..FitOptions::default() };
+            learner.fit(&mut Rows(rows(0, 8, |_| 25)), options)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let store = |of| CheckpointStore::new(folder.path().join(of), 9, serde_json::Value::Null);
+
+        let mut whole = learner(usize::MAX);
+        fit(&mut whole, &store("whole")).unwrap();
+        let store = store("failed");
+        let error = fit(&mut learner(2), &store).unwrap_err();
+        let text = error.to_string();
+        println!("{name}: {text}");
+        assert!(matches!(&error, Error::Interrupted { step: 2, .. }), "{name}: {text}");
+        let parts = ["the device failed", "allocate", "train.batch_size", "step-000002"];
+        assert!(parts.iter().all(|part| text.contains(part)), "{name}: {text}");
+        assert!(!text.contains('\n') && text.len() < 500, "{name}: {text}");
+
+        let mut resumed = learner(usize::MAX);
+        resumed.resume(&store).unwrap();
+        assert_eq!(resumed.step(), 2, "{name}");
+        fit(&mut resumed, &store).unwrap();
+        let weights = |learner: &Learner<Wasteful>| named_tensors(learner.model()).unwrap();
+        assert_eq!(weights(&resumed), weights(&whole), "{name}: the resumed training");
     }
 }

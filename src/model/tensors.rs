@@ -3,6 +3,7 @@
 //! Names are the module's paths (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers hold
 //! `[input, output]`, files hold `[output, input]` as PyTorch does; the change happens here.
 
+use crate::device;
 use crate::error::{Error, Result};
 use crate::ops::resident;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -162,16 +163,8 @@ pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTenso
 /// [`Error::Training`] where the device cannot be read.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
     let shape = tensor.dims().to_vec();
-    let values = tensor.try_into_vec_as::<f32>().map_err(unreadable)?;
+    let values = tensor.try_into_vec_as::<f32>().map_err(device::failure)?;
     Ok(HostTensor { shape, values })
-}
-
-/// What is wrong where a device cannot be read.
-pub(crate) fn unreadable(error: impl std::fmt::Display) -> Error {
-    Error::Training {
-        what: format!("the device cannot be read: {error}"),
-        hint: "Check the device and its memory".into(),
-    }
 }
 
 /// The module with its parameters replaced by those of `tensors`; frozen parameters stay.

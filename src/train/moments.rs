@@ -1,8 +1,9 @@
 //! AdamW's moments of one parameter: how they are updated, and how a checkpoint holds them.
 
 use super::config::MomentType;
+use crate::device;
 use crate::error::{Error, Result};
-use crate::model::tensors::{Elements, NamedTensor, unreadable};
+use crate::model::tensors::{Elements, NamedTensor};
 use crate::model::weights::WeightFiles;
 use crate::ops::{AdamW, Moments8Bit, StoredMoment};
 use burn::optim::AdaptiveMomentumState;
@@ -85,7 +86,7 @@ impl Moments {
                     let (words, scales) = moments.moment(index);
                     let len = moments.len();
                     let read =
-                        move || Moments8Bit::codes_in(words.clone(), len).map_err(unreadable);
+                        move || Moments8Bit::codes_in(words.clone(), len).map_err(device::failure);
                     let codes = NamedTensor::bytes(format!("{name}.{part}"), vec![len], read);
                     [codes, NamedTensor::new(format!("{name}.{part}.absmax"), scales)]
                 });

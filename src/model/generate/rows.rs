@@ -3,6 +3,7 @@
 use super::answer::{EndReason, Generation, NewToken, StopConditions, TokenObserver};
 use super::config::GenerateConfig;
 use super::limits::TokenLimits;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::ops::{Draws, Sampling, draw_tokens};
 use crate::random::Stream;
@@ -233,10 +234,6 @@ impl Decoding<'_> {
 
     /// The next token of each of these rows; those that are finished get any.
     fn choose(&mut self, logits: Tensor<2>, places: &[usize]) -> Result<Vec<u32>> {
-        let failed = |e: &dyn std::fmt::Display| Error::Training {
-            what: format!("the device failed while generating: {e}"),
-            hint: "Try a smaller generate.batch_size".into(),
-        };
         let config = self.config;
         let sampling = Sampling {
             repetition_penalty: config.repetition_penalty,
@@ -256,7 +253,7 @@ impl Decoding<'_> {
             _ => places.iter().map(|place| self.distinct_tokens(*place)).collect(),
         };
         let tokens = draw_tokens(logits, Draws { sampling, points, earlier });
-        let tokens = tokens.try_into_vec_as::<i64>().map_err(|e| failed(&e))?;
+        let tokens = tokens.try_into_vec_as::<i64>().map_err(device::failure)?;
         Ok(tokens.into_iter().map(|token| token as u32).collect())
     }
 
