@@ -174,7 +174,7 @@ fn generate(flags: &Generate) -> Result<Value> {
     };
     if flags.launches {
         let count = |new| launches::count(|| run(new).map(drop));
-        return Ok(difference(&count(flags.new)?, &count(flags.new - 1)?));
+        return Ok(difference(&count(flags.new)?, &count(flags.new.saturating_sub(1).max(1))?));
     }
     run(flags.new.min(8))?;
     let start = Instant::now();

@@ -76,7 +76,7 @@ pair() {
   # shellcheck disable=SC2086
   part "$name, $precision" "$gpu" step --backend "$backend" --shape $shape --precision "$precision" "${steps[@]}" "$@"
   if [ "$has_torch" = 1 ]; then
-    for compiled in "" --compile; do
+    for compiled in "${modes[@]}"; do
       # shellcheck disable=SC2086
       part "$name, $precision, PyTorch ${compiled#--}" "$python" benches/peers/shape_step.py --device "$torch_device" \
         --shape $shape ${bf16[@]+"${bf16[@]}"} $compiled "${steps[@]}" ${peer[@]+"${peer[@]}"}
@@ -89,14 +89,17 @@ large="1536 28 12 2 8960 151936 2048 2"
 long="576 30 9 3 1536 49152 8192 1"
 steps=(--steps 10 --warm-up 3)
 precisions=(bf16 f32)
+# PyTorch as it is, and compiled.
+modes=("" --compile)
 generation=(--batch 16)
 if [ -n "${TINY:-}" ]; then
   small="32 2 4 2 48 67 24 2"
   large="$small"
   long="32 1 4 2 48 67 40 1"
   steps=(--steps 1 --warm-up 1)
-  # Software drivers have no bf16.
+  # Software drivers have no bf16, and compiling takes longer than all else.
   precisions=(f32)
+  modes=("")
   generation=(--shape 32 2 4 2 48 67 --batch 2 --prompt 5 --new 4)
 fi
 # CUDA and ROCm may compute products of f32 matrices in TF32.

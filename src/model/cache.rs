@@ -13,8 +13,11 @@ use std::ops::Range;
 /// New tokens for which a cache that lets go of old ones makes room.
 const LEAST_ROOM: usize = 64;
 
-/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity doubles when
-/// it is used up, so that a generous length limit costs nothing. With a sliding window it then lets go
+/// Tokens of a block, in which a cache grows.
+const BLOCK: usize = 128;
+
+/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity grows by half when
+/// it is used up, in blocks, so that a generous length limit costs nothing. With a sliding window it then lets go
 /// of what no later token sees, so that its size grows with the window and not with the row.
 #[derive(Debug)]
 pub(super) struct LayerCache {
@@ -66,7 +69,7 @@ impl LayerCache {
                 let kept = self.window.map_or(start, |window| start.min(window - 1));
                 let more = match kept < start {
                     true => kept.max(LEAST_ROOM) + new,
-                    false => capacity.max(start + new - capacity),
+                    false => (capacity / 2).max(start + new - capacity).next_multiple_of(BLOCK),
                 };
                 if kept < start {
                     old = old.narrow(2, start - kept, kept);

@@ -35,13 +35,15 @@ struct Sizes {
 /// A cube's tile, and a unit's place in it.
 #[derive(CubeType, Clone)]
 struct Tile {
-    /// The head among those of all rows of the batch, and among those of its row.
+    /// The head among those of all rows of the batch, among those of its row, and the key and value head that it has.
     of_all: usize,
     head: usize,
+    kv_head: usize,
     /// The row's first token among those of all rows.
     base: usize,
-    /// The tile's first token, and the unit's own, within the row.
+    /// The tile's first token, the one after its last, and the unit's own, within the row.
     first: usize,
+    end: usize,
     own: usize,
     row: usize,
     lane: usize,
@@ -57,8 +59,10 @@ impl Sizes {
         Tile {
             of_all,
             head: of_all % heads,
+            kv_head: of_all % heads / (heads / self.kv_heads),
             base: of_all / heads * self.seq,
             first,
+            end: min(first + self.tile, self.seq),
             own: first + row,
             row,
             lane: UNIT_POS as usize % self.lanes,
@@ -171,15 +175,13 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     }
     let (heads, kv_heads) = (sizes.heads, sizes.kv_heads);
     let tile = sizes.tile(heads);
-    let (base, row, query) = (tile.base, tile.row, tile.own);
-    let kv_head = tile.head / (heads / kv_heads);
-    let end = min(tile.first + sizes.tile, sizes.seq);
+    let (base, row, query, end) = (tile.base, tile.row, tile.own, tile.end);
 
     let mut queries = sizes.rows::<N>();
     let mut others = sizes.rows::<N>();
     let mut probs = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
     let mut of_lanes = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.lanes));
-    sizes.load(q, &mut queries, base + tile.first, base + sizes.seq, heads, tile.head);
+    sizes.load(q, &mut queries, base + tile.first, base + end, heads, tile.head);
 
     let mut mixed = sizes.no_sums::<N>();
     let start = usize::cast_from(starts[base + min(query, sizes.seq - 1)]);
@@ -188,7 +190,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     // No later query of the tile sees an earlier key than the first.
     let mut first_key = usize::cast_from(starts[base + tile.first]);
     while first_key < end {
-        sizes.load(k, &mut others, base + first_key, base + end, kv_heads, kv_head);
+        sizes.load(k, &mut others, base + first_key, base + end, kv_heads, tile.kv_head);
         sync_cube();
         let mut of_lane = f32::new(LEAST);
         for j in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
@@ -217,7 +219,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
             probs[row * sizes.tile + j] = prob;
             sum += prob;
         }
-        sizes.load(v, &mut others, base + first_key, base + end, kv_heads, kv_head);
+        sizes.load(v, &mut others, base + first_key, base + end, kv_heads, tile.kv_head);
         sync_cube();
         sizes.add(&mut mixed, factor, &probs, &others, &tile);
         sync_cube();
@@ -254,17 +256,15 @@ fn query_kernel<F: Float, I: Int, N: Size>(
     }
     let (heads, kv_heads) = (sizes.heads, sizes.kv_heads);
     let tile = sizes.tile(heads);
-    let (base, row, query) = (tile.base, tile.row, tile.own);
-    let kv_head = tile.head / (heads / kv_heads);
-    let end = min(tile.first + sizes.tile, sizes.seq);
+    let (base, row, query, end) = (tile.base, tile.row, tile.own, tile.end);
 
     let mut queries = sizes.rows::<N>();
     let mut grads = sizes.rows::<N>();
     let mut keys = sizes.rows::<N>();
     let mut values = sizes.rows::<N>();
     let mut slopes = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
-    sizes.load(q, &mut queries, base + tile.first, base + sizes.seq, heads, tile.head);
-    sizes.load(grad, &mut grads, base + tile.first, base + sizes.seq, heads, tile.head);
+    sizes.load(q, &mut queries, base + tile.first, base + end, heads, tile.head);
+    sizes.load(grad, &mut grads, base + tile.first, base + end, heads, tile.head);
 
     let mut sums = sizes.no_sums::<N>();
     let last = min(query, sizes.seq - 1);
@@ -273,8 +273,8 @@ fn query_kernel<F: Float, I: Int, N: Size>(
     let mean = query_sums[2 * (tile.of_all * sizes.seq + last) + 1];
     let mut first_key = usize::cast_from(starts[base + tile.first]);
     while first_key < end {
-        sizes.load(k, &mut keys, base + first_key, base + end, kv_heads, kv_head);
-        sizes.load(v, &mut values, base + first_key, base + end, kv_heads, kv_head);
+        sizes.load(k, &mut keys, base + first_key, base + end, kv_heads, tile.kv_head);
+        sizes.load(v, &mut values, base + first_key, base + end, kv_heads, tile.kv_head);
         sync_cube();
         for j in range_stepped(tile.lane, sizes.tile, sizes.lanes) {
             let key = first_key + j;
@@ -325,9 +325,9 @@ fn key_kernel<F: Float, I: Int, N: Size>(
     let mut grads = sizes.rows::<N>();
     // Of each query, for each key of the tile.
     let mut factors = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
-    sizes.load(k, &mut keys, base + tile.first, base + sizes.seq, kv_heads, tile.head);
+    sizes.load(k, &mut keys, base + tile.first, base + tile.end, kv_heads, tile.head);
     if comptime!(of_keys) {
-        sizes.load(v, &mut values, base + tile.first, base + sizes.seq, kv_heads, tile.head);
+        sizes.load(v, &mut values, base + tile.first, base + tile.end, kv_heads, tile.head);
     }
 
     let mut sums = sizes.no_sums::<N>();

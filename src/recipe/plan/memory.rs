@@ -227,7 +227,7 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> V
         all.push((Phase::HeldOut, at));
     }
     if let Some([rows, tokens]) = setup.answers {
-        // Keys and values of all layers, with the room that doubles, and the scores of a token.
+        // Keys and values of all layers, with some room, and the scores of a token.
         let caches = 2 * rows * tokens * setup.shape.key_value_width();
         let working = Held::values(caches) * setup.shape.num_hidden_layers as f64;
         let logits = Held::values(rows * setup.shape.vocab_size) * 3.0;
