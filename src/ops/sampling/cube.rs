@@ -293,7 +293,8 @@ impl SamplingKernel for CubeBackend {
                 tokens.clone().into_tensor_arg(),
                 rows,
                 vocabulary,
-                temperature.recip() as f32,
+                // Finite, so that the largest score's distance of 0 stays 0.
+                temperature.recip().min(1e30) as f32,
                 top_k as f32,
                 top_p as f32,
                 min_p as f32,
