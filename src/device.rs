@@ -88,7 +88,7 @@ pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
     let cause = root_cause(&text);
     let lower = text.to_lowercase();
-    let is_memory = ["allocat", "out of memory", "out-of-memory"].iter().any(|x| lower.contains(x));
+    let is_memory = ["allocate", "allocation", "out of memory"].iter().any(|x| lower.contains(x));
     let hint = match is_memory {
         true => {
             "Its memory ran out: lower train.batch_size or generate.batch_size, or set \

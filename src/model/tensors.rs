@@ -157,6 +157,11 @@ pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTenso
     numbers.map(|(name, read)| Ok((name, read()?))).collect()
 }
 
+/// The tensor on the device without autodiff.
+pub(crate) fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
+}
+
 /// A tensor's elements on the host.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Sums of the squares of tensors' elements, each in one pass, side by side in one tensor that is read once.
 
-use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
+use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide, widen};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{DType, Device, Slice, Tensor};
@@ -76,7 +76,8 @@ dispatched! {
 /// The sums of the squares of several tensors of one device.
 #[derive(Default)]
 pub struct SumsOfSquares {
-    device: Option<Device>,
+    /// Where the sums are, and in which type.
+    options: Option<(Device, DType)>,
     tensors: Vec<Deferred>,
     /// Sums that they have together.
     count: usize,
@@ -88,7 +89,7 @@ type Deferred = Box<dyn FnOnce(Tensor<1>) -> Tensor<1>>;
 impl SumsOfSquares {
     /// Takes in a tensor, which is off the autodiff graph.
     pub fn add<const D: usize>(&mut self, x: Tensor<D>) {
-        self.device.get_or_insert_with(|| x.device());
+        self.options.get_or_insert_with(|| (x.device(), wide(x.dtype()).into()));
         let at = self.count;
         self.count += sums_for(x.shape().num_elements());
         self.tensors.push(Box::new(move |sums| {
@@ -97,18 +98,20 @@ impl SumsOfSquares {
         }));
     }
 
-    /// One sum or several for each tensor, in the order of the tensors, in f32: together the sum of all squares.
+    /// One sum or several for each tensor, in the order of the tensors, in f32 (f64 where the first
+    /// is f64): together the sum of all squares.
     /// `None` where there is no tensor.
     ///
     /// # Panics
     /// If the tensors are on several devices or an autodiff device.
     pub fn sums(self) -> Option<Tensor<1>> {
-        let sums = Tensor::zeros([self.count], (&self.device?, DType::F32));
+        let (device, dtype) = self.options?;
+        let sums = Tensor::zeros([self.count], (&device, dtype));
         Some(self.tensors.into_iter().fold(sums, |sums, write| write(sums)))
     }
 }
 
-/// The sum of the squares of all elements, in f32; flex sums in f64.
+/// The sum of the squares of all elements, in f32 (f64 for f64); flex sums in f64.
 ///
 /// # Shapes
 /// `x`: any, off the autodiff graph; result: `[1]`.

@@ -5,6 +5,7 @@ use super::config::GenerateConfig;
 use super::limits::TokenLimits;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::model::tensors::off_graph;
 use crate::ops::{Draws, Sampling, draw_tokens};
 use crate::random::Stream;
 use burn::tensor::Tensor;
@@ -252,7 +253,7 @@ impl Decoding<'_> {
             1.0 => vec![],
             _ => places.iter().map(|place| self.distinct_tokens(*place)).collect(),
         };
-        let tokens = draw_tokens(logits, Draws { sampling, points, earlier });
+        let tokens = draw_tokens(off_graph(logits), Draws { sampling, points, earlier });
         let tokens = tokens.try_into_vec_as::<i64>().map_err(device::failure)?;
         Ok(tokens.into_iter().map(|token| token as u32).collect())
     }

@@ -4,6 +4,7 @@
 
 use super::{DropoutKeys, LoraLinear};
 use crate::model::precision::{in_f32, like};
+use crate::model::tensors::off_graph;
 use crate::ops::{SharedInput, linear};
 use burn::module::Param;
 use burn::prelude::*;
@@ -22,11 +23,6 @@ pub struct Magnitude {
     /// What outputs are multiplied by, where weights stay as they are, off the graph.
     #[module(skip)]
     fixed: Option<Tensor<1>>,
-}
-
-/// The tensor on the device without autodiff.
-fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
 }
 
 impl Magnitude {
