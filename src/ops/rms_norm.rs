@@ -280,27 +280,15 @@ pub(crate) fn add_rms_norm(
 
 /// Whether a sum is better left to the norm that follows ([`add_rms_norm`]) than to the product before it: on GPUs,
 /// whose products add nothing.
+#[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex")]
 pub(crate) fn sums_in_norms(device: &Device) -> bool {
-    #[cfg(feature = "cube")]
-    {
-        let device = device.clone().inner();
+    let processors: &[Device] = &[
         #[cfg(feature = "flex")]
-        if device == Device::flex() {
-            return false;
-        }
+        Device::flex(),
         #[cfg(feature = "ndarray")]
-        // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
-        #[allow(deprecated)]
-        if device == Device::ndarray() {
-            return false;
-        }
-        true
-    }
-    #[cfg(not(feature = "cube"))]
-    {
-        let _ = device;
-        false
-    }
+        Device::ndarray(),
+    ];
+    !processors.contains(&device.clone().inner())
 }
 
 #[cfg(feature = "cube")]
