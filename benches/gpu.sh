@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is to be known of a GPU, in one call of about eight minutes: parity with flex, tokens/s and memory of steps beside
+# What is to be known of a GPU, in one call of some minutes: parity with flex, tokens/s and memory of steps beside
 # PyTorch, a profile by kernel, generation.
 #
 # usage: benches/gpu.sh BACKEND OUT            BACKEND: cuda, rocm, metal, vulkan or wgpu; OUT: a new folder
@@ -38,7 +38,13 @@ if [ -z "$gpu" ]; then
 fi
 python="${PYTHON:-python3}"
 limit="${LIMIT:-60}"
-nvidia-smi 2>/dev/null | tee "$out/device.txt"
+stopwatch=$(command -v timeout || command -v gtimeout) || {
+  echo "There is no timeout: install GNU coreutils" >&2
+  exit 1
+}
+# limited COMMAND...: ends it after the seconds of a part, by force where it does not listen
+limited() { "$stopwatch" -k 5 "$limit" "$@"; }
+limited nvidia-smi 2>/dev/null | tee "$out/device.txt"
 
 failed=0
 # part NAME COMMAND...: runs a command that prints one line of JSON
@@ -46,7 +52,7 @@ part() {
   local name="$1" line status
   shift
   echo "== $name (after $SECONDS s)"
-  line=$(timeout "$limit" "$@" 2>>"$out/log.txt")
+  line=$(limited "$@" 2>>"$out/log.txt" | tail -n 1)
   status=$?
   # Parity prints its line and fails where something is off.
   if [ -n "$line" ]; then
@@ -64,7 +70,7 @@ part() {
 torch_device=cpu
 case "$backend" in cuda | rocm) torch_device=cuda ;; esac
 has_torch=0
-if "$python" -c "import torch; assert '$torch_device' == 'cpu' or torch.cuda.is_available()" 2>/dev/null; then
+if limited "$python" -c "import torch; assert '$torch_device' == 'cpu' or torch.cuda.is_available()" 2>/dev/null; then
   # On a machine without a card for it, PyTorch is only run where shapes are tiny.
   if [ "$torch_device" = cuda ] || [ -n "${TINY:-}" ]; then has_torch=1; fi
 fi
@@ -116,7 +122,7 @@ pair "1.5B, adapters" "$large" "${precisions[0]}" --lora-rank 8 --base-type "$([
 part "profile" "$gpu" step --backend "$backend" --shape $small --precision "${precisions[0]}" --profile
 peer=()
 for other in vulkan wgpu; do
-  if [ "$other" != "$backend" ] && "$gpu" step --backend "$other" --shape 8 1 1 1 8 11 4 1 --steps 1 >/dev/null 2>&1; then
+  if [ "$other" != "$backend" ] && limited "$gpu" step --backend "$other" --shape 8 1 1 1 8 11 4 1 --steps 1 >/dev/null 2>&1; then
     part "$other, parity" "$gpu" parity --backend "$other"
     # shellcheck disable=SC2086
     part "$other, 135M, f32" "$gpu" step --backend "$other" --shape $small "${steps[@]}"
@@ -144,5 +150,6 @@ for line in open(sys.argv[1]):
         memory = result.get("peak_device_mib")
         print(f"{what:<44} {result['tokens_per_s']:>10.0f} tokens/s {memory or 0:>8} MiB")
 PYTHON
+[ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
 echo "done after $SECONDS s"
 exit "$failed"

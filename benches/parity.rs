@@ -3,7 +3,9 @@
 use burn::tensor::Device;
 use mixdistill::Result;
 use mixdistill::data::{Batch, Row, TextTokenizer, arith};
-use mixdistill::model::{DecoderConfig, GenerateConfig, LoraConfig, StepOptions, StopConditions};
+use mixdistill::model::{
+    DecoderConfig, GenerateConfig, LoraConfig, NewToken, StepOptions, StopConditions,
+};
 use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_with};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -119,15 +121,26 @@ pub fn farthest(found: &[f64], expected: &[f64]) -> f64 {
     off.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) })
 }
 
-/// Twelve tokens for each of three prompts.
+/// Twelve tokens for each of three prompts, the most probable and, with earlier ones made less probable, drawn ones.
 pub fn tokens(config: &DecoderConfig, device: &Device) -> Result<Vec<Vec<u32>>> {
     let words = arith::vocabulary();
     let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str))?;
     let prompts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6, 5], vec![35]];
-    let settings = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
+    let plain = GenerateConfig { max_new_tokens: 12, batch_size: 3, ..Default::default() };
+    let drawn = GenerateConfig {
+        temperature: 0.7,
+        top_k: 20,
+        top_p: 0.9,
+        repetition_penalty: 1.3,
+        ..plain.clone()
+    };
     let model = config.init(5, device)?;
-    let stop_conditions = StopConditions { tokens: &[], tokenizer: &tokenizer };
-    let all =
-        model.generate(&prompts, stop_conditions, &settings, &mut |_| ControlFlow::Continue(()))?;
-    Ok(all.into_iter().map(|answer| answer.tokens).collect())
+    let mut tokens = vec![];
+    for settings in [plain, drawn] {
+        let stop = StopConditions { tokens: &[], tokenizer: &tokenizer };
+        let go_on = &mut |_: &NewToken<'_>| ControlFlow::Continue(());
+        let answers = model.generate(&prompts, stop, &settings, go_on)?;
+        tokens.extend(answers.into_iter().map(|answer| answer.tokens));
+    }
+    Ok(tokens)
 }

@@ -88,7 +88,8 @@ pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
     let cause = root_cause(&text);
     let lower = text.to_lowercase();
-    let is_memory = ["allocate", "allocation", "out of memory"].iter().any(|x| lower.contains(x));
+    let is_memory = ["allocate", "allocating", "allocation", "device memory", "out-of-memory"];
+    let is_memory = is_memory.iter().any(|word| lower.contains(word));
     let hint = match is_memory {
         true => {
             "Its memory ran out: lower train.batch_size or generate.batch_size, or set \
@@ -180,6 +181,11 @@ mod tests {
         let told = failure(text).to_string();
         assert!(told.contains("the device failed: can't allocate buffer of size: 4096."), "{told}");
         assert!(told.contains("train.batch_size"), "{told}");
+        for text in
+            ["out of device memory allocating 4096 bytes", "An out-of-memory error happened"]
+        {
+            assert!(failure(text).to_string().contains("train.batch_size"), "{text}");
+        }
         let told = failure("lost").to_string();
         assert!(told.contains("the device failed: lost. Check the device"), "{told}");
     }

@@ -236,8 +236,8 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
 ///
 /// The scores exist for a block of queries at a time. What that costs in memory: on flex, 64 to 192
 /// queries of heads that share keys in each thread (64 of them in long rows), and in the backward pass
-/// up to four sums of the gradients of keys and values; elsewhere, up to 128 MiB for each of a few
-/// temporaries.
+/// up to four sums of the gradients of keys and values; elsewhere, up to 256 MiB for each of a
+/// few temporaries.
 ///
 /// # Shapes
 /// With `tokens = batch * seq`, row after row:

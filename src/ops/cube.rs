@@ -21,7 +21,7 @@ use burn_cubecl::kernel::{
     into_contiguous,
     matmul::{MatmulStrategy, matmul},
 };
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros_client};
 pub(super) use burn_cubecl::{CubeBackend, cubecl, tensor::CubeTensor};
 
 /// Whether the kernels take tensors of these types: what sums in f32 are right for.
@@ -46,12 +46,25 @@ pub(super) fn unwritten(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType
     empty_device_contiguous_dtype(client, device, shape.into(), dtype)
 }
 
+/// The same with all zeros. Burn's own has gaps between rows on some devices.
+pub(super) fn zeroed(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    let (shape, client, device) = (shape.into(), like.client.clone(), like.device.clone());
+    let flat = zeros_client(client, device, [shape.num_elements()].into(), dtype);
+    CubeTensor::new_contiguous(flat.client, flat.device, shape, flat.handle, dtype)
+}
+
+/// The most elements of a type that a device holds in one piece.
+pub(super) fn most_elements(client: &Client, dtype: DType) -> usize {
+    usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX) / dtype.size()
+}
+
 /// The tensor itself if nothing else holds it, a copy otherwise; row after row.
 pub(super) fn writable(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     match tensor.can_mut() && tensor.is_nonoverlapping() {
         true => tensor,
-        false => tensor.copy(),
+        // A copy has gaps between rows on some devices.
+        false => into_contiguous(tensor.copy()),
     }
 }
 

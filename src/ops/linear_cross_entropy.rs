@@ -70,7 +70,9 @@ pub(crate) trait LinearCrossEntropyKernel:
     TokenLossKernel + WideProductKernel + DecodingKernel
 {
     /// What exists at a time.
-    const BLOCK: Block = CPU;
+    fn block(_device: &Self::Device) -> Block {
+        CPU
+    }
 
     /// `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
     ///
@@ -95,7 +97,10 @@ for_ndarray! { LinearCrossEntropyKernel }
 #[cfg(feature = "cube")]
 impl LinearCrossEntropyKernel for burn::backend::Cube {
     /// 1 GiB in f32: with fewer tokens a block's gradient of the weight costs more than its products.
-    const BLOCK: Block = Block { logits: 256 * 1024 * 1024, tokens: 64 * 1024 };
+    fn block(device: &Self::Device) -> Block {
+        let most = super::cube::most_elements(&device.client(), burn::tensor::DType::F32);
+        Block { logits: most.min(256 * 1024 * 1024), tokens: 64 * 1024 }
+    }
 }
 
 /// One block of tokens after the other. The matrix products are in the type of `hidden`; the
@@ -118,7 +123,7 @@ fn portable_forward<B: LinearCrossEntropyKernel>(
     };
     let weight = weight.dense(dtype);
     let token_weights = cast::<B>(token_weights, wide(dtype));
-    let block = B::BLOCK.tokens(vocabulary);
+    let block = B::block(&hidden.device()).tokens(vocabulary);
     let mut loss = None;
     let mut grad_hidden = vec![];
     let mut grad_weight = None;

@@ -3,13 +3,14 @@
 //! Each file holds one operation, in the same parts:
 //!
 //! 1. a *kernel* trait: forward and hand-written backward on plain backend tensors, whose default
-//!    bodies are made of Burn's backend operations and run on every backend (CUDA, Vulkan, WebGPU,
-//!    Metal, ROCm, ndarray; with or without fusion);
+//!    bodies are made of Burn's backend operations and run on every backend;
 //! 2. a *dispatched* trait that Burn's run-time `Dispatch` backend routes, and whose
 //!    implementation for `Autodiff<B, C>` registers the backward step;
 //! 3. a function on [`Tensor`](burn::tensor::Tensor), which is all that a model sees;
 //! 4. kernels for flex in plain Rust and rayon. They are for f32 and fall back to the portable
-//!    bodies for other types. They give the same bits with any number of threads.
+//!    bodies for other types. They give the same bits with any number of threads;
+//! 5. where it pays, kernels for GPUs in CubeCL (`cube.rs`), one form for CUDA, Vulkan, WebGPU, Metal and
+//!    ROCm, with and without fusion, for f32, f16 and bf16.
 //!
 //! Activations are `[tokens, width]`, so that the gradient of a weight is one matrix product and
 //! not a batch of them with a sum.

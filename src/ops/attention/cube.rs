@@ -6,13 +6,12 @@
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl::prelude::TensorArg, cubes, element, in_rows,
-    product, product_to, units, units_of, unwritten, vector_of,
+    most_elements, product, product_to, units, units_of, unwritten, vector_of, zeroed,
 };
 use super::{AttentionKernel, AttentionShape, Extent, Saved, flash, portable};
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::kernel::slice;
-use burn_cubecl::ops::numeric::zeros_client;
 use std::ops::Range;
 
 mod kernels;
@@ -26,11 +25,12 @@ const BLOCKS: usize = 4;
 /// Queries of a block, where the row has as many, that keep a GPU busy.
 const QUERIES: usize = 256;
 
-/// Queries of a block, a multiple of `step`, so that a block of rows by heads begins where a device can begin to read.
-fn query_block(Extent { shape, longest }: Extent, step: usize) -> usize {
+/// Queries of a block, a multiple of `step`, so that a block of rows by heads begins where a device can begin to read;
+/// `most` scores at most, unless a step has more.
+fn query_block(Extent { shape, longest }: Extent, step: usize, most: usize) -> usize {
     let wanted = shape.seq.div_ceil(BLOCKS).max(QUERIES).min(longest.max(QUERIES));
     let keys = (wanted + longest).min(shape.seq);
-    let most = SCORES / (shape.batch * shape.heads * keys).max(1);
+    let most = most / (shape.batch * shape.heads * keys).max(1);
     let block = match wanted <= most {
         true => wanted.next_multiple_of(step),
         false => most / step * step,
@@ -51,8 +51,15 @@ struct Call {
 
 impl Call {
     fn new(extent: Extent, starts: CubeTensor, dtype: DType) -> Self {
-        let alignment = starts.client.properties().memory.alignment as usize;
-        let block = query_block(extent, alignment.div_ceil(dtype.size()));
+        let shape = extent.shape;
+        let alignment = starts.client.properties().memory.alignment;
+        // The fewest queries whose rows of all heads end where a device can begin to read.
+        let of_query = shape.batch * shape.heads * shape.head_dim * dtype.size();
+        let step = (1..alignment as usize)
+            .find(|step| (of_query * step).is_multiple_of(alignment as usize))
+            .unwrap_or(alignment as usize);
+        let most = SCORES.min(most_elements(&starts.client, DType::F32));
+        let block = query_block(extent, step, most);
         Self { extent, shape: extent.shape, starts, dtype, block }
     }
 
@@ -159,10 +166,7 @@ impl Call {
         if sums.is_none() && *rows == (0..seq) {
             return parts;
         }
-        let zeros = |part: &CubeTensor| {
-            let size = [self.matrices(), seq, dim].into();
-            zeros_client(part.client.clone(), part.device.clone(), size, DType::F32)
-        };
+        let zeros = |part| zeroed(part, [self.matrices(), seq, dim], DType::F32);
         let sums = sums.unwrap_or_else(|| [zeros(&parts[0]), zeros(&parts[1])]);
         let vector = vector_of(dim, [&parts[0]]);
         let count = self.matrices() * rows.len() * dim / vector;

@@ -120,7 +120,9 @@ fn updates() {
             let (param, grad) = (input(1, 1.0, DType::F32), input(2, 1.0, dtype));
             let m = input(3, 0.1, DType::F32);
             // Squares, and so not negative.
-            let v = input(4, 0.0, DType::F32);
+            let number = |i: usize| ((i * 37 + 5) % 101) as f64 / 1010.0;
+            let squares = (0..count).map(|i| number(i) * number(i)).collect();
+            let v = Input::of(squares, &[count], DType::F32);
             let [p, first, second] = [&param, &m, &v].map(|input| input.cube(DType::F32));
             let found = Gpu::adamw_update(p, grad.cube(dtype), first, second, factors);
             let [p, g, first, second] = [&param, &grad, &m, &v].map(Input::flex);
@@ -293,11 +295,36 @@ fn drawn_tokens() {
                 _ => (0..rows as u32).map(|row| (0..row * 4).collect()).collect(),
             };
             let points = (0..rows).map(|row| (row as f64 + 0.37) / rows as f64).collect();
-            let draws = Draws { sampling, points, earlier };
-            let found = Gpu::draw(logits.cube(DType::F32), draws.clone());
-            let found: Vec<i64> = into_data_sync(found).iter().collect();
-            let expected: Vec<i64> = Exact::draw(logits.flex(), draws).into_data().iter().collect();
-            assert_eq!(found, expected, "{vocabulary} tokens, {sampling:?}");
+            same_tokens(&logits, Draws { sampling, points, earlier });
         }
     }
+    // Where there is little to choose from.
+    let tiny = Sampling { temperature: 1e-300, ..plain };
+    for (logits, sampling) in [
+        (vec![0.5], plain),
+        (vec![1.0, 3.0, 2.0], Sampling { top_k: 7, ..plain }),
+        (vec![1.0, 3.0, 2.0], Sampling { top_p: 1e-50, ..plain }),
+        (vec![1.0, 3.0, 2.0], tiny),
+        (vec![2.0; 5], Sampling { top_k: 2, ..plain }),
+        (vec![2.0; 5], Sampling { min_p: 1.0, ..plain }),
+        (vec![f64::NEG_INFINITY, 1.0, f64::NEG_INFINITY, 0.0], plain),
+    ] {
+        for point in [0.0, 0.3, 1.0 - f64::EPSILON / 2.0] {
+            let input = Input::of(logits.clone(), &[1, logits.len()], DType::F32);
+            same_tokens(&input, Draws { sampling, points: vec![point], earlier: vec![] });
+        }
+    }
+    // A number of the vocabulary, whatever the scores are.
+    let nothing = Input::of(vec![f64::NAN; 6], &[2, 3], DType::F32);
+    let draws = Draws { sampling: plain, points: vec![0.4; 2], earlier: vec![] };
+    let found = into_data_sync(Gpu::draw(nothing.cube(DType::F32), draws));
+    assert!(found.iter::<i64>().all(|token| (0..3).contains(&token)));
+}
+
+fn same_tokens(logits: &Input, draws: Draws) {
+    let found = Gpu::draw(logits.cube(DType::F32), draws.clone());
+    let found: Vec<i64> = into_data_sync(found).iter().collect();
+    let expected = Exact::draw(logits.flex(), draws.clone());
+    let expected: Vec<i64> = expected.into_data().iter().collect();
+    assert_eq!(found, expected, "{draws:?}");
 }

@@ -2,12 +2,11 @@
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl, cubes, element, in_rows, units_of, vector_of,
+    zeroed,
 };
 use super::{EmbeddingKernel, portable_grad};
-use burn::backend::TensorMetadata;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
-use burn_cubecl::ops::numeric::zeros_client;
 
 #[cube(launch_unchecked)]
 fn grad_kernel<G: Float, W: Float, I: Int, N: Size>(
@@ -62,12 +61,7 @@ impl EmbeddingKernel for CubeBackend {
         let [grad, ids] = in_rows([grad, ids]);
         let [vocabulary, width] = [weight.meta.shape()[0], weight.meta.shape()[1]];
         let tokens = ids.meta.num_elements();
-        let out = zeros_client(
-            weight.client.clone(),
-            weight.device.clone(),
-            weight.shape(),
-            weight.dtype,
-        );
+        let out = zeroed(&weight, [vocabulary, width], weight.dtype);
         let vector = vector_of(width, [&grad, &out]);
         let units = units_of(width / vector, &grad);
         let (cube_count, cube_dim) = cubes(tokens, units, &grad);

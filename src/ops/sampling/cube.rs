@@ -90,7 +90,8 @@ impl Row {
             }
             bit /= 2;
         }
-        key
+        // Where next to nothing is wanted, the most probable token has it.
+        min(key, key_of(self.most))
     }
 
     /// The weight of the tokens that have this key, which are there.
@@ -172,10 +173,7 @@ fn draw_kernel(
     }
     if comptime!(cuts_p) {
         let share = top_p * kept;
-        let key = row.key_with(share, scores, &mut scratch, false, false);
-        if key > last {
-            last = key;
-        }
+        last = max(last, row.key_with(share, scores, &mut scratch, false, false));
         let above = row.tally(last + 1, scores, &mut scratch, false);
         let weight = row.weight_of(last, scores, &mut scratch);
         kept = min(kept, above + max((share - above) / weight, 1.0).ceil() * weight);
@@ -191,10 +189,13 @@ fn draw_kernel(
         kept = min(kept, cube_sum(sum, &mut scratch, units));
     }
     let point = points[CUBE_POS] * kept;
-    let key = row.key_with(point, scores, &mut scratch, false, true);
+    // Sums that are rounded otherwise lead to nothing that was left out.
+    let key = max(last, row.key_with(point, scores, &mut scratch, false, true));
     let above = row.tally(key + 1, scores, &mut scratch, false);
     let weight = row.weight_of(key, scores, &mut scratch);
-    let before = max((point - above) / weight, 0.0).floor();
+    let count = row.tally(key, scores, &mut scratch, true);
+    let count = count - row.tally(key + 1, scores, &mut scratch, true);
+    let before = min(max((point - above) / weight, 0.0).floor(), count - 1.0);
     let token = row.token_of(key, before, scores, &mut scratch);
     if UNIT_POS == 0 {
         tokens[CUBE_POS] = i32::cast_from(token);
@@ -240,7 +241,8 @@ fn penalized(scores: CubeTensor, earlier: &[Vec<u32>], penalty: f64) -> CubeTens
     };
     let all: Vec<i32> = earlier.iter().flat_map(padded).collect();
     let count = all.len();
-    let all = TensorData::new(all, [earlier.len(), width]);
+    // One row, which has no gaps.
+    let all = TensorData::new(all, [count]);
     let all = CubeBackend::int_from_data(all, &scores.device);
     let scores = writable(scores);
     let (cube_count, cube_dim) = units(count, &scores);
@@ -296,7 +298,7 @@ impl SamplingKernel for CubeBackend {
                 // Finite, so that the largest score's distance of 0 stays 0.
                 temperature.recip().min(1e30) as f32,
                 top_k as f32,
-                top_p as f32,
+                (top_p as f32).max(1e-30),
                 min_p as f32,
                 top_k > 0 && top_k < vocabulary,
                 top_p < 1.0,
