@@ -117,7 +117,7 @@ peer=()
 for precision in "${precisions[@]}"; do pair "135M, 2,048 tokens" "$small" "$precision"; done
 peer=(--lora-rank 8)
 pair "135M, adapters" "$small" "${precisions[0]}" --lora-rank 8
-pair "1.5B, adapters" "$large" "${precisions[0]}" --lora-rank 8 --base-type "$([ "${precisions[0]}" = bf16 ] && echo bf16 || echo f32)"
+[ "$large" = "$small" ] || pair "1.5B, adapters" "$large" "${precisions[0]}" --lora-rank 8 --base-type "$([ "${precisions[0]}" = bf16 ] && echo bf16 || echo f32)"
 # shellcheck disable=SC2086
 part "profile" "$gpu" step --backend "$backend" --shape $small --precision "${precisions[0]}" --profile
 peer=()

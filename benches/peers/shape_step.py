@@ -96,7 +96,7 @@ class Model(nn.Module):
         x = self.embedding(ids)
         for layer in self.layers:
             x = layer(x, self.cos, self.sin)
-        return F.cross_entropy(self.head(self.norm(x)).float().view(-1, vocabulary), targets.view(-1))
+        return F.cross_entropy(self.head(self.norm(x)).float().reshape(-1, vocabulary), targets.reshape(-1))
 
 
 model = Model().to(device)
