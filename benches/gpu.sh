@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is to be known of a GPU, in one call of some minutes: parity with flex, tokens/s and memory of steps beside
-# PyTorch, a profile by kernel, generation.
+# What is to be known of a GPU, in one call of about eight minutes: parity with flex, tokens/s and memory of steps
+# beside PyTorch, a profile by kernel, generation.
 #
 # usage: benches/gpu.sh BACKEND OUT            BACKEND: cuda, rocm, metal, vulkan or wgpu; OUT: a new folder
 #        benches/gpu.sh build FEATURES FILE    builds the one program that this runs, as for a machine without Rust:
@@ -9,6 +9,7 @@
 # GPU      the program; built with the feature BACKEND where it is not given
 # PYTHON   one with torch (python3); without torch its side is left out
 # LIMIT    seconds for each part (60); a part that fails or takes longer is told and left out
+# TOTAL    seconds after which no part begins (480); those that are left are told
 # TINY     1: small shapes, which show that everything runs, as on a software driver
 #
 # OUT/results.jsonl has a line for each part, OUT/table.txt what is worth reading, OUT/log.txt the rest.
@@ -25,7 +26,7 @@ if [ "${1:-}" = build ]; then
   exit
 fi
 if [ $# -ne 2 ]; then
-  sed -n '2,15p' "$0" >&2
+  sed -n '2,14p' "$0" >&2
   exit 2
 fi
 backend="$1"
@@ -38,6 +39,7 @@ if [ -z "$gpu" ]; then
 fi
 python="${PYTHON:-python3}"
 limit="${LIMIT:-60}"
+total="${TOTAL:-480}"
 stopwatch=$(command -v timeout || command -v gtimeout) || {
   echo "There is no timeout: install GNU coreutils" >&2
   exit 1
@@ -46,12 +48,17 @@ stopwatch=$(command -v timeout || command -v gtimeout) || {
 limited() { "$stopwatch" -k 5 "$limit" "$@"; }
 limited nvidia-smi 2>/dev/null | tee "$out/device.txt"
 
+: >"$out/results.jsonl"
 failed=0
 # part NAME COMMAND...: runs a command that prints one line of JSON
 part() {
   local name="$1" line status
   shift
   echo "== $name (after $SECONDS s)"
+  if [ "$SECONDS" -ge "$total" ]; then
+    echo "left out: the time is over"
+    return
+  fi
   line=$(limited "$@" 2>>"$out/log.txt" | tail -n 1)
   status=$?
   # Parity prints its line and fails where something is off.
