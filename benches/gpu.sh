@@ -26,7 +26,7 @@ if [ "${1:-}" = build ]; then
   exit
 fi
 if [ $# -ne 2 ]; then
-  sed -n '2,14p' "$0" >&2
+  sed -n '2,13p' "$0" >&2
   exit 2
 fi
 backend="$1"
