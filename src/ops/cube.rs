@@ -2,9 +2,6 @@
 //!
 //! Sums within a cube go through shared memory, in an order that depends on the sizes alone: no atomics, and no
 //! operations of a plane, whose width differs between devices.
-//!
-//! A kernel may be a longer function than others here: its units share memory between barriers that all of them
-//! reach, which can be checked only where they stand together.
 
 #[cfg(all(test, feature = "flex"))]
 pub(super) mod testing;
@@ -155,6 +152,16 @@ fn cube_reduced(
     // Before the next one writes there.
     sync_cube();
     reduced
+}
+
+/// A unit's own sums, all zeros.
+#[cube]
+pub(super) fn zero_sums<N: Size>(#[comptime] count: usize) -> Array<Vector<f32, N>> {
+    let mut sums = Array::<Vector<f32, N>>::new(count);
+    for i in 0..count {
+        sums[i] = Vector::new(0.0);
+    }
+    sums
 }
 
 /// The sum of a vector's elements.

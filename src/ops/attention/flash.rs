@@ -5,7 +5,9 @@
 //! head, and goes through the other side tile by tile, always in the same order. Its units share the rows of its
 //! tile: `lanes` of them each row, of which they have every `lanes`-th vector.
 
-use super::super::cube::{CubeTensor, cubecl, cubes, element, unwritten, vector_of, vector_total};
+use super::super::cube::{
+    CubeTensor, cubecl, cubes, element, unwritten, vector_of, vector_total, zero_sums,
+};
 use super::cube::LEAST;
 use super::{AttentionShape, Extent};
 use burn::tensor::DType;
@@ -76,11 +78,7 @@ impl Sizes {
 
     /// The sums of a unit's own columns.
     fn no_sums<N: Size>(&self) -> Array<Vector<f32, N>> {
-        let mut sums = Array::<Vector<f32, N>>::new(comptime!(self.vectors / self.lanes));
-        for o in 0..comptime!(self.vectors / self.lanes) {
-            sums[o] = Vector::new(0.0);
-        }
-        sums
+        zero_sums(comptime!(self.vectors / self.lanes))
     }
 
     /// Reads rows of a head to shared memory, from token `first` on; those from token `end` on as zeros.

@@ -3,7 +3,7 @@
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_max, cube_sum, cubecl, cubes, element, in_rows,
-    unwritten, vector_of, vector_total,
+    unwritten, vector_of, vector_total, zero_sums,
 };
 use super::{CachedAttentionKernel, Sizes, portable};
 use burn::backend::TensorMetadata;
@@ -16,14 +16,12 @@ const LEAST: f32 = -1e30;
 /// Units of a cube, where the device has as many.
 const UNITS: usize = 128;
 
-#[cube(launch_unchecked)]
-fn attend_kernel<F: Float, N: Size>(
-    q: &Tensor<Vector<F, N>>,
-    k: &Tensor<Vector<F, N>>,
-    v: &Tensor<Vector<F, N>>,
-    mask: &Tensor<f32>,
-    out: &mut Tensor<Vector<F, N>>,
+/// What the kernel knows of a call.
+#[derive(CubeType, CubeLaunch, Clone)]
+struct Call {
+    /// Queries of all heads.
     count: usize,
+    /// New tokens of a row.
     new: usize,
     heads: usize,
     kv_heads: usize,
@@ -31,6 +29,76 @@ fn attend_kernel<F: Float, N: Size>(
     first: usize,
     keys: usize,
     scale: f32,
+}
+
+#[cube]
+impl Call {
+    /// Where the first key of a cube's head lies in the cache.
+    fn first_place(&self) -> usize {
+        let (token, head) = (CUBE_POS / self.heads, CUBE_POS % self.heads);
+        let kv_head = head / (self.heads / self.kv_heads);
+        (token / self.new * self.kv_heads + kv_head) * self.capacity + self.first
+    }
+}
+
+/// The product of the query and a key that begins at `first`.
+#[cube]
+fn dot<F: Float, N: Size>(
+    query: &Shared<[Vector<f32, N>]>,
+    keys: &Tensor<Vector<F, N>>,
+    first: usize,
+    #[comptime] vectors: usize,
+) -> f32 {
+    let mut dot = Vector::<f32, N>::new(0.0);
+    for i in 0..vectors {
+        dot += query[i] * Vector::cast_from(keys[first + i]);
+    }
+    vector_total(dot)
+}
+
+/// A column's sum with the values of a tile's keys from `split` on, every `splits`-th; `first` is the first key's.
+#[cube]
+fn with_values<F: Float, N: Size>(
+    sum: Vector<f32, N>,
+    values: &Tensor<Vector<F, N>>,
+    first: usize,
+    probs: &Shared<[f32]>,
+    split: usize,
+    end: usize,
+    #[comptime] splits: usize,
+    #[comptime] vectors: usize,
+) -> Vector<f32, N> {
+    let mut sum = sum;
+    for j in range_stepped(split, end, splits) {
+        let value = Vector::<f32, N>::cast_from(values[first + j * vectors]);
+        sum += value * Vector::new(probs[j]);
+    }
+    sum
+}
+
+/// The sum of what the units that share a column have.
+#[cube]
+fn sum_of_parts<N: Size>(
+    parts: &Shared<[Vector<f32, N>]>,
+    column: usize,
+    #[comptime] splits: usize,
+    #[comptime] vectors: usize,
+) -> Vector<f32, N> {
+    let mut sum = Vector::<f32, N>::new(0.0);
+    for other in 0..splits {
+        sum += parts[other * vectors + column];
+    }
+    sum
+}
+
+#[cube(launch_unchecked)]
+fn attend_kernel<F: Float, N: Size>(
+    q: &Tensor<Vector<F, N>>,
+    k: &Tensor<Vector<F, N>>,
+    v: &Tensor<Vector<F, N>>,
+    mask: &Tensor<f32>,
+    out: &mut Tensor<Vector<F, N>>,
+    call: Call,
     #[comptime] units: usize,
     #[comptime] vectors: usize,
     // Units that share a column, and columns of a unit, rounded up: one of them is 1.
@@ -38,13 +106,12 @@ fn attend_kernel<F: Float, N: Size>(
     #[comptime] columns: usize,
     #[define(F)] _element: ElemType,
 ) {
-    if CUBE_POS >= count {
+    if CUBE_POS >= call.count {
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let (token, head) = (CUBE_POS / heads, CUBE_POS % heads);
-    let kv_head = head / (heads / kv_heads);
-    let base = ((token / new * kv_heads + kv_head) * capacity + first) * vectors;
+    let (keys, token) = (call.keys, CUBE_POS / call.heads);
+    let base = call.first_place() * vectors;
     let (split, column) = (unit / vectors, unit % vectors);
 
     let mut query = Shared::<[Vector<f32, N>]>::new_slice(vectors);
@@ -56,21 +123,15 @@ fn attend_kernel<F: Float, N: Size>(
     }
     sync_cube();
 
-    let mut mixed = Array::<Vector<f32, N>>::new(columns);
-    for c in 0..columns {
-        mixed[c] = Vector::new(0.0);
-    }
+    let mut mixed = zero_sums::<N>(columns);
     let mut most = f32::new(LEAST);
     let mut sum = 0.0f32;
     for first_key in range_stepped(0, keys, units) {
         let key = first_key + unit;
         let mut score = f32::new(LEAST);
         if key < keys {
-            let mut dot = Vector::<f32, N>::new(0.0);
-            for i in 0..vectors {
-                dot += query[i] * Vector::cast_from(k[base + key * vectors + i]);
-            }
-            score = vector_total(dot) * scale + mask[token * keys + key];
+            let product = dot(&query, k, base + key * vectors, vectors);
+            score = product * call.scale + mask[token * keys + key];
         }
         let before = most;
         most = max(before, cube_max(score, &mut scratch, units));
@@ -87,12 +148,9 @@ fn attend_kernel<F: Float, N: Size>(
             for c in 0..columns {
                 let i = column + c * units;
                 if i < vectors {
-                    let mut value = mixed[c] * Vector::new(factor);
-                    for j in range_stepped(split, end, splits) {
-                        let at = base + (first_key + j) * vectors + i;
-                        value += Vector::<f32, N>::cast_from(v[at]) * Vector::new(probs[j]);
-                    }
-                    mixed[c] = value;
+                    let at = base + first_key * vectors + i;
+                    let scaled = mixed[c] * Vector::new(factor);
+                    mixed[c] = with_values(scaled, v, at, &probs, split, end, splits, vectors);
                 }
             }
         }
@@ -107,10 +165,7 @@ fn attend_kernel<F: Float, N: Size>(
         for c in 0..columns {
             let i = column + c * units;
             if i < vectors {
-                let mut value = Vector::<f32, N>::new(0.0);
-                for other in 0..splits {
-                    value += parts[other * vectors + i];
-                }
+                let value = sum_of_parts(&parts, i, splits, vectors);
                 out[CUBE_POS * vectors + i] = Vector::cast_from(value * share);
             }
         }
@@ -141,7 +196,8 @@ impl CachedAttentionKernel for CubeBackend {
         let units = UNITS.min(1 << most.ilog2());
         let count = rows * new * heads;
         let (cube_count, cube_dim) = cubes(count, units, &q);
-        let kind = element(&q);
+        let (kind, scale) = (element(&q), (dim as f32).powf(-0.5));
+        let call = CallLaunch::new(count, new, heads, kv_heads, capacity, first, keys, scale);
         // SAFETY: keys from `first` on are in the cache, as the operation requires; a cube writes its own query
         // and head.
         unsafe {
@@ -155,14 +211,7 @@ impl CachedAttentionKernel for CubeBackend {
                 v.into_tensor_arg(),
                 mask.into_tensor_arg(),
                 out.clone().into_tensor_arg(),
-                count,
-                new,
-                heads,
-                kv_heads,
-                capacity,
-                first,
-                keys,
-                (dim as f32).powf(-0.5),
+                call,
                 units,
                 vectors,
                 (units / vectors).max(1),

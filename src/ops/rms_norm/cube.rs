@@ -2,7 +2,7 @@
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, sum_rows,
-    units_of, unwritten, vector_of, vector_total,
+    units_of, unwritten, vector_of, vector_total, zero_sums,
 };
 use super::{
     RmsNormKernel, portable_add_forward, portable_backward, portable_backward_add, portable_forward,
@@ -97,10 +97,7 @@ fn backward_kernel<X: Float, W: Float, N: Size>(
         terminate!();
     }
     let mut scratch = Shared::<[f32]>::new_slice(units);
-    let mut sums = Array::<Vector<f32, N>>::new(columns);
-    for k in 0..columns {
-        sums[k] = Vector::new(0.0);
-    }
+    let mut sums = zero_sums::<N>(columns);
     for row in first_row..min(first_row + ROWS, rows) {
         let first = row * vectors;
         let scale = rstd[row];

@@ -45,6 +45,29 @@ fn exponential_sum<L: Float, N: Size>(
     (most, cube_sum(vector_total(sums), scratch, units))
 }
 
+/// The target's logit, relative to the largest, in the unit that has it; 0 in the others.
+#[cube]
+fn of_target<L: Float, N: Size>(
+    logits: &Tensor<Vector<L, N>>,
+    first: usize,
+    target: usize,
+    most: f32,
+    #[comptime] units: usize,
+) -> f32 {
+    let target_vector = target / N::value();
+    let mut picked = 0.0f32;
+    if target_vector % units == UNIT_POS as usize {
+        let x = Vector::<f32, N>::cast_from(logits[first + target_vector]);
+        #[unroll]
+        for j in 0..N::value() {
+            if target_vector * N::value() + j == target {
+                picked = x.extract(j) - most;
+            }
+        }
+    }
+    picked
+}
+
 #[cube(launch_unchecked)]
 fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     logits: &Tensor<Vector<L, N>>,
@@ -75,22 +98,13 @@ fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     // The target's logit, which one unit finds, and the sum of all, relative to the largest.
     let target = usize::cast_from(targets[row]);
     let target_vector = target / N::value();
-    let mut picked = 0.0f32;
     let mut total = Vector::<f32, N>::new(0.0);
     if smoothing != 0.0 {
         for i in range_stepped(UNIT_POS as usize, vectors, units) {
             total += Vector::<f32, N>::cast_from(logits[first + i]) - Vector::new(most);
         }
     }
-    if target_vector % units == UNIT_POS as usize {
-        let x = Vector::<f32, N>::cast_from(logits[first + target_vector]);
-        #[unroll]
-        for j in 0..N::value() {
-            if target_vector * N::value() + j == target {
-                picked = x.extract(j) - most;
-            }
-        }
-    }
+    let picked = of_target(logits, first, target, most, units);
     let picked = cube_sum(picked, &mut scratch, units);
     let total = cube_sum(vector_total(total), &mut scratch, units);
 
@@ -146,6 +160,22 @@ fn bin(log_p: f32, log_q: f32, beta: f32, #[comptime] kind: u32) -> (f32, f32) {
     }
 }
 
+/// The largest logit of a row.
+#[cube]
+fn largest<L: Float>(
+    logits: &Tensor<L>,
+    first: usize,
+    vocabulary: usize,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] units: usize,
+) -> f32 {
+    let mut most = f32::new(LEAST);
+    for i in range_stepped(UNIT_POS as usize, vocabulary, units) {
+        most = max(most, f32::cast_from(logits[first + i]));
+    }
+    cube_max(most, scratch, units)
+}
+
 const FORWARD: u32 = 0;
 const REVERSE: u32 = 1;
 const JSD: u32 = 2;
@@ -179,11 +209,7 @@ fn divergence_kernel<L: Float, I: Int>(
     let (first, first_bin) = (row * vocabulary, row * teacher_count);
     let factor = 1.0 / temperature;
 
-    let mut most = f32::new(LEAST);
-    for i in range_stepped(unit, vocabulary, units) {
-        most = max(most, f32::cast_from(logits[first + i]));
-    }
-    let most = cube_max(most, &mut scratch, units);
+    let most = largest(logits, first, vocabulary, &mut scratch, units);
     let mut sum = 0.0f32;
     for i in range_stepped(unit, vocabulary, units) {
         let exp = ((f32::cast_from(logits[first + i]) - most) * factor).exp();
@@ -230,13 +256,19 @@ fn divergence_kernel<L: Float, I: Int>(
     let of_others = (rest_w - log_rest.exp() * w_sum) / others;
     sync_storage();
     for i in range_stepped(unit, vocabulary, units) {
-        let exp = grads[first + i];
-        let mut grad = exp * of_others;
-        if exp < 0.0 {
-            grad = token_grads[first_bin + usize::cast_from(0.0 - exp) - 1];
-        }
+        let grad = of_logit(grads[first + i], token_grads, first_bin, of_others);
         grads[first + i] = grad * weight;
     }
+}
+
+/// The gradient of a logit, from its exponential or the negative number of the teacher's token that it is.
+#[cube]
+fn of_logit(exp: f32, token_grads: &mut Tensor<f32>, first_bin: usize, of_others: f32) -> f32 {
+    let mut grad = exp * of_others;
+    if exp < 0.0 {
+        grad = token_grads[first_bin + usize::cast_from(0.0 - exp) - 1];
+    }
+    grad
 }
 
 /// The teacher's part of each token's loss, `[tokens, 1]`, and its gradient, `[tokens, vocabulary]`, in f32.
