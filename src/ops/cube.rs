@@ -77,10 +77,13 @@ pub(super) fn vector_of<const N: usize>(width: usize, tensors: [&CubeTensor; N])
 
 /// Units of a cube that has a row of so many vectors: a power of two.
 pub(super) fn units_of(vectors: usize, tensor: &CubeTensor) -> usize {
-    let most = tensor.client.properties().hardware.max_units_per_cube.max(1) as usize;
     // A few vectors for each unit, and at least as many units as run together.
-    let wanted = vectors.div_ceil(4).next_power_of_two().clamp(32, 256);
-    // The largest power of two that the device has.
+    units_within(vectors.div_ceil(4).next_power_of_two().clamp(32, 256), tensor)
+}
+
+/// So many units of a cube, a power of two, or the most that the device has.
+pub(super) fn units_within(wanted: usize, tensor: &CubeTensor) -> usize {
+    let most = tensor.client.properties().hardware.max_units_per_cube.max(1);
     wanted.min(1 << most.ilog2())
 }
 

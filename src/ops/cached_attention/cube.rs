@@ -3,7 +3,7 @@
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_max, cube_sum, cubecl, cubes, element, in_rows,
-    unwritten, vector_of, vector_total, zero_sums,
+    units_within, unwritten, vector_of, vector_total, zero_sums,
 };
 use super::{CachedAttentionKernel, Sizes, portable};
 use burn::backend::TensorMetadata;
@@ -192,8 +192,7 @@ impl CachedAttentionKernel for CubeBackend {
         // In shared memory a vector's elements are in f32.
         let vector = vector_of(dim, [&q]).min(4);
         let vectors = dim / vector;
-        let most = q.client.properties().hardware.max_units_per_cube.max(1) as usize;
-        let units = UNITS.min(1 << most.ilog2());
+        let units = units_within(UNITS, &q);
         let count = rows * new * heads;
         let (cube_count, cube_dim) = cubes(count, units, &q);
         let (kind, scale) = (element(&q), (dim as f32).powf(-0.5));

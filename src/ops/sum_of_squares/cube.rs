@@ -1,8 +1,8 @@
 //! A kernel for GPUs: a cube for each sum.
 
 use super::super::cube::{
-    CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, vector_of,
-    vector_total, writable,
+    CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, units_within,
+    vector_of, vector_total, writable,
 };
 use super::{OF_SUM, SumOfSquaresKernel, portable, sums_for};
 use burn::tensor::DType;
@@ -49,8 +49,7 @@ impl SumOfSquaresKernel for CubeBackend {
         let sums = writable(sums);
         let elements = x.meta.num_elements();
         let (vector, count) = (vector_of(elements, [&x]), sums_for(elements));
-        let most = x.client.properties().hardware.max_units_per_cube.max(1) as usize;
-        let units = UNITS.min(1 << most.ilog2());
+        let units = units_within(UNITS, &x);
         let (cube_count, cube_dim) = cubes(count, units, &x);
         let kind = element(&x);
         // SAFETY: a cube reads the elements of its sum, of those that are there, and writes that sum.
