@@ -4,6 +4,8 @@
 //! Each operation is held to its formula in f64 loops (gradients by finite differences) and, at
 //! larger sizes, to a composition of Burn's own operations.
 
+#[path = "ops/delta.rs"]
+mod delta;
 #[path = "ops/moments.rs"]
 mod moments;
 #[path = "ops/panics.rs"]

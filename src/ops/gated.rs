@@ -61,7 +61,7 @@ kernel_trait! {
 for_ndarray! { GatedKernel }
 
 /// `1 / (1 + exp(-x))`. Burn's own goes through f32 and a logarithm.
-fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_recip(B::float_add_scalar(B::float_exp(B::float_neg(x)), 1.0.into()))
 }
 
