@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// All folders of `tests/parity/families`.
-const CASES: [&str; 19] = [
+const CASES: [&str; 21] = [
     "gemma3",
     "gemma3_text",
     "granite",
@@ -41,14 +41,26 @@ const CASES: [&str; 19] = [
     "phi3_window",
     "qwen2_window",
     "qwen2_yarn",
+    "qwen3_5",
+    "qwen3_5_text",
     "qwen3_yarn_attention_factor",
     "qwen3_yarn_mscale",
     "smollm3",
     "smollm3_sliding",
 ];
 /// Those with an adapter.
-const WITH_ADAPTER: [&str; 8] =
-    ["gemma3_text", "granite", "ministral3", "mistral", "mistral3", "olmo2", "phi3", "smollm3"];
+const WITH_ADAPTER: [&str; 10] = [
+    "gemma3_text",
+    "granite",
+    "ministral3",
+    "mistral",
+    "mistral3",
+    "olmo2",
+    "phi3",
+    "qwen3_5",
+    "qwen3_5_text",
+    "smollm3",
+];
 /// Tokens of the references' row.
 const LENGTH: usize = 48;
 /// Tokens that the greedy ones follow.
@@ -149,7 +161,7 @@ fn both_forms_of_a_configuration_say_the_same() {
             both += 1;
         }
     }
-    assert_eq!(both, 11);
+    assert_eq!(both, 12);
 }
 
 #[test]
@@ -265,6 +277,7 @@ fn class_of(name: &str) -> String {
     match class_there(name).as_str() {
         "Gemma3ForConditionalGeneration" => "Gemma3ForCausalLM".into(),
         "Mistral3ForConditionalGeneration" => "Ministral3ForCausalLM".into(),
+        "Qwen3_5ForConditionalGeneration" => "Qwen3_5ForCausalLM".into(),
         class => class.into(),
     }
 }

@@ -34,6 +34,10 @@ pub enum Architecture {
     Gemma3Text,
     /// The text part of Ministral 3: YaRN, queries scaled by position.
     Ministral3,
+    /// The text part of Qwen3.5: three layers of four are linear attention by the gated delta rule, the others'
+    /// outputs have gates.
+    #[serde(rename = "qwen3_5_text")]
+    Qwen35Text,
 }
 
 /// Which layers have a sliding window, where `config.json` gives its tokens and no `layer_types`.
@@ -82,8 +86,13 @@ pub struct ArchitectureProperties {
     pub score_scale: Option<ScoreScale>,
     /// Whether `config.json` has Granite's multipliers of embeddings, residuals and logits.
     pub multipliers: bool,
-    /// Whether a share of each head's values may stay as they are in place of being rotated.
-    pub partial_rotary: bool,
+    /// Which share of each head's values is rotated, where `config.json` does not say so; `None` always rotates all.
+    pub partial_rotary: Option<f64>,
+    /// Whether the projection to queries gives gates of the attention's output too.
+    pub output_gate: bool,
+    /// Every how many layers one has full attention, where `config.json` does not say which, and the others are
+    /// linear attention; `None` has no linear attention.
+    pub full_attention_interval: Option<usize>,
     /// Every how many layers one is not rotated; `None` rotates all.
     pub no_rope_interval: Option<usize>,
     /// Which layers have a sliding window.
@@ -100,6 +109,8 @@ pub struct ArchitectureProperties {
     pub head_dim: Option<usize>,
     /// Whether the head is the embedding where `config.json` does not say so.
     pub tie_word_embeddings: bool,
+    /// The same where it is the text part of one of [`ArchitectureProperties::within`].
+    pub tie_within: bool,
     /// Added to the mean square in norms where `config.json` does not say it.
     pub rms_norm_eps: f64,
     /// The base of RoPE's frequencies where `config.json` has none.
@@ -110,6 +121,8 @@ pub struct ArchitectureProperties {
     pub rope_local_base_freq: Option<f64>,
     /// What the family's `config.json` can switch on and is not computed here; written as off.
     pub switches: &'static [&'static str],
+    /// What the names of tensors begin with that are of other parts than the decoder: images, several tokens at once.
+    pub other_parts: &'static [&'static str],
 }
 
 /// How `config.json` gives the scale of scores.
@@ -135,7 +148,9 @@ const LLAMA: ArchitectureProperties = ArchitectureProperties {
     scales_embedding: false,
     score_scale: None,
     multipliers: false,
-    partial_rotary: false,
+    partial_rotary: None,
+    output_gate: false,
+    full_attention_interval: None,
     no_rope_interval: None,
     window: WindowRule::Never,
     sliding_window: None,
@@ -143,11 +158,13 @@ const LLAMA: ArchitectureProperties = ArchitectureProperties {
     key_value_heads_follow: true,
     head_dim: None,
     tie_word_embeddings: false,
+    tie_within: true,
     rms_norm_eps: 1e-6,
     rope_theta: 10_000.0,
     rope_parameters: None,
     rope_local_base_freq: None,
     switches: &["attention_bias", "mlp_bias"],
+    other_parts: &[],
 };
 
 const QWEN2: ArchitectureProperties = ArchitectureProperties {
@@ -251,7 +268,7 @@ const PHI3: ArchitectureProperties = ArchitectureProperties {
     class: "Phi3ForCausalLM",
     model_type: "phi3",
     fused_projections: true,
-    partial_rotary: true,
+    partial_rotary: Some(1.0),
     window: WindowRule::All,
     sizes: &[
         ("vocab_size", 32_064),
@@ -324,9 +341,40 @@ const MINISTRAL3: ArchitectureProperties = ArchitectureProperties {
     ..LLAMA
 };
 
+const QWEN3_5: ArchitectureProperties = ArchitectureProperties {
+    class: "Qwen3_5ForCausalLM",
+    model_type: "qwen3_5_text",
+    within: &["Qwen3_5ForConditionalGeneration"],
+    qk_norm: QkNorm::Heads,
+    norm_weight_plus_one: true,
+    partial_rotary: Some(0.25),
+    output_gate: true,
+    full_attention_interval: Some(4),
+    sizes: &[
+        ("vocab_size", 248_320),
+        ("hidden_size", 4096),
+        ("intermediate_size", 12_288),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 16),
+        ("num_key_value_heads", 4),
+        ("max_position_embeddings", 32_768),
+        ("linear_conv_kernel_dim", 4),
+        ("linear_key_head_dim", 128),
+        ("linear_value_head_dim", 128),
+        ("linear_num_key_heads", 16),
+        ("linear_num_value_heads", 32),
+    ],
+    key_value_heads_follow: false,
+    head_dim: Some(256),
+    tie_within: false,
+    switches: &["attention_bias"],
+    other_parts: &["mtp.", "model.visual."],
+    ..LLAMA
+};
+
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Llama,
         Self::Qwen2,
         Self::Qwen3,
@@ -337,6 +385,7 @@ impl Architecture {
         Self::Phi3,
         Self::Gemma3Text,
         Self::Ministral3,
+        Self::Qwen35Text,
     ];
 
     /// The family's row in the table.
@@ -352,6 +401,7 @@ impl Architecture {
             Self::Phi3 => &PHI3,
             Self::Gemma3Text => &GEMMA3,
             Self::Ministral3 => &MINISTRAL3,
+            Self::Qwen35Text => &QWEN3_5,
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::architecture::{Architecture, WindowRule};
 use super::blocks::{
-    DecoderLayerConfig, MlpConfig, QkNorm, RmsNormConfig, SelfAttentionConfig, check_number,
-    check_parameters, check_size, refuse,
+    DecoderLayerConfig, GatedDeltaNetConfig, MlpConfig, QkNorm, RmsNormConfig, SelfAttentionConfig,
+    check_number, check_parameters, check_size, refuse,
 };
-use super::lora::PROJECTIONS;
+use super::lora::{HYBRID, PROJECTIONS};
 use super::rope::{RopeScaling, RopeType};
 use crate::error::Result;
 use crate::ops::Activation;
@@ -24,6 +24,8 @@ pub enum LayerType {
     FullAttention,
     /// As many keys as the sliding window has.
     SlidingAttention,
+    /// A state that the tokens before them wrote to, in place of attention.
+    LinearAttention,
 }
 
 impl LayerType {
@@ -59,8 +61,18 @@ pub struct DecoderConfig {
     pub max_position_embeddings: usize,
     /// Keys that a token sees in layers with a sliding window, itself among them; `None` is no window.
     pub sliding_window: Option<usize>,
-    /// Which layers have that window, one by one; empty is as the family has them.
+    /// Which layers have that window, or linear attention, one by one; empty is as the family has them.
     pub layer_types: Vec<LayerType>,
+    /// Tokens that the convolution of linear attention sees, the own one among them; `None` is 4.
+    pub linear_conv_kernel_dim: Option<usize>,
+    /// Width of a key head of linear attention; `None` is that of a head.
+    pub linear_key_head_dim: Option<usize>,
+    /// Width of a value head of linear attention; `None` is that of a head.
+    pub linear_value_head_dim: Option<usize>,
+    /// Heads of queries and keys of linear attention; `None` is as many as of keys and values.
+    pub linear_num_key_heads: Option<usize>,
+    /// Heads of values of linear attention, a multiple of those of keys; `None` is as many as of queries.
+    pub linear_num_value_heads: Option<usize>,
     /// 0 for each layer without RoPE, 1 for each with it; empty is as the family has them.
     pub no_rope_layers: Vec<u8>,
     /// Added to the mean square in RMSNorm.
@@ -103,6 +115,11 @@ impl Default for DecoderConfig {
             max_position_embeddings: 2048,
             sliding_window: None,
             layer_types: vec![],
+            linear_conv_kernel_dim: None,
+            linear_key_head_dim: None,
+            linear_value_head_dim: None,
+            linear_num_key_heads: None,
+            linear_num_value_heads: None,
             no_rope_layers: vec![],
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
@@ -186,7 +203,24 @@ impl DecoderConfig {
 
     /// The type of each layer.
     pub(super) fn all_layer_types(&self) -> Vec<LayerType> {
-        (0..self.num_hidden_layers).map(|layer| LayerType::of(self.slides(layer))).collect()
+        let kind = |layer| match self.is_linear(layer) {
+            true => LayerType::LinearAttention,
+            false => LayerType::of(self.slides(layer)),
+        };
+        (0..self.num_hidden_layers).map(kind).collect()
+    }
+
+    /// Whether a layer is linear attention.
+    pub(crate) fn is_linear(&self, layer: usize) -> bool {
+        let interval = self.architecture.properties().full_attention_interval;
+        let usual = || interval.is_some_and(|interval| !(layer + 1).is_multiple_of(interval));
+        let named = self.layer_types.get(layer).map(|kind| *kind == LayerType::LinearAttention);
+        named.unwrap_or_else(usual)
+    }
+
+    /// Whether any layer is.
+    pub(crate) fn has_linear(&self) -> bool {
+        (0..self.num_hidden_layers).any(|layer| self.is_linear(layer))
     }
 
     /// Whether a layer has the sliding window.
@@ -231,6 +265,7 @@ impl DecoderConfig {
             sliding_window: self.sliding_window.filter(|_| slides),
             rotated: self.is_rotated(layer),
             partial_rotary_factor: self.partial_rotary_factor,
+            output_gate: properties.output_gate,
             rope_theta: if slides { self.rope_local_base() } else { self.rope_theta },
             // A base of their own comes without the scaling of the others.
             rope_scaling: self.rope_scaling.clone().filter(|_| !local),
@@ -239,7 +274,23 @@ impl DecoderConfig {
         }
     }
 
-    /// The different attentions of its layers, and which of them each layer has.
+    /// What a layer has in place of attention, where it is linear.
+    pub fn linear_attention(&self, layer: usize) -> Option<GatedDeltaNetConfig> {
+        self.is_linear(layer).then(|| GatedDeltaNetConfig {
+            hidden_size: self.hidden_size,
+            num_key_heads: self.linear_num_key_heads.unwrap_or(self.num_key_value_heads),
+            num_value_heads: self.linear_num_value_heads.unwrap_or(self.num_attention_heads),
+            key_head_dim: self.linear_key_head_dim.unwrap_or(self.head_dim()),
+            value_head_dim: self.linear_value_head_dim.unwrap_or(self.head_dim()),
+            conv_kernel_dim: self.linear_conv_kernel_dim.unwrap_or(4),
+            rms_norm_eps: self.rms_norm_eps,
+            initializer_range: self.initializer_range,
+            output_initializer_range: self.output_initializer_range(),
+        })
+    }
+
+    /// The different attentions of its layers, and which of them each layer has; for one that is linear, that which
+    /// it would have.
     pub(super) fn attentions(&self) -> (Vec<SelfAttentionConfig>, Vec<usize>) {
         let mut kinds: Vec<SelfAttentionConfig> = vec![];
         let of_layer = (0..self.num_hidden_layers).map(|layer| {
@@ -269,6 +320,7 @@ impl DecoderConfig {
     pub fn layer(&self, layer: usize) -> DecoderLayerConfig {
         DecoderLayerConfig {
             attention: self.attention(layer),
+            linear: self.linear_attention(layer),
             mlp: self.mlp(),
             norm_placement: self.architecture.properties().norm_placement,
             residual_multiplier: self.residual_multiplier,
@@ -296,9 +348,13 @@ impl DecoderConfig {
             self.key_value_width(),
         ]
         .map(|size| size as u128);
-        let layer = width * (2 * query + 2 * key_value + 3 * inner);
+        let gates = u128::from(self.architecture.properties().output_gate) * query;
+        let linear = (0..self.num_hidden_layers).find_map(|layer| self.linear_attention(layer));
+        // At most: of each layer the larger one.
+        let mixer = (2 * query + gates + 2 * key_value)
+            .max(linear.map_or(0, |linear| linear.row_width() as u128));
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        layers * layer + heads * vocabulary * width
+        layers * width * (mixer + 3 * inner) + heads * vocabulary * width
     }
 
     /// Checks that the sizes fit together.
@@ -320,6 +376,9 @@ impl DecoderConfig {
         if self.num_hidden_layers > MOST_LAYERS {
             let what = format!("{} is too large", self.num_hidden_layers);
             return refuse("num_hidden_layers", what, "At most 512");
+        }
+        if let Some(linear) = (0..self.num_hidden_layers).find_map(|at| self.linear_attention(at)) {
+            linear.validate()?;
         }
         check_parameters(self.parameters())?;
         let heads = self.num_attention_heads;
@@ -348,6 +407,12 @@ impl DecoderConfig {
         ] {
             check_number(key, value)?;
         }
+        let properties = self.architecture.properties();
+        let is_linear = |kind: &LayerType| *kind == LayerType::LinearAttention;
+        if properties.full_attention_interval.is_none() && self.layer_types.iter().any(is_linear) {
+            let what = "it has \"linear_attention\", which this family does not have".into();
+            return refuse("layer_types", what, "Leave it out, or choose another family");
+        }
         self.attentions().0.iter().try_for_each(SelfAttentionConfig::validate)
     }
 
@@ -363,9 +428,15 @@ impl DecoderConfig {
             shapes.insert("lm_head.weight".into(), vec![self.vocab_size, width]);
         }
         let properties = self.architecture.properties();
+        let gated = if properties.output_gate { 2 } else { 1 };
         for layer in 0..self.num_hidden_layers {
+            let linear = self.linear_attention(layer);
+            let is_full = linear.is_none();
+            if let Some(linear) = &linear {
+                shapes.extend(linear.tensor_shapes(&format!("model.layers.{layer}.linear_attn")));
+            }
             let mut add = |part: &str, shape: Vec<usize>, is_there: bool| {
-                if is_there {
+                if is_there && (is_full || !part.starts_with("self_attn")) {
                     shapes.insert(format!("model.layers.{layer}.{part}"), shape);
                 }
             };
@@ -374,7 +445,7 @@ impl DecoderConfig {
             }
             let fused = properties.fused_projections;
             for (name, output, is_there) in [
-                ("q", query, !fused),
+                ("q", gated * query, !fused),
                 ("k", key_value, !fused),
                 ("v", key_value, !fused),
                 ("qkv", query + 2 * key_value, fused),
@@ -400,6 +471,7 @@ impl DecoderConfig {
     /// The names of a layer's linear layers, as [`LoraConfig`](super::LoraConfig) targets them.
     pub(crate) fn linear_layers(&self) -> &'static [&'static str] {
         match self.architecture.properties().fused_projections {
+            false if self.has_linear() => &HYBRID,
             false => &PROJECTIONS,
             true => &["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
         }

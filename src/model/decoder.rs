@@ -198,14 +198,10 @@ impl DecoderLm {
     /// The linear layers of the blocks by their paths.
     pub(super) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
         let mut layers = vec![];
-        for (number, layer) in self.model.layers.iter_mut().enumerate() {
-            let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-            for (part, parts) in
-                [("self_attn", attention.linear_layers_mut()), ("mlp", mlp.linear_layers_mut())]
-            {
-                let path = |name| format!("model.layers.{number}.{part}.{name}");
-                layers.extend(parts.into_iter().map(|(name, linear)| (path(name), linear)));
-            }
+        for (number, block) in self.model.layers.iter_mut().enumerate() {
+            let path = |name| format!("model.layers.{number}.{name}");
+            let of_block = block.linear_layers_mut().into_iter();
+            layers.extend(of_block.map(|(name, layer)| (path(name), layer)));
         }
         layers
     }

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::files::read_if_there;
 use crate::gguf::GgufFile;
 use crate::ops::resident;
+use crate::random::Stream;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
@@ -382,6 +383,11 @@ impl ModelFolder {
             let what = "lm_head.weight differs from the embedding, which it is tied to";
             return Err(misfit(files.path(), what));
         }
+        if let Some(parts) = files.set_aside() {
+            context.notice(format!(
+                "only the model's text part is read; the tensors of others are set aside: {parts}"
+            ))?;
+        }
         let progress = context.task(task, self.config.tensor_shapes().len() as u64);
         let base = self.base;
         base.check(device)?;
@@ -402,9 +408,12 @@ impl ModelFolder {
             None => WeightFiles::open(&self.path)?,
             Some(gguf) => WeightFiles::of_gguf(gguf.clone(), &self.path),
         };
-        if self.is_part {
-            files.rename(text_name);
-        }
+        let others = self.config.architecture.properties().other_parts;
+        files.rename(|name| match self.is_part {
+            true => text_name(name),
+            false if others.iter().any(|part| name.starts_with(part)) => None,
+            false => Some(name.to_owned()),
+        });
         let expected = self.config.tensor_shapes();
         let missing = expected.keys().filter(|name| !files.holds(name));
         let mut problems: Vec<String> = missing.map(|name| format!("{name} is missing")).collect();
@@ -478,7 +487,12 @@ impl FileWeights<'_, '_> {
 }
 
 impl WeightSource for FileWeights<'_, '_> {
-    fn vector(&mut self, name: &str, _: usize, _: f32) -> Result<Tensor<1>> {
+    fn numbers<const D: usize>(
+        &mut self,
+        name: &str,
+        _: [usize; D],
+        _: impl FnOnce(&mut Stream) -> Vec<f32>,
+    ) -> Result<Tensor<D>> {
         let host = self.read(name)?;
         Ok(resident(host.values, host.shape, self.device))
     }

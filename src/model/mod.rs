@@ -24,6 +24,7 @@ mod folder;
 mod generate;
 mod gguf;
 mod hf_config;
+mod linear_cache;
 mod location;
 mod lora;
 mod loss;
@@ -42,8 +43,9 @@ pub use adapter::SaveAdapter;
 pub use architecture::{Architecture, ArchitectureProperties, ScoreScale, WindowRule};
 pub use base_weights::{BaseType, BaseWeights};
 pub use blocks::{
-    AttentionMetadata, DecoderLayer, DecoderLayerConfig, Mlp, MlpConfig, NormPlacement, QkNorm,
-    RmsNorm, RmsNormConfig, SelfAttention, SelfAttentionConfig,
+    AttentionMetadata, ChannelConv, DecoderLayer, DecoderLayerConfig, GatedDeltaNet,
+    GatedDeltaNetConfig, Mlp, MlpConfig, NormPlacement, QkNorm, RmsNorm, RmsNormConfig,
+    SelfAttention, SelfAttentionConfig,
 };
 pub use causal_lm::CausalLm;
 pub use config::{DecoderConfig, LayerType};
@@ -57,7 +59,9 @@ pub use generate::{
 pub use gguf::{GgufOptions, GgufReport, export_gguf, export_gguf_adapter};
 #[cfg(feature = "hub")]
 pub(crate) use location::{Pushable, pushable};
-pub use lora::{FUSED, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns};
+pub use lora::{
+    FUSED, LINEAR_ATTENTION, LoraConfig, LoraLinear, Magnitude, ModuleNames, PROJECTIONS, Patterns,
+};
 pub(crate) use lora::{LayerLora, LoraSource, LoraTargets, TEXT_OR_LIST};
 pub use matrix::{EncodedMatrix, TokenEmbedding};
 pub use merge::{MergeOptions, merge_adapter};

@@ -7,11 +7,22 @@ use crate::error::Result;
 use crate::ops::resident;
 use crate::random::Stream;
 use burn::prelude::*;
+use burn::tensor::TensorData;
 
 /// Gives the weights of a new module by their names, which are paths as in files.
 pub(super) trait WeightSource {
+    /// Numbers of any shape; random ones begin as `initial` draws them, from a stream of their own.
+    fn numbers<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        initial: impl FnOnce(&mut Stream) -> Vec<f32>,
+    ) -> Result<Tensor<D>>;
+
     /// A vector; random ones begin at `start`.
-    fn vector(&mut self, name: &str, width: usize, start: f32) -> Result<Tensor<1>>;
+    fn vector(&mut self, name: &str, width: usize, start: f32) -> Result<Tensor<1>> {
+        self.numbers(name, [width], |_| vec![start; width])
+    }
 
     /// A matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. `deviation` is that of
     /// random ones.
@@ -47,9 +58,25 @@ impl<'a> RandomWeights<'a> {
     }
 }
 
+/// So many normal numbers of this deviation.
+pub(super) fn normal(random: &mut Stream, count: usize, deviation: f64) -> Vec<f32> {
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
+    }
+    values.truncate(count);
+    values
+}
+
 impl WeightSource for RandomWeights<'_> {
-    fn vector(&mut self, _: &str, width: usize, start: f32) -> Result<Tensor<1>> {
-        Ok(Tensor::full([width], start, self.device))
+    fn numbers<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        initial: impl FnOnce(&mut Stream) -> Vec<f32>,
+    ) -> Result<Tensor<D>> {
+        let values = initial(&mut Stream::new(self.seed, name, 0));
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
     fn matrix(
@@ -59,13 +86,7 @@ impl WeightSource for RandomWeights<'_> {
         role: MatrixRole,
         deviation: f64,
     ) -> Result<NewMatrix> {
-        let mut random = Stream::new(self.seed, name, 0);
-        let count = sizes[0] * sizes[1];
-        let mut values = Vec::with_capacity(count + 1);
-        while values.len() < count {
-            values.extend(random.normal_pair().map(|x| (x * deviation) as f32));
-        }
-        values.truncate(count);
+        let values = normal(&mut Stream::new(self.seed, name, 0), sizes[0] * sizes[1], deviation);
         if self.base.type_of(role) == BaseType::F32 {
             return Ok(NewMatrix::Dense(resident(values, sizes, self.device)));
         }

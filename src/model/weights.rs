@@ -199,6 +199,8 @@ pub(crate) struct WeightFiles {
     files: Vec<WeightFile>,
     /// Where each tensor is, its name there, and its shape.
     tensors: BTreeMap<String, Held>,
+    /// Those of other parts than the decoder, by their names in files.
+    set_aside: Vec<String>,
     path: PathBuf,
 }
 
@@ -247,7 +249,7 @@ impl WeightFiles {
             })?;
             shards.entry(name).or_default().insert(tensor);
         }
-        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path: index.clone() };
+        let mut all = Self::empty(index.clone());
         if let Some(shard) = shards.keys().find(|shard| !folder.join(shard).is_file()) {
             let what = format!("it names {shard}, which is not in the folder");
             return Err(damaged(&index, what));
@@ -273,17 +275,21 @@ impl WeightFiles {
     pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
         let mut file = SafetensorsFile::open(path.clone())?;
         let shapes = file.shapes()?;
-        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path };
+        let mut all = Self::empty(path);
         all.add(WeightFile::Safetensors(Box::new(file)), shapes);
         Ok(all)
     }
 
     /// The weights of a GGUF file.
     pub(super) fn of_gguf(model: GgufModel, path: &Path) -> Self {
-        let mut all = Self { files: vec![], tensors: BTreeMap::new(), path: path.to_owned() };
+        let mut all = Self::empty(path.to_owned());
         let shapes = model.shapes();
         all.add(WeightFile::Gguf(model), shapes);
         all
+    }
+
+    fn empty(path: PathBuf) -> Self {
+        Self { files: vec![], tensors: BTreeMap::new(), set_aside: vec![], path }
     }
 
     fn add(&mut self, file: WeightFile, shapes: Vec<(String, Vec<usize>)>) {
@@ -295,11 +301,29 @@ impl WeightFiles {
         }));
     }
 
-    /// Gives tensors other names, and leaves out those that get none.
+    /// Gives tensors other names, and sets those aside that get none.
     pub(super) fn rename(&mut self, new_name: impl Fn(&str) -> Option<String>) {
-        let all = std::mem::take(&mut self.tensors);
-        let renamed = all.into_iter().filter_map(|(name, held)| Some((new_name(&name)?, held)));
-        self.tensors = renamed.collect();
+        for (name, held) in std::mem::take(&mut self.tensors) {
+            match new_name(&name) {
+                Some(new) => {
+                    self.tensors.insert(new, held);
+                }
+                None => self.set_aside.push(name),
+            }
+        }
+    }
+
+    /// The tensors that are set aside, in words: `model.visual (153), mtp (15)`; `None` where none is.
+    pub(super) fn set_aside(&self) -> Option<String> {
+        let mut parts: BTreeMap<String, usize> = BTreeMap::new();
+        for name in &self.set_aside {
+            let depth = if name.starts_with("model.") { 2 } else { 1 };
+            let part: Vec<&str> = name.split('.').take(depth).collect();
+            *parts.entry(part.join(".")).or_default() += 1;
+        }
+        let parts: Vec<String> =
+            parts.iter().map(|(part, count)| format!("{part} ({count})")).collect();
+        (!parts.is_empty()).then(|| listed(&parts))
     }
 
     /// The file, or the index of the files.

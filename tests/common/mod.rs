@@ -59,6 +59,7 @@ pub fn tiny(architecture: Architecture) -> DecoderConfig {
 fn of_family(architecture: Architecture) -> DecoderConfig {
     let usual = DecoderConfig::default();
     let [sliding, full] = [LayerType::SlidingAttention, LayerType::FullAttention];
+    let linear = LayerType::LinearAttention;
     match architecture {
         Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Olmo2 => {
             usual
@@ -95,6 +96,13 @@ fn of_family(architecture: Architecture) -> DecoderConfig {
             attention_multiplier: Some(10f64.powf(-0.5)),
             rope_theta: 1_000_000.0,
             rope_local_base_freq: Some(10_000.0),
+            ..usual
+        },
+        Architecture::Qwen35Text => DecoderConfig {
+            layer_types: vec![linear, full],
+            partial_rotary_factor: 0.34,
+            linear_key_head_dim: Some(5),
+            linear_value_head_dim: Some(3),
             ..usual
         },
         Architecture::Ministral3 => DecoderConfig {

@@ -47,6 +47,7 @@ LEAST_DISTINCT = 6  # of the new tokens
 # The packed rows: the first tokens and the rest. Each begins with a prompt.
 PACKED_FIRST = 20
 PACKED_UNTRAINED = 6
+QWEN3_5_LINEAR = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
 PHI3_LINEAR = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 COMMAND = "python tests/parity/make_families.py tests/parity/families"
 
@@ -87,6 +88,10 @@ class Case:
     norms_around_zero: bool = False
     # Keys of a config.json in the form of transformers 4; a key that is None there is left out.
     config4: dict | None = None
+    # Input tokens.
+    length: int = LENGTH
+    # Tensors in the file that are of no part of the model.
+    others: dict | None = None
 
 
 def mistral():
@@ -331,6 +336,68 @@ def mistral3():
     )
 
 
+def qwen3_5_config(**settings):
+    """RoPE on 4 of 16 dimensions; positions in three grids, which are one for text."""
+    sizes = dict(
+        num_hidden_layers=4,
+        max_position_embeddings=256,
+        hidden_size=20,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        linear_key_head_dim=6,
+        linear_value_head_dim=5,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        rope_parameters=plain_rope()
+        | {"partial_rotary_factor": 0.25, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
+    )
+    return transformers.Qwen3_5TextConfig(**TINY | sizes | settings)
+
+
+def qwen3_5_text():
+    """Three layers of linear attention to one of full attention; rows of more than one chunk."""
+    model = transformers.Qwen3_5ForCausalLM(qwen3_5_config())
+    return Case(
+        model, ALL_LINEAR + QWEN3_5_LINEAR, norms_around_zero=True, config4={}, length=150
+    )
+
+
+def qwen3_5():
+    """Qwen3.5 with a vision tower and a part that predicts several tokens; named layers, tied head."""
+    text = qwen3_5_config(
+        num_hidden_layers=3,
+        layer_types=["full_attention", "linear_attention", "linear_attention"],
+        tie_word_embeddings=True,
+    )
+    vision = dict(
+        depth=1,
+        hidden_size=8,
+        intermediate_size=8,
+        num_heads=2,
+        patch_size=2,
+        out_hidden_size=20,
+        num_position_embeddings=16,
+    )
+    config = transformers.Qwen3_5Config(
+        text_config=text.to_dict(),
+        vision_config=vision,
+        image_token_id=106,
+        video_token_id=105,
+        vision_start_token_id=104,
+        vision_end_token_id=103,
+        tie_word_embeddings=True,
+    )
+    return Case(
+        transformers.Qwen3_5ForConditionalGeneration(config),
+        adapter=r".*language_model.*\.(q_proj|o_proj|in_proj_qkv|in_proj_a|out_proj|down_proj)",
+        norms_around_zero=True,
+        length=100,
+        others={"mtp.fc.weight": torch.zeros(20, 40), "mtp.norm.weight": torch.zeros(20)},
+    )
+
+
 def qwen2_yarn():
     """YaRN with nothing but its factor and first length."""
     config = transformers.Qwen2Config(
@@ -425,6 +492,8 @@ CASES = [
     (gemma3, 102),
     (ministral3, 9),
     (mistral3, 3),
+    (qwen3_5_text, 28),
+    (qwen3_5, 7),
     (qwen2_window, 4),
     (qwen2_yarn, 1),
     (qwen3_yarn_mscale, 9),
@@ -438,8 +507,12 @@ def fill(case):
     """Moves what starts at zero or one to random values: norms, biases, the padding's embedding."""
     mean = 0.0 if case.norms_around_zero else 1.0
     for name, parameter in case.model.named_parameters():
-        if "norm" in name:
+        if "linear_attn.norm" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
+        elif "norm" in name:
             torch.nn.init.normal_(parameter, mean=mean, std=0.2)
+        elif name.endswith("dt_bias"):
+            torch.nn.init.normal_(parameter, std=1.0)
         elif name.endswith(".bias"):
             torch.nn.init.normal_(parameter, std=0.5)
         elif "embed_tokens" in name:
@@ -485,7 +558,7 @@ def gradients(model, names=None):
 
 def packed_loss(model, ids):
     losses = []
-    for row in ids.split([PACKED_FIRST, LENGTH - PACKED_FIRST], dim=1):
+    for row in ids.split([PACKED_FIRST, ids.shape[1] - PACKED_FIRST], dim=1):
         losses.append(loss_tensors(model, row, PACKED_UNTRAINED)["token_losses"])
     model.zero_grad()
     trained = [row[PACKED_UNTRAINED - 1 :] for row in losses]
@@ -525,8 +598,11 @@ def make_case(folder, make, seed):
     case = make()
     fill(case)
     case.model.save_pretrained(folder)
+    if case.others:
+        weights = folder / "model.safetensors"
+        save_file(load_file(weights) | case.others, weights, metadata={"format": "pt"})
 
-    ids = torch.randint(3, VOCAB - 3, (1, LENGTH))
+    ids = torch.randint(3, VOCAB - (4 if case.others else 3), (1, case.length))
     model = load(folder)
     tensors = loss_tensors(model, ids) | gradients(model, names_in_file(model, folder))
     model.zero_grad()
@@ -538,14 +614,14 @@ def make_case(folder, make, seed):
     if case.config4 is not None:
         write_config4(folder, case.config4, tensors["logits"], ids)
     if case.adapter:
-        make_adapter(folder, case.adapter, seed)
+        make_adapter(folder, case, seed)
 
 
-def make_adapter(base, target_modules, seed):
+def make_adapter(base, case, seed):
     folder = base / "adapter"
-    model = random_adapter(load(base), seed, r=3, lora_alpha=6, target_modules=target_modules)
+    model = random_adapter(load(base), seed, r=3, lora_alpha=6, target_modules=case.adapter)
     save_adapter(model, folder, base)
-    ids = torch.randint(3, VOCAB, (1, LENGTH))
+    ids = torch.randint(3, VOCAB - (4 if case.others else 0), (1, case.length))
     model = PeftModel.from_pretrained(load(base), folder, is_trainable=True).eval()
     save_file(loss_tensors(model, ids) | gradients(model), folder / "reference.safetensors")
 

@@ -10,9 +10,10 @@ use crate::model::precision::like;
 use crate::model::rope::{RopeScaling, frequencies};
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{causal_attention_within, rotary_partial, rotary_table};
+use crate::ops::{Sequences, causal_attention_within, rotary_partial, rotary_table};
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use burn::tensor::activation::sigmoid;
 use std::sync::Arc;
 
 /// What of queries and keys is normalized before they are rotated.
@@ -54,6 +55,9 @@ pub struct SelfAttentionConfig {
     pub rotated: bool,
     /// Share of a head's values that are rotated, from the first on.
     pub partial_rotary_factor: f64,
+    /// Whether `q_proj` gives, after each head's query, a gate of as many values, whose sigmoid the head's output is
+    /// multiplied by (Qwen3.5); not beside `fused`.
+    pub output_gate: bool,
     /// Base of RoPE's frequencies.
     pub rope_theta: f64,
     /// Scaling of those frequencies; `None` leaves them as they are.
@@ -81,6 +85,7 @@ impl SelfAttentionConfig {
             sliding_window: None,
             rotated: true,
             partial_rotary_factor: 1.0,
+            output_gate: false,
             rope_theta: 10_000.0,
             rope_scaling: None,
             initializer_range: 0.02,
@@ -184,8 +189,13 @@ impl SelfAttentionConfig {
         if self.sliding_window == Some(0) {
             return refuse("sliding_window", "it is 0".into(), "Leave it out, or give its tokens");
         }
-        let widths = (self.query_width() + self.key_value_width()) as u128;
-        check_parameters(2 * self.hidden_size as u128 * widths)?;
+        if self.output_gate && self.fused {
+            let what = "it is set beside fused projections".into();
+            return refuse("output_gate", what, "Set one of them");
+        }
+        let gates = if self.output_gate { self.query_width() } else { 0 };
+        let widths = (2 * (self.query_width() + self.key_value_width()) + gates) as u128;
+        check_parameters(self.hidden_size as u128 * widths)?;
         check_number("rms_norm_eps", self.norm.eps)?;
         check_number("rope_theta", self.rope_theta)?;
         check_number("attention_multiplier", self.score_scale.unwrap_or(1.0))?;
@@ -236,7 +246,7 @@ impl SelfAttentionConfig {
             is_there.then(|| linear(part, [width, columns], std, bias)).transpose()
         };
         Ok(SelfAttention {
-            q_proj: input("q_proj", query, !self.fused)?,
+            q_proj: input("q_proj", if self.output_gate { 2 * query } else { query }, !self.fused)?,
             k_proj: input("k_proj", key_value, !self.fused)?,
             v_proj: input("v_proj", key_value, !self.fused)?,
             qkv_proj: input("qkv_proj", query + 2 * key_value, self.fused)?,
@@ -245,6 +255,7 @@ impl SelfAttentionConfig {
             k_norm,
             widths: [query, key_value],
             head_dim: self.head_dim,
+            output_gate: self.output_gate,
         })
     }
 }
@@ -258,6 +269,8 @@ pub struct AttentionMetadata {
     place: TokenPlaces,
     /// Index in its row of the first key that each token sees, `[tokens]`.
     first_keys: Tensor<1, Int>,
+    /// The examples, without padding.
+    sequences: Sequences,
     /// In training, what the adapters' dropout depends on.
     dropout: Option<DropoutKeys>,
 }
@@ -279,7 +292,8 @@ impl AttentionMetadata {
     pub fn rows(config: &SelfAttentionConfig, rows: usize, length: usize, device: &Device) -> Self {
         let positions: Vec<u32> = (0..length as u32).collect::<Vec<_>>().repeat(rows);
         let starts = vec![0; rows * length];
-        Self::new(config, [rows, length], [&positions, &starts], length, device)
+        let sequences = Sequences::rows(rows, length);
+        Self::new(config, [rows, length], [&positions, &starts], length, sequences, device)
     }
 
     /// The rows of a micro-batch, packed or not.
@@ -288,7 +302,8 @@ impl AttentionMetadata {
         // Few different numbers, since some backends prepare each shape anew.
         let longest = positions.next_multiple_of(64);
         let (size, of_tokens) = ([batch.rows, batch.length], [&batch.positions, &batch.starts]);
-        let metadata = Self::new(config, size, of_tokens.map(Vec::as_slice), longest, device);
+        let of_tokens = of_tokens.map(Vec::as_slice);
+        let metadata = Self::new(config, size, of_tokens, longest, examples(batch), device);
         let dropout = device.is_autodiff().then(|| {
             let numbers = batch.numbers.iter().copied();
             let tokens = numbers.zip(batch.positions.iter().copied()).collect();
@@ -303,6 +318,7 @@ impl AttentionMetadata {
         [rows, length]: [usize; 2],
         [positions, starts]: [&[u32]; 2],
         longest: usize,
+        sequences: Sequences,
         device: &Device,
     ) -> Self {
         let last = positions.iter().max().map_or(1, |last| *last as usize + 1);
@@ -324,6 +340,7 @@ impl AttentionMetadata {
                 query_scale: config.query_scale(positions, device),
             },
             first_keys: int_tensor(starts.iter().enumerate().map(first_key), device),
+            sequences,
             dropout: None,
         }
     }
@@ -350,6 +367,24 @@ impl AttentionMetadata {
     pub(in crate::model) fn dropout(&self) -> Option<&DropoutKeys> {
         self.dropout.as_ref()
     }
+
+    pub(super) fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+}
+
+/// The examples of a batch.
+fn examples(batch: &Batch) -> Sequences {
+    let (mut ranges, mut token) = (vec![], 0);
+    while token < batch.lengths.len() {
+        // Padding has no length.
+        let length = batch.lengths[token] as usize;
+        if length > 0 {
+            ranges.push(token..token + length);
+        }
+        token += length.max(1);
+    }
+    Sequences::new(batch.lengths.len(), ranges)
 }
 
 pub(in crate::model) fn int_tensor(
@@ -377,6 +412,14 @@ pub(in crate::model) enum VisibleKeys {
     /// Later: added to the scores of the last keys, `[rows, 1, new, keys]`, 0 where visible, else very
     /// negative.
     Mask(Tensor<4>),
+}
+
+/// What the heads give times the sigmoid of their gate, where there is one.
+fn gated(y: Tensor<2>, gate: Option<Tensor<2>>) -> Tensor<2> {
+    match gate {
+        Some(gate) => y * sigmoid(gate),
+        None => y,
+    }
 }
 
 /// Grouped-query attention.
@@ -411,6 +454,14 @@ pub struct SelfAttention {
     widths: [usize; 2],
     #[module(skip)]
     head_dim: usize,
+    #[module(skip)]
+    output_gate: bool,
+}
+
+/// Queries, keys and values of tokens, and the gate of what is made of them.
+struct Heads {
+    qkv: [Tensor<2>; 3],
+    gate: Option<Tensor<2>>,
 }
 
 impl SelfAttention {
@@ -433,19 +484,17 @@ impl SelfAttention {
 
     /// What the heads make of the tokens, `[tokens, heads * head_dim]`.
     fn mixed(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
-        let [q, k, v] = self.heads(x, &metadata.place, metadata.dropout.as_ref());
+        let Heads { qkv: [q, k, v], gate } =
+            self.heads(x, &metadata.place, metadata.dropout.as_ref());
         let first_keys = metadata.first_keys.clone();
-        causal_attention_within(q, k, v, first_keys, metadata.shape, metadata.longest)
+        let y = causal_attention_within(q, k, v, first_keys, metadata.shape, metadata.longest);
+        gated(y, gate)
     }
 
     /// Queries, keys and values, rotated.
-    fn heads(
-        &self,
-        x: Tensor<2>,
-        place: &TokenPlaces,
-        dropout: Option<&DropoutKeys>,
-    ) -> [Tensor<2>; 3] {
+    fn heads(&self, x: Tensor<2>, place: &TokenPlaces, dropout: Option<&DropoutKeys>) -> Heads {
         let [q, k, v] = self.projected(x, dropout);
+        let (q, gate) = self.without_gate(q);
         let norm = |norm: &Option<RmsNorm>, x| match norm {
             Some(norm) => norm.forward_parts(x),
             None => x,
@@ -462,7 +511,18 @@ impl SelfAttention {
             }
             None => q,
         };
-        [q, k, v]
+        Heads { qkv: [q, k, v], gate }
+    }
+
+    /// Queries, and the gate that stands after each head's.
+    fn without_gate(&self, q: Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
+        if !self.output_gate {
+            return (q, None);
+        }
+        let ([tokens, _], [width, _], dim) = (q.dims(), self.widths, self.head_dim);
+        let both = q.reshape([tokens, width / dim, 2 * dim]);
+        let part = |start| both.clone().narrow(2, start, dim).reshape([tokens, width]);
+        (part(0), Some(part(dim)))
     }
 
     /// Queries, keys and values as the projections give them.
@@ -492,15 +552,16 @@ impl SelfAttention {
     }
 
     fn mixed_cached(&self, x: Tensor<2>, step: &CacheStep, cache: &mut LayerCache) -> Tensor<2> {
-        let [q, k, v] = self.heads(x, &step.place, None);
-        match &step.visible {
+        let Heads { qkv: [q, k, v], gate } = self.heads(x, &step.place, None);
+        let y = match &step.visible {
             VisibleKeys::Rows(first_keys, longest) => {
                 cache.append(k.clone(), v.clone());
                 let shape = cache.shape();
                 causal_attention_within(q, k, v, first_keys.clone(), shape, *longest)
             }
             VisibleKeys::Mask(mask) => cache.attend([q, k, v], mask.clone()),
-        }
+        };
+        gated(y, gate)
     }
 
     /// The linear layers by their names.

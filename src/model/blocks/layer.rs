@@ -12,12 +12,14 @@
 
 use super::attention::{AttentionMetadata, CacheStep, SelfAttention, SelfAttentionConfig};
 use super::checks::{check_number, refuse};
+use super::gated_delta_net::{GatedDeltaNet, GatedDeltaNetConfig};
 use super::mlp::{Mlp, MlpConfig};
 use super::rms_norm::{RmsNorm, RmsNormConfig};
 use super::stream::Stream;
 use crate::error::Result;
 use crate::model::cache::LayerCache;
-use crate::model::lora::DropoutKeys;
+use crate::model::linear_cache::{LinearCache, LinearStep};
+use crate::model::lora::{DropoutKeys, LoraLinear};
 use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use crate::ops::sums_in_norms;
 use burn::prelude::*;
@@ -56,6 +58,8 @@ impl NormPlacement {
 pub struct DecoderLayerConfig {
     /// Its attention.
     pub attention: SelfAttentionConfig,
+    /// What it has in place of that, where it is linear attention.
+    pub linear: Option<GatedDeltaNetConfig>,
     /// Its feed-forward part, of the same width.
     pub mlp: MlpConfig,
     /// Where its norms are; they are like those within the attention.
@@ -68,7 +72,7 @@ impl DecoderLayerConfig {
     /// A block of these parts, with norms before them.
     pub fn new(attention: SelfAttentionConfig, mlp: MlpConfig) -> Self {
         let norm_placement = NormPlacement::Before;
-        Self { attention, mlp, norm_placement, residual_multiplier: 1.0 }
+        Self { attention, linear: None, mlp, norm_placement, residual_multiplier: 1.0 }
     }
 
     /// Random weights; the same seed gives the same weights on every backend.
@@ -80,12 +84,18 @@ impl DecoderLayerConfig {
         self.attention.validate()?;
         self.mlp.validate()?;
         check_number("residual_multiplier", self.residual_multiplier)?;
-        let (width, other) = (self.attention.hidden_size, self.mlp.hidden_size);
-        if width != other {
-            let what =
-                format!("it is {width} in the attention and {other} in the feed-forward part");
-            return refuse("hidden_size", what, "Give both the same width");
+        let width = self.attention.hidden_size;
+        let others = [
+            ("feed-forward part", Some(self.mlp.hidden_size)),
+            ("linear attention", self.linear.as_ref().map(|linear| linear.hidden_size)),
+        ];
+        for (part, other) in others.into_iter().filter_map(|(part, other)| Some((part, other?))) {
+            if width != other {
+                let what = format!("it is {width} in the attention and {other} in the {part}");
+                return refuse("hidden_size", what, "Give both the same width");
+            }
         }
+        self.linear.iter().try_for_each(GatedDeltaNetConfig::validate)?;
         self.build(&mut RandomWeights::new(seed, device), "")
     }
 
@@ -104,7 +114,15 @@ impl DecoderLayerConfig {
             post_attention_layernorm: norm_if_there("post_attention_layernorm")?,
             pre_feedforward_layernorm: norm_if_there("pre_feedforward_layernorm")?,
             post_feedforward_layernorm: norm_if_there("post_feedforward_layernorm")?,
-            self_attn: self.attention.build(source, &at("self_attn"))?,
+            self_attn: match self.linear {
+                None => Some(self.attention.build(source, &at("self_attn"))?),
+                Some(_) => None,
+            },
+            linear_attn: self
+                .linear
+                .as_ref()
+                .map(|linear| linear.build(source, &at("linear_attn")))
+                .transpose()?,
             mlp: self.mlp.build(source, &at("mlp"))?,
             placement: self.norm_placement,
             residual_multiplier: self.residual_multiplier,
@@ -112,11 +130,25 @@ impl DecoderLayerConfig {
     }
 }
 
+/// What mixes a block's tokens.
+enum Mixer<'a> {
+    Full(&'a SelfAttention),
+    Linear(&'a GatedDeltaNet),
+}
+
+/// What a block needs for new tokens, and the cache that takes them in, by the kind of its attention.
+pub(in crate::model) enum BlockStep<'a> {
+    Full(&'a CacheStep, &'a mut LayerCache),
+    Linear(&'a LinearStep, &'a mut LinearCache),
+}
+
 /// One block.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     input_layernorm: Option<RmsNorm>,
-    pub(in crate::model) self_attn: SelfAttention,
+    self_attn: Option<SelfAttention>,
+    /// In its place.
+    linear_attn: Option<GatedDeltaNet>,
     post_attention_layernorm: Option<RmsNorm>,
     pre_feedforward_layernorm: Option<RmsNorm>,
     pub(in crate::model) mlp: Mlp,
@@ -150,20 +182,45 @@ impl DecoderLayer {
         stream: Stream,
         metadata: &AttentionMetadata,
     ) -> Stream {
-        let attention = |h, residual| self.self_attn.forward_to(h, residual, metadata);
+        let attention = |h, residual| match self.mixer() {
+            Mixer::Full(attention) => attention.forward_to(h, residual, metadata),
+            Mixer::Linear(attention) => attention.forward_to(h, residual, metadata),
+        };
         self.add(self.attention_norms(), stream, attention)
     }
 
     /// The block on new tokens, which see those in the cache; it takes them in.
-    pub(in crate::model) fn forward_cached(
-        &self,
-        stream: Stream,
-        step: &CacheStep,
-        cache: &mut LayerCache,
-    ) -> Stream {
-        let attention = |h, residual| self.self_attn.forward_cached(h, residual, step, cache);
+    pub(in crate::model) fn forward_cached(&self, stream: Stream, step: BlockStep<'_>) -> Stream {
+        let attention = |h, residual| match (self.mixer(), step) {
+            (Mixer::Full(attention), BlockStep::Full(step, cache)) => {
+                attention.forward_cached(h, residual, step, cache)
+            }
+            (Mixer::Linear(attention), BlockStep::Linear(step, cache)) => {
+                attention.forward_cached(h, residual, step, cache)
+            }
+            _ => unreachable!("a cache is of its layer's kind"),
+        };
         let stream = self.add(self.attention_norms(), stream, attention);
         self.add_mlp(stream, None)
+    }
+
+    fn mixer(&self) -> Mixer<'_> {
+        match (&self.self_attn, &self.linear_attn) {
+            (Some(attention), None) => Mixer::Full(attention),
+            (None, Some(attention)) => Mixer::Linear(attention),
+            _ => unreachable!("a block has one attention"),
+        }
+    }
+
+    /// The linear layers by their paths in the block.
+    pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
+        let full = self.self_attn.iter_mut().flat_map(SelfAttention::linear_layers_mut);
+        let linear = self.linear_attn.iter_mut().flat_map(GatedDeltaNet::linear_layers_mut);
+        let of = |part: &'static str| move |(name, layer)| (format!("{part}.{name}"), layer);
+        full.map(of("self_attn"))
+            .chain(linear.map(of("linear_attn")))
+            .chain(self.mlp.linear_layers_mut().into_iter().map(of("mlp")))
+            .collect()
     }
 
     /// The norms before and after the attention.

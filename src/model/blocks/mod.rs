@@ -6,6 +6,7 @@
 
 mod attention;
 mod checks;
+mod gated_delta_net;
 mod layer;
 mod mlp;
 mod rms_norm;
@@ -14,6 +15,8 @@ mod stream;
 pub use attention::{AttentionMetadata, QkNorm, SelfAttention, SelfAttentionConfig};
 pub(in crate::model) use attention::{CacheStep, TokenPlaces, VisibleKeys, int_tensor};
 pub(in crate::model) use checks::{check_number, check_parameters, check_size, refuse};
+pub use gated_delta_net::{ChannelConv, GatedDeltaNet, GatedDeltaNetConfig};
+pub(in crate::model) use layer::BlockStep;
 pub use layer::{DecoderLayer, DecoderLayerConfig, NormPlacement};
 pub use mlp::{Mlp, MlpConfig};
 pub use rms_norm::{RmsNorm, RmsNormConfig};

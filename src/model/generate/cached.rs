@@ -8,10 +8,12 @@ use super::rows::{RowScores, answer_prompts};
 use crate::data::{Batch, TopTokens};
 use crate::error::Result;
 use crate::model::blocks::{
-    CacheStep, SelfAttentionConfig, Stream, TokenPlaces, VisibleKeys, int_tensor,
+    BlockStep, CacheStep, GatedDeltaNetConfig, SelfAttentionConfig, Stream, TokenPlaces,
+    VisibleKeys, int_tensor,
 };
 use crate::model::cache::{CacheShape, LayerCache};
 use crate::model::decoder::DecoderLm;
+use crate::model::linear_cache::{LinearCache, LinearStep};
 use crate::model::precision::in_f32;
 use crate::ops::{keep_awake, linear};
 use burn::prelude::*;
@@ -96,7 +98,12 @@ impl DecoderLm {
         for ((layer, cache), kind) in
             self.model.layers.iter().zip(&mut rows.caches).zip(&rows.of_layer)
         {
-            stream = layer.forward_cached(stream, &rows.steps[*kind], cache);
+            let step = match (cache, &rows.linear_step) {
+                (BlockCache::Full(cache), _) => BlockStep::Full(&rows.steps[*kind], cache),
+                (BlockCache::Linear(cache), Some(step)) => BlockStep::Linear(step, cache),
+                (BlockCache::Linear(_), None) => unreachable!("made for layers that are linear"),
+            };
+            stream = layer.forward_cached(stream, step);
         }
         let width = self.config.hidden_size;
         let last = stream.value().reshape([of_batch, new, width]).narrow(1, new - 1, 1);
@@ -109,16 +116,51 @@ struct SharedPrefix {
     /// How many tokens that is.
     tokens: usize,
     /// Their keys and values, in one row.
-    caches: Vec<LayerCache>,
+    caches: Vec<BlockCache>,
+}
+
+/// What a layer keeps of the tokens so far.
+enum BlockCache {
+    Full(LayerCache),
+    Linear(LinearCache),
+}
+
+impl BlockCache {
+    /// See [`LayerCache::insert`].
+    fn insert(&mut self, rows: &[usize], from: &Self, lengths: &[usize]) {
+        match (self, from) {
+            (Self::Full(cache), Self::Full(from)) => cache.insert(rows, from, lengths),
+            (Self::Linear(cache), Self::Linear(from)) => cache.insert(rows, from),
+            _ => unreachable!("caches of one layer are of one kind"),
+        }
+    }
+
+    /// See [`LayerCache::keep_last`]; a state has no places.
+    fn keep_last(&mut self, tokens: usize) {
+        if let Self::Full(cache) = self {
+            cache.keep_last(tokens);
+        }
+    }
+
+    fn select(&mut self, rows: &Tensor<1, Int>) {
+        match self {
+            Self::Full(cache) => cache.select(rows),
+            Self::Linear(cache) => cache.select(rows),
+        }
+    }
 }
 
 impl SharedPrefix {
     /// `None` where they are few or a small share of the longest prompt: the others are then computed faster
-    /// from the beginning on.
+    /// from the beginning on; and where layers are linear, whose states are those after all of it, which a
+    /// shorter prompt begins to see later.
     fn of(model: &DecoderLm, prompts: &[Vec<u32>]) -> Option<Rc<Self>> {
         /// Fewest tokens for which it pays, and their least share, as a divisor.
         const LEAST: usize = 16;
         const LEAST_SHARE: usize = 4;
+        if model.config().has_linear() {
+            return None;
+        }
         let (first, others) = prompts.split_first()?;
         let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
         let lengths = || prompts.iter().map(Vec::len);
@@ -149,6 +191,8 @@ struct CachedRows<'a> {
     paddings: Vec<usize>,
     /// The attentions that layers have.
     attentions: Vec<SelfAttentionConfig>,
+    /// What those have that are linear.
+    linear: Option<GatedDeltaNetConfig>,
     /// Cosines and sines for each of them.
     tables: Vec<Option<[Tensor<2>; 2]>>,
     /// Positions that these have.
@@ -166,11 +210,13 @@ const MOST_SCORES: usize = 32 << 20;
 
 /// The caches of all layers, and what the layers need to know of a step.
 struct CachedKinds {
-    caches: Vec<LayerCache>,
+    caches: Vec<BlockCache>,
     /// Which of the attentions each layer has.
     of_layer: Vec<usize>,
     /// For each of the attentions.
     steps: Vec<CacheStep>,
+    /// For layers that are linear.
+    linear_step: Option<LinearStep>,
 }
 
 impl<'a> CachedRows<'a> {
@@ -185,7 +231,16 @@ impl<'a> CachedRows<'a> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let (attentions, of_layer) = config.attentions();
         let positions = longest + FIRST_ROOM.min(max_new_tokens);
-        let cache = |kind: &usize| {
+        let cache = |(layer, kind): (usize, &usize)| {
+            if let Some(linear) = config.linear_attention(layer) {
+                let dtype = model.activation_type();
+                return BlockCache::Linear(LinearCache::new(
+                    &linear,
+                    prompts.len(),
+                    dtype,
+                    &device,
+                ));
+            }
             let attention = &attentions[*kind];
             let shape = CacheShape {
                 rows: prompts.len(),
@@ -195,12 +250,12 @@ impl<'a> CachedRows<'a> {
                 capacity: positions,
                 window: attention.sliding_window,
             };
-            LayerCache::new(shape, model.activation_type(), &device)
+            BlockCache::Full(LayerCache::new(shape, model.activation_type(), &device))
         };
-        let caches = of_layer.iter().map(cache).collect();
+        let caches = of_layer.iter().enumerate().map(cache).collect();
         let tables = attentions.iter().map(|kind| kind.rotary_table(positions, &device)).collect();
         let paddings = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        let kinds = CachedKinds { caches, of_layer, steps: vec![] };
+        let kinds = CachedKinds { caches, of_layer, steps: vec![], linear_step: None };
         let filled = 0;
         Self {
             model,
@@ -208,6 +263,7 @@ impl<'a> CachedRows<'a> {
             prompts,
             paddings,
             attentions,
+            linear: (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer)),
             tables,
             positions,
             kinds,
@@ -224,6 +280,9 @@ impl<'a> CachedRows<'a> {
         let of_row = |padding: &usize| prefix.tokens.saturating_sub(*padding);
         let lengths: Vec<usize> = self.paddings.iter().map(of_row).collect();
         for (cache, of_prefix) in self.kinds.caches.iter_mut().zip(&prefix.caches) {
+            let (BlockCache::Full(cache), BlockCache::Full(of_prefix)) = (cache, of_prefix) else {
+                unreachable!("there is no prefix where a layer is linear")
+            };
             cache.begin_with(of_prefix, prefix.tokens, &lengths);
         }
         self.filled = prefix.tokens;
@@ -238,6 +297,15 @@ impl<'a> CachedRows<'a> {
         let heads = self.attentions.iter().map(|kind| kind.num_attention_heads).max();
         let of_token = self.paddings.len() * heads.unwrap_or(1) * (self.filled + new);
         (self.most_scores / of_token).clamp(1, new)
+    }
+
+    /// The rows of `new` tokens after `start` earlier places, for layers that are linear.
+    fn linear_step(&self, start: usize, new: usize) -> Option<LinearStep> {
+        let linear = self.linear.as_ref()?;
+        Some(match start {
+            0 => LinearStep::prompts(linear, &self.paddings, new, &self.device),
+            _ => LinearStep::later(linear, self.paddings.len(), new),
+        })
     }
 
     /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
@@ -329,6 +397,7 @@ impl RowScores for CachedRows<'_> {
             let count = piece.min(new - done);
             let kinds = 0..self.attentions.len();
             self.kinds.steps = kinds.map(|kind| self.step(kind, self.filled, count)).collect();
+            self.kinds.linear_step = self.linear_step(self.filled, count);
             let ids = ids.clone().narrow(1, done, count);
             let logits = self.model.logits_cached(ids, &mut self.kinds);
             self.filled += count;

@@ -114,7 +114,7 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
     };
     let rotated = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
     if rotated != head_dim {
-        if !properties.partial_rotary || rotated > head_dim {
+        if properties.partial_rotary.is_none() || rotated > head_dim {
             return Err(format!("it rotates {rotated} of {head_dim} numbers of a head"));
         }
         config.partial_rotary_factor = rotated as f64 / head_dim as f64;

@@ -1,16 +1,16 @@
-//! Which layers have a sliding window, and which are not rotated.
+//! Which layers have a sliding window or linear attention, and which are not rotated.
 
 use super::super::architecture::{ArchitectureProperties, WindowRule};
 use super::super::config::{LayerType, MOST_LAYERS};
 use super::{Read, flag, size, unsupported};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a configuration says of its layers.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     /// Keys that a token sees in layers with a window.
     pub window: Option<usize>,
-    /// Which layers have it, one by one.
+    /// Which layers have it, or linear attention, one by one.
     pub types: Vec<LayerType>,
     /// 0 for layers without RoPE, 1 for the others.
     pub no_rope: Vec<u8>,
@@ -44,7 +44,14 @@ pub(super) fn read(
         WindowRule::FromLayer | WindowRule::WithoutRope if !switched()? => None,
         _ => given_or(properties.sliding_window)?,
     };
-    let given = read_types(value, layers)?;
+    let given = read_types(value, properties, layers)?;
+    if let Some(interval) = properties.full_attention_interval {
+        let types = match given {
+            Some(types) => types,
+            None => by_interval(value, interval, layers)?,
+        };
+        return Ok(Layers { types, ..Layers::default() });
+    }
     let has = |kind| given.as_ref().is_some_and(|types| types.contains(&kind));
     if window.is_none() && has(LayerType::SlidingAttention) {
         let what =
@@ -65,18 +72,25 @@ pub(super) fn read(
 }
 
 /// The types of layers that are named one by one.
-fn read_types(value: &Value, layers: usize) -> Read<Option<Vec<LayerType>>> {
+fn read_types(
+    value: &Value,
+    properties: &ArchitectureProperties,
+    layers: usize,
+) -> Read<Option<Vec<LayerType>>> {
     let given = match &value["layer_types"] {
         Value::Null => return Ok(None),
         Value::Array(given) => given,
         other => return Err(format!("`layer_types` is {other}, not a list").into()),
     };
+    let of_family = match properties.full_attention_interval {
+        Some(_) => [LayerType::FullAttention, LayerType::LinearAttention],
+        None => [LayerType::FullAttention, LayerType::SlidingAttention],
+    };
     let types = given.iter().map(|kind| {
-        serde_json::from_value(kind.clone()).map_err(|_| {
-            unsupported(format!(
-                "`layer_types` has {kind}; only \"full_attention\" and \"sliding_attention\" are \
-                 supported"
-            ))
+        let known = serde_json::from_value(kind.clone()).ok();
+        known.filter(|known| of_family.contains(known)).ok_or_else(|| {
+            let of_family = of_family.map(|kind| json!(kind).to_string()).join(" and ");
+            unsupported(format!("`layer_types` has {kind}; only {of_family} are supported here"))
         })
     });
     let types = types.collect::<Read<Vec<_>>>()?;
@@ -84,6 +98,22 @@ fn read_types(value: &Value, layers: usize) -> Read<Option<Vec<LayerType>>> {
         true => Ok(Some(types)),
         false => Err(format!("`layer_types` has {} of {layers} layers", types.len()).into()),
     }
+}
+
+/// The types where none are named, and each so many layers have one with full attention.
+fn by_interval(value: &Value, usual: usize, layers: usize) -> Read<Vec<LayerType>> {
+    let interval = match value["full_attention_interval"].is_null() {
+        true => usual,
+        false => size(value, "full_attention_interval")?,
+    };
+    if interval == 0 {
+        return Err("`full_attention_interval` is 0".to_owned().into());
+    }
+    let kind = |layer: usize| match (layer + 1).is_multiple_of(interval) {
+        true => LayerType::FullAttention,
+        false => LayerType::LinearAttention,
+    };
+    Ok((0..layers).map(kind).collect())
 }
 
 /// The types where none are named and the configuration counts them; empty where the family's rule alone

@@ -54,9 +54,9 @@ pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
         return Err(unsupported(what));
     }
     text.insert("architectures".into(), vec![properties.class].into());
-    // The whole model's word alone counts; its classes tie by default.
+    // The whole model's word alone counts, or its class's default.
     let tied = match &value["tie_word_embeddings"] {
-        Value::Null => true.into(),
+        Value::Null => properties.tie_within.into(),
         whole => whole.clone(),
     };
     text.insert("tie_word_embeddings".into(), tied);
@@ -103,6 +103,11 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
         true => number(value, key, 1.0),
         false => Ok(1.0),
     };
+    // Of no use to families without linear attention, and not theirs.
+    let of_linear = |key: &str| match properties.full_attention_interval {
+        Some(_) => size(key).map(Some),
+        None => Ok(None),
+    };
     let embedding_multiplier = match properties.multipliers {
         true => Some(number(value, "embedding_multiplier", 1.0)?),
         false => None,
@@ -121,6 +126,11 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
         max_position_embeddings: size("max_position_embeddings")?,
         sliding_window: layers.window,
         layer_types: layers.types,
+        linear_conv_kernel_dim: of_linear("linear_conv_kernel_dim")?,
+        linear_key_head_dim: of_linear("linear_key_head_dim")?,
+        linear_value_head_dim: of_linear("linear_value_head_dim")?,
+        linear_num_key_heads: of_linear("linear_num_key_heads")?,
+        linear_num_value_heads: of_linear("linear_num_value_heads")?,
         no_rope_layers: layers.no_rope,
         rms_norm_eps: number(value, "rms_norm_eps", properties.rms_norm_eps)?,
         rope_theta: rope.theta,

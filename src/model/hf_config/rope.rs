@@ -58,8 +58,9 @@ pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<R
             None => number(value, "rope_local_base_freq", default)?,
         }),
     };
-    let partial = agreed(value, "partial_rotary_factor", 1.0)?;
-    if partial != 1.0 && !properties.partial_rotary {
+    let usual = properties.partial_rotary;
+    let partial = agreed(value, "partial_rotary_factor", usual.unwrap_or(1.0))?;
+    if partial != 1.0 && usual.is_none() {
         return Err(unsupported("`partial_rotary_factor` is not 1; it is not supported"));
     }
     let scaling = match given.last() {
@@ -121,8 +122,8 @@ fn read_scaling(
         "default" => return Ok(None),
         "llama3" => RopeType::Llama3,
         "linear" => RopeType::Linear,
-        // Earlier names of it.
-        "su" | "yarn" if properties.partial_rotary => RopeType::LongRope,
+        // Earlier names of it, in the family that had it first.
+        "su" | "yarn" if properties.fused_projections => RopeType::LongRope,
         "yarn" => RopeType::Yarn,
         "longrope" => RopeType::LongRope,
         other => {

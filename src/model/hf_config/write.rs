@@ -1,6 +1,7 @@
 //! A `config.json` for a decoder that did not come from a folder.
 
 use super::super::architecture::{ScoreScale, WindowRule};
+use super::super::blocks::GatedDeltaNetConfig;
 use super::super::config::DecoderConfig;
 use super::super::rope::{RopeScaling, RopeType};
 use serde_json::{Value, json};
@@ -45,6 +46,13 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
             }
         }
     }
+    if properties.full_attention_interval.is_some() {
+        value["layer_types"] = json!(config.all_layer_types());
+        let sizes = (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer));
+        for (key, size) in sizes.iter().flat_map(GatedDeltaNetConfig::config_json) {
+            value[key] = size.into();
+        }
+    }
     if properties.no_rope_interval.is_some() {
         let rotated = |layer| u8::from(config.is_rotated(layer));
         let rotated: Vec<u8> = (0..config.num_hidden_layers).map(rotated).collect();
@@ -53,7 +61,7 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     if properties.rope_local_base_freq.is_some() {
         value["rope_local_base_freq"] = json!(config.rope_local_base());
     }
-    if properties.partial_rotary {
+    if properties.partial_rotary.is_some() {
         value["partial_rotary_factor"] = json!(config.partial_rotary_factor);
         if let Some(scaling) = &config.rope_scaling {
             let context = scaling.original_max_position_embeddings;

@@ -2,7 +2,7 @@
 
 use super::names::{ModuleNames, Patterns};
 use super::regex::check_expressions;
-use super::{ALL_LINEAR, FUSED, PROJECTIONS};
+use super::{ALL_LINEAR, FUSED, HYBRID, LINEAR_ATTENTION, PROJECTIONS};
 use crate::error::{Error, Result};
 use crate::model::config::DecoderConfig;
 use serde::{Deserialize, Serialize};
@@ -159,7 +159,8 @@ impl LoraConfig {
     }
 
     /// The same for a model of this shape: `all-linear` by its layers' names, and where the model has several
-    /// of the targets as one layer, that one is the target.
+    /// of the targets as one layer, that one is the target; where some layers are linear attention and q, k, v and o
+    /// are targets, so are the projections of those.
     pub(crate) fn for_model(&self, model: &DecoderConfig) -> Self {
         let layers = model.linear_layers();
         let target_modules = match &self.target_modules {
@@ -174,6 +175,12 @@ impl LoraConfig {
                         names.retain(|name| !several.contains(&name.as_str()));
                         names.push((*one).to_owned());
                     }
+                }
+                // Adapters of all attention are those of linear attention too.
+                let has = |wanted: &str| names.iter().any(|name| name == wanted);
+                if model.has_linear() && PROJECTIONS[..4].iter().all(|name| has(name)) {
+                    let missing = LINEAR_ATTENTION.iter().filter(|name| !has(name));
+                    names.extend(missing.map(|name| (*name).to_owned()).collect::<Vec<_>>());
                 }
                 ModuleNames::List(names)
             }
@@ -194,9 +201,10 @@ impl LoraConfig {
                 let what = format!("`{name}` is no linear layer of a block, and gets no adapter");
                 return refuse("target_modules", what, hint);
             }
-            if !PROJECTIONS.contains(&last.as_str()) && !FUSED.iter().any(|(one, _)| *one == last) {
+            let is_known = HYBRID.contains(&last.as_str());
+            if !is_known && !FUSED.iter().any(|(one, _)| *one == last) {
                 let what = format!("there is no linear layer `{name}`");
-                let hint = format!("Choose of {}", PROJECTIONS.join(", "));
+                let hint = format!("Choose of {}", HYBRID.join(", "));
                 return refuse("target_modules", what, &hint);
             }
         }
