@@ -57,7 +57,7 @@ const USUAL: Combination = Combination {
     moments: "f32",
 };
 
-const COMBINATIONS: [Combination; 12] = [
+const COMBINATIONS: [Combination; 14] = [
     USUAL,
     Combination { checkpointing: true, rows: [512, 8], ..USUAL },
     Combination { shape: LARGER, tied: false, rows: [128, 8], packing: "off", ..USUAL },
@@ -85,6 +85,14 @@ const COMBINATIONS: [Combination; 12] = [
     Combination { family: Architecture::Qwen3, rows: [1024, 1], ..USUAL },
     Combination { family: Architecture::Gemma3Text, rows: [512, 2], rank: Some(8), ..USUAL },
     Combination { family: Architecture::Olmo2, shape: LARGER, rows: [256, 4], ..USUAL },
+    Combination { family: Architecture::Qwen35Text, rows: [1024, 2], ..USUAL },
+    Combination {
+        family: Architecture::Qwen35Text,
+        rows: [2048, 1],
+        rank: Some(8),
+        checkpointing: true,
+        ..USUAL
+    },
 ];
 
 impl Combination {

@@ -101,8 +101,11 @@ fn of_family(architecture: Architecture) -> DecoderConfig {
         Architecture::Qwen35Text => DecoderConfig {
             layer_types: vec![linear, full],
             partial_rotary_factor: 0.34,
+            linear_conv_kernel_dim: Some(4),
             linear_key_head_dim: Some(5),
             linear_value_head_dim: Some(3),
+            linear_num_key_heads: Some(2),
+            linear_num_value_heads: Some(4),
             ..usual
         },
         Architecture::Ministral3 => DecoderConfig {

@@ -3,7 +3,8 @@
 
 use super::held::Held;
 use crate::model::{
-    BaseType, BaseWeights, DecoderConfig, LayerLora, LoraTargets, NormPlacement, Precision, QkNorm,
+    BaseType, BaseWeights, DecoderConfig, LINEAR_ATTENTION, LayerLora, LoraTargets, NormPlacement,
+    Precision, QkNorm,
 };
 use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
@@ -70,7 +71,7 @@ impl Layer<'_> {
     }
 
     /// An activation of so many values for each position, in the type that is computed in.
-    fn activation(&self, batch: &MicroBatch, width: usize) -> Held {
+    pub(super) fn activation(&self, batch: &MicroBatch, width: usize) -> Held {
         let bytes = match self.precision {
             Precision::F32 => 4.0,
             Precision::Bf16 => 2.0,
@@ -83,6 +84,8 @@ impl Layer<'_> {
         let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down")
         {
             "mlp"
+        } else if LINEAR_ATTENTION.contains(&name) {
+            "linear_attn"
         } else {
             "self_attn"
         };
@@ -102,7 +105,7 @@ impl Layer<'_> {
     }
 
     /// Whether a linear layer keeps its input: to make the gradient of its weight, or of its adapter's A.
-    fn keeps_input(&self, name: &str) -> bool {
+    pub(super) fn keeps_input(&self, name: &str) -> bool {
         self.is_trained(name) || self.adapter(name).is_some()
     }
 
@@ -126,7 +129,11 @@ impl Layer<'_> {
         let of_tokens = |count: usize| Held::values(batch.positions() * count);
         let properties = self.shape.architecture.properties();
         let placement = properties.norm_placement;
-        let inputs = ["q_proj", "k_proj", "v_proj", "qkv_proj"];
+        let linear = self.linear();
+        let inputs = match linear {
+            None => ["q_proj", "k_proj", "v_proj", "qkv_proj"],
+            Some(_) => ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"],
+        };
         let gates = ["gate_proj", "up_proj", "gate_up_proj"];
         let keep = |names: &[&str]| names.iter().any(|name| self.keeps_input(name));
         let mut kept = Held::default();
@@ -140,6 +147,10 @@ impl Layer<'_> {
         if placement == NormPlacement::After {
             kept += activation(model) * 2.0;
         }
+        let rest = |kept| kept + self.kept_by_feed_forward(batch) + self.kept_by_adapters(batch);
+        if let Some(linear) = &linear {
+            return rest(kept + self.kept_by_linear(linear, batch));
+        }
         // Attention keeps queries, keys, values, its output and a log-sum-exp of each head
         // (`attention::Saved`); rotation happens in place.
         kept += activation(query) * 2.0 + activation(key_value) * 2.0;
@@ -147,7 +158,11 @@ impl Layer<'_> {
         if properties.qk_norm != QkNorm::None {
             kept += activation(query) + activation(key_value);
         }
-        kept + self.kept_by_feed_forward(batch) + self.kept_by_adapters(batch)
+        if properties.output_gate {
+            // The gate, its sigmoid, and the product that o_proj takes.
+            kept += activation(query) * 3.0;
+        }
+        rest(kept)
     }
 
     /// What the inside of the feed-forward part keeps: gate and up (`gated_linear_add`), and their product
@@ -171,10 +186,14 @@ impl Layer<'_> {
         for name in self.shape.linear_layers() {
             let Some(lora) = self.adapter(name) else { continue };
             kept += self.activation(batch, lora.rank);
-            let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(name);
+            let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(name)
+                || name.starts_with("in_proj");
             kept += if joins { Held::values(model * lora.rank) } else { Held::default() };
             if lora.has_magnitude {
+                let of_linear = self.linear().into_iter().flat_map(|it| it.linear_layers());
+                let of_linear = of_linear.into_iter().find(|(own, _)| own == name);
                 let [input, output] = match *name {
+                    _ if let Some((_, sizes)) = of_linear => sizes,
                     "q_proj" => [model, query],
                     "k_proj" | "v_proj" => [model, key_value],
                     "qkv_proj" => [model, query + 2 * key_value],
@@ -204,6 +223,9 @@ impl Layer<'_> {
 
     /// The same of its attention, when the feed-forward part is done with and gone.
     pub fn attention_backward(&self, batch: &MicroBatch) -> Held {
+        if let Some(linear) = self.linear() {
+            return self.linear_backward(&linear, batch);
+        }
         let Widths { model, query, key_value, .. } = self.widths();
         let parts = match self.has_kernels {
             true => attention_parts(batch.rows, batch.length, self.heads()),
@@ -223,7 +245,11 @@ impl Layer<'_> {
     /// product.
     pub fn forward(&self, batch: &MicroBatch) -> Held {
         let Widths { model, inner, .. } = self.widths();
-        self.activation(batch, model) + self.activation(batch, inner) * 3.0
+        let of_feed_forward = self.activation(batch, model) + self.activation(batch, inner) * 3.0;
+        match self.linear() {
+            Some(linear) => of_feed_forward.max(self.linear_forward(&linear, batch)),
+            None => of_feed_forward,
+        }
     }
 
     /// The stream between two layers.
@@ -272,6 +298,9 @@ impl Layer<'_> {
 
     /// Scores in the kernels' hands: on the CPU in each thread, elsewhere as `causal_attention` says.
     pub fn scores(&self, batch: &MicroBatch) -> Held {
+        if let Some(linear) = self.linear() {
+            return self.linear_scratch(&linear, batch);
+        }
         if !self.has_kernels {
             return Held::tensor((3u64 << 27) as f64);
         }

@@ -217,19 +217,30 @@ fn reading(tensors: &Tensors) -> f64 {
 fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let mut all = training(setup, tensors, layers);
     let Some(layer) = layers.last() else { return all };
+    let most =
+        |of: &dyn Fn(&Layer<'_>) -> Held| layers.iter().map(of).fold(Held::default(), Held::max);
     if setup.held_out.positions() > 0 {
         let batch = &setup.held_out;
         let logits = layer.logits(batch) + layer.loss_states(batch) * 0.5;
-        let forward = layer.forward(batch);
-        let at = At { activations: forward, working: layer.scores(batch), ..At::default() };
+        let forward = most(&|layer| layer.forward(batch));
+        let working = most(&|layer| layer.scores(batch));
+        let at = At { activations: forward, working, ..At::default() };
         all.push((Phase::HeldOut, at));
         let at = At { activations: layer.stream(batch), logits, ..At::default() };
         all.push((Phase::HeldOut, at));
     }
     if let Some([rows, tokens]) = setup.answers {
         // Keys and values of all layers, with some room, and the scores of a token.
-        let caches = 2 * rows * tokens * setup.shape.key_value_width();
-        let working = Held::values(caches) * setup.shape.num_hidden_layers as f64;
+        let keys = 2 * rows * tokens * setup.shape.key_value_width();
+        let cache = |layer: &Layer<'_>| match layer.linear() {
+            None => Held::values(keys),
+            // A state in each head, and the last inputs of the convolution.
+            Some(linear) => {
+                let state = linear.key_head_dim * linear.value_head_dim * linear.num_value_heads;
+                Held::values(rows * (state + linear.channels() * linear.conv_kernel_dim))
+            }
+        };
+        let working = layers.iter().map(cache).fold(Held::default(), Add::add);
         let logits = Held::values(rows * setup.shape.vocab_size) * 3.0;
         all.push((Phase::Answers, At { working, logits, ..At::default() }));
     }
@@ -253,7 +264,8 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) ->
     let (head, all) = (earlier + embedding, earlier + tensors.gradients);
     let tied = if tensors.is_tied { embedding } else { none };
     let decoded = layer.decoded(setup.base);
-    let (working, stream) = (layer.scores(batch) + decoded, layer.stream(batch));
+    let stream = layer.stream(batch);
+    let working = most(&|layer| layer.scores(batch)).max(layer.scores(batch)) + decoded;
     // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
     let kept = match checkpointing {
         false => reached().map(|layer| layer.kept(batch)).fold(stream, Add::add),
@@ -265,13 +277,13 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) ->
     let [backward, attention] = match checkpointing {
         false => {
             let rest = layer.kept_by_feed_forward(batch);
-            [layer.backward(batch), layer.attention_backward(batch) - rest]
+            [layer.backward(batch), most(&|layer| layer.attention_backward(batch)) - rest]
         }
         true => {
             let outside = most(&|layer| layer.kept(batch) - layer.kept_by_feed_forward(batch));
             let outside = outside + stream * 2.0;
             let inside = most(&|layer| layer.kept_by_feed_forward(piece) + layer.backward(piece));
-            [outside + inside, outside + layer.attention_backward(batch)]
+            [outside + inside, outside + most(&|layer| layer.attention_backward(batch))]
         }
     };
     let [last_layer, end] = match checkpointing {

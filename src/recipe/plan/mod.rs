@@ -7,6 +7,7 @@ mod activations;
 mod advice;
 mod batches;
 mod held;
+mod linear;
 mod machine;
 mod measure;
 mod memory;

@@ -1,6 +1,7 @@
 //! The work of a training, in floating-point operations, and the time that it takes.
 
 use super::batches::Batches;
+use super::linear::flops_of_rule;
 use super::tensors::Tensors;
 use crate::model::DecoderConfig;
 use serde::Serialize;
@@ -40,10 +41,17 @@ pub(super) fn flops(
     let linear = 2.0 * (frozen * passes(false) + trained * passes(true));
     let head = (shape.vocab_size * shape.hidden_size) as f64;
     let of_head = 2.0 * head * if tensors.trains_head { 3.0 } else { 2.0 };
-    let attention = (shape.query_width() * shape.num_hidden_layers) as f64;
+    let linear_layers: Vec<_> =
+        (0..shape.num_hidden_layers).filter_map(|layer| shape.linear_attention(layer)).collect();
+    let full = shape.num_hidden_layers - linear_layers.len();
+    let attention = (shape.query_width() * full) as f64;
+    // Backwards it goes forward once more, and takes about three times as much beside.
+    let of_rules: f64 = linear_layers.iter().map(flops_of_rule).sum::<f64>() * (5.0 + once_more);
     // A product is `2 * width * keys / 2` for a query.
     let of_squares = attention * (2.0 + 5.0 + 2.0 * once_more);
-    batches.positions * linear + batches.trained * of_head + batches.squares * of_squares
+    batches.positions * (linear + of_rules)
+        + batches.trained * of_head
+        + batches.squares * of_squares
 }
 
 /// What a backend is assumed to compute in a second, in floating-point operations. For the CPU it is a
