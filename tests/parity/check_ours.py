@@ -7,9 +7,12 @@ mixdistill computed in `ours.safetensors`:
 
   model    config.json and weights; tokenizer.json, ours.json and generation_config.json if there.
            ours.json: {"class": ..., "config_of": ..., "text": ..., "ids": [...],
-           "chat": {"messages": [...], "rendered": ...}}, all optional. `class`: what it must load
-           as; `config_of`: the folder that it was made from, whose configuration (its text part)
-           it must have; ids without added special tokens, rendered with a generation prompt.
+           "chat": {"messages": [...], "rendered": ...}, "answers": [{"messages": [...],
+           "variables": {...}, "prompt": [...], "tokens": [...]}]}, all optional. `class`: what it
+           must load as; `config_of`: the folder that it was made from, whose configuration (its
+           text part) it must have; ids without added special tokens, rendered with a generation
+           prompt; answers: what the template with these variables makes of the messages, and the
+           greedy tokens that follow.
   adapter  adapter_config.json, adapter_model.safetensors and base.txt: the base model's folder,
            relative to DIR. Merged into the base, the adapter must give the same logits.
 
@@ -38,6 +41,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 # Of the largest logit. Sums in another order differ by some 1e-6 of it.
 TOLERANCE = 1e-5
+# The same of a model whose chunks and single tokens differ by some 1e-4 in transformers itself.
+TOLERANCES = {"qwen3_5_text": 1e-4, "qwen3_5": 1e-4}
 # What a configuration may say otherwise than the one that it was made from.
 FREE_KEYS = {
     "_name_or_path",
@@ -65,6 +70,7 @@ NOT_OURS = [
 class Case:
     folder: Path
     form: str
+    tolerance: float = TOLERANCE
     difference: float | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -78,7 +84,7 @@ class Case:
             return
         difference = (logits - ours).abs().max().item()
         self.difference = max(difference, self.difference or 0.0)
-        allowed = TOLERANCE * logits.abs().max().item()
+        allowed = self.tolerance * logits.abs().max().item()
         if not difference <= allowed:  # NaN is no less than anything
             self.problems.append(f"{what} differ by {difference:.2e}, more than {allowed:.0e}")
 
@@ -113,6 +119,7 @@ def base_of(folder):
 
 def load_model(case, folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    case.tolerance = TOLERANCES.get(config["model_type"], TOLERANCE)
     # Models of text and images are none that AutoModelForCausalLM knows.
     auto = AutoModelForCausalLM
     if "text_config" in config:
@@ -141,7 +148,8 @@ def check_model(case, ids, ours):
         with case.no_warnings("loading generation_config.json"):
             GenerationConfig.from_pretrained(case.folder)
     if (case.folder / "tokenizer.json").exists():
-        check_tokenizer(case, said)
+        tokenizer = check_tokenizer(case, said)
+        check_answers(case, model, tokenizer, said.get("answers", []))
 
 
 def check_config(case, model, said):
@@ -167,6 +175,21 @@ def check_tokenizer(case, said):
                 chat["messages"], tokenize=False, add_generation_prompt=True
             )
             case.require("rendered chat", chat["rendered"], rendered)
+    return tokenizer
+
+
+def check_answers(case, model, tokenizer, answers):
+    for answer in answers:
+        prompt = tokenizer.apply_chat_template(
+            answer["messages"], add_generation_prompt=True, return_dict=False, **answer["variables"]
+        )
+        case.require("prompt", answer["prompt"], prompt)
+        ids = torch.tensor([prompt])
+        new = len(answer["tokens"])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new
+        )
+        case.require("answer", answer["tokens"], out[0, len(prompt) :].tolist())
 
 
 def check_adapter(case, ids, ours):

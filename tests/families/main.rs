@@ -2,10 +2,14 @@
 //! made by `tests/parity/make_families.py`): logits, loss, all gradients, greedy tokens, packed
 //! rows, adapters, and what is written.
 
+#[path = "../common/mod.rs"]
 mod common;
+#[path = "../parity_support/mod.rs"]
 mod parity_support;
+mod qwen3_5;
 
 use burn::module::Module;
+use burn::tensor::Device;
 use common::{devices, generate, shaken, tiny, toy_run};
 use mixdistill::context::Context;
 use mixdistill::data::{Batch, Example, Row, TextTokenizer, arith};
@@ -97,27 +101,32 @@ fn each_folder_is_a_case() {
 #[test]
 fn each_family_gives_what_transformers_gives() {
     for device in devices() {
-        let mut table =
-            Table::new(&format!("Families and transformers, largest differences on {device:?}"));
-        for name in CASES {
-            let reference = Reference::read(&family(name).join("reference.safetensors"));
-            let folder = open(&family(name));
-            let plain = folder.load(&device).unwrap();
-            let model = folder.load(&device.clone().autodiff()).unwrap();
-            let [loss, gradients] = training(name, &model, &reference);
-            table.add(
-                name,
-                &[
-                    ("logits", logits_off(&plain, &reference, &device), LOGITS),
-                    loss,
-                    gradients,
-                    ("packed loss", packed_off(&model, &reference), PACKED_LOSS),
-                    ("other tokens", greedy_off(&plain, &reference), 0.0),
-                ],
-            );
-        }
-        table.show();
+        compare(&CASES, &device);
     }
+}
+
+/// Holds these families on a device to their references.
+fn compare(names: &[&str], device: &Device) {
+    let mut table =
+        Table::new(&format!("Families and transformers, largest differences on {device:?}"));
+    for name in names {
+        let reference = Reference::read(&family(name).join("reference.safetensors"));
+        let folder = open(&family(name));
+        let plain = folder.load(device).unwrap();
+        let model = folder.load(&device.clone().autodiff()).unwrap();
+        let [loss, gradients] = training(name, &model, &reference);
+        table.add(
+            name,
+            &[
+                ("logits", logits_off(&plain, &reference, device), LOGITS),
+                loss,
+                gradients,
+                ("packed loss", packed_off(&model, &reference), PACKED_LOSS),
+                ("other tokens", greedy_off(&plain, &reference), 0.0),
+            ],
+        );
+    }
+    table.show();
 }
 
 /// Of the greedy tokens, how many are not those of transformers.
