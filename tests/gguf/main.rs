@@ -43,6 +43,7 @@ pub fn small(architecture: Architecture) -> DecoderConfig {
         rms_norm_eps: properties.rms_norm_eps,
         rope_theta: properties.rope_theta,
         sliding_window: properties.rope_local_base_freq.map(|_| 12),
+        partial_rotary_factor: properties.partial_rotary.unwrap_or(1.0),
         tie_word_embeddings: properties.tie_word_embeddings || architecture == Architecture::Llama,
         initializer_range: 0.15,
         ..multipliers(architecture)

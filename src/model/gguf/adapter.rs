@@ -59,11 +59,15 @@ pub fn export_gguf_adapter(
     let alpha = layers.first().map_or(1.0, |layer| layer.scale * layer.rank as f64);
     let mut tensors = vec![];
     for layer in layers {
-        let [a, b] = adapter.matrices(&layer.path)?;
+        let [mut a, mut b] = adapter.matrices(&layer.path)?;
         let weight = format!("{}.weight", layer.path);
         let name = gguf_name(config, &weight)
             .ok_or_else(|| unwritten(&weight, "llama.cpp has no name for it".into()))?;
-        let mut b = Change::of(config, family, &weight).apply(b);
+        let change = Change::of(config, family, &weight);
+        match change.is_of_columns() {
+            true => a = change.apply(a),
+            false => b = change.apply(b),
+        }
         let factor = (layer.scale * layer.rank as f64 / alpha) as f32;
         if factor != 1.0 {
             b.values.iter_mut().for_each(|value| *value *= factor);

@@ -1,6 +1,7 @@
 //! A model written as a GGUF file.
 
 use super::families::GgufFamily;
+use super::model::shape_in_files;
 use super::modelfile::modelfile;
 use super::names::gguf_name;
 use super::settings::settings;
@@ -367,6 +368,6 @@ impl Source {
             let tensor = change.apply(self.read(&name)?);
             quantize(&tensor.values, kind).map_err(|what| unwritten(&name, what))
         });
-        NewTensor { name: own, shape, kind, bytes }
+        NewTensor { name: own, shape: shape_in_files(&shape), kind, bytes }
     }
 }

@@ -48,7 +48,7 @@ const QWEN2: GgufFamily = GgufFamily {
 };
 
 /// All of them. A name stands for the first family that has it.
-pub(super) const FAMILIES: [GgufFamily; 10] = [
+pub(super) const FAMILIES: [GgufFamily; 11] = [
     LLAMA,
     QWEN2,
     GgufFamily {
@@ -88,6 +88,13 @@ pub(super) const FAMILIES: [GgufFamily; 10] = [
         name: "mistral3",
         reads_betas: true,
         ..LLAMA
+    },
+    GgufFamily {
+        architecture: Architecture::Qwen35Text,
+        name: "qwen35",
+        heads_fill_width: false,
+        scalings: &[],
+        ..QWEN2
     },
 ];
 

@@ -22,8 +22,19 @@ pub(in crate::model) struct GgufModel {
     file: GgufFile,
     /// The files of a folder, by name.
     texts: Arc<BTreeMap<&'static str, String>>,
-    /// Tensors by the folder's name: the file's, and what is done to it.
-    tensors: Arc<BTreeMap<String, (String, Change)>>,
+    /// Tensors by the folder's name.
+    tensors: Arc<BTreeMap<String, Held>>,
+}
+
+/// A tensor in the file.
+#[derive(Debug)]
+struct Held {
+    /// Its name there.
+    own: String,
+    /// What is done to it.
+    change: Change,
+    /// Its shape in folders.
+    shape: Vec<usize>,
 }
 
 /// A matrix as its file has it.
@@ -76,9 +87,11 @@ impl GgufModel {
         held(&file, &config, &names).map_err(|what| failed(what, mend))?;
         let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, mend))?;
         let texts = Arc::new(texts(&config, read));
+        let mut shapes = config.tensor_shapes();
         let with_change = |(name, own): (String, String)| {
             let change = Change::of(&config, family, &name);
-            (name, (own, change))
+            let shape = shapes.remove(&name).unwrap_or_default();
+            (name, Held { own, change, shape })
         };
         let tensors = Arc::new(names.into_iter().map(with_change).collect());
         Ok(Self { file, texts, tensors })
@@ -96,14 +109,12 @@ impl GgufModel {
 
     /// Names and shapes of tensors, as folders have them.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let shape = |own: &String| self.file.tensors()[own].shape.clone();
-        self.tensors.iter().map(|(name, (own, _))| (name.clone(), shape(own))).collect()
+        self.tensors.iter().map(|(name, held)| (name.clone(), held.shape.clone())).collect()
     }
 
     /// The type of a tensor, by the folder's name.
     pub fn tensor_type(&self, name: &str) -> Option<TensorType> {
-        let (own, _) = self.tensors.get(name)?;
-        self.file.tensors().get(own).map(|info| info.kind)
+        self.file.tensors().get(&self.tensors.get(name)?.own).map(|info| info.kind)
     }
 
     /// The numbers of a tensor, by the folder's name.
@@ -112,13 +123,12 @@ impl GgufModel {
     /// [`Error::Io`]; [`Error::Model`] where it is not there, or holds numbers that are not finite.
     pub fn read(&self, name: &str) -> Result<HostTensor> {
         let missing = || self.damaged(name, "it is missing");
-        let (own, change) = self.tensors.get(name).ok_or_else(missing)?;
-        let shape = self.file.tensors()[own].shape.clone();
-        let values = self.file.read(own)?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(self.not_finite(name));
+        let Held { own, change, shape } = self.tensors.get(name).ok_or_else(missing)?;
+        let tensor = change.undo(HostTensor { shape: shape.clone(), values: self.file.read(own)? });
+        match tensor.values.iter().all(|value| value.is_finite()) {
+            true => Ok(tensor),
+            false => Err(self.not_finite(name)),
         }
-        Ok(change.undo(HostTensor { shape, values }))
     }
 
     fn damaged(&self, name: &str, what: &str) -> Error {
@@ -139,7 +149,10 @@ impl GgufModel {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn read_blocks(&self, name: &str) -> Result<Option<Blocks>> {
-        let Some((own, change)) = self.tensors.get(name) else { return Ok(None) };
+        let Some(Held { own, change, .. }) = self.tensors.get(name) else { return Ok(None) };
+        if change.is_of_columns() {
+            return Ok(None);
+        }
         let info = &self.file.tensors()[own];
         let bytes = self.file.read_bytes(own)?;
         let [rows, columns] = info.shape[..] else { return Ok(None) };
@@ -153,6 +166,14 @@ impl GgufModel {
     }
 }
 
+/// A tensor's shape in files: a convolution's without the dimension that is 1.
+pub(super) fn shape_in_files(shape: &[usize]) -> Vec<usize> {
+    match shape[..] {
+        [channels, 1, taps] => vec![channels, taps],
+        _ => shape.to_vec(),
+    }
+}
+
 /// Holds a file's tensors against the names and shapes that its settings call for.
 fn held(
     file: &GgufFile,
@@ -161,6 +182,7 @@ fn held(
 ) -> Result<(), String> {
     let mut problems = vec![];
     for (name, shape) in config.tensor_shapes() {
+        let shape = shape_in_files(&shape);
         let own = names.get(&name).map_or(name.as_str(), String::as_str);
         match file.tensors().get(own) {
             None => problems.push(format!("{own} is missing")),

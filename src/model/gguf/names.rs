@@ -9,7 +9,7 @@ const OUTER: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 /// Names of parts of layers, but for the norms between them.
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 20] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -17,6 +17,15 @@ const PARTS: [(&str, &str); 11] = [
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
+    ("linear_attn.in_proj_qkv", "attn_qkv"),
+    ("linear_attn.in_proj_z", "attn_gate"),
+    ("linear_attn.in_proj_b", "ssm_beta"),
+    ("linear_attn.in_proj_a", "ssm_alpha"),
+    ("linear_attn.conv1d", "ssm_conv1d"),
+    ("linear_attn.dt_bias", "ssm_dt.bias"),
+    ("linear_attn.A_log", "ssm_a"),
+    ("linear_attn.norm", "ssm_norm"),
+    ("linear_attn.out_proj", "ssm_out"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     // Gate and up together have the name of the one that is there in any family.
@@ -25,8 +34,15 @@ const PARTS: [(&str, &str); 11] = [
 ];
 
 /// Names of norms, which depend on where a layer has them.
-fn norms(placement: NormPlacement) -> &'static [(&'static str, &'static str)] {
-    match placement {
+fn norms(config: &DecoderConfig) -> &'static [(&'static str, &'static str)] {
+    let properties = config.architecture.properties();
+    if properties.full_attention_interval.is_some() {
+        return &[
+            ("input_layernorm", "attn_norm"),
+            ("post_attention_layernorm", "post_attention_norm"),
+        ];
+    }
+    match properties.norm_placement {
         NormPlacement::Before => {
             &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")]
         }
@@ -53,8 +69,7 @@ pub(super) fn gguf_name(config: &DecoderConfig, name: &str) -> Option<String> {
         return Some(format!("{own}{suffix}"));
     }
     let (layer, part) = module.strip_prefix("model.layers.")?.split_once('.')?;
-    let norms = norms(config.architecture.properties().norm_placement);
-    let (_, own) = PARTS.iter().chain(norms).find(|(theirs, _)| *theirs == part)?;
+    let (_, own) = PARTS.iter().chain(norms(config)).find(|(theirs, _)| *theirs == part)?;
     Some(format!("blk.{layer}.{own}{suffix}"))
 }
 

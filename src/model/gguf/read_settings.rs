@@ -120,6 +120,9 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
         config.partial_rotary_factor = rotated as f64 / head_dim as f64;
     }
     windows(&keys, &mut config)?;
+    if let Some(interval) = properties.full_attention_interval {
+        linear_attention(&keys, &mut config, interval)?;
+    }
     if properties.multipliers {
         config.attention_multiplier = keys.optional_number("attention.scale")?;
         config.embedding_multiplier = Some(keys.number("embedding_scale", 1.0)?);
@@ -183,6 +186,37 @@ fn windows(keys: &Keys<'_>, config: &mut DecoderConfig) -> Read<()> {
         },
     };
     config.layer_types = slides.into_iter().map(LayerType::of).collect();
+    Ok(())
+}
+
+/// Linear attention, and which layers have it.
+fn linear_attention(keys: &Keys<'_>, config: &mut DecoderConfig, usual: usize) -> Read<()> {
+    let (width, heads) = (keys.size("ssm.inner_size")?, keys.size("ssm.time_step_rank")?);
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(format!("its {heads} heads of linear attention do not divide {width}"));
+    }
+    config.linear_conv_kernel_dim = Some(keys.size("ssm.conv_kernel")?);
+    config.linear_key_head_dim = Some(keys.size("ssm.state_size")?);
+    config.linear_value_head_dim = Some(width / heads);
+    config.linear_num_key_heads = Some(keys.size("ssm.group_count")?);
+    config.linear_num_value_heads = Some(heads);
+    let kind = |is_linear: bool| match is_linear {
+        true => LayerType::LinearAttention,
+        false => LayerType::FullAttention,
+    };
+    let (key, layers) = ("attention.recurrent_layers", config.num_hidden_layers);
+    config.layer_types = match keys.value(key) {
+        Some(value) => match value.as_array().map(GgufArray::integers) {
+            Some(Some(list)) if list.len() >= layers => {
+                list.iter().take(layers).map(|is_linear| kind(*is_linear != 0)).collect()
+            }
+            _ => return keys.wrong(key),
+        },
+        None => {
+            let every = keys.optional_size("full_attention_interval")?.unwrap_or(usual).max(1);
+            (0..layers).map(|layer| kind(!(layer + 1).is_multiple_of(every))).collect()
+        }
+    };
     Ok(())
 }
 

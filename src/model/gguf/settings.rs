@@ -2,6 +2,7 @@
 
 use super::families::GgufFamily;
 use crate::gguf::{GgufArray, GgufValue};
+use crate::model::blocks::GatedDeltaNetConfig;
 use crate::model::config::{DecoderConfig, LayerType};
 use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
@@ -75,6 +76,9 @@ pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Se
         put("residual_scale", number(config.residual_multiplier));
         put("logit_scale", number(config.logits_scaling));
     }
+    if let Some(linear) = first_linear(config) {
+        linear_attention(config, &linear, &mut put);
+    }
     if let Some(scaling) = &config.rope_scaling {
         scale_rope(scaling, family, &mut put);
         let list = |list: &[f64]| list.iter().map(|x| *x as f32).collect::<Vec<f32>>();
@@ -92,6 +96,36 @@ pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Se
     }
     settings.notices.extend(notice);
     Ok(settings)
+}
+
+/// The linear attention of the layers that have it.
+fn first_linear(config: &DecoderConfig) -> Option<GatedDeltaNetConfig> {
+    (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer))
+}
+
+fn linear_attention(
+    config: &DecoderConfig,
+    linear: &GatedDeltaNetConfig,
+    put: &mut impl FnMut(&str, GgufValue),
+) {
+    for (key, size) in [
+        ("ssm.conv_kernel", linear.conv_kernel_dim),
+        ("ssm.state_size", linear.key_head_dim),
+        ("ssm.group_count", linear.num_key_heads),
+        ("ssm.time_step_rank", linear.num_value_heads),
+        ("ssm.inner_size", linear.value_width()),
+        ("full_attention_interval", 4),
+    ] {
+        put(key, GgufValue::U32(u32::try_from(size).unwrap_or(u32::MAX)));
+    }
+    let is_linear = |kind: &LayerType| *kind == LayerType::LinearAttention;
+    let layers: Vec<bool> = config.all_layer_types().iter().map(is_linear).collect();
+    put("attention.recurrent_layers", GgufValue::Array(GgufArray::Bool(layers)));
+    // How many pairs of a head's rotated numbers have time, height and width; a text's are all one.
+    let pairs = config.attention(0).rotary_dim() / 2;
+    let sections = [pairs + 2, pairs + 1, pairs].map(|pairs| (pairs / 3) as i32);
+    let sections = sections.into_iter().chain([0]).collect();
+    put("rope.dimension_sections", GgufValue::Array(GgufArray::I32(sections)));
 }
 
 fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&str, GgufValue)) {
@@ -160,6 +194,16 @@ fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
     if family.heads_fill_width && config.query_width() != config.hidden_size {
         let (heads, width) = (config.query_width(), config.hidden_size);
         return refuse(format!("its heads have {heads} numbers and the model {width}"));
+    }
+    if config.architecture.properties().full_attention_interval.is_some() {
+        match first_linear(config) {
+            None => return refuse("it has no linear attention".into()),
+            Some(linear) if linear.key_head_dim != linear.value_head_dim => {
+                let [keys, values] = [linear.key_head_dim, linear.value_head_dim];
+                return refuse(format!("its keys have {keys} numbers and its values {values}"));
+            }
+            Some(_) => {}
+        }
     }
     let interval = family.no_rope_interval;
     let usual = |layer: usize| interval.is_none_or(|every| !(layer + 1).is_multiple_of(every));

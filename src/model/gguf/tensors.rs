@@ -1,5 +1,5 @@
 //! How llama.cpp has a tensor otherwise than a model folder: the order of rows, norms that scale by one and
-//! their weight.
+//! their weight, decays in place of their logarithms.
 
 use super::families::GgufFamily;
 use crate::model::config::DecoderConfig;
@@ -13,6 +13,37 @@ pub(super) enum Change {
     Neighbors(usize),
     /// 1 is added.
     PlusOne,
+    /// From a row on, the value heads of linear attention take turns by key head.
+    ValueRows(ValueHeads, usize),
+    /// Columns likewise.
+    ValueColumns(ValueHeads),
+    /// Minus the exponential, in the order of rows.
+    Decay(ValueHeads),
+}
+
+/// Value heads: those of a key head follow each other in folders, and in llama.cpp the first ones of all key heads
+/// do, then the second ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueHeads {
+    key_heads: usize,
+    /// Value heads of each.
+    group: usize,
+    /// Rows or columns of a head.
+    width: usize,
+}
+
+impl ValueHeads {
+    /// The place in a folder of what is at `place` in llama.cpp.
+    fn source(self, place: usize) -> usize {
+        let Self { key_heads, group, width } = self;
+        let (head, within) = (place / width, place % width);
+        (head % key_heads * group + head / key_heads) * width + within
+    }
+
+    /// The same the other way round.
+    fn turned(self) -> Self {
+        Self { key_heads: self.group, group: self.key_heads, ..self }
+    }
 }
 
 impl Change {
@@ -28,8 +59,34 @@ impl Change {
                 }
             }
         }
+        if let Some((_, part)) = name.split_once(".linear_attn.") {
+            return Self::of_linear(config, part);
+        }
         let plus_one = config.architecture.properties().norm_weight_plus_one;
         if plus_one && name.ends_with("norm.weight") { Self::PlusOne } else { Self::None }
+    }
+
+    /// That of a part of linear attention.
+    fn of_linear(config: &DecoderConfig, part: &str) -> Self {
+        let linear = (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer));
+        let Some(linear) = linear else { return Self::None };
+        let key_heads = linear.num_key_heads;
+        let heads =
+            |width| ValueHeads { key_heads, group: linear.num_value_heads / key_heads, width };
+        let values = heads(linear.value_head_dim);
+        match part.trim_end_matches(".weight") {
+            "in_proj_qkv" | "conv1d" => Self::ValueRows(values, 2 * linear.key_width()),
+            "in_proj_z" => Self::ValueRows(values, 0),
+            "in_proj_a" | "in_proj_b" | "dt_bias" => Self::ValueRows(heads(1), 0),
+            "A_log" => Self::Decay(heads(1)),
+            "out_proj" => Self::ValueColumns(values),
+            _ => Self::None,
+        }
+    }
+
+    /// Whether it is one of a matrix's columns, which an adapter has in its A.
+    pub fn is_of_columns(self) -> bool {
+        matches!(self, Self::ValueColumns(_))
     }
 
     /// A tensor of a folder as llama.cpp has it.
@@ -39,6 +96,11 @@ impl Change {
             Self::PlusOne => shifted(tensor, 1.0),
             Self::Neighbors(heads) => {
                 with_rows(tensor, heads, |row, half| row / 2 + row % 2 * half)
+            }
+            Self::ValueRows(heads, first) => with_value_rows(tensor, heads, first),
+            Self::ValueColumns(heads) => with_value_columns(tensor, heads),
+            Self::Decay(heads) => {
+                with_value_rows(mapped(tensor, |logarithm| -logarithm.exp()), heads, 0)
             }
         }
     }
@@ -51,6 +113,11 @@ impl Change {
             Self::Neighbors(heads) => {
                 with_rows(tensor, heads, |row, half| row % half * 2 + row / half)
             }
+            Self::ValueRows(heads, first) => with_value_rows(tensor, heads.turned(), first),
+            Self::ValueColumns(heads) => with_value_columns(tensor, heads.turned()),
+            Self::Decay(heads) => {
+                mapped(with_value_rows(tensor, heads.turned(), 0), |decay| (-decay).ln())
+            }
         }
     }
 
@@ -62,14 +129,43 @@ impl Change {
                 let (head, row, half) = (row / of_head, row % of_head, of_head / 2);
                 head * of_head + row % half * 2 + row / half
             }
-            Self::None | Self::PlusOne => row,
+            Self::ValueRows(heads, first) if row >= first => {
+                first + heads.turned().source(row - first)
+            }
+            Self::Decay(heads) => heads.turned().source(row),
+            Self::None | Self::PlusOne | Self::ValueRows(..) | Self::ValueColumns(_) => row,
         }
     }
 }
 
-fn shifted(mut tensor: HostTensor, by: f32) -> HostTensor {
-    tensor.values.iter_mut().for_each(|value| *value += by);
+fn shifted(tensor: HostTensor, by: f32) -> HostTensor {
+    mapped(tensor, |value| value + by)
+}
+
+fn mapped(mut tensor: HostTensor, f: impl Fn(f32) -> f32) -> HostTensor {
+    tensor.values.iter_mut().for_each(|value| *value = f(*value));
     tensor
+}
+
+/// The tensor with its rows from `first` on in another order.
+fn with_value_rows(tensor: HostTensor, heads: ValueHeads, first: usize) -> HostTensor {
+    let rows = tensor.shape[0];
+    let width = tensor.values.len() / rows.max(1);
+    let source = |row: usize| if row < first { row } else { first + heads.source(row - first) };
+    let values = (0..rows).flat_map(|row| {
+        let from = source(row) * width;
+        tensor.values[from..from + width].iter().copied()
+    });
+    HostTensor { values: values.collect(), ..tensor }
+}
+
+/// The matrix with its columns in another order.
+fn with_value_columns(tensor: HostTensor, heads: ValueHeads) -> HostTensor {
+    let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
+    let values = tensor.values.chunks_exact(columns);
+    let values =
+        values.flat_map(|row| (0..columns).map(|column| row[heads.source(column)])).collect();
+    HostTensor { values, ..tensor }
 }
 
 /// The tensor with other rows in each head: which was there, by the place in the head and half its rows.
@@ -102,6 +198,18 @@ mod tests {
             assert_eq!(there.values[change.undone_row(row, 8)], tensor.values[row]);
         }
         assert_eq!(change.undo(there), tensor);
+        let heads = ValueHeads { key_heads: 2, group: 3, width: 1 };
+        let change = Change::ValueRows(heads, 2);
+        let there = change.apply(tensor.clone());
+        assert_eq!(there.values, [0.0, 1.0, 2.0, 5.0, 3.0, 6.0, 4.0, 7.0]);
+        for row in 0..8 {
+            assert_eq!(there.values[change.undone_row(row, 8)], tensor.values[row]);
+        }
+        assert_eq!(change.undo(there), tensor);
+        let six = HostTensor { shape: vec![1, 6], values: tensor.values[2..].to_vec() };
+        let columns = Change::ValueColumns(heads);
+        assert_eq!(columns.apply(six.clone()).values, [2.0, 5.0, 3.0, 6.0, 4.0, 7.0]);
+        assert_eq!(columns.undo(columns.apply(six.clone())), six);
         let shifted = Change::PlusOne.apply(tensor.clone());
         assert_eq!((shifted.values[0], Change::PlusOne.undo(shifted)), (1.0, tensor));
     }
