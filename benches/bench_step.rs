@@ -5,6 +5,7 @@
 //! cargo run --example bench_step -- --shape 576 30 9 3 1536 49152 256 2 --trained-share 0.5
 //! cargo run --example bench_step -- --model SmolLM2-135M-Instruct --lora-rank 8 --seq 600 --batch 4
 //! cargo run --example bench_step -- --products
+//! cargo run --example bench_step -- --mixer linear --shape 512 4 4 4 1408 4096 16384 1
 //! cargo run --example bench_step --features wgpu -- --backend wgpu --launches
 //! ```
 //!
@@ -26,7 +27,8 @@ use mixdistill::context::{Context, Event, Observer};
 use mixdistill::data::Row;
 use mixdistill::device::{self, peak_memory_mib};
 use mixdistill::model::{
-    BaseType, BaseWeights, DecoderConfig, LoraConfig, ModelFolder, Precision, model_folder,
+    Architecture, BaseType, BaseWeights, DecoderConfig, LayerType, LoraConfig, ModelFolder,
+    Precision, model_folder,
 };
 use mixdistill::ops::linear;
 use mixdistill::terminal::Terminal;
@@ -61,6 +63,10 @@ pub struct Flags {
     /// cuda, metal, rocm, vulkan, wgpu, flex or ndarray; auto is the first that is compiled in
     #[arg(long, default_value = "auto")]
     backend: String,
+    /// A decoder of Qwen3.5's family whose layers are full attention, linear attention, or three of the latter to
+    /// one of the former, with heads of the same number and width
+    #[arg(long, value_parser = ["full", "linear", "hybrid"], conflicts_with = "products")]
+    mixer: Option<String>,
     /// Only the last share of each row's positions is trained, as where prompts are masked
     #[arg(long, default_value_t = 1.0)]
     trained_share: f64,
@@ -134,7 +140,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
         num_key_value_heads: kv_heads,
         max_position_embeddings: seq + 1,
         tie_word_embeddings: false,
-        ..DecoderConfig::default()
+        ..of_mixer(flags.mixer.as_deref(), layers)
     };
     let device = device::by_name(&flags.backend)?.autodiff();
     let base_type = BaseType::by_name(&flags.base_type).unwrap_or_default();
@@ -225,6 +231,22 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
 
 #[path = "launches.rs"]
 pub mod launches;
+
+/// The defaults, or those of Qwen3.5's family with these layers.
+fn of_mixer(mixer: Option<&str>, layers: usize) -> DecoderConfig {
+    let Some(mixer) = mixer else { return DecoderConfig::default() };
+    let kind = |layer: usize| match mixer {
+        "full" => LayerType::FullAttention,
+        "hybrid" if (layer + 1).is_multiple_of(4) => LayerType::FullAttention,
+        _ => LayerType::LinearAttention,
+    };
+    DecoderConfig {
+        architecture: Architecture::Qwen35Text,
+        layer_types: (0..layers).map(kind).collect(),
+        partial_rotary_factor: 0.25,
+        ..DecoderConfig::default()
+    }
+}
 
 /// Times the products of a step alone, forward and backward, each as often as a step has it.
 fn products(

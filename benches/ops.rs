@@ -6,9 +6,10 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mixdistill::device::{by_name, use_threads};
 use mixdistill::ops::{
-    AdamW, AttentionShape, cached_attention, causal_attention, causal_attention_within, embedding,
-    linear, linear_add, linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table,
-    sum_of_squares, swiglu,
+    AdamW, AttentionShape, DeltaShape, Sequences, cached_attention, causal_attention,
+    causal_attention_within, causal_conv, embedding, gated_delta_rule, linear, linear_add,
+    linear_cross_entropy, rms_norm, rotary, rotary_frequencies, rotary_table, sum_of_squares,
+    swiglu,
 };
 use std::time::Duration;
 
@@ -86,6 +87,17 @@ fn operations(criterion: &mut Criterion) {
             causal_attention_within(q, k, v, first_keys.clone(), shape, window)
         });
     }
+    // The same row in linear attention.
+    let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 64, value_dim: 64 };
+    let sequences = Sequences::rows(1, 4096);
+    let (keys, gates) = ([4096, 128], [4096, 4]);
+    both(criterion, "gated_delta_rule", [keys, keys, q, gates, gates], &device, |inputs| {
+        let [q, k, v, decay, beta] = inputs;
+        gated_delta_rule([q, k, v, -decay.abs(), beta.abs()], &sequences, shape)
+    });
+    both(criterion, "causal_conv", [[4096, 512], [512, 4]], &device, |[x, w]| {
+        causal_conv(x, w, &sequences)
+    });
     let ids = ints((0..TOKENS).map(|i| i * 31 % VOCABULARY), &device);
     let table = [VOCABULARY, WIDTH];
     both(criterion, "embedding", [table], &device, |[w]| embedding(w, ids.clone()));

@@ -46,6 +46,9 @@ pub struct SaveAdapter<'a> {
     pub card: Option<&'a str>,
 }
 
+/// What paths to other parts of a model of text and images have in them.
+const OTHER_PARTS: [&str; 3] = ["vision_tower.", "multi_modal_projector.", "visual."];
+
 /// Our name of an adapter's tensor; `None` for those on other parts of a model of text and images, which
 /// text does not pass.
 fn own_name(name: &str) -> Option<String> {
@@ -53,9 +56,7 @@ fn own_name(name: &str) -> Option<String> {
     let within = [WITHIN, OLD_WITHIN].into_iter().find_map(|within| path.strip_prefix(within));
     let path = match within {
         Some(rest) => format!("model.{rest}"),
-        None if path.contains("vision_tower.") || path.contains("multi_modal_projector.") => {
-            return None;
-        }
+        None if OTHER_PARTS.iter().any(|part| path.contains(part)) => return None,
         None => path.to_owned(),
     };
     let end = if path.ends_with(MAGNITUDE) { ".weight" } else { "" };

@@ -63,7 +63,7 @@ pub struct DecoderConfig {
     pub sliding_window: Option<usize>,
     /// Which layers have that window, or linear attention, one by one; empty is as the family has them.
     pub layer_types: Vec<LayerType>,
-    /// Tokens that the convolution of linear attention sees, the own one among them; `None` is 4.
+    /// Tokens that the convolution of linear attention sees, including the token itself; `None` is 4.
     pub linear_conv_kernel_dim: Option<usize>,
     /// Width of a key head of linear attention; `None` is that of a head.
     pub linear_key_head_dim: Option<usize>,
@@ -81,7 +81,7 @@ pub struct DecoderConfig {
     pub rope_theta: f64,
     /// The same base in layers with a sliding window; `None` is the family's, or that of all layers.
     pub rope_local_base_freq: Option<f64>,
-    /// Share of a head's values that are rotated, from the first on.
+    /// Share of a head's values that are rotated, from the first on; 1 by default, whatever the family.
     pub partial_rotary_factor: f64,
     /// Scaling of those frequencies; `None` leaves them as they are.
     pub rope_scaling: Option<RopeScaling>,
@@ -289,6 +289,11 @@ impl DecoderConfig {
         })
     }
 
+    /// That of any of its layers; those that are linear have the same.
+    pub(crate) fn any_linear_attention(&self) -> Option<GatedDeltaNetConfig> {
+        (0..self.num_hidden_layers).find_map(|layer| self.linear_attention(layer))
+    }
+
     /// The different attentions of its layers, and which of them each layer has; for one that is linear, that which
     /// it would have.
     pub(super) fn attentions(&self) -> (Vec<SelfAttentionConfig>, Vec<usize>) {
@@ -349,7 +354,7 @@ impl DecoderConfig {
         ]
         .map(|size| size as u128);
         let gates = u128::from(self.architecture.properties().output_gate) * query;
-        let linear = (0..self.num_hidden_layers).find_map(|layer| self.linear_attention(layer));
+        let linear = self.any_linear_attention();
         // At most: of each layer the larger one.
         let mixer = (2 * query + gates + 2 * key_value)
             .max(linear.map_or(0, |linear| linear.row_width() as u128));
@@ -377,7 +382,7 @@ impl DecoderConfig {
             let what = format!("{} is too large", self.num_hidden_layers);
             return refuse("num_hidden_layers", what, "At most 512");
         }
-        if let Some(linear) = (0..self.num_hidden_layers).find_map(|at| self.linear_attention(at)) {
+        if let Some(linear) = self.any_linear_attention() {
             linear.validate()?;
         }
         check_parameters(self.parameters())?;
@@ -412,6 +417,18 @@ impl DecoderConfig {
         if properties.full_attention_interval.is_none() && self.layer_types.iter().any(is_linear) {
             let what = "it has \"linear_attention\", which this family does not have".into();
             return refuse("layer_types", what, "Leave it out, or choose another family");
+        }
+        if properties.full_attention_interval.is_some() {
+            let slides = self.layer_types.contains(&LayerType::SlidingAttention);
+            if slides || self.sliding_window.is_some() {
+                let key = if slides { "layer_types" } else { "sliding_window" };
+                let what = "this family has no sliding windows".into();
+                return refuse(key, what, "Leave it out, or choose another family");
+            }
+            if self.activation() != Activation::Silu {
+                let what = "linear attention has `silu` for its activation, and no other".into();
+                return refuse("hidden_act", what, "Leave it out, or choose another family");
+            }
         }
         self.attentions().0.iter().try_for_each(SelfAttentionConfig::validate)
     }
@@ -471,8 +488,10 @@ impl DecoderConfig {
     /// The names of a layer's linear layers, as [`LoraConfig`](super::LoraConfig) targets them.
     pub(crate) fn linear_layers(&self) -> &'static [&'static str] {
         match self.architecture.properties().fused_projections {
-            false if self.has_linear() => &HYBRID,
-            false => &PROJECTIONS,
+            false if !self.has_linear() => &PROJECTIONS,
+            // Without those of full attention, where no layer has it.
+            false if (0..self.num_hidden_layers).all(|layer| self.is_linear(layer)) => &HYBRID[4..],
+            false => &HYBRID,
             true => &["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
         }
     }

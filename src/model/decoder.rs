@@ -127,7 +127,7 @@ impl DecoderLm {
             let what = "the model has adapters already";
             return Err(Error::config("lora", what, "Merge them first"));
         }
-        let config = config.for_model(&self.config);
+        let config = config.of_user(&self.config);
         let source = match self.is_part {
             true => LoraSource::SettingsOfPart,
             false => LoraSource::Settings,

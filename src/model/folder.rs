@@ -385,7 +385,7 @@ impl ModelFolder {
         }
         if let Some(parts) = files.set_aside() {
             context.notice(format!(
-                "only the model's text part is read; the tensors of others are set aside: {parts}"
+                "only the model's text part is read; the tensors of its other parts are set aside: {parts}"
             ))?;
         }
         let progress = context.task(task, self.config.tensor_shapes().len() as u64);

@@ -132,8 +132,11 @@ impl LinearCache {
             let here = *row..row + 1;
             let x = of_new.clone().slice([index..index + 1]);
             states = states.slice_assign([here.clone()], x);
-            let x = from.inputs.clone().slice([index..index + 1]);
-            inputs = inputs.slice_assign([here], x);
+            // A convolution of one tap keeps nothing.
+            if inputs.dims()[1] > 0 {
+                let x = from.inputs.clone().slice([index..index + 1]);
+                inputs = inputs.slice_assign([here], x);
+            }
         }
         (self.states, self.inputs) = (Some(states), inputs);
     }
@@ -141,7 +144,11 @@ impl LinearCache {
     /// Keeps the given rows only.
     pub(super) fn select(&mut self, rows: &Tensor<1, Int>) {
         self.states = self.states.take().map(|states| states.select(0, rows.clone()));
-        self.inputs = self.inputs.clone().select(0, rows.clone());
+        let [_, earlier, channels] = self.inputs.dims();
+        self.inputs = match earlier {
+            0 => Tensor::zeros([rows.dims()[0], 0, channels], &self.inputs.device()),
+            _ => self.inputs.clone().select(0, rows.clone()),
+        };
     }
 }
 

@@ -1,4 +1,4 @@
-//! A small decoder-only transformer, of one of ten families: training, generation, adapters, folders.
+//! A small decoder-only transformer, of one of eleven families: training, generation, adapters, folders.
 //!
 //! ```text
 //! architecture  the families, as a table of properties    folder, hf_config  models as folders

@@ -284,6 +284,7 @@ impl WeightFiles {
     pub(super) fn of_gguf(model: GgufModel, path: &Path) -> Self {
         let mut all = Self::empty(path.to_owned());
         let shapes = model.shapes();
+        all.set_aside = model.others().to_vec();
         all.add(WeightFile::Gguf(model), shapes);
         all
     }
@@ -317,7 +318,8 @@ impl WeightFiles {
     pub(super) fn set_aside(&self) -> Option<String> {
         let mut parts: BTreeMap<String, usize> = BTreeMap::new();
         for name in &self.set_aside {
-            let depth = if name.starts_with("model.") { 2 } else { 1 };
+            let depth =
+                if ["model.", "blk."].iter().any(|of| name.starts_with(of)) { 2 } else { 1 };
             let part: Vec<&str> = name.split('.').take(depth).collect();
             *parts.entry(part.join(".")).or_default() += 1;
         }

@@ -205,8 +205,9 @@ impl<B: CausalConvKernel> Backward<B, 2> for CausalConvBackward {
 pub fn causal_conv(x: Tensor<2>, weight: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
     let ([tokens, channels], [of_weight, taps]) = (x.dims(), weight.dims());
     assert!(tokens > 0 && channels > 0 && taps > 0, "causal_conv: a size is 0");
-    assert_eq!(channels, of_weight, "causal_conv: x and weight have other channels");
-    assert_eq!(tokens, sequences.tokens(), "causal_conv: the sequences are of another batch");
+    assert_eq!(channels, of_weight, "causal_conv: x and weight have different numbers of channels");
+    let of_sequences = sequences.tokens();
+    assert_eq!(tokens, of_sequences, "causal_conv: the sequences are of {of_sequences} tokens");
     Tensor::from_dispatch(<Dispatch as CausalConvOps>::causal_conv(
         x.into_dispatch(),
         weight.into_dispatch(),
@@ -219,6 +220,7 @@ mod flex {
     use super::super::kernel::{self, Buffer, SharedMut, simd_fn};
     use super::*;
     use burn::backend::Flex;
+    use burn::tensor::DType;
     use rayon::prelude::*;
     use std::ops::Range;
 
@@ -241,11 +243,12 @@ mod flex {
             weight: FloatTensor<Self>,
             sequences: &Sequences,
         ) -> FloatTensor<Self> {
-            if !kernel::all_f32([&x, &weight]) {
+            let dtype = x.dtype();
+            if [dtype, weight.dtype()].contains(&DType::F64) {
                 return portable_forward::<Self>(x, weight, sequences);
             }
             let ([tokens, channels], [_, taps]) = (x.shape().dims(), weight.shape().dims::<2>());
-            let (x, weight) = (kernel::contiguous(x), kernel::contiguous(weight));
+            let (x, weight) = (kernel::in_f32(x), kernel::in_f32(weight));
             let (x, weight) = (x.storage::<f32>(), by_tap(weight.storage::<f32>(), taps));
             let places = sequences.places();
             let mut out = Buffer::any(tokens * channels);
@@ -263,7 +266,7 @@ mod flex {
                     silu(out);
                 }
             });
-            out.into_tensor([tokens, channels])
+            cast::<Self>(out.into_tensor([tokens, channels]), dtype.into())
         }
 
         fn conv_backward(
@@ -272,11 +275,12 @@ mod flex {
             weight: FloatTensor<Self>,
             sequences: &Sequences,
         ) -> [FloatTensor<Self>; 2] {
-            if !kernel::all_f32([&grad, &x, &weight]) {
+            let dtypes = [x.dtype(), weight.dtype()];
+            if dtypes.contains(&DType::F64) {
                 return portable_backward::<Self>(grad, x, weight, sequences);
             }
             let ([tokens, channels], [_, taps]) = (x.shape().dims(), weight.shape().dims::<2>());
-            let [grad, x, weight] = [grad, x, weight].map(kernel::contiguous);
+            let [grad, x, weight] = [grad, x, weight].map(kernel::in_f32);
             let weight = by_tap(weight.storage::<f32>(), taps);
             let inputs = [grad.storage::<f32>(), x.storage::<f32>(), &weight];
             let mut grad_x = Buffer::zeros(tokens * channels);
@@ -290,7 +294,11 @@ mod flex {
             for (place, value) in grad_weight.iter_mut().enumerate() {
                 *value = by_tap[(taps - 1 - place % taps) * channels + place / taps];
             }
-            [grad_x.into_tensor([tokens, channels]), grad_weight.into_tensor([channels, taps])]
+            let [of_x, of_weight] = dtypes;
+            [
+                cast::<Self>(grad_x.into_tensor([tokens, channels]), of_x.into()),
+                cast::<Self>(grad_weight.into_tensor([channels, taps]), of_weight.into()),
+            ]
         }
     }
 

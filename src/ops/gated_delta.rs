@@ -43,7 +43,7 @@ mod flex;
 mod portable;
 
 /// Tokens of a chunk.
-const CHUNK: usize = 64;
+pub(crate) const CHUNK: usize = 64;
 
 /// Added to the sum of squares where a query or a key is divided by its norm.
 const NORM_EPS: f64 = 1e-6;
@@ -56,9 +56,9 @@ pub struct DeltaShape {
     /// Heads of values, each with a state; a multiple of `key_heads`. Value head `h` uses the queries and keys
     /// of head `h / (value_heads / key_heads)`.
     pub value_heads: usize,
-    /// Values in a query or key.
+    /// Width of a query or key.
     pub key_dim: usize,
-    /// Values in a value.
+    /// Width of a value head.
     pub value_dim: usize,
 }
 
@@ -197,11 +197,13 @@ dispatched! {
 /// Work and memory grow with the number of tokens.
 ///
 /// # Shapes
+/// `inputs` are, in this order:
 /// - `q`, `k`: `[tokens, key_heads * key_dim]`, as they are: they are divided by their norms here
 /// - `v`: `[tokens, value_heads * value_dim]`
 /// - `log_decay`: `[tokens, value_heads]`, at most 0
 /// - `beta`: `[tokens, value_heads]`
-/// - result: like `v`
+///
+/// The result is like `v`. The types of the inputs may differ.
 ///
 /// # Panics
 /// If a tensor's shape does not fit, a size is 0, or `value_heads` is not a multiple of `key_heads`.
@@ -216,14 +218,14 @@ pub fn gated_delta_rule(
     Tensor::from_dispatch(out)
 }
 
-/// As [`gated_delta_rule`], from the states that the sequences had before; gives those after them too. It has no
-/// gradients.
+/// As [`gated_delta_rule`], from the states that the sequences had before; gives those after them too, in f32 (f64 for
+/// f64 input). It has no gradients.
 ///
 /// # Shapes
 /// As there; `state` and the second result: `[sequences, value_heads, key_dim, value_dim]`.
 ///
 /// # Panics
-/// As there.
+/// As there, and if a tensor is on the autodiff graph.
 pub fn gated_delta_rule_from(
     inputs: [Tensor<2>; 5],
     state: Tensor<4>,

@@ -62,6 +62,7 @@ pub(crate) use dropout_linear::{DropoutFactors, dropout_linear};
 pub use embedding::embedding;
 pub(crate) use encoding::{EncodedValues, Encoding};
 pub use gated::{Activation, gated, swiglu};
+pub(crate) use gated_delta::CHUNK as DELTA_CHUNK;
 pub use gated_delta::{DeltaShape, gated_delta_rule, gated_delta_rule_from};
 pub use gated_linear::gated_linear_add;
 pub use linear::{linear, linear_add};

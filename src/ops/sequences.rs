@@ -31,7 +31,7 @@ impl Sequences {
     /// Rows of one sequence each.
     ///
     /// # Panics
-    /// If there is a row and its length is 0.
+    /// If there is a row and its length is 0, or there are more tokens than numbers for them.
     pub fn rows(rows: usize, length: usize) -> Self {
         Self::new(rows * length, (0..rows).map(|row| row * length..(row + 1) * length).collect())
     }

@@ -1,14 +1,14 @@
 //! Qwen3.5: what transformers gives, what is set aside of a published folder, and thinking that can be switched.
 
 use super::common::chat_folder::{ChatFolder, template};
-use super::common::{Said, generate, shaken, tiny};
-use super::parity_support::{logits, write_logits};
+use super::common::{Said, adapter_of, generate, shaken, tiny};
+use super::parity_support::{logits, with_random_b, write_logits};
 use super::{compare, devices, family, open};
 use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::TextTokenizer;
 use mixdistill::model::{
-    Architecture, DecoderConfig, GenerateConfig, LayerType, LoadOptions, ModelFolder, SaveFolder,
-    TextModel, TextModelFiles,
+    Architecture, DecoderConfig, GenerateConfig, LINEAR_ATTENTION, LayerType, LoadOptions,
+    LoraConfig, ModelFolder, PROJECTIONS, SaveFolder, TextModel, TextModelFiles, named_tensors,
 };
 use mixdistill::recipe::{RunConfig, RunMode, run};
 use mixdistill::settings::Layers;
@@ -72,6 +72,9 @@ fn layers_are_named_or_counted() {
         ),
         ("do not divide", "linear_num_key_heads", json!(3)),
         ("linear_key_head_dim", "linear_key_head_dim", json!(0)),
+        ("At most 1024", "linear_value_head_dim", json!(126_000)),
+        ("At most 64", "linear_conv_kernel_dim", json!(1 << 20)),
+        ("`silu`", "hidden_act", json!("gelu_pytorch_tanh")),
     ] {
         let error = changed(&|config| {
             config.as_object_mut().unwrap().remove("layer_types");
@@ -79,6 +82,64 @@ fn layers_are_named_or_counted() {
         });
         let error = error.unwrap_err().to_string();
         assert!(error.contains(what), "{key}: {error}");
+    }
+}
+
+/// The names that adapters usually have stand for all attention in settings, and for themselves in PEFT's files.
+#[test]
+fn usual_adapters_mean_linear_attention_too_in_settings_and_not_in_files() {
+    let device = devices().remove(0);
+    let base = open(&family("qwen3_5_text"));
+    let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
+    let usual = base.load(&device).unwrap().with_lora(&lora, 1).unwrap();
+    let names: Vec<String> = named_tensors(&usual).unwrap().into_keys().collect();
+    let count = |part: &str| names.iter().filter(|name| name.contains(part)).count();
+    // A and B of three layers, and of one.
+    assert_eq!((count("in_proj_a.lora_A"), count("out_proj.lora_B")), (3, 3));
+    assert_eq!(count("self_attn.q_proj.lora_A"), 1);
+
+    let excluded = LoraConfig { exclude_modules: LINEAR_ATTENTION.into(), ..lora.clone() };
+    let full = base.load(&device).unwrap().with_lora(&excluded, 1).unwrap();
+    let full = with_random_b(full);
+    let place = tempfile::tempdir().unwrap();
+    let adapter = place.path().join("adapter");
+    full.save_adapter(&adapter, &adapter_of("base")).unwrap();
+    // As PEFT writes what was asked for by seven names.
+    let path = adapter.join("adapter_config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["target_modules"] = json!(PROJECTIONS);
+    config["exclude_modules"] = Value::Null;
+    std::fs::write(&path, config.to_string()).unwrap();
+    let read = base.load(&device).unwrap().with_adapter(&adapter).unwrap();
+    let tokens: Vec<u32> = (3..60).collect();
+    assert_eq!(logits(&read, &tokens, &device), logits(&full, &tokens, &device));
+
+    let all_linear = DecoderConfig {
+        layer_types: vec![LayerType::LinearAttention; 2],
+        ..tiny(Architecture::Qwen35Text)
+    };
+    let model = all_linear.init(1, &device).unwrap().with_lora(&lora, 1).unwrap();
+    let names: Vec<String> = named_tensors(&model).unwrap().into_keys().collect();
+    assert!(names.iter().any(|name| name.contains("linear_attn.in_proj_qkv.lora_A")));
+}
+
+/// A convolution of one tap, which keeps nothing, and prompts that take the places of others.
+#[test]
+fn rows_that_take_the_places_of_others_have_states_of_their_own() {
+    let device = devices().remove(0);
+    for taps in [1, 2, 4] {
+        let config =
+            DecoderConfig { linear_conv_kernel_dim: Some(taps), ..tiny(Architecture::Qwen35Text) };
+        let model = shaken(&config, &device);
+        let prompt = |length: u32| (0..length).map(|i| (i * i + length) % 23).collect::<Vec<u32>>();
+        let prompts = [9, 1, 2, 70, 3, 12].map(prompt);
+        let settings =
+            |batch_size| GenerateConfig { max_new_tokens: 9, batch_size, ..Default::default() };
+        let together = generate(&model, &prompts, &[4, 5, 6], &settings(2)).unwrap();
+        for (prompt, found) in prompts.iter().zip(&together) {
+            let alone = generate(&model, std::slice::from_ref(prompt), &[4, 5, 6], &settings(1));
+            assert_eq!(found.tokens, alone.unwrap()[0].tokens, "{taps} taps, {}", prompt.len());
+        }
     }
 }
 

@@ -78,6 +78,8 @@ fn gated_delta_rule_is_its_recurrence_and_has_its_gradients() {
         for (sequences, shape) in [
             (many.clone(), SMALL),
             (Sequences::rows(2, 3), SMALL),
+            // One long and many short ones.
+            (many_short(), SMALL),
             (Sequences::rows(1, 64), one_head),
             (Sequences::rows(1, 130), one_head),
         ] {
@@ -96,6 +98,12 @@ fn gated_delta_rule_is_its_recurrence_and_has_its_gradients() {
             );
         }
     }
+}
+
+/// 33 tokens, and 20 times two.
+fn many_short() -> Sequences {
+    let short = (0..20).map(|i| 33 + 2 * i..35 + 2 * i);
+    Sequences::new(73, std::iter::once(0..33).chain(short).collect())
 }
 
 /// Sizes as models have them, beside the portable body in f64.
@@ -135,6 +143,41 @@ fn gated_delta_rule_is_stable_where_keys_repeat() {
             let expected = delta_reference(inputs, sequences.ranges(), shape);
             case.assert_close("repeated keys", &found, &expected);
         }
+    }
+}
+
+/// A token that forgets all among others that forget little: sums of decays are then large, and their differences
+/// small.
+#[test]
+fn gated_delta_rule_keeps_small_decays_beside_large_ones() {
+    for case in cases().into_iter().filter(|case| case.name.starts_with("flex")) {
+        let tokens = 60;
+        let inputs = inputs_of(tokens, SMALL);
+        let decays: Vec<f64> = (0..tokens * 4)
+            .map(|i| if i / 4 % 20 == 5 { -3000.0 } else { -0.01 * ((i % 7) as f64) })
+            .collect();
+        let betas: Vec<f64> = inputs[4].0.iter().map(|x| x * x * BETA).collect();
+        let of = |x: &[f64], width| case.tensor(x, [tokens, width]);
+        let [q, k, v, ..] = &inputs;
+        let tensors = [of(&q.0, 10), of(&k.0, 10), of(&v.0, 12), of(&decays, 4), of(&betas, 4)];
+        let sequences = Sequences::rows(1, tokens);
+        let found = values(gated_delta_rule(tensors, &sequences, SMALL));
+        let inputs = [&q.0[..], &k.0, &v.0, &decays, &betas];
+        case.assert_close(
+            "large decays",
+            &found,
+            &delta_reference(inputs, sequences.ranges(), SMALL),
+        );
+    }
+}
+
+/// Padding alone, and nothing else.
+#[test]
+fn tokens_of_no_sequence_give_zeros() {
+    for case in cases() {
+        let none = Sequences::new(5, vec![]);
+        let (out, gradients) = run(&case, &inputs_of(5, SMALL), |x| rule(x, &none, SMALL));
+        assert!(out.iter().chain(gradients.iter().flatten()).all(|x| *x == 0.0), "{}", case.name);
     }
 }
 

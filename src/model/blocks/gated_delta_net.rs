@@ -35,7 +35,7 @@ pub struct GatedDeltaNetConfig {
     pub key_head_dim: usize,
     /// Width of a value.
     pub value_head_dim: usize,
-    /// Tokens that the convolution sees, the own one among them.
+    /// Tokens that the convolution sees, including the token itself.
     pub conv_kernel_dim: usize,
     /// Added to the mean square in the norm of the rule's output.
     pub rms_norm_eps: f64,
@@ -144,15 +144,21 @@ impl GatedDeltaNetConfig {
             let what = format!("{keys} key heads do not divide {values} value heads");
             return refuse("linear_num_key_heads", what, "Choose a divisor");
         }
-        if self.conv_kernel_dim > 1024 {
-            let what = format!("{} is too large", self.conv_kernel_dim);
-            return refuse("linear_conv_kernel_dim", what, "At most 1024");
+        // A state has as many numbers as both widths make together.
+        for (key, size, most) in [
+            ("linear_conv_kernel_dim", self.conv_kernel_dim, 64),
+            ("linear_key_head_dim", self.key_head_dim, 1024),
+            ("linear_value_head_dim", self.value_head_dim, 1024),
+            ("linear_num_value_heads", values, 1024),
+        ] {
+            if size > most {
+                let hint = format!("At most {most}");
+                return refuse(key, format!("{size} is too large"), &hint);
+            }
         }
-        // Each is at most 2^24, so that no product below overflows.
         let wide = |heads: usize, dim: usize| heads as u128 * dim as u128;
         let widths = 2 * wide(keys, self.key_head_dim) + 3 * wide(values, self.value_head_dim);
         check_parameters(self.hidden_size as u128 * widths)?;
-        check_parameters(wide(values, self.key_head_dim) * self.value_head_dim as u128)?;
         check_number("rms_norm_eps", self.rms_norm_eps)?;
         check_number("initializer_range", self.initializer_range)?;
         check_number("output_initializer_range", self.output_initializer_range)

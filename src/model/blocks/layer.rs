@@ -303,7 +303,7 @@ mod tests {
         let metadata = AttentionMetadata::rows(&config.attention, 2, 4, &device);
         let norm = |norm: &Option<RmsNorm>, x| norm.as_ref().unwrap().forward(x);
         let h = norm(&layer.input_layernorm, x.clone());
-        let middle = x.clone() + layer.self_attn.forward(h, &metadata);
+        let middle = x.clone() + layer.self_attn.as_ref().unwrap().forward(h, &metadata);
         let h = norm(&layer.post_attention_layernorm, middle.clone());
         let expected = middle.clone() + layer.mlp.forward(h);
         let found = layer.forward(x.clone(), &metadata);

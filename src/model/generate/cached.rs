@@ -263,7 +263,7 @@ impl<'a> CachedRows<'a> {
             prompts,
             paddings,
             attentions,
-            linear: (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer)),
+            linear: config.any_linear_attention(),
             tables,
             positions,
             kinds,

@@ -24,6 +24,8 @@ pub(in crate::model) struct GgufModel {
     texts: Arc<BTreeMap<&'static str, String>>,
     /// Tensors by the folder's name.
     tensors: Arc<BTreeMap<String, Held>>,
+    /// Tensors of blocks that predict several tokens at once, by the file's names.
+    others: Arc<Vec<String>>,
 }
 
 /// A tensor in the file.
@@ -84,7 +86,7 @@ impl GgufModel {
         let config = read_settings(&file, family).map_err(|what| failed(what, mend))?;
         config.validate().map_err(|e| failed(e.to_string(), mend))?;
         let names = gguf_names(&config);
-        held(&file, &config, &names).map_err(|what| failed(what, mend))?;
+        let others = held(&file, &config, &names).map_err(|what| failed(what, mend))?;
         let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, mend))?;
         let texts = Arc::new(texts(&config, read));
         let mut shapes = config.tensor_shapes();
@@ -94,7 +96,12 @@ impl GgufModel {
             (name, Held { own, change, shape })
         };
         let tensors = Arc::new(names.into_iter().map(with_change).collect());
-        Ok(Self { file, texts, tensors })
+        Ok(Self { file, texts, tensors, others: Arc::new(others) })
+    }
+
+    /// Tensors of blocks that predict several tokens at once, by the file's names.
+    pub fn others(&self) -> &[String] {
+        &self.others
     }
 
     /// What a folder has in a file of this name.
@@ -174,13 +181,20 @@ pub(super) fn shape_in_files(shape: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Holds a file's tensors against the names and shapes that its settings call for.
+/// Holds a file's tensors against the names and shapes that its settings call for; gives the names of those that are of
+/// other blocks than the decoder's.
 fn held(
     file: &GgufFile,
     config: &DecoderConfig,
     names: &BTreeMap<String, String>,
-) -> Result<(), String> {
-    let mut problems = vec![];
+) -> Result<Vec<String>, String> {
+    let (mut problems, mut others) = (vec![], vec![]);
+    let is_other = |own: &str| {
+        let block = own.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        block.is_some_and(|block: usize| block >= config.num_hidden_layers)
+    };
+    let key = file.metadata().keys().find(|key| key.ends_with(".nextn_predict_layers"));
+    let has_others = key.is_some();
     for (name, shape) in config.tensor_shapes() {
         let shape = shape_in_files(&shape);
         let own = names.get(&name).map_or(name.as_str(), String::as_str);
@@ -195,12 +209,15 @@ fn held(
     let expected: BTreeSet<&str> = names.values().map(String::as_str).collect();
     for own in file.tensors().keys() {
         let tied = config.tie_word_embeddings && own == "output.weight";
-        if !expected.contains(own.as_str()) && !OF_SETTINGS.contains(&own.as_str()) && !tied {
+        if has_others && is_other(own) {
+            others.push(own.clone());
+        } else if !expected.contains(own.as_str()) && !OF_SETTINGS.contains(&own.as_str()) && !tied
+        {
             problems.push(format!("{own} is not of this model"));
         }
     }
     match problems.is_empty() {
-        true => Ok(()),
+        true => Ok(others),
         false => Err(format!("its tensors do not fit its settings: {}", listed(&problems))),
     }
 }

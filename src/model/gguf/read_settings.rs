@@ -87,7 +87,12 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
         _ => return Err("it has no embedding (`token_embd.weight`)".into()),
     };
     let properties = family.architecture.properties();
+    // Blocks that predict several tokens at once stand after the decoder's.
+    let others = keys.optional_size("nextn_predict_layers")?.unwrap_or(0);
     let layers = keys.size("block_count")?;
+    let layers = layers
+        .checked_sub(others)
+        .ok_or_else(|| format!("{others} of its {layers} blocks predict further tokens"))?;
     if layers > MOST_LAYERS {
         return Err(format!("it has {layers} layers"));
     }

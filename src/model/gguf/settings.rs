@@ -76,7 +76,7 @@ pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Se
         put("residual_scale", number(config.residual_multiplier));
         put("logit_scale", number(config.logits_scaling));
     }
-    if let Some(linear) = first_linear(config) {
+    if let Some(linear) = config.any_linear_attention() {
         linear_attention(config, &linear, &mut put);
     }
     if let Some(scaling) = &config.rope_scaling {
@@ -96,11 +96,6 @@ pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Se
     }
     settings.notices.extend(notice);
     Ok(settings)
-}
-
-/// The linear attention of the layers that have it.
-fn first_linear(config: &DecoderConfig) -> Option<GatedDeltaNetConfig> {
-    (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer))
 }
 
 fn linear_attention(
@@ -196,7 +191,7 @@ fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
         return refuse(format!("its heads have {heads} numbers and the model {width}"));
     }
     if config.architecture.properties().full_attention_interval.is_some() {
-        match first_linear(config) {
+        match config.any_linear_attention() {
             None => return refuse("it has no linear attention".into()),
             Some(linear) if linear.key_head_dim != linear.value_head_dim => {
                 let [keys, values] = [linear.key_head_dim, linear.value_head_dim];

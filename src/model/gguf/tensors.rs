@@ -68,8 +68,7 @@ impl Change {
 
     /// That of a part of linear attention.
     fn of_linear(config: &DecoderConfig, part: &str) -> Self {
-        let linear = (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer));
-        let Some(linear) = linear else { return Self::None };
+        let Some(linear) = config.any_linear_attention() else { return Self::None };
         let key_heads = linear.num_key_heads;
         let heads =
             |width| ValueHeads { key_heads, group: linear.num_value_heads / key_heads, width };

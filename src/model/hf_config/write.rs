@@ -48,7 +48,7 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     }
     if properties.full_attention_interval.is_some() {
         value["layer_types"] = json!(config.all_layer_types());
-        let sizes = (0..config.num_hidden_layers).find_map(|layer| config.linear_attention(layer));
+        let sizes = config.any_linear_attention();
         for (key, size) in sizes.iter().flat_map(GatedDeltaNetConfig::config_json) {
             value[key] = size.into();
         }
@@ -63,6 +63,8 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     }
     if properties.partial_rotary.is_some() {
         value["partial_rotary_factor"] = json!(config.partial_rotary_factor);
+    }
+    if properties.fused_projections {
         if let Some(scaling) = &config.rope_scaling {
             let context = scaling.original_max_position_embeddings;
             value["original_max_position_embeddings"] = json!(context);

@@ -24,7 +24,9 @@ pub struct LoraConfig {
     /// The layers: a list of names, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
     /// `down_proj`, or of longer ends of their paths (`0.mlp.down_proj`); `all-linear`; or a regular
     /// expression that matches whole paths (`model.layers.0.self_attn.q_proj`). In a model that has
-    /// several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none.
+    /// several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none. In a model with linear attention, also
+    /// `in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a` and `out_proj`: a list with `q_proj`, `k_proj`, `v_proj` and
+    /// `o_proj` means these too, unless `exclude_modules` names them.
     pub target_modules: ModuleNames,
     /// Layers that get none although `target_modules` names them; in the same way.
     pub exclude_modules: ModuleNames,
@@ -159,8 +161,7 @@ impl LoraConfig {
     }
 
     /// The same for a model of this shape: `all-linear` by its layers' names, and where the model has several
-    /// of the targets as one layer, that one is the target; where some layers are linear attention and q, k, v and o
-    /// are targets, so are the projections of those.
+    /// of the targets as one layer, that one is the target.
     pub(crate) fn for_model(&self, model: &DecoderConfig) -> Self {
         let layers = model.linear_layers();
         let target_modules = match &self.target_modules {
@@ -176,16 +177,30 @@ impl LoraConfig {
                         names.push((*one).to_owned());
                     }
                 }
-                // Adapters of all attention are those of linear attention too.
-                let has = |wanted: &str| names.iter().any(|name| name == wanted);
-                if model.has_linear() && PROJECTIONS[..4].iter().all(|name| has(name)) {
-                    let missing = LINEAR_ATTENTION.iter().filter(|name| !has(name));
-                    names.extend(missing.map(|name| (*name).to_owned()).collect::<Vec<_>>());
-                }
                 ModuleNames::List(names)
             }
         };
         Self { target_modules, ..self.clone() }
+    }
+
+    /// The same, where these are the settings of a user: who names all of attention means linear attention too, and
+    /// that alone in a model that has no other.
+    pub(crate) fn of_user(&self, model: &DecoderConfig) -> Self {
+        let mut config = self.for_model(model);
+        let attention = &PROJECTIONS[..4];
+        if let ModuleNames::List(names) = &mut config.target_modules
+            && model.has_linear()
+            && attention.iter().all(|name| names.iter().any(|own| own == name))
+        {
+            if !model.linear_layers().contains(&attention[0]) {
+                names.retain(|name| !attention.contains(&name.as_str()));
+            }
+            let missing =
+                LINEAR_ATTENTION.iter().filter(|name| !names.iter().any(|own| own == *name));
+            let missing: Vec<String> = missing.map(|name| (*name).to_owned()).collect();
+            names.extend(missing);
+        }
+        config
     }
 
     /// Checks the settings.

@@ -80,7 +80,7 @@ struct Layout {
 impl Layout {
     fn new(call: &DeltaCall) -> Self {
         let (sequences, tokens) = (call.sequences.ranges(), call.sequences.tokens());
-        let size = call.sequences.longest().next_power_of_two().min(CHUNK);
+        let size = chunk_size(sequences, call.sequences.longest());
         let chunks = |sequence: usize| sequences[sequence].len().div_ceil(size);
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by_key(|sequence| std::cmp::Reverse(chunks(*sequence)));
@@ -171,6 +171,20 @@ impl Layout {
         let data = TensorData::new(values, [1, 1, size, size]);
         cast::<B>(B::float_from_data(data, device), dtype)
     }
+}
+
+/// Places in a chunk, a power of two: fewer where sequences are so short that most would stand empty.
+fn chunk_size(sequences: &[Range<usize>], longest: usize) -> usize {
+    const LEAST: usize = 8;
+    let tokens: usize = sequences.iter().map(Range::len).sum();
+    let places = |size: usize| -> usize {
+        sequences.iter().map(|range| range.len().next_multiple_of(size)).sum()
+    };
+    let mut size = longest.next_power_of_two().min(CHUNK);
+    while size > LEAST && places(size) > 2 * tokens {
+        size /= 2;
+    }
+    size
 }
 
 /// Queries or keys divided by their norms, by key heads, and 1 over those norms.
@@ -357,6 +371,12 @@ pub(super) fn forward<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = inputs[2].dtype();
     let layout = Layout::new(call);
+    if layout.counts.is_empty() {
+        let DeltaShape { value_heads, key_dim, value_dim, .. } = layout.shape;
+        let (device, states) = (inputs[2].device(), [0, value_heads, key_dim, value_dim]);
+        let states = B::float_zeros(states.into(), &device, wide(dtype));
+        return (B::float_zeros(inputs[2].shape(), &device, dtype.into()), states);
+    }
     let chunks = Chunks::<B>::new(inputs, &layout);
     let states = chunks.states(state, &layout);
     let of_states = matmul::<B>(&chunks.reading_queries(), &states.before);
@@ -417,6 +437,10 @@ pub(super) fn backward<B: Backend>(
 ) -> Inputs<B> {
     let dtypes = inputs.each_ref().map(|input| input.dtype());
     let layout = Layout::new(call);
+    if layout.counts.is_empty() {
+        let zeros = |x: FloatTensor<B>| B::float_zeros(x.shape(), &x.device(), x.dtype().into());
+        return inputs.map(zeros);
+    }
     let grad = layout.to_chunks::<B>(widen::<B>(grad), layout.shape.value_heads);
     let it = Chunks::<B>::new(inputs, &layout);
     let states = it.states(None, &layout);

@@ -26,4 +26,4 @@ pub(crate) use buffer::{Buffer, SharedMut};
 pub(crate) use matrix::{DenseMatrix, Matrix, MatrixMut, Threads, has_few_rows};
 pub(crate) use simd::{dot, exp, exp_sum, max, simd_fn};
 pub(crate) use stored::{Rows, WeightMatrix};
-pub(crate) use tensors::{all_f32, contiguous, from_vec, indices};
+pub(crate) use tensors::{all_f32, contiguous, from_vec, in_f32, indices};

@@ -1,6 +1,8 @@
 //! Flex tensors in and out of kernels.
 
-use burn::tensor::{DType, Shape};
+use crate::ops::backends::cast;
+use burn::backend::Flex;
+use burn::tensor::{DType, FloatDType, Shape};
 use burn_flex::FlexTensor;
 
 /// Whether all tensors are f32, the one type that the kernels here are written for.
@@ -17,6 +19,11 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     let view = tensor.to_contiguous();
     drop(tensor);
     view
+}
+
+/// The same in f32.
+pub(crate) fn in_f32(tensor: FlexTensor) -> FlexTensor {
+    contiguous(cast::<Flex>(tensor, FloatDType::F32))
 }
 
 /// Wraps numbers as a row-major `f32` tensor.

@@ -183,6 +183,7 @@ impl Layer<'_> {
     fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
         let Widths { model, query, key_value, inner } = self.widths();
         let mut kept = Held::default();
+        let gated = self.shape.architecture.properties().output_gate;
         for name in self.shape.linear_layers() {
             let Some(lora) = self.adapter(name) else { continue };
             kept += self.activation(batch, lora.rank);
@@ -194,7 +195,7 @@ impl Layer<'_> {
                 let of_linear = of_linear.into_iter().find(|(own, _)| own == name);
                 let [input, output] = match *name {
                     _ if let Some((_, sizes)) = of_linear => sizes,
-                    "q_proj" => [model, query],
+                    "q_proj" => [model, query * if gated { 2 } else { 1 }],
                     "k_proj" | "v_proj" => [model, key_value],
                     "qkv_proj" => [model, query + 2 * key_value],
                     "o_proj" => [query, model],
@@ -285,6 +286,9 @@ impl Layer<'_> {
             return Held::default();
         }
         let Widths { model, query, inner, .. } = self.widths();
+        let linear = self.shape.any_linear_attention();
+        let query = query * if self.shape.architecture.properties().output_gate { 2 } else { 1 };
+        let query = query.max(linear.map_or(0, |linear| linear.channels()));
         let is_coded = |kind: BaseType| matches!(kind, BaseType::Int8 | BaseType::Nf4);
         let of_layer = if is_coded(base.base_type) { model * query.max(inner) } else { 0 };
         let of_head =

@@ -3,9 +3,7 @@
 use super::activations::{Layer, MicroBatch};
 use super::held::Held;
 use crate::model::GatedDeltaNetConfig;
-
-/// Tokens of a chunk (`ops::gated_delta`).
-const CHUNK: usize = 64;
+use crate::ops::DELTA_CHUNK as CHUNK;
 
 impl Layer<'_> {
     /// Its linear attention, where it has that.

@@ -54,7 +54,7 @@ impl Tensors {
         precision: Precision,
         moments: MomentType,
     ) -> Result<Self> {
-        let targets = lora.map(|lora| lora.for_model(shape)).map(|lora| {
+        let targets = lora.map(|lora| lora.of_user(shape)).map(|lora| {
             // Whether it is a part of a model of text and images makes no difference here.
             lora.targets_in(shape, LoraSource::SettingsOfPart)
         });
