@@ -9,7 +9,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::DType;
 use rayon::prelude::*;
-use rows::{decayed, errors_of, scale_in_place, scale_row, scale_rows, solve, step};
+use rows::{decay, decayed, errors_of, scale_in_place, scale_row, scale_rows, solve, step};
 use std::ops::Range;
 
 mod backward;
@@ -268,8 +268,8 @@ impl<'a> Task<'a> {
         for ((start, end), total) in
             scratch.from_start.iter_mut().zip(&mut scratch.to_end).zip(&scratch.sums[..size])
         {
-            *start = kernel::exp(*total as f32);
-            *end = kernel::exp((sum - total) as f32);
+            *start = decay(*total as f32);
+            *end = decay((sum - total) as f32);
         }
         let products = [&scratch.queries_keys[..], &scratch.keys_keys];
         let out = [&mut scratch.decays[..], &mut scratch.minus_a, &mut scratch.seen];
@@ -360,7 +360,7 @@ impl<'a> Task<'a> {
         let units = [&scratch.q[..dim], &scratch.k[..dim]];
         for (head, state) in self.heads().zip(states.chunks_exact_mut(self.state_size())) {
             let place = self.place(token, head);
-            let gates = [kernel::exp(log_decay[place]), beta[place]];
+            let gates = [decay(log_decay[place]), beta[place]];
             let values = &v[self.value_place(token, head)];
             // SAFETY: the place belongs to this task alone.
             let out = unsafe { out.slice(self.value_place(token, head)) };

@@ -5,6 +5,15 @@ use super::super::super::kernel::{self, Matrix, MatrixMut, Threads, simd_fn};
 /// Rows that are solved for together, between products of matrices.
 const SOLVED: usize = 16;
 
+/// `exp(logarithm)`, or 0 where that is next to nothing: products with numbers so small that they are not normal take a
+/// hundred times as long.
+#[inline(always)]
+pub(super) fn decay(logarithm: f32) -> f32 {
+    /// e^-60 is 9e-27.
+    const LEAST: f32 = -60.0;
+    if logarithm < LEAST { 0.0 } else { kernel::exp(logarithm) }
+}
+
 simd_fn! {
     pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
         kernel::dot(a, b)
@@ -58,7 +67,7 @@ simd_fn! {
                 (&mut decays[row.clone()], &mut minus_a[row.clone()], &mut seen[row.clone()]);
             let (queries_keys, keys_keys) = (&queries_keys[row.clone()], &keys_keys[row]);
             for j in 0..=i {
-                decays[j] = kernel::exp((sums[i] - sums[j]) as f32);
+                decays[j] = decay((sums[i] - sums[j]) as f32);
                 minus_a[j] = -beta[i] * keys_keys[j] * decays[j];
                 seen[j] = queries_keys[j] * decays[j];
             }
