@@ -25,7 +25,7 @@ import numpy as np
 # Largest difference of logits over the largest logit. Types with blocks lose what their bits cannot hold.
 TOLERANCE = {"f32": 1e-4, "f16": 5e-3, "bf16": 5e-2, "q8_0": 8e-2, "q4_0": 0.7}
 # ggml looks GELU up in a table of 16-bit numbers. Linear attention divides by norms, which makes more of what f16 loses.
-LEAST_TOLERANCE = {("gemma3", "f32"): 1e-3, ("qwen3_5", "f16"): 3e-2}
+LEAST_TOLERANCE = {("gemma3", "f32"): 1e-3, ("qwen3_5", "f16"): 2e-2}
 F32 = 0  # ggml's number of the type
 BY_TYPE = {0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 32: "BF16"}
 
