@@ -130,11 +130,11 @@ impl LinearCache {
         let mut inputs = self.inputs.clone();
         for (index, row) in rows.iter().enumerate() {
             let here = *row..row + 1;
-            let x = of_new.clone().slice([index..index + 1]);
+            let x = of_new.clone().narrow(0, index, 1);
             states = states.slice_assign([here.clone()], x);
             // A convolution of one tap keeps nothing.
             if inputs.dims()[1] > 0 {
-                let x = from.inputs.clone().slice([index..index + 1]);
+                let x = from.inputs.clone().narrow(0, index, 1);
                 inputs = inputs.slice_assign([here], x);
             }
         }

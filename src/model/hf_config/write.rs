@@ -64,11 +64,11 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     if properties.partial_rotary.is_some() {
         value["partial_rotary_factor"] = json!(config.partial_rotary_factor);
     }
-    if properties.fused_projections {
-        if let Some(scaling) = &config.rope_scaling {
-            let context = scaling.original_max_position_embeddings;
-            value["original_max_position_embeddings"] = json!(context);
-        }
+    if properties.fused_projections
+        && let Some(scaling) = &config.rope_scaling
+    {
+        let context = scaling.original_max_position_embeddings;
+        value["original_max_position_embeddings"] = json!(context);
     }
     if properties.multipliers {
         value["embedding_multiplier"] = json!(config.embedding_scale());
