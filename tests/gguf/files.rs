@@ -1,10 +1,10 @@
 //! Files that are not what they say: errors, and nothing else.
 
 use super::{Student, export, sentence_piece, small};
-use crate::common::devices;
-use mixdistill::context::Context;
+use crate::common::{Said, devices};
+use mixdistill::context::{Context, StopFlag};
 use mixdistill::gguf::{GgufFile, TensorType};
-use mixdistill::model::{Architecture, GgufOptions, ModelFolder, export_gguf};
+use mixdistill::model::{Architecture, DecoderConfig, GgufOptions, ModelFolder, export_gguf};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -207,4 +207,31 @@ fn metadata_are_those_that_were_written() {
     assert_eq!(file.metadata()["tokenizer.ggml.pre"].as_str(), Some("gpt-2"));
     assert_eq!(number("tokenizer.ggml.eos_token_id"), Some(257.0));
     assert_eq!(number("general.file_type"), Some(7.0));
+}
+
+/// Qwen3.5's blocks that predict several tokens at once stand after the others, and are counted with them.
+#[test]
+fn blocks_that_predict_further_tokens_are_set_aside() {
+    let five = DecoderConfig { num_hidden_layers: 5, ..small(Architecture::Qwen35Text) };
+    let student = Student::new(&five);
+    let (file, _) = student.export("student.gguf", TensorType::F32);
+    let bytes = std::fs::read(file).unwrap();
+    // Entries in front of the others, as long together as tensors are aligned to.
+    let count = entry("qwen35.nextn_predict_layers", 4, &1u32.to_le_bytes());
+    let filler = |length: usize| entry("filler", 8, &text(&" ".repeat(length)));
+    let missing =
+        (count.len() + filler(0).len()).next_multiple_of(32) - count.len() - filler(0).len();
+    let mut changed = bytes[..24].to_vec();
+    let entries = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+    changed[16..24].copy_from_slice(&(entries + 2).to_le_bytes());
+    changed.extend([count, filler(missing), bytes[24..].to_vec()].concat());
+    let path = student.path("nextn.gguf");
+    std::fs::write(&path, changed).unwrap();
+    let folder = ModelFolder::open(&path).unwrap();
+    assert_eq!(folder.config().num_hidden_layers, 4);
+    let mut said = Said::default();
+    let context = Context::new(&mut said, &StopFlag::default());
+    folder.load_with(&devices()[0], &context).unwrap();
+    drop(context);
+    assert!(said.contains("set aside: blk.4 ("), "{:?}", said.0);
 }
