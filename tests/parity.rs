@@ -12,7 +12,8 @@ use mixdistill::model::{
 };
 use mixdistill::train::{Learner, LrSchedule, TrainConfig};
 use parity_support::{
-    PROMPT, Reference, largest_difference, line, logits, loss_and_gradients, norm, our_name,
+    PROMPT, Reference, folder_for_transformers, largest_difference, line, logits,
+    loss_and_gradients, norm, our_name,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -241,10 +242,7 @@ fn adapters_of_peft_give_what_peft_gives() {
 /// folder as we write it, in several forms, and the logits that we get.
 #[test]
 fn folders_for_transformers_are_written() {
-    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
-        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
-        return;
-    };
+    let Some(out) = folder_for_transformers() else { return };
     written::write_all(&out);
 }
 

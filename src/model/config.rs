@@ -5,7 +5,7 @@ use super::blocks::{
     DecoderLayerConfig, GatedDeltaNetConfig, MlpConfig, QkNorm, RmsNormConfig, SelfAttentionConfig,
     check_number, check_parameters, check_size, refuse,
 };
-use super::lora::{HYBRID, PROJECTIONS};
+use super::lora::{LINEAR_ATTENTION, PROJECTIONS};
 use super::rope::{RopeScaling, RopeType};
 use crate::error::Result;
 use crate::ops::Activation;
@@ -486,13 +486,14 @@ impl DecoderConfig {
     }
 
     /// The names of a layer's linear layers, as [`LoraConfig`](super::LoraConfig) targets them.
-    pub(crate) fn linear_layers(&self) -> &'static [&'static str] {
-        match self.architecture.properties().fused_projections {
-            false if !self.has_linear() => &PROJECTIONS,
-            // Without those of full attention, where no layer has it.
-            false if (0..self.num_hidden_layers).all(|layer| self.is_linear(layer)) => &HYBRID[4..],
-            false => &HYBRID,
-            true => &["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    pub(crate) fn linear_layers(&self) -> Vec<&'static str> {
+        if self.architecture.properties().fused_projections {
+            return vec!["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];
         }
+        let (attention, feed_forward) = PROJECTIONS.split_at(4);
+        let has_full = (0..self.num_hidden_layers).any(|layer| !self.is_linear(layer));
+        let full = attention.iter().filter(|_| has_full);
+        let linear = LINEAR_ATTENTION.iter().filter(|_| self.has_linear());
+        full.chain(linear).chain(feed_forward).copied().collect()
     }
 }

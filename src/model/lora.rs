@@ -45,22 +45,6 @@ pub const PROJECTIONS: [&str; 7] =
 pub const LINEAR_ATTENTION: [&str; 5] =
     ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"];
 
-/// All of a model that has both.
-pub(super) const HYBRID: [&str; 12] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "in_proj_qkv",
-    "in_proj_z",
-    "in_proj_b",
-    "in_proj_a",
-    "out_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
-
 /// Linear layers that stand for several of [`PROJECTIONS`] in some models (Phi-3), and for which ones.
 pub const FUSED: [(&str, &[&str]); 2] =
     [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];

@@ -13,7 +13,7 @@
 //! Qwen3.5.
 //!
 //! Tokens are taken in chunks that begin with their sequence, so that what a sequence becomes does not depend on
-//! what it is packed with. Within a chunk, with `G` the sums of `log_decay` from its beginning and `S` the state
+//! what it is packed with: on flex to the bit, elsewhere but for rounding, since chunks are shorter where sequences are. Within a chunk, with `G` the sums of `log_decay` from its beginning and `S` the state
 //! before it:
 //!
 //! ```text

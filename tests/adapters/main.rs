@@ -26,8 +26,8 @@ use mixdistill::train::{
     Learner, TrainConfig, named_gradients, step_gradients, step_gradients_with,
 };
 use parity_support::{
-    LOGITS, Reference, Table, largest_difference, logits, logits_off, training, write_adapter,
-    write_logits,
+    LOGITS, Reference, Table, folder_for_transformers, largest_difference, logits, logits_off,
+    training, write_adapter, write_logits,
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -264,10 +264,7 @@ fn new_logits(model: &DecoderLm) -> Vec<f32> {
 /// were read and of our own, and merged models.
 #[test]
 fn adapters_for_peft_are_written() {
-    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
-        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
-        return;
-    };
+    let Some(out) = folder_for_transformers() else { return };
     let device = devices().remove(0);
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     for name in CASES {

@@ -21,8 +21,8 @@ use mixdistill::model::{LoadOptions, RopeType, TextModel};
 use mixdistill::recipe::{RunMode, run};
 use mixdistill::train::{Learner, TrainConfig, step_gradients};
 use parity_support::{
-    LOGITS, PROMPT, Reference, Table, logits, logits_off, our_name, training, with_random_b,
-    worst_gradient, write_adapter, write_logits,
+    LOGITS, PROMPT, Reference, Table, folder_for_transformers, logits, logits_off, our_name,
+    training, with_random_b, worst_gradient, write_adapter, write_logits,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -203,10 +203,7 @@ fn adapters_of_peft_give_what_peft_gives() {
 /// with f32 and with bf16 weights, an adapter of ours, and the logits that we get.
 #[test]
 fn folders_for_transformers_are_written() {
-    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
-        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
-        return;
-    };
+    let Some(out) = folder_for_transformers() else { return };
     let device = devices().remove(0);
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     for name in CASES {
@@ -257,10 +254,7 @@ fn tuned(base: &ModelFolder, tokens: &[u32]) -> DecoderLm {
 /// The same for models that did not come from a folder, of each family.
 #[test]
 fn models_of_our_own_are_written_for_transformers() {
-    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else {
-        eprintln!("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
-        return;
-    };
+    let Some(out) = folder_for_transformers() else { return };
     let device = devices().remove(0);
     let tokenizer = TextTokenizer::builtin([" word"]).unwrap();
     for architecture in Architecture::ALL {

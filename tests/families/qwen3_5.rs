@@ -2,7 +2,7 @@
 
 use super::common::chat_folder::{ChatFolder, template};
 use super::common::{Said, adapter_of, generate, shaken, tiny};
-use super::parity_support::{logits, with_random_b, write_logits};
+use super::parity_support::{folder_for_transformers, logits, with_random_b, write_logits};
 use super::{compare, devices, family, open};
 use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::TextTokenizer;
@@ -13,7 +13,7 @@ use mixdistill::model::{
 use mixdistill::recipe::{RunConfig, RunMode, run};
 use mixdistill::settings::Layers;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Two models: text alone, with rows of more than a chunk, and the text part of one with images.
 #[test]
@@ -264,7 +264,7 @@ fn a_tiny_model_learns_its_templates_switch() {
             }));
         }
     }
-    let Some(out) = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from) else { return };
+    let Some(out) = folder_for_transformers() else { return };
     let folder = out.join("qwen3_5-thinking");
     let device = devices().remove(0);
     let tokenizer: &TextTokenizer = loaded.text_interface().tokenizer;

@@ -2,7 +2,7 @@
 //! from what we get.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use crate::common::{adapter_of, ids};
+use crate::common::{adapter_of, ids, say};
 use burn::tensor::Device;
 use mixdistill::data::{Batch, Example};
 use mixdistill::model::{DecoderLm, HostTensor, named_tensors, with_named_tensors};
@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Prompt tokens of the references' supervised example.
 pub const PROMPT: usize = 10;
@@ -131,6 +131,15 @@ pub fn with_random_b(model: DecoderLm) -> DecoderLm {
         }
     }
     with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap()
+}
+
+/// The folder for what `check_ours.py` reads, or `None`, with a message, where `MIXDISTILL_PARITY_OUT` names none.
+pub fn folder_for_transformers() -> Option<PathBuf> {
+    let out = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from);
+    if out.is_none() {
+        say("skipped: MIXDISTILL_PARITY_OUT does not name a folder");
+    }
+    out
 }
 
 /// An adapter as `check_ours.py` reads it: with its base's folder, beside it, and our logits.

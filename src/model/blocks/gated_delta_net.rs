@@ -105,7 +105,7 @@ impl GatedDeltaNetConfig {
     }
 
     /// Inputs and outputs of its linear layers.
-    pub(crate) fn linear_layers(&self) -> [(&'static str, [usize; 2]); 5] {
+    pub(in crate::model) fn linear_layers(&self) -> [(&'static str, [usize; 2]); 5] {
         let (width, values, heads) = (self.hidden_size, self.value_width(), self.num_value_heads);
         [
             ("in_proj_qkv", [width, self.channels()]),

@@ -2,7 +2,7 @@
 
 use super::names::{ModuleNames, Patterns};
 use super::regex::check_expressions;
-use super::{ALL_LINEAR, FUSED, HYBRID, LINEAR_ATTENTION, PROJECTIONS};
+use super::{ALL_LINEAR, FUSED, LINEAR_ATTENTION, PROJECTIONS};
 use crate::error::{Error, Result};
 use crate::model::config::DecoderConfig;
 use serde::{Deserialize, Serialize};
@@ -216,10 +216,11 @@ impl LoraConfig {
                 let what = format!("`{name}` is no linear layer of a block, and gets no adapter");
                 return refuse("target_modules", what, hint);
             }
-            let is_known = HYBRID.contains(&last.as_str());
+            let all = [&PROJECTIONS[..], &LINEAR_ATTENTION].concat();
+            let is_known = all.contains(&last.as_str());
             if !is_known && !FUSED.iter().any(|(one, _)| *one == last) {
                 let what = format!("there is no linear layer `{name}`");
-                let hint = format!("Choose of {}", HYBRID.join(", "));
+                let hint = format!("Choose of {}", all.join(", "));
                 return refuse("target_modules", what, &hint);
             }
         }

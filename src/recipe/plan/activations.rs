@@ -181,28 +181,18 @@ impl Layer<'_> {
     /// What the adapters of a layer keep: for B its input, the As that are multiplied as one, and for DoRA the
     /// outputs before they are scaled, and what dropout leaves of the inputs.
     fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
-        let Widths { model, query, key_value, inner } = self.widths();
         let mut kept = Held::default();
-        let gated = self.shape.architecture.properties().output_gate;
+        // As files have them, `[output, input]`.
+        let shapes = self.targets.map(|_| self.shape.tensor_shapes()).unwrap_or_default();
         for name in self.shape.linear_layers() {
             let Some(lora) = self.adapter(name) else { continue };
+            let shape = shapes.get(&format!("{}.weight", self.path(name))).map(Vec::as_slice);
+            let Some(&[output, input]) = shape else { continue };
             kept += self.activation(batch, lora.rank);
-            let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(name)
+            let joins = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].contains(&name)
                 || name.starts_with("in_proj");
-            kept += if joins { Held::values(model * lora.rank) } else { Held::default() };
+            kept += if joins { Held::values(input * lora.rank) } else { Held::default() };
             if lora.has_magnitude {
-                let of_linear = self.linear().into_iter().flat_map(|it| it.linear_layers());
-                let of_linear = of_linear.into_iter().find(|(own, _)| own == name);
-                let [input, output] = match *name {
-                    _ if let Some((_, sizes)) = of_linear => sizes,
-                    "q_proj" => [model, query * if gated { 2 } else { 1 }],
-                    "k_proj" | "v_proj" => [model, key_value],
-                    "qkv_proj" => [model, query + 2 * key_value],
-                    "o_proj" => [query, model],
-                    "gate_proj" | "up_proj" => [model, inner],
-                    "gate_up_proj" => [model, 2 * inner],
-                    _ => [inner, model],
-                };
                 kept += self.activation(batch, output);
                 kept += match lora.dropout > 0.0 {
                     true => self.activation(batch, input) * 2.0,
