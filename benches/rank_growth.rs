@@ -117,7 +117,7 @@ fn main() -> Result<()> {
     ];
     match flags.flops {
         Some(flops) => tables(flops, &links),
-        // Two cores of the machine in docs/PERFORMANCE.md, and a GPU at a third of its peak in bf16.
+        // Two cores of the machine in docs/performance.md, and a GPU at a third of its peak in bf16.
         None => [0.25, 50.0].into_iter().for_each(|flops| tables(flops, &links)),
     }
     let mut table =

@@ -1,12 +1,13 @@
-//! Distillation of logits: a larger model is trained, what it finds likely is written to files, and a
-//! smaller one learns that beside the answers.
+//! Logit distillation: trains a teacher, writes its most likely tokens to files, and trains a smaller
+//! student on them and on the answers.
 //!
 //! ```text
 //! cargo run --example distillation                writes the folder logits
 //! cargo run --example distillation -- elsewhere
 //! ```
 //!
-//! `mixdistill logits` and `mixdistill train --set teacher.path=...` do so with models in folders.
+//! The commands `mixdistill logits` and `mixdistill train --set teacher.path=...` do the same for
+//! models in folders.
 
 use burn::module::Module;
 use mixdistill::ops::Distillation;
@@ -19,9 +20,9 @@ use mixdistill::train::{
 };
 use std::path::PathBuf;
 
-/// Tokens that are kept at each position: nearly all of the probability. The others share one bucket.
+/// Tokens to keep at each position. They have nearly all of the probability; one bucket holds the rest.
 const TOP_K: usize = 16;
-/// What logits are divided by, in the files and in the loss.
+/// Divides the logits, in the files and in the loss.
 const TEMPERATURE: f64 = 2.0;
 
 fn main() -> Result<()> {
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
     config.data.toy_problems = problems.unwrap_or(2000);
     let data = Prepared::new(&config, &context)?;
 
-    // The teacher has the student's tokens: logits can be held against each other only so.
+    // The teacher uses the student's tokenizer. Without that, their logits cannot be compared.
     let teacher = data.model.init(config.seed, &device.clone().autodiff())?;
     let mut learner = Learner::new(teacher, config.train.clone())?;
     learner.fit(
@@ -41,8 +42,8 @@ fn main() -> Result<()> {
     )?;
     let teacher = learner.into_model();
 
-    // Its likeliest tokens are computed once, for the rows that training will see. A process that
-    // was ended goes on where it was: `holds` says what is there.
+    // Compute the teacher's most likely tokens once, for the rows that training will see. After an
+    // interruption, `holds` tells which rows are already written.
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or("logits".into()));
     let vocabulary = data.tokenizer.vocabulary_size();
     let fingerprint = teacher.fingerprint()?;
@@ -51,7 +52,7 @@ fn main() -> Result<()> {
     let mut writer = TeacherLogitsWriter::open(&folder, header)?;
     let mut rows = data.used_rows(&config)?;
     rows.retain(|row| !writer.holds(row));
-    // Gradients are not needed any more, so the model leaves the autodiff device.
+    // No more gradients are needed, so take the model off the autodiff device.
     let mut model = ModelTeacher::new(teacher.valid(), TOP_K, TEMPERATURE, vocabulary);
     for part in rows.chunks(256) {
         let likely = model.top_tokens(part)?;
@@ -59,8 +60,8 @@ fn main() -> Result<()> {
     }
     drop(writer);
 
-    // Half of the loss is the answers' cross-entropy, half the divergence from the teacher. With
-    // `model` in place of `logits` the teacher runs beside the training, and the numbers are the same.
+    // Half of the loss is the cross-entropy of the answers, half the divergence from the teacher.
+    // With `model` instead of `logits`, the teacher runs during training, and the results are the same.
     let logits = TeacherLogits::open(&folder)?;
     println!("{} rows of logits in {}", logits.len(), folder.display());
     let small = DecoderConfig { hidden_size: 64, intermediate_size: 176, ..data.model.clone() };
@@ -68,7 +69,7 @@ fn main() -> Result<()> {
     for with_teacher in [false, true] {
         let mut train = config.train.clone();
         train.objective.distillation = with_teacher.then_some(distillation);
-        // Both students start from the same weights and see the same rows.
+        // Both students start from the same weights and train on the same rows.
         let student = small.init(config.seed, &device.clone().autodiff())?;
         let mut learner = Learner::new(student, train)?;
         let options = FitOptions { observer: Some(&mut &context), ..FitOptions::default() };
@@ -78,11 +79,11 @@ fn main() -> Result<()> {
         } else {
             learner.fit(&mut data.rows(), options)?;
         }
-        // The held-out loss is the answers' cross-entropy alone, so that the two can be compared.
+        // The held-out loss is only the cross-entropy of the answers, so the two are comparable.
         let report = learner.evaluate(&data.held_out, &Context::default())?;
         let losses =
             report.sources.iter().map(|source| format!("{} {:.4}", source.name, source.loss));
-        let who = if with_teacher { "with the teacher" } else { "answers alone" };
+        let who = if with_teacher { "with the teacher" } else { "answers only" };
         println!("{who}: held-out loss {}", losses.collect::<Vec<_>>().join(", "));
     }
     Ok(())

@@ -1,12 +1,12 @@
-//! The memory that fine-tuning a shape takes, by arithmetic: adapters beside a base in NF4, for rows of
-//! several lengths. No model is needed for it.
+//! Computes how much memory fine-tuning takes for the shapes of three models: adapters on a base in
+//! NF4, for several row lengths. It needs no model.
 //!
 //! ```text
 //! cargo run --example memory_plan
 //! ```
 //!
-//! `mixdistill plan --model DIR` says the same of a folder with a `config.json`, by part, with disk and
-//! time.
+//! The command `mixdistill plan --model DIR` does the same for a folder with a `config.json`, and adds
+//! the memory of each part, disk space, and time.
 
 use mixdistill::model::{
     Architecture, BaseType, BaseWeights, DecoderConfig, LoraConfig, Precision,
@@ -16,7 +16,7 @@ use mixdistill::recipe::plan::{MemoryPlan, MemorySetup, MicroBatch};
 use mixdistill::text::{DISPLAY_WIDTH, Table};
 use mixdistill::train::MomentType;
 
-/// Name, family, width, layers, heads, key-value heads, width of a head, width inside, vocabulary.
+/// Name, family, and hidden size, layers, heads, key-value heads, head size, MLP size, vocabulary.
 type Shape = (&'static str, Architecture, [usize; 7]);
 
 const SHAPES: [Shape; 3] = [

@@ -1,22 +1,22 @@
-//! Data of your own: records from a program's own structs, mixed and trained on without a file.
+//! Trains on your own data: turns a program's structs into records and mixes them, without any file.
 //!
 //! ```text
 //! cargo run --example own_data
 //! ```
 //!
-//! Files need none of this: `Source::read` takes JSONL, JSON and Parquet, and finds the columns.
+//! Files are easier: `Source::read` reads JSONL, JSON, CSV, TSV, and Parquet and finds the columns.
 
 use mixdistill::data::RowStream;
 use mixdistill::prelude::*;
 use std::sync::Arc;
 
-/// What this program has: support tickets, with what two people wrote to each.
+/// This program's data: support tickets, each with the answers of two people.
 struct Ticket {
     number: u32,
     question: String,
-    /// The expert thinks aloud.
+    /// The expert reasons step by step.
     expert: String,
-    /// The desk answers in a line. It has not answered every ticket.
+    /// The help desk answers in one line, and not every ticket.
     desk: Option<String>,
 }
 
@@ -36,8 +36,8 @@ fn tickets() -> Vec<Ticket> {
 }
 
 fn main() -> Result<()> {
-    // A source is everything by one teacher. Records of different sources belong together by id, or,
-    // without one, by the text of the problem. `answer` is what a grader holds answers against.
+    // A source has the answers of one teacher. Sources are paired by the records' ids, or, without
+    // ids, by the text of the problem. `answer` is the reference for grading.
     let tickets = tickets();
     let record = |ticket: &Ticket, solution: &str| CotRecord {
         id: Some(ticket.number.to_string()),
@@ -50,23 +50,23 @@ fn main() -> Result<()> {
     let desk = tickets.iter().filter_map(|ticket| Some(record(ticket, ticket.desk.as_ref()?)));
     let sources = vec![Source::new("expert", expert), Source::new("desk", desk.collect())];
 
-    // `Inner` keeps problems that all sources answer; `Outer` keeps those of any.
+    // `Inner` keeps the problems that every source answers, `Outer` those that any source answers.
     let (pairs, mut ledger) = Pairs::join(sources, Join::Outer)?;
 
-    // The built-in tokenizer knows all characters, and as one token each of the words it is given.
-    // A model's own comes from its folder: `TextTokenizer::from_folder`.
+    // The built-in tokenizer knows every character, and each of these words as one token. For a
+    // model's own tokenizer, use `TextTokenizer::from_folder`.
     let words = tickets.iter().flat_map(|t| [t.question.as_str(), t.expert.as_str()]);
     let tokenizer = TextTokenizer::builtin(words)?;
-    // The layout of a prompt and its answer; one of your own implements `PromptTemplate`.
+    // How a prompt and its answer are formatted. For your own format, implement `PromptTemplate`.
     let template = PlainTemplate { before: "Q: ".into(), between: "\nA: ".into() };
     let limit = LengthLimit::drop_beyond(128);
     let encoded = Encoded::encode(&pairs, &tokenizer, &template, limit, &Context::default())?;
     let pairs = encoded.fitting(&pairs, &mut ledger);
-    // Every record is accounted for: read, matched, too long, held out.
+    // The ledger accounts for every record: read, matched, too long, held out.
     println!("{ledger}\n");
 
-    // One answer for each ticket: the expert's for 30 %. Where a source lacks an answer, another's
-    // is taken, so that the shares come out exactly, as long as the answers suffice.
+    // One answer per ticket, 30% of them by the expert. If a source lacks an answer, another source's
+    // answer is used. The shares are exact as long as there are enough answers.
     let weights = [("expert".to_owned(), 0.3), ("desk".to_owned(), 0.7)].into();
     let config = MixtureConfig { weights, ..MixtureConfig::default() };
     let lengths = Some(Arc::new(encoded.lengths()));
@@ -74,7 +74,7 @@ fn main() -> Result<()> {
     let mixture = MixDistillation::new(Arc::new(pairs), config, options)?;
     println!("{}\n", mixture.report());
 
-    // What a learner takes is any `RowStream`: rows of tokens by their number in training order.
+    // A learner takes any `RowStream`, which returns rows by their number in training order.
     let mut rows = MixedRows::new(mixture, Arc::new(encoded));
     let first = &rows.rows(0..1)?[0];
     println!("the first row, {}:\n{}\n", first.label, tokenizer.decode(&first.tokens)?);

@@ -1,11 +1,11 @@
-//! A model of your own: it implements `CausalLm` to be trained, and `Generate` to be asked and graded.
+//! Trains your own model: `CausalLm` makes it trainable, and `Generate` lets it answer and be graded.
 //!
 //! ```text
 //! cargo run --example own_model
 //! ```
 //!
-//! The model is the oldest of neural language models (Bengio et al., 2003): the embeddings of the last
-//! tokens, side by side, through one hidden layer. Nothing in the library knows of it.
+//! The model is the classic neural language model of Bengio et al. (2003): it concatenates the
+//! embeddings of the last tokens and has one hidden layer. The library knows nothing about it.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -20,7 +20,7 @@ use mixdistill::prelude::*;
 use mixdistill::recipe::Prepared;
 use mixdistill::terminal::Terminal;
 
-/// Tokens that the model looks back at, the last one included.
+/// The number of tokens that the model sees, including the last one.
 const WINDOW: usize = 16;
 
 #[derive(Module, Debug)]
@@ -34,7 +34,7 @@ struct WindowLm {
 impl WindowLm {
     fn new(vocabulary: usize, width: usize, device: &Device) -> Self {
         Self {
-            // One more than there are tokens: it stands before the first token of a row.
+            // The extra embedding pads the window at the start of a row.
             embedding: EmbeddingConfig::new(vocabulary + 1, width).init(device),
             hidden: LinearConfig::new(WINDOW * width, 4 * width).init(device),
             head: LinearConfig::new(4 * width, vocabulary).init(device),
@@ -43,7 +43,7 @@ impl WindowLm {
     }
 }
 
-/// All that a grader, a benchmark or a distillation asks of a model.
+/// What graders, benchmarks, and distillation need from a model.
 impl Generate for WindowLm {
     fn limits(&self) -> TokenLimits {
         TokenLimits { vocabulary: self.vocabulary, context: usize::MAX }
@@ -53,7 +53,7 @@ impl Generate for WindowLm {
         self.head.weight.device()
     }
 
-    /// `[rows, length]` tokens to `[rows, length, vocabulary]` scores of the token after each.
+    /// Maps `[rows, length]` tokens to `[rows, length, vocabulary]` scores of each next token.
     fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [rows, length] = ids.dims();
         let before = Tensor::full([rows, WINDOW - 1], self.vocabulary as i32, &ids.device());
@@ -66,15 +66,15 @@ impl Generate for WindowLm {
     }
 }
 
-/// All that the learner asks of a model.
+/// What the learner needs from a model.
 impl CausalLm for WindowLm {
     fn vocabulary_size(&self) -> usize {
         self.vocabulary
     }
 
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1> {
-        // Where rows are not packed, each row of the batch is one example, padded on the right. The
-        // weight of a target is 1 where it is trained: in the answer, and not in the prompt.
+        // Without packing, each row of the batch is one example, padded on the right. The weight of a
+        // target is 1 if it is trained (the answer) and 0 if not (the prompt).
         let shape = [batch.rows, batch.length];
         let ints = |values: &[u32]| {
             let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
@@ -85,14 +85,14 @@ impl CausalLm for WindowLm {
         let log_probabilities = log_softmax(self.logits(ints(&batch.ids)), 2);
         let targets = ints(&batch.targets).unsqueeze_dim::<3>(2);
         let of_targets = log_probabilities.gather(2, targets).squeeze_dim::<2>(2);
-        // A sum: the learner divides by the trained tokens of the whole step.
+        // Return a sum. The learner divides it by the trained tokens of the whole step.
         (of_targets * weights).sum() * -scale
     }
 }
 
 fn main() -> Result<()> {
-    // Data and settings of the toy run, short answers alone. A model that only knows rows side by side
-    // says so by leaving packing off.
+    // The data and settings of the toy run, with short answers only. This model cannot handle packed
+    // rows, so packing is off.
     let mut config = RunConfig::toy();
     let problems = std::env::var("PROBLEMS").ok().and_then(|count| count.parse().ok());
     config.data.toy_problems = problems.unwrap_or(4000);
@@ -111,7 +111,7 @@ fn main() -> Result<()> {
     let options = FitOptions { observer: Some(&mut &context), ..FitOptions::default() };
     learner.fit(&mut data.rows(), options)?;
 
-    // The same grader as for any model; without gradients, so off the autodiff device.
+    // Grade it like any other model. This needs no gradients, so leave the autodiff device.
     let model = learner.into_model().valid();
     let (text, kind) = (data.text_interface(), config.evaluation.kind);
     let answers = ask(&model, &text, &data.questions, kind, &config.generate, &context)?;

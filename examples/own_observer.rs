@@ -1,12 +1,11 @@
-//! An observer of your own: it writes a table of losses, and ends the training where they fall no
-//! more.
+//! Your own observer: it writes a table of losses and stops the training once the loss is flat.
 //!
 //! ```text
 //! cargo run --example own_observer                writes losses.csv
 //! cargo run --example own_observer -- other.csv
 //! ```
 //!
-//! The library prints nothing. Whatever a program shows, draws or sends, it makes of events.
+//! The library prints nothing. Programs build everything that they show, draw, or send from events.
 
 use mixdistill::prelude::*;
 use mixdistill::recipe::Prepared;
@@ -14,10 +13,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Steps whose mean loss is held against that of as many steps before them.
+/// The mean loss of this many steps is compared with that of as many steps before them.
 const WINDOW: usize = 25;
 
-/// Writes each step down, and raises a flag once the loss is flat.
+/// Writes every step to a file, and requests a stop once the loss is flat.
 struct Plateau {
     path: PathBuf,
     file: File,
@@ -27,14 +26,14 @@ struct Plateau {
 
 impl Plateau {
     fn new(path: PathBuf, stop: &StopFlag) -> Result<Self> {
-        // A table that is there already is somebody's.
+        // Never overwrite an existing table.
         match File::create_new(&path) {
             Ok(file) => Ok(Self { path, file, losses: vec![], stop: stop.clone() }),
             Err(source) => Err(Error::Io { action: "create", path, source }),
         }
     }
 
-    /// Mean losses of the last two windows.
+    /// The mean losses of the last two windows.
     fn windows(&self) -> Option<[f64; 2]> {
         let start = self.losses.len().checked_sub(2 * WINDOW)?;
         let (older, newer) = self.losses[start..].split_at(WINDOW);
@@ -43,7 +42,7 @@ impl Plateau {
 }
 
 impl Observer for Plateau {
-    /// Called in order, between the steps. An error ends the training; what is on disk stays.
+    /// Called in order, between steps. An error ends the training and leaves files as they are.
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Start { total_steps, .. } => println!("at most {total_steps} steps"),
@@ -56,13 +55,13 @@ impl Observer for Plateau {
                     && newer > 0.97 * older
                 {
                     println!("flat at step {}: {older:.3}, then {newer:.3}", step.step);
-                    // A stop is no error: the training ends in order, with a checkpoint where it
-                    // makes checkpoints.
+                    // A stop is not an error. The training ends in order, with a checkpoint if
+                    // checkpoints are on.
                     self.stop.request();
                 }
             }
             Event::End(outcome) => println!("ended after {} steps", outcome.step),
-            // There are more, and later versions will have others.
+            // There are more events, and later versions may add others.
             _ => {}
         }
         Ok(())
@@ -70,7 +69,7 @@ impl Observer for Plateau {
 }
 
 fn main() -> Result<()> {
-    // The data and the settings of the toy run, with a student that learns fast and not much.
+    // The data and settings of the toy run, with a tiny student that soon stops improving.
     let mut config = RunConfig::toy();
     config.data.toy_problems = 2000;
     config.model.hidden_size = 32;
@@ -82,13 +81,13 @@ fn main() -> Result<()> {
     let stop = StopFlag::default();
     let path = std::env::args().nth(1).unwrap_or("losses.csv".into());
     let mut plateau = Plateau::new(path.into(), &stop)?;
-    // Several observers are one, in a `Vec<Box<dyn Observer>>`; `LossPlot`, `MetricsFile` and
-    // `TensorBoard` are observers, too.
+    // To combine observers, put them in a `Vec<Box<dyn Observer>>`. `LossPlot`, `MetricsFile`, and
+    // `TensorBoard` are observers too.
     let options = FitOptions { observer: Some(&mut plateau), stop, ..FitOptions::default() };
     let outcome = learner.fit(&mut data.rows(), options)?;
     println!(
         "{}",
-        if outcome.stopped { "stopped by the observer" } else { "to the end of the data" }
+        if outcome.stopped { "stopped by the observer" } else { "reached the end of the data" }
     );
     Ok(())
 }

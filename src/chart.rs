@@ -1,8 +1,7 @@
-//! Charts as SVG: curves with marks and intervals, axes, and a legend beside them.
+//! SVG charts: curves with marks and intervals, axes, and a legend.
 //!
-//! One mechanism for all pictures: `loss.svg`, `compare.svg` and the figures of a study. A chart can
-//! be drawn of any data: what has no place on an axis, such as NaN, is left out, and the chart says
-//! how much that is.
+//! All figures use this module: `loss.svg`, `compare.svg`, and the figures of a study. Any data can be drawn.
+//! Values without a place on an axis, such as NaN, are left out, and the chart says how many there are.
 
 mod axis;
 mod svg;
@@ -12,36 +11,36 @@ use axis::{Direction, Ruler, Tick};
 pub(crate) use svg::escaped;
 use svg::{Svg, TextStyle, text_width};
 
-/// Colors that stay apart for color-blind readers (Okabe and Ito).
+/// Colors that color-blind readers can distinguish (Okabe and Ito).
 const COLORS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6e6e6e", "#000000"];
 
-/// How lines are dashed once the colors are used up.
+/// Dash patterns for lines once all colors are used.
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 460.0;
-/// Free space along the edges.
+/// The margin along the edges.
 const EDGE: f64 = 14.0;
-/// Free space within the frame, so that marks at the ends of an axis are whole.
+/// The padding within the frame, so that marks at the ends of an axis are complete.
 const INSET: f64 = 9.0;
-/// Sizes of texts: the title, names of axes and curves, numbers.
+/// Text sizes of the title, names of axes and curves, and numbers.
 const TITLE: f64 = 18.0;
 const NAME: f64 = 13.0;
 const NUMBER: f64 = 12.0;
-/// Height of a line of the legend.
+/// The height of a legend line.
 const LEGEND_LINE: f64 = 19.0;
-/// Length of the line beside a name in the legend.
+/// The length of the line next to a name in the legend.
 const KEY: f64 = 34.0;
-/// The widest that the names in a legend are.
+/// The maximum width of names in the legend.
 const LONGEST_NAME: f64 = 230.0;
-/// More marks than these would hide their line.
+/// The maximum number of marks. More would hide the line.
 const MOST_MARKS: usize = 200;
 
 /// An axis.
 #[derive(Clone, Debug)]
 pub(crate) struct Axis {
-    /// What it shows, with the unit.
+    /// The quantity and its unit.
     pub name: String,
     pub scale: Scale,
 }
@@ -58,11 +57,11 @@ pub(crate) struct Point {
 /// A curve.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
-    /// Its name in the legend.
+    /// The name in the legend.
     pub name: String,
-    /// Its points, in the order in which the line joins them.
+    /// The points, in the order in which the line connects them.
     pub points: Vec<Point>,
-    /// Whether the points are marked, and not only joined.
+    /// Whether points are marked in addition to the line.
     pub marked: bool,
 }
 
@@ -75,14 +74,14 @@ pub(crate) struct Chart {
     pub series: Vec<Series>,
 }
 
-/// Where the parts of a chart are, in pixels.
+/// The layout of a chart, in pixels.
 struct Layout {
     height: f64,
-    /// Left, top, right and bottom of the frame.
+    /// Left, top, right, and bottom of the frame.
     frame: [f64; 4],
     x: Ruler,
     y: Ruler,
-    /// How far the curves of one place are drawn apart, from the first to the last.
+    /// The distance from the first to the last curve at the same position.
     spread: f64,
 }
 
@@ -110,7 +109,7 @@ impl Layout {
         let height = HEIGHT.max(top + lines + EDGE);
         let left = EDGE + NAME + 12.0 + numbers + 8.0;
         let right = WIDTH - EDGE - legend;
-        // As many ticks as have room for their numbers.
+        // As many ticks as there is room for their numbers.
         let counts = [8, 6, 4, 3, 2, 1];
         let rulers =
             counts.map(|count| Ruler::new(chart.x.scale, Direction::Across, xs.clone(), count));
@@ -128,11 +127,10 @@ impl Layout {
         Self { height, frame: [left, top, right, height - EDGE - NAME - 34.0], x, y, spread }
     }
 
-    /// The place of a point of the curve with this number among `of`.
+    /// The position of a point of curve `number` among `of` curves.
     ///
-    /// Curves with intervals stand side by side. The axis is so much narrower for them that none is
-    /// left of its beginning or right of its end: at the beginning the first one is at its place, at
-    /// the end the last one.
+    /// Curves with intervals are drawn side by side. The axis is narrower for them, so that all curves stay
+    /// within it: at its start, the first curve is in its exact position, and at its end, the last one.
     fn place(&self, x: f64, y: f64, number: usize, of: usize) -> (f64, f64) {
         let [left, top, right, bottom] = self.frame;
         let shift = self.spread * number as f64 / of.saturating_sub(1).max(1) as f64;
@@ -142,7 +140,7 @@ impl Layout {
         (across, bottom - INSET - height * self.y.place(y))
     }
 
-    /// Where a tick of the x axis is.
+    /// The position of a tick on the x axis.
     fn tick(&self, x: f64) -> f64 {
         let [left, _, right, _] = self.frame;
         left + INSET + (right - left - 2.0 * INSET) * self.x.place(x)
@@ -150,7 +148,7 @@ impl Layout {
 }
 
 impl Chart {
-    /// The point as it is drawn; `None` where it has no place on the axes.
+    /// The point to draw, or `None` if it has no place on the axes.
     fn usable(&self, point: &Point) -> Option<Point> {
         let (x, y) = (self.x.scale.usable(point.x)?, self.y.scale.usable(point.y)?);
         let interval = point
@@ -159,7 +157,7 @@ impl Chart {
         Some(Point { x, y, interval: interval.filter(|(low, high)| low < high) })
     }
 
-    /// The chart as SVG.
+    /// Renders the chart as SVG.
     pub(crate) fn svg(&self) -> String {
         let layout = Layout::new(self);
         let mut svg = Svg::new(WIDTH, layout.height, &self.title);
@@ -218,7 +216,7 @@ impl Chart {
     fn draw_series(&self, svg: &mut Svg, layout: &Layout, number: usize, series: &Series) {
         let place = |x, y| layout.place(x, y, number, self.series.len());
         svg.group("series", &stroke(number));
-        // A point without a place parts the line.
+        // A point without a place interrupts the line.
         for part in series.points.split(|point| self.usable(point).is_none()) {
             let part = part.iter().filter_map(|point| self.usable(point));
             let part: Vec<(f64, f64)> = part.map(|point| place(point.x, point.y)).collect();
@@ -251,7 +249,7 @@ impl Chart {
         svg.end();
     }
 
-    /// Names of the curves, to the right of the frame.
+    /// Draws the names of the curves to the right of the frame.
     fn draw_legend(&self, svg: &mut Svg, layout: &Layout) {
         let [_, top, right, _] = layout.frame;
         let (from, to) = (right + 12.0, right + 12.0 + KEY);
@@ -272,7 +270,7 @@ impl Chart {
         svg.end();
     }
 
-    /// What a reader does not see of the data.
+    /// Draws notes about data that are not shown.
     fn draw_notes(&self, svg: &mut Svg, layout: &Layout) {
         let [left, top, right, bottom] = layout.frame;
         let points = || self.series.iter().flat_map(|series| &series.points);
@@ -286,8 +284,8 @@ impl Chart {
         if missing > 0 {
             let points = if missing == 1 { "point is" } else { "points are" };
             let why = match self.x.scale {
-                Scale::Logarithmic => "no finite number, or not above 0",
-                _ => "no finite number",
+                Scale::Logarithmic => "not finite or not positive",
+                _ => "not finite",
             };
             let note = format!("{missing} {points} not drawn: {why}");
             let style = TextStyle { size: NUMBER, anchor: "end", turned: false };
@@ -300,7 +298,7 @@ fn color(number: usize) -> &'static str {
     COLORS[number % COLORS.len()]
 }
 
-/// The line of the curve with this number.
+/// The line style of a curve.
 fn stroke(number: usize) -> String {
     let dashes = match DASHES[number / COLORS.len() % DASHES.len()] {
         "" => String::new(),
@@ -310,8 +308,8 @@ fn stroke(number: usize) -> String {
     format!("fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"{dashes} stroke-linejoin=\"round\"")
 }
 
-/// A line that looks the same with at most four points for each pixel across: the first, the lowest,
-/// the highest and the last one. A million steps are no file of many megabytes.
+/// Thins a line without changing its look: at most four points per horizontal pixel, namely the first, the
+/// lowest, the highest, and the last. This keeps the file small even for a million steps.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut kept = vec![];
     for column in points.chunk_by(|a, b| a.0.round() == b.0.round()) {

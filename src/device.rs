@@ -1,13 +1,28 @@
-//! Devices by the name of their backend; the only place beside [`crate::ops`] that names backends.
+//! Burn devices by backend name, CPU threads, and process memory.
+//!
+//! This module and [`crate::ops`] are the only ones that name backends. [`by_name`] creates a device,
+//! [`compiled`] lists the backends in this build, and [`use_threads`] sets the number of CPU threads.
+//!
+//! ```
+//! use mixdistill::device;
+//!
+//! let device = device::by_name("auto")?; // the fastest compiled backend, or e.g. "cuda:1"
+//! assert!(device::is_compiled(device::resolved("auto")));
+//!
+//! let error = device::by_name("abacus").unwrap_err().to_string();
+//! assert!(error.contains("no such backend"));
+//! # let _ = device;
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 
 use crate::error::{Error, Result};
 use burn::tensor::{Device, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// All backends that can be compiled in, the fastest first, with the Cargo feature of each.
+/// All supported backends, fastest first. Each has a Cargo feature of the same name.
 pub const BACKENDS: [&str; 7] = ["cuda", "metal", "rocm", "vulkan", "wgpu", "flex", "ndarray"];
 
-/// Whether a backend was compiled in.
+/// Whether a backend is compiled in.
 pub fn is_compiled(name: &str) -> bool {
     match name {
         "cuda" => cfg!(feature = "cuda"),
@@ -21,12 +36,12 @@ pub fn is_compiled(name: &str) -> bool {
     }
 }
 
-/// The backends that were compiled in, the fastest first.
+/// The compiled backends, fastest first.
 pub fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
 }
 
-/// The backend that a name stands for: `auto` is the first of [`compiled`].
+/// Resolves `auto` to the first of [`compiled`]; other names are returned unchanged.
 pub fn resolved(name: &str) -> &str {
     match name {
         "auto" => compiled().first().copied().unwrap_or("none"),
@@ -34,12 +49,11 @@ pub fn resolved(name: &str) -> &str {
     }
 }
 
-/// A device of a backend, without autodiff: the first, or with `cuda:1` the one with that number, from 0;
-/// `auto` is the first of [`compiled`].
+/// Creates a device without autodiff. A name is a backend (`cuda`, its first device), a backend and a device
+/// number from 0 (`cuda:1`), or `auto`, which is the first of [`compiled`].
 ///
 /// # Errors
-/// [`Error::Backend`] for a name that is not known, a backend that was not compiled in, and one
-/// that does not start on this machine.
+/// [`Error::Backend`] if the backend is unknown, is not compiled in, or does not start on this machine.
 pub fn by_name(name: &str) -> Result<Device> {
     let failed = |what: &str, hint: String| {
         Err(Error::Backend { name: name.to_owned(), what: what.to_owned(), hint })
@@ -50,19 +64,22 @@ pub fn by_name(name: &str) -> Result<Device> {
     };
     let chosen = resolved(named);
     if !BACKENDS.contains(&chosen) {
-        return failed("there is no such backend", format!("Choose among {}", BACKENDS.join(", ")));
+        return failed("there is no such backend", format!("Use one of {}", BACKENDS.join(", ")));
     }
     if !is_compiled(chosen) {
         let hint = format!(
-            "Use a build with the feature `{chosen}`; compiled in: {}",
+            "Use a build with the feature `{chosen}`, or choose another backend (compiled in: {})",
             compiled().join(", ")
         );
-        return failed("it was not compiled in", hint);
+        return failed("it is not compiled into this build", hint);
     }
     let Some(number) = number else {
-        return failed("its device has no number", format!("Write `{chosen}:0`, `{chosen}:1`"));
+        return failed(
+            "the device number is not a number",
+            format!("Use for example `{chosen}:0` or `{chosen}:1`"),
+        );
     };
-    // A backend without its driver or device panics when it is first used.
+    // A backend without a driver or device panics on first use.
     let started = catch_unwind(AssertUnwindSafe(|| {
         let device = create(chosen, number)?;
         let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>();
@@ -74,16 +91,15 @@ pub fn by_name(name: &str) -> Result<Device> {
             name: chosen.to_owned(),
             what: "it does not start on this machine".into(),
             hint: format!(
-                "Check the device and its driver, or choose another backend; compiled in: \
-                 {}",
+                "Check the device and its driver, or choose another backend (compiled in: {})",
                 compiled().join(", ")
             ),
         }),
     }
 }
 
-/// The error where a device could not be read: its memory ran out, it was lost, or something it ran before had failed.
-/// A GPU tells of a failure when what came of it is read.
+/// The error for a failed device read: out of memory, a lost device, or a failed earlier operation. GPUs
+/// report failures asynchronously, when a result is read.
 pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
     let cause = root_cause(&text);
@@ -92,7 +108,7 @@ pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     let is_memory = is_memory.iter().any(|word| lower.contains(word));
     let hint = match is_memory {
         true => {
-            "Its memory ran out: lower train.batch_size or generate.batch_size, or set \
+            "The device is out of memory: lower train.batch_size or generate.batch_size, or set \
              train.activation_checkpointing"
         }
         false => "Check the device and its driver",
@@ -100,7 +116,7 @@ pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     Error::Training { what: format!("the device failed: {cause}"), hint: hint.into() }
 }
 
-/// What came first of the causes that an error of CubeCL lists, in one line.
+/// The innermost cause in a CubeCL error, as one line.
 fn root_cause(text: &str) -> &str {
     const AROUND: [&str; 6] =
         ["Caused by", "Backtrace", "No backtrace", "Asked at", "skipped ", "disabled backtrace"];
@@ -112,7 +128,7 @@ fn root_cause(text: &str) -> &str {
 
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex; it is here on request")]
 fn create(name: &str, number: usize) -> Option<Device> {
-    // Several GPUs of a machine are told apart by their number; a processor is one device.
+    // GPUs are selected by number; the CPU backends have a single device.
     #[cfg(any(feature = "metal", feature = "vulkan", feature = "wgpu"))]
     let kind = match number {
         0 => burn::tensor::DeviceKind::DefaultDevice,
@@ -137,31 +153,30 @@ fn create(name: &str, number: usize) -> Option<Device> {
     }
 }
 
-/// Sets how many threads the CPU backends and the encoding share, as many as cores without a number,
-/// and makes the calling thread one of them. Call it first thing in `main`.
+/// Sets the number of threads that the CPU backends and encoding share, and makes the calling thread one of
+/// them. `None` uses one thread per core. Call it first in `main`.
 ///
-/// Without this call the threads are there too, but the calling thread hands each operation over to
-/// them and waits, which costs more than a small operation itself: generating a token with
-/// SmolLM2-135M on two cores took a third longer. Work from other threads of the program has one
-/// thread fewer to serve it; where there is one thread in all, the calling thread stays outside.
+/// Without this call, the thread pool runs beside the calling thread, which hands over each operation and
+/// waits. For small operations the handover costs more than the work: generating a token with SmolLM2-135M on
+/// two cores took a third longer. Work submitted by other threads of the program then has one thread fewer to
+/// run on. With a single thread, the calling thread stays outside the pool.
 ///
 /// # Errors
-/// [`Error::Config`] where the threads were set before, or cannot be started.
+/// [`Error::Config`] if the threads were set before or cannot be started.
 pub fn use_threads(count: Option<usize>) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(count.unwrap_or(0));
-    // The calling thread serves nobody while it waits for something else; alone in the pool, it
-    // would leave the work of other threads undone for ever.
+    // The calling thread does no pool work while it waits for something else. If it were the pool's only
+    // thread, work from other threads would never run.
     let default = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = count.or(default).filter(|n| *n > 0).unwrap_or_else(cores);
     let pool = if threads > 1 { pool.use_current_thread() } else { pool };
     pool.build_global().map_err(|error| {
-        Error::config("threads", error.to_string(), "Set them once, before anything else")
+        Error::config("threads", error.to_string(), "Set the threads once, before any other call")
     })
 }
 
-/// The most main memory that this process has held so far, in MiB; `None` where the system does not
-/// tell (it does on Linux).
+/// The peak main memory of this process, in MiB. `None` on systems other than Linux.
 pub fn peak_memory_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,12 +1,34 @@
-//! The one error type of the crate.
+//! The crate's error type.
 //!
-//! Every variant says what happened, where, and what to do about it; [`Error`]'s `Display` is one
-//! sentence or two that a program can print as they are.
+//! Every variant carries what happened, where, and what to do about it. [`Error`]'s `Display` is one or two
+//! sentences that a program can print unchanged. Match on a variant to handle a case yourself:
+//!
+//! ```
+//! use mixdistill::Error;
+//! use mixdistill::data::{ColumnMap, read_records};
+//!
+//! match read_records("missing.jsonl", &ColumnMap::default(), 0.05) {
+//!     Err(Error::Io { path, source, .. }) => {
+//!         assert!(path.ends_with("missing.jsonl"));
+//!         assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+//!     }
+//!     other => panic!("expected an I/O error, got {other:?}"),
+//! }
+//!
+//! // Bad settings name their key, and the hint says what to write instead.
+//! match ColumnMap::parse("problem") {
+//!     Err(Error::Config { key, hint, .. }) => {
+//!         assert_eq!(key, "columns");
+//!         assert!(hint.contains("problem=question"));
+//!     }
+//!     other => panic!("expected a settings error, got {other:?}"),
+//! }
+//! ```
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Result with the crate's [`Error`].
+/// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
@@ -16,156 +38,156 @@ pub enum Error {
     /// The operating system refused to read or write something.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb: `"read"`, `"write"`, `"create"`.
+        /// The attempted action, as a verb: `"read"`, `"write"`, `"create"`.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A server cannot be asked, or answers with what cannot be used.
+    /// A server cannot be reached or returned an unusable response.
     #[error("server {url}: {what}. {hint}")]
     Server {
-        /// Its address.
+        /// The server's address.
         url: String,
         /// What happened.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// Training was ended by something that is not its own fault.
-    #[error("{cause}. Training had come to step {step}. {safe}")]
+    /// Training ended for a reason outside the training itself.
+    #[error("{cause}. Training had reached step {step}. {safe}")]
     Interrupted {
-        /// The step that it had come to.
+        /// The last step reached.
         step: usize,
-        /// What is safe on disk.
+        /// What is saved on disk.
         safe: String,
-        /// What ended it.
+        /// The underlying error.
         cause: Box<Error>,
     },
-    /// A data file holds something that cannot be used.
+    /// A data file has unusable content.
     #[error("{place}: {what}. {hint}")]
     Data {
-        /// Where in which file.
+        /// The file and the location in it.
         place: Place,
         /// What was found.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// Sources that share no problem, or whose problems cannot be paired.
+    /// The sources have no problems in common, or their problems cannot be paired.
     #[error("{what}. {hint}")]
     Pairing {
         /// What was found.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// An error that a setting leads to.
+    /// An error caused by a setting.
     #[error("{cause} (setting `{key}`)")]
     Setting {
-        /// The setting's name, as in the TOML file.
+        /// The setting's key, as in the TOML file.
         key: String,
         /// What is wrong.
         cause: Box<Error>,
     },
-    /// A setting that cannot be used.
+    /// An invalid setting.
     #[error("setting `{key}`: {what}. {hint}")]
     Config {
-        /// The setting's name, as in the TOML file.
+        /// The setting's key, as in the TOML file.
         key: String,
-        /// What is wrong with its value.
+        /// What is wrong with the value.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A tokenizer that cannot be loaded or used.
+    /// A tokenizer cannot be loaded or used.
     #[error("tokenizer {name}: {what}. {hint}")]
     Tokenizer {
-        /// The file, or a name for a built-in tokenizer.
+        /// The file, or the name of a built-in tokenizer.
         name: String,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A chat template that cannot be used.
+    /// A chat template cannot be used.
     #[error("chat template {name}: {what}. {hint}")]
     Template {
-        /// The file, or a name for it.
+        /// The file, or a name for the template.
         name: String,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A model folder or its tensors that cannot be used.
+    /// A model folder or its tensors cannot be used.
     #[error("model {}: {what}. {hint}", path.display())]
     Model {
         /// The folder or file.
         path: PathBuf,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A backend that was not compiled in or that the machine lacks.
+    /// A backend is not compiled in, or the machine does not support it.
     #[error("backend `{name}`: {what}. {hint}")]
     Backend {
         /// The backend's name.
         name: String,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A directory of a run, of pairs, of scores or of a study that cannot be used.
+    /// A directory of a run, pairs, scores, or a study cannot be used.
     #[error("directory {}: {what}. {hint}", path.display())]
     RunDirectory {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// A checkpoint that cannot be written or read.
+    /// A checkpoint cannot be written or read.
     #[error("checkpoint {}: {what}. {hint}", path.display())]
     Checkpoint {
         /// The checkpoint's directory.
         path: PathBuf,
         /// What is wrong.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
-    /// The loss or the gradient stopped being a finite number.
+    /// The loss or the gradient is not a finite number.
     #[error("step {step}: the {what} is not finite; rows of the step: {}. {hint}", shortened(rows))]
     NotFinite {
         /// The optimizer step, counted from 1.
         step: usize,
-        /// `"loss"`, `"gradient norm"` or `"held-out loss"`.
+        /// `"loss"`, `"gradient norm"`, or `"held-out loss"`.
         what: &'static str,
-        /// The rows of the step, by source and problem.
+        /// The rows in the step, by source and problem.
         rows: Vec<String>,
-        /// What is safe on disk and what to try.
+        /// What is saved on disk and what to try next.
         hint: String,
     },
-    /// Several things are wrong at once.
+    /// Several errors at once.
     #[error("{}", numbered(.0))]
     Several(Vec<Error>),
-    /// A stop was asked for.
+    /// The call stopped on request.
     #[error("stopped: {what}")]
     Stopped {
-        /// What is kept, and how to go on.
+        /// What is saved, and how to continue.
         what: String,
     },
-    /// Ranks that train together have lost one of them, or have come apart.
+    /// Distributed training lost a rank, or its ranks diverged.
     #[error("ranks: {what}. {hint}")]
     Ranks {
         /// What happened.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
     /// An observer or a device failed while training.
@@ -173,18 +195,18 @@ pub enum Error {
     Training {
         /// What failed.
         what: String,
-        /// What to do.
+        /// A suggested fix.
         hint: String,
     },
 }
 
-/// A place in a data file; lines are counted from 1.
+/// A location in a data file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
     pub path: PathBuf,
-    /// Line (JSONL; CSV and TSV, where the row begins) or record (JSON array, Parquet), counted from 1;
-    /// of a compressed file, in its text.
+    /// Line (JSONL, and the first line of the row in CSV and TSV) or record number (JSON arrays and Parquet),
+    /// counted from 1. In a compressed file, counted in the uncompressed text.
     pub line: Option<usize>,
     /// The column (field) of the record.
     pub column: Option<String>,
@@ -201,7 +223,7 @@ impl Place {
         Self { path: path.into(), line: Some(line), column: None }
     }
 
-    /// The same place, narrowed to a column.
+    /// The same location, narrowed to a column.
     pub fn with_column(mut self, column: impl Into<String>) -> Self {
         self.column = Some(column.into());
         self
@@ -237,12 +259,12 @@ impl Error {
         Self::Stopped { what: what.into() }
     }
 
-    /// The same error with the setting that leads to it.
+    /// Wraps the error with the setting that caused it.
     pub(crate) fn with_key(self, key: impl Into<String>) -> Self {
         Self::Setting { key: key.into(), cause: Box::new(self) }
     }
 
-    /// The same error of a template or tokenizer, with the row that it came up in.
+    /// Adds the affected row to a template or tokenizer error.
     pub(crate) fn within(mut self, row: &str) -> Self {
         if let Self::Template { name, .. } | Self::Tokenizer { name, .. } = &mut self {
             name.push_str(&format!(", {row}"));
@@ -250,7 +272,7 @@ impl Error {
         self
     }
 
-    /// The same error where its setting stands in a table of others.
+    /// Prefixes the error's setting with the name of its table.
     pub(crate) fn in_table(self, table: &str) -> Self {
         match self {
             Self::Config { key, what, hint } => {
@@ -274,31 +296,31 @@ impl Error {
     }
 }
 
-/// Errors in a list, each by itself.
+/// Formats errors as a numbered list.
 fn numbered(errors: &[Error]) -> String {
     let each = errors.iter().enumerate().map(|(index, error)| format!("\n{}. {error}", index + 1));
     format!("{} problems:{}", errors.len(), each.collect::<String>())
 }
 
-/// Gathers what is wrong, so that it is told at once.
+/// Collects errors so that they are reported together.
 #[derive(Default)]
 pub(crate) struct Problems(Vec<Error>);
 
 impl Problems {
-    /// The value, or nothing where there is an error, which is kept.
+    /// Returns the value, or records the error and returns `None`.
     pub(crate) fn note<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.0.push(error)).ok()
     }
 
-    /// Whether nothing is wrong so far.
+    /// Whether no error was recorded.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// An error where any was noted: the only one as it is.
+    /// Returns the recorded errors, if any. A single error is returned unchanged.
     ///
     /// # Errors
-    /// [`Error::Several`], or the one.
+    /// [`Error::Several`], or the single error.
     pub(crate) fn check(mut self) -> Result<()> {
         match self.0.len() {
             0 => Ok(()),
@@ -314,7 +336,7 @@ impl FromIterator<Error> for Problems {
     }
 }
 
-/// The first few names and how many more there are.
+/// The first few names, followed by the number of the rest.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");

@@ -1,56 +1,33 @@
-//! Mix Distillation on Burn: fine-tunes small language models on mixtures of reasoning traces.
+//! Fine-tuning small language models on mixtures of long and short reasoning traces, on [Burn](burn).
 //!
-//! Small students (up to about 3B parameters) often learn less from long chains of thought than
-//! from short answers; a mixture of 20 % long and 80 % short, with one answer for each problem, did
-//! better than either in "Small Models Struggle to Learn from Strong Reasoners" (arXiv 2502.12143).
-//! This crate builds such mixtures, trains on them and measures what came of it, with the same
-//! code on CPU, CUDA, Vulkan, Metal and DX12.
+//! Small students (up to about 3B parameters) often learn less from long chains of thought than from short answers.
+//! A mixture of 20% long and 80% short answers, with one answer per problem, beat both in "Small Models Struggle to
+//! Learn from Strong Reasoners" (arXiv 2502.12143). This crate builds such mixtures, trains on them, and measures the
+//! result. The same code runs on CPU, CUDA, Vulkan, Metal, and DX12.
 //!
-//! # The stages
+//! # The whole way
 //!
-//! | module | what it does |
-//! | --- | --- |
-//! | [`data`] | records from files, paired by problem, mixed, encoded, batched |
-//! | [`ops`] | differentiable operations with CPU kernels and portable bodies |
-//! | [`model`] | a decoder-only transformer, adapters, generation, model folders |
-//! | [`train`] | the [`Learner`](train::Learner), optimizers, checkpoints, metrics, plots |
-//! | [`eval`] | final answers extracted, compared and counted; benchmarks |
-//! | [`recipe`] | all of it in one call: a configuration in, a run directory out |
-//! | [`settings`] | settings from files and single values: checked, explained, printed |
-//! | [`study`] | the learnability-gap experiment: students, mixtures, seeds, a report |
-//! | [`text`] | durations, tables and paragraphs as people read them |
-//! | [`context`] | what long calls tell, and how they are stopped |
-//! | `teacher` | teachers behind servers or in folders, and pairs of their answers; a judge (feature `teacher`) |
-//! | [`gguf`] | the file format of llama.cpp |
-//! | `hub` | models and datasets from the Hugging Face Hub, and students pushed there (feature `hub`) |
-//! | `terminal` | events as bars and lines (feature `cli`) |
-//!
-//! [`prelude`] has the names that most programs need. The programs in `examples/` teach the rest, one
-//! subject each; the program `mixdistill` (feature `cli`) is made of the same parts.
-//!
-//! No function outside [`ops`] and [`device`] names a backend; everything takes a Burn `Device`.
-//! The library prints nothing: long calls take a [`Context`](context::Context) and tell it typed
-//! events.
-//!
-//! # A program
+//! From two teachers' answers to a trained student in a folder that transformers, vLLM, and this crate can load:
 //!
 //! ```
 //! use mixdistill::data::arith;
+//! use mixdistill::eval::{AnswerKind, Question, ask};
+//! use mixdistill::model::{LoadOptions, SaveFolder, TextInterface, TextModel};
 //! use mixdistill::prelude::*;
 //! use std::sync::Arc;
 //!
 //! # fn main() -> Result<()> {
-//! // Nobody is told what happens, and nobody stops it; `Context::new` takes who does.
+//! // Long calls report progress to a context. This one has no observer.
 //! let context = Context::default();
 //!
-//! // Two teachers' answers to the same problems; `Source::read` takes them from files.
+//! // Two teachers' answers to the same problems. `Source::read` reads them from files.
 //! let corpus = arith::ArithCorpus::generate(&arith::ArithConfig::default(), 40, 0, 1);
 //! let long = corpus.train.iter().enumerate().map(|(id, p)| p.long_record(id)).collect();
 //! let short = corpus.train.iter().enumerate().map(|(id, p)| p.short_record(id)).collect();
 //! let sources = vec![Source::new("long", long), Source::new("short", short)];
 //! let (pairs, mut ledger) = Pairs::join(sources, Join::Inner)?;
 //!
-//! // Tokens, with the answer and its end token trained; what does not fit is in the ledger.
+//! // Encode them. Loss applies to the answer and its end token only. The ledger counts rows that do not fit.
 //! let words = arith::vocabulary();
 //! let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str))?;
 //! let template = PlainTemplate::default();
@@ -58,14 +35,14 @@
 //! let encoded = Arc::new(Encoded::encode(&pairs, &tokenizer, &template, limit, &context)?);
 //! let pairs = Arc::new(encoded.fitting(&pairs, &mut ledger));
 //!
-//! // One answer for each problem, a fifth of them long.
+//! // Mix: one answer per problem, exactly a fifth of them long.
 //! let lengths = Some(Arc::new(encoded.lengths()));
 //! let options = MixtureOptions { lengths, ..Default::default() };
 //! let mixture = MixDistillation::new(pairs, MixtureConfig::long_short(0.2), options)?;
 //! println!("{ledger}\n{}", mixture.report());
 //! assert_eq!(mixture.report().sources[0].rows, 8);
 //!
-//! // A student, and a few steps of training.
+//! // Train a student from random weights for a few steps.
 //! let device = mixdistill::device::by_name("auto")?.autodiff();
 //! let vocab_size = tokenizer.vocabulary_size();
 //! let model = DecoderConfig { vocab_size, hidden_size: 32, ..Default::default() };
@@ -73,9 +50,88 @@
 //! let mut learner = Learner::new(model.init(1, &device)?, config)?;
 //! let outcome = learner.fit(&mut MixedRows::new(mixture, encoded), FitOptions::default())?;
 //! assert_eq!(outcome.step, 3);
+//! let student = learner.into_model();
+//!
+//! // Ask it a problem, and grade the answer.
+//! let end_tokens = [tokenizer.end_token()];
+//! let text = TextInterface { tokenizer: &tokenizer, template: &template, end_tokens: &end_tokens };
+//! let question =
+//!     Question { problem: "What is 3 + 4?".into(), reference: "7".into(), ..Default::default() };
+//! let generate = GenerateConfig { max_new_tokens: 8, ..Default::default() };
+//! let answers = ask(&student, &text, &[question], AnswerKind::LastNumber, &generate, &context)?;
+//! println!("right: {}", answers[0].correct);
+//!
+//! // Save it with its tokenizer and chat template, and load it again.
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("student");
+//! let layout = template.to_jinja(&tokenizer, false);
+//! let how = SaveFolder {
+//!     end_tokens: &end_tokens,
+//!     chat_template: Some(&layout),
+//!     ..SaveFolder::new(&tokenizer)
+//! };
+//! student.save(&path, &how)?;
+//! let name = path.display().to_string();
+//! let loaded = TextModel::load(&name, &LoadOptions::default(), &context)?;
+//! assert_eq!(loaded.text_interface().tokenizer.vocabulary_size(), vocab_size);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`recipe::run`] does all of this in one call, with checkpoints, resume, grading, and reports. The program
+//! `mixdistill` (feature `cli`) is built on the same public API.
+//!
+//! # The modules
+//!
+//! | module | purpose | main types |
+//! | --- | --- | --- |
+//! | [`data`] | read records, pair them by problem, mix, encode, batch | [`Source`](data::Source), [`Pairs`](data::Pairs), [`MixDistillation`](data::MixDistillation), [`MixedRows`](data::MixedRows) |
+//! | [`model`] | a decoder-only transformer of eleven families, adapters, generation, model folders | [`DecoderConfig`](model::DecoderConfig), [`DecoderLm`](model::DecoderLm), [`LoraConfig`](model::LoraConfig), [`TextModel`](model::TextModel) |
+//! | [`train`] | the training loop, optimizer, checkpoints, metrics | [`Learner`](train::Learner), [`TrainConfig`](train::TrainConfig), [`CheckpointStore`](train::CheckpointStore) |
+//! | [`eval`] | extract, compare, and grade answers; benchmarks; statistics | [`ask`](eval::ask), [`evaluate`](eval::evaluate()), [`Scores`](eval::Scores) |
+//! | [`recipe`] | a whole run: settings in, run directory out | [`RunConfig`](recipe::RunConfig), [`run`](recipe::run()), [`Summary`](recipe::Summary) |
+//! | [`study`] | students x arms x seeds, with intervals and a report | [`StudyConfig`](study::StudyConfig), [`study`](study::study()) |
+//! | `teacher` (feature `teacher`) | training pairs from teachers behind servers or in folders; a judge | `MakePairsConfig`, `make_pairs` |
+//! | `hub` (feature `hub`) | models and data sets of the Hugging Face Hub | `HubModel`, `HubDataset`, `push` |
+//! | [`gguf`] | the file format of llama.cpp | [`GgufFile`](gguf::GgufFile) |
+//! | [`settings`] | settings from defaults, files, and single values; explained and checked | [`Layers`](settings::Layers) |
+//! | [`context`] | progress events, and how to stop a long call | [`Context`](context::Context), [`Observer`](context::Observer), [`StopFlag`](context::StopFlag) |
+//! | [`ops`] | differentiable operations with hand-written gradients and kernels | [`causal_attention`](ops::causal_attention()), [`linear_cross_entropy`](ops::linear_cross_entropy()) |
+//! | [`ranks`] | training on several devices and machines | [`Communicator`](ranks::Communicator) |
+//! | [`device`] | Burn devices by backend name | [`by_name`](device::by_name) |
+//! | `terminal` (feature `cli`) | progress bars for a terminal | `Terminal` |
+//! | [`files`], [`text`], [`error`] | atomic writes, tables and durations, the error type | [`Error`] |
+//!
+//! [`prelude`] holds the names that most programs need. The programs in `examples/` each teach one task.
+//!
+//! Only [`ops`] and [`device`] name backends; everything else takes a Burn `Device`. The library prints nothing.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `flex` (default) | the CPU backend, pure Rust |
+//! | `cli` (default) | the program `mixdistill`, and the module `terminal` |
+//! | `cuda`, `vulkan`, `wgpu`, `metal`, `rocm` | GPU backends; any number of them |
+//! | `fusion` | fuses element-wise operations on GPU backends |
+//! | `ndarray` | Burn's older CPU backend |
+//! | `parquet` | reads Parquet files |
+//! | `hub` | the module `hub`; names of the Hugging Face Hub in place of paths |
+//! | `teacher` | the module `teacher` |
+//! | `mpi` | [`ranks`] in several processes and on several machines |
+//!
+//! The library without the program: `default-features = false, features = ["flex"]`.
+//!
+//! # Versions
+//!
+//! The crate follows semantic versioning. Before 1.0 a minor version (0.x) may change the API. Within a minor version:
+//!
+//! - Run directories, checkpoints, adapters, GGUF files, and studies that an earlier patch version wrote stay readable.
+//! - Unknown settings are errors; a setting that is removed is still accepted in stored runs and ignored with a notice.
+//! - Results are bit-identical for the same version, settings, seed, and CPU type. A patch version that changes them says so in
+//!   the changelog.
+//! - The minimum supported Rust version is 1.95. Raising it is a minor version.
+//! - Burn's types are part of the API, so a new Burn version is a minor version.
 #![warn(missing_docs)]
 
 mod chart;

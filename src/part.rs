@@ -1,12 +1,12 @@
-//! One part of a job that several processes divide: `2/8`.
+//! One part of a job that is split across processes: `2/8`.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// One part of a job that is divided among processes which know nothing of each other: the second of
-/// eight has every eighth item, from the second on.
+/// One part of a job that is split across independent processes. Part 2 of 8 has every eighth item, starting
+/// with the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Part {
@@ -14,7 +14,7 @@ pub struct Part {
     of: usize,
 }
 
-/// What a task of a scheduler's array is told by its environment.
+/// Environment variables of a task in a Slurm job array.
 const ARRAY: [&str; 5] = [
     "SLURM_ARRAY_TASK_ID",
     "SLURM_ARRAY_TASK_MIN",
@@ -24,15 +24,15 @@ const ARRAY: [&str; 5] = [
 ];
 
 impl Part {
-    /// The most parts there can be.
+    /// The maximum number of parts.
     pub const MOST: usize = 1_000_000;
-    /// The word that takes the part from a scheduler's array.
+    /// The word that selects the part from a scheduler's job array.
     pub const OF_ARRAY: &str = "array";
 
     /// Part `number` of `of`, counted from 1.
     ///
     /// # Errors
-    /// [`Error::Config`] where there is no such part.
+    /// [`Error::Config`] if there is no such part.
     pub fn new(number: usize, of: usize) -> Result<Self> {
         if (1..=of).contains(&number) && of <= Self::MOST {
             return Ok(Self { number, of });
@@ -45,20 +45,20 @@ impl Part {
         Self { number: 1, of: 1 }
     }
 
-    /// The part of this task of a Slurm job array, from `SLURM_ARRAY_TASK_ID` and its companions;
+    /// The part of this task in a Slurm job array, from `SLURM_ARRAY_TASK_ID` and related variables.
     /// `variable` reads the environment.
     ///
     /// # Errors
-    /// [`Error::Config`] where this is no task of an array, or one with gaps.
+    /// [`Error::Config`] if this is not a task of a job array, or the array has gaps.
     pub fn of_array(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let number = |name: &str| -> Result<usize> {
             let text = variable(name).unwrap_or_default();
             text.trim().parse().map_err(|_| {
                 let what = match text.is_empty() {
-                    true => format!("{name} is not set: this is no task of a Slurm job array"),
-                    false => format!("{name} is \"{text}\", which is no number"),
+                    true => format!("{name} is not set: this is not a task of a Slurm job array"),
+                    false => format!("{name} is \"{text}\", which is not a number"),
                 };
-                Error::config("part", what, "Name the part, such as 2/8")
+                Error::config("part", what, "Give the part explicitly, such as 2/8")
             })
         };
         let id = number(ARRAY[0])?;
@@ -66,16 +66,16 @@ impl Part {
         let first = if variable(ARRAY[1]).is_some() { number(ARRAY[1])? } else { 0 };
         let step = if variable(ARRAY[2]).is_some() { number(ARRAY[2])?.max(1) } else { 1 };
         let refuse = |what: String| {
-            let hint = "Give the array one range without gaps, such as --array=1-8, or name the part (2/8)";
+            let hint = "Use an array with one range and no gaps, such as --array=1-8, or give the part (2/8)";
             Err(Error::config("part", what, hint))
         };
-        // Of --array=2,5 these alone show the gap.
+        // Only this check finds the gap in `--array=2,5`.
         if variable(ARRAY[4]).is_some() {
             let last = number(ARRAY[4])?;
             let whole = last.checked_sub(first).map(|length| length / step);
             if whole.and_then(|whole| whole.checked_add(1)) != Some(count) {
                 return refuse(format!(
-                    "the array has gaps: its tasks are {count}, from {first} to {last} in steps of {step}"
+                    "the array has gaps: it has {count} tasks, from {first} to {last} in steps of {step}"
                 ));
             }
         }
@@ -83,12 +83,12 @@ impl Part {
         match place.filter(|place| *place < count) {
             Some(place) => Self::new(place + 1, count),
             None => {
-                refuse(format!("task {id} is none of {count} from {first} on in steps of {step}"))
+                refuse(format!("task {id} is not one of {count} from {first} in steps of {step}"))
             }
         }
     }
 
-    /// Reads `2/8`.
+    /// Parses `2/8`.
     fn of_numbers(text: &str) -> Result<Self> {
         let numbers = text.split_once('/').map(|(a, b)| (a.parse(), b.parse()));
         match numbers {
@@ -97,22 +97,22 @@ impl Part {
         }
     }
 
-    /// Its number, from 1.
+    /// The part's number, counted from 1.
     pub fn number(self) -> usize {
         self.number
     }
 
-    /// How many parts there are.
+    /// The number of parts.
     pub fn of(self) -> usize {
         self.of
     }
 
-    /// Whether it is everything.
+    /// Whether this part is the whole job.
     pub fn is_whole(self) -> bool {
         self.of == 1
     }
 
-    /// Whether the item with this index, from 0, belongs to it.
+    /// Whether the item with this index, counted from 0, belongs to this part.
     pub fn holds(self, index: usize) -> bool {
         index % self.of == self.number - 1
     }
@@ -121,15 +121,15 @@ impl Part {
 fn refuse<T>(text: &str) -> Result<T> {
     Err(Error::config(
         "part",
-        format!("\"{text}\" is no part of a job"),
-        format!("Give its number and how many there are, such as 2/8 (at most {})", Part::MOST),
+        format!("\"{text}\" is not a part of a job"),
+        format!("Give NUMBER/COUNT, such as 2/8, with a count of at most {}", Part::MOST),
     ))
 }
 
 impl FromStr for Part {
     type Err = Error;
 
-    /// Reads `2/8`, or `array` for the part of this task of a Slurm job array.
+    /// Parses `2/8`, or `array` for this task's part of a Slurm job array.
     fn from_str(text: &str) -> Result<Self> {
         if text == Self::OF_ARRAY {
             return Self::of_array(|name| std::env::var(name).ok());
@@ -141,7 +141,7 @@ impl FromStr for Part {
 impl TryFrom<String> for Part {
     type Error = Error;
 
-    /// As a file has it, which says the same wherever it is read.
+    /// Parses `2/8`. Files cannot use `array`, which would depend on the reading process.
     fn try_from(text: String) -> Result<Self> {
         Self::of_numbers(&text)
     }
@@ -183,9 +183,9 @@ mod tests {
             let error = text.parse::<Part>().unwrap_err().to_string();
             assert!(error.contains(&format!("\"{text}\"")) && error.contains("2/8"), "{error}");
         }
-        // A file names its part by number, whatever task reads it.
+        // Files give the part by number, regardless of the task that reads them.
         let error = serde_json::from_str::<Part>("\"array\"").unwrap_err().to_string();
-        assert!(error.contains("\"array\" is no part"), "{error}");
+        assert!(error.contains("\"array\" is not a part"), "{error}");
         assert_eq!(serde_json::from_str::<Part>("\"2/3\"").unwrap(), "2/3".parse().unwrap());
     }
 
@@ -209,15 +209,15 @@ mod tests {
         ] {
             assert_eq!(of(&variables).unwrap().to_string(), expected);
         }
-        // --array=1,2,7 has three tasks, of which the last is no third one.
+        // `--array=1,2,7` has three tasks, and task 7 is not the third of a range.
         let gaps = of(&[(id, "7"), (min, "1"), (step, "1"), (count, "3")]).unwrap_err().to_string();
-        assert!(gaps.contains("task 7 is none of 3"), "{gaps}");
-        // Of --array=2,5 task 2 is none either.
+        assert!(gaps.contains("task 7 is not one of 3"), "{gaps}");
+        // `--array=2,5` is refused for task 2 as well.
         for task in ["2", "5"] {
             let gaps = of(&[(id, task), (min, "2"), (step, "1"), (count, "2"), (max, "5")]);
             let gaps = gaps.unwrap_err().to_string();
             assert!(
-                gaps.contains("gaps") && gaps.contains("2, from 2 to 5 in steps of 1"),
+                gaps.contains("gaps") && gaps.contains("2 tasks, from 2 to 5 in steps of 1"),
                 "{gaps}"
             );
         }

@@ -1,4 +1,4 @@
-//! The names that most programs need: `use mixdistill::prelude::*`.
+//! The names that most programs need, for `use mixdistill::prelude::*`.
 //!
 //! ```
 //! use mixdistill::prelude::*;

@@ -1,8 +1,8 @@
-//! Named random streams: every random choice of the crate is a pure function of (seed, purpose,
-//! index), so that no choice depends on how many others were made before it.
+//! Named random streams. Every random choice of the crate is a pure function of (seed, purpose, index), so no
+//! choice depends on the number of earlier draws.
 //!
-//! The draws are made of ChaCha8's raw output here, and not by `rand`'s distributions, because
-//! those may change their results from one release to the next.
+//! Draws use ChaCha8's raw output instead of `rand`'s distributions, whose results may change between
+//! releases.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +26,7 @@ impl Stream {
         self.0.next_u64()
     }
 
-    /// Uniform in `0..bound` (`bound` > 0); the bias is below 2^-32 for any bound in use here.
+    /// Uniform in `0..bound` (`bound` > 0). The bias is below 2^-32 for every bound used here.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }

@@ -1,4 +1,15 @@
-//! Numbers, tables and paragraphs as people read them: one form for each, wherever they stand.
+//! Human-readable numbers, tables, and paragraphs, formatted the same way everywhere.
+//!
+//! [`duration`] and [`bytes`] format amounts, [`Table`] formats tables as text and Markdown, and [`wrapped`]
+//! breaks paragraphs.
+//!
+//! ```
+//! use mixdistill::text::{Table, bytes, duration};
+//!
+//! let mut table = Table::new(["step", "time", "memory"]);
+//! table.row(["100".to_owned(), duration(89.0), bytes(1.46 * 1024f64.powi(3))]);
+//! assert_eq!(table.to_text(80), "step      time    memory\n100   1:29 min  1.46 GiB");
+//! ```
 
 mod bytes;
 mod duration;
@@ -11,10 +22,10 @@ pub(crate) use table::markdown_escaped;
 
 use unicode_width::UnicodeWidthChar;
 
-/// Columns that tables and paragraphs may use where nobody says how wide the terminal is.
+/// Default line width of tables and paragraphs, if the terminal's width is unknown.
 pub const DISPLAY_WIDTH: usize = 100;
 
-/// Columns that a text takes on a terminal; control characters take none.
+/// The number of terminal columns of a text. Control characters have no width.
 pub fn columns(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
@@ -24,12 +35,12 @@ pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Columns that a character takes on a terminal.
+/// The number of terminal columns of a character.
 pub(crate) fn columns_of(c: char) -> usize {
     c.width().unwrap_or(0)
 }
 
-/// The text, or its first and its last characters and how many stand between them.
+/// The text unchanged, or its first and last characters with the number of characters left out between them.
 ///
 /// ```
 /// use mixdistill::text::with_middle_left_out;
@@ -46,8 +57,8 @@ pub fn with_middle_left_out(text: &str, [first, last]: [usize; 2]) -> String {
     format!("{head} ... {between} characters left out ... {tail}")
 }
 
-/// The text, or its beginning and its end where it is wider than `room`: names often differ in one of
-/// the two. `width` is that of a character.
+/// The text unchanged, or, if it is wider than `room`, its beginning and end, since names often differ in one
+/// of the two. `width` gives the width of a character.
 pub(crate) fn shortened(text: &str, room: f64, width: impl Fn(char) -> f64) -> String {
     if text.chars().map(&width).sum::<f64>() <= room {
         return text.to_owned();
@@ -69,9 +80,8 @@ pub(crate) fn shortened(text: &str, room: f64, width: impl Fn(char) -> f64) -> S
     head
 }
 
-/// The paragraph in lines of at most `width` columns, parted between words; every line but the first
-/// is indented by two. A word that is longer than a line stays whole: a path or an address that is
-/// broken is of no use.
+/// Wraps a paragraph at spaces into lines of at most `width` columns. Every line but the first is indented by
+/// two spaces. A word longer than a line is kept whole, so that paths and addresses remain usable.
 ///
 /// ```
 /// let text = mixdistill::text::wrapped("long: 12 rows that cannot be used", 20);
@@ -108,9 +118,9 @@ mod tests {
         assert_eq!(wrapped("", 10), "");
         assert_eq!(wrapped("  one   two ", 10), "one two");
         assert_eq!(wrapped("one two three", 7), "one two\n  three");
-        // A word that is too long stays whole, alone on its line.
+        // A word that is too long is kept whole, on its own line.
         assert_eq!(wrapped("a /a/very/long/path b", 8), "a\n  /a/very/long/path\n  b");
-        // Characters that take two columns.
+        // Characters with a width of two columns.
         assert_eq!(wrapped("答案 答案", 8), "答案\n  答案");
         for width in 0..40 {
             let text = wrapped("what became of every record and of every problem", width);

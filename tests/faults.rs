@@ -130,7 +130,7 @@ fn what_is_removed_under_the_run_is_made_again_or_named() {
         assert!(config.out.join("checkpoints/step-000020").is_dir(), "{said}");
     } else {
         // It was removed in the middle of a write; what to do is said, and works.
-        assert!(said.contains("error: cannot") && said.contains("come to step"), "{said}");
+        assert!(said.contains("error: cannot") && said.contains("reached step"), "{said}");
         assert!(resume(&config.out).0);
     }
     assert!(weights(&config.out) == expected);
@@ -205,7 +205,7 @@ fn a_full_disk_is_named_and_with_room_again_the_run_ends_as_ever() {
     assert!(good, "{said}\n{full}\n{left}");
     assert!(full.contains("error: cannot") && full.contains("Safe on disk:"), "{full}");
     // What it calls safe is there.
-    let safe = full.split("Safe on disk: ").nth(1).unwrap().split("; mend").next().unwrap();
+    let safe = full.split("Safe on disk: ").nth(1).unwrap().split("; fix").next().unwrap();
     let safe = Path::new(safe).file_name().unwrap().to_str().unwrap();
     assert!(left.lines().any(|name| name == safe), "{safe}: {left}");
     assert!(!left.contains(".writing"), "what was begun does not fill the disk: {left}");

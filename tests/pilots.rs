@@ -228,7 +228,7 @@ fn pilots_that_cannot_be_are_refused_by_name() {
     for (change, what) in [
         (&(|c: &mut RunConfig| c.pilots.budget = 0.0) as &dyn Fn(&mut RunConfig), "pilots.budget"),
         (&|c: &mut RunConfig| c.pilots.shares = vec![1.5], "pilots.shares"),
-        (&|c: &mut RunConfig| c.pilots.shares = vec![0.2], "at least one beside 0.2"),
+        (&|c: &mut RunConfig| c.pilots.shares = vec![0.2], "at least one besides 0.2"),
         (&|c: &mut RunConfig| c.pilots.growth = 0.5, "pilots.growth"),
         (&|c: &mut RunConfig| c.pilots.questions = 0, "pilots.questions"),
     ] {

@@ -325,7 +325,7 @@ fn printed_settings_show_what_is_not_set_and_are_read_back() {
         assert!(plain.lines().any(|there| there == line), "{line} in {plain}");
     }
     let above =
-        "# Optimizer steps; set, it takes the place of `epochs`.\n# steps = <whole number>\n";
+        "# Number of optimizer steps. If unset, `epochs` decides.\n# steps = <whole number>\n";
     assert!(explained.contains(above), "{explained}");
     assert!(explained.lines().all(|line| line.chars().count() <= 120), "{explained}");
 

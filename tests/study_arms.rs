@@ -128,13 +128,13 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
             "by shortest − random at the share of shortest",
             "by shortest − short alone",
             "by shortest − long alone",
-            "by shortest − 20 % long",
+            "by shortest − 20% long",
             "by shortest − by shortest, inverse",
             "long alone − short alone",
-            "20 % long − short alone",
-            "20 % long − long alone",
+            "20% long − short alone",
+            "20% long − long alone",
             "short alone − untuned",
-            "20 % long − untuned",
+            "20% long − untuned",
             "long alone − untuned",
             "by shortest − untuned",
             "random at the share of shortest − untuned",
@@ -163,9 +163,9 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
 
     // Two seeds have no star, and the report says what they are worth.
     assert!(!report.contains("A star marks") && report.contains("no difference has a star"));
-    assert!(report.contains("5 % / 14") && report.contains("holds both"));
+    assert!(report.contains("5% / 14") && report.contains("mixes two effects"));
     // The inverse has one source only; whole epochs have the shares of the choice.
-    let of_inverse = "by shortest, inverse takes answers of long only";
+    let of_inverse = "by shortest, inverse selects only long answers";
     assert!(made.warnings.iter().any(|w| w.contains(of_inverse)), "{:?}", made.warnings);
     assert!(!made.warnings.iter().any(|w| w.contains("whole number of epochs")));
 
@@ -244,11 +244,11 @@ fn choices_that_cannot_be_are_refused_by_name() {
         ("short = 0.7", "short = 1.7", "comparisons.choices.ceiling"),
         ("inverse = true", "within_share = 0.2", "comparisons.choices.ceiling"),
         ("ceiling = { short = 0.7 }", "within_share = 0.123", "hundredths"),
-        ("ceiling = { short = 0.7 }", "name = \"a/b\"", "cannot be that of a folder"),
+        ("ceiling = { short = 0.7 }", "name = \"a/b\"", "cannot be a folder name"),
         ("ceiling = { short = 0.7 }", "control = true\nfloors = { short = 0.7 }", "floors"),
-        ("[[students]]\nname = \"small\"", more, "two arms would be in the folder"),
+        ("[[students]]\nname = \"small\"", more, "two arms would use the folder"),
         ("[run.model]", "[run.mixture]\nredraw = true\n[run.model]", "mixture.choice.by"),
-        ("[run.model]", "[run.mixture.choice]\nby = \"rsr\"\n[run.model]", "a study sets it"),
+        ("[run.model]", "[run.mixture.choice]\nby = \"rsr\"\n[run.model]", "the study sets it"),
     ] {
         assert!(SETTINGS.contains(from), "{from}");
         let error = read(folder.path(), &SETTINGS.replace(from, to)).unwrap_err().to_string();
@@ -378,10 +378,12 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     assert!((20..40).contains(&trained), "{trained}");
     assert_eq!(comparison.left_out, [("sums".to_owned(), trained)]);
     let counted = format!("{trained} of sums");
-    assert!(told.notices.iter().any(|notice| notice.contains("are trained on and not asked")));
+    assert!(
+        told.notices.iter().any(|notice| notice.contains("are training problems and are left out"))
+    );
     let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
     assert!(report.contains(&counted), "{report}");
-    assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
+    assert!(!made.warnings.iter().any(|w| w.contains("in sums are training problems")));
     assert!(report.contains("Tested on problems that no student was trained on"));
     // Two steps are no whole epoch: the control has seen other shares, by as much as is told.
     let seen = |arm: &str| {
@@ -432,7 +434,7 @@ fn problems_that_are_trained_on_are_left_out_of_a_benchmark_for_all_arms() {
     assert_eq!(within[1].1, 0);
     let scores = std::fs::read_to_string(config.out.join("scores/small/Large.jsonl")).unwrap();
     assert_eq!(scores.lines().count(), 3 * trained);
-    assert!(report.contains("middle") && report.contains("answers, % of rows"));
+    assert!(report.contains("middle") && report.contains("answers (% of rows)"));
 
     // Where it is all of a benchmark, nothing can be asked.
     let only: String = std::fs::read_to_string(folder.path().join("sums.jsonl"))
@@ -481,7 +483,7 @@ fn problems_that_a_student_was_pretrained_on_are_left_out_too() {
     let comparison = &made.comparisons[0];
     let left_out = comparison.ledger.training + 3;
     assert_eq!(comparison.left_out, [("sums".to_owned(), left_out)]);
-    assert!(!made.warnings.iter().any(|w| w.contains("of sums are trained on")));
+    assert!(!made.warnings.iter().any(|w| w.contains("in sums are training problems")));
     let asked = std::fs::read_to_string(
         config.out.join("cells/small/Large-0.00/seed-1").join("bench-sums.jsonl"),
     );

@@ -174,7 +174,7 @@ fn a_disk_that_is_full_ends_the_run_and_leaves_the_last_checkpoint() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{error}");
     assert!(error.contains("cannot write") && error.contains("step-000004"), "{error}");
-    assert!(error.contains("Training had come to step 4"), "{error}");
+    assert!(error.contains("Training had reached step 4"), "{error}");
     assert!(error.contains("Safe on disk:") && error.contains("step-000002"), "{error}");
     let left = std::fs::read_dir(config.out.join("checkpoints")).unwrap();
     let left: Vec<String> =

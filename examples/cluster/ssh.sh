@@ -1,19 +1,20 @@
 #!/bin/bash
-# A study on several hosts that share nothing, with ssh alone: each makes its part, and this machine makes the
-# report. A host that is named twice makes two parts.
+# Runs a study on several hosts over ssh, without shared storage. Each host computes one part, and the local
+# machine writes the report. A host that you list twice computes two parts.
 #
 #   examples/cluster/ssh.sh study.toml alpha beta gamma
 #
-# Each host has the program (MIXDISTILL names it, if it is not in PATH), and the data and models that the settings
-# name: relative paths begin in DIRECTORY there, which is the home directory without it, and in the current
-# directory here. ssh must get in without a password (keys).
+# Every host needs the program (set MIXDISTILL if it is not in PATH) and the data and models that the settings
+# name. Relative paths start in DIRECTORY on the hosts (default: the home directory), and in the current
+# directory on the local machine. ssh must log in with a key, without a password.
 #
-# A host that failed or was stopped goes on where it was: call it again. What is done is skipped. Ctrl+C asks all
-# hosts to stop, which write checkpoints first.
+# To resume after a failure or a stop, run the same command again. Finished work is skipped. Ctrl+C stops all
+# hosts after they have written checkpoints.
 #
-# Students that are pretrained are trained for each part. With a `pretrained_cache` in the settings, parts of one
-# host train them once; for the report, copy that folder from a host to the same path here. Hosts that are not
-# alike may come to different models: then pretrain on one of them, and copy the folder to all before the rest.
+# Pretrained students are pretrained for each part. With `pretrained_cache` in the settings, the parts of one
+# host share them. For the report, copy that folder from a host to the same path on the local machine. Hosts
+# with different hardware may produce different models: pretrain on one host, then copy the folder to all hosts
+# before you start.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -24,14 +25,14 @@ config=$1
 shift
 hosts=("$@")
 program=${MIXDISTILL:-mixdistill}
-# Where relative paths begin on the hosts, and the folder of their parts there.
+# On the hosts: where relative paths start, and the folder of the parts.
 directory=${DIRECTORY:-.}
 remote=${REMOTE:-study-parts}
-# Where parts and report are here.
+# On the local machine: the folder of the parts, and the report.
 parts=${PARTS:-study-parts}
 report=${REPORT:-study}
 
-# Runs a command on host $1, in the directory there, with the other arguments as they are.
+# Runs a command in the directory on host $1. The other arguments are passed unchanged.
 on_host() {
     local host=$1 command
     shift
@@ -39,11 +40,11 @@ on_host() {
     ssh -o BatchMode=yes -o ServerAliveInterval=30 -o ServerAliveCountMax=4 "$host" "$command"
 }
 
-# Makes part $1 of $2 on host $3, and brings back what is done without models and answers.
+# Computes part $1 of $2 on host $3 and copies the results back, without models and answers.
 make_part() {
     local folder="$remote/$1-of-$2"
     on_host "$3" sh -c 'mkdir -p "$1" && cat > "$1/study.toml"' sh "$folder" < "$config"
-    # While it works, the host knows the number of its process.
+    # While the part runs, the host stores its process ID.
     local work='folder=$1; shift; "$@" & echo $! > "$folder/process"; wait $!; status=$?; '
     work+='rm -f "$folder/process"; exit $status'
     on_host "$3" sh -c "$work" sh "$folder" "$program" \
@@ -54,7 +55,7 @@ make_part() {
         < /dev/null | tar -xf - -C "$parts/part-$1"
 }
 
-# Asks every host that is still at work to stop, and waits for its checkpoint.
+# Stops every host that is still running, and waits for its checkpoint.
 stop() {
     trap '' INT TERM
     echo "stopping all parts" >&2

@@ -1,4 +1,4 @@
-//! From answers to a mixture: sources, pairs, tokens, held-out problems, one answer for each problem.
+//! From answers to a mixture: sources, pairs, tokens, held-out problems, one answer per problem.
 
 use mixdistill::data::{ChatFormat, Ledger, arith};
 use mixdistill::eval::Question;
@@ -8,31 +8,31 @@ use mixdistill::recipe::{held_out_rows, questions};
 use mixdistill::train::HeldOut;
 use std::sync::Arc;
 
-/// What training needs of the data.
+/// The data that training needs.
 pub struct Data {
-    /// The model to fine-tune; without it the student starts from random weights.
+    /// The model to fine-tune. Without one, the student starts from random weights.
     pub base: Option<ModelFolder>,
-    /// Text to tokens.
+    /// Turns text into tokens.
     pub tokenizer: TextTokenizer,
-    /// How a prompt and its answer are laid out.
+    /// Formats a prompt and its answer.
     pub template: Box<dyn PromptTemplate>,
-    /// Tokens that end an answer.
+    /// The tokens that end an answer.
     pub end_tokens: Vec<u32>,
-    /// What became of every record.
+    /// Accounts for every record.
     pub ledger: Ledger,
-    /// One answer for each problem.
+    /// One answer per problem.
     pub mixture: MixDistillation,
     /// All answers as tokens.
     pub encoded: Arc<Encoded>,
-    /// Rows of problems that training never sees, each source apart.
+    /// Rows of problems that training never sees, by source.
     pub held_out: Vec<HeldOut>,
-    /// The same problems, to be asked and graded.
+    /// The same problems, for the student to answer.
     pub questions: Vec<Question>,
 }
 
 impl Data {
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
-        // A model brings its tokenizer, and as its chat template the layout that it answers in.
+        // A model comes with its tokenizer and its chat template.
         let base = match &config.base_model {
             Some(name) => {
                 Some(ModelFolder::open(&model_folder(name, context)?)?.for_training(context)?)
@@ -53,7 +53,7 @@ impl Data {
             None => vec![tokenizer.end_token()],
         };
 
-        // A source is one teacher's answers; there may be any number of sources.
+        // A source has the answers of one teacher. There can be any number of sources.
         let (sources, test) = if config.data.sources.is_empty() {
             let data = &config.data;
             let (count, tests) = (data.toy_problems, data.toy_test_problems);
@@ -66,8 +66,8 @@ impl Data {
             (read.collect::<Result<Vec<Source>>>()?, None)
         };
 
-        // Answers are joined by problem. Then they become tokens, of which the answer and its end
-        // are trained. What cannot be used is counted in the ledger: nothing is lost in silence.
+        // Pair the answers by problem and encode them. Only the answer and its end token are
+        // trained. The ledger counts what cannot be used, so nothing is lost silently.
         let limit = LengthLimit::drop_beyond(config.data.max_length);
         let encode = |sources| -> Result<_> {
             let (pairs, mut ledger) = Pairs::join(sources, Join::Inner)?;
@@ -78,7 +78,7 @@ impl Data {
         };
         let (pairs, encoded, mut ledger) = encode(sources)?;
 
-        // The corpus comes with a test set; of files, a share of the problems is held out.
+        // The toy corpus has a test set. From files, hold out a share of the problems.
         let (training, held, held_encoded) = if let Some(test) = test {
             let (held, held_encoded, _) = encode(test)?;
             (pairs, held, held_encoded)
@@ -91,7 +91,7 @@ impl Data {
         let held_out = held_out_rows(&held, &held_encoded, config.evaluation.loss_problems);
         let questions = questions(&held, config.evaluation.questions);
 
-        // One answer for each problem, in exact shares. The mixture is a Burn `Dataset`, too.
+        // One answer per problem, in exact shares. The mixture is also a Burn `Dataset`.
         let options = MixtureOptions {
             seed: config.seed,
             lengths: Some(Arc::new(encoded.lengths())),

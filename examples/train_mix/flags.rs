@@ -1,4 +1,4 @@
-//! The flags, laid over the settings of the library.
+//! The flags, which override the library's settings.
 
 use mixdistill::data::ColumnMap;
 use mixdistill::prelude::*;
@@ -7,23 +7,23 @@ use std::path::PathBuf;
 
 /// Trains a small student on a mixture of long and short reasoning (Mix Distillation).
 ///
-/// `mixdistill train` is the same with every setting there is.
+/// `mixdistill train` does the same and supports every setting.
 #[derive(clap::Parser)]
 pub struct Flags {
     /// Run directory
     #[arg(long, default_value = "run")]
     out: PathBuf,
-    /// Go on with the run in the run directory, with the settings that it was started with
+    /// Resume the run in the run directory with its settings
     #[arg(long, conflicts_with_all = ["overwrite", "model"])]
     resume: bool,
     /// Replace the run in the run directory
     #[arg(long)]
     overwrite: bool,
-    /// Model to fine-tune: a folder in Hugging Face's format; without it a small student is trained
-    /// from random weights on a built-in corpus
+    /// Model to fine-tune: a Hugging Face folder. Without it, train a small student from random
+    /// weights on the built-in corpus
     #[arg(long, requires_all = ["long", "short"])]
     model: Option<String>,
-    /// File of long answers: JSONL, JSON or (feature parquet) Parquet
+    /// File of long answers: JSONL, JSON, CSV, TSV, or (feature parquet) Parquet
     #[arg(long, requires = "model")]
     long: Option<PathBuf>,
     /// File of short answers to the same problems
@@ -32,22 +32,22 @@ pub struct Flags {
     /// Share of long answers, 0 to 1 [default: 0.2]
     #[arg(long)]
     share: Option<f64>,
-    /// Optimizer steps [default: one pass over the data, with --model two]
+    /// Optimizer steps [default: one epoch; two with --model]
     #[arg(long)]
     steps: Option<usize>,
-    /// Peak learning rate [default: 2e-3, with --model 1e-5]
+    /// Peak learning rate [default: 2e-3; 1e-5 with --model]
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Seed of all random choices [default: 1]
+    /// Random seed [default: 1]
     #[arg(long)]
     seed: Option<u64>,
-    /// cuda, metal, rocm, vulkan, wgpu, flex or ndarray [default: the fastest compiled in]
+    /// cuda, metal, rocm, vulkan, wgpu, flex, or ndarray [default: the fastest compiled in]
     #[arg(long)]
     backend: Option<String>,
 }
 
 impl Flags {
-    /// How the run directory is taken.
+    /// How to open the run directory.
     pub fn mode(&self) -> RunMode {
         match (self.resume, self.overwrite) {
             (true, _) => RunMode::Resume,
@@ -56,7 +56,7 @@ impl Flags {
         }
     }
 
-    /// The settings. A run that goes on has its own; a new one starts from the library's.
+    /// The settings: those of a resumed run, or the library's defaults with the flags.
     pub fn settings(&self) -> Result<RunConfig> {
         RunDirectory::check(&self.out, self.mode())?;
         let mut config = match &self.model {

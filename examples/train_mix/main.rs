@@ -1,15 +1,15 @@
-//! Mix Distillation, stage by stage: from two lists of answers to a graded student.
+//! Mix Distillation step by step: from two lists of answers to a graded student.
 //!
 //! ```text
-//! cargo run --example train_mix                              the built-in corpus of arithmetic
+//! cargo run --example train_mix                              the built-in arithmetic corpus
 //! cargo run --example train_mix -- --share 0.5 --out half
 //! cargo run --example train_mix -- --model DIR --long L.jsonl --short S.jsonl --out run2
-//! cargo run --example train_mix -- --resume --out run2       goes on with a run that was stopped
+//! cargo run --example train_mix -- --resume --out run2       resumes a stopped run
 //! ```
 //!
 //! Read this file, then `data.rs` (sources, pairs, the mixture), `training.rs` (the student and its
-//! learner), and `results.rs` (its grade, and its folder). The program `mixdistill train` does the same by
-//! `mixdistill::recipe::run`, with every setting there is; the same settings give the same numbers.
+//! learner), and `results.rs` (grading and saving). The command `mixdistill train` does the same with
+//! `mixdistill::recipe::run`, supports every setting, and gives the same numbers for the same settings.
 
 mod data;
 mod flags;
@@ -26,11 +26,11 @@ use mixdistill::terminal::Terminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: the main thread then computes too, instead of handing each operation
-    // over to others.
+    // Call this first. The main thread then computes too, instead of handing each operation to
+    // other threads.
     match mixdistill::device::use_threads(None).and_then(|()| work(&Flags::parse())) {
         Ok(()) => ExitCode::SUCCESS,
-        // As the program `mixdistill`: 75 tells a script that the same run can go on.
+        // Like the program `mixdistill`, exit with 75, so that a script knows the run can resume.
         Err(error @ Error::Stopped { .. }) => {
             eprintln!("{error}");
             ExitCode::from(75)
@@ -45,24 +45,24 @@ fn main() -> ExitCode {
 fn work(flags: &Flags) -> Result<()> {
     let config = flags.settings()?;
 
-    // Long calls tell a context what happens, and ask it whether to stop. The library prints
-    // nothing; a terminal does, or an observer of your own (own_observer.rs).
+    // Long calls report to a context and check it for a stop. The library prints nothing; this
+    // terminal does, or your own observer (own_observer.rs).
     let stop = StopFlag::default();
     let context = Context::new(Terminal::default(), &stop);
     ctrlc::set_handler(move || {
-        // Pressed again, it ends at once.
+        // A second Ctrl-C exits at once.
         if stop.request() {
             std::process::exit(130);
         }
     })
     .expect("no other handler is set");
 
-    // Written last, so that nothing is left to do where it is there.
+    // The model folder is written last. If it exists, nothing is left to do.
     if flags.mode().resumes() && config.out.join("model").exists() {
         return context.notice("this run is finished");
     }
-    // Whatever is wrong with the data shows before anything is made or replaced. The directory is
-    // then this process's alone.
+    // Problems with the data appear before anything is created or replaced. After `open`, no other
+    // process can use the directory.
     let data = Data::new(&config, &context)?;
     let (ledger, mixture) = (&data.ledger, &data.mixture.report());
     let warnings = &mixture.shortfalls;

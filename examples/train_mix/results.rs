@@ -1,4 +1,4 @@
-//! What a student can do, and where it goes.
+//! Grades the student and saves it.
 
 use crate::data::Data;
 use mixdistill::context::{Accuracy, Moment};
@@ -7,7 +7,7 @@ use mixdistill::model::{SaveFolder, TextInterface};
 use mixdistill::prelude::*;
 use mixdistill::recipe::RunDirectory;
 
-/// Lets the student answer the held-out problems, and counts the right answers.
+/// Lets the student answer the held-out problems and counts correct answers.
 pub fn grade(
     config: &RunConfig,
     model: &DecoderLm,
@@ -35,14 +35,14 @@ pub fn grade(
     Ok(accuracy)
 }
 
-/// Writes a folder in Hugging Face's format, which this library, transformers, vLLM and others read.
+/// Writes a Hugging Face folder, which this library, transformers, vLLM, and others read.
 pub fn save(
     model: &DecoderLm,
     data: &Data,
     directory: &RunDirectory,
     context: &Context<'_>,
 ) -> Result<()> {
-    // A student of its own gets the layout of its prompts as chat template.
+    // A student trained from scratch gets its prompt format as a chat template.
     let layout = PlainTemplate::default().to_jinja(&data.tokenizer, false);
     let how = SaveFolder {
         base: data.base.as_ref(),

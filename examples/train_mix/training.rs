@@ -10,7 +10,7 @@ use mixdistill::train::{
 };
 use serde_json::json;
 
-/// Trains a student on the mixture, grades it before and after, and saves it.
+/// Grades a student, trains it on the mixture, grades it again, and saves it.
 pub fn train(
     config: &RunConfig,
     mode: RunMode,
@@ -18,7 +18,7 @@ pub fn train(
     data: &Data,
     context: &Context<'_>,
 ) -> Result<()> {
-    // Training needs a device with autodiff; everything else takes any Burn device.
+    // Training needs an autodiff device. Everything else takes any Burn device.
     let device = mixdistill::device::by_name(&config.backend)?.autodiff();
     let model = match &data.base {
         Some(base) => base.load_with(&device, context)?,
@@ -38,7 +38,7 @@ pub fn train(
     }
     let before = grade(config, learner.model(), data, Moment::Before, directory, context)?;
 
-    // A checkpoint keeps what must be the same when the run goes on; other settings are refused.
+    // Checkpoints store the settings. Resuming with different ones is an error.
     let settings = json!({ "mixture": report, "train": config.train, "seed": config.seed });
     let checkpoints = directory.path("checkpoints");
     let store = CheckpointStore::new(checkpoints, config.train.keep_checkpoints, settings);
@@ -47,7 +47,7 @@ pub fn train(
         context.emit(&Event::Resuming { path: &path, skipped: &skipped })?;
     }
 
-    // Observers see every step: one writes it down, one draws, the context shows a bar.
+    // Observers see every step: they write metrics, draw the loss, and show progress.
     let (step, evaluation_due) = (learner.step(), learner.evaluation_due());
     let metrics = directory.path("metrics.jsonl");
     let mut observers: Vec<Box<dyn Observer + '_>> = vec![
@@ -72,7 +72,7 @@ pub fn train(
     drop(observers);
     if outcome.stopped {
         return Err(Error::stopped(
-            "a checkpoint is saved; the same command with --resume goes on",
+            "a checkpoint is saved; to continue, run the same command with --resume",
         ));
     }
 

@@ -1,31 +1,31 @@
-//! The range of an axis, its ticks and their labels.
+//! The range, ticks, and labels of an axis.
 
-/// Numbers beyond it have no place on an axis: differences of them would not be finite.
+/// Larger numbers have no place on an axis, because their differences may not be finite.
 const LARGEST: f64 = 1e300;
 
-/// Numbers nearer to 0 are 0: steps between them would have no inverse.
+/// Smaller numbers count as 0, because steps between them would have no finite inverse.
 const SMALLEST: f64 = 1e-300;
 
-/// Values whose range is a smaller part of them are all the same: more digits cannot be told apart.
+/// Values with a smaller relative range count as equal, because their digits are indistinguishable.
 const FLAT: f64 = 1e-12;
 
-/// What an axis counts.
+/// The kind of numbers on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     /// Any numbers.
     Linear,
-    /// Any numbers, 0 among them, which a line marks.
+    /// Any numbers, always including 0, which a line marks.
     AroundZero,
     /// Whole numbers, such as steps.
     Whole,
-    /// Shares: from 0 to 1.
+    /// Shares from 0 to 1.
     Share,
-    /// Numbers above 0 by their logarithm.
+    /// Positive numbers on a logarithmic scale.
     Logarithmic,
 }
 
 impl Scale {
-    /// The number as it is placed; `None` where the axis has no place for it.
+    /// The number to place on the axis, or `None` if it has no place there.
     pub(super) fn usable(self, value: f64) -> Option<f64> {
         match value.abs() {
             size if size.is_nan() || size > LARGEST => None,
@@ -35,17 +35,17 @@ impl Scale {
     }
 }
 
-/// How an axis lies.
+/// The direction of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// From left to right: the data fill it.
+    /// From left to right. The data fill the axis.
     Across,
-    /// From below to above: a tick at each end.
+    /// From bottom to top. The axis has a tick at each end.
     Up,
 }
 
-/// The distance of ticks, `factor` times ten to the power of `exponent`. In two whole numbers, so
-/// that the value of a tick is the number that its label shows.
+/// The distance between ticks: `factor` times ten to the power of `exponent`. Stored as two integers, so
+/// that the value of a tick is exactly the number in its label.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Step {
     factor: i32,
@@ -69,7 +69,7 @@ impl Step {
         if self.exponent < 0 { Self { factor: 1, exponent: 0 } } else { self }
     }
 
-    /// The value of the tick with this number.
+    /// The value of a tick.
     fn value(self, number: f64) -> f64 {
         let times = number * f64::from(self.factor);
         match self.exponent {
@@ -78,12 +78,12 @@ impl Step {
         }
     }
 
-    /// The number of the last tick that is not above a value.
+    /// The index of the last tick that is not above a value.
     fn below(self, value: f64) -> f64 {
         (value / self.value(1.0) + 1e-6).floor()
     }
 
-    /// The number of the first tick that is not below a value.
+    /// The index of the first tick that is not below a value.
     fn above(self, value: f64) -> f64 {
         (value / self.value(1.0) - 1e-6).ceil()
     }
@@ -93,7 +93,7 @@ impl Step {
         const MOST: f64 = 60.0;
         let (first, last) = (self.above(low), self.below(high));
         let count = (last - first + 1.0).clamp(0.0, MOST) as usize;
-        // Without a negative zero.
+        // Adding 0 turns -0 into 0.
         (0..count).map(|i| self.value(first + i as f64) + 0.0).collect()
     }
 }
@@ -101,9 +101,9 @@ impl Step {
 /// A mark on an axis.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tick {
-    /// Where it is.
+    /// The value at the tick.
     pub value: f64,
-    /// What stands beside it.
+    /// The label next to it.
     pub label: String,
 }
 
@@ -117,7 +117,7 @@ pub(super) struct Ruler {
 }
 
 impl Ruler {
-    /// An axis for these values, which are [`usable`](Scale::usable), with about `count` ticks.
+    /// Creates an axis for [`usable`](Scale::usable) values, with about `count` ticks.
     pub(super) fn new(
         scale: Scale,
         direction: Direction,
@@ -139,7 +139,7 @@ impl Ruler {
         }
         let (low, high) = match direction {
             Direction::Across => (low, high),
-            // Rounding must not leave out a value.
+            // Rounding must not exclude a value.
             Direction::Up => {
                 (step.value(step.below(low)).min(low), step.value(step.above(high)).max(high))
             }
@@ -150,7 +150,7 @@ impl Ruler {
         Self { low, high, ticks: values.into_iter().map(tick).collect(), logarithmic }
     }
 
-    /// Where a value lies, from 0 at the axis' beginning to 1 at its end.
+    /// The position of a value, from 0 at the start of the axis to 1 at its end.
     pub(super) fn place(&self, value: f64) -> f64 {
         let share = match self.logarithmic {
             true => (value.ln() - self.low.ln()) / (self.high.ln() - self.low.ln()),
@@ -160,7 +160,8 @@ impl Ruler {
     }
 }
 
-/// The range to draw for a range of data: one that has a width, and 0 where it belongs or is near.
+/// The range to draw for a range of data. It has a width, and includes 0 if the scale requires it or if 0 is
+/// near.
 fn widened(scale: Scale, direction: Direction, range: Option<(f64, f64)>) -> (f64, f64) {
     let Some((mut low, mut high)) = range else {
         return if scale == Scale::Logarithmic { (1.0, 10.0) } else { (0.0, 1.0) };
@@ -177,7 +178,7 @@ fn widened(scale: Scale, direction: Direction, range: Option<(f64, f64)>) -> (f6
             Scale::Logarithmic => (low / 2.0, high * 2.0),
             Scale::Whole if low == 0.0 => (0.0, 1.0),
             Scale::Whole => {
-                // Of large numbers the next ones are the same.
+                // Large numbers equal their neighbors in floating point.
                 let pad = (10.0 * FLAT * high.abs()).ceil().max(1.0);
                 (low - pad, high + pad)
             }
@@ -201,7 +202,7 @@ fn widened(scale: Scale, direction: Direction, range: Option<(f64, f64)>) -> (f6
     (low, high)
 }
 
-/// Ticks at 1, 2 and 5 times the powers of ten, or at these alone where they are many.
+/// Ticks at 1, 2, and 5 times the powers of ten, or only at powers of ten if there are many.
 fn logarithmic_ticks(low: f64, high: f64, count: usize) -> Vec<Tick> {
     let decades = high.log10() - low.log10();
     if decades < 1.0 {
@@ -226,8 +227,8 @@ fn logarithmic_ticks(low: f64, high: f64, count: usize) -> Vec<Tick> {
     steps.filter_map(tick).collect()
 }
 
-/// A tick's label, with as many digits as a step of ten to the power of `exponent` needs; `largest`
-/// is the largest number on the axis, so that all labels have the same form.
+/// The label of a tick, with as many digits as a step of ten to the power of `exponent` needs. `largest` is
+/// the largest number on the axis, so that all labels have the same form.
 fn label(value: f64, largest: f64, exponent: i32) -> String {
     if value == 0.0 {
         return "0".into();

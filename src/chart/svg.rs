@@ -3,7 +3,7 @@
 use crate::text::{columns_of, shortened};
 use std::fmt::Write;
 
-/// Text for XML and HTML: markup is escaped, and a character that XML forbids is U+FFFD.
+/// Escapes text for XML and HTML. Characters that XML forbids become U+FFFD.
 pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -20,7 +20,7 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// About how wide a character is, in ems: fonts differ, so rather too much.
+/// The approximate width of a character in ems. Fonts differ, so it errs on the wide side.
 fn ems(c: char) -> f64 {
     match c {
         'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.35,
@@ -28,34 +28,34 @@ fn ems(c: char) -> f64 {
         _ => match columns_of(c) {
             0 => 0.0,
             1 => 0.64,
-            // Scripts whose characters fill a square.
+            // Scripts with square characters.
             _ => 1.0,
         },
     }
 }
 
-/// About how wide a text is, in pixels.
+/// The approximate width of a text in pixels.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     size * text.chars().map(ems).sum::<f64>()
 }
 
-/// How a text stands at its place.
+/// The size and placement of a text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TextStyle {
     /// Size in pixels.
     pub size: f64,
-    /// `start`, `middle` or `end`.
+    /// `start`, `middle`, or `end`.
     pub anchor: &'static str,
-    /// Whether it is turned, to be read from below.
+    /// Whether it is rotated to read from bottom to top.
     pub turned: bool,
 }
 
-/// An SVG that is being written. Places are in pixels from the upper left corner.
+/// An SVG under construction. Positions are in pixels from the top left corner.
 #[derive(Debug)]
 pub(super) struct Svg(String);
 
 impl Svg {
-    /// A white picture; `name` is what it shows.
+    /// Creates a white image with an accessible name.
     pub fn new(width: f64, height: f64, name: &str) -> Self {
         let name = escaped(name);
         let mut svg = Self(String::new());
@@ -73,7 +73,7 @@ impl Svg {
         self.0.push('\n');
     }
 
-    /// Elements until the next [`end`](Self::end) belong together; `attributes` are theirs all.
+    /// Starts a group of elements that share `attributes`, up to the matching [`end`](Self::end).
     pub fn group(&mut self, class: &str, attributes: &str) {
         let space = if attributes.is_empty() { "" } else { " " };
         self.line(&format!("<g class=\"{class}\"{space}{attributes}>"));
@@ -109,7 +109,7 @@ impl Svg {
         self.line(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"/>"));
     }
 
-    /// A text cut to `room` pixels; the whole is shown where a pointer rests on it.
+    /// Adds a text, shortened to `room` pixels. Hovering over it shows the full text.
     pub fn text(&mut self, (x, y): (f64, f64), text: &str, room: f64, style: TextStyle) {
         let TextStyle { size, anchor, turned } = style;
         let turn =

@@ -16,8 +16,7 @@ fn chart(x: Scale, y: Scale, series: Vec<Series>) -> Chart {
     Chart { title: "Title".into(), x: axis("x", x), y: axis("y", y), series }
 }
 
-/// The part of an SVG from a group of this class to the end of the first group in which no other
-/// is open.
+/// The parts of an SVG that are groups of this class, including nested groups.
 fn groups<'a>(svg: &'a str, class: &str) -> Vec<&'a str> {
     let begin = format!("<g class=\"{class}\"");
     let starts = svg.match_indices(&begin).map(|(start, _)| start);
@@ -44,7 +43,7 @@ fn texts(part: &str) -> Vec<String> {
     texts.filter_map(text).collect()
 }
 
-/// The numbers of an attribute, wherever it is.
+/// All numbers in an attribute, wherever it occurs.
 fn numbers(part: &str, attribute: &str) -> Vec<f64> {
     let begin = format!(" {attribute}=\"");
     let values = part.split(&begin).skip(1).filter_map(|rest| rest.split('"').next());
@@ -53,7 +52,7 @@ fn numbers(part: &str, attribute: &str) -> Vec<f64> {
         .collect()
 }
 
-/// Left, top, right and bottom of the frame.
+/// Left, top, right, and bottom of the frame.
 fn frame(svg: &str) -> [f64; 4] {
     let rect = svg.split("<rect class=\"frame\"").nth(1).unwrap().split("/>").next().unwrap();
     let [x, y, width, height] =
@@ -61,7 +60,7 @@ fn frame(svg: &str) -> [f64; 4] {
     [x, y, x + width, y + height]
 }
 
-/// What must be true of every picture.
+/// Checks what must hold for every chart.
 fn check(chart: &Chart) -> String {
     let svg = chart.svg();
     let what = format!("{:?} {:?}", chart.x.scale, chart.series.first());
@@ -114,7 +113,7 @@ fn steps_are_whole_numbers() {
 
 #[test]
 fn shares_lie_between_zero_and_one() {
-    // Many curves with intervals at the ends of the axis: those are drawn side by side.
+    // Many curves with intervals at the ends of the axis, which are drawn side by side.
     let ends = [(0.0, 40.0), (0.2, 50.0), (1.0, 45.0)];
     for count in [1, 2, 5, 30] {
         let series = (0..count).map(|i| with_intervals(&format!("student {i}"), &ends)).collect();
@@ -122,7 +121,7 @@ fn shares_lie_between_zero_and_one() {
         let ticks = groups(&svg, "x-ticks")[0];
         assert_eq!(texts(ticks), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
     }
-    // Curves without intervals are drawn at their shares exactly.
+    // Curves without intervals are drawn exactly at their shares.
     let svg =
         check(&chart(Scale::Share, Scale::Linear, vec![curve("a", &ends), curve("b", &ends)]));
     let ticks = numbers(groups(&svg, "x-ticks")[0], "x1");
@@ -151,7 +150,7 @@ fn what_is_no_number_is_not_drawn_and_is_said() {
     let mut series = curve("a", &nan);
     series.points[0].interval = Some((f64::NEG_INFINITY, 3.0));
     let svg = check(&chart(Scale::Whole, Scale::Linear, vec![series]));
-    // The line is parted there: a point alone, then a line of two.
+    // The line is interrupted there: a single point, then a line of two points.
     assert_eq!(numbers(groups(&svg, "series")[0], "points").len(), 4);
     assert_eq!(numbers(groups(&svg, "series")[0], "cx").len(), 1);
     assert_eq!(numbers(groups(&svg, "marks")[0], "cx").len(), 3);
@@ -199,7 +198,7 @@ fn long_names_and_many_curves_stay_beside_the_curves() {
     assert!(lowest < height, "{lowest} {height}");
     let [left, _, right, _] = frame(&svg);
     assert!(right - left > 300.0, "{left} {right}");
-    // Curves of one color differ in their dashes.
+    // Curves with the same color have different dashes.
     let keys = groups(&svg, "key");
     let lines: std::collections::BTreeSet<&str> = keys
         .iter()

@@ -1,4 +1,4 @@
-//! What all commands share: flags, context, output, and how they end.
+//! What all commands share: flags, context, output, and exit status.
 
 use super::interrupts::Interrupts;
 use super::messages::SettingFlags;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::str::FromStr;
 
-/// A line of results for a person: on standard output, or with `--json` on standard error.
+/// Prints results for a person, on standard output, or on standard error with `--json`.
 macro_rules! say {
     ($session:expr, $($text:tt)*) => {
         $session.say_text(&format!($($text)*))
@@ -24,26 +24,26 @@ macro_rules! say {
 }
 pub(super) use say;
 
-/// Exit status after a stop that was asked for.
+/// Exit status after a requested stop.
 const STOPPED: u8 = 75;
-/// Exit status for wrong usage; clap's, too.
+/// Exit status for wrong usage, as in clap.
 const USAGE: u8 = 2;
 
 /// Flags of every command.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Show warnings and errors alone
+    /// Show only warnings and errors
     #[arg(short, long, global = true, display_order = 1000)]
     pub quiet: bool,
-    /// Show every step and checkpoint in a line, too
+    /// Also print a line for every step and every checkpoint
     #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 1001)]
     pub verbose: bool,
-    /// Where tensors are computed: auto (the fastest of this build), cuda, metal, rocm, vulkan,
-    /// wgpu, flex or ndarray [default: auto]
+    /// Compute backend: auto (the fastest in this build), cuda, metal, rocm, vulkan, wgpu, flex, or
+    /// ndarray [default: auto]
     #[arg(long, global = true, value_name = "NAME", display_order = 1002)]
     pub backend: Option<String>,
-    /// Threads on the CPU [default: as many as cores]
+    /// Number of CPU threads [default: one per core]
     #[arg(long, global = true, value_name = "N", display_order = 1003,
         value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,
@@ -64,10 +64,10 @@ impl Global {
     }
 }
 
-/// For commands whose results a script may want.
+/// The flag of commands whose results a script may want.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Json {
-    /// Print the results as one line of JSON, and everything else to standard error
+    /// Print the results as one line of JSON, and everything else on standard error
     #[arg(long, help_heading = "Global options", display_order = 999)]
     pub json: bool,
 }
@@ -75,7 +75,7 @@ pub struct Json {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// It was called wrongly: exit status 2.
+    /// Wrong usage: exit status 2.
     Usage(Error),
     Error(Error),
 }
@@ -86,42 +86,41 @@ impl From<Error> for Failure {
     }
 }
 
-/// The result of a command. A stop that was asked for is an [`Error::Stopped`], which says what is
-/// kept.
+/// The result of a command. A requested stop is an [`Error::Stopped`], which says what was saved.
 pub type Ended = Result<(), Failure>;
 
 /// One call of the program.
 pub struct Session {
-    /// Shows what happens, and stops on Ctrl-C.
+    /// Shows events and stops on Ctrl-C.
     pub context: Context<'static>,
     /// The flags of every command.
     pub global: Global,
     pub interrupts: Interrupts,
-    /// Where the context's bars and lines are.
+    /// The screen that the context prints on.
     pub screen: Screen,
     /// The command's name.
     command: String,
     json: bool,
     flags: Rc<SettingFlags>,
-    /// What to call to go on after a stop.
+    /// How to resume after a stop.
     go_on: RefCell<GoOn>,
-    /// Other processes that this one works with.
+    /// The other processes of the same job.
     pub together: Together,
 }
 
-/// What goes on after a stop.
+/// How to resume after a stop.
 enum GoOn {
-    /// The same call once more.
+    /// Run the same command again.
     SameCall,
     Call(String),
     Nothing,
 }
 
 impl Session {
-    /// Takes the terminal and the signals.
+    /// Takes over the terminal and the signals.
     ///
     /// # Errors
-    /// As [`Interrupts::install`].
+    /// Same as [`Interrupts::install`].
     pub fn new(
         global: Global,
         command: &str,
@@ -142,7 +141,7 @@ impl Session {
         Ok(Self { context, global, interrupts, screen, command, json, flags, go_on, together })
     }
 
-    /// What a person wants to know of the results; use [`say!`](crate::cli::common::say).
+    /// Prints results for a person; use [`say!`](crate::cli::common::say).
     pub fn say_text(&self, text: &str) {
         match (self.global.quiet || !self.together.speaks(), self.json) {
             (true, _) => {}
@@ -151,13 +150,13 @@ impl Session {
         }
     }
 
-    /// What the command was called for, such as settings as TOML: on standard output, also where it
-    /// is to be quiet.
+    /// Prints what the command exists to print, such as settings as TOML, on standard output, even
+    /// with `--quiet`.
     pub fn print(&self, text: &str) {
         self.screen.output_line(text);
     }
 
-    /// Something to know that is no result; with `-q`, too.
+    /// Prints a warning, even with `--quiet`.
     pub fn warn(&self, text: &str) {
         if !self.together.speaks() {
             return;
@@ -173,7 +172,7 @@ impl Session {
     /// Prints the results as one line of JSON, with `--json`.
     ///
     /// # Errors
-    /// [`Error::Io`] where they cannot be written as JSON.
+    /// [`Error::Io`] if they cannot be serialized.
     pub fn result(&self, result: &impl Serialize) -> Result<()> {
         if !self.json || !self.together.speaks() {
             return Ok(());
@@ -184,17 +183,17 @@ impl Session {
         Ok(())
     }
 
-    /// Says which call goes on after a stop; without it, this same call does.
+    /// Sets the command that resumes after a stop. The default is this same command.
     pub fn go_on_with(&self, command: String) {
         *self.go_on.borrow_mut() = GoOn::Call(command);
     }
 
-    /// Says that no call goes on after a stop.
+    /// Declares that no command resumes after a stop.
     pub fn go_on_with_nothing(&self) {
         *self.go_on.borrow_mut() = GoOn::Nothing;
     }
 
-    /// Tells how the command ended; the exit status.
+    /// Reports how the command ended, in all processes, and returns the exit status.
     pub fn end(&self, ended: Ended) -> ExitCode {
         self.screen.rest();
         self.together.before_an_error(&ended);
@@ -202,13 +201,13 @@ impl Session {
         self.together.end(status)
     }
 
-    /// Tells how the command ended, and gives the exit status.
+    /// Reports how the command ended and returns the exit status.
     fn status(&self, ended: Ended) -> ExitCode {
         let stopped = |what: &str| {
             self.screen.error_line(&format!("stopped: {what}"));
             match &*self.go_on.borrow() {
-                GoOn::SameCall => self.screen.error_line(&format!("go on with: {}", this_call())),
-                GoOn::Call(call) => self.screen.error_line(&format!("go on with: {call}")),
+                GoOn::SameCall => self.screen.error_line(&format!("resume with: {}", this_call())),
+                GoOn::Call(call) => self.screen.error_line(&format!("resume with: {call}")),
                 GoOn::Nothing => {}
             }
             ExitCode::from(STOPPED)
@@ -234,7 +233,7 @@ impl Session {
     }
 }
 
-/// Shows events, with flags beside the settings that they name.
+/// Shows events and adds flags next to the settings that they name.
 struct WithFlags {
     terminal: Terminal,
     flags: Rc<SettingFlags>,
@@ -255,7 +254,7 @@ impl Observer for WithFlags {
     }
 }
 
-/// Where a call writes that was given no place: a part has a place of its own.
+/// The default output directory. Each part has its own.
 pub fn usual_out(name: &str, part: Option<Part>) -> PathBuf {
     match part {
         Some(part) => format!("{name}-part-{}-of-{}", part.number(), part.of()).into(),
@@ -263,17 +262,18 @@ pub fn usual_out(name: &str, part: Option<Part>) -> PathBuf {
     }
 }
 
-/// What comes after a part.
+/// Prints how to join the parts once all of them are done.
 pub fn tell_part(part: Part, session: &Session) {
     let command = &session.command;
     say!(
         session,
-        "\npart {part}; when all {} are there:\n  mixdistill {command} --join PARTS... --out OUT",
+        "\npart {part} is done. When all {} parts are done, join them:\n  mixdistill {command} \
+         --join PARTS... --out OUT",
         part.of()
     );
 }
 
-/// This call, as it can be pasted.
+/// This command, quoted for pasting into a shell.
 pub fn this_call() -> String {
     let arguments = std::env::args_os().skip(1);
     let arguments: Vec<String> =
@@ -281,7 +281,7 @@ pub fn this_call() -> String {
     format!("mixdistill {}", arguments.join(" "))
 }
 
-/// A word of a command, in quotes where a shell needs them.
+/// A word of a command, quoted if a shell needs it.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@+%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -290,7 +290,7 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// A variable for a chat template as a flag has it: a value in JSON, else a text.
+/// A chat-template variable from a flag. The value is JSON, or a string if it is not valid JSON.
 #[derive(Clone, Debug)]
 pub struct TemplateVariable {
     pub name: String,
@@ -301,11 +301,11 @@ impl FromStr for TemplateVariable {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+        let (name, value) = text.split_once('=').ok_or("use the form NAME=VALUE")?;
         let is_letter = |c: char| c == '_' || c.is_ascii_alphabetic();
         let goes_on = |c: char| is_letter(c) || c.is_ascii_digit();
         if !name.starts_with(is_letter) || !name.chars().all(goes_on) {
-            return Err(format!("{name:?} is no name: write letters, digits and _"));
+            return Err(format!("{name:?} is not a valid name: use letters, digits, and _"));
         }
         ChatTemplate::check_variable("template_variables", name).map_err(|e| e.to_string())?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
@@ -314,12 +314,12 @@ impl FromStr for TemplateVariable {
 }
 
 impl TemplateVariable {
-    /// Variables by name; of one that is given twice the last counts.
+    /// Variables by name. If one is given twice, the last value counts.
     pub fn by_name(variables: &[Self]) -> BTreeMap<String, serde_json::Value> {
         variables.iter().map(|variable| (variable.name.clone(), variable.value.clone())).collect()
     }
 
-    /// The flag with which a command takes this variable.
+    /// The flag that sets this variable.
     pub fn flag(name: &str, value: &serde_json::Value) -> String {
         format!("--template-variable {}", quoted(&format!("{name}={value}")))
     }

@@ -1,4 +1,4 @@
-//! `mixdistill compare`: long only, short only and the mixture.
+//! `mixdistill compare`: long only, short only, and the mixture.
 
 use super::common::{Ended, Json, Session, quoted, say};
 use super::run_flags::{Asked, RunFlags};
@@ -9,11 +9,11 @@ use mixdistill::recipe;
 
 const EXAMPLES: &str = "\
 Examples:
-  mixdistill compare                            the toy corpus, some minutes on a CPU
+  mixdistill compare                            the toy corpus; a few minutes on a CPU
   mixdistill compare --model DIR --long L.jsonl --short S.jsonl --questions 100 --out c1
-  mixdistill compare --resume --out c1          goes on with one that was stopped";
+  mixdistill compare --resume --out c1          resumes a stopped comparison";
 
-/// Train on long answers, on short answers and on the mixture, and compare what comes of it
+/// Train on long answers, on short answers, and on the mixture, and compare the results
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
@@ -36,7 +36,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     }
     say!(session, "\n{comparison}\n");
     let mix = quoted(&config.out.join("mix").to_string_lossy());
-    say!(session, "everything is in {}; the mixture's run is {mix}", config.out.display());
+    say!(session, "results are in {}; the mixture's run is in {mix}", config.out.display());
     session.result(&comparison)?;
     Ok(())
 }

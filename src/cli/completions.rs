@@ -1,4 +1,4 @@
-//! `mixdistill completions`: completions for shells.
+//! `mixdistill completions`: shell completions.
 
 use super::common::{Ended, Session};
 use clap::{Args, Command};
@@ -10,11 +10,11 @@ Examples:
   mixdistill completions zsh > \"${fpath[1]}/_mixdistill\"
   mixdistill completions fish > ~/.config/fish/completions/mixdistill.fish";
 
-/// Print completions for a shell
+/// Print the completion script for a shell
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// The shell
+    /// Shell to generate completions for
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -1,4 +1,4 @@
-//! `mixdistill config`: settings printed, checked, explained.
+//! `mixdistill config`: prints, checks, and explains settings.
 
 use super::common::{Ended, Failure, Session, say};
 use super::run_flags::add_assignments;
@@ -17,7 +17,7 @@ Examples:
   mixdistill config check --config run.toml --set train.steps=100
   mixdistill config explain train.learning_rate";
 
-/// Print, check or explain the settings of train and compare
+/// Print, check, or explain the settings of train and compare
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Flags {
@@ -25,16 +25,16 @@ pub struct Flags {
     what: Option<What>,
     #[command(flatten)]
     layers: LayerFlags,
-    /// Say above each setting what it is for
+    /// Print a comment above each setting that explains it
     #[arg(long, help_heading = "Settings")]
     explained: bool,
 }
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Check settings, and say what is wrong with them
+    /// Check settings and report what is wrong with them
     Check(LayerFlags),
-    /// Say what settings are for, what they take, and their values
+    /// Explain settings: what each one does, the values it accepts, and its current value
     Explain {
         /// A setting or a table of them, such as train.learning_rate or data [default: all]
         #[arg(value_name = "KEY")]
@@ -46,13 +46,13 @@ enum What {
 
 #[derive(Args, Debug)]
 struct LayerFlags {
-    /// Settings as TOML
+    /// TOML file of settings
     #[arg(long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// Any setting, such as train.batch_size=4; may be given more than once
+    /// Set any setting, such as train.batch_size=4. Overrides --config; may be repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
     set: Vec<String>,
-    /// Settings of a study instead
+    /// Use the settings of a study instead of those of a run
     #[arg(long, help_heading = "Settings")]
     study: bool,
 }
@@ -106,7 +106,7 @@ fn act<T: Checked>(flags: &Flags, given: &LayerFlags, session: &Session) -> Ende
             settings.check().map_err(|error| layers.locate(error))?;
             match what {
                 None => session.print(to_toml(&settings, flags.explained)?.trim_end()),
-                _ => say!(session, "the settings can be used"),
+                _ => say!(session, "the settings are valid"),
             }
             Ok(())
         }
@@ -121,14 +121,14 @@ fn explain<T: Settings>(layers: &Layers<T>, asked: &[String], session: &Session)
     };
     for name in asked {
         if !keys.iter().any(|key| below(key, name)) {
-            // Setting it names the nearest one.
+            // The error of setting it suggests the nearest key.
             let mut named = Layers::<T>::new()?;
             let error = named.set(&format!("{name}=")).err();
             let error = error.unwrap_or_else(|| {
                 Error::config(
                     name.as_str(),
                     "there is no such setting",
-                    "See all of them without it",
+                    "Run `mixdistill config explain` to list all settings",
                 )
             });
             return Err(Failure::Usage(error));
@@ -141,13 +141,13 @@ fn explain<T: Settings>(layers: &Layers<T>, asked: &[String], session: &Session)
     Ok(())
 }
 
-/// A key in a few lines, as wide as the terminal.
+/// The explanation of a key, wrapped to the width of the terminal.
 fn explanation(key: &Key) -> String {
     let width = Terminal::width();
     let mut text = key.path.clone();
     match (&key.value, key.required) {
         (Some(value), _) => text.push_str(&format!(" = {value}")),
-        (None, true) => text.push_str(" (must be given)"),
+        (None, true) => text.push_str(" (required)"),
         (None, false) if key.is_table => {}
         (None, false) => text.push_str(" (not set)"),
     }

@@ -24,7 +24,7 @@ Examples:
   mixdistill evaluate --model DIR --bench math500.jsonl --part 2/8 --out part2
   mixdistill evaluate --join part? --out scores1
 
-Answers are stored as they come: the same call goes on where one was stopped. docs/PARTS.md says how
+Answers are stored as they come: the same call goes on where one was stopped. docs/parts.md says how
 several machines divide the problems.";
 
 /// Share of answers at the length limit from which a longer one is advised.
@@ -303,11 +303,13 @@ impl Flags {
     fn config(&self) -> Result<EvaluateConfig, Failure> {
         let mut layers = Layers::<EvaluateConfig>::new()?;
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        layers.set_value("instruct", !self.no_instruction)?;
+        if self.no_instruction {
+            layers.set_value("instruct", false)?;
+        }
         let given = [
-            ("generate.max_new_tokens", self.max_new_tokens.or(Some(1024))),
-            ("generate.batch_size", self.batch_size.or(Some(16))),
-            ("samples", self.samples.or(Some(1))),
+            ("generate.max_new_tokens", self.max_new_tokens),
+            ("generate.batch_size", self.batch_size),
+            ("samples", self.samples),
             ("limit", self.limit),
         ];
         for (key, value) in given {

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks for a stop, the second ends the program at once.
+//! Ctrl-C and SIGTERM. The first signal requests a stop, the second ends the program immediately.
 
 use mixdistill::context::StopFlag;
 use mixdistill::terminal::Screen;
@@ -6,21 +6,21 @@ use mixdistill::{Error, Result};
 use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Exit status where a second signal ends the program.
+/// Exit status after a second signal.
 const ENDED: i32 = 130;
 
 /// What a signal stops.
 #[derive(Clone, Debug)]
 enum Mode {
-    /// The whole work.
+    /// All of the work.
     Work,
-    /// One answer of a chat; the program goes on.
+    /// One answer of a chat; the program continues.
     Answer(StopFlag),
-    /// Nothing is on its way, and the program ends.
+    /// Nothing is running, so the program ends.
     Idle,
 }
 
-/// What signals do now.
+/// What a signal currently does.
 #[derive(Clone, Debug)]
 pub struct Interrupts {
     stop: StopFlag,
@@ -28,17 +28,17 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Handles signals from now on; a process without a screen says nothing of them.
+    /// Installs the signal handler. A process without a screen does not report signals.
     ///
     /// # Errors
-    /// [`Error::Training`] where the system allows no handler.
+    /// [`Error::Training`] if the system refuses the handler.
     pub fn install(stop: &StopFlag, screen: Option<Screen>) -> Result<Self> {
         let new = Self { stop: stop.clone(), mode: Arc::new(Mutex::new(Mode::Work)) };
         let handled = new.clone();
         let installed = ctrlc::set_handler(move || handled.signal(screen.as_ref()));
         installed.map_err(|e| Error::Training {
-            what: format!("the handler for Ctrl-C cannot be installed: {e}"),
-            hint: "Run the program in a terminal of its own".into(),
+            what: format!("the Ctrl-C handler cannot be installed: {e}"),
+            hint: "Run the program in its own terminal".into(),
         })?;
         Ok(new)
     }
@@ -58,18 +58,18 @@ impl Interrupts {
             process::exit(ENDED);
         }
         if let (Mode::Work, Some(screen)) = (mode, screen) {
-            screen.error_line("stopping; once more to stop at once");
+            screen.error_line("stopping; press Ctrl-C again to stop immediately");
         }
     }
 
-    /// From now on a signal ends an answer alone, by the flag that is returned.
+    /// From now on, a signal ends only the current answer, through the returned flag.
     pub fn begin_answer(&self) -> StopFlag {
         let stop = StopFlag::default();
         *self.mode() = Mode::Answer(stop.clone());
         stop
     }
 
-    /// From now on a signal ends the program.
+    /// From now on, a signal ends the program.
     pub fn idle(&self) {
         *self.mode() = Mode::Idle;
     }

@@ -20,7 +20,7 @@ Examples:
   mixdistill logits --join part? --out logits
 
 Half a minute's rows are written at a time: the same call goes on where one was stopped.
-docs/PARTS.md says how several machines divide the rows.";
+docs/parts.md says how several machines divide the rows.";
 
 /// Write what a teacher finds likely at each trained token of a run, to train on its logits
 #[derive(Args, Debug)]

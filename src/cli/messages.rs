@@ -1,10 +1,11 @@
-//! Flags in messages. The library names settings, as they stand in a file; here the flag is added
-//! that sets them, and the one that does what a hint advises.
+//! Flags in messages. The library names settings by their keys. The program adds the flag that sets
+//! each of them, and the flag that does what a hint advises.
 
 use clap::Command;
 use mixdistill::Error;
 
-/// What the library advises, with what says so to a command, where it has that flag.
+/// Advice of the library, the flag that follows it, and the advice with that flag. It is replaced if the
+/// command has the flag.
 const ADVICE: [(&str, &str, &str); 9] = [
     ("the model to fine-tune in base_model", "--model", "the model to fine-tune with --model"),
     ("Name it with base_model", "--model", "Name it with --model"),
@@ -17,25 +18,25 @@ const ADVICE: [(&str, &str, &str); 9] = [
     ("start a new run", "--resume", "start a new run without --resume"),
 ];
 
-/// The flags of a command, by the settings that they set. The id of a flag is the setting's key.
+/// The flags of a command by the settings that they set. The id of a flag is the setting's key.
 #[derive(Debug, Default)]
 pub struct SettingFlags {
     flags: Vec<(String, String)>,
-    /// Keys that `--set` takes.
+    /// The keys that `--set` accepts.
     settable: Vec<String>,
 }
 
 impl SettingFlags {
-    /// The flags of a command; `settable` are the keys that its `--set` takes.
+    /// The flags of a command; `settable` are the keys that its `--set` accepts.
     pub fn of(command: &Command, settable: Vec<String>) -> Self {
         let flag = |arg: &clap::Arg| Some((arg.get_id().to_string(), arg.get_long()?.to_owned()));
         let flags = command.get_arguments().filter_map(flag);
         Self { flags: flags.map(|(id, long)| (id, format!("--{long}"))).collect(), settable }
     }
 
-    /// How a setting is set on the command line.
+    /// The flag that sets a setting.
     fn flag(&self, key: &str) -> Option<String> {
-        // A flag that sets a table sets what is in it.
+        // A flag that sets a table also sets its entries.
         let sets = |id: &str| key.strip_prefix(id).is_some_and(|rest| rest.starts_with('.'));
         let whole = |id: &str| id.ends_with(".columns") && sets(id);
         if let Some((_, flag)) = self.flags.iter().find(|(id, _)| id == key || whole(id)) {
@@ -49,7 +50,7 @@ impl SettingFlags {
         self.flags.iter().any(|(_, known)| known == flag)
     }
 
-    /// An error in words, with flags.
+    /// The text of an error, with flags.
     pub fn error(&self, error: &Error) -> String {
         let mut text = error.to_string();
         for (advice, flag, said) in ADVICE {
@@ -60,7 +61,7 @@ impl SettingFlags {
         with_features(self.text(&text))
     }
 
-    /// A text of the library with flags beside the settings that it names.
+    /// A text of the library, with flags next to the settings that it names.
     pub fn text(&self, text: &str) -> String {
         let mut text = self.named(text);
         for (key, flag) in self.flags.iter().filter(|(key, _)| key.contains('.')) {
@@ -69,7 +70,7 @@ impl SettingFlags {
         text
     }
 
-    /// Adds the flag behind each "setting `key`".
+    /// Adds the flag after each "setting `key`".
     fn named(&self, text: &str) -> String {
         const BEFORE: &str = "setting `";
         let mut parts = text.split(BEFORE);
@@ -90,7 +91,7 @@ impl SettingFlags {
     }
 }
 
-/// Adds a flag behind each mention of a dotted key that is none of "setting `key`".
+/// Adds a flag after each mention of a dotted key that is not of the form "setting `key`".
 fn beside(text: &str, key: &str, flag: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | '*' | '-' | '=');
     let mut out = String::new();
@@ -99,7 +100,7 @@ fn beside(text: &str, key: &str, flag: &str) -> String {
         let (before, after) = (&rest[..at], &rest[at + key.len()..]);
         let mut next = after.chars();
         let goes_on = match next.next() {
-            // A full stop may end the sentence.
+            // A period may end the sentence.
             Some('.') => next.next().is_some_and(is_part),
             Some(c) => is_part(c) || c == '`',
             None => false,
@@ -118,21 +119,21 @@ fn beside(text: &str, key: &str, flag: &str) -> String {
     out + rest
 }
 
-/// Whether a key is the known one, in which `*` stands for an entry of a list.
+/// Whether a key matches a known one, in which `*` stands for any entry of a list.
 fn same_key(known: &str, key: &str) -> bool {
     let [known, key] = [known, key].map(|path| path.split('.').collect::<Vec<_>>());
     known.len() == key.len() && known.iter().zip(&key).all(|(a, b)| *a == "*" || a == b)
 }
 
-/// How to get a feature that this program was built without.
+/// How to get a feature that this build lacks.
 pub fn how_to_get(feature: &str) -> String {
     format!(
-        "Get it with `cargo install --locked --profile dev --path . --features {feature}`, or take \
-         the program of a release"
+        "Install it with `cargo install --locked --profile dev --path . --features {feature}`, or use \
+         the binary of a release"
     )
 }
 
-/// A message that asks for a feature says how to get that.
+/// Adds how to get a feature to a message that asks for it.
 fn with_features(text: String) -> String {
     for feature in
         ["hub", "parquet", "teacher", "cuda", "metal", "rocm", "vulkan", "wgpu", "ndarray"]
@@ -171,7 +172,7 @@ mod tests {
                         Raise data.max_length (--max-length)";
         assert_eq!(text, expected);
         assert!(error("data.sources.0.path", "").contains("--set data.sources.0.path=..."));
-        // One that there is no such setting of.
+        // There is no such setting.
         assert_eq!(error("generate", "x"), "setting `generate`: it is 1. x");
         assert_eq!(flags().text("none (data.max_length)"), "none (data.max_length, --max-length)");
         for other in ["data.max_length.x", "my.data.max_length", "data.max_lengths"] {
@@ -206,10 +207,10 @@ mod tests {
         }
         let mut text = String::new();
         sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
-        // Texts go on in the next line.
+        // Joins texts that continue on the next line.
         let text = text.split("\\\n").map(str::trim_start).collect::<String>();
         for (advice, _, _) in ADVICE {
-            assert!(text.contains(advice), "nothing says {advice:?}");
+            assert!(text.contains(advice), "no text of the library contains {advice:?}");
         }
     }
 

@@ -1,6 +1,6 @@
-//! The program: commands, flags, and what is shown of events.
+//! The command-line program: its commands, its flags, and how it shows events.
 //!
-//! Each command has a file with its flags and a function `run`. A flag that sets a setting has the
+//! Each command has a file with its flags and a function `run`. A flag that sets a setting uses the
 //! setting's key as its id, so that messages can name the flag (see [`messages`]).
 
 mod chat;
@@ -8,6 +8,8 @@ mod common;
 mod compare;
 mod completions;
 mod config;
+#[cfg(test)]
+mod documents;
 mod evaluate;
 mod export;
 mod generate;
@@ -41,7 +43,7 @@ use mixdistill::study::StudyConfig;
 use run_flags::settable;
 use std::process::ExitCode;
 
-/// Fine-tunes small language models on mixtures of long and short reasoning (Mix Distillation).
+/// Fine-tune small language models on mixtures of long and short reasoning traces (Mix Distillation).
 #[derive(Parser)]
 #[command(name = "mixdistill", version, about, propagate_version = true, max_term_width = 100)]
 #[command(arg_required_else_help = true, after_help = EXAMPLES)]
@@ -54,11 +56,11 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  mixdistill train                              the toy corpus, a minute or two on a CPU
+  mixdistill train                              the toy corpus; a minute or two on a CPU
   mixdistill train --model DIR --long L.jsonl --short S.jsonl --lora-rank 16
   mixdistill chat --model DIR --adapter run/adapter
 
-Exit status: 0, 1 after an error, 2 for wrong usage, 75 after a stop (Ctrl-C or SIGTERM).";
+Exit status: 0 on success, 1 on an error, 2 for wrong usage, 75 after a stop (Ctrl-C or SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -71,7 +73,7 @@ enum Command {
     Evaluate(evaluate::Flags),
     #[cfg(feature = "teacher")]
     Pairs(pairs::Flags),
-    /// Let teachers answer problems, and keep pairs of right answers (not in this build)
+    /// Ask two teachers to solve problems and keep pairs of correct answers (not in this build)
     #[cfg(not(feature = "teacher"))]
     #[command(disable_help_flag = true)]
     Pairs(missing::Flags),
@@ -81,7 +83,7 @@ enum Command {
     Export(export::Flags),
     #[cfg(feature = "hub")]
     Push(push::Flags),
-    /// Push a model or an adapter with its card to the Hugging Face Hub (not in this build)
+    /// Push a model or an adapter, with its card, to the Hugging Face Hub (not in this build)
     #[cfg(not(feature = "hub"))]
     #[command(disable_help_flag = true)]
     Push(missing::Flags),
@@ -91,7 +93,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether results are to be printed as JSON.
+    /// Whether to print results as JSON.
     fn json(&self) -> bool {
         match self {
             Self::Train(flags) => flags.json.json,
@@ -113,7 +115,7 @@ impl Command {
         }
     }
 
-    /// Keys that the command's `--set` takes.
+    /// The keys that the command's `--set` accepts.
     fn settable(&self) -> mixdistill::Result<Vec<String>> {
         match self {
             Self::Train(_)
@@ -181,7 +183,7 @@ pub fn main() -> ExitCode {
     let threads = global.threads.map(usize::from).or_else(|| together.threads());
     let session = command.settable().and_then(|settable| {
         let mut program = Cli::command();
-        // Gives the commands the global flags.
+        // Propagates the global flags to the commands.
         program.build();
         let flags = program.find_subcommand(&name).map(|flags| SettingFlags::of(flags, settable));
         Session::new(global, &name, command.json(), flags.unwrap_or_default(), together)

@@ -22,7 +22,7 @@ Examples:
   mixdistill pairs --config pairs.toml --part 2/8 --out part2
   mixdistill pairs --join part? --out pairs
 
-Every response is stored as it comes: the same call goes on where one was stopped. docs/PARTS.md
+Every response is stored as it comes: the same call goes on where one was stopped. docs/parts.md
 says how several machines divide the problems.";
 
 /// Let two teachers answer problems, and keep pairs of right answers

@@ -1,4 +1,4 @@
-//! `mixdistill plan`: memory, disk and time of a run, before it begins.
+//! `mixdistill plan`: memory, disk, and time of a run, before it starts.
 
 use super::common::{Ended, Json, Session, say};
 use super::run_flags::{Asked, RunFlags};
@@ -9,15 +9,15 @@ use mixdistill::terminal::Terminal;
 const EXAMPLES: &str = "\
 Examples:
   mixdistill plan --model DIR --long L.jsonl --short S.jsonl --lora-rank 16
-  mixdistill plan --config run.toml --measure       with the time of some steps
+  mixdistill plan --config run.toml --measure       also measures the time of a step
   mixdistill plan --model DIR --lora-rank 16 --max-length 8192 \\
       --set train.activation_checkpointing=true     without data; config.json is enough";
 
-/// Tell what a run needs: memory by part, disk and time, and what would save memory
+/// Estimate what a run needs: memory by component, disk, and time, and what would save memory
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Make some steps with random weights, for a few seconds, and take their speed
+    /// Measure the speed: run a few steps with random weights, for a few seconds
     #[arg(long, help_heading = "Plan")]
     measure: bool,
     #[command(flatten)]

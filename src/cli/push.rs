@@ -1,4 +1,4 @@
-//! `mixdistill push`: a student to the Hugging Face Hub.
+//! `mixdistill push`: pushes a student to the Hugging Face Hub.
 
 use super::common::{Ended, Json, Session, say};
 use clap::Args;
@@ -12,26 +12,26 @@ Examples:
   mixdistill push owner/name --from run/adapter --message 'rank 16'
   mixdistill push owner/name --from student.gguf --public --json
 
-HF_TOKEN must be a token with write access. Files of the same name are replaced, in a commit that
-leaves the old ones in the history; other files stay.";
+HF_TOKEN must be a token with write access. The push is one commit: it replaces files of the same
+name, whose old versions stay in the history, and keeps all other files.";
 
-/// Push a model or an adapter with its card to the Hugging Face Hub
+/// Push a model or an adapter, with its card, to the Hugging Face Hub
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Repository; a new one is private
+    /// Repository to push to; a new one is private
     #[arg(value_name = "OWNER/NAME")]
     repository: String,
-    /// What to push: a run, the folder of a model or of an adapter, or a .gguf file
+    /// What to push: a run, a model folder, an adapter folder, or a .gguf file
     #[arg(long, value_name = "PATH", default_value = "run", help_heading = "Input")]
     from: PathBuf,
-    /// Make a new repository public, and push to one that is
+    /// Make a new repository public, or allow a push to one that is public
     #[arg(long, help_heading = "Repository")]
     public: bool,
-    /// Message of the commit [default: what is pushed]
+    /// Commit message [default: a description of what is pushed]
     #[arg(long, value_name = "TEXT", help_heading = "Repository")]
     message: Option<String>,
-    /// Branch; it is made where there is none [default: main]
+    /// Branch to push to; created if it does not exist [default: main]
     #[arg(long, value_name = "BRANCH", help_heading = "Repository")]
     revision: Option<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Processes that `mpirun` or `srun` has started together: rank 0 speaks, and all of them end together.
+//! Processes that `mpirun` or `srun` started together. Rank 0 prints, and all of them end together.
 
 use super::common::Ended;
 use mixdistill::ranks::{Place, Ranks, Started, local_device};
@@ -6,12 +6,12 @@ use mixdistill::{Error, Result};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long a rank that has failed waits for the leader to say so and to end it, and how much longer each
-/// further rank: where the leader is silent, one of the others speaks.
+/// How long a failed rank waits for the leader to report the error and abort the job, and how much longer
+/// each further rank waits. If the leader stays silent, one of the others reports the error.
 const COURTESY: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(3)];
 
-/// Refuses processes that a launcher has started together and MPI does not see together: each would do the
-/// whole work.
+/// Refuses processes that a launcher started together but that MPI does not see as one job. Each of them
+/// would do all of the work.
 ///
 /// # Errors
 /// [`Error::Ranks`].
@@ -22,15 +22,16 @@ fn same_world(place: &Place, [rank, ranks]: [usize; 2]) -> Result<()> {
     }
     Err(Error::Ranks {
         what: format!(
-            "the launcher says process {} of {}, and MPI says {rank} of {ranks}",
+            "the launcher reports process {} of {}, but MPI reports {rank} of {ranks}",
             place.rank, place.ranks
         ),
-        hint: "Use the mpirun of the MPI that this program was built with, or srun --mpi=pmix"
-            .into(),
+        hint:
+            "Use the mpirun of the MPI library that this program was built with, or srun --mpi=pmix"
+                .into(),
     })
 }
 
-/// The processes that work together, seen from this one.
+/// The processes of the job, seen from this one.
 pub struct Together {
     started: Started,
     #[cfg(feature = "mpi")]
@@ -38,10 +39,10 @@ pub struct Together {
 }
 
 impl Together {
-    /// Finds out who started this process, and starts MPI where it is one of several.
+    /// Detects how this process was started, and starts MPI if it is one of several.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where there are several and this build or this command cannot use them.
+    /// [`Error::Ranks`] if there are several and this build or this command cannot use them.
     pub fn start(trains: bool) -> Result<Self> {
         let started = Started::from_environment(|name| std::env::var(name).ok());
         match (&started, trains) {
@@ -49,12 +50,12 @@ impl Together {
             (Started::Mpi(place), false) => {
                 return Err(Error::Ranks {
                     what: format!(
-                        "this command works in one process, and {} were started",
+                        "this command runs in one process, but {} were started",
                         place.ranks
                     ),
                     hint:
                         "Start it without mpirun or srun; `--part 1/4` divides the work of study, \
-                           evaluate, score, logits and pairs"
+                           evaluate, score, logits, and pairs"
                             .into(),
                 });
             }
@@ -85,7 +86,7 @@ impl Together {
         }
     }
 
-    /// Whether this is the process that speaks.
+    /// Whether this is the process that prints.
     pub fn speaks(&self) -> bool {
         self.place().is_none_or(|place| place.rank == 0)
     }
@@ -95,7 +96,7 @@ impl Together {
         self.place().is_some()
     }
 
-    /// The ranks of a training.
+    /// The ranks to train on.
     pub fn ranks(&self, patience: Duration) -> Ranks {
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {
@@ -104,13 +105,13 @@ impl Together {
         Ranks::default().with_patience(patience)
     }
 
-    /// The device of this process, of a backend.
+    /// The device of this process on a backend.
     pub fn device(&self, backend: &str) -> String {
         local_device(backend, self.place().map_or(0, |place| place.local))
     }
 
-    /// Threads of this process, where several share the cores of a machine and nobody says how many. A
-    /// launcher that binds processes to cores has divided them already.
+    /// The thread count of this process if several processes share the cores of a machine and the user set
+    /// none. A launcher that binds processes to cores has already divided them.
     pub fn threads(&self) -> Option<usize> {
         let here = self.place()?.on_machine?;
         if std::env::var_os("RAYON_NUM_THREADS").is_some() {
@@ -122,7 +123,7 @@ impl Together {
         (available >= all).then(|| (available / here.max(1)).max(1))
     }
 
-    /// Lets the leader speak first, where it knows of the error.
+    /// Waits, so that the leader reports the error first if it knows of it.
     pub fn before_an_error(&self, ended: &Ended) {
         if let (Err(super::common::Failure::Error(error)), false) = (ended, self.speaks())
             && !matches!(error, Error::Stopped { .. })
@@ -132,7 +133,7 @@ impl Together {
         }
     }
 
-    /// Ends this process with a status; after an error, all of them.
+    /// Ends this process with a status. After an error, ends all of them.
     pub fn end(&self, status: ExitCode) -> ExitCode {
         if status == ExitCode::FAILURE || status == ExitCode::from(2) {
             self.abort();
@@ -140,7 +141,7 @@ impl Together {
         status
     }
 
-    /// Ends all processes; without others, nothing.
+    /// Aborts all processes. Does nothing if there are no others.
     fn abort(&self) {
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {
@@ -149,17 +150,17 @@ impl Together {
     }
 }
 
-/// Ends a call that is wrong or asks for help. Of several processes one says so.
+/// Ends after a usage error or a request for help. Only one of several processes prints.
 pub fn end_with(error: &clap::Error) -> ! {
     leave_it_to_the_first(error.exit_code());
     error.exit()
 }
 
-/// Ends this process where another one of several says why.
+/// Ends this process if another one reports why.
 pub fn leave_it_to_the_first(status: i32) {
     let started = Started::from_environment(|name| std::env::var(name).ok());
     if started.place().is_some_and(|place| place.rank > 0) {
-        // The launcher ends the others with the one that speaks.
+        // The launcher ends the others together with the one that prints.
         std::thread::sleep(Duration::from_secs(1));
         std::process::exit(status);
     }

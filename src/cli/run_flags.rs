@@ -1,4 +1,4 @@
-//! The flags that `train`, `compare`, `preview` and `plan` share, and the settings that come of them.
+//! The flags that `train`, `compare`, `preview`, and `plan` share, and the settings that they make up.
 
 use super::common::{Failure, Global, Session, quoted};
 use clap::Args;
@@ -10,11 +10,11 @@ use mixdistill::{Error, Result};
 use std::path::{Path, PathBuf};
 use toml::Value;
 
-/// Settings of a run, and its directory.
+/// The settings of a run and its directory.
 #[derive(Args, Debug)]
 pub struct RunFlags {
-    /// Model to fine-tune: a folder in Hugging Face's format, a GGUF file, or owner/name on the Hugging Face Hub
-    /// [default: none, a small student from random weights]
+    /// Model to fine-tune: a folder in Hugging Face format, a GGUF file, or owner/name on the Hugging Face Hub
+    /// [default: none; trains a small student from random weights]
     #[arg(
         id = "base_model",
         long = "model",
@@ -22,7 +22,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     model: Option<String>,
-    /// Long answers: JSONL, JSON, CSV, TSV or Parquet, or a dataset on the Hugging Face Hub, such as
+    /// Long answers: a JSONL, JSON, CSV, TSV, or Parquet file, or a dataset on the Hugging Face Hub, such as
     /// owner/name:train [default: the built-in toy corpus]
     #[arg(
         id = "data.sources.long.path",
@@ -32,7 +32,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     long: Option<PathBuf>,
-    /// Short answers, likewise
+    /// Short answers, in the same forms as --long
     #[arg(
         id = "data.sources.short.path",
         long = "short",
@@ -41,8 +41,9 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     short: Option<PathBuf>,
-    /// Columns of the long file that are not recognized: problem=NAME,solution=NAME, also reasoning,
-    /// answer, id, messages, system, context, options, correct; none leaves one out
+    /// Column names of the long file that are not recognized automatically, as
+    /// problem=NAME,solution=NAME. Keys: problem, solution, reasoning, answer, id, messages, system,
+    /// context, options, correct. The name none ignores a column
     #[arg(
         id = "data.sources.long.columns",
         long = "long-columns",
@@ -51,7 +52,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     long_columns: Option<String>,
-    /// Columns of the short file
+    /// Column names of the short file, in the same form as --long-columns
     #[arg(
         id = "data.sources.short.columns",
         long = "short-columns",
@@ -60,7 +61,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     short_columns: Option<String>,
-    /// Length limit of a row in tokens [default: 2048 with --model, else 512]
+    /// Maximum length of a row in tokens [default: 2048 with --model, else 512]
     #[arg(
         id = "data.max_length",
         long = "max-length",
@@ -68,7 +69,7 @@ pub struct RunFlags {
         help_heading = "Data and model"
     )]
     max_length: Option<u64>,
-    /// Share of long answers in the mixture, 0 to 1, or auto, which finds it by pilots before training
+    /// Share of long answers in the mixture, 0 to 1, or auto to choose it with pilot runs before training
     /// [default: 0.2]
     #[arg(
         id = "mixture.weights",
@@ -79,8 +80,8 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     share: Option<AskedShare>,
-    /// Choose the answers by a score in place of chance: rsr, nll, lalp, shortest or longest
-    /// [default: by the share]
+    /// Choose answers by a score instead of at random: rsr, nll, lalp, shortest, or longest
+    /// [default: at random, by --share]
     #[arg(
         id = "mixture.choice.by",
         long = "choose",
@@ -89,7 +90,7 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     choose: Option<String>,
-    /// Train low-rank adapters of this rank [default: none, all weights are trained]
+    /// Train low-rank adapters (LoRA) of this rank [default: none; trains all weights]
     #[arg(id = "lora.rank", long = "lora-rank", value_name = "RANK", help_heading = "Training")]
     lora_rank: Option<u64>,
     /// Passes over the data [default: 2 with --model, else 1]
@@ -101,7 +102,7 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     epochs: Option<f64>,
-    /// Optimizer steps, in place of --epochs [default: as --epochs says]
+    /// Number of optimizer steps, instead of --epochs [default: set by --epochs]
     #[arg(id = "train.steps", long = "steps", value_name = "N", help_heading = "Training")]
     steps: Option<u64>,
     /// Peak learning rate [default: 1e-5 with --model, 1e-4 with adapters, else 2e-3]
@@ -112,7 +113,7 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     learning_rate: Option<f64>,
-    /// Type that the base model's weights are stored in, beside adapters: f32, bf16, int8 or nf4
+    /// Data type of the base model's weights when adapters are trained: f32, bf16, int8, or nf4
     /// [default: f32]
     #[arg(
         id = "base.type",
@@ -122,10 +123,10 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     base_type: Option<String>,
-    /// Seed of all random choices [default: 1]
+    /// Random seed of the run [default: 1]
     #[arg(long, value_name = "SEED", help_heading = "Training")]
     seed: Option<u64>,
-    /// Held-out problems that are answered before and after [default: 0 with --model, else 200]
+    /// Number of held-out problems to answer before and after training [default: 0 with --model, else 200]
     #[arg(
         id = "evaluation.questions",
         long = "questions",
@@ -133,20 +134,20 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     questions: Option<u64>,
-    /// Settings as TOML; flags count more [default: those of the run with --resume]
+    /// TOML file of settings; flags override it [default: with --resume, the settings of the run]
     #[arg(long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// Any setting, such as train.batch_size=4; may be given more than once and counts most.
-    /// `mixdistill config explain` lists them
+    /// Set any setting, such as train.batch_size=4. Overrides flags and --config; may be repeated.
+    /// `mixdistill config explain` lists all settings
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
     set: Vec<String>,
     /// Run directory [default: run]
     #[arg(long, value_name = "DIR", help_heading = "Run directory")]
     out: Option<PathBuf>,
-    /// Go on with the run in the run directory, with its settings
+    /// Resume the run in the run directory, with its settings
     #[arg(long, conflicts_with = "overwrite", help_heading = "Run directory")]
     resume: bool,
-    /// With --resume: go on even where settings or data have changed
+    /// With --resume: resume even if settings or data have changed
     #[arg(long, requires = "resume", help_heading = "Run directory")]
     allow_changes: bool,
     /// Replace the run in the run directory
@@ -154,7 +155,7 @@ pub struct RunFlags {
     overwrite: bool,
 }
 
-/// A share as `--share` takes it.
+/// A value of `--share`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum AskedShare {
     Of(f64),
@@ -164,19 +165,20 @@ enum AskedShare {
 fn asked_share(text: &str) -> Result<AskedShare, String> {
     match text {
         "auto" => Ok(AskedShare::Auto),
-        text => text.parse().map(AskedShare::Of).map_err(|_| "give a number, or auto".into()),
+        text => text.parse().map(AskedShare::Of).map_err(|_| "give a number or auto".into()),
     }
 }
 
-/// What a run is called with.
+/// The settings and the mode of a run, as the command line gives them.
 pub struct Asked {
     pub config: RunConfig,
     pub mode: RunMode,
-    /// Where the settings come from.
+    /// The sources of the settings.
     pub layers: Layers<RunConfig>,
 }
 
-/// Settings of a source where no source has a file may be meant for the toy corpus.
+/// Adds a hint if settings of a source were given and no source has a file: they may be meant for the toy
+/// corpus.
 fn with_toy_hint(error: Error, layers: &Layers<RunConfig>) -> Error {
     let sources = layers.given().get("data").and_then(|data| data.get("sources"));
     let mut sources = sources.and_then(Value::as_array).into_iter().flatten();
@@ -185,7 +187,7 @@ fn with_toy_hint(error: Error, layers: &Layers<RunConfig>) -> Error {
         Error::Config { key, what, hint }
             if is_of_source(&key) && !sources.any(|source| source.get("path").is_some()) =>
         {
-            let hint = format!("{hint}; the toy corpus has no settings for each source");
+            let hint = format!("{hint}; the toy corpus has no per-source settings");
             Error::Config { key, what, hint }
         }
         Error::Several(errors) => {
@@ -218,8 +220,8 @@ impl RunFlags {
         layers.notices().iter().for_each(|notice| session.warn(notice));
         let config = layers.settings().map_err(|error| with_toy_hint(error, &layers))?;
         if self.share.is_some() && config.mixture.chooses_share() {
-            let what = "--share is given, and the choice of answers decides the shares";
-            let hint = "Leave it out, or set mixture.choice.within_share=true";
+            let what = "--share conflicts with mixture.choice, which decides the shares";
+            let hint = "Leave out --share, or set mixture.choice.within_share=true";
             return Err(Failure::Usage(Error::config("mixture.weights", what, hint)));
         }
         config.validate().map_err(|error| layers.locate(error))?;
@@ -252,7 +254,7 @@ impl RunFlags {
         self.add_sources(layers)
     }
 
-    /// A share takes the place of the file's, also where that is auto.
+    /// A share replaces the one in the file, even if that is auto.
     fn add_share(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let share = match self.share {
             None => return Ok(()),
@@ -271,7 +273,7 @@ impl RunFlags {
         weights.map_or(Ok(()), |weights| layers.set_value("mixture.weights", weights))
     }
 
-    /// Adapters of a rank are scaled as much as those of the file.
+    /// Sets the rank and keeps the ratio of alpha to rank that the file has.
     fn add_lora(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let Some(rank) = self.lora_rank else { return Ok(()) };
         let before = layers.settings().ok().and_then(|config| config.lora);
@@ -281,7 +283,7 @@ impl RunFlags {
         layers.set_value("lora.alpha", scale * rank as f64)
     }
 
-    /// Files take the place of those that are set.
+    /// The files replace the sources that are set.
     fn add_sources(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let (Some(long), Some(short)) = (&self.long, &self.short) else { return Ok(()) };
         let sources = [("long", long, &self.long_columns), ("short", short, &self.short_columns)];
@@ -293,7 +295,7 @@ impl RunFlags {
         set_sources(layers, &sources)
     }
 
-    /// The call that goes on with a run: with what is stored, once there is something.
+    /// The command that resumes a run, if its directory holds one.
     pub fn to_go_on(command: &str, config: &RunConfig) -> Option<String> {
         let out = quoted(&config.out.to_string_lossy());
         RunDirectory::holds_run(&config.out)
@@ -301,7 +303,7 @@ impl RunFlags {
     }
 }
 
-/// A source that flags name.
+/// A source given by flags.
 pub struct FlagSource {
     pub name: String,
     /// A file, or a dataset on the hub.
@@ -310,11 +312,11 @@ pub struct FlagSource {
     pub columns: Option<String>,
 }
 
-/// Puts sources in place of those that are set. Where one of the same name is set, its columns, unless others are
-/// given, and how the template lays out its answers stay.
+/// Replaces the sources that are set. A source keeps the other settings of a set source of the same name,
+/// such as template variables, and its columns unless new ones are given.
 ///
 /// # Errors
-/// [`Error::Config`] for columns that cannot be read.
+/// [`Error::Config`] for columns that cannot be parsed.
 pub fn set_sources(layers: &mut Layers<RunConfig>, sources: &[FlagSource]) -> Result<()> {
     let set = layers.given().get("data").and_then(|data| data.get("sources")).cloned();
     let set_for = |source: &FlagSource| {
@@ -336,7 +338,7 @@ pub fn set_sources(layers: &mut Layers<RunConfig>, sources: &[FlagSource]) -> Re
     layers.set_value("data.sources", sources?)
 }
 
-/// Adds what `--set` says. A wrong key is wrong usage, as a wrong flag is.
+/// Adds the assignments of `--set`. An unknown key is wrong usage, like an unknown flag.
 ///
 /// # Errors
 /// [`Failure::Usage`].
@@ -347,16 +349,16 @@ pub fn add_assignments<T: mixdistill::settings::Settings>(
     assignments.iter().try_for_each(|assignment| layers.set(assignment)).map_err(Failure::Usage)
 }
 
-/// Keys that `--set` takes.
+/// The keys that `--set` accepts.
 ///
 /// # Errors
-/// As [`Layers::new`].
+/// Same as [`Layers::new`].
 pub fn settable<T: mixdistill::settings::Settings>() -> Result<Vec<String>> {
     let keys = Layers::<T>::new()?.keys()?;
     Ok(keys.into_iter().filter(|key| !key.is_table).map(|key| key.path).collect())
 }
 
-/// The same error with the whole key of its setting.
+/// The same error, with the full key of its setting.
 fn at_key(error: Error, key: &str) -> Error {
     match error {
         Error::Config { what, hint, .. } => Error::config(key, what, hint),

@@ -24,8 +24,8 @@ Examples:
 
 Every answer of every source is read once by the student as it is before training, also those that a
 mixture does not take; no problem is held out. A line is written for each answer as soon as it is
-scored: the same call goes on where one was stopped. docs/CHOOSING.md says what each number is,
-docs/PARTS.md how several machines divide the work.
+scored: the same call goes on where one was stopped. docs/choosing.md says what each number is,
+docs/parts.md how several machines divide the work.
 --lalp reads each step again with the problem and its window: several times the tokens and the time.";
 
 /// Score how well each teacher's answers suit the untuned student: NLL, rank, Rank-Surprisal Ratio

@@ -19,7 +19,7 @@ Examples:
   mixdistill study --config study.toml --set seeds=1,2,3,4,5 --out study5
   mixdistill study --config study.toml --json > study.json
 
-Several processes or machines (docs/STUDIES.md, \"Many machines\"; scripts in examples/cluster):
+Several processes or machines (docs/studies.md, \"Many machines\"; scripts in examples/cluster):
   mixdistill study --config study.toml --share             as often as you like, on one directory
   mixdistill study --config study.toml --part 2/8 --out part2   the second of eight, by itself
   mixdistill study --report part* --out study              the report of all parts

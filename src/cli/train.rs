@@ -11,12 +11,12 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  mixdistill train                              the toy corpus, a minute or two on a CPU
+  mixdistill train                              the toy corpus; a minute or two on a CPU
   mixdistill train --model DIR --long L.jsonl --short S.jsonl --lora-rank 16 \\
       --set mixture.share=tokens --set data.hold_out=0.1 --out run1
-  mixdistill train --resume --out run1          goes on with a run that was stopped
+  mixdistill train --resume --out run1          resumes a stopped run
   mpirun -np 4 mixdistill train --model DIR --set train.accumulate=8 --set train.lanes=4
-                                                on four processes (builds with the feature mpi)";
+                                                four processes (needs the feature mpi)";
 
 /// Train a student on a mixture of long and short answers
 #[derive(Args, Debug)]
@@ -24,12 +24,12 @@ Examples:
 pub struct Flags {
     #[command(flatten)]
     run: RunFlags,
-    /// Train on so many devices of this machine, in one process; several machines take mpirun or srun
-    /// [default: 1]
+    /// Number of devices of this machine to train on, in one process. For several machines, use mpirun or
+    /// srun [default: 1]
     #[arg(long, value_name = "N", help_heading = "Several devices",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     ranks: Option<u16>,
-    /// How long a rank waits for another one before all of them end
+    /// Seconds that a rank waits for another rank before the run aborts
     #[arg(long, value_name = "SECONDS", help_heading = "Several devices", default_value_t = 600,
         value_parser = clap::value_parser!(u64).range(1..=604_800))]
     rank_timeout: u64,
@@ -56,7 +56,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// The summary of the run, on the rank that speaks.
+/// The summary of the run, on the rank that prints.
 fn trained(
     flags: &Flags,
     config: &RunConfig,
@@ -67,8 +67,8 @@ fn trained(
     let patience = Duration::from_secs(flags.rank_timeout);
     match flags.ranks.map(usize::from) {
         Some(2..) if together.are_several() => Err(Error::Ranks {
-            what: "--ranks starts threads, and mpirun or srun has started processes".into(),
-            hint: "Leave --ranks out, and start a process for each device".into(),
+            what: "--ranks cannot be combined with mpirun or srun".into(),
+            hint: "Leave out --ranks and start one process for each device".into(),
         }),
         Some(count @ 2..) => {
             recipe::run_on_threads(config, mode, count, patience, context).map(Some)
@@ -77,16 +77,16 @@ fn trained(
     }
 }
 
-/// What a stopped run leaves.
+/// What a stopped run has saved.
 pub fn kept(out: &Path) -> String {
     let checkpoints = out.join("checkpoints");
     match checkpoints.is_dir() {
         true => format!("a checkpoint is saved in {}", checkpoints.display()),
-        false => format!("what is finished is in {}", out.display()),
+        false => format!("finished work is in {}", out.display()),
     }
 }
 
-/// Commands that come next, a line each.
+/// The commands to run next, one per line.
 fn next(config: &RunConfig) -> String {
     let run = quoted(&config.out.to_string_lossy());
     let system = config.data.system_prompt.as_ref();
@@ -107,7 +107,7 @@ fn next(config: &RunConfig) -> String {
     } else {
         let settings = quoted(&config.out.join("config.toml").to_string_lossy());
         if config.mixture.choice.is_some() {
-            // What the shares of the weights give by chance.
+            // The same run with random choice by the weights.
             let by_chance = format!("mixdistill train --config {settings} --set mixture.choice=");
             lines.push(format!("{by_chance} --out by-chance"));
             return lines.iter().map(|line| format!("\n  {line}")).collect();

@@ -32,7 +32,9 @@ pub struct EvaluateConfig {
 
 impl Settings for EvaluateConfig {
     fn defaults(_given: &toml::Table) -> Result<toml::Table> {
-        table_of(&Self::default())
+        // Those of the program: benchmarks want the instruction, and room for reasoning.
+        let generate = GenerateConfig { max_new_tokens: 1024, batch_size: 16, ..Default::default() };
+        table_of(&Self { samples: 1, limit: None, instruct: true, generate })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Lines of JSON that are appended one after the other and outlive a process that is killed: a last
-//! line that is not whole is known by its missing end, left out, and cut off before the next one.
+//! Append-only JSONL files that survive a killed process. An incomplete last line is detected by its missing
+//! line break, ignored when reading, and cut off before the next append.
 
 use crate::error::{Error, Place, Result};
 use serde::Serialize;
@@ -10,40 +10,39 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Longest line that is read, in bytes: an answer as large as any server may give, each byte of it
-/// escaped.
+/// Maximum length of a line in bytes. It allows for the largest answer of a server with every byte escaped.
 const LONGEST_LINE: u64 = 128 << 20;
-/// How much time's lines the machine may lose when it goes down.
+/// How many seconds of lines may be lost if the machine crashes.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
-/// A line that is read.
+/// A line of the file.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "teacher"), allow(dead_code, reason = "teachers' responses need places"))]
 pub(crate) struct Line<'a> {
-    /// Its bytes, without its end.
+    /// The bytes of the line, without the line break.
     pub bytes: &'a [u8],
-    /// Its number, from 1.
+    /// The line number, counted from 1.
     pub number: usize,
-    /// Where it begins in the file.
+    /// The line's byte offset in the file.
     pub start: u64,
-    /// Where the next one begins.
+    /// The byte offset of the next line.
     pub end: u64,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub of: u64,
 }
 
 impl Line<'_> {
-    /// The value of the line.
+    /// Parses the line as a value.
     ///
     /// # Errors
-    /// What serde says of it.
+    /// The error of serde.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(self.bytes)
     }
 }
 
-/// Reads the lines of a file that are whole, blank ones left out. Returns the bytes of whole lines,
-/// and those behind them.
+/// Reads the complete lines of a file and skips blank ones. Returns the number of bytes in complete lines,
+/// and of those after them.
 fn read_lines(
     path: &Path,
     file: &File,
@@ -60,7 +59,7 @@ fn read_lines(
         number += 1;
         if line.last() != Some(&b'\n') {
             if bytes as u64 == LONGEST_LINE {
-                let what = "it is longer than any line that is written";
+                let what = "the line is longer than 128 MiB";
                 return Err(Error::data(Place::line(path, number), what, "Remove the line"));
             }
             return Ok([start, bytes as u64]);
@@ -74,20 +73,20 @@ fn read_lines(
     }
 }
 
-/// What a missing end of the last line means.
+/// How to treat a last line without a line break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LastLine {
-    /// The file is appended to: the line was cut off by a crash, and is left out.
+    /// The file is appended to, so a crash cut the line off. It is ignored.
     MayBeTorn,
-    /// The file is written as a whole: the line counts.
+    /// The file is written completely, so the line counts.
     Counts,
 }
 
-/// The values in a file of lines.
+/// Reads the values of a JSONL file.
 ///
 /// # Errors
-/// [`Error::Io`], also where there is no file; [`Error::Data`], with `hint`, for a line that is no such
-/// value.
+/// [`Error::Io`], also if the file does not exist; [`Error::Data`] with `hint` for a line that cannot be
+/// parsed.
 pub(crate) fn read_values<T: DeserializeOwned>(
     path: &Path,
     last: LastLine,
@@ -117,26 +116,26 @@ pub(crate) fn read_values<T: DeserializeOwned>(
     Ok(values)
 }
 
-/// A file of lines that a process appends to, and the next one goes on with.
+/// A JSONL file that a process appends to and that a later process continues.
 #[derive(Debug)]
 pub(crate) struct JsonlLog {
     path: PathBuf,
-    /// Open once it is written to or read from again.
+    /// Opened at the first write or second read.
     file: Option<File>,
-    /// Bytes of whole lines.
+    /// Bytes in complete lines.
     whole: u64,
-    /// Bytes behind them.
+    /// Bytes after them.
     torn: u64,
-    /// Whether what is left of a line could not be taken back.
+    /// Whether a partial line could not be removed after a failed write.
     is_broken: bool,
     synced: Instant,
 }
 
 impl JsonlLog {
-    /// Reads what earlier processes have appended, if anything; no file is made or changed.
+    /// Reads the lines that earlier processes appended, if any. Creates and changes no file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] for a line that is far too long; what `each` gives.
+    /// [`Error::Io`]; [`Error::Data`] for a line that is too long; errors of `each`.
     pub(crate) fn open(path: &Path, each: &mut dyn FnMut(Line<'_>) -> Result<()>) -> Result<Self> {
         let [whole, torn] = match File::open(path) {
             Ok(file) => read_lines(path, &file, each)?,
@@ -146,10 +145,10 @@ impl JsonlLog {
         Ok(Self::at(path, None, [whole, torn]))
     }
 
-    /// A new file.
+    /// Creates a new file.
     ///
     /// # Errors
-    /// [`Error::Io`], also where the file exists.
+    /// [`Error::Io`], also if the file exists.
     pub(crate) fn create_new(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
         let file = file.map_err(|e| Error::io("create", path, e))?;
@@ -161,13 +160,13 @@ impl JsonlLog {
         Self { path, file, whole, torn, is_broken: false, synced }
     }
 
-    /// Bytes of a line that an earlier process did not finish.
+    /// Bytes of an incomplete last line.
     #[cfg(feature = "teacher")]
     pub(crate) fn torn(&self) -> u64 {
         self.torn
     }
 
-    /// Refuses a file that holds a beginning of a line and no whole one: it may be no log at all.
+    /// Refuses a file with only an incomplete line, which may not be a log at all.
     ///
     /// # Errors
     /// [`Error::Data`].
@@ -175,11 +174,11 @@ impl JsonlLog {
         if self.whole > 0 || self.torn == 0 {
             return Ok(());
         }
-        let hint = "If it is of an evaluation that was killed at its beginning, remove it";
-        Err(Error::data(Place::file(&self.path), "it holds no whole line", hint))
+        let hint = "Remove the file if it comes from an evaluation that was killed early";
+        Err(Error::data(Place::file(&self.path), "it has no complete line", hint))
     }
 
-    /// Removes what was cut off of a last line.
+    /// Removes an incomplete last line.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -193,10 +192,10 @@ impl JsonlLog {
         Ok(())
     }
 
-    /// The file, made where there is none.
+    /// The file, created if necessary.
     fn file(&mut self) -> Result<&mut File> {
         if self.file.is_none() {
-            // Not opened for appending: then some systems do not let it be cut.
+            // Not opened in append mode, in which some systems cannot truncate it.
             let options = OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -209,10 +208,10 @@ impl JsonlLog {
         self.file.as_mut().ok_or_else(gone)
     }
 
-    /// Appends a line for each value, all of them or none. Returns where the first begins.
+    /// Appends one line per value, all of them or none. Returns the offset of the first.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was written is taken back.
+    /// [`Error::Io`]; a partial write is undone.
     pub(crate) fn append<T: Serialize>(&mut self, values: &[T]) -> Result<u64> {
         let path = self.path.clone();
         let failed = |e| Error::io("write", &path, e);
@@ -231,7 +230,7 @@ impl JsonlLog {
         let file = self.file()?;
         let start = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if let Err(error) = file.write_all(&lines) {
-            // On a full disk this frees the little that went in.
+            // On a full disk, this frees the partially written bytes.
             self.is_broken = file.set_len(start).is_err();
             return Err(failed(error));
         }
@@ -242,7 +241,7 @@ impl JsonlLog {
         Ok(start)
     }
 
-    /// The bytes of the line that begins at a place, its end included.
+    /// The bytes of the line at this offset, including its line break.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -258,7 +257,7 @@ impl JsonlLog {
         Ok(line)
     }
 
-    /// Makes it durable.
+    /// Flushes the file to disk.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -270,13 +269,12 @@ impl JsonlLog {
         Ok(())
     }
 
-    /// Where it is.
+    /// The file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still leads to the file that is written; a file that was not written to yet is
-    /// in its place.
+    /// Whether the path still refers to the open file. True if the file was not opened yet.
     pub(crate) fn is_in_place(&self) -> bool {
         let Some(file) = &self.file else { return true };
         let Ok(there) = std::fs::metadata(&self.path) else { return false };
@@ -294,7 +292,7 @@ impl JsonlLog {
         }
     }
 
-    /// Lets go of the file, so that the next line is written to whatever is in its place.
+    /// Closes the file and opens the path again, so that the next line goes to whatever file is there now.
     pub(crate) fn reopen(&mut self) -> Result<()> {
         (self.file, self.is_broken) = (None, false);
         self.file().map(drop)

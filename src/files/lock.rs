@@ -1,4 +1,4 @@
-//! One process at a time on a folder, or several that share it.
+//! Exclusive and shared locks on folders and files.
 
 use crate::error::{Error, Result};
 use crate::text::duration;
@@ -6,36 +6,35 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The file that is locked.
+/// The lock file.
 pub(crate) const LOCK: &str = ".lock";
-/// How the name of a file begins that is locked to see whether locks hold.
+/// Prefix of the files that probe whether locks work.
 pub(super) const LOCK_PROBE: &str = ".lock-probe-";
 
-/// Held by the process that works on a folder or a file; the system lets go of it when the process ends,
-/// however it ends.
+/// A lock on a folder or file. The system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of a folder.
+    /// Locks a folder.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where another process holds it; [`Error::Io`].
+    /// [`Error::RunDirectory`] if another process holds the lock; [`Error::Io`].
     pub(crate) fn take(folder: &Path) -> Result<Self> {
         Self::take_at(&folder.join(LOCK), folder)
     }
 
-    /// Takes the lock of a file, which is beside it.
+    /// Locks a file, with a lock file beside it.
     ///
     /// # Errors
-    /// As [`FolderLock::take`].
+    /// See [`FolderLock::take`].
     pub(crate) fn take_of_file(path: &Path) -> Result<Self> {
         Self::take_at(&lock_of_file(path), path)
     }
 
-    /// Takes the lock of a file, or `None` where another process holds it.
+    /// Locks a file, or returns `None` if another process holds the lock.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -43,25 +42,23 @@ impl FolderLock {
         Self::try_at(&lock_of_file(path), File::try_lock)
     }
 
-    /// Whether a process has ever taken the lock of a file.
+    /// Whether a process ever locked this file.
     pub(crate) fn is_of_file(path: &Path) -> bool {
         lock_of_file(path).is_file()
     }
 
-    /// Takes the lock of a folder beside others that take it so; whoever takes it alone is refused
-    /// meanwhile.
+    /// Takes a shared lock of a folder, which excludes processes that want it exclusively.
     ///
     /// # Errors
-    /// As [`FolderLock::take`].
+    /// See [`FolderLock::take`].
     pub(crate) fn take_shared(folder: &Path) -> Result<Self> {
         Self::try_at(&folder.join(LOCK), File::try_lock_shared)?.ok_or_else(|| taken(folder))
     }
 
-    /// Takes the lock of a file that many processes take for a moment each.
+    /// Locks a file that many processes lock briefly.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] with the lock's own file where it was not free for all of `patience`;
-    /// [`Error::Io`].
+    /// [`Error::RunDirectory`] with the lock file if it was not free within `patience`; [`Error::Io`].
     pub(crate) fn wait_of_file(path: &Path, patience: Duration) -> Result<Self> {
         let (lock, end) = (lock_of_file(path), Instant::now() + patience);
         loop {
@@ -79,12 +76,12 @@ impl FolderLock {
         lock.is_file() && matches!(Self::try_at(&lock, File::try_lock), Ok(None))
     }
 
-    /// Whether locks of this folder's file system hold: a second one on the same file is refused.
+    /// Whether locks work on this folder's file system: a second lock of the same file is refused.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn are_there(folder: &Path) -> Result<bool> {
-        // Processes on two machines may have the same number.
+        // Processes on two machines may have the same ID.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let probe = folder.join(format!("{LOCK_PROBE}{}-{now}", std::process::id()));
         let open = || File::options().create(true).truncate(false).write(true).open(&probe);
@@ -105,18 +102,18 @@ impl FolderLock {
         Self::try_at(lock, File::try_lock)?.ok_or_else(|| taken(of))
     }
 
-    /// `None` where it is taken.
+    /// `None` if it is taken.
     fn try_at(
         lock: &Path,
         take: fn(&File) -> std::result::Result<(), TryLockError>,
     ) -> Result<Option<Self>> {
-        // Network file systems want a file that can be read for a lock that is shared.
+        // Network file systems need a readable file for a shared lock.
         let file = File::options().create(true).truncate(false).read(true).write(true).open(lock);
         let file = file.map_err(|e| Error::io("write", lock, e))?;
         match take(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            // Some file systems have no locks; a run there is better than none.
+            // Some file systems have no locks. Continue without one.
             Err(TryLockError::Error(e)) if has_no_locks(&e) => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", lock, e)),
         }
@@ -124,14 +121,14 @@ impl FolderLock {
     }
 }
 
-/// How often it is looked whether a lock is free.
+/// Polling interval while waiting for a lock.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// What is wrong with a folder that another process holds.
-const TAKEN: &str = "another process works on it";
+/// The error text for a folder in use.
+const TAKEN: &str = "another process is using it";
 
 fn taken(of: &Path) -> Error {
-    let hint = "Wait for its end, or stop it".into();
+    let hint = "Wait until that process ends, or stop it".into();
     Error::RunDirectory { path: of.to_owned(), what: TAKEN.into(), hint }
 }
 
@@ -140,24 +137,24 @@ fn held_for_long(lock: PathBuf, patience: Duration) -> Error {
     Error::RunDirectory {
         path: lock,
         what: format!(
-            "another process has held this lock for {long}, and needs it for a moment only"
+            "another process has held this lock for {long}, but should need it only briefly"
         ),
-        hint: "That process hangs or is suspended: wake it up or stop it, then start again".into(),
+        hint: "Resume or stop that process, which hangs or is suspended, then start again".into(),
     }
 }
 
-/// Whether an error says that another process holds this folder.
+/// Whether the error is that another process holds this folder.
 pub(crate) fn is_of_lock(error: &Error, folder: &Path) -> bool {
     matches!(error, Error::RunDirectory { path, what, .. } if what == TAKEN && path == folder)
 }
 
-/// The lock of a file, which is beside it.
+/// The lock file of a file, which is beside it.
 pub(super) fn lock_of_file(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.lock"))
 }
 
-/// Whether an error says that there are no locks here, as on network mounts without that service.
+/// Whether the error means that locks are unsupported, as on network mounts without a lock service.
 fn has_no_locks(error: &std::io::Error) -> bool {
     const LINUX_ENOLCK: i32 = 37;
     error.kind() == std::io::ErrorKind::Unsupported

@@ -1,5 +1,23 @@
-//! What several stages do with files and folders: a directory that one process works in
-//! ([`WorkDir`]), files that are written whole or not at all, lines that outlive a kill.
+//! Directories that one process at a time works in, and files that are written completely or not at all.
+//!
+//! A [`WorkDir`] is locked while it is open, and its [`WorkDirKind`] marks it, so that nothing is written
+//! among unrelated files. Its writes are atomic.
+//!
+//! ```
+//! use mixdistill::files::{WorkDir, WorkDirKind};
+//!
+//! const REPORTS: WorkDirKind = WorkDirKind::new("a report's", ".report");
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("reports");
+//! let directory = WorkDir::open_marked(&path, REPORTS)?;
+//! directory.write("notes.txt", "done\n")?;
+//! directory.write_jsonl("rows.jsonl", &[1, 2])?;
+//! assert_eq!(std::fs::read_to_string(directory.join("rows.jsonl")).unwrap(), "1\n2\n");
+//!
+//! // The directory is locked until the last clone of `directory` is dropped.
+//! assert!(WorkDir::open(&path, REPORTS).is_err());
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 
 mod jsonl;
 mod lock;
@@ -25,7 +43,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
-/// Writes a file, whole or not at all, even where power is lost: beside its place first.
+/// Writes a file atomically, even if power fails: first to a temporary file beside it, then renamed.
 pub(crate) fn write_whole(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
@@ -46,14 +64,14 @@ pub(crate) fn write_whole(
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), flush_folder)
 }
 
-/// As [`write_whole`], of a text.
+/// Like [`write_whole`], for a text.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     write_whole(path, |file| {
         file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))
     })
 }
 
-/// Values as lines of JSON; `path` is where they go.
+/// Serializes values as JSON lines. `path`, the destination, is used in errors.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -70,15 +88,15 @@ pub(crate) fn json_lines<T: serde::Serialize>(
     Ok(text)
 }
 
-/// Whether a file is there with this text, so that it need not be written.
+/// Whether a file exists with this text, so that it need not be written.
 ///
 /// # Errors
-/// [`Error::Data`] with `hint` where it holds something else; [`Error::Io`].
+/// [`Error::Data`] with `hint` if it has other content; [`Error::Io`].
 pub(crate) fn holds_text(path: &Path, text: &str, hint: &str) -> Result<bool> {
     match fs::read(path) {
         Ok(there) if there == text.as_bytes() => Ok(true),
         Ok(_) => {
-            let what = "it is there already, and holds something else";
+            let what = "the file exists with other content";
             Err(Error::data(crate::Place::file(path), what, hint))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -86,7 +104,7 @@ pub(crate) fn holds_text(path: &Path, text: &str, hint: &str) -> Result<bool> {
     }
 }
 
-/// Makes the names in a folder durable; systems that cannot open a folder do so by themselves.
+/// Makes the names in a folder durable. Systems that cannot open a folder do this themselves.
 pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(path)
@@ -97,24 +115,24 @@ pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file that begins so is a Git LFS pointer: a clone without Git LFS has these in place of
-/// large files.
+/// Whether a file with this beginning is a Git LFS pointer, which a clone without Git LFS has in place of a
+/// large file.
 pub(crate) fn is_lfs_pointer(head: &[u8]) -> bool {
     head.starts_with(b"version https://git-lfs.github.com/spec/v1")
 }
 
-/// Whether a file that begins so is a web page, as where a download got the page of a file.
+/// Whether a file with this beginning is a web page, for example because the page about a file was
+/// downloaded.
 pub(crate) fn is_web_page(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let begins = |tag: &[u8]| head.get(..tag.len()).is_some_and(|h| h.eq_ignore_ascii_case(tag));
     begins(b"<!doctype") || begins(b"<html")
 }
 
-/// Bytes of a file's beginning that tell what it is.
+/// Bytes at the beginning of a file that identify its type.
 pub(crate) const HEAD: usize = 256;
 
-/// What a file is in place of the one that its name says, and what to do, by how it begins; `None`
-/// where nothing speaks against it.
+/// Detects by its beginning that a file is a stand-in for the expected one. Returns what it is, and a hint.
 pub(crate) fn stands_in(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if is_lfs_pointer(head) {
         return Some((
@@ -124,8 +142,8 @@ pub(crate) fn stands_in(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
     is_web_page(head).then_some((
         "it is a web page (HTML), not the file itself",
-        "Download the file again, by its raw or `resolve` address; a page that asks for a login \
-         may have been saved in its place",
+        "Download the file again from its raw or `resolve` URL; a login page may have been saved \
+         instead",
     ))
 }
 
@@ -136,11 +154,11 @@ pub(crate) fn head_of(path: &Path) -> Result<Vec<u8>> {
     read.map(|_| head).map_err(|e| Error::io("read", path, e))
 }
 
-/// The text of a small file of a model's folder, or `None` where there is none.
+/// The text of a small file in a model folder, or `None` if there is none.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is too large to be what its name says; [`Error::Model`] where
-/// a Git LFS pointer or a web page is in its place.
+/// [`Error::Io`], also for a file that is too large for its name; [`Error::Model`] for a Git LFS pointer or a
+/// web page.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     let Some(bytes) = bytes_if_there(path)? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|e| {
@@ -154,10 +172,10 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// What a small file holds, or `None` where there is none, also where it goes as it is read.
+/// The content of a small file, or `None` if there is none, even if it is removed during the read.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is too large to be what its name says.
+/// [`Error::Io`], also for a file that is too large for its name.
 pub(crate) fn bytes_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     use std::io::ErrorKind::{NotFound, StaleNetworkFileHandle};
     const LARGEST: u64 = 64 << 20;
@@ -165,30 +183,30 @@ pub(crate) fn bytes_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     let read = File::open(path).and_then(|file| {
         let length = file.metadata()?.len();
         if length > LARGEST {
-            let what = format!("it has {length} bytes, more than any file of its name should");
+            let what = format!("it has {length} bytes, too many for a file with this name");
             return Err(std::io::Error::other(what));
         }
-        // It may grow meanwhile.
+        // The file may grow in the meantime.
         file.take(LARGEST).read_to_end(&mut bytes)
     });
     match read {
         Ok(_) => Ok(Some(bytes)),
-        // Removed by another machine, as a network mount tells it.
+        // Network mounts report a stale handle if another machine removed the file.
         Err(e) if matches!(e.kind(), NotFound | StaleNetworkFileHandle) => Ok(None),
         Err(e) => Err(Error::io("read", path, e)),
     }
 }
 
-/// A run's directory is not where it was.
+/// The error for a run directory that disappeared.
 pub(crate) fn gone(folder: &Path, step: usize) -> Error {
     Error::RunDirectory {
         path: folder.to_owned(),
-        what: format!("it was removed or moved under the run, which had come to step {step}"),
-        hint: "If it was moved, resume the run at its new place".into(),
+        what: format!("it was removed or moved during the run, which had reached step {step}"),
+        hint: "Resume the run in its new location if it was moved".into(),
     }
 }
 
-/// Removes a folder if it is there.
+/// Removes a folder if it exists.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
@@ -196,7 +214,7 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it exists.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),

@@ -1,14 +1,14 @@
-//! Mounts whose locks hold on one machine only, as far as the system tells of them.
+//! Mounts whose locks are local to one machine, as far as the system reports it.
 
 use std::path::{Path, PathBuf};
 
-/// Why locks in a folder do not hold between machines, where the system says so.
+/// Why locks in a folder do not hold between machines, if the system reports it.
 pub(crate) fn locks_of_one_machine(folder: &Path) -> Option<String> {
     let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
     local_locks(&String::from_utf8_lossy(&mounts), &folder.canonicalize().ok()?)
 }
 
-/// The same by the text of `/proc/self/mountinfo`:
+/// The same, from the text of `/proc/self/mountinfo`:
 ///
 /// ```text
 /// 36 35 98:0 / /mnt/a rw,noatime shared:1 - nfs host:/a rw,vers=3,nolock,local_lock=all
@@ -19,7 +19,7 @@ fn local_locks(mounts: &str, folder: &Path) -> Option<String> {
         let place = PathBuf::from(unescaped(mount.split(' ').nth(4)?));
         folder.starts_with(&place).then_some((place, of_system))
     });
-    // The deepest one, and of several at one place the last.
+    // The deepest mount, and the last of several at one path.
     let (place, of_system) = mounts.max_by_key(|(place, _)| place.components().count())?;
     let mut fields = of_system.split(' ');
     let (kind, options) = (fields.next()?, fields.nth(1).unwrap_or_default());
@@ -37,7 +37,7 @@ fn local_locks(mounts: &str, folder: &Path) -> Option<String> {
     })
 }
 
-/// A path as it is: spaces and the like are written as `\040`.
+/// Decodes a path in which spaces and other characters are written as `\040`.
 fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut path = parts.next().unwrap_or_default().to_owned();

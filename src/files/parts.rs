@@ -1,13 +1,13 @@
-//! A job that several processes divide: what each says beside its output of the part that it is, and what is
-//! looked at before the outputs are put together.
+//! A job that is split across processes: the record that each part writes beside its output, and the checks
+//! before the outputs are joined.
 //!
 //! ```text
 //! a/part.json   {"part": "1/2", "settings": …, "job": …, "items": 3, "sha256": …, "own": [item 0, item 2]}
 //! b/part.json   {"part": "2/2", …                                                  "own": [item 1]}
 //! ```
 //!
-//! The items of the whole job, such as problems, are hashed in their order: parts with the same hash are of the
-//! same items, and together they have all of them.
+//! The items of the whole job, such as problems, are hashed in order. Parts with the same hash have the same
+//! items, and all parts together have every item.
 
 use super::settings::refuse_other;
 use super::{differences, write_text};
@@ -22,27 +22,27 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The name of a record in a directory, and the ending of one beside a file.
+/// The file name of a record in a directory, and the suffix of a record beside a file.
 pub(crate) const PART: &str = "part.json";
 
-/// What the output of a part says of itself.
+/// The record beside a part's output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PartRecord<T> {
-    /// Which it is.
+    /// Which part it is.
     pub part: Part,
-    /// What the output depends on: the same in all parts, and whenever a part goes on.
+    /// Settings that determine the output. They are the same in all parts, and when a part continues.
     pub settings: Value,
-    /// What else is the same in all parts; a part that goes on may have others.
+    /// Other settings that are the same in all parts. They may change when a part continues.
     pub job: Value,
-    /// Items of the whole job.
+    /// Number of items in the whole job.
     items: usize,
-    /// SHA-256 of all of them in their order.
+    /// SHA-256 of all items in order.
     sha256: String,
-    /// Those of the part, in their order.
+    /// The part's own items, in order.
     pub own: Vec<T>,
 }
 
-/// Hashes items one after the other.
+/// Hashes a sequence of items.
 #[derive(Default)]
 struct Hashed {
     hash: Sha256,
@@ -61,7 +61,7 @@ impl Hashed {
 }
 
 impl<T: Serialize> PartRecord<T> {
-    /// A part of a job with these items.
+    /// Creates the record of a part of a job with these items.
     pub(crate) fn new(
         part: Part,
         settings: Value,
@@ -78,13 +78,13 @@ impl<T: Serialize> PartRecord<T> {
         Ok(Self { part, settings, job, items: all.count, sha256: hex(all.hash.finalize()), own })
     }
 
-    /// Writes the record of an output, which [`check_part`] lets be this part's.
+    /// Writes the record of an output after [`check_part`] accepted it.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where it was begun with other settings; [`Error::Io`].
+    /// [`Error::RunDirectory`] if it was started with other settings; [`Error::Io`].
     pub(crate) fn keep(&self, record: &Path) -> Result<()> {
         if let Some(then) = read::<Settings>(record)? {
-            let hint = "Choose another output, or go on with the settings of this one";
+            let hint = "Choose another output, or continue with the settings of this one";
             refuse_other(record, &then.settings, &self.settings, hint)?;
         }
         let text = serde_json::to_string(self).map_err(|e| Error::io("write", record, e.into()))?;
@@ -92,38 +92,38 @@ impl<T: Serialize> PartRecord<T> {
     }
 }
 
-/// What is read of a record to go on with it.
+/// The fields that are needed to continue a part.
 #[derive(Deserialize)]
 struct Settings {
     part: Part,
     settings: Value,
 }
 
-/// What a record says, where there is one.
+/// Reads a record, if it exists.
 fn read<R: DeserializeOwned>(path: &Path) -> Result<Option<R>> {
-    /// Far more than any record has.
+    /// Far larger than any record.
     const LONGEST: u64 = 1 << 30;
     let read = |e| Error::io("read", path, e);
     let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        // The output may be a file where a directory is meant.
+        // The output may be a file instead of a directory.
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
         file => file.map_err(read)?,
     };
     let length = file.metadata().map_err(read)?.len();
     if length > LONGEST {
-        let what = format!("it has {length} bytes, and no record of a part has so many");
-        return Err(Error::data(Place::file(path), what, "Make the part anew in another place"));
+        let what = format!("it has {length} bytes, too many for the record of a part");
+        return Err(Error::data(Place::file(path), what, "Create the part again elsewhere"));
     }
     let mut text = vec![];
     file.take(LONGEST).read_to_end(&mut text).map_err(read)?;
     serde_json::from_slice(&text).map(Some).map_err(|e| {
-        let what = format!("it does not say what part this is: {e}");
-        Error::data(Place::file(path), what, "Make the part anew in another place")
+        let what = format!("it does not say which part this is: {e}");
+        Error::data(Place::file(path), what, "Create the part again elsewhere")
     })
 }
 
-/// Refuses an output, by what is wrong with it.
+/// The error for an unusable output.
 pub(crate) fn refused(output: &Path, what: impl Into<String>, hint: impl Into<String>) -> Error {
     let (what, hint) = (what.into(), hint.into());
     match output.is_dir() {
@@ -132,11 +132,11 @@ pub(crate) fn refused(output: &Path, what: impl Into<String>, hint: impl Into<St
     }
 }
 
-/// Refuses an output that is of another part than `part`, or of a part where none is made, or of the whole where
-/// one is; `is_begun` says whether there is anything in it.
+/// Refuses an output of another part than `part`, an output of a part if `part` is `None`, and an output of
+/// the whole job if `part` is given. `is_begun` says whether the output has any content.
 ///
 /// # Errors
-/// [`Error::RunDirectory`], of a file [`Error::Data`].
+/// [`Error::RunDirectory`], or [`Error::Data`] for a file.
 pub(crate) fn check_part(
     output: &Path,
     record: &Path,
@@ -147,36 +147,36 @@ pub(crate) fn check_part(
     let (what, hint) = match (there, part) {
         (Some(there), Some(part)) if there != part => (
             format!("it is part {there}, not part {part}"),
-            format!("Go on with part {there}, or give part {part} an output of its own"),
+            format!("Continue with part {there}, or give part {part} its own output"),
         ),
         (Some(there), None) => (
-            format!("it is part {there} of a job that is divided"),
-            format!("Join the parts first, or go on with part {there}"),
+            format!("it is part {there} of a divided job"),
+            format!("Join the parts first, or continue with part {there}"),
         ),
         (None, Some(part)) if is_begun => (
-            "it holds what is no part of a job".into(),
-            format!("Give part {part} an output of its own"),
+            "its content is not a part of a divided job".into(),
+            format!("Give part {part} its own output"),
         ),
         _ => return Ok(()),
     };
     Err(refused(output, what, hint))
 }
 
-/// A part, and where it is.
+/// A part and its path.
 pub(crate) struct Output<T> {
     pub path: PathBuf,
     pub record: PartRecord<T>,
 }
 
-/// All parts of a job, in the order of their numbers.
+/// All parts of a job, in order of their numbers.
 pub(crate) struct Parts<T>(Vec<Output<T>>);
 
 impl<T: Serialize + DeserializeOwned> Parts<T> {
-    /// The parts with these outputs: all that there are, each once, of the same job. `record_of` says where the
-    /// record of an output is.
+    /// Reads the parts with these outputs, which must be all parts of one job, each once. `record_of` gives
+    /// the path of an output's record.
     ///
     /// # Errors
-    /// All that is wrong, by the outputs' names; [`Error::Config`] for parts that are missing.
+    /// All problems, with the names of the outputs; [`Error::Config`] for missing parts.
     pub(crate) fn read(outputs: &[PathBuf], record_of: impl Fn(&Path) -> PathBuf) -> Result<Self> {
         let mut problems = Problems::default();
         let mut parts: Vec<Output<T>> = vec![];
@@ -193,7 +193,7 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
         }
         problems.check()?;
         if parts.is_empty() {
-            return Err(Error::config("join", "no part is named", "Name the outputs of all parts"));
+            return Err(Error::config("join", "no part is given", "Give the outputs of all parts"));
         }
         parts.sort_by_key(|output| output.record.part.number());
         let parts = Self(parts);
@@ -201,7 +201,7 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
         Ok(parts)
     }
 
-    /// Refuses records that were changed.
+    /// Refuses modified records.
     fn check_items(&self) -> Result<()> {
         let [first, ..] = self.0.as_slice() else { return Ok(()) };
         let PartRecord { items, sha256, .. } = &first.record;
@@ -213,15 +213,15 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
         if own == *items && all.count == *items && hex(all.hash.finalize()) == *sha256 {
             return Ok(());
         }
-        let what = format!("what the parts say they have is not all of {items} items");
-        Err(refused(&first.path, what, "A record was changed: make the parts anew"))
+        let what = format!("the parts together do not have all of {items} items");
+        Err(refused(&first.path, what, "Create the parts again: a record was modified"))
     }
 
     fn holder(&self, index: usize) -> &Output<T> {
         &self.0[index % self.0.len()]
     }
 
-    /// What all of them have in common.
+    /// The first part, for values that all parts share.
     pub(crate) fn first(&self) -> &Output<T> {
         &self.0[0]
     }
@@ -231,7 +231,7 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
         self.0.iter()
     }
 
-    /// Something of each part, all errors together.
+    /// Applies a function to each part and collects all errors.
     pub(crate) fn each<U>(&self, of: impl Fn(&Output<T>) -> Result<U>) -> Result<Vec<U>> {
         let mut problems = Problems::default();
         let all = self.0.iter().filter_map(|output| problems.note(of(output))).collect();
@@ -239,7 +239,7 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
     }
 }
 
-/// Things in groups of those beside each other that belong together.
+/// Groups adjacent items that belong together.
 pub(crate) fn grouped<U>(all: Vec<U>, same: impl Fn(&U, &U) -> bool) -> Vec<Vec<U>> {
     let mut groups: Vec<Vec<U>> = vec![];
     for one in all {
@@ -251,7 +251,7 @@ pub(crate) fn grouped<U>(all: Vec<U>, same: impl Fn(&U, &U) -> bool) -> Vec<Vec<
     groups
 }
 
-/// What is there one for each item of its part, in the order of the whole job.
+/// Merges lists that have one entry per item of each part, in the order of the whole job.
 pub(crate) fn in_order<U>(parts: Vec<Vec<U>>) -> impl Iterator<Item = U> {
     let mut parts: Vec<std::vec::IntoIter<U>> = parts.into_iter().map(Vec::into_iter).collect();
     let mut next = 0;
@@ -263,11 +263,11 @@ pub(crate) fn in_order<U>(parts: Vec<Vec<U>>) -> impl Iterator<Item = U> {
     })
 }
 
-/// A part that is not at its end: so many of its things, as in "3 of 5 problems are answered".
+/// The error for an unfinished part. `what` is its progress, as in "3 of 5 problems are answered".
 pub(crate) fn unfinished<T>(output: &Output<T>, what: impl std::fmt::Display) -> Error {
     let part = output.record.part;
     let hint = format!(
-        "Call what has begun it once more, with --part {part} --out {}, then join again",
+        "Run its command again with --part {part} --out {}, then join again",
         output.path.display()
     );
     refused(&output.path, format!("part {part} is not finished: {what}"), hint)
@@ -278,49 +278,49 @@ fn output<T: DeserializeOwned>(path: &Path, record: &Path) -> Result<Output<T>> 
         Some(record) => Ok(Output { path: path.to_owned(), record }),
         None if path.exists() => Err(refused(
             path,
-            "it is no part of a job that is divided",
-            "Name what calls with --part have written",
+            "it is not a part of a divided job",
+            "Give the outputs of commands with --part",
         )),
         None => Err(Error::io("read", path, std::io::ErrorKind::NotFound.into())),
     }
 }
 
-/// Refuses a part of another job than the first.
+/// Refuses a part that belongs to another job than the first.
 fn go_together<T>(first: &Output<T>, output: &Output<T>) -> Result<()> {
     let (there, here) = (&first.record, &output.record);
     let other = first.path.display();
     let mut changes = vec![];
     if there.part.of() != here.part.of() {
-        changes.push(format!("it is part {}, and that is part {}", here.part, there.part));
+        changes.push(format!("it is part {}, and that one is part {}", here.part, there.part));
     }
     changes.extend(differences(&there.settings, &here.settings, ""));
     changes.extend(differences(&there.job, &here.job, ""));
     if (there.items, &there.sha256) != (here.items, &here.sha256) {
         changes.push(match there.items == here.items {
-            true => "its data are others".into(),
-            false => format!("its data are others: {} items, not {}", here.items, there.items),
+            true => "its data differ".into(),
+            false => format!("its data differ: {} items, not {}", here.items, there.items),
         });
     }
     if changes.is_empty() {
         return Ok(());
     }
-    let what = format!("it is of another job than {other}: {}", changes.join(", "));
-    Err(refused(&output.path, what, "Name the parts of one job"))
+    let what = format!("it belongs to another job than {other}: {}", changes.join(", "));
+    Err(refused(&output.path, what, "Give the parts of one job"))
 }
 
-/// Refuses a part that is there already.
+/// Refuses a part that was already given.
 fn is_new<T>(parts: &[Output<T>], output: &Output<T>) -> Result<()> {
     let part = output.record.part;
     match parts.iter().find(|known| known.record.part == part) {
         None => Ok(()),
         Some(known) => {
             let what = format!("it is part {part}, and so is {}", known.path.display());
-            Err(refused(&output.path, what, "Name each part once"))
+            Err(refused(&output.path, what, "Give each part once"))
         }
     }
 }
 
-/// Names, as far as there are few, and how many more there are.
+/// The first names, followed by the number of the rest.
 pub(crate) fn first_names(names: impl IntoIterator<Item = String>, between: &str) -> String {
     const SHOWN: usize = 8;
     let mut names = names.into_iter();
@@ -332,7 +332,7 @@ pub(crate) fn first_names(names: impl IntoIterator<Item = String>, between: &str
     text
 }
 
-/// Refuses parts of which some are not there.
+/// Refuses an incomplete set of parts.
 fn none_missing<T>(of: usize, parts: &[Output<T>]) -> Result<()> {
     let there: std::collections::BTreeSet<usize> =
         parts.iter().map(|output| output.record.part.number()).collect();
@@ -346,8 +346,8 @@ fn none_missing<T>(of: usize, parts: &[Output<T>]) -> Result<()> {
         1 => format!("part {text} is missing"),
         _ => format!("parts {text} are missing"),
     };
-    let hint = "Make what is missing with the call of the other parts, each with its own part and \
-                output, and name it too";
+    let hint = "Create the missing parts with the same command, each with its own --part and \
+                output, and include them";
     Err(Error::config("join", what, hint))
 }
 
@@ -405,29 +405,29 @@ mod tests {
         keep("more", &record("3/3", 8));
         refused(
             &["p1", "p2", "more"],
-            &["more: it is of another job", "8 items, not 7", "3/3 is missing"],
+            &["more: it belongs to another job", "8 items, not 7", "3/3 is missing"],
         );
         keep("four", &record("3/4", 7));
         refused(
             &["p1", "p2", "p3", "four"],
-            &["four: it is of another job", "it is part 3/4, and that is part 1/3"],
+            &["four: it belongs to another job", "it is part 3/4, and that one is part 1/3"],
         );
         keep("other", &PartRecord { settings: json!({ "model": "n" }), ..record("2/3", 7) });
         refused(
             &["p1", "other", "p3"],
-            &["other: it is of another job", "model was \"m\", is \"n\""],
+            &["other: it belongs to another job", "model was \"m\", is \"n\""],
         );
         keep("changed", &PartRecord { own: vec![1, 5], ..record("2/3", 7) });
         refused(&["p1", "changed", "p3"], &["not all of 7 items"]);
         std::fs::write(place("mine"), "").unwrap();
-        refused(&["p1", "p2", "mine"], &["mine: it is no part"]);
+        refused(&["p1", "p2", "mine"], &["mine: it is not a part"]);
         refused(&["p1", "p2", "p3", "nowhere"], &["cannot read", "nowhere"]);
         std::fs::write(place(&format!("mine.{PART}")), "{}").unwrap();
-        refused(&["mine"], &["does not say what part"]);
-        // One that is too long is not read at all.
+        refused(&["mine"], &["does not say which part"]);
+        // A record that is too large is not read at all.
         let long = File::create(place(&format!("mine.{PART}"))).unwrap();
         long.set_len((1 << 30) + 1).unwrap();
-        refused(&["mine"], &["it has 1073741825 bytes, and no record"]);
+        refused(&["mine"], &["it has 1073741825 bytes, too many"]);
     }
 
     #[test]
@@ -439,12 +439,12 @@ mod tests {
             check_part(output, &path, part, is_begun).map_err(|error| error.to_string())
         };
         assert!(check(None, true).is_ok() && check(Some("1/2"), false).is_ok());
-        assert!(check(Some("1/2"), true).unwrap_err().contains("no part of a job"));
+        assert!(check(Some("1/2"), true).unwrap_err().contains("not a part of a divided job"));
         record("2/3", 7).keep(&path).unwrap();
         assert!(check(Some("2/3"), true).is_ok());
         assert!(check(Some("1/3"), true).unwrap_err().contains("it is part 2/3, not part 1/3"));
-        assert!(check(None, true).unwrap_err().contains("it is part 2/3 of a job"));
-        // It may have more to do, but not under other settings.
+        assert!(check(None, true).unwrap_err().contains("it is part 2/3 of a divided job"));
+        // The job may have grown, but its settings may not change.
         record("2/3", 9).keep(&path).unwrap();
         let other = PartRecord { settings: json!({ "model": "n" }), ..record("2/3", 9) };
         assert!(other.keep(&path).unwrap_err().to_string().contains("model was \"m\", is \"n\""));

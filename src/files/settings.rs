@@ -1,4 +1,4 @@
-//! The settings that results were made with, beside the results.
+//! Settings stored beside the results that were created with them.
 
 use super::write_text;
 use crate::error::{Error, Result};
@@ -6,12 +6,12 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Most characters of a value that are told.
+/// Maximum characters of a value in a message.
 const SHOWN: usize = 80;
-/// Most differences that are told.
+/// Maximum number of differences in a message.
 const MOST: usize = 6;
 
-/// The settings in which two runs differ, in words.
+/// Describes the settings in which two runs differ.
 pub(crate) fn differences(then: &Value, now: &Value, path: &str) -> Vec<String> {
     match (then, now) {
         (Value::Object(a), Value::Object(b)) => {
@@ -29,7 +29,7 @@ pub(crate) fn differences(then: &Value, now: &Value, path: &str) -> Vec<String> 
     }
 }
 
-/// A value, shortened: a chat template has thousands of characters.
+/// A value, shortened, since a chat template can have thousands of characters.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN) {
@@ -38,11 +38,11 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Refuses to put answers beside those that were made with other settings, which a file says; where
-/// there is none, it is written. `older` brings settings of earlier versions into today's form.
+/// Refuses to add answers to those created with other settings, which the file at `path` records. Writes the
+/// file if it does not exist. `older` migrates settings of earlier versions.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] with what differs, and with `hint`; [`Error::Io`].
+/// [`Error::RunDirectory`] with the differences and `hint`; [`Error::Io`].
 pub(crate) fn same_settings(
     path: &Path,
     settings: &Value,
@@ -61,10 +61,10 @@ pub(crate) fn same_settings(
     refuse_other(path, &then, settings, hint)
 }
 
-/// Refuses settings that differ from those that a file has.
+/// Refuses settings that differ from the stored ones.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] with what differs, and with `hint`.
+/// [`Error::RunDirectory`] with the differences and `hint`.
 pub(super) fn refuse_other(path: &Path, then: &Value, settings: &Value, hint: &str) -> Result<()> {
     let mut changes = differences(then, settings, "");
     if changes.is_empty() {
@@ -76,7 +76,7 @@ pub(super) fn refuse_other(path: &Path, then: &Value, settings: &Value, hint: &s
     }
     Err(Error::RunDirectory {
         path: path.to_owned(),
-        what: format!("what is here was made with other settings: {}", changes.join(", ")),
+        what: format!("it was created with other settings: {}", changes.join(", ")),
         hint: hint.to_owned(),
     })
 }

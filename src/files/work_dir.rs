@@ -1,5 +1,5 @@
-//! A directory that one process at a time works in, known by a mark, so that nothing is written
-//! among files of something else.
+//! A directory that one process at a time works in. A mark identifies it, so that nothing is written among
+//! unrelated files.
 
 use super::lock::{FolderLock, LOCK, LOCK_PROBE};
 use super::{PART, remove_file, write_text, write_whole};
@@ -10,46 +10,45 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Written and removed, to see whether a directory can be written to.
+/// Written and removed again, to test whether a directory is writable.
 const PROBE: &str = ".write-probe";
 
-/// What the directories of one kind have in common.
+/// A kind of directory.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkDirKind {
-    /// Whose files are in it, as in "it holds files that are not a run's".
+    /// The owner of its files, as in "it holds files that are not a run's".
     pub owner: &'static str,
-    /// The file that says that a directory is one of these.
+    /// The name of the file that marks a directory of this kind.
     pub mark: &'static str,
-    /// Whether a directory without the mark is one of these all the same, such as those that were
-    /// made before there was a mark.
+    /// Whether a directory without the mark is of this kind as well, such as those of versions before the
+    /// mark.
     pub is_unmarked: fn(&Path) -> bool,
 }
 
 impl WorkDirKind {
-    /// A kind whose directories all have the mark.
+    /// Creates a kind whose directories all have the mark.
     pub const fn new(owner: &'static str, mark: &'static str) -> Self {
         Self { owner, mark, is_unmarked: |_| false }
     }
 
-    /// The kind, with a rule for directories without the mark.
+    /// Adds a rule for directories without the mark.
     pub const fn or_unmarked(self, is_unmarked: fn(&Path) -> bool) -> Self {
         Self { is_unmarked, ..self }
     }
 
-    /// Whether a directory is one of these.
+    /// Whether a directory is of this kind.
     pub fn holds(&self, path: &Path) -> bool {
         path.join(self.mark).is_file() || (self.is_unmarked)(path)
     }
 
-    /// Whether a file in a directory that is not one of these yet is what a process leaves that was
-    /// killed as it began.
+    /// Whether a file may be left over from a process that was killed before it set the mark.
     fn is_leftover(&self, name: &std::ffi::OsStr) -> bool {
-        // The last is what earlier versions left.
+        // The second name is that of earlier versions.
         let mark_on_its_way = [format!(".{}.new", self.mark), format!(".{}", self.mark)];
         let is = |leftover: &String| name == &**leftover;
         name == PROBE
             || name == LOCK
-            // Kept before the mark where that makes a part a begun one.
+            // Written before the mark if the mark would make the part a started one.
             || name == PART
             || is(&format!(".{PART}.new"))
             || name.to_string_lossy().starts_with(LOCK_PROBE)
@@ -57,11 +56,11 @@ impl WorkDirKind {
             || mark_on_its_way.iter().any(is)
     }
 
-    /// Looks at a directory as [`WorkDir::open`] does, and makes and changes nothing.
+    /// Performs the checks of [`WorkDir::open`] without creating or changing anything.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`]: it is none, it holds other files, or another process works on it;
-    /// [`Error::Io`].
+    /// [`Error::RunDirectory`] if the path is not a directory, has other files, or is used by another
+    /// process; [`Error::Io`].
     pub fn check(&self, path: &Path) -> Result<()> {
         self.check_files(path)?;
         if path.join(LOCK).is_file() {
@@ -70,7 +69,7 @@ impl WorkDirKind {
         Ok(())
     }
 
-    /// As [`WorkDirKind::check`], whoever works on it.
+    /// Like [`WorkDirKind::check`], regardless of other processes.
     pub(crate) fn check_files(&self, path: &Path) -> Result<()> {
         let refuse = |what: String, hint: &str| {
             Err(Error::RunDirectory { path: path.to_owned(), what, hint: hint.to_owned() })
@@ -82,7 +81,7 @@ impl WorkDirKind {
         if path.is_dir() && !self.holds(path) {
             for entry in fs::read_dir(path).map_err(read)? {
                 let is_other = !self.is_leftover(&entry.map_err(read)?.file_name());
-                // One that shares the directory may have marked it meanwhile.
+                // A process that shares the directory may have marked it in the meantime.
                 if is_other && !self.holds(path) {
                     let what = format!("it holds files that are not {}", self.owner);
                     return refuse(what, "Choose an empty directory");
@@ -93,8 +92,8 @@ impl WorkDirKind {
     }
 }
 
-/// A directory that this process alone works in. Clones share it. One that this process has made and
-/// left empty is removed when the last of them is dropped.
+/// A directory that only this process works in. Clones share it. If this process created the directory and
+/// left it empty, the directory is removed when the last clone is dropped.
 ///
 /// ```
 /// use mixdistill::files::{WorkDir, WorkDirKind};
@@ -105,38 +104,38 @@ impl WorkDirKind {
 /// let directory = WorkDir::open(&path, CURVES)?;
 /// directory.set_mark("")?;
 /// directory.write_json("first.json", &[3.1, 2.7])?;
-/// assert!(WorkDir::open(&path, CURVES).is_err(), "it is taken");
+/// assert!(WorkDir::open(&path, CURVES).is_err(), "in use");
 /// # Ok::<(), mixdistill::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct WorkDir(Arc<Taken>);
 
-/// A directory, taken.
+/// A locked directory.
 #[derive(Debug)]
 struct Taken {
     path: PathBuf,
     kind: WorkDirKind,
-    /// Directories that were made for it, the deepest first.
+    /// Directories that were created for it, deepest first.
     made: Vec<PathBuf>,
     lock: Option<FolderLock>,
 }
 
 impl WorkDir {
-    /// Takes a directory, and makes it where there is none. The mark is not set yet.
+    /// Locks a directory and creates it if necessary. Does not set the mark.
     ///
     /// # Errors
-    /// As [`WorkDirKind::check`]; [`Error::Io`] where it cannot be written to.
+    /// See [`WorkDirKind::check`]; [`Error::Io`] if it is not writable.
     pub fn open(path: &Path, kind: WorkDirKind) -> Result<Self> {
         kind.check(path)?;
         let directory = Self::made(path, kind)?;
         Self::locked(directory, FolderLock::take(path))
     }
 
-    /// Takes a directory beside other processes that take it so. Each makes sure by itself that no two
-    /// of them write the same file. It is not removed where it is left empty.
+    /// Opens a directory that several processes share. Each makes sure that no two of them write the same
+    /// file. The directory is not removed if it is left empty.
     ///
     /// # Errors
-    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where a process works on it alone.
+    /// See [`WorkDir::open`]; [`Error::RunDirectory`] if a process uses it exclusively.
     pub(crate) fn open_shared(path: &Path, kind: WorkDirKind) -> Result<Self> {
         kind.check_files(path)?;
         let mut directory = Self::made(path, kind)?;
@@ -149,7 +148,7 @@ impl WorkDir {
         Ok(Self(Arc::new(taken)))
     }
 
-    /// The directory, which can be written to.
+    /// Creates the directory and checks that it is writable.
     fn made(path: &Path, kind: WorkDirKind) -> Result<Taken> {
         let ancestors = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
         let made = ancestors.take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
@@ -161,10 +160,10 @@ impl WorkDir {
         Ok(taken)
     }
 
-    /// As [`WorkDir::open`], and sets an empty mark where it is not one of its kind yet.
+    /// Like [`WorkDir::open`], and sets an empty mark if there is none.
     ///
     /// # Errors
-    /// As [`WorkDir::open`].
+    /// See [`WorkDir::open`].
     pub fn open_marked(path: &Path, kind: WorkDirKind) -> Result<Self> {
         let directory = Self::open(path, kind)?;
         if !directory.is_marked() {
@@ -173,23 +172,23 @@ impl WorkDir {
         Ok(directory)
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// A path inside.
+    /// The path of a file in the directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.path.join(name)
     }
 
-    /// Whether it is one of its kind already: whether a process has worked in it.
+    /// Whether the directory is of its kind already, because a process worked in it before.
     pub fn is_marked(&self) -> bool {
         self.0.kind.holds(&self.0.path)
     }
 
-    /// Sets the mark, which may hold a text. Set before anything else is written, it says of whatever
-    /// a killed process leaves whose it is.
+    /// Sets the mark, with a text as its content. Set it before writing anything else, so that the files of a
+    /// killed process can be identified.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -197,7 +196,7 @@ impl WorkDir {
         self.write(self.0.kind.mark, text)
     }
 
-    /// Writes a text, whole or not at all.
+    /// Writes a text file atomically.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -205,10 +204,10 @@ impl WorkDir {
         write_text(&self.join(name), text)
     }
 
-    /// Writes a file, whole or not at all.
+    /// Writes a file atomically.
     ///
     /// # Errors
-    /// [`Error::Io`]; what `fill` gives.
+    /// [`Error::Io`]; errors of `fill`.
     pub fn write_with(
         &self,
         name: &str,
@@ -217,7 +216,7 @@ impl WorkDir {
         write_whole(&self.join(name), fill)
     }
 
-    /// Writes a value as JSON for people.
+    /// Writes a value as indented JSON.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -237,7 +236,7 @@ impl WorkDir {
         })
     }
 
-    /// Writes one value as a line of JSON to a file that is being written.
+    /// Writes one value as a JSON line to an open file. `name` is used in errors.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -252,7 +251,7 @@ impl WorkDir {
         file.write_all(b"\n").map_err(failed)
     }
 
-    /// Removes a file if it is there.
+    /// Removes a file if it exists.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -262,14 +261,14 @@ impl WorkDir {
 }
 
 impl Taken {
-    /// Whether nothing is in it but what says that it is taken.
+    /// Whether the directory has nothing but its lock and mark.
     fn is_empty(&self) -> bool {
         let Ok(mut entries) = fs::read_dir(&self.path) else { return false };
         let own = |name: &std::ffi::OsStr| name == LOCK || name == self.kind.mark;
         entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name())))
     }
 
-    /// Removes the directories that were made, up to one that holds something by now.
+    /// Removes the created directories, up to the first that is not empty.
     fn remove_made(&self) {
         let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
@@ -277,7 +276,7 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        // Whatever cannot be removed does no harm. What another process has taken is left to it.
+        // Failures to remove are harmless. A directory that another process locked is left to that process.
         if self.lock.is_none() {
             self.remove_made();
         }
@@ -286,7 +285,7 @@ impl Drop for Taken {
         }
         let _ = fs::remove_file(self.path.join(self.kind.mark));
         if fs::remove_file(self.path.join(LOCK)).is_err() {
-            // Some systems do not remove a file that is open.
+            // Some systems cannot remove an open file.
             self.lock = None;
             let _ = fs::remove_file(self.path.join(LOCK));
         }
@@ -316,7 +315,7 @@ mod tests {
         assert!(refusal(&file).contains("not a directory"));
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        // The same beside a mark, and beside what was there before there were marks.
+        // Other files are fine beside a mark, or beside files from before there were marks.
         for sign in [".mark", "old.txt"] {
             fs::write(folder.path().join(sign), "").unwrap();
             assert!(WorkDir::open(folder.path(), KIND).unwrap().is_marked());
@@ -345,7 +344,7 @@ mod tests {
         second.write_jsonl("rows.jsonl", &[1, 2]).unwrap();
         drop(second);
         assert_eq!(fs::read_to_string(path.join("rows.jsonl")).unwrap(), "1\n2\n");
-        // One that was there before stays, empty or not.
+        // A directory that existed before is kept, even if it is empty.
         fs::remove_file(path.join("rows.jsonl")).unwrap();
         drop(WorkDir::open(&path, KIND).unwrap());
         assert!(path.join(".mark").is_file());

@@ -1,25 +1,25 @@
-//! Blocks of 32 numbers and their values.
+//! Decoders for blocks of 32 values.
 
 use half::f16;
 
-/// The values of `iq4_nl` and `iq4_xs`.
+/// Lookup table of `iq4_nl` and `iq4_xs`.
 pub(super) const IQ4: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// Twice the values of 4-bit numbers with 2 bits of exponent.
+/// The values of FP4 (E2M1), doubled.
 const FP4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// A 16-bit number at a place.
+/// Reads the `f16` at byte `at`.
 pub(super) fn number(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The lower and the upper halves of 16 bytes.
+/// Code `at` of 32 codes of 4 bits: the low nibbles of 16 bytes, then their high nibbles.
 fn halves(bytes: &[u8], at: usize) -> u8 {
     if at < 16 { bytes[at] & 15 } else { bytes[at - 16] >> 4 }
 }
 
-/// The fifth bit of a code.
+/// The fifth bit of code `at`, shifted into position.
 fn fifth(bits: &[u8], at: usize) -> u8 {
     (bits[at / 8] >> (at % 8) & 1) << 4
 }
@@ -69,7 +69,7 @@ pub(super) fn iq4_nl(block: &[u8], values: &mut [f32]) {
 }
 
 pub(super) fn mxfp4(block: &[u8], values: &mut [f32]) {
-    // Half of a power of two, since the table's values are doubled.
+    // Half the power of two, because the table's values are doubled.
     let exponent = u32::from(block[0]);
     let bits = if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 };
     let scale = f32::from_bits(bits);

@@ -1,12 +1,12 @@
-//! The bytes of a type to numbers, by ggml's reference functions (`dequantize_row_*`).
+//! Dequantization, as in ggml's reference functions (`dequantize_row_*`).
 
 use super::{TensorType, blocks, super_blocks};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// The numbers of whole blocks.
+/// Dequantizes whole blocks.
 pub(crate) fn dequantize(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
-    /// Blocks of one task.
+    /// Blocks per task.
     const TASK: usize = 1 << 10;
     let read: fn(&[u8], &mut [f32]) = match kind {
         TensorType::F32 => |bytes, values| values[0] = f32_of(bytes),

@@ -1,4 +1,4 @@
-//! Reading a file. Nothing that it says of itself is believed before it is held against its length.
+//! Reads GGUF files. Counts and offsets are checked against the file's length before they are used.
 
 use super::dequantize::dequantize;
 use super::{ALIGNMENT, GgufArray, GgufValue, MAGIC, TensorType};
@@ -10,30 +10,30 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Most dimensions of a tensor, as in ggml.
+/// Maximum number of dimensions of a tensor, as in ggml.
 const MOST_DIMENSIONS: u32 = 4;
-/// Least bytes of an entry of the metadata, and of a tensor's description: a length, a type and a value.
+/// Minimum size in bytes of a metadata entry or a tensor description: a length, a type, and a value.
 const LEAST_ENTRY: u64 = 13;
 
-/// A tensor of a file.
+/// The shape and storage type of a tensor in a GGUF file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its sizes, rows first.
+    /// Dimensions, outermost first, as in PyTorch. The file stores them in reverse order.
     pub shape: Vec<usize>,
-    /// How its numbers are stored.
+    /// Storage type of the elements.
     pub kind: TensorType,
-    /// Where its bytes begin in the file.
+    /// Offset of the data from the start of the file, in bytes.
     pub(crate) start: u64,
 }
 
 impl TensorInfo {
-    /// Its numbers.
+    /// Returns the number of elements.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// A file whose metadata have been read; tensors are read one by one.
+/// A GGUF file. Opening it reads the metadata; tensors are read on request.
 #[derive(Clone, Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -46,28 +46,28 @@ fn failed(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Erro
 }
 
 fn damaged(path: &Path, what: impl Into<String>) -> Error {
-    failed(path, what, "The file is damaged or incomplete; bring it again")
+    failed(path, what, "Download or copy the file again; it is damaged or incomplete")
 }
 
 impl GgufFile {
-    /// Whether a path is that of a file of this format, by how it begins or else by its name.
+    /// Returns whether `path` is a GGUF file, judged by its first bytes or by the extension `.gguf`.
     pub fn is_one(path: &Path) -> bool {
         path.is_file()
             && (Self::begins(path) || path.extension().is_some_and(|name| name == "gguf"))
     }
 
-    /// Whether a file begins as one of this format.
+    /// Returns whether a file starts with the GGUF magic bytes.
     pub(crate) fn begins(path: &Path) -> bool {
         let mut head = [0; 4];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
         read.is_ok() && head == MAGIC
     }
 
-    /// Reads the metadata, and where the tensors are.
+    /// Opens a file and reads its metadata and tensor descriptions.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: it is no such file, a damaged one, one for machines with another
-    /// order of bytes, or it has tensors of a type that is not read, which is named.
+    /// [`Error::Io`] if the file cannot be read. [`Error::Model`] if it is not a GGUF file, is damaged or
+    /// big-endian, or has tensors of an unsupported type (named).
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
@@ -79,7 +79,7 @@ impl GgufFile {
             return Err(failed(path, what, hint));
         }
         if !head.starts_with(&MAGIC) {
-            return Err(failed(path, "it is not a GGUF file", "Give the file of a model in GGUF"));
+            return Err(failed(path, "it is not a GGUF file", "Pass a model in GGUF format"));
         }
         let mut reader = Reader { file, path, left: length };
         reader.take::<4>("its header")?;
@@ -87,32 +87,29 @@ impl GgufFile {
         match version {
             2 | 3 => {}
             _ if version != 0 && version.swap_bytes() <= 3 => {
-                let what = "it is for machines that order bytes the other way (big-endian)";
+                let what = "it is a big-endian file";
                 return Err(failed(path, what, "Use a little-endian file"));
             }
             _ => {
-                let what = format!("it is GGUF version {version}; 2 and 3 are read");
-                return Err(failed(
-                    path,
-                    what,
-                    "Convert the model again with a llama.cpp of today",
-                ));
+                let what = format!("it is GGUF version {version}; versions 2 and 3 are supported");
+                return Err(failed(path, what, "Convert the model again with a current llama.cpp"));
             }
         }
         let tensors = reader.u64("its header")?;
         let entries = reader.u64("its header")?;
-        for (count, what) in [(tensors, "tensors"), (entries, "entries of metadata")] {
+        for (count, what) in [(tensors, "tensors"), (entries, "metadata entries")] {
             if count > reader.left / LEAST_ENTRY {
-                let what = format!("its header says {count} {what}, more than it has room for");
+                let what =
+                    format!("its header declares {count} {what}, more than the file has room for");
                 return Err(damaged(path, what));
             }
         }
         let mut metadata = BTreeMap::new();
         for _ in 0..entries {
-            let key = reader.text("a key of its metadata")?;
+            let key = reader.text("a metadata key")?;
             let value = reader.value(&key)?;
             if metadata.contains_key(&key) {
-                return Err(damaged(path, format!("its metadata have `{key}` twice")));
+                return Err(damaged(path, format!("its metadata has `{key}` twice")));
             }
             metadata.insert(key, value);
         }
@@ -124,7 +121,7 @@ impl GgufFile {
             Some(value) => value
                 .as_u64()
                 .filter(|alignment| alignment.is_power_of_two() && *alignment <= 1 << 20)
-                .ok_or_else(|| damaged(path, "`general.alignment` is no power of 2"))?,
+                .ok_or_else(|| damaged(path, "`general.alignment` is not a power of 2"))?,
         };
         let start = (length - reader.left).next_multiple_of(alignment);
         let mut tensors = BTreeMap::new();
@@ -139,29 +136,29 @@ impl GgufFile {
         Ok(Self { path: path.to_owned(), metadata, tensors })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its metadata.
+    /// Returns the metadata, by key.
     pub fn metadata(&self) -> &BTreeMap<String, GgufValue> {
         &self.metadata
     }
 
-    /// Its tensors.
+    /// Returns the tensor descriptions, by name.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
     }
 
-    /// The bytes of a tensor.
+    /// Reads the raw bytes of a tensor.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where there is no such tensor.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Model`] if it has no such tensor.
     pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         let missing = || damaged(&self.path, format!("tensor `{name}` is missing"));
         let info = self.tensors.get(name).ok_or_else(missing)?;
-        // Held against the file's length when it was opened.
+        // `open` has checked the size against the file's length.
         let mut bytes = vec![0; info.kind.bytes(info.count())];
         let read = || -> std::io::Result<()> {
             let mut file = File::open(&self.path)?;
@@ -173,52 +170,54 @@ impl GgufFile {
         Ok(bytes)
     }
 
-    /// The numbers of a tensor, whatever their type in the file.
+    /// Reads a tensor and converts its elements to `f32`.
     ///
     /// # Errors
-    /// As [`GgufFile::read_bytes`].
+    /// See [`GgufFile::read_bytes`].
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let bytes = self.read_bytes(name)?;
         Ok(self.tensors.get(name).map_or_else(Vec::new, |info| dequantize(info.kind, &bytes)))
     }
 }
 
-/// What a file says of a tensor.
+/// The description of a tensor in the header.
 struct Described {
     shape: Vec<usize>,
     kind: TensorType,
-    /// Bytes from where tensors begin.
+    /// Offset from the start of the tensor data, in bytes.
     offset: u64,
 }
 
 impl Described {
-    /// Where the tensor is, if it is within the file.
+    /// Locates the tensor, if it lies within the file.
     fn placed(self, start: u64, length: u64, alignment: u64) -> Result<TensorInfo, String> {
         let Self { shape, kind, offset } = self;
         if !offset.is_multiple_of(alignment) {
-            return Err(format!("it begins at byte {offset}, which is not aligned to {alignment}"));
+            return Err(format!("its offset {offset} is not aligned to {alignment}"));
         }
         let bytes = kind.bytes(shape.iter().product()) as u64;
         let end = start.checked_add(offset).and_then(|start| start.checked_add(bytes));
         match end {
             Some(end) if end <= length => Ok(TensorInfo { shape, kind, start: start + offset }),
-            _ => Err(format!("it has {bytes} bytes from {offset} on, beyond the file's end")),
+            _ => {
+                Err(format!("its {bytes} bytes at offset {offset} extend past the end of the file"))
+            }
         }
     }
 }
 
-/// Reads what stands before the tensors' bytes.
+/// Reads everything before the tensor data.
 struct Reader<'a> {
     file: BufReader<File>,
     path: &'a Path,
-    /// Bytes to the end of the file.
+    /// Bytes left in the file.
     left: u64,
 }
 
 impl Reader<'_> {
     fn bytes(&mut self, count: u64, of: &str) -> Result<Vec<u8>> {
         if count > self.left {
-            let what = format!("it ends within {of}, which has {count} bytes");
+            let what = format!("it ends within {of} ({count} bytes)");
             return Err(damaged(self.path, what));
         }
         let mut bytes = vec![0; count as usize];
@@ -269,7 +268,7 @@ impl Reader<'_> {
             11 => GgufValue::I64(i64::from_le_bytes(self.take(of)?)),
             12 => GgufValue::F64(f64::from_le_bytes(self.take(of)?)),
             other => {
-                return Err(damaged(self.path, format!("{of} is of an unknown type ({other})")));
+                return Err(damaged(self.path, format!("{of} has the unknown type {other}")));
             }
         })
     }
@@ -293,9 +292,10 @@ impl Reader<'_> {
             6 => GgufArray::F32(parts(&list(4)?, f32::from_le_bytes)),
             7 => GgufArray::Bool(parts(&list(1)?, |x: [u8; 1]| x != [0])),
             8 => {
-                // Each has at least its length.
+                // Each string takes at least the 8 bytes of its length.
                 if count > self.left / 8 {
-                    let what = format!("{of} says {count} texts, more than there is room for");
+                    let what =
+                        format!("{of} declares {count} strings, more than the file has room for");
                     return Err(damaged(self.path, what));
                 }
                 GgufArray::String((0..count).map(|_| self.text(of)).collect::<Result<_>>()?)
@@ -305,18 +305,17 @@ impl Reader<'_> {
             10 => {
                 let list = parts(&list(8)?, |x| i64::try_from(u64::from_le_bytes(x)).ok());
                 let list = list.into_iter().collect::<Option<Vec<i64>>>();
-                let large =
-                    || damaged(self.path, format!("{of} holds integers that are too large"));
+                let large = || damaged(self.path, format!("{of} has integers that are too large"));
                 GgufArray::I64(list.ok_or_else(large)?)
             }
             other => {
-                let what = format!("{of} is a list of an unknown type ({other})");
+                let what = format!("{of} is an array of the unknown type {other}");
                 return Err(damaged(self.path, what));
             }
         })
     }
 
-    /// What follows a tensor's name.
+    /// Reads the part of a tensor description after the name.
     fn described(&mut self) -> Result<Described> {
         let of = "a tensor's description";
         let dimensions = self.u32(of)?;
@@ -329,7 +328,7 @@ impl Reader<'_> {
         for _ in 0..dimensions {
             let size = self.u64(of)?;
             let size = usize::try_from(size).ok().filter(|size| *size > 0);
-            // Bounds the bytes too, which are at most four for each number.
+            // This also bounds the size in bytes: at most 4 per element.
             let product = size.and_then(|size| count.checked_mul(size));
             match (size, product.filter(|product| *product <= 1 << 48)) {
                 (Some(size), Some(product)) => {
@@ -342,12 +341,12 @@ impl Reader<'_> {
         let columns = shape.first().copied().unwrap_or(1);
         shape.reverse();
         let kind = TensorType::of_number(self.u32(of)?).map_err(|name| {
-            let hint = "Take the model in another type: f16, q8_0 and q4_K, for example, are read";
-            failed(self.path, format!("it has tensors of type {name}, which are not read"), hint)
+            let hint = "Use a file with a supported type, such as f16, q8_0, or q4_K";
+            failed(self.path, format!("it has tensors of the unsupported type {name}"), hint)
         })?;
         if !columns.is_multiple_of(kind.block()) {
             let what = format!(
-                "a tensor of {} has rows of {columns}, which are no whole blocks of {}",
+                "a {} tensor has rows of {columns}, not a multiple of the block size {}",
                 kind.name(),
                 kind.block()
             );

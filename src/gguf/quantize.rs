@@ -1,15 +1,15 @@
-//! Numbers to the bytes of a type, by ggml's reference functions (`quantize_row_*_ref`), bit for bit.
+//! Quantization, bit-identical to ggml's reference functions (`quantize_row_*_ref`).
 
 use super::TensorType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// The bytes of numbers, whose rows are whole blocks of the type.
+/// Quantizes values. Their number must be a multiple of the type's block size.
 ///
 /// # Errors
-/// What is wrong, in words: a number that is too large for 16 bits, or a type that is read only.
+/// A message, if a value is too large for the type or the type can only be read.
 pub(crate) fn quantize(values: &[f32], kind: TensorType) -> Result<Vec<u8>, String> {
-    /// Numbers of one task; a multiple of every block.
+    /// Values per task, a multiple of every block size.
     const TASK: usize = 1 << 16;
     let write: fn(&[f32], &mut Vec<u8>) = match kind {
         TensorType::F32 => {
@@ -23,9 +23,9 @@ pub(crate) fn quantize(values: &[f32], kind: TensorType) -> Result<Vec<u8>, Stri
         },
         TensorType::Q8_0 => |values, bytes| in_blocks(values, bytes, q8_0),
         TensorType::Q4_0 => |values, bytes| in_blocks(values, bytes, q4_0),
-        other => return Err(format!("{} is read, and not written", other.name())),
+        other => return Err(format!("{} can be read but not written", other.name())),
     };
-    // Scales are f16, too.
+    // The scales of blocks are f16.
     let largest: f32 = match kind {
         TensorType::F16 => 65504.0,
         TensorType::Bf16 => bf16::MAX.to_f32(),
@@ -34,7 +34,7 @@ pub(crate) fn quantize(values: &[f32], kind: TensorType) -> Result<Vec<u8>, Stri
         _ => f32::INFINITY,
     };
     if let Some(value) = values.iter().find(|value| value.abs() > largest) {
-        return Err(format!("it holds {value:e}, which is too large for {}", kind.name()));
+        return Err(format!("it has the value {value:e}, which is too large for {}", kind.name()));
     }
     let parts: Vec<Vec<u8>> = values
         .par_chunks(TASK)
@@ -51,23 +51,23 @@ fn in_blocks(values: &[f32], bytes: &mut Vec<u8>, block: fn(&[f32; 32], &mut Vec
     values.as_chunks::<32>().0.iter().for_each(|values| block(values, bytes));
 }
 
-/// 1 over a scale; 0 for 0.
+/// `1 / scale`, or 0 if the scale is 0.
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// The scale, then a signed byte for each value.
+/// Writes the scale, then a signed byte per value.
 fn q8_0(values: &[f32; 32], bytes: &mut Vec<u8>) {
     let scale = values.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
     let factor = inverse(scale);
     bytes.extend(f16::from_f32(scale).to_le_bytes());
-    // Halves are rounded away from 0.
+    // `round` rounds half away from zero, as ggml does.
     bytes.extend(values.iter().map(|x| (x * factor).round() as i8 as u8));
 }
 
-/// The scale, then 4 bits for each value: the first half of the block in the lower halves of bytes.
+/// Writes the scale, then 4 bits per value. The low nibbles hold the first half of the block.
 fn q4_0(values: &[f32; 32], bytes: &mut Vec<u8>) {
-    // Of two values as large, the first.
+    // Ties go to the first value.
     let most = values.iter().fold(0f32, |most, x| if x.abs() > most.abs() { *x } else { most });
     let scale = most / -8.0;
     let factor = inverse(scale);

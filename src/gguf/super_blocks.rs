@@ -1,9 +1,9 @@
-//! Blocks of 256 numbers, with scales of parts that are in few bits themselves.
+//! Decoders for super-blocks of 256 values, whose parts have quantized scales.
 
 use super::blocks::{IQ4, number};
 
-/// The bits of a code among bytes of which each holds bits of several runs of 32: run `run` of a group of
-/// `per_byte` runs is the one shifted by so many bits.
+/// The `width` bits of code `at`. Each byte holds bits of `8 / width` runs of `run_bytes` codes; the first
+/// run is in the lowest bits.
 fn bits(bytes: &[u8], at: usize, width: usize, run_bytes: usize) -> u8 {
     let per_byte = 8 / width;
     let (group, rest) = (at / (run_bytes * per_byte), at % (run_bytes * per_byte));
@@ -24,7 +24,7 @@ pub(super) fn q2_k(block: &[u8], values: &mut [f32]) {
 pub(super) fn q3_k(block: &[u8], values: &mut [f32]) {
     let (upper, codes, packed) = (&block[..32], &block[32..96], &block[96..108]);
     let scale = number(block, 108);
-    // Six bits each: four in the first eight bytes, two in the last four.
+    // Six bits per scale: the low four in the first eight bytes, the high two in the last four.
     let of_part = |part: usize| {
         let low = packed[part % 8] >> (4 * (part / 8)) & 15;
         let high = packed[8 + part % 4] >> (2 * (part / 4)) & 3;
@@ -32,14 +32,14 @@ pub(super) fn q3_k(block: &[u8], values: &mut [f32]) {
     };
     let scales: [f32; 16] = std::array::from_fn(|part| scale * of_part(part));
     for (at, value) in values.iter_mut().enumerate() {
-        // A bit that is not set takes 4 away.
+        // A clear bit subtracts 4.
         let low = f32::from(bits(codes, at, 2, 32));
         let lacks = f32::from(bits(upper, at, 1, 32) ^ 1);
         *value = scales[at / 16] * (low - 4.0 * lacks);
     }
 }
 
-/// Scales and smallest values of eight parts, six bits each.
+/// Unpacks the 6-bit scales and minimums of eight parts.
 fn scales_and_least(packed: &[u8]) -> [(f32, f32); 8] {
     std::array::from_fn(|part| {
         let (scale, least) = if part < 4 {

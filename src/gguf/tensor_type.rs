@@ -1,23 +1,24 @@
-//! How the numbers of a tensor are stored.
+//! Storage types of tensors.
 
-/// The type of a tensor's numbers, by ggml's names.
+/// Storage type of a tensor, as in ggml. All types can be read; `f32`, `f16`, `bf16`, `q8_0`, and `q4_0` can
+/// be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TensorType {
-    /// 32-bit numbers.
+    /// 32-bit floats.
     F32,
-    /// 16-bit numbers of IEEE 754.
+    /// 16-bit IEEE 754 floats.
     F16,
-    /// 16-bit numbers with 8 significant bits (bfloat16).
+    /// bfloat16.
     Bf16,
-    /// 4 bits and a scale for each 32.
+    /// 4 bits, with a scale per block of 32.
     Q4_0,
-    /// 4 bits, a scale and a smallest value for each 32.
+    /// 4 bits, with a scale and a minimum per block of 32.
     Q4_1,
-    /// 5 bits and a scale for each 32.
+    /// 5 bits, with a scale per block of 32.
     Q5_0,
-    /// 5 bits, a scale and a smallest value for each 32.
+    /// 5 bits, with a scale and a minimum per block of 32.
     Q5_1,
-    /// 8 bits and a scale for each 32.
+    /// 8 bits, with a scale per block of 32.
     Q8_0,
     /// 2 bits in blocks of 256.
     Q2K,
@@ -29,23 +30,23 @@ pub enum TensorType {
     Q5K,
     /// 6 bits in blocks of 256.
     Q6K,
-    /// 4 bits, a place in a table, and a scale for each 32.
+    /// 4-bit index into a nonlinear table, with a scale per block of 32.
     Iq4Nl,
-    /// The same in blocks of 256.
+    /// The table of `iq4_nl`, in blocks of 256.
     Iq4Xs,
-    /// 4-bit numbers with 2 bits of exponent, and a power of two for each 32.
+    /// 4-bit floats (E2M1), with a power-of-two scale per block of 32.
     Mxfp4,
 }
 
-/// A row of the table of types.
+/// A row of [`TABLE`].
 struct Row {
     kind: TensorType,
-    /// Its number in files.
+    /// The type's number in GGUF files.
     number: u32,
     name: &'static str,
-    /// Numbers in a block.
+    /// Elements per block.
     block: usize,
-    /// Bytes of a block.
+    /// Bytes per block.
     bytes: usize,
 }
 
@@ -73,7 +74,7 @@ const TABLE: [Row; 16] = [
     row(TensorType::Mxfp4, 39, "mxfp4", 32, 17),
 ];
 
-/// Names of types that are not read, by their numbers in files.
+/// Names of unsupported types, by their numbers in GGUF files.
 const OTHERS: [(u32, &str); 18] = [
     (9, "q8_1"),
     (15, "q8_K"),
@@ -100,27 +101,27 @@ impl TensorType {
         &TABLE[self as usize]
     }
 
-    /// All types.
+    /// Returns all types.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|row| row.kind)
     }
 
-    /// Its name, as ggml has it: `f16`, `q8_0`, `q4_K`.
+    /// Returns ggml's name of the type, such as `f16`, `q8_0`, or `q4_K`.
     pub fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// That of a name; capitals make no difference.
+    /// Finds a type by name, ignoring case.
     pub fn by_name(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name)).map(|row| row.kind)
     }
 
-    /// Its number in files.
+    /// The type's number in GGUF files.
     pub(super) fn number(self) -> u32 {
         self.row().number
     }
 
-    /// That of a number in files, or the name of what is not read.
+    /// Finds a type by its number in GGUF files. The error names the unsupported type.
     pub(super) fn of_number(number: u32) -> Result<Self, String> {
         let found = TABLE.iter().find(|row| row.number == number);
         found.map(|row| row.kind).ok_or_else(|| {
@@ -129,23 +130,22 @@ impl TensorType {
         })
     }
 
-    /// Numbers that are stored together; rows have whole blocks.
+    /// Returns the number of elements per block. Rows consist of whole blocks.
     pub fn block(self) -> usize {
         self.row().block
     }
 
-    /// Bytes of a block.
+    /// Returns the size of a block in bytes.
     pub fn block_bytes(self) -> usize {
         self.row().bytes
     }
 
-    /// Bytes of so many numbers, which are whole blocks.
+    /// Size in bytes of `numbers` elements, which must be whole blocks.
     pub(crate) fn bytes(self, numbers: usize) -> usize {
         numbers / self.block() * self.block_bytes()
     }
 
-    /// The number of a file whose matrices have this type, as llama.cpp counts file types
-    /// (`general.file_type`).
+    /// The `general.file_type` of a file whose matrices have this type, as in llama.cpp.
     pub(crate) fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,

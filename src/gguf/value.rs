@@ -1,57 +1,57 @@
-//! Values of a file's metadata.
+//! Metadata values.
 
-/// A value of the metadata.
+/// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GgufValue {
-    /// An integer of 8 bits without a sign.
+    /// Unsigned 8-bit integer.
     U8(u8),
-    /// An integer of 8 bits.
+    /// Signed 8-bit integer.
     I8(i8),
-    /// An integer of 16 bits without a sign.
+    /// Unsigned 16-bit integer.
     U16(u16),
-    /// An integer of 16 bits.
+    /// Signed 16-bit integer.
     I16(i16),
-    /// An integer of 32 bits without a sign.
+    /// Unsigned 32-bit integer.
     U32(u32),
-    /// An integer of 32 bits.
+    /// Signed 32-bit integer.
     I32(i32),
-    /// A number of 32 bits.
+    /// 32-bit float.
     F32(f32),
-    /// Yes or no.
+    /// Boolean.
     Bool(bool),
-    /// A text.
+    /// UTF-8 string.
     String(String),
-    /// A list of values of one type.
+    /// Array of values of one type.
     Array(GgufArray),
-    /// An integer of 64 bits without a sign.
+    /// Unsigned 64-bit integer.
     U64(u64),
-    /// An integer of 64 bits.
+    /// Signed 64-bit integer.
     I64(i64),
-    /// A number of 64 bits.
+    /// 64-bit float.
     F64(f64),
 }
 
-/// A list of values of one type. Lists of integers of 8 and 16 bits are read as those of 64.
+/// An array of values of one type. Arrays of 8-bit, 16-bit, and unsigned 64-bit integers are read as `I64`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GgufArray {
-    /// Texts.
+    /// UTF-8 strings.
     String(Vec<String>),
-    /// Numbers of 32 bits.
+    /// 32-bit floats.
     F32(Vec<f32>),
-    /// Numbers of 64 bits.
+    /// 64-bit floats.
     F64(Vec<f64>),
-    /// Integers of 32 bits.
+    /// Signed 32-bit integers.
     I32(Vec<i32>),
-    /// Integers of 32 bits without a sign.
+    /// Unsigned 32-bit integers.
     U32(Vec<u32>),
-    /// Integers of 64 bits.
+    /// Signed 64-bit integers.
     I64(Vec<i64>),
-    /// Yes or no.
+    /// Booleans.
     Bool(Vec<bool>),
 }
 
 impl GgufArray {
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::String(list) => list.len(),
@@ -64,12 +64,12 @@ impl GgufArray {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether the array is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whole numbers, where it holds such.
+    /// Returns the values as integers; `None` for strings and floats.
     pub fn integers(&self) -> Option<Vec<i64>> {
         match self {
             Self::I32(list) => Some(list.iter().map(|x| i64::from(*x)).collect()),
@@ -82,7 +82,7 @@ impl GgufArray {
 }
 
 impl GgufValue {
-    /// Its text, if it is one.
+    /// Returns the string, if the value is one.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -90,7 +90,7 @@ impl GgufValue {
         }
     }
 
-    /// Its list, if it is one.
+    /// Returns the array, if the value is one.
     pub fn as_array(&self) -> Option<&GgufArray> {
         match self {
             Self::Array(list) => Some(list),
@@ -98,7 +98,7 @@ impl GgufValue {
         }
     }
 
-    /// Yes or no, if it is that.
+    /// Returns the boolean, if the value is one.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
@@ -106,7 +106,7 @@ impl GgufValue {
         }
     }
 
-    /// An integer of any width that is not negative.
+    /// Returns the value of a non-negative integer of any width.
     pub fn as_u64(&self) -> Option<u64> {
         match self {
             Self::U8(x) => Some(u64::from(*x)),
@@ -121,7 +121,8 @@ impl GgufValue {
         }
     }
 
-    /// A number of any type. One of 32 bits has the value of its shortest spelling, so that 1e-5 is 1e-5.
+    /// Returns the value of a float or a non-negative integer. An `F32` is converted through its shortest
+    /// decimal form, so 1e-5 stays 1e-5.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Self::F32(x) => x.to_string().parse().ok(),
@@ -130,7 +131,7 @@ impl GgufValue {
         }
     }
 
-    /// The number of its type in files.
+    /// The type's number in GGUF files.
     pub(super) fn type_number(&self) -> u32 {
         match self {
             Self::U8(_) => 0,

@@ -1,4 +1,4 @@
-//! Writing a file, tensor by tensor.
+//! Writes GGUF files tensor by tensor.
 
 use super::{ALIGNMENT, GgufArray, GgufValue, MAGIC, TensorType, VERSION};
 use crate::error::{Error, Result};
@@ -6,13 +6,13 @@ use crate::files::write_whole;
 use std::io::Write;
 use std::path::Path;
 
-/// A tensor that is made when its turn to be written comes.
+/// A tensor to write. Its bytes are computed just before they are written.
 pub(crate) struct NewTensor<'a> {
     pub name: String,
-    /// Rows first, as everywhere but in the file.
+    /// Dimensions, outermost first. The file stores them in reverse order.
     pub shape: Vec<usize>,
     pub kind: TensorType,
-    /// Its bytes in the file.
+    /// Computes the bytes in the file.
     #[allow(clippy::type_complexity)]
     pub bytes: Box<dyn FnOnce() -> Result<Vec<u8>> + 'a>,
 }
@@ -23,11 +23,11 @@ impl NewTensor<'_> {
     }
 }
 
-/// Writes a file, whole or not at all; `told` is called with the number of tensors that are written. Returns
-/// the file's length.
+/// Writes a file atomically and returns its length in bytes. Calls `told` after each tensor with the number
+/// written so far.
 ///
 /// # Errors
-/// [`Error::Io`]; what tensors and `told` give.
+/// [`Error::Io`] if the file cannot be written, and the errors of the tensors and of `told`.
 pub(crate) fn write_file(
     path: &Path,
     metadata: &[(String, GgufValue)],
@@ -69,14 +69,14 @@ fn fill(
     Ok(at)
 }
 
-/// Fills up to where the next tensor begins.
+/// Pads to the start of the next tensor.
 fn pad(file: &mut impl Write, at: &mut u64) -> std::io::Result<()> {
     let missing = at.next_multiple_of(ALIGNMENT) - *at;
     *at += missing;
     file.write_all(&[0; ALIGNMENT as usize][..missing as usize])
 }
 
-/// All that stands before the tensors' bytes.
+/// Everything before the tensor data.
 fn header(metadata: &[(String, GgufValue)], tensors: &[NewTensor<'_>]) -> Vec<u8> {
     let mut header = MAGIC.to_vec();
     header.extend(VERSION.to_le_bytes());
@@ -91,7 +91,7 @@ fn header(metadata: &[(String, GgufValue)], tensors: &[NewTensor<'_>]) -> Vec<u8
     for tensor in tensors {
         put_text(&mut header, &tensor.name);
         header.extend((tensor.shape.len() as u32).to_le_bytes());
-        // The file counts the columns first.
+        // The file stores the innermost dimension first.
         tensor.shape.iter().rev().for_each(|size| header.extend((*size as u64).to_le_bytes()));
         header.extend(tensor.kind.number().to_le_bytes());
         header.extend(offset.to_le_bytes());

@@ -1,9 +1,8 @@
-//! Gradients with little memory: activation checkpointing (arXiv 1604.06174).
+//! Activation checkpointing (arXiv 1604.06174): gradients with less memory.
 //!
-//! The forward pass keeps each block's input only. Backwards, block by block, the block is computed
-//! once more, with gradients this time, and let go of again. Its feed-forward part, whose activations are
-//! the widest, goes through long rows piece by piece, forward and backward. The result is the same; the
-//! price is one more forward pass.
+//! The forward pass keeps only each block's input. The backward pass recomputes one block at a time, this time
+//! with gradients, and then frees it. The feed-forward part has the widest activations, so it processes long
+//! rows in pieces. The gradients are the same; the cost is one extra forward pass.
 
 use super::blocks::{AttentionMetadata, DecoderLayer, Stream};
 use super::decoder::{DecoderLm, LayerMetadata};
@@ -15,13 +14,13 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 use std::ops::Range;
 
-/// The gradient that a tensor's consumer gives it, carried on to what the tensor is made of.
+/// Backpropagates the gradient of `y` to the inputs of `y`.
 fn through(y: Tensor<2>, gradient: Tensor<2>) -> Gradients {
     (y * Tensor::from_inner(gradient)).sum().backward()
 }
 
-/// The gradient of a block's input from that of its output; those of its parameters go to `add`. The
-/// feed-forward part goes through the tokens in pieces.
+/// Returns the gradient of a block's input, given the gradient of its output (`above`). Parameter gradients
+/// go to `add`. The feed-forward part processes the tokens in pieces.
 fn through_block(
     layer: &DecoderLayer,
     input: &Tensor<2>,
@@ -51,8 +50,8 @@ fn through_block(
 }
 
 impl DecoderLm {
-    /// The loss of a micro-batch as [`CausalLm::objective_sum`](super::CausalLm::objective_sum) gives
-    /// it, on the device without autodiff, and its gradients.
+    /// The loss of a micro-batch, as in [`CausalLm::objective_sum`](super::CausalLm::objective_sum) but on
+    /// the device without autodiff, and its gradients.
     pub(super) fn checkpointed_gradients(
         &self,
         batch: &Batch,
@@ -66,7 +65,7 @@ impl DecoderLm {
         let mut add = |gradients: Gradients| {
             all.accumulate(self, GradientsParams::from_grads(gradients, self));
         };
-        // Below it nothing is trained.
+        // Nothing below this block is trained.
         let first = if self.trains_embedding() { 0 } else { self.first_trained_block() };
         let [blocks @ .., last] = inputs.as_slice() else {
             unreachable!("the output of the last block is always there")
@@ -88,7 +87,7 @@ impl DecoderLm {
         (value, all.grads())
     }
 
-    /// The inputs of all blocks, and the output of the last, on the device without autodiff.
+    /// The inputs of all blocks and the output of the last one, on the device without autodiff.
     fn block_inputs(
         &self,
         batch: &Batch,
@@ -128,7 +127,7 @@ mod tests {
         let lora = LoraConfig { rank: 4, dropout: 0.2, ..LoraConfig::default() };
         for (name, linear) in adapted.mlp.linear_layers_mut() {
             linear.attach(&lora.of_layer(), name, 3);
-            // B off its beginning.
+            // Move B away from its initial zeros.
             linear.lora_B = linear.lora_B.take().map(|mut b| {
                 b.weight = b
                     .weight
@@ -137,7 +136,7 @@ mod tests {
             });
         }
         let tokens = (0..TOKENS as u32).map(|place| (7, place)).collect();
-        // Rows of 100 tokens, so that attention costs little.
+        // Rows of 100 tokens keep attention cheap.
         let metadata = AttentionMetadata::rows(&attention, TOKENS / 100, 100, &device)
             .with_dropout(DropoutKeys { tokens: Arc::new(tokens) });
         for layer in [whole, adapted] {

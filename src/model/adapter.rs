@@ -1,4 +1,4 @@
-//! Adapters as folders in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+//! Reads and writes adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 mod config;
 mod misfit;
@@ -23,34 +23,33 @@ use std::path::Path;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// The weights as older versions of PEFT write them, which holds Python's objects.
+/// Pickled weights, written by older versions of PEFT.
 const PICKLED: &str = "adapter_model.bin";
 
-/// What PEFT puts before the paths of a causal language model.
+/// PEFT's prefix of paths in a causal language model.
 const PREFIX: &str = "base_model.model.";
 
-/// The one tensor whose name in files is not its path.
+/// End of the path of DoRA's magnitude vector, whose name in PEFT's files lacks `.weight`.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// Key in the metadata of the weights: the fingerprint of the base model.
+/// Metadata key of the weights file that holds the base model's fingerprint.
 const BASE_KEY: &str = "base_model_sha256";
 
-/// How adapters are written.
+/// Options of [`DecoderLm::save_adapter`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SaveAdapter<'a> {
-    /// Name or path of the model that they belong to.
+    /// Name or path of the base model.
     pub base: &'a str,
-    /// The chat template that they were trained with, where it is not the base's.
+    /// Chat template used in training, if it differs from the base model's.
     pub chat_template: Option<&'a str>,
-    /// A model card, in Markdown.
+    /// Model card, in Markdown.
     pub card: Option<&'a str>,
 }
 
-/// What paths to other parts of a model of text and images have in them.
+/// Path components that identify the vision part of a vision-language model.
 const OTHER_PARTS: [&str; 3] = ["vision_tower.", "multi_modal_projector.", "visual."];
 
-/// Our name of an adapter's tensor; `None` for those on other parts of a model of text and images, which
-/// text does not pass.
+/// This crate's name of an adapter tensor. `None` for tensors of the vision part, which text does not use.
 fn own_name(name: &str) -> Option<String> {
     let Some(path) = name.strip_prefix(PREFIX) else { return Some(name.to_owned()) };
     let within = [WITHIN, OLD_WITHIN].into_iter().find_map(|within| path.strip_prefix(within));
@@ -63,7 +62,7 @@ fn own_name(name: &str) -> Option<String> {
     Some(format!("{PREFIX}{path}{end}"))
 }
 
-/// The name of a tensor in an adapter's file.
+/// The name of a tensor in an adapter file.
 fn name_in_file(name: &str, is_part: bool) -> String {
     let path = match name.strip_prefix("model.").filter(|_| is_part) {
         Some(rest) => format!("{WITHIN}{rest}"),
@@ -73,7 +72,7 @@ fn name_in_file(name: &str, is_part: bool) -> String {
     format!("{PREFIX}{}", plain.unwrap_or(&path))
 }
 
-/// Our names of an adapter's tensors, and their shapes in the file.
+/// This crate's names of the adapter's tensors, with their shapes in the file.
 fn shapes(model: &DecoderConfig, targets: &LoraTargets) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::new();
     let of_model = model.tensor_shapes();
@@ -100,7 +99,7 @@ fn shapes(model: &DecoderConfig, targets: &LoraTargets) -> BTreeMap<String, Vec<
     shapes
 }
 
-/// The shape of a tensor of a model; a head that is the embedding has the embedding's.
+/// The shape of a model tensor. A tied head has the shape of the embedding.
 fn shape_in(model: &DecoderConfig, name: &str) -> Option<Vec<usize>> {
     let mut shapes = model.tensor_shapes();
     shapes.remove(name).or_else(|| shapes.remove(EMBEDDING).filter(|_| name == HEAD))
@@ -110,39 +109,39 @@ fn failed(path: &Path, what: String, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what, hint: hint.into() }
 }
 
-/// An adapter's folder without safetensors.
+/// The error for an adapter folder without safetensors weights.
 fn no_weights(folder: &Path) -> Error {
     if folder.join(PICKLED).is_file() {
         return failed(
             folder,
-            format!("it has {PICKLED} and no {WEIGHTS}; weights are read from safetensors only"),
+            format!("it has {PICKLED} but no {WEIGHTS}; only safetensors weights are supported"),
             "Convert it in its folder: `import torch; from safetensors.torch import save_file; \
              save_file({k: v.contiguous() for k, v in torch.load(\"adapter_model.bin\", \
              map_location=\"cpu\", weights_only=True).items()}, \"adapter_model.safetensors\")`, \
              or save it with PEFT's `save_pretrained(FOLDER, safe_serialization=True)`",
         );
     }
-    failed(folder, format!("it has no {WEIGHTS}"), "Give the folder of an adapter in PEFT's format")
+    failed(folder, format!("it has no {WEIGHTS}"), "Pass a folder with an adapter in PEFT's format")
 }
 
 impl DecoderLm {
-    /// Writes the adapters into a new folder in PEFT's format, whole or not at all.
+    /// Writes the adapters to a new folder in PEFT's format, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: the folder exists, or the model has no
-    /// adapters; [`Error::Training`] where the device cannot be read.
+    /// [`Error::Io`] if the folder cannot be written; [`Error::Model`] if it exists or the model has no
+    /// adapters; [`Error::Training`] if the device cannot be read.
     pub fn save_adapter(&self, folder: &Path, how: &SaveAdapter<'_>) -> Result<()> {
         let config = self.lora().ok_or_else(|| Error::Model {
             path: folder.to_owned(),
             what: "the model has no adapters".into(),
-            hint: "Save it as a whole".into(),
+            hint: "Save the whole model instead".into(),
         })?;
         let targets = config.targets_in(self.config(), LoraSource::File)?;
-        // PEFT warns where there is nothing to tie.
+        // PEFT warns if there is nothing to tie.
         let ties = self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING);
         let config = LoraConfig { ensure_weight_tying: ties, ..config.clone() };
         let config = write_config(&config, &targets, self.is_part(), how.base);
-        // One entry only: the order of more is left to chance, and so would be the file's bytes.
+        // A single entry: several would be written in random order, and the file's bytes would vary.
         let metadata = HashMap::from([(BASE_KEY.to_owned(), self.fingerprint()?)]);
         write_folder(folder, |beside| {
             let write = |name: &str, text: &str| {
@@ -160,14 +159,14 @@ impl DecoderLm {
         })
     }
 
-    /// The tensors of an adapter's file.
+    /// The tensors of an adapter file.
     fn adapter_tensors(&self) -> Vec<NamedTensor> {
         let all = || lazy_tensors(self, false).into_iter();
         let is_of_adapter = |name: &str| name.contains(".lora_") || self.adapted().contains(name);
         let mut tensors: Vec<NamedTensor> =
             all().filter(|tensor| is_of_adapter(&tensor.name)).collect();
         if self.config().tie_word_embeddings && self.adapted().contains(EMBEDDING) {
-            // PEFT asks for both names of the one matrix.
+            // PEFT expects the shared matrix under both names.
             let embedding = all().find(|tensor| tensor.name == EMBEDDING);
             tensors.extend(embedding.map(|mut embedding| {
                 embedding.name = HEAD.to_owned();
@@ -180,14 +179,15 @@ impl DecoderLm {
         tensors
     }
 
-    /// The model with the adapters of a folder in PEFT's format; the weights are frozen.
+    /// Attaches the adapters from a folder in PEFT's format and freezes the model's own weights.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: the folder asks for what is not done here (named), its
-    /// tensors do not fit the model (listed), or they belong to another base model.
+    /// [`Error::Io`] if a file cannot be read. [`Error::Model`] if the model already has adapters, the adapter
+    /// needs an unsupported feature (named), its tensors do not fit the model (listed), or it belongs to
+    /// another base model.
     pub fn with_adapter(self, folder: &Path) -> Result<Self> {
         if self.lora().is_some() {
-            let what = "the model has adapters already".into();
+            let what = "the model already has adapters".into();
             return Err(failed(folder, what, "Merge them first"));
         }
         let AdapterFiles { config, targets, stored, made_for, mut files } =
@@ -197,10 +197,10 @@ impl DecoderLm {
         if let Some(fingerprint) = files.metadata(BASE_KEY)?
             && fingerprint != model.fingerprint()?
         {
-            let what = "the weights of its base model are not those of this model".to_owned();
+            let what = "it was trained on a base model with other weights".to_owned();
             let hint = format!(
-                "Whatever its name, the model must have the weights that the adapter was trained \
-                 on; by {CONFIG} it was made for {made_for}"
+                "Use the exact base model that the adapter was trained on; {CONFIG} says it was made \
+                 for {made_for}"
             );
             return Err(failed(&folder.join(WEIGHTS), what, &hint));
         }
@@ -230,17 +230,17 @@ impl DecoderLm {
     }
 }
 
-/// A tensor on a device.
+/// Copies a tensor to a device.
 fn on<const D: usize>(host: HostTensor, device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(host.values, host.shape), device)
 }
 
-/// The tensors of an adapter by our names.
+/// The tensors of an adapter file, by this crate's names.
 struct AdapterWeights(WeightFiles);
 
 impl AdapterWeights {
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where there are none in safetensors, or the file is broken.
+    /// [`Error::Io`]; [`Error::Model`] if there is no safetensors file, or it is damaged.
     fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(WEIGHTS);
         if !path.exists() {
@@ -259,7 +259,7 @@ impl AdapterWeights {
         self.0.read(name)
     }
 
-    /// A tensor that is in place of the model's. One that is embedding and head has two names.
+    /// Reads a tensor that replaces the model's. A tied matrix has two names (`is_one`).
     fn read_adapted(&mut self, name: &str, is_one: bool) -> Result<HostTensor> {
         let [this, head] = [name, HEAD].map(|name| format!("{PREFIX}{name}"));
         if name != EMBEDDING || !is_one || !self.0.holds(&head) {
@@ -267,37 +267,37 @@ impl AdapterWeights {
         }
         let both = self.0.read(&head)?;
         if self.0.holds(&this) && self.0.read(&this)? != both {
-            let what = format!("{head} differs from the embedding, which it is tied to");
-            let hint = "Give a base model whose config.json has `tie_word_embeddings` false, with a head \
-                        of its own";
+            let what = format!("{head} differs from the embedding that it is tied to");
+            let hint = "Use a base model with its own head, whose config.json sets \
+                        `tie_word_embeddings` to false";
             return Err(failed(self.0.path(), what, hint));
         }
         Ok(both)
     }
 }
 
-/// An adapter's folder, held against the shape of its base model; nothing of the weights is read.
+/// An adapter folder, checked against the shapes of its base model. Opening it reads no weights.
 pub(super) struct AdapterFiles {
     config: LoraConfig,
     targets: LoraTargets,
-    /// Tensors of the model that it holds although its settings do not say so: embedding and head.
+    /// Embedding and head tensors that the file holds although its settings do not list them.
     stored: BTreeSet<String>,
-    /// The model that it was made for, in words.
+    /// The base model that the settings name, for messages.
     made_for: String,
     files: AdapterWeights,
 }
 
 impl AdapterFiles {
     /// # Errors
-    /// As [`DecoderLm::with_adapter`], but for what the base model's weights show.
+    /// As [`DecoderLm::with_adapter`], except that the base model's weights are not compared.
     pub fn open(folder: &Path, model: &DecoderConfig) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = read_if_there(&path)?.ok_or_else(|| {
-            let hint = "Give the folder of an adapter in PEFT's format";
+            let hint = "Pass a folder with an adapter in PEFT's format";
             failed(folder, format!("it has no {CONFIG}"), hint)
         })?;
         let json: Value = serde_json::from_str(&text)
-            .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Mend the file"))?;
+            .map_err(|e| failed(&path, format!("it is not JSON: {e}"), "Fix the file"))?;
         let config =
             read_config(&json).map_err(|refusal| failed(&path, refusal.what, refusal.hint))?;
         let config = config.for_model(model);
@@ -322,7 +322,7 @@ impl AdapterFiles {
         }
         let extra: Vec<&str> =
             held.keys().filter(|name| !expected.contains_key(*name)).map(String::as_str).collect();
-        problems.extend(extra.iter().map(|name| format!("{name} is not of this model")));
+        problems.extend(extra.iter().map(|name| format!("{name} does not belong to this model")));
         if !problems.is_empty() {
             let (what, hint) = misfit(&json, model, &held, &extra, &problems);
             return Err(failed(&path, what, &hint));
@@ -331,26 +331,26 @@ impl AdapterFiles {
     }
 }
 
-/// A layer of an adapter that is two matrices and nothing else.
+/// An adapter layer that consists of A and B only.
 pub(super) struct LowRankLayer {
-    /// The path of the linear layer.
+    /// Path of the linear layer.
     pub path: String,
     pub rank: usize,
-    /// What its output is multiplied by.
+    /// Factor of the layer's output.
     pub scale: f64,
 }
 
 impl AdapterFiles {
-    /// The layers of an adapter that is two matrices in each of them.
+    /// The layers, if each of them consists of A and B only.
     ///
     /// # Errors
-    /// What else it is, in words.
+    /// A message that says what else the adapter has.
     pub fn low_rank(&self) -> std::result::Result<Vec<LowRankLayer>, String> {
         if let Some(name) = self.targets.saved.iter().chain(&self.stored).next() {
-            return Err(format!("it holds {name} as a whole"));
+            return Err(format!("it stores all of {name}"));
         }
         let layer = |(path, lora): (&String, &LayerLora)| match lora {
-            LayerLora { has_magnitude: true, .. } => Err(format!("{path} is DoRA's")),
+            LayerLora { has_magnitude: true, .. } => Err(format!("{path} uses DoRA")),
             LayerLora { has_bias: true, .. } => Err(format!("{path} has a bias in B")),
             LayerLora { rank, scale, .. } => {
                 Ok(LowRankLayer { path: path.clone(), rank: *rank, scale: *scale })
@@ -359,7 +359,7 @@ impl AdapterFiles {
         self.targets.layers.iter().map(layer).collect()
     }
 
-    /// A layer's A, `[rank, input]`, and B, `[output, rank]`.
+    /// Reads a layer's A, `[rank, input]`, and B, `[output, rank]`.
     ///
     /// # Errors
     /// [`Error::Model`].
@@ -369,8 +369,8 @@ impl AdapterFiles {
     }
 }
 
-/// The tensors that an adapter's file must have, and those of them that are the model's embedding or head
-/// without the settings' word for it.
+/// The tensors that the adapter file must have, and those of them that are the embedding or the head although
+/// the settings do not list them.
 fn expected(
     model: &DecoderConfig,
     targets: &LoraTargets,
@@ -391,7 +391,7 @@ fn expected(
             stored.insert(name.to_owned());
         }
     }
-    // Of the two names of one matrix one is enough.
+    // A tied matrix needs only one of its two names.
     let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{PREFIX}{name}"));
     if is_one && held.contains_key(&head) && !held.contains_key(&embedding) {
         expected.remove(&embedding);

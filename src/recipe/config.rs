@@ -1,4 +1,4 @@
-//! Everything that a run can be told, in one struct; TOML files and flags fill the same one.
+//! The settings of a run: one struct, filled from TOML files and flags.
 
 mod validate;
 
@@ -21,78 +21,83 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A file of one teacher's answers.
+/// A source: one teacher's answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Its name in the mixture.
+    /// Name of the source, as in `mixture.weights`.
     pub name: String,
-    /// JSONL, JSON, CSV, TSV or Parquet, of which text may be compressed with gzip or Zstandard; or, with the
-    /// feature `hub`, a dataset, such as `owner/name:train`. A run names it with the commit that it has read.
+    /// File to read: JSONL, JSON, CSV, TSV (each optionally compressed with gzip or Zstandard), or Parquet. With
+    /// the feature `hub`, also a data set on the Hugging Face Hub, such as `owner/name:train`; the run's
+    /// `config.toml` then records the commit that was read.
     pub path: PathBuf,
-    /// Which columns hold what; without it they are recognized by name.
+    /// Columns to read. Columns that are not listed are recognized by name.
     #[serde(default)]
     pub columns: ColumnMap,
-    /// Variables for the chat template where it lays out this source's answers, laid over those of all
-    /// data: `enable_thinking = true` for the long ones, `false` for the short ones.
+    /// Chat template variables for the rows of this source. They override `data.template_variables`. For
+    /// example, set `enable_thinking` to `true` for long answers and to `false` for short ones.
     #[serde(default)]
     pub template_variables: BTreeMap<String, serde_json::Value>,
 }
 
-/// Which problems are trained on, and as which tokens.
+/// The data: sources, pairing, prompt layout, length limit, and held-out split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// The teachers' answers, as a list or by name (`[data.sources.long]`); empty means the built-in toy
-    /// corpus, with sources long and short.
+    /// Sources of answers, as a list or by name (`[data.sources.long]`). Empty means the built-in toy corpus
+    /// with the sources `long` and `short`.
     pub sources: Vec<SourceConfig>,
-    /// Share of a file's rows that may be unusable (no JSON, a wrong type, no problem, no answer), 0
-    /// to 1; they are left out and counted by reason. One row may be in any file, unless it is 0.
+    /// Share of a file's rows that may be unusable (broken JSON, a wrong type, no problem, or no answer), 0 to
+    /// 1. Unusable rows are left out and counted by reason; more of them stop the run. One unusable row per
+    /// file is always allowed, unless this is 0.
     pub max_left_out: f64,
-    /// Which problems are kept when the sources are joined.
+    /// Which problems to keep when the sources are joined.
     pub join: Join,
-    /// Whether only problems are kept that every source answers within the length limit; a
-    /// comparison sets it.
+    /// Keep only problems that every source answers within the length limit. `compare` always sets this.
     pub complete: bool,
-    /// Which answers are kept where a source has several to one problem: `first`, or `all`, as
-    /// candidates of `mixture.choice`. Without it all where there is a choice, else the first.
+    /// Which answers to keep if a source has several to one problem: `first`, or `all` as candidates for
+    /// `mixture.choice`. If unset, `all` with `mixture.choice` and `first` without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswersKept>,
-    /// Problems to train on at most, drawn by their text; without it all that are not held out.
+    /// Maximum number of problems to train on. If there are more, their text and the seed decide which ones
+    /// are used. If unset, all problems that are not held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problems: Option<usize>,
-    /// A `tokenizer.json`; without it the built-in tokenizer.
+    /// Path of a `tokenizer.json` for a student that starts from random weights. If unset, the toy corpus uses
+    /// a built-in tokenizer; files require one. A `base_model` brings its own tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// The token that ends an answer, in place of the chat template's and the tokenizer's own.
+    /// Token that ends an answer. If unset, the end token of the chat template or the tokenizer.
     pub end_token: Option<String>,
-    /// A chat template in a file, or `none` for the built-in layout; without it the base model's.
+    /// Path of a chat template, or `none` for the built-in layout (`data.template`). If unset, the base model's
+    /// chat template, or the built-in layout if it has none.
     pub chat_template: Option<String>,
-    /// Variables for the chat template, such as `enable_thinking`. A source, and the held-out problems
-    /// that are answered, may have others laid over them.
+    /// Chat template variables, such as `enable_thinking`. `data.sources.*.template_variables` overrides them
+    /// for the rows of a source, and `evaluation.template_variables` for held-out questions.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// The system's message in each conversation; without it the chat template's own.
+    /// System message of every conversation, in place of any in the data. If unset, a row's own system text or
+    /// the chat template's default. Requires a chat template.
     pub system_prompt: Option<String>,
-    /// Seed of the toy corpus and of the held-out split, where it is not the run's. Problems are then
-    /// held out by their text, so that runs of other seeds, tokenizers or length limits are tested on
-    /// the same ones.
+    /// Seed of the held-out split and the toy corpus. If set, problems are held out by their text, so runs with
+    /// other seeds, tokenizers, or length limits hold out the same problems. If unset, `seed` is used.
     pub seed: Option<u64>,
-    /// The date that a chat template sees, as YYYY-MM-DD; without it the day of the run's start.
+    /// Date that chat templates see, as YYYY-MM-DD. If unset, the day on which the run starts.
     pub date: Option<String>,
-    /// Which answers of a conversation of several turns are trained.
+    /// Which answers of a conversation with several turns to train on.
     pub trained_turns: TrainedTurns,
-    /// Length limit of a row in tokens: prompt, answer and end token.
+    /// Maximum length of a row in tokens: prompt, answer, and end token.
     pub max_length: usize,
-    /// What happens to longer rows.
+    /// What to do with longer rows.
     pub too_long: TooLong,
-    /// Share of the problems that is held out, 0 to 1 (files only; the toy corpus has a test set).
+    /// Share of the problems to hold out for evaluation, from 0 to below 1. The toy corpus has a test set
+    /// instead, unless `data.toy_test_problems` is 0.
     pub hold_out: f64,
-    /// Problems of the toy corpus to train on.
+    /// Number of toy problems to train on.
     pub toy_problems: usize,
-    /// Problems of the toy corpus to test with.
+    /// Number of toy problems to test on.
     pub toy_test_problems: usize,
-    /// What the toy problems are like.
+    /// Shape of the toy problems.
     pub toy: ArithConfig,
-    /// Layout of prompt and answer where there is no chat template.
+    /// Layout of prompt and answer if there is no chat template.
     pub template: PlainTemplate,
 }
 
@@ -124,13 +129,14 @@ impl Default for DataConfig {
     }
 }
 
-/// How the student is written at the end.
+/// How the trained student is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SaveConfig {
-    /// `f32`, the weights as they were trained, or `bf16`, half the size.
+    /// Number type of the written weights: `f32`, as they were trained, or `bf16`, half the size. Adapters are
+    /// always f32.
     pub file_type: FileType,
-    /// Largest size of a file of weights, in bytes, before it is divided.
+    /// Maximum size of a weight file in bytes. Larger models are split into several files.
     pub max_shard_bytes: u64,
 }
 
@@ -140,26 +146,27 @@ impl Default for SaveConfig {
     }
 }
 
-/// What is measured on held-out problems.
+/// What to measure on held-out problems.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationConfig {
-    /// Problems whose held-out loss is taken during training.
+    /// Number of held-out problems to compute the held-out loss on, for each source. 0 turns it off.
     pub loss_problems: usize,
-    /// Problems that the model answers before and after training; those without a reference
-    /// answer are left out. 0 asks none.
+    /// Number of held-out problems that the student answers before and after training. Only problems with a
+    /// reference answer count. 0 turns this off.
     pub questions: usize,
-    /// Whether they are asked before training too.
+    /// Whether to ask the questions before training, too.
     pub before: bool,
-    /// Where their answers are looked for.
+    /// How to find the final answer in the student's text.
     pub kind: AnswerKind,
-    /// Variables for the chat template where problems are answered, laid over those of all data. The
-    /// held-out losses of a source have the source's own.
+    /// Chat template variables for the questions. They override `data.template_variables`. Held-out losses use
+    /// the variables of each source instead.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// Of these, how many are answered at each evaluation during training too. Takes its time:
-    /// generation is far slower than a training step on as many tokens.
+    /// Number of questions to ask at each evaluation during training (`train.evaluate_every`), at most
+    /// `evaluation.questions`. 0 asks none. Generating text is far slower than training on the same number of
+    /// tokens.
     pub during_training: usize,
-    /// Answers that are shown.
+    /// Number of answers to show as samples after training and at each evaluation that asks questions.
     pub samples: usize,
 }
 
@@ -177,66 +184,68 @@ impl Default for EvaluationConfig {
     }
 }
 
-/// A teacher whose logits the student learns, beside the answers.
+/// A teacher whose logits the student learns in addition to the answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogitTeacherConfig {
-    /// A folder of logits that [`write_teacher_logits`](super::write_teacher_logits) wrote, or a
-    /// model with the student's tokens, which then runs beside the training: a folder, or with the
-    /// feature `hub` a name.
+    /// Folder of logits that `mixdistill logits` wrote, or a model that runs during training and has the
+    /// student's tokens: its folder or, with the feature `hub`, its name on the Hugging Face Hub.
     pub path: String,
-    /// Tokens that such a model tells for each trained token; a folder of logits has its own.
+    /// Number of the teacher's most likely tokens to learn at each trained token. This applies to a model; a
+    /// folder of logits has its own number.
     #[serde(default = "usual_top_k")]
     pub top_k: usize,
 }
 
-/// Nearly all of a language model's probability, for most tokens.
+/// For most tokens, this covers nearly all of a language model's probability.
 fn usual_top_k() -> usize {
     64
 }
 
-/// One run.
+/// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default = "RunConfig::toy")]
 pub struct RunConfig {
-    /// The run directory.
+    /// Run directory.
     pub out: PathBuf,
-    /// Seed of the corpus, the held-out split, the mixture, the order and the initial weights.
+    /// Seed of the toy corpus, the held-out split, the mixture, the order of the rows, and the initial weights.
     pub seed: u64,
-    /// `auto`, or one of `cuda`, `metal`, `rocm`, `vulkan`, `wgpu`, `flex`, `ndarray`.
+    /// Backend to compute on: `cuda`, `metal`, `rocm`, `vulkan`, `wgpu`, `flex`, `ndarray`, or `auto` for the
+    /// first of these that is compiled in. `cuda:1` is the second CUDA device.
     pub backend: String,
-    /// The data.
+    /// Which data to read, and how rows are made from it.
     pub data: DataConfig,
-    /// The mixture.
+    /// Which source's answer each problem is trained with.
     pub mixture: MixtureConfig,
-    /// How the share of `mixture.share = "auto"` is found.
+    /// How pilots find the share with `mixture.share = "auto"`.
     pub pilots: PilotsConfig,
-    /// The model to fine-tune: a folder in Hugging Face's format, or, with the feature `hub`,
-    /// `owner/name` or `owner/name@revision`. Without it the student starts from random weights.
+    /// Model to fine-tune: a folder in Hugging Face's format or, with the feature `hub`, `owner/name` or
+    /// `owner/name@revision`. If unset, the student starts from random weights.
     pub base_model: Option<String>,
-    /// Train low-rank adapters and leave the base model's weights as they are.
+    /// Train low-rank adapters and keep the base model frozen. If unset, all weights are trained.
     pub lora: Option<LoraConfig>,
-    /// How the base model's weights are kept in memory, where adapters are trained beside them.
+    /// How frozen weights of the base model are stored in memory. Types other than f32 require adapters.
     pub base: BaseWeights,
-    /// The student that starts from random weights. A vocabulary of 0 means the tokenizer's.
+    /// Shape of a student that starts from random weights. Not used with `base_model`.
     pub model: DecoderConfig,
-    /// What is computed in: `f32`, or `bf16` where the device can; trained weights and the loss are
-    /// f32 with either.
+    /// Number type to compute in: `f32`, or `bf16` on devices that support it. Trained weights, optimizer
+    /// moments, and the loss are f32 with either.
     pub precision: Precision,
-    /// A teacher whose logits are learned, as `train.objective.distillation` says.
+    /// Teacher whose logits the student learns in addition to the answers, as `train.objective.distillation`
+    /// sets.
     pub teacher: Option<LogitTeacherConfig>,
-    /// The training.
+    /// The training loop: steps, batches, optimizer, evaluations, and checkpoints.
     pub train: TrainConfig,
-    /// How held-out problems are answered.
+    /// How the student answers held-out questions.
     pub generate: GenerateConfig,
-    /// What is measured.
+    /// What to measure on held-out problems.
     pub evaluation: EvaluationConfig,
-    /// How the student is written.
+    /// How to write the trained student.
     pub save: SaveConfig,
 }
 
 impl RunConfig {
-    /// The toy run: a student of about a million parameters, from random weights, on the built-in
+    /// The toy run: a student with about a million parameters, trained from random weights on the built-in
     /// corpus.
     pub fn toy() -> Self {
         Self {
@@ -249,8 +258,8 @@ impl RunConfig {
             base_model: None,
             lora: None,
             base: BaseWeights::default(),
-            // Measured on the toy corpus: from 0.06 a student of this size learns in far fewer steps
-            // than from the usual 0.02.
+            // Measured on the toy corpus: with 0.06, a student of this size learns in far fewer steps than with
+            // the usual 0.02.
             model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },
             precision: Precision::F32,
             teacher: None,
@@ -274,10 +283,10 @@ impl RunConfig {
         }
     }
 
-    /// Fine-tuning of a model, all of its weights: the paper's learning rate of 1e-5, two epochs, rows
-    /// of up to 2,048 tokens. `model` is a folder in Hugging Face's format, or, with the feature
-    /// `hub`, `owner/name` or `owner/name@revision`. Held-out losses are taken; answering held-out
-    /// questions is left to whoever asks for it, since it may take longer than the training.
+    /// Settings to fine-tune all weights of a model: the paper's learning rate of 1e-5, two epochs, and rows of
+    /// up to 2,048 tokens. `model` is a folder in Hugging Face's format or, with the feature `hub`, `owner/name`
+    /// or `owner/name@revision`. Held-out losses are computed; held-out questions are off, since answering them
+    /// can take longer than training.
     pub fn fine_tune(model: impl Into<String>) -> Self {
         let base = Self::toy();
         Self {
@@ -297,15 +306,15 @@ impl RunConfig {
         }
     }
 
-    /// The same with adapters that are trained in place of the model's weights, at the paper's
-    /// learning rate for them, 1e-4.
+    /// The same settings, but training adapters instead of the model's weights, at the paper's learning rate for
+    /// adapters, 1e-4.
     pub fn with_lora(mut self, lora: LoraConfig) -> Self {
         self.lora = Some(lora);
         self.train.learning_rate = 1e-4;
         self
     }
 
-    /// Reads a TOML file; what it does not name keeps its default, and unknown keys are errors.
+    /// Reads a TOML file. Missing keys keep their defaults; unknown keys are errors.
     ///
     /// # Errors
     /// As [`Layers::file`] and [`Layers::settings`].
@@ -325,15 +334,15 @@ impl RunConfig {
         layers.settings()
     }
 
-    /// The settings as TOML; what has no value stands there as a comment.
+    /// Returns the settings as TOML. Optional settings without a value appear as comments.
     ///
     /// # Errors
-    /// [`Error::Config`] where a value cannot be written as TOML.
+    /// [`Error::Config`] if a value cannot be written as TOML.
     pub fn to_toml(&self) -> Result<String> {
         to_toml(self, false)
     }
 
-    /// Reads settings from TOML tables, each laid over those before it, and all over the defaults.
+    /// Reads settings from TOML tables. Later tables override earlier ones, and all override the defaults.
     ///
     /// # Errors
     /// As [`RunConfig::read`].
@@ -343,7 +352,7 @@ impl RunConfig {
         layers.settings()
     }
 
-    /// The names of the sources.
+    /// Names of the sources.
     pub fn source_names(&self) -> Vec<String> {
         match self.data.sources.is_empty() {
             true => ["long", "short"].map(str::to_owned).to_vec(),
@@ -351,8 +360,8 @@ impl RunConfig {
         }
     }
 
-    /// The settings with equal shares in place of a choice that needs the student's scores, and whether
-    /// there was one.
+    /// Replaces a choice that needs the student's scores by equal shares. Also returns whether there was such a
+    /// choice.
     pub(super) fn unscored(&self) -> (Self, bool) {
         let choice = self.mixture.choice.as_ref();
         if !choice.is_some_and(|choice| choice.by.needs_student()) {
@@ -365,7 +374,7 @@ impl RunConfig {
         (config, true)
     }
 
-    /// Which answers are kept where a source has several to one problem.
+    /// Which answers to keep if a source has several to one problem.
     pub fn answers_kept(&self) -> AnswersKept {
         let usual = match self.mixture.choice {
             Some(_) => AnswersKept::All,
@@ -379,7 +388,7 @@ impl RunConfig {
         self.data.seed.unwrap_or(self.seed)
     }
 
-    /// The variables of the chat template where it lays out the answers of a source.
+    /// Chat template variables for the rows of a source.
     pub fn laid_out_with(&self, source: &str) -> BTreeMap<String, serde_json::Value> {
         let mut variables = self.data.template_variables.clone();
         if let Some(source) = self.data.sources.iter().find(|known| known.name == source) {
@@ -388,14 +397,14 @@ impl RunConfig {
         variables
     }
 
-    /// The variables of the chat template where held-out problems are answered.
+    /// Chat template variables for held-out questions.
     pub fn asked_with(&self) -> BTreeMap<String, serde_json::Value> {
         let mut variables = self.data.template_variables.clone();
         variables.extend(self.evaluation.template_variables.clone());
         variables
     }
 
-    /// Sets the teacher, and its part in the loss to the usual one where it has none.
+    /// Sets the teacher, and the default distillation objective if there is none.
     pub fn set_teacher(&mut self, teacher: LogitTeacherConfig) {
         self.teacher = Some(teacher);
         self.train.objective.distillation.get_or_insert_with(Distillation::default);
@@ -404,14 +413,14 @@ impl RunConfig {
     /// Sets the weights of `long` and `short`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a share outside 0 to 1.
+    /// [`Error::Config`] if the share is not from 0 to 1.
     pub fn set_share(&mut self, share: f64) -> Result<()> {
         if !(0.0..=1.0).contains(&share) {
             let what = format!("it is {share}");
             return Err(Error::config(
                 "mixture.weights",
                 what,
-                "Give the share of long answers, 0 to 1",
+                "Use a share of long answers from 0 to 1",
             ));
         }
         self.mixture.weights = MixtureConfig::long_short(share).weights;
@@ -440,7 +449,7 @@ impl Settings for RunConfig {
         ("mixture.planned_rows", "a run counts its rows itself"),
     ];
 
-    /// Those of a toy run, or of fine-tuning where a model is given.
+    /// The defaults of a toy run, or of fine-tuning if a base model is given.
     fn defaults(given: &toml::Table) -> Result<toml::Table> {
         let mut config = match given.get("base_model").and_then(toml::Value::as_str) {
             Some(model) => Self::fine_tune(model),
@@ -448,7 +457,7 @@ impl Settings for RunConfig {
         };
         if config.base_model.is_some() && given.contains_key("lora") {
             config = config.with_lora(LoraConfig::default());
-            // Which adapters, those say that are given.
+            // The given settings say which adapters.
             config.lora = None;
         }
         table_of(&config)
@@ -461,7 +470,7 @@ impl Settings for RunConfig {
     }
 }
 
-/// Reads settings that an earlier version may have stored.
+/// Reads stored settings, possibly of an earlier version.
 pub(super) fn stored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RunConfig, D::Error> {
     let mut value = serde_json::Value::deserialize(deserializer)?;
     for (path, _) in RunConfig::RETIRED {

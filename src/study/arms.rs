@@ -1,14 +1,14 @@
-//! The arms of a comparison: what its students are trained on.
+//! The arms of a comparison: the data that its students are trained on.
 //!
 //! ```text
-//! shares       long alone, short alone, and mixtures: which problem gets which answer is chance
-//! choice       the answers that a score chooses, such as RSR under the untuned student
-//! its control  as many rows of each source as the choice has: which problem gets which is chance
-//! its inverse  the answers that the same score likes least
+//! shares       long alone, short alone, and mixtures: answers are drawn at random
+//! choice       the answers with the best scores, such as RSR under the untuned student
+//! control      answers drawn at random, with as many rows of each source as the choice
+//! inverse      the answers with the worst scores
 //! ```
 //!
-//! A choice changes two things at once: the shares of the sources, and which problem gets which
-//! answer. Its control has the same shares, so that what is left is the choice.
+//! A choice changes two things at once: the shares of the sources, and which problem gets which answer.
+//! Its control has the same shares, so the difference between the two is the effect of the selection.
 
 use super::config::{Cell, ComparisonConfig, StudyConfig};
 use crate::data::{AnswersKept, ChoiceBy, ChoiceConfig, MixtureConfig, Prefer};
@@ -18,54 +18,54 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// What the students of a comparison are trained on.
+/// An arm: the data that the students of a comparison are trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArmKind {
-    /// Nothing: the student before any training. It is compared with, and no cell has it.
+    /// The student before training. Other arms are compared with it; no cell has it.
     Untuned,
-    /// A share of the strong source, 0 to 1; chance decides which problems get its answers.
+    /// A share of the strong source, from 0 to 1. Its problems are drawn at random.
     Share(f64),
-    /// What the comparison's choice with this number takes.
+    /// The answers that the comparison's choice with this index selects.
     Choice(usize),
-    /// At random as many rows of each source as that choice takes.
+    /// A random mixture with as many rows of each source as that choice.
     Control(usize),
-    /// What the same score likes least.
+    /// The answers with the worst scores under that choice.
     Inverse(usize),
 }
 
-/// The weak source alone, which every comparison has.
+/// The weak source alone, an arm of every comparison.
 pub(super) const WEAK: ArmKind = ArmKind::Share(0.0);
 
-/// A choice by score, as an arm of a comparison.
+/// An arm whose answers are chosen by a score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmChoice {
-    /// Its name in tables and folders; without it that of what the answers are chosen by.
+    /// Name in tables and folders. Without it, the value of `by`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What answers are chosen by, as `mixture.choice.by` of a run: `rsr`, `nll`, `lalp`, `shortest`,
-    /// `longest` or `column`.
+    /// How answers are chosen, as in `mixture.choice.by` of a run: `rsr`, `nll`, `lalp`, `shortest`,
+    /// `longest`, or `column`.
     pub by: ChoiceBy,
-    /// Which end of the scores is chosen, `lowest` or `highest`; without it the one that the method
-    /// prefers.
+    /// Which scores win, `lowest` or `highest`. Without it, the method decides; `column` requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer: Option<Prefer>,
-    /// Share of the strong source, exactly, in hundredths; the scores then decide which problems get
-    /// its answers. Without it the scores decide the share, too.
+    /// Exact share of the strong source, from 0 to 1 in hundredths. Scores then decide only which
+    /// problems get its answers. Without it, scores decide the share as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_share: Option<f64>,
-    /// The least share of rows that a source has, by its name, 0 to 1.
+    /// Minimum share of rows per source, from 0 to 1, by name of the source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub floor: BTreeMap<String, f64>,
-    /// The largest share of rows that a source has, by its name, 0 to 1.
+    /// Maximum share of rows per source, from 0 to 1, by name of the source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ceiling: BTreeMap<String, f64>,
-    /// Train an arm at random at the share that the choice has come to: the control that tells the
-    /// choice from its share.
+    /// Also train a control: a random mixture with as many rows of each source as the choice. The
+    /// difference between the two is the effect of the selection, without that of the shares. Default:
+    /// `true`.
     #[serde(default = "yes")]
     pub control: bool,
-    /// Train an arm on the answers that the score likes least.
+    /// Also train an arm on the answers with the worst scores. Default: `false`.
     #[serde(default)]
     pub inverse: bool,
 }
@@ -75,12 +75,12 @@ fn yes() -> bool {
 }
 
 impl ArmChoice {
-    /// Its name in folders.
+    /// The name in folders.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.by.name())
     }
 
-    /// What it is called in a report, such as `RSR`.
+    /// The name in a report, such as `RSR`.
     fn title(&self) -> &str {
         match (&self.name, self.by) {
             (Some(name), _) => name,
@@ -89,7 +89,7 @@ impl ArmChoice {
         }
     }
 
-    /// The setting of a run.
+    /// The choice as a run setting.
     fn config(&self, inverse: bool) -> ChoiceConfig {
         let mut choice = ChoiceConfig {
             prefer: self.prefer,
@@ -109,8 +109,8 @@ impl ArmChoice {
             Err(Error::config(format!("comparisons.choices.{key}"), what, hint))
         };
         if self.by == ChoiceBy::Chance {
-            let what = "the arms of shares and the controls are chosen by chance already".into();
-            return refuse("by", what, "Name a score, such as rsr");
+            let what = "fixed shares and controls are already random".into();
+            return refuse("by", what, "Use a score, such as rsr");
         }
         if let Some(share) = self.within_share.filter(|share| !is_share(share)) {
             return refuse("within_share", format!("it is {share}"), HUNDREDTHS);
@@ -121,7 +121,7 @@ impl ArmChoice {
     }
 }
 
-/// The error of a run's choice, with the setting of the study.
+/// Replaces the key of a run's choice in an error with the key in the study's settings.
 fn in_study(error: Error) -> Error {
     match error {
         Error::Config { key, what, hint } => {
@@ -132,23 +132,23 @@ fn in_study(error: Error) -> Error {
     }
 }
 
-/// Shows what is wrong with the choice of a cell's settings before any training.
+/// Reports an invalid choice in a cell's settings before any training.
 pub(super) fn check_choice(prepared: &Prepared, run: &RunConfig) -> Result<()> {
     prepared.check_choice(run).map_err(in_study)
 }
 
-/// What the student before any training is called.
+/// The name of the arm without training.
 pub(super) const UNTUNED: &str = "untuned";
 
-const HUNDREDTHS: &str = "Give shares from 0 to 1, in hundredths";
+const HUNDREDTHS: &str = "Use shares from 0 to 1 in hundredths";
 
-/// Whether it can be told from others in the name of a folder.
+/// Returns whether a share is valid and distinguishable from others in a folder name.
 fn is_share(share: &f64) -> bool {
     (0.0..=1.0).contains(share) && ((100.0 * share).round() - 100.0 * share).abs() < 1e-9
 }
 
 impl ComparisonConfig {
-    /// Its arms: the shares in order, then each choice with its control and its inverse.
+    /// The arms: the shares in order, then each choice with its control and its inverse.
     pub fn arms(&self) -> Vec<ArmKind> {
         let mut arms: Vec<ArmKind> = self.shares().into_iter().map(ArmKind::Share).collect();
         for (number, choice) in self.choices.iter().enumerate() {
@@ -159,10 +159,10 @@ impl ComparisonConfig {
         arms
     }
 
-    /// The shares of the strong source, 0 and 1 included, in order.
+    /// The shares of the strong source in ascending order, including 0 and 1.
     pub fn shares(&self) -> Vec<f64> {
         let mut shares = self.alphas.clone();
-        // A negative zero is a zero.
+        // Turns -0 into 0.
         shares.iter_mut().for_each(|share| *share += 0.0);
         shares.extend([0.0, 1.0]);
         shares.sort_by(f64::total_cmp);
@@ -170,16 +170,16 @@ impl ComparisonConfig {
         shares
     }
 
-    /// What an arm is called in a report.
+    /// The name of an arm in a report.
     ///
     /// # Panics
-    /// If the comparison has no choice with the arm's number.
+    /// If the comparison has no choice with the arm's index.
     pub fn title(&self, arm: ArmKind) -> String {
         match arm {
             ArmKind::Untuned => UNTUNED.into(),
             ArmKind::Share(0.0) => format!("{} alone", self.weak),
             ArmKind::Share(1.0) => format!("{} alone", self.strong),
-            ArmKind::Share(share) => format!("{:.0} % {}", 100.0 * share, self.strong),
+            ArmKind::Share(share) => format!("{:.0}% {}", 100.0 * share, self.strong),
             ArmKind::Choice(number) => format!("by {}", self.choices[number].title()),
             ArmKind::Control(number) => {
                 format!("random at the share of {}", self.choices[number].title())
@@ -188,7 +188,7 @@ impl ComparisonConfig {
         }
     }
 
-    /// The folder of an arm.
+    /// The folder name of an arm.
     pub(super) fn folder(&self, arm: ArmKind) -> String {
         let by = |number: usize| format!("{}-by-{}", self.name, self.choices[number].name());
         match arm {
@@ -206,13 +206,13 @@ impl ComparisonConfig {
             return Err(Error::config("alphas", what, HUNDREDTHS));
         }
         if self.strong == self.weak {
-            let what = format!("both are `{}`", self.strong);
-            return Err(Error::config("strong", what, "Name two sources"));
+            let what = format!("strong and weak are both `{}`", self.strong);
+            return Err(Error::config("strong", what, "Use two different sources"));
         }
         self.choices.iter().try_for_each(ArmChoice::validate)
     }
 
-    /// Weights of a share of the strong source: the rest is the weak one's, and others have none.
+    /// Mixture weights for a share of the strong source. The weak source gets the rest, others get 0.
     fn weights(&self, share: f64, others: &[&str]) -> BTreeMap<String, f64> {
         let mut weights: BTreeMap<String, f64> =
             others.iter().map(|name| ((*name).to_owned(), 0.0)).collect();
@@ -221,8 +221,8 @@ impl ComparisonConfig {
         weights
     }
 
-    /// Puts what an arm is trained on into a run's settings. The weights of a control are equal ones
-    /// here: those of its choice show once that is mixed.
+    /// Sets the data of an arm in a run's settings. A control gets equal weights as placeholders: the real
+    /// ones are known once its choice is mixed.
     pub(super) fn apply(&self, arm: ArmKind, config: &mut RunConfig) {
         let sources = config.data.sources.iter().map(|source| source.name.as_str());
         let sources: Vec<&str> = sources.collect();
@@ -240,15 +240,15 @@ impl ComparisonConfig {
             ArmKind::Inverse(number) => Some(self.choices[number].config(true)),
         };
         if !self.choices.is_empty() {
-            // All arms have the same problems, and choose among the same answers.
+            // All arms have the same problems and the same candidate answers.
             config.data.answers.get_or_insert(AnswersKept::All);
         }
     }
 }
 
 impl StudyConfig {
-    /// The file of the untuned student's scores of a cell's answers. A student that is read from a
-    /// folder has one for all seeds; one that begins with random weights is another in each seed.
+    /// The file with the untuned student's scores of a cell's answers. A student that is read from a
+    /// folder has one file for all seeds. A student with random weights has one file per seed.
     pub(super) fn scores_file(&self, cell: &Cell, is_read: bool) -> PathBuf {
         let folder = self.out.join("scores").join(&self.students[cell.student].name);
         let name = &self.comparisons[cell.comparison].name;
@@ -258,8 +258,8 @@ impl StudyConfig {
         })
     }
 
-    /// The untuned students to test, as the cells that they are tested like: one that is read from a folder
-    /// is the same for all seeds.
+    /// The untuned students to test, as cells with the settings of the test. A student that is read from a
+    /// folder is tested once for all seeds.
     pub(super) fn untuned_cells(&self) -> Vec<Cell> {
         let mut cells = vec![];
         for (number, seed) in self.seeds.iter().enumerate() {
@@ -274,7 +274,7 @@ impl StudyConfig {
         cells
     }
 
-    /// No two cells have the same folder.
+    /// Checks that no two cells have the same folder.
     pub(super) fn validate_folders(&self) -> Result<()> {
         let mut folders = BTreeSet::new();
         for comparison in &self.comparisons {
@@ -282,16 +282,16 @@ impl StudyConfig {
             for choice in &comparison.choices {
                 let name = choice.name();
                 if name.is_empty() || !name.chars().all(plain) {
-                    let what = format!("the name \"{name}\" cannot be that of a folder");
-                    let hint = "Use letters, digits, -, _ and .";
+                    let what = format!("the name \"{name}\" cannot be a folder name");
+                    let hint = "Use only letters, digits, -, _, and .";
                     return Err(Error::config("comparisons.choices.name", what, hint));
                 }
             }
             for arm in comparison.arms() {
                 let folder = comparison.folder(arm);
                 if !folders.insert(folder.to_lowercase()) {
-                    let what = format!("two arms would be in the folder {folder}");
-                    let hint = "Give each choice and each comparison its own name";
+                    let what = format!("two arms would use the folder {folder}");
+                    let hint = "Give each choice and each comparison a unique name";
                     return Err(Error::config("comparisons.choices.name", what, hint));
                 }
             }

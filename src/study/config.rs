@@ -1,4 +1,4 @@
-//! What a study is of: students, comparisons of data, seeds.
+//! The settings of a study: students, comparisons of data, and seeds.
 
 use super::arms::{ArmChoice, ArmKind};
 use crate::data::{DataFiles, Share};
@@ -11,24 +11,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::Table;
 
-/// Data of two kinds, and mixtures of them: long and short answers, or those of a large and of a
-/// small teacher.
+/// A comparison of two kinds of answers and of mixtures of them: long and short answers, or those of a
+/// large and a small teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComparisonConfig {
-    /// Its name, such as `Long` or `Large`.
+    /// Name in tables and folders, such as `Long` or `Large`.
     pub name: String,
-    /// The source that the paper calls strong: the long answers, or the large teacher's.
+    /// Name of the strong source: the long answers, or those of the large teacher.
     pub strong: String,
-    /// The other.
+    /// Name of the weak source: the short answers, or those of the small teacher.
     pub weak: String,
-    /// Shares of the strong source to train on. 0 and 1 are always there.
+    /// Shares of the strong source to train on, from 0 to 1 in hundredths. 0 and 1 (each source alone) are
+    /// always included. Default: `[0.2]`.
     #[serde(default = "paper_share")]
     pub alphas: Vec<f64>,
-    /// Choices by score to train on, each beside its control.
+    /// Arms whose answers are chosen by a score, each with a control arm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<ArmChoice>,
-    /// Settings of a run that this comparison has, such as `data.sources`.
+    /// Run settings for all runs of this comparison, such as `data.sources`. They override the study's
+    /// `run`.
     #[serde(default)]
     pub run: Table,
 }
@@ -37,25 +39,27 @@ fn paper_share() -> Vec<f64> {
     vec![0.2]
 }
 
-/// A student.
+/// A student to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentConfig {
-    /// Its name in tables and folders.
+    /// Name in tables and folders.
     pub name: String,
-    /// What it is, such as `base` or `instruct`; students are listed by it.
+    /// Kind of student, such as `base` or `instruct`, for the report. Charts draw one line per kind.
     #[serde(default)]
     pub kind: Option<String>,
-    /// Settings of a run that this student has, such as `base_model`, `lora`, `model.hidden_size`.
+    /// Run settings for all runs of this student, such as `base_model`, `lora`, or `model.hidden_size`.
+    /// They override those of the study and of the comparison.
     #[serde(default)]
     pub run: Table,
-    /// Settings of a run that pretrains this student, laid over those of all cells and its own: every
-    /// cell then tunes the student that it gives. Without them the student is as `run` says.
+    /// Settings of a run that pretrains this student once. They override the study's `run` and the
+    /// student's own. Every run of the study then starts from the pretrained model. Without them, runs
+    /// start from the student that `run` describes.
     #[serde(default)]
     pub pretraining: Option<Table>,
 }
 
-/// Settings of a run that a study sets.
+/// Run settings that the study sets itself.
 const OWN: [&str; 8] = [
     "out",
     "seed",
@@ -67,59 +71,61 @@ const OWN: [&str; 8] = [
     "train.keep_checkpoints",
 ];
 
-/// A study.
+/// The settings of a study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudyConfig {
-    /// The study's directory.
+    /// Directory of the study.
     #[serde(default = "usual_out")]
     pub out: PathBuf,
     /// Title of the report.
     #[serde(default = "usual_title")]
     pub title: String,
-    /// Text of the report's first paragraph.
+    /// First paragraph of the report.
     #[serde(default)]
     pub introduction: String,
-    /// Seeds of the runs: order, mixture and initial weights. The problems that are held out are
-    /// the same for all.
+    /// Seeds of the runs: each arm of each student is trained once per seed. A seed sets the order of
+    /// the rows, the mixture, and the initial weights. All seeds hold out the same problems.
     #[serde(default = "usual_seeds")]
     pub seeds: Vec<u64>,
-    /// Seed of the toy corpus and of the held-out split.
+    /// Seed of the toy corpus, the held-out split, and the bootstrap.
     #[serde(default)]
     pub data_seed: u64,
-    /// What is compared.
+    /// What to compare: at least one pair of sources.
     pub comparisons: Vec<ComparisonConfig>,
-    /// Who learns.
+    /// Students to train: at least one.
     pub students: Vec<StudentConfig>,
-    /// Benchmark files, or datasets on the hub, that each student is tested on beside the held-out
-    /// problems.
+    /// Benchmark files, or datasets on the Hugging Face Hub, to test each student on in addition to the
+    /// held-out problems.
     #[serde(default)]
     pub benchmarks: Vec<PathBuf>,
-    /// Problems of each benchmark file that are asked; without it all.
+    /// Number of problems to test on from each benchmark, from its beginning. Without it, all problems.
     #[serde(default)]
     pub benchmark_problems: Option<usize>,
-    /// Do not ask the problems of benchmark files that a comparison trains on, or that one of its
-    /// students was pretrained on: those with the same text, but for case and white space.
-    /// `benchmark_problems` counts the others.
+    /// Leave out benchmark problems that any student of the comparison trains on or was pretrained on.
+    /// Problems match by text, ignoring case and white space. `benchmark_problems` counts only the
+    /// problems that remain.
     #[serde(default)]
     pub leave_out_trained: bool,
-    /// Whether the problems of benchmark files are followed by the instruction to reason and to box
-    /// the answer. Held-out problems are asked as they were trained.
+    /// Append the instruction to reason step by step and to box the answer to benchmark problems.
+    /// Held-out problems keep the prompt that they are trained with.
     #[serde(default)]
     pub instruct: bool,
-    /// Resamples of the bootstrap.
+    /// Number of bootstrap resamples, 1 to 1000000.
     #[serde(default = "usual_resamples")]
     pub resamples: usize,
-    /// Answers of each student in which tokens are ranked by the untuned student; 0 leaves it out.
+    /// Number of answers per trained student whose tokens are ranked under the untuned student, for the
+    /// report's style shift. 0 leaves it out.
     #[serde(default)]
     pub style_answers: usize,
-    /// Keep the checkpoints of cells that are done.
+    /// Keep the checkpoints of finished runs, which are otherwise deleted.
     #[serde(default)]
     pub keep_checkpoints: bool,
-    /// Directory of pretrained students, which studies may share; without it one in the study's own.
+    /// Directory for pretrained students, which several studies can share. Without it, they are in
+    /// `pretrained` in the study's directory.
     #[serde(default)]
     pub pretrained_cache: Option<PathBuf>,
-    /// Settings of a run that all cells have in common.
+    /// Run settings for all runs of the study.
     #[serde(default)]
     pub run: Table,
 }
@@ -160,7 +166,7 @@ impl Settings for StudyConfig {
             pretrained_cache: None,
             run: Table::new(),
         })?;
-        // These have no defaults.
+        // These two have no defaults.
         table.remove("comparisons");
         table.remove("students");
         Ok(table)
@@ -173,24 +179,24 @@ impl Settings for StudyConfig {
     }
 }
 
-/// One training of a study.
+/// One training run of a study: a student, a comparison, an arm, and a seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
-    /// Number of the student.
+    /// Index of the student.
     pub student: usize,
-    /// Number of the comparison.
+    /// Index of the comparison.
     pub comparison: usize,
-    /// What it is trained on.
+    /// The arm to train on.
     pub arm: ArmKind,
     /// The seed.
     pub seed: u64,
 }
 
 impl StudyConfig {
-    /// Reads a TOML file and checks the settings.
+    /// Reads settings from a TOML file and validates them.
     ///
     /// # Errors
-    /// As [`Layers::file`], [`Layers::settings`] and [`StudyConfig::validate`].
+    /// As [`Layers::file`], [`Layers::settings`], and [`StudyConfig::validate`].
     pub fn read(path: &Path) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.file(path)?;
@@ -199,7 +205,7 @@ impl StudyConfig {
         Ok(config)
     }
 
-    /// All cells, seed by seed, so that a study that is stopped early has whole seeds.
+    /// All cells, seed by seed, so that a study that is stopped early has complete seeds.
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = vec![];
         for seed in &self.seeds {
@@ -214,11 +220,11 @@ impl StudyConfig {
         cells
     }
 
-    /// The settings of a cell's run; the weights of a control are known once its choice is mixed, and
-    /// equal ones here.
+    /// The settings of a cell's run. The mixture weights of a control are placeholders (equal weights):
+    /// the real ones are known once its choice is mixed.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that are none.
+    /// [`Error::Config`] for invalid settings.
     pub fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
         let (student, comparison) =
             (&self.students[cell.student], &self.comparisons[cell.comparison]);
@@ -234,7 +240,7 @@ impl StudyConfig {
         Ok(config)
     }
 
-    /// Where a cell's run is.
+    /// The run directory of a cell.
     pub fn cell_folder(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("cells")
@@ -243,7 +249,7 @@ impl StudyConfig {
             .join(format!("seed-{}", cell.seed))
     }
 
-    /// Where the answers of a cell's student before any training are.
+    /// The folder with the answers of a cell's student before training.
     pub(super) fn untuned_folder(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("untuned")
@@ -252,7 +258,7 @@ impl StudyConfig {
             .join(format!("seed-{}", cell.seed))
     }
 
-    /// Where a finished cell, or a student before any training, is stored without its run.
+    /// The file that stores the result of a finished cell, or of a student before training.
     pub fn result_file(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("results")
@@ -261,10 +267,10 @@ impl StudyConfig {
             .join(format!("seed-{}.json", cell.seed))
     }
 
-    /// Checks the settings, those of every cell included.
+    /// Validates the settings, including those of every cell.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first one that cannot be.
+    /// [`Error::Config`] with the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.validate_names()?;
         self.validate_runs()?;
@@ -272,7 +278,7 @@ impl StudyConfig {
         self.validate_benchmarks()?;
         let seeds: BTreeSet<&u64> = self.seeds.iter().collect();
         if seeds.len() != self.seeds.len() {
-            return refuse("seeds", "a seed is there twice", "Give each once");
+            return refuse("seeds", "it lists a seed twice", "List each seed once");
         }
         for comparison in &self.comparisons {
             comparison.validate()?;
@@ -280,28 +286,28 @@ impl StudyConfig {
         self.validate_folders()?;
         if !(1..=1_000_000).contains(&self.resamples) {
             let what = format!("it is {}", self.resamples);
-            return refuse("resamples", what, "Give 1 to 1000000; 2000 is usual");
+            return refuse("resamples", what, "Use 1 to 1000000; the default is 2000");
         }
         for cell in self.cells() {
             let config = self.run_config(&cell)?;
             config.validate().map_err(|error| error.in_table("run"))?;
             if config.mixture.share == Share::Auto {
-                let what = "it is auto, and a study trains the shares in alphas";
+                let what = "it is auto, but a study trains the shares in alphas";
                 return refuse("run.mixture.share", what, "Leave it out");
             }
             if config.evaluation.questions == 0 && self.benchmarks.is_empty() {
-                let hint = "Set run.evaluation.questions, or name a file";
-                return refuse("benchmarks", "nothing is asked", hint);
+                let hint = "Set run.evaluation.questions, or add a benchmark";
+                return refuse("benchmarks", "there are no test problems", hint);
             }
         }
         Ok(())
     }
 
-    /// Students and comparisons have different names, which can be those of folders.
+    /// Checks that students and comparisons have unique names that can be folder names.
     fn validate_names(&self) -> Result<()> {
         if self.seeds.is_empty() || self.students.is_empty() || self.comparisons.is_empty() {
-            let what = "seeds, students or comparisons are empty";
-            return refuse("seeds", what, "Name at least one of each");
+            let what = "seeds, students, or comparisons are empty";
+            return refuse("seeds", what, "Set at least one of each");
         }
         let students: Vec<&String> = self.students.iter().map(|student| &student.name).collect();
         let comparisons: Vec<&String> =
@@ -311,19 +317,19 @@ impl StudyConfig {
             let is_folder =
                 |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
             if let Some(name) = names.iter().find(|name| !is_folder(name)) {
-                let what = format!("the name \"{name}\" cannot be that of a folder");
-                return refuse(key, what, "Use letters, digits, -, _ and .");
+                let what = format!("the name \"{name}\" cannot be a folder name");
+                return refuse(key, what, "Use only letters, digits, -, _, and .");
             }
             let different: BTreeSet<String> =
                 names.iter().map(|name| name.to_lowercase()).collect();
             if different.len() != names.len() {
-                return refuse(key, "a name is there twice", "Give each its own");
+                return refuse(key, "a name is used twice", "Give each one its own name");
             }
         }
         Ok(())
     }
 
-    /// Settings of runs that a study sets itself are not there.
+    /// Checks that run settings leave out what the study sets itself.
     fn validate_runs(&self) -> Result<()> {
         let tables = [&self.run].into_iter();
         let tables = tables.chain(self.comparisons.iter().map(|comparison| &comparison.run));
@@ -332,23 +338,23 @@ impl StudyConfig {
                 let mut keys = path.split('.');
                 let first = keys.next().and_then(|key| table.get(key));
                 if keys.fold(first, |value, key| value?.get(key)).is_some() {
-                    let hint = "Leave it out; seeds, data_seed, alphas, choices and \
-                                keep_checkpoints are the study's";
-                    return refuse(&format!("run.{path}"), "a study sets it", hint);
+                    let hint = "Leave it out; use the study's seeds, data_seed, alphas, choices, and \
+                                keep_checkpoints instead";
+                    return refuse(&format!("run.{path}"), "the study sets it", hint);
                 }
             }
         }
         Ok(())
     }
 
-    /// Tables name benchmarks by their files.
+    /// Checks that benchmarks have unique names: tables show them by file name.
     fn validate_benchmarks(&self) -> Result<()> {
         let mut files = BTreeSet::from(["held-out".to_owned()]);
         for path in &self.benchmarks {
             let name = DataFiles::stem_of(path).to_lowercase();
             if !files.insert(name) {
-                let what = format!("{} has the name of another", path.display());
-                return refuse("benchmarks", what, "Give the files different names");
+                let what = format!("{} has the same name as another benchmark", path.display());
+                return refuse("benchmarks", what, "Use files with different names");
             }
         }
         Ok(())

@@ -1,48 +1,48 @@
-//! The differences between the arms of a comparison: which are tested, and how sure they are.
+//! The differences between the arms of a comparison: which ones are tested, with what certainty.
 
 use super::arms::ArmKind;
 use super::config::ComparisonConfig;
 use crate::eval::{Arm, Bootstrap, Estimate, Hits, holm, score};
 use serde::{Deserialize, Serialize};
 
-/// A difference of two arms of one student.
+/// A difference between two arms of one student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArmDifference {
-    /// The arm whose score counts.
+    /// The arm whose score is the minuend.
     pub arm: ArmKind,
-    /// The arm whose score is taken off it.
+    /// The arm whose score is subtracted.
     pub other: ArmKind,
-    /// Both in words, such as `by RSR − short alone`.
+    /// The names of both, such as `by RSR − short alone`.
     pub name: String,
     /// The difference of the scores with its interval.
     pub estimate: Estimate,
     /// Two-sided p-value of the paired bootstrap.
     pub p: f64,
-    /// The same after Holm's correction for all differences of the comparison, of all students.
+    /// The p-value after Holm's correction over all differences of the comparison, for all students.
     pub p_holm: f64,
     /// Standard error of the difference.
     pub standard_error: f64,
-    /// The smallest true difference that 80 % of studies with these seeds and problems would show at
-    /// 5 %, before the correction; `None` where the answers do not vary.
+    /// The smallest true difference that 80% of studies with these seeds and problems would detect in a
+    /// test at 5%, before the correction. `None` if the answers do not vary.
     pub shown_in_most: Option<f64>,
     /// The difference in each seed.
     pub by_seed: Vec<f64>,
 }
 
 impl ArmDifference {
-    /// Whether the corrected p-value is below 5 %.
+    /// Returns whether the corrected p-value is below 5%.
     pub fn is_significant(&self) -> bool {
         self.p_holm < LEVEL
     }
 }
 
-/// The chance of one or more false finds in a family that is accepted.
+/// The accepted probability of at least one false positive in a family of tests.
 pub(super) const LEVEL: f64 = 0.05;
 
-/// The share that Mix Distillation takes (arXiv 2502.12143, section 4).
+/// The share of Mix Distillation (arXiv 2502.12143, section 4).
 const PAPER_SHARE: f64 = 0.2;
 
-/// The pairs of arms that a comparison tests, the decisive ones first.
+/// The pairs of arms that a comparison tests, most decisive first.
 pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
     let (weak, strong) = (ArmKind::Share(0.0), ArmKind::Share(1.0));
     let shares = comparison.shares();
@@ -51,7 +51,7 @@ pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
         let chosen = ArmKind::Choice(number);
         pairs.extend(choice.control.then_some((chosen, ArmKind::Control(number))));
         pairs.extend([(chosen, weak), (chosen, strong)]);
-        // Not the best of the mixtures: which one that is would be picked after the fact.
+        // Not the best mixture: that one would be picked after the fact.
         let has_paper = shares.contains(&PAPER_SHARE);
         pairs.extend(has_paper.then_some((chosen, ArmKind::Share(PAPER_SHARE))));
         pairs.extend(choice.inverse.then_some((chosen, ArmKind::Inverse(number))));
@@ -60,12 +60,12 @@ pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
     for share in shares.into_iter().filter(|share| *share > 0.0 && *share < 1.0) {
         pairs.extend([(ArmKind::Share(share), weak), (ArmKind::Share(share), strong)]);
     }
-    // What training on an arm gives, or takes: an arm may be best of all and do harm.
+    // The effect of training on an arm: even the best arm can do harm.
     pairs.extend(comparison.arms().into_iter().map(|arm| (arm, ArmKind::Untuned)));
     pairs
 }
 
-/// The differences of one student, not corrected yet.
+/// The differences of one student, before correction.
 pub(super) fn of(
     comparison: &ComparisonConfig,
     bootstrap: &Bootstrap,
@@ -90,7 +90,7 @@ pub(super) fn of(
     pairs(comparison).into_iter().map(difference).collect()
 }
 
-/// Corrects the p-values of a family.
+/// Corrects the p-values of a family of tests.
 pub(super) fn correct<'a>(family: impl Iterator<Item = &'a mut ArmDifference>) {
     let mut family: Vec<&mut ArmDifference> = family.collect();
     let p_values: Vec<f64> = family.iter().map(|difference| difference.p).collect();

@@ -1,4 +1,4 @@
-//! A document that is written once and comes out as HTML and as Markdown.
+//! A document that can be rendered as HTML and as Markdown.
 
 use crate::chart::escaped;
 use crate::text::{Table, markdown_escaped};
@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// A part of a document.
 #[derive(Clone, Debug)]
 pub(super) enum Block {
-    /// A heading, of level 1 to 3.
+    /// A heading with a level from 1 to 3.
     Heading(u8, String),
     Paragraph(String),
     List(Vec<String>),
@@ -15,7 +15,7 @@ pub(super) enum Block {
         caption: String,
         table: Table,
     },
-    /// A drawing as SVG, and the name of its file.
+    /// An SVG figure and its file name.
     Figure {
         caption: String,
         name: String,
@@ -57,7 +57,7 @@ impl Document {
     pub fn table(&mut self, caption: &str, header: &[&str], rows: Vec<Vec<String>>) {
         debug_assert!(
             rows.iter().all(|row| row.len() == header.len()),
-            "{caption}: cells are amiss"
+            "{caption}: a row has too few or too many cells"
         );
         let mut table = Table::new(header.iter().copied());
         rows.into_iter().for_each(|row| table.row(row));
@@ -69,7 +69,7 @@ impl Document {
         self.blocks.push(Block::Figure { caption, name, svg });
     }
 
-    /// One file with everything in it.
+    /// Renders a self-contained HTML file.
     pub fn to_html(&self, title: &str) -> String {
         let mut out = String::new();
         // Writing to a String does not fail.
@@ -122,7 +122,7 @@ impl Document {
         writeln!(out, "</body>\n</html>")
     }
 
-    /// Markdown whose figures are files in `figures/`.
+    /// Renders Markdown with links to figures in `figures/`.
     pub fn to_markdown(&self) -> String {
         let mut out = String::new();
         // Writing to a String does not fail.
@@ -143,7 +143,7 @@ impl Document {
                 }
                 Block::Paragraph(text) => writeln!(out, "{}\n", markdown_escaped(text))?,
                 Block::Code(text) => {
-                    // Longer than any in the text.
+                    // The fence is longer than any in the text.
                     let mut fence = "```".to_owned();
                     while text.contains(&fence) {
                         fence.push('`');

@@ -1,5 +1,5 @@
-//! The report of a study whose parts were made apart from each other: takes from `results/` of each
-//! directory what is done, and trains nothing.
+//! The report of a study whose parts were made independently. It takes finished cells from `results/` of
+//! each directory and trains nothing.
 
 use super::arms::{ArmKind, WEAK};
 use super::config::{Cell, StudyConfig};
@@ -20,13 +20,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Puts parts of a study together in its directory: copies what they have finished into its `results/`,
-/// and writes the report, with the numbers that one process comes to. What the directory has finished
-/// itself counts, too.
+/// Joins parts of a study in its directory: copies their finished cells to `results/` and writes the
+/// report, with the same numbers as a single process. Finished cells that the directory already has count
+/// as well.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] with the cells that no directory has, with one that does not fit settings
-/// or data, and with one that two directories have with different numbers; as [`study`](super::study).
+/// [`Error::RunDirectory`] if cells are missing from all directories, if a cell does not match the settings
+/// or data, or if two directories have the same cell with different numbers; as [`study`](super::study).
 pub fn join(
     config: &StudyConfig,
     directories: &[PathBuf],
@@ -63,12 +63,12 @@ pub fn join(
     begun.report(command)
 }
 
-/// A directory that has a part of the study.
+/// A directory with a part of the study.
 struct Joined {
     path: PathBuf,
-    /// What it was called where its cells were made.
+    /// Its path when its cells were made.
     out: PathBuf,
-    /// The day of its beginning.
+    /// The day on which it was started.
     date: String,
 }
 
@@ -77,9 +77,8 @@ impl Joined {
         if !KIND.holds(path) {
             return Err(Error::RunDirectory {
                 path: path.to_owned(),
-                what: format!("it holds no part of a study: there is no {MARK}"),
-                hint: "Name directories that `mixdistill study` has made (--out), each whole"
-                    .into(),
+                what: format!("it does not hold a part of a study: it has no {MARK}"),
+                hint: "Use complete directories that `mixdistill study` made (--out)".into(),
             });
         }
         let date = read_if_there(&path.join(MARK))?.unwrap_or_default().trim().to_owned();
@@ -89,14 +88,14 @@ impl Joined {
         Ok(Self { path: path.to_owned(), out: out.unwrap_or_else(|| path.to_owned()), date })
     }
 
-    /// The file of a cell in this directory.
+    /// The result file of a cell in this directory.
     fn result_file(&self, config: &StudyConfig, cell: &Cell) -> PathBuf {
         let file = config.result_file(cell);
         self.path.join(file.strip_prefix(&config.out).unwrap_or(&file))
     }
 
-    /// A cell as it would be stored in the study's own directory, on the study's day where that plays
-    /// no part in it.
+    /// A cell as it would be stored in the study's own directory, with the study's date if the cell does not
+    /// depend on the date.
     fn read(&self, config: &StudyConfig, cell: &Cell, date: &str) -> Result<Option<StoredCell>> {
         let path = self.result_file(config, cell);
         let Some(stored) = StoredCell::read(&path)? else { return Ok(None) };
@@ -144,7 +143,7 @@ fn is_one_place(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Refuses where no directory has a cell, and names all of these.
+/// Returns an error that names the cells missing from all directories, if there are any.
 fn no_cell_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     let has = |cell: &Cell| parts.iter().any(|part| part.result_file(config, cell).is_file());
     let cells = all_cells(config);
@@ -157,14 +156,14 @@ fn no_cell_missing(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     let named = first_names(missing, "; ");
     Err(Error::RunDirectory {
         path,
-        what: format!("no directory has {count} of the {of} cells of the study: {named}"),
-        hint: "Make them with the same call of their part (--part), which goes on where it was stopped, \
-               and name the directories of all parts"
+        what: format!("{count} of the {of} cells of the study are in no directory: {named}"),
+        hint: "Run the command of their part (--part) again, which continues where it stopped, and list the \
+               directories of all parts"
             .into(),
     })
 }
 
-/// The models of pretrained students, which every part has made for itself.
+/// Takes over the pretrained students, which every part has made for itself.
 fn take_pretrained(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     for (number, student) in config.students.iter().enumerate() {
         let Some(run) = config.pretraining(number)? else { continue };
@@ -182,9 +181,9 @@ fn take_pretrained(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
             let Some(folder) = folders.find(|folder| is_finished(folder)) else {
                 return Err(Error::RunDirectory {
                     path: run.out,
-                    what: format!("no directory has the pretrained student `{}`", student.name),
+                    what: format!("the pretrained student `{}` is in no directory", student.name),
                     hint: "Copy the folder of a part here (pretrained/, or pretrained_cache): its tokenizer \
-                           says what was asked"
+                           is needed to check the cells"
                         .into(),
                 });
             };
@@ -203,7 +202,7 @@ fn take_pretrained(config: &StudyConfig, parts: &[Joined]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses cells that began with different models.
+/// Checks that all cells of a student started from the same model.
 fn same_models(student: &str, run: &Path, parts: &[Joined], file: &Path) -> Result<()> {
     let digest = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut first: Option<(PathBuf, String)> = None;
@@ -219,12 +218,12 @@ fn same_models(student: &str, run: &Path, parts: &[Joined], file: &Path) -> Resu
                 return Err(Error::RunDirectory {
                     path,
                     what: format!(
-                        "the cells here began with another model of the pretrained student `{student}` than \
-                         those of {}: pretraining comes to the same model on like machines only",
+                        "the cells here started from another model of the pretrained student `{student}` \
+                         than those of {}: pretraining gives the same model only on identical machines",
                         other.display()
                     ),
-                    hint: "Pretrain it once (pretrained_cache), give that folder to all machines, and make \
-                           the cells of one of these directories anew"
+                    hint: "Pretrain it once (pretrained_cache), copy that folder to all machines, and train \
+                           the cells of one of these directories again"
                         .into(),
                 });
             }
@@ -233,7 +232,7 @@ fn same_models(student: &str, run: &Path, parts: &[Joined], file: &Path) -> Resu
     Ok(())
 }
 
-/// Copies a run without its checkpoints, whole or not at all.
+/// Copies a run without its checkpoints, completely or not at all.
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let beside = to.with_extension("new");
     crate::files::remove_folder(&beside)?;
@@ -257,7 +256,7 @@ fn copy_into(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Figures that differ where the same cell is made twice.
+/// Figures that differ if the same cell is made twice.
 const OF_EACH_TIME: [&str; 9] = [
     "seconds",
     "training_seconds",
@@ -267,11 +266,11 @@ const OF_EACH_TIME: [&str; 9] = [
     "backend",
     "batch_size",
     "version",
-    // Looked at by itself, for it is not known of all.
+    // Compared separately, because old results lack it.
     "base_weights",
 ];
 
-/// A stored cell without what differs from time to time.
+/// A stored cell without the figures that differ from run to run.
 fn numbers(stored: &StoredCell) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -285,7 +284,7 @@ fn numbers(stored: &StoredCell) -> Value {
     }
     let mut value = serde_json::to_value(stored).unwrap_or_default();
     let outcome = value.pointer_mut("/summary/outcome").and_then(Value::as_object_mut);
-    // Of the last process that worked on it alone.
+    // These cover only the last process that worked on the cell.
     if let Some(outcome) = outcome {
         ["tokens", "trained_tokens", "skipped"].iter().for_each(|key| drop(outcome.remove(*key)));
     }
@@ -294,8 +293,7 @@ fn numbers(stored: &StoredCell) -> Value {
 }
 
 impl Begun<'_, '_> {
-    /// Copies all cells into the study's own results, each checked, and compared where it is there more
-    /// than once.
+    /// Copies all cells to the study's own results. Each cell is checked, and compared with its duplicates.
     fn take_cells(&self, parts: &[Joined]) -> Result<()> {
         let mut done = vec![];
         let mut weights: BTreeMap<String, (PathBuf, String)> = BTreeMap::new();
@@ -314,8 +312,8 @@ impl Begun<'_, '_> {
         Ok(())
     }
 
-    /// The cell as the first directory has it. `weights` are those of base models, with the first cell
-    /// that knows them.
+    /// The cell from the first directory that has it. `weights` has the fingerprint of each base model and
+    /// the first cell that knows it.
     fn taken(
         &self,
         cell: &Cell,
@@ -345,12 +343,12 @@ impl Begun<'_, '_> {
                 return Err(Error::RunDirectory {
                     path,
                     what: format!(
-                        "{} was made twice and came to other numbers than in {}: {}",
+                        "{} was made twice, with different numbers than in {}: {}",
                         name(config, cell).join(", "),
                         other.display(),
                         changes.join(", ")
                     ),
-                    hint: "Keep one of them: remove the other file, or leave out its directory"
+                    hint: "Keep one of them: remove the other file or leave out its directory"
                         .into(),
                 });
             }
@@ -358,15 +356,15 @@ impl Begun<'_, '_> {
         first.map(|(_, stored)| stored).ok_or_else(|| Error::RunDirectory {
             path: config.result_file(cell),
             what: "it was there a moment ago".into(),
-            hint: "Start again".into(),
+            hint: "Run the command again".into(),
         })
     }
 }
 
-/// The settings of a study as all of its parts have them, with the directory of the first.
+/// The settings that all parts of a study have in common, with the directory of the first part.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] where a directory has none, or others; as [`StudyConfig::read`].
+/// [`Error::RunDirectory`] if a directory has no settings or different ones; as [`StudyConfig::read`].
 pub fn settings_of(directories: &[PathBuf]) -> Result<StudyConfig> {
     let mut first: Option<(&Path, String)> = None;
     for path in directories {
@@ -375,10 +373,7 @@ pub fn settings_of(directories: &[PathBuf]) -> Result<StudyConfig> {
             Err(Error::RunDirectory { path: path.clone(), what, hint: hint.into() })
         };
         let Some(text) = read_if_there(&path.join(SETTINGS))? else {
-            return refuse(
-                format!("there is no {SETTINGS}"),
-                "Give the settings, too (--config FILE)",
-            );
+            return refuse(format!("it has no {SETTINGS}"), "Add the settings (--config FILE)");
         };
         let Some((other, settings)) = &first else {
             first = Some((path, text));
@@ -387,18 +382,18 @@ pub fn settings_of(directories: &[PathBuf]) -> Result<StudyConfig> {
         let changes = setting_changes(settings, &text, &["out"]);
         if !changes.is_empty() {
             let what = format!(
-                "its settings are not those of {}: {}",
+                "its settings differ from those of {}: {}",
                 other.display(),
                 changes.join(", ")
             );
             return refuse(
                 what,
-                "Make all parts with the same settings, or give them (--config FILE)",
+                "Make all parts with the same settings, or add the settings (--config FILE)",
             );
         }
     }
     match first {
         Some((path, _)) => StudyConfig::read(&path.join(SETTINGS)),
-        None => Err(Error::config("report", "no directory is named", "Name those of all parts")),
+        None => Err(Error::config("report", "it lists no directory", "List those of all parts")),
     }
 }

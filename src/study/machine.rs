@@ -1,21 +1,21 @@
-//! What a cell was made on: where that differs, the same cell may come to other numbers.
+//! The machine that trained a cell. On another machine, the same cell may give different numbers.
 
 use crate::device;
 use serde::{Deserialize, Serialize};
 
-/// Processor, threads and backend.
+/// Processor, threads, and backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Machine {
-    /// The processor's name, or its architecture where the system does not tell it.
+    /// The processor's name, or its architecture if the system does not report a name.
     pub processor: String,
-    /// Threads that computed.
+    /// The number of compute threads.
     pub threads: usize,
     /// The backend's name.
     pub backend: String,
 }
 
 impl Machine {
-    /// This machine, with a backend as settings name it.
+    /// This machine, with a backend as named in the settings.
     pub(super) fn here(backend: &str) -> Self {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let names = info.lines().filter(|line| line.starts_with("model name"));

@@ -1,4 +1,4 @@
-//! The learnability-gap experiment: students x arms x seeds, with intervals and a report.
+//! The learnability-gap experiment: students x arms x seeds, with confidence intervals and a report.
 
 mod arms;
 mod claims;

@@ -1,4 +1,4 @@
-//! Problems of a study that are both trained on and tested with: told, or left out.
+//! Test problems that are also training problems: counted in warnings, or left out.
 
 use crate::context::{Context, Task};
 use crate::data::{OverlapKind, TrainingProblems, plain};
@@ -7,23 +7,23 @@ use crate::eval::Benchmark;
 use crate::recipe::Prepared;
 use std::collections::HashSet;
 
-/// Benchmarks, and of each how many problems are left out.
+/// Benchmarks, and the number of problems left out of each.
 type Kept = (Vec<Benchmark>, Vec<(String, usize)>);
 
-/// Problems that a student is tested with, by name.
+/// A named set of test problems.
 type Tested<'a> = (&'a str, Vec<&'a str>);
 
-/// A student's data in a comparison, and the problems that it was pretrained on.
+/// A student's data in a comparison and its pretraining problems.
 pub(super) type Trained<'a> = (&'a Prepared, &'a [String]);
 
-/// What the students are tested with of what they are trained on.
+/// Test problems that are also training problems.
 #[derive(Default)]
 pub(super) struct Overlaps {
-    /// In words.
+    /// Warnings for the report.
     pub warnings: Vec<String>,
-    /// Whether a problem is trained on, word for word.
+    /// Whether a test problem is a training problem, word for word.
     pub same: bool,
-    /// Whether one shares many words in a row with one that is trained on.
+    /// Whether a test problem shares many consecutive words with a training problem.
     pub alike: bool,
 }
 
@@ -34,29 +34,28 @@ impl Overlaps {
         self.alike |= other.alike;
     }
 
-    /// What a report may say of the problems of all tests.
+    /// The report's statement about the test problems.
     pub(super) fn tested_on(&self) -> &'static str {
         match (self.same, self.alike) {
             (false, false) => "Tested on problems that no student was trained on",
             (false, true) => {
-                "Tested on problems that no student was trained on word for word; the warnings below \
-                 count those that share thirteen words in a row with one"
+                "Tested on problems whose exact text no student was trained on; the warnings below \
+                 count those that share 13 consecutive words with a training problem"
             }
             (true, _) => {
-                "Tested on problems of which students were trained on some, as the warnings below say"
+                "Tested on problems that include some training problems; the warnings below count them"
             }
         }
     }
 }
 
-/// The problems that are trained on.
+/// The training problems.
 fn training_problems(prepared: &Prepared) -> impl ExactSizeIterator<Item = &str> {
     let pairs = prepared.mixture.pairs();
     (0..pairs.len()).map(|index| pairs.problem(index))
 }
 
-/// What the students of a comparison are tested with, of what they are trained on, pretraining
-/// included.
+/// Finds the test problems of a comparison that are also training problems, including pretraining.
 ///
 /// # Errors
 /// [`Error::Stopped`].
@@ -68,7 +67,7 @@ pub(super) fn contamination(
 ) -> Result<Overlaps> {
     let mut found = Overlaps::default();
     for (number, (prepared, pretrained)) in students.iter().enumerate() {
-        // Students with the same data have the same lines.
+        // Students with the same data get the same warnings.
         let earlier = students[..number].iter();
         let is_same = |(other, before): &Trained<'_>| {
             training_problems(other).eq(training_problems(prepared))
@@ -79,7 +78,7 @@ pub(super) fn contamination(
             continue;
         }
         let held_out = prepared.questions.iter().map(|question| question.problem.as_str());
-        let mut tests: Vec<Tested<'_>> = vec![("the held-out problems", held_out.collect())];
+        let mut tests: Vec<Tested<'_>> = vec![("the held-out set", held_out.collect())];
         tests.extend(benchmarks.iter().map(|benchmark| {
             let problems = benchmark.problems.iter().map(|problem| problem.problem.as_str());
             (benchmark.name.as_str(), problems.collect())
@@ -121,24 +120,24 @@ fn shared(
         found.alike |= alike > 0;
         if same > 0 {
             found.warnings.push(format!(
-                "{comparison}: {same} of {of} problems of {tested} are trained on, word for word"
+                "{comparison}: {same} of {of} problems in {tested} are training problems, word for word"
             ));
         }
         if alike > 0 {
             found.warnings.push(format!(
-                "{comparison}: {alike} of {of} problems of {tested} share thirteen words in a row \
-                 with one that is trained on (problems made from one template do so too)"
+                "{comparison}: {alike} of {of} problems in {tested} share 13 consecutive words with a \
+                 training problem (problems made from the same template do, too)"
             ));
         }
     }
     Ok(found)
 }
 
-/// The benchmarks without the problems that one of the students is trained on, or was pretrained on, and of each benchmark
-/// how many those are, so that all arms of all students are asked the same problems.
+/// Removes from the benchmarks the problems that any of the students trains on or was pretrained on, and
+/// returns how many those are. All arms of all students are then tested on the same problems.
 ///
 /// # Errors
-/// [`Error::Config`] where nothing is left of a benchmark.
+/// [`Error::Config`] if no problem of a benchmark is left.
 pub(super) fn without_trained(
     comparison: &str,
     students: &[Trained<'_>],
@@ -157,8 +156,11 @@ pub(super) fn without_trained(
         if benchmark.problems.is_empty() && before > 0 {
             return Err(Error::config(
                 "leave_out_trained",
-                format!("{comparison}: all {before} problems of {} are trained on", benchmark.name),
-                "Train on a part of them (data.problems), or name another benchmark",
+                format!(
+                    "{comparison}: all {before} problems in {} are training problems",
+                    benchmark.name
+                ),
+                "Train on only some of them (data.problems), or use another benchmark",
             ));
         }
         left_out.push((benchmark.name.clone(), before - benchmark.problems.len()));
@@ -182,8 +184,8 @@ mod tests {
         };
         let [none, alike, same] = ["nothing of it", &alike, words].map(of);
         assert!(none.tested_on().ends_with("that no student was trained on"));
-        assert!(alike.tested_on().contains("word for word; the warnings"), "{:?}", alike.warnings);
-        assert!(same.tested_on().contains("were trained on some"), "{:?}", same.warnings);
+        assert!(alike.tested_on().contains("exact text"), "{:?}", alike.warnings);
+        assert!(same.tested_on().contains("some training problems"), "{:?}", same.warnings);
         assert_eq!([none, alike, same].map(|found| found.warnings.len()), [0, 1, 1]);
     }
 }

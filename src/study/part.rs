@@ -1,4 +1,4 @@
-//! One part of a study, made without the others.
+//! One part of a study, made independently of the others.
 
 use super::arms::{ArmKind, WEAK};
 use super::config::{Cell, StudyConfig};
@@ -16,25 +16,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// What was made of a part of a study.
+/// The outcome of one part of a study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StudyPart {
-    /// Which part.
+    /// Which part this is.
     pub part: Part,
     /// Its directory.
     pub out: PathBuf,
-    /// Its cells, which are done.
+    /// The number of its cells, all done.
     pub cells: usize,
-    /// Those of the whole study.
+    /// The number of cells of the whole study.
     pub all_cells: usize,
-    /// Its students before any training, which are tested.
+    /// The number of its untuned students, all tested.
     pub untuned: usize,
-    /// Those of the whole study.
+    /// The number of untuned students of the whole study.
     pub all_untuned: usize,
 }
 
-/// Makes one part of a study in a directory of its own, which needs nothing of the others; what is done
-/// is skipped. [`join`](super::join) makes the report once all parts are there.
+/// Makes one part of a study in its own directory, without the other parts. Finished work is skipped.
+/// [`join`](super::join) makes the report once all parts are done.
 ///
 /// # Errors
 /// As [`study`](super::study).
@@ -47,7 +47,7 @@ pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> R
     let directory = WorkDir::open(&config.out, KIND);
     let directory = directory.map_err(|error| how_to_share(error, &config.out))?;
     let date = date_of(&directory)?;
-    // It may have more cells another time, under other settings too, but not those of another part.
+    // The directory may get more cells later, even with other settings, but not those of another part.
     let names = all_cells(config).into_iter().map(|cell| name(config, &cell).join(", "));
     PartRecord::new(which, json!({}), json!({}), names)?.keep(&record)?;
     let pretrained = pretrain(config, None, context).map_err(going_on)?;
@@ -61,7 +61,7 @@ pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> R
     };
     let (own_untuned, own_cells) = (own(&untuned), own(&cells));
     begun.work.check_done(&all_cells(config)).map_err(going_on)?;
-    // Whoever puts the parts together reads from it what was asked, and where.
+    // `join` reads the settings and the original directory from it.
     begun.directory.write(SETTINGS, &toml_of(config)?)?;
     let work = &mut begun.work;
     for cell in &own_untuned {
@@ -84,7 +84,7 @@ pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> R
 }
 
 impl Begun<'_, '_> {
-    /// Parts that begin on different days must not differ in the day that chat templates see.
+    /// Gives a notice if chat templates see the date, because parts may start on different days.
     fn tell_date(&self) -> Result<()> {
         let work = &self.work;
         for cell in work.config.untuned_cells() {
@@ -92,8 +92,8 @@ impl Begun<'_, '_> {
             let is_dated = sees_day(&work.unmixed(&cell, &run)?.chat_template);
             if is_dated && run.data.date != asked.data.date {
                 return work.context.notice(format!(
-                    "chat templates see the day on which this part began, {}. Where parts may begin on \
-                     different days, set run.data.date to one of them for all",
+                    "chat templates see the date on which this part was started, {}. If parts may start on \
+                     different days, set run.data.date to the same date for all of them",
                     run.data.date.unwrap_or_default()
                 ));
             }
@@ -103,7 +103,7 @@ impl Begun<'_, '_> {
 }
 
 impl Work<'_, '_> {
-    /// Makes a cell, or tests a student before any training; what is done is skipped.
+    /// Trains and tests a cell, or tests an untuned student. Finished work is skipped.
     pub(super) fn make(
         &mut self,
         cell: &Cell,
@@ -122,12 +122,12 @@ impl Work<'_, '_> {
     }
 }
 
-/// Whether prompts in a chat template hold the day.
+/// Returns whether prompts in a chat template contain the date.
 pub(super) fn sees_day(chat_template: &str) -> bool {
     chat_template.contains("strftime_now")
 }
 
-/// The cell whose settings an untuned student is tested with.
+/// The cell with whose settings an untuned student is tested.
 pub(super) fn as_tested(untuned: &Cell) -> Cell {
     Cell { arm: WEAK, ..untuned.clone() }
 }

@@ -1,16 +1,15 @@
-//! Students of a study that are pretrained: trained once on data of their own, then tuned by every
-//! cell.
+//! Pretrained students: trained once on their own data, then tuned by every cell.
 //!
 //! ```text
-//! [students.pretraining]                    laid over [run] and [students.run]
-//! OUT/pretrained/STUDENT/1f0c.../           its run directory; the name is a digest of its settings
-//! CACHE/1f0c.../                            the same where the study has a `pretrained_cache`
+//! [students.pretraining]                    overrides [run] and [students.run]
+//! OUT/pretrained/STUDENT/1f0c.../           the run directory; its name is a digest of the settings
+//! CACHE/1f0c.../                            the same with a `pretrained_cache`
 //! OUT/pretrained-models/STUDENT.json        by digest, a fingerprint of the model's files
 //! ```
 //!
-//! The digest names the run, so that a student of other settings is another base model for the cells,
-//! and studies that share a cache train each student once. The fingerprint tells whether the model is
-//! still the one that the study's cells began with: one that was lost and trained anew may be another.
+//! Because the digest names the run, a student with other settings is another base model for the cells,
+//! and studies that share a cache train each student once. The fingerprint shows whether the model is
+//! still the one that the study's cells started from: a lost model that is trained again may differ.
 
 use super::claims::Claims;
 use super::config::{StudentConfig, StudyConfig};
@@ -37,27 +36,27 @@ use std::time::Duration;
 pub struct PretrainedStudent {
     /// The student's name.
     pub student: String,
-    /// What it was pretrained on, in words.
+    /// A description of the pretraining data.
     pub data: String,
-    /// Problems that it was trained on.
+    /// The number of pretraining problems.
     pub problems: usize,
     /// Optimizer steps.
     pub updates: usize,
     /// Trained tokens of all steps.
     pub trained_tokens: u64,
-    /// Held-out problems of the pretraining that it was asked.
+    /// The number of held-out pretraining problems that it was tested on.
     pub asked: usize,
-    /// Those that it answered right.
+    /// How many of them it answered correctly.
     pub right: usize,
     /// Wall time of all steps, in seconds.
     pub seconds: f64,
 }
 
 impl PretrainedStudent {
-    /// The share of right answers with its 95 % interval (Wilson), in percent.
+    /// The share of correct answers with its 95% interval (Wilson), in percent.
     pub(super) fn accuracy(&self) -> String {
         if self.asked == 0 {
-            return "not asked".into();
+            return "not tested".into();
         }
         let (low, high) = wilson(self.right, self.asked);
         let [value, low, high] = [self.right as f64 / self.asked as f64, low, high];
@@ -65,26 +64,26 @@ impl PretrainedStudent {
     }
 }
 
-/// A student that is ready to be tuned.
+/// A pretrained student that is ready to be tuned.
 pub(super) struct Ready {
     pub line: PretrainedStudent,
-    /// Its number in the study.
+    /// Its index in the study.
     pub student: usize,
-    /// The problems that it was pretrained on.
+    /// Its pretraining problems.
     pub problems: Vec<String>,
 }
 
 impl StudyConfig {
-    /// The settings of a student's pretraining, where it has one.
+    /// The settings of a student's pretraining, if it has any.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that are none.
+    /// [`Error::Config`] for invalid settings.
     pub fn pretraining(&self, student: usize) -> Result<Option<RunConfig>> {
         let StudentConfig { name, run, pretraining, .. } = &self.students[student];
         let Some(pretraining) = pretraining else { return Ok(None) };
         if pretraining.contains_key("out") {
             let key = format!("students.{name}.pretraining.out");
-            return Err(Error::config(key, "a study sets it", "Set pretrained_cache"));
+            return Err(Error::config(key, "the study sets it", "Set pretrained_cache instead"));
         }
         let mut config = RunConfig::from_tables(&[&self.run, run, pretraining])?;
         // Adapters belong to the tuning.
@@ -100,24 +99,24 @@ impl StudyConfig {
         Ok(Some(config))
     }
 
-    /// Sets a cell's base model where its student is pretrained.
+    /// Sets a cell's base model if its student is pretrained.
     pub(super) fn set_pretrained(&self, student: usize, cell: &mut RunConfig) -> Result<()> {
         let Some(pretraining) = self.pretraining(student)? else { return Ok(()) };
         cell.base_model = Some(pretraining.out.join(MODEL).display().to_string());
-        // The base model has its own.
+        // The base model has its own tokenizer.
         cell.data.tokenizer = None;
         Ok(())
     }
 
-    /// Checks the settings of all pretraining.
+    /// Validates the settings of all pretraining runs.
     pub(super) fn validate_pretraining(&self) -> Result<()> {
         for (number, student) in self.students.iter().enumerate() {
             let table = format!("students.{}.pretraining", student.name);
             if let Some(config) = self.pretraining(number)? {
                 config.validate().map_err(|error| error.in_table(&table))?;
                 if config.lora.is_some() {
-                    let hint = "Leave it out: adapters belong to the cells (students.run.lora)";
-                    let what = "a pretrained student is trained whole";
+                    let hint = "Leave it out; set adapters for the cells in students.run.lora";
+                    let what = "pretraining trains all weights";
                     return Err(Error::config(format!("{table}.lora"), what, hint));
                 }
             }
@@ -126,21 +125,21 @@ impl StudyConfig {
     }
 }
 
-/// The folder of the model in a run directory.
+/// The model folder in a run directory.
 const MODEL: &str = "model";
 
-/// What to do where a pretraining's directory does not fit its settings or data.
-const HINT: &str = "Take the old settings and data, name another directory (pretrained_cache, or out), or \
-                    remove this folder to have the student trained anew";
+/// Advice if a pretraining directory does not match its settings or data.
+const HINT: &str = "Restore the old settings and data, set another directory (pretrained_cache or out), or \
+                    remove this folder to pretrain the student again";
 
-/// 16 hexadecimal digits that name the settings, as far as they decide the student, and the weights of
-/// the model that it begins with. Settings at their defaults are left out, so that a setting that a
-/// later version adds changes no name.
+/// A digest of 16 hexadecimal digits of the settings that determine the student and of the weights that it
+/// starts from. Settings at their defaults are left out, so settings that later versions add do not change
+/// the digest.
 fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     let config = RunConfig { out: PathBuf::new(), ..config.clone() };
     let json = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
     let mut usual = RunConfig { out: PathBuf::new(), ..RunConfig::toy() };
-    // It changes no answer.
+    // It does not change answers.
     usual.generate.batch_size = config.generate.batch_size;
     let mut given = differing(json(&config), &json(&usual));
     if let Some(weights) = base_weights {
@@ -150,9 +149,9 @@ fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A fingerprint of the weights of a model on this machine. `None` of a name on the hub, and where
-/// files cannot be read, which the pretraining itself tells. Every cell asks for it, so that files are
-/// read once and again where they were written.
+/// A fingerprint of the weights of a model on this machine. `None` for a model on the hub, or if files
+/// cannot be read (the pretraining itself reports that). Every cell asks for it, so the result is cached
+/// until the files change.
 pub(super) fn base_weights(name: Option<&str>) -> Option<String> {
     static KNOWN: Mutex<BTreeMap<PathBuf, (FileTimes, String)>> = Mutex::new(BTreeMap::new());
     let path = Path::new(name?);
@@ -171,11 +170,11 @@ pub(super) fn base_weights(name: Option<&str>) -> Option<String> {
     Some(weights)
 }
 
-/// Whether a pretrained student is the one that the study's cells began with, by the fingerprint that
-/// the first call has left.
+/// Checks that a pretrained student is the one that the study's cells started from, by the fingerprint that
+/// the first call stored.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] where it is another one; [`Error::Io`].
+/// [`Error::RunDirectory`] if it is a different one; [`Error::Io`].
 fn check_same(study: &StudyConfig, student: &str, run: &Path) -> Result<()> {
     let model = run.join(MODEL);
     let weights = ModelFolder::open(&model)?.files_fingerprint()?;
@@ -197,7 +196,7 @@ fn check_same(study: &StudyConfig, student: &str, run: &Path) -> Result<()> {
             path: model,
             what: format!(
                 "this model of the pretrained student `{student}` is not the one that the study's cells \
-                 began with, by the fingerprint in {}",
+                 started from, according to the fingerprint in {}",
                 path.display()
             ),
             hint: anew(study, student, &path),
@@ -212,18 +211,18 @@ fn check_same(study: &StudyConfig, student: &str, run: &Path) -> Result<()> {
     }
 }
 
-/// What to do where a pretrained student is another one.
+/// Advice if a pretrained student is a different one.
 fn anew(study: &StudyConfig, student: &str, fingerprints: &Path) -> String {
     let folders = ["cells", "untuned", "scores"].map(|part| study.out.join(part).join(student));
     let [cells, untuned, scores] = folders.map(|folder| folder.display().to_string());
     format!(
-        "Put the old model back, name another directory (out), or remove {cells}, {untuned}, {scores} and \
-         {} to have all of this student made anew",
+        "Restore the old model, choose another directory (out), or remove {cells}, {untuned}, {scores}, and \
+         {} to start over with this student",
         fingerprints.display()
     )
 }
 
-/// What of a value differs from another one.
+/// The entries of a value that differ from another value.
 fn differing(value: Value, usual: &Value) -> Value {
     let (Value::Object(entries), Value::Object(usual)) = (&value, usual) else { return value };
     let entries = entries.iter().filter(|(key, value)| usual.get(*key) != Some(value));
@@ -234,10 +233,10 @@ fn differing(value: Value, usual: &Value) -> Value {
     Value::Object(entries.collect())
 }
 
-/// Pretrains every student that is to be; one that is finished is taken as it is.
+/// Pretrains every student that needs it. Finished pretraining runs are reused.
 ///
 /// # Errors
-/// [`Error::Stopped`]; what a run gives.
+/// [`Error::Stopped`]; errors of the run.
 pub(super) fn pretrain(
     study: &StudyConfig,
     claims: Option<&Claims>,
@@ -257,7 +256,7 @@ pub(super) fn pretrain(
             of: 0,
             seconds_left: None,
         })?;
-        // Whoever shares the cache looks only once this one has ended.
+        // Other processes with the same cache wait until this one is done.
         let _lock = lock_beside(&config.out, &about, context)?;
         let mode = match RunDirectory::holds_run(&config.out) {
             true => RunMode::Resume,
@@ -265,8 +264,8 @@ pub(super) fn pretrain(
         };
         if mode == RunMode::New && study.out.join("cells").join(&of.name).exists() {
             context.notice(format!(
-                "warning: {} has cells, but their pretrained student is not in {}: it is trained anew, and \
-                 must come to the same model",
+                "warning: {} has cells, but its pretrained model is missing from {}: it is pretrained again \
+                 and must give the same model",
                 of.name,
                 config.out.display()
             ))?;
@@ -275,7 +274,9 @@ pub(super) fn pretrain(
         let made = run_with_data(&config, mode, &events);
         let (summary, prepared) = made.map_err(|error| with_hint(error, HINT))?;
         if summary.outcome.stopped {
-            return Err(Error::stopped("the pretraining has a checkpoint; the same study goes on"));
+            return Err(Error::stopped(
+                "the pretraining has a checkpoint; run the same command to resume the study",
+            ));
         }
         if !study.keep_checkpoints {
             crate::files::remove_folder(&config.out.join("checkpoints"))?;
@@ -288,8 +289,8 @@ pub(super) fn pretrain(
     Ok(ready)
 }
 
-/// The lock beside the run directory of a pretraining; waits while another process, of this study or of
-/// one with the same cache, works on it.
+/// Takes the lock next to a pretraining run directory. Waits while another process, of this study or of one
+/// with the same cache, works on it.
 fn lock_beside(folder: &Path, about: &str, context: &Context<'_>) -> Result<FolderLock> {
     const LOOK_EVERY: Duration = Duration::from_millis(200);
     if let Some(parent) = folder.parent() {
@@ -297,7 +298,7 @@ fn lock_beside(folder: &Path, about: &str, context: &Context<'_>) -> Result<Fold
     }
     let mut is_told = false;
     loop {
-        // A run by itself has the lock of its directory alone.
+        // A run outside of a study holds only the lock of its directory.
         if let Some(lock) = FolderLock::try_of_file(folder)?
             && !FolderLock::is_taken(folder)
         {
@@ -305,7 +306,8 @@ fn lock_beside(folder: &Path, about: &str, context: &Context<'_>) -> Result<Fold
         }
         if !is_told {
             let folder = folder.display();
-            context.notice(format!("waiting: another process works on {about}, in {folder}"))?;
+            context
+                .notice(format!("waiting: another process is working on {about}, in {folder}"))?;
             is_told = true;
         }
         std::thread::sleep(LOOK_EVERY);
@@ -321,7 +323,7 @@ fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStud
     let files = config.data.sources.iter().map(|source| source.path.display().to_string());
     let what = match config.data.sources.is_empty() {
         true => format!(
-            "toy problems of {} to {} operations, from up to {}, steps of up to {}",
+            "toy problems with {} to {} operations, start values up to {}, operands up to {}",
             toy.operations.0, toy.operations.1, toy.start, toy.operand
         ),
         false => files.collect::<Vec<_>>().join(" + "),
@@ -329,7 +331,7 @@ fn line(student: &str, summary: &Summary, prepared: &Prepared) -> PretrainedStud
     let shares = summary.mixture.sources.iter().filter(|source| source.rows > 0);
     let rows = prepared.mixture.pairs().len().max(1) as f64;
     let shares = shares
-        .map(|s| format!("{:.0} % {}", 100.0 * s.rows as f64 / rows, s.name))
+        .map(|s| format!("{:.0}% {}", 100.0 * s.rows as f64 / rows, s.name))
         .collect::<Vec<_>>();
     PretrainedStudent {
         student: student.to_owned(),
@@ -350,7 +352,7 @@ mod tests {
     #[test]
     fn a_digest_is_of_what_decides_the_student_and_differs_from_the_defaults() {
         let toy = RunConfig::toy();
-        // Nothing but `{}`: no setting at its default has a part in it.
+        // Just `{}`: settings at their defaults are left out.
         let empty: String =
             Sha256::digest(b"{}").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest(&toy, None), empty);
@@ -362,7 +364,7 @@ mod tests {
         others[2].data.toy.operations = (1, 2);
         let mut digests: Vec<String> = others.iter().map(|other| digest(other, None)).collect();
         digests.push(empty);
-        // The model that it begins with is a part of it.
+        // The initial weights are part of the digest.
         digests.extend(["a", "b"].map(|weights| digest(&toy, Some(weights.into()))));
         digests.sort();
         digests.dedup();

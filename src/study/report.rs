@@ -1,4 +1,4 @@
-//! The report of a study: one HTML file with everything in it, and the same as Markdown.
+//! The report of a study, as one self-contained HTML file and as Markdown.
 
 use super::arms::ArmKind;
 use super::config::StudyConfig;
@@ -35,7 +35,7 @@ pub(super) fn write_all(study: &Study, data: &StudyData, config: &StudyConfig) -
     write_text(&out.join("study.json"), &json)
 }
 
-/// The version that Cargo.toml asks for, exactly.
+/// The exact version in Cargo.toml.
 const BURN: &str = "0.22.1";
 
 pub(super) fn percent(x: f64) -> String {
@@ -53,8 +53,7 @@ pub(super) fn signed(difference: f64) -> String {
     format!("{:+.1}", 100.0 * difference)
 }
 
-/// A difference in points with its interval; a star where it is significant, and there are seeds enough
-/// to tell by.
+/// A difference in points with its interval, and a star if it is significant and there are enough seeds.
 pub(super) fn points(study: &Study, difference: &ArmDifference) -> String {
     let star = if difference.is_significant() && study.seeds.len() >= SEEDS { " *" } else { "" };
     let Estimate { value, low, high } = difference.estimate;
@@ -76,7 +75,7 @@ fn exact(x: f64, y: f64) -> Point {
     Point { x, y, interval: None }
 }
 
-/// Adds a point to the curve of this name.
+/// Adds a point to the curve with this name.
 fn add_point(curves: &mut Vec<Series>, name: String, point: Point) {
     match curves.iter_mut().find(|curve| curve.name == name) {
         Some(curve) => curve.points.push(point),
@@ -103,15 +102,15 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     let resampled = if study.seeds.len() > 1 { "problems and seeds" } else { "problems" };
     let star = match study.seeds.len() {
         SEEDS.. => format!(
-            " A star marks a difference whose p-value is below 0.05 after Holm's correction for all \
-             differences of its comparison ({tests})."
+            " A star marks a difference whose p-value is below 0.05 after Holm's correction over all \
+             differences in its comparison ({tests})."
         ),
         _ => String::new(),
     };
     out.paragraph(format!(
-        "Students: {}; seeds: {}. {} ({}). A score P is \
-         the unweighted mean of the accuracies on them, in percent, over the seeds. Intervals are \
-         95 %, from {} resamples of {resampled}, the same on both sides of a difference.{star}",
+        "Students: {}; seeds: {}. {} ({}). A score P is the unweighted mean of the accuracies on these \
+         problem sets, in percent, averaged over the seeds. Intervals are 95% intervals of a paired \
+         bootstrap with {} resamples of {resampled}.{star}",
         study.students.len(),
         study.seeds.len(),
         data.overlaps.tested_on(),
@@ -124,14 +123,14 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
             let counts =
                 comparison.left_out.iter().map(|(name, count)| format!("{count} of {name}"));
             out.paragraph(format!(
-                "{}: problems that a student is trained on, pretraining included, are not asked: {}.",
+                "{}: problems that a student trains on, including pretraining, are left out of the test: {}.",
                 comparison.name,
                 counts.collect::<Vec<_>>().join(", ")
             ));
         }
     }
     if !study.warnings.is_empty() {
-        out.heading(2, "Before you believe it");
+        out.heading(2, "Warnings");
         out.blocks.push(Block::List(study.warnings.clone()));
     }
     pretrained(&mut out, study);
@@ -145,10 +144,10 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     answers(&mut out, study);
     style(&mut out, study);
     budgets(&mut out, study);
-    out.heading(2, "How it was made");
+    out.heading(2, "How this report was made");
     out.paragraph(format!(
-        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs, {} of training and \
-         {} of answers to benchmarks and of untuned students. The command:",
+        "mixdistill {}, Burn {BURN}, backend {}, seeds {:?}, {} runs. Training took {}; testing untuned \
+         students and answering benchmarks took {}. Command:",
         study.version,
         study.backend,
         study.seeds,
@@ -157,21 +156,21 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
         duration(study.answering_seconds)
     ));
     out.blocks.push(Block::Code(study.command.clone()));
-    out.paragraph("Its settings:");
+    out.paragraph("Settings:");
     let settings = toml::to_string_pretty(config).unwrap_or_default();
     out.blocks.push(Block::Code(settings));
     out
 }
 
-/// How the students were pretrained, where any were.
+/// How the students were pretrained, if any were.
 fn pretrained(out: &mut Document, study: &Study) {
     if study.pretrained.is_empty() {
         return;
     }
-    out.heading(2, "The students before: pretraining");
+    out.heading(2, "Pretraining");
     out.paragraph(
-        "Each of these students was trained once on problems of its own. All cells of the student, \
-         whatever their seed, begin with that one; its score on the problems of this study is in the \
+        "Each of these students was pretrained once, on its own problems. All runs of the student start \
+         from that model, whatever their seed. Its score on the problems of this study is in the \
          column \"untuned\" below.",
     );
     let rows = study.pretrained.iter().map(|student| {
@@ -187,15 +186,15 @@ fn pretrained(out: &mut Document, study: &Study) {
         ]
     });
     let header =
-        ["student", "data", "problems", "updates", "trained tokens", "right, %", "of", "time"];
-    let caption = "Pretraining, and the share of its own held-out problems that are right after it";
+        ["student", "data", "problems", "updates", "trained tokens", "correct (%)", "of", "time"];
+    let caption = "Pretraining runs, with the accuracy on their own held-out problems";
     out.table(caption, &header, rows.collect());
 }
 
 /// The learnability gap: table and chart.
 fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, .. } = comparison;
-    out.heading(2, format!("The gap: {strong} against {weak} answers"));
+    out.heading(2, format!("The gap: {strong} vs. {weak} answers"));
     let rows = study.students.iter().zip(&comparison.students).map(|(student, result)| {
         let [low, .., high] = result.mixtures.as_slice() else { return vec![] };
         let is_gap = |difference: &&ArmDifference| {
@@ -216,11 +215,13 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
         (format!("P {strong}"), format!("P {weak}"), format!("Δ {name}"));
     let header = ["student", "kind", "parameters", "untuned", p_strong.as_str(), &p_weak, &delta];
     out.table(
-        &format!("Δ {name} = P {strong} − P {weak}; below 0 the student does not gain from {strong} answers"),
+        &format!(
+            "Δ {name} = P {strong} − P {weak}; below 0, the student learns more from {weak} answers"
+        ),
         &header,
         rows.collect(),
     );
-    // One line for each kind of student, by size.
+    // One line per kind of student, by size.
     let mut kinds: Vec<Series> = vec![];
     for (student, result) in study.students.iter().zip(&comparison.students) {
         let kind = student.kind.clone().unwrap_or_else(|| "students".into());
@@ -237,13 +238,13 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
         series: kinds,
     };
     let file = format!("gap-{}", name.to_lowercase());
-    out.figure(&format!("Δ {name} by student size, with 95 % intervals."), &file, chart.svg());
+    out.figure(&format!("Δ {name} by student size, with 95% intervals."), &file, chart.svg());
 }
 
 /// Each mixture: scores and charts.
 fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, students, .. } = comparison;
-    out.heading(2, format!("The mixture: Mix-{name}"));
+    out.heading(2, format!("Mixtures: Mix-{name}"));
     let alphas: Vec<f64> =
         students.first().map_or(vec![], |s| s.mixtures.iter().map(|m| m.alpha).collect());
     let header: Vec<String> = ["student".to_owned(), "untuned".to_owned()]
@@ -270,7 +271,7 @@ fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
         points: student.mixtures.iter().map(|m| in_percent(m.alpha, &m.score)).collect(),
         marked: true,
     };
-    // A choice is a mark at the share that it has come to.
+    // A choice is a mark at its realized share.
     let chosen = students.iter().flat_map(|student| {
         let arms = student.choices.iter().flat_map(ChoiceScore::all);
         arms.map(|arm| Series {
@@ -286,7 +287,7 @@ fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
         series: students.iter().map(of).chain(chosen).collect(),
     };
     let file = format!("alpha-{}", name.to_lowercase());
-    out.figure("Score by α, with 95 % intervals.", &file, chart.svg());
+    out.figure("Score by α, with 95% intervals.", &file, chart.svg());
     losses(out, comparison);
 }
 
@@ -303,7 +304,7 @@ fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
             let figures = by_benchmark.iter().chain([&mean]).map(|x| percent(*x));
             [student.student.clone(), method].into_iter().chain(figures).collect()
         };
-        rows.push(row("nothing".into(), &student.untuned_by_benchmark, student.untuned.value));
+        rows.push(row("untuned".into(), &student.untuned_by_benchmark, student.untuned.value));
         for arm in student.arms() {
             rows.push(row(arm.title.clone(), &arm.by_benchmark, arm.score.value));
         }
@@ -335,9 +336,9 @@ fn losses(out: &mut Document, comparison: &ComparisonResult) {
     out.figure("Held-out loss at the end of training, by source.", &file, chart.svg());
 }
 
-/// What the answers are like.
+/// Length and form of the answers.
 fn answers(out: &mut Document, study: &Study) {
-    out.heading(2, "The answers");
+    out.heading(2, "Answers");
     for comparison in &study.comparisons {
         let rows = comparison.students.iter().flat_map(|student| {
             student.arms().map(|m| {
@@ -352,13 +353,7 @@ fn answers(out: &mut Document, study: &Study) {
         });
         out.table(
             &format!("Answers after training on {} and {}", comparison.strong, comparison.weak),
-            &[
-                "student",
-                "trained on",
-                "tokens an answer",
-                "at the length limit, %",
-                "without a final answer, %",
-            ],
+            &["student", "trained on", "tokens per answer", "truncated (%)", "no final answer (%)"],
             rows.collect(),
         );
         let of = |student: &StudentResult| Series {
@@ -367,13 +362,13 @@ fn answers(out: &mut Document, study: &Study) {
             marked: true,
         };
         let chart = Chart {
-            title: "Length of the answers".into(),
+            title: "Answer length".into(),
             x: axis(format!("α, share of {} answers", comparison.strong), Scale::Share),
-            y: axis("tokens an answer", Scale::AroundZero),
+            y: axis("tokens per answer", Scale::AroundZero),
             series: comparison.students.iter().map(of).collect(),
         };
         let file = format!("length-{}", comparison.name.to_lowercase());
-        out.figure("Mean tokens of an answer by α.", &file, chart.svg());
+        out.figure("Mean tokens per answer by α.", &file, chart.svg());
     }
 }
 
@@ -381,12 +376,12 @@ fn style(out: &mut Document, study: &Study) {
     if study.style.is_empty() {
         return;
     }
-    out.heading(2, "The style shift");
+    out.heading(2, "Style shift");
     out.paragraph(
-        "Each generated token's rank under the untuned student at the same place: 0 is its first \
-         choice. Listed are the tokens that were generated at least three times and have the \
-         highest mean rank. A student that began with random weights has no style of its own, so \
-         that its ranks say nothing.",
+        "The untuned student ranks each generated token at the same position; rank 0 is its first \
+         choice. The table lists the tokens with the highest mean rank, of those that were generated \
+         at least three times. A student with random weights has no style of its own, so its ranks \
+         mean nothing.",
     );
     let rows = study.style.iter().map(|shift| {
         let largest = shift
@@ -404,12 +399,12 @@ fn style(out: &mut Document, study: &Study) {
     });
     out.table(
         "Ranks of generated tokens under the untuned student",
-        &["student", "trained on", "tokens", "its first choice, %", "mean rank", "largest shifts"],
+        &["student", "trained on", "tokens", "rank 0 (%)", "mean rank", "largest shifts"],
         rows.collect(),
     );
 }
 
-/// What each run could use.
+/// The budget of each arm, and the record counts.
 fn budgets(out: &mut Document, study: &Study) {
     out.heading(2, "Budgets and data");
     for comparison in &study.comparisons {
@@ -425,12 +420,12 @@ fn budgets(out: &mut Document, study: &Study) {
             ]
         });
         let (rows_of, tokens_of) = (
-            format!("{} rows of an epoch, %", comparison.strong),
-            format!("{} trained tokens of an epoch, %", comparison.strong),
+            format!("{} rows (% of epoch)", comparison.strong),
+            format!("{} trained tokens (% of epoch)", comparison.strong),
         );
         out.table(
             &format!(
-                "Budget of each arm of {} and {} answers (first student and seed)",
+                "Budget of each arm, {} and {} answers (first student and seed)",
                 comparison.strong, comparison.weak
             ),
             &[
@@ -444,7 +439,7 @@ fn budgets(out: &mut Document, study: &Study) {
             ],
             rows.collect(),
         );
-        out.paragraph(format!("What became of every record of {}:", comparison.name));
+        out.paragraph(format!("Record counts of {}:", comparison.name));
         out.blocks.push(Block::Code(comparison.ledger.to_string()));
     }
 }

@@ -1,5 +1,4 @@
-//! The arms of a comparison in the report: their scores, their differences, and how small a
-//! difference they could show.
+//! The arms of a comparison in the report: scores, differences, and power.
 
 use super::arms::UNTUNED;
 use super::differences::ArmDifference;
@@ -10,33 +9,33 @@ use crate::eval::Difference;
 use crate::recipe::score_chart;
 use crate::text::DISPLAY_WIDTH;
 
-/// How much a star says with so many seeds, in a sentence.
+/// A sentence on what a star means with this number of seeds.
 pub(super) fn seeds_that_agree(seeds: usize) -> String {
     if seeds == 1 {
-        return "With one seed, intervals, p-values and power are of this training only: another one \
-                may differ by more, and no difference has a star."
+        return "With one seed, intervals, p-values, and power cover this training run only: another \
+                run may differ by more, and no difference has a star."
             .into();
     }
     let no_star = match seeds {
         2 => {
-            " Two seeds take the variance between trainings at half its size, so that intervals are \
-             too narrow, p-values too small and the power too good; no difference has a star."
+            " Two seeds underestimate the variance between training runs by half, so intervals are too \
+             narrow, p-values are too small, and power is overstated; no difference has a star."
         }
         _ => "",
     };
-    // Each seed has the same sign as the first with chance one half.
+    // Each seed has the same sign as the first one with a probability of one half.
     let agree = percent(0.5f64.powi(i32::try_from(seeds - 1).unwrap_or(i32::MAX)));
     format!(
-        "Few seeds make intervals too narrow where trainings differ more than problems do: by \
-         chance alone all {seeds} seeds then point the same way in {agree} % of comparisons. The \
-         tables give the score of each seed.{no_star}"
+        "With few seeds, intervals are too narrow if training runs vary more than problems do: all \
+         {seeds} seeds then agree in sign by chance alone in {agree}% of comparisons. The tables give \
+         the score of each seed.{no_star}"
     )
 }
 
-/// All arms with what came of their shares, and the differences that are tested.
+/// All arms with their realized shares, and the tested differences.
 pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, students, .. } = comparison;
-    out.heading(2, format!("The arms: {name}"));
+    out.heading(2, format!("Arms: {name}"));
     let rows = students.iter().flat_map(|student| {
         let untuned = vec![
             student.student.clone(),
@@ -58,13 +57,13 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
         });
         std::iter::once(untuned).chain(arms)
     });
-    // With more than two sources the share of one does not tell those of the others.
+    // With more than two sources, one share does not imply the others.
     let sources = students.first().and_then(|s| s.mixtures.first()).map_or(0, |m| m.shares.len());
     let of = if sources > 2 { "answers" } else { strong };
-    let (of_rows, of_tokens) = (format!("{of}, % of rows"), format!("{of}, % of trained tokens"));
+    let (of_rows, of_tokens) = (format!("{of} (% of rows)"), format!("{of} (% of trained tokens)"));
     out.table(
-        "Score of each arm, and the shares that it came to",
-        &["student", "trained on", "score", &of_rows, &of_tokens, "score of each seed"],
+        "Score and realized shares of each arm",
+        &["student", "trained on", "score", &of_rows, &of_tokens, "score by seed"],
         rows.collect(),
     );
     let rows = students.iter().flat_map(|student| {
@@ -83,28 +82,28 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
     let rows: Vec<Vec<String>> = rows.collect();
     let tests = rows.len();
     out.table(
-        &format!("Differences in points; p-values are two-sided, Holm's are for all {tests} tests"),
-        &["student", "difference", "points", "p", "p (Holm)", "shown in 80 %", "each seed"],
+        &format!("Differences in points; p-values are two-sided, Holm's cover all {tests} tests"),
+        &["student", "difference", "points", "p", "p (Holm)", "detectable", "by seed"],
         rows,
     );
     if students.iter().any(|student| !student.choices.is_empty()) {
         out.paragraph(
-            "A choice less its control tells whether the choice of answers matters beyond the shares \
-             that it comes to. A choice less its inverse holds both, the choice and the difference of \
-             their shares.",
+            "Choice minus control shows whether the selection of answers matters beyond the shares that \
+             it leads to. Choice minus inverse mixes two effects: the selection and the difference in \
+             shares.",
         );
     }
     chosen(out, comparison);
     smallest_differences(out, study, comparison, tests);
 }
 
-/// What the choices came to: the scores of the answers by source, and how far each is from chance.
+/// The choices: scores of the answers by source, and how far each choice is from chance.
 fn chosen(out: &mut Document, comparison: &ComparisonResult) {
     for student in &comparison.students {
         for choice in &student.choices {
             let Some(report) = &choice.report else { continue };
             let title = &choice.choice.title;
-            out.paragraph(format!("{}, {title}, in the first seed:", student.student));
+            out.paragraph(format!("{}, {title}, first seed:", student.student));
             out.blocks.push(Block::Code(report.to_text(DISPLAY_WIDTH)));
             let file =
                 format!("scores-{}-{}-{}", comparison.name, student.student, choice.number + 1);
@@ -114,7 +113,7 @@ fn chosen(out: &mut Document, comparison: &ComparisonResult) {
     }
 }
 
-/// How small a difference these seeds and problems could show.
+/// The smallest difference that these seeds and problems could detect.
 fn smallest_differences(
     out: &mut Document,
     study: &Study,
@@ -122,21 +121,23 @@ fn smallest_differences(
     tests: usize,
 ) {
     let few = match study.seeds.len() {
-        0 | 1 => " How much trainings differ is not in it: it is too good with one seed.",
-        2 => " It is too good with two seeds.",
+        0 | 1 => {
+            " With one seed, this ignores the variance between training runs, so power is overstated."
+        }
+        2 => " With two seeds, power is overstated.",
         _ => "",
     };
     out.paragraph(format!(
-        "The power of these seeds and problems: the smallest true difference, in points, that 80 % of \
-         such studies would show in a two-sided test at 5 %, before Holm's correction. A star needs \
-         more: up to {:.1} times as much, which is the test at 5 % / {}.{few}",
+        "Power: the smallest true difference, in points, that 80% of studies with these seeds and \
+         problems would detect in a two-sided test at 5%, before Holm's correction (\"detectable\" \
+         above). A star requires up to {:.1} times as much, as in a test at 5% / {}.{few}",
         Difference::corrected_factor(tests),
         tests.max(1)
     ));
     out.blocks.push(Block::List(power(comparison)));
 }
 
-/// A share in percent; with more than two sources all of them.
+/// A share in percent, or all shares if there are more than two sources.
 fn shares(arm: &MixtureScore, strong: &str, part: impl Fn([f64; 2]) -> f64) -> String {
     let of = |share: &super::results::RealizedShare| part([share.rows, share.trained_tokens]);
     match arm.shares.len() {
@@ -160,7 +161,7 @@ fn p_value(p: f64) -> String {
     if p < 0.0001 { "<0.0001".into() } else { format!("{p:.4}") }
 }
 
-/// For each difference a line: how small it could be and still be shown.
+/// One line per difference: the smallest detectable one.
 fn power(comparison: &ComparisonResult) -> Vec<String> {
     let mut names: Vec<&str> = vec![];
     let all = || comparison.students.iter().flat_map(|student| &student.differences);
@@ -178,7 +179,7 @@ fn power(comparison: &ComparisonResult) -> Vec<String> {
         let mut known: Vec<(f64, &str)> = of.collect();
         known.sort_by(|a, b| a.0.total_cmp(&b.0));
         let Some((largest, who)) = known.last() else {
-            return format!("{name}: unknown, since the answers do not vary");
+            return format!("{name}: unknown, because the answers do not vary");
         };
         match known.len() {
             1 => format!("{name}: {} ({who})", percent(*largest)),
@@ -192,7 +193,7 @@ fn power(comparison: &ComparisonResult) -> Vec<String> {
     names.into_iter().map(line).collect()
 }
 
-/// The median of values in ascending order.
+/// The median of values that are in ascending order.
 fn median(values: &[(f64, &str)]) -> f64 {
     let middle = values.len() / 2;
     match values.len() % 2 {
@@ -207,14 +208,14 @@ mod tests {
 
     #[test]
     fn few_seeds_are_told_what_they_are_worth() {
-        // Three seeds agree with chance 2 x 1/8.
-        assert!(seeds_that_agree(3).contains("25.0 %"), "{}", seeds_that_agree(3));
+        // Three seeds agree with a probability of 2 x 1/8.
+        assert!(seeds_that_agree(3).contains("25.0%"), "{}", seeds_that_agree(3));
         assert!(!seeds_that_agree(3).contains("star"));
-        assert!(seeds_that_agree(2).contains("half its size"));
+        assert!(seeds_that_agree(2).contains("by half"));
         for seeds in [1, 2] {
             assert!(seeds_that_agree(seeds).contains("no difference has a star"), "{seeds}");
         }
-        assert!(seeds_that_agree(1).contains("another one"));
+        assert!(seeds_that_agree(1).contains("another run"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From the answers of all students to the numbers of the report.
+//! Computes the numbers of the report from the answers of all students.
 
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
@@ -17,24 +17,24 @@ use std::collections::BTreeMap;
 /// A student's answers to one benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
-    /// The benchmark.
+    /// Name of the benchmark.
     pub benchmark: String,
-    /// For each problem, the share of its answers that are right.
+    /// For each problem, the share of correct answers.
     pub hits: Vec<f32>,
-    /// Mean tokens of an answer.
+    /// Mean tokens per answer.
     pub mean_tokens: f64,
-    /// Share of answers that the length limit ended.
+    /// Share of answers that the length limit truncated.
     pub hit_limit: f64,
-    /// Share of answers that state no final answer.
+    /// Share of answers without a final answer.
     pub without_answer: f64,
-    /// Wall time of the answers, in seconds; those to the held-out problems of a run are a part of its
-    /// own time, and have none here.
+    /// Wall time of answering, in seconds. 0 for the held-out problems of a run, which are part of the
+    /// run's own time.
     #[serde(default)]
     pub seconds: f64,
 }
 
 impl Tested {
-    /// Share of right answers.
+    /// The share of correct answers.
     pub fn accuracy(&self) -> f64 {
         let sum: f64 = self.hits.iter().map(|hit| f64::from(*hit)).sum();
         sum / self.hits.len().max(1) as f64
@@ -59,7 +59,7 @@ impl Tested {
 pub struct TestedAnswers(pub Vec<Tested>);
 
 impl TestedAnswers {
-    /// Those to the held-out problems of a run.
+    /// Answers to the held-out problems of a run.
     pub(super) fn of_questions(answers: &[Answer]) -> Self {
         let of = |a: &Answer| {
             (f32::from(u8::from(a.correct)), a.tokens, a.hit_limit, a.stated.is_none())
@@ -82,7 +82,7 @@ impl TestedAnswers {
         Self(tested.collect())
     }
 
-    /// Wall time of the answers, in seconds.
+    /// Wall time of answering, in seconds.
     pub(super) fn seconds(&self) -> f64 {
         self.0.iter().map(|tested| tested.seconds).sum()
     }
@@ -96,16 +96,16 @@ impl TestedAnswers {
     }
 }
 
-/// A cell that is done.
+/// A finished cell.
 pub(super) type CellResult = (Cell, Summary, TestedAnswers);
 
-/// By comparison, for each benchmark how many of its problems are trained on and not asked.
+/// By comparison, for each benchmark the number of training problems that are left out.
 pub(super) type LeftOutProblems = BTreeMap<usize, Vec<(String, usize)>>;
 
 /// All answers of a study.
 #[derive(Default)]
 pub(super) struct StudyData {
-    /// By student, comparison and seed.
+    /// By student, comparison, and seed.
     pub untuned: BTreeMap<(usize, usize, u64), TestedAnswers>,
     pub cells: Vec<CellResult>,
     pub left_out: LeftOutProblems,
@@ -118,34 +118,34 @@ pub(super) struct StudyData {
 pub struct StudentLine {
     /// Its name.
     pub name: String,
-    /// What it is, such as base or instruct.
+    /// Kind of student, such as base or instruct.
     pub kind: Option<String>,
-    /// Its parameters.
+    /// Number of parameters.
     pub parameters: usize,
-    /// Those that are trained.
+    /// Number of trained parameters.
     pub trained_parameters: usize,
 }
 
-/// The part that a source has in an arm, over all seeds.
+/// The realized share of a source in an arm, averaged over the seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RealizedShare {
-    /// The source.
+    /// Name of the source.
     pub source: String,
-    /// Its rows, as a share of an epoch's.
+    /// Its share of the rows of an epoch.
     pub rows: f64,
-    /// Its trained tokens, as a share of an epoch's.
+    /// Its share of the trained tokens of an epoch.
     pub trained_tokens: f64,
 }
 
-/// A student trained on one mixture, over all seeds.
+/// The results of a student in one arm, over all seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixtureScore {
-    /// Share of the strong source: the one asked for, or of a choice what it came to.
+    /// Share of the strong source: the requested one, or the realized one of a choice.
     pub alpha: f64,
-    /// What it is called, such as `by RSR`; empty in studies of earlier versions.
+    /// Name of the arm, such as `by RSR`. Empty in studies of earlier versions.
     #[serde(default)]
     pub title: String,
-    /// What came of the shares.
+    /// The realized shares.
     #[serde(default)]
     pub shares: Vec<RealizedShare>,
     /// The score.
@@ -154,88 +154,88 @@ pub struct MixtureScore {
     pub by_benchmark: Vec<f64>,
     /// Score of each seed.
     pub by_seed: Vec<f64>,
-    /// Mean tokens of an answer.
+    /// Mean tokens per answer.
     pub mean_tokens: f64,
-    /// Share of answers at the length limit.
+    /// Share of truncated answers.
     pub hit_limit: f64,
     /// Share of answers without a final answer.
     pub without_answer: f64,
-    /// Held-out loss at the end, by source.
+    /// Final held-out loss by source.
     pub losses: Vec<(String, f64)>,
 }
 
-/// A student trained on a choice, and on what it is compared with.
+/// The results of a choice, its control, and its inverse.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChoiceScore {
-    /// Number of the choice in its comparison.
+    /// Index of the choice in its comparison.
     pub number: usize,
     /// The choice.
     pub choice: MixtureScore,
-    /// At random as many rows of each source.
+    /// The random mixture with as many rows of each source.
     pub control: Option<MixtureScore>,
-    /// What the same score likes least.
+    /// The answers with the worst scores.
     pub inverse: Option<MixtureScore>,
-    /// The scores of the answers by source, and how far the choice is from chance, in the first seed.
+    /// Scores of the answers by source, and how far the choice is from chance, in the first seed.
     #[serde(default)]
     pub report: Option<ChoiceReport>,
 }
 
 impl ChoiceScore {
-    /// The choice, its control and its inverse, as far as they are there.
+    /// The choice and, if they exist, its control and its inverse.
     pub fn all(&self) -> impl Iterator<Item = &MixtureScore> {
         std::iter::once(&self.choice).chain(&self.control).chain(&self.inverse)
     }
 }
 
-/// A student in a comparison.
+/// The results of a student in a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StudentResult {
     /// Its name.
     pub student: String,
     /// Its score before training, on the same problems.
     pub untuned: Estimate,
-    /// The same by benchmark.
+    /// That score by benchmark.
     pub untuned_by_benchmark: Vec<f64>,
-    /// Its score in each seed; a student that is read from a folder is one for all seeds.
+    /// Its score in each seed. A student that is read from a folder has the same score in all seeds.
     #[serde(default)]
     pub untuned_by_seed: Vec<f64>,
-    /// One for each share, in order; the first is the weak source alone, the last the strong one.
+    /// One entry per share, in order. The first is the weak source alone, the last the strong one.
     pub mixtures: Vec<MixtureScore>,
-    /// P of the strong source less P of the weak: below 0 there is a learnability gap.
+    /// P of the strong source minus P of the weak one. Below 0, there is a learnability gap.
     pub gap: Estimate,
-    /// Each mixture's score less that of the weak source, and less that of the strong: (share, over
+    /// Each mixture's score minus that of the weak source and minus that of the strong one: (share, over
     /// weak, over strong).
     pub gains: Vec<(f64, Estimate, Estimate)>,
-    /// One for each choice.
+    /// One entry per choice.
     #[serde(default)]
     pub choices: Vec<ChoiceScore>,
-    /// All differences of the report, tested together with those of the other students.
+    /// All differences in the report, corrected together with those of the other students.
     #[serde(default)]
     pub differences: Vec<ArmDifference>,
 }
 
 impl StudentResult {
-    /// All arms: the mixtures, then each choice with its control and its inverse.
+    /// All arms: the mixtures, then each choice with its control and inverse.
     pub fn arms(&self) -> impl Iterator<Item = &MixtureScore> {
         self.mixtures.iter().chain(self.choices.iter().flat_map(ChoiceScore::all))
     }
 }
 
-/// What the runs of one arm have used, in the first seed.
+/// The budget of one arm's runs, in the first seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
-    /// Share of the strong source: the one asked for, or of a choice what it came to.
+    /// Share of the strong source: the requested one, or the realized one of a choice.
     pub alpha: f64,
-    /// What the arm is called; empty in studies of earlier versions.
+    /// Name of the arm. Empty in studies of earlier versions.
     #[serde(default)]
     pub title: String,
     /// Optimizer steps.
     pub updates: usize,
-    /// Rows of the strong source, as a share of an epoch's.
+    /// The strong source's share of the rows of an epoch.
     pub strong_rows: f64,
-    /// Trained tokens of the strong source, as a share of an epoch's.
+    /// The strong source's share of the trained tokens of an epoch.
     pub strong_trained: f64,
-    /// Tokens of all steps, padding left out.
+    /// Tokens of all steps, without padding.
     pub tokens: u64,
     /// Trained tokens of all steps.
     pub trained_tokens: u64,
@@ -243,30 +243,29 @@ pub struct Budget {
     pub max_length: usize,
 }
 
-/// A comparison's results.
+/// The results of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparisonResult {
     /// Its name.
     pub name: String,
     /// The strong source.
     pub strong: String,
-    /// The weak one.
+    /// The weak source.
     pub weak: String,
-    /// The benchmarks and their problems.
+    /// The benchmarks and their numbers of problems.
     pub benchmarks: Vec<(String, usize)>,
-    /// One for each student.
+    /// One entry per student.
     pub students: Vec<StudentResult>,
-    /// One for each arm, of the first student and seed.
+    /// One entry per arm, for the first student and seed.
     pub budgets: Vec<Budget>,
-    /// Of each benchmark the problems that are trained on and not asked, where the study leaves them
-    /// out.
+    /// For each benchmark, the number of training problems left out, if the study leaves them out.
     #[serde(default)]
     pub left_out: Vec<(String, usize)>,
-    /// What became of every record.
+    /// What happened to every record.
     pub ledger: Ledger,
 }
 
-/// A study's numbers.
+/// The numbers of a study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Study {
     /// Its title.
@@ -275,7 +274,7 @@ pub struct Study {
     pub introduction: String,
     /// The command that made it.
     pub command: String,
-    /// The library's version.
+    /// The version of the library.
     pub version: String,
     /// The backend.
     pub backend: String,
@@ -287,23 +286,23 @@ pub struct Study {
     pub students: Vec<StudentLine>,
     /// The comparisons.
     pub comparisons: Vec<ComparisonResult>,
-    /// What a reader must know before believing.
+    /// Warnings that qualify the numbers.
     pub warnings: Vec<String>,
-    /// How students were pretrained, where any were.
+    /// How students were pretrained, if any were.
     #[serde(default)]
     pub pretrained: Vec<PretrainedStudent>,
-    /// Tokens that training has made likelier.
+    /// Tokens that training made more likely.
     pub style: Vec<StyleShift>,
     /// Wall time of all training, in seconds.
     pub training_seconds: f64,
-    /// Wall time of the answers to benchmarks and of the untuned students, in seconds.
+    /// Wall time of testing untuned students and answering benchmarks, in seconds.
     #[serde(default)]
     pub answering_seconds: f64,
 }
 
 impl StudyData {
-    /// The answers of an untuned student, seed by seed. One that is read from a folder was asked once:
-    /// its answers are those of every seed.
+    /// The answers of an untuned student, seed by seed. A student that is read from a folder is tested once,
+    /// and its answers count for every seed.
     fn untuned_hits(&self, config: &StudyConfig, student: usize, comparison: usize) -> Vec<Hits> {
         let of_seed = |seed: u64| self.untuned.get(&(student, comparison, seed));
         let first = config.seeds.first().and_then(|seed| of_seed(*seed));
@@ -406,7 +405,7 @@ fn by_benchmark(answers: &[&TestedAnswers]) -> Vec<f64> {
     (0..benchmarks).map(|b| mean(answers.iter().map(|a| a.0[b].accuracy()))).collect()
 }
 
-/// What is made of one student in one comparison.
+/// Computes the results of one student in one comparison.
 struct Scored<'a> {
     config: &'a StudyConfig,
     data: &'a StudyData,
@@ -481,7 +480,7 @@ impl Scored<'_> {
     }
 }
 
-/// The part of each source in the mixtures of some cells, on the mean.
+/// The mean realized share of each source in the mixtures of some cells.
 fn realized(cells: &[(&Summary, &TestedAnswers)]) -> Vec<RealizedShare> {
     let Some((first, _)) = cells.first() else { return vec![] };
     let sources = first.mixture.sources.iter().enumerate();
@@ -554,7 +553,7 @@ fn budget(comparison: &ComparisonConfig, arm: ArmKind, summary: &Summary) -> Opt
     })
 }
 
-/// All but the shares and the title.
+/// All results of an arm except its shares and its title.
 fn mixture_score(score: Estimate, arm: &Arm, cells: &[(&Summary, &TestedAnswers)]) -> MixtureScore {
     let answers: Vec<&TestedAnswers> = cells.iter().map(|(_, answers)| *answers).collect();
     let over_all = |part: fn(&Tested) -> f64| {

@@ -1,16 +1,16 @@
-//! Runs the cells of a study, and takes up one that was stopped.
+//! Runs the cells of a study, and resumes a study that was stopped.
 //!
 //! ```text
 //! study/
-//!   settings.toml                            what was asked
-//!   datasets.json                            datasets of the hub, with their commits
-//!   cells/STUDENT/Long-0.20/seed-1/          a run directory, with bench-NAME.jsonl beside it
-//!   cells/STUDENT/Long-by-rsr/seed-1/        the same of a choice; -control and -inverse beside it
+//!   settings.toml                            the settings
+//!   datasets.json                            datasets on the hub, with their commits
+//!   cells/STUDENT/Long-0.20/seed-1/          a run directory, which also has bench-NAME.jsonl
+//!   cells/STUDENT/Long-by-rsr/seed-1/        a choice; -control and -inverse are next to it
 //!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
-//!   untuned/STUDENT/Long/seed-1/             answers of the student before any training
-//!   results/STUDENT/Long-0.20/seed-1.json    what the report takes of a finished cell
-//!   pretrained/STUDENT/1f0c.../              the run that has pretrained it, if one has
-//!   pretrained-models/STUDENT.json           a fingerprint of the model that it gave
+//!   untuned/STUDENT/Long/seed-1/             answers of the student before training
+//!   results/STUDENT/Long-0.20/seed-1.json    what the report needs of a finished cell
+//!   pretrained/STUDENT/1f0c.../              the pretraining run, if there is one
+//!   pretrained-models/STUDENT.json           fingerprints of the pretrained models
 //!   study.json  report.html  report.md  figures/
 //! ```
 
@@ -37,43 +37,42 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-/// Says that a directory is a study's, and holds the day that chat templates see.
+/// Marks a directory as a study's. The file holds the date that chat templates see.
 pub(super) const MARK: &str = ".mixdistill-study";
 pub(super) const KIND: WorkDirKind = WorkDirKind::new("a study's", MARK);
 
-/// What all parts of a study's work share.
+/// The state that all steps of a study share.
 pub(super) struct Work<'a, 'c> {
     pub(super) config: &'a StudyConfig,
-    /// Those of all comparisons.
+    /// The benchmarks of all comparisons.
     benchmarks: Vec<Benchmark>,
-    /// By comparison, where it leaves out the problems that it trains on.
+    /// By comparison, the benchmarks without training problems, if the study leaves those out.
     own_benchmarks: BTreeMap<usize, Vec<Benchmark>>,
     pub(super) context: &'a Context<'c>,
-    /// The day of the study's beginning.
+    /// The day on which the study was started.
     pub(super) date: String,
     datasets: Datasets,
-    /// By comparison and student; they depend on neither share nor seed.
+    /// By comparison and student. The data depend on neither share nor seed.
     data: BTreeMap<(usize, usize), Prepared>,
     pretrained: Vec<Ready>,
-    /// Where several processes share the study.
+    /// Set if several processes share the study.
     pub(super) claims: Option<Claims>,
-    /// What the cells were made on, as far as it is known.
+    /// The machines that trained the cells, as far as known.
     pub(super) machines: Vec<Machine>,
-    /// The versions of the program that graded their answers, as far as they are known.
+    /// The versions of the program that graded the answers, as far as known.
     pub(super) versions: Vec<Option<String>>,
-    /// Cells that were taken as they are stored, without a folder.
+    /// The number of cells that were read from `results/` because their folders are missing.
     pub(super) stored: usize,
 }
 
-/// What was asked, in the study's directory.
+/// The settings in the study's directory.
 pub(super) const SETTINGS: &str = "settings.toml";
 
-/// Runs a study to its report; cells that are done are skipped.
+/// Runs a study and writes its report. Finished cells are skipped.
 ///
 /// # Errors
-/// [`Error::Stopped`]; the same call goes on.
-/// Whatever is wrong with settings, files or directory, before any training; later, what training
-/// gives.
+/// [`Error::Stopped`]; the same call resumes the study. Errors in settings, files, or the directory are
+/// returned before any training, errors of training runs later.
 pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Result<Study> {
     config.validate()?;
     KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
@@ -89,7 +88,7 @@ pub fn study(config: &StudyConfig, command: &str, context: &Context<'_>) -> Resu
     begun.report(command)
 }
 
-/// What the students are asked, read before the study's directory is made.
+/// The test problems, which are read before the study's directory is created.
 pub(super) struct Asked {
     pub datasets: Datasets,
     pub benchmarks: Vec<Benchmark>,
@@ -109,13 +108,13 @@ impl Asked {
 /// Where a study is.
 pub(super) struct Place {
     pub directory: WorkDir,
-    /// The day of its beginning.
+    /// The day on which it was started.
     pub date: String,
-    /// Those that tell processes which share it who does what.
+    /// The claims of the processes that share it.
     pub claims: Option<Claims>,
 }
 
-/// A study whose data are read.
+/// A study whose data have been read.
 pub(super) struct Begun<'a, 'c> {
     pub work: Work<'a, 'c>,
     pub directory: WorkDir,
@@ -150,7 +149,7 @@ impl<'a, 'c> Begun<'a, 'c> {
         };
         let mut tested = StudyData::default();
         tested.pretrained.extend(work.pretrained.iter().map(|ready| ready.line.clone()));
-        // Whatever is wrong with the data of a comparison or a student shows here.
+        // Errors in the data of a comparison or a student are found here.
         let mut warnings = work.prepare()?;
         match &work.claims {
             Some(claims) => claims.exclusively(|| work.datasets.write(&directory))?,
@@ -168,7 +167,7 @@ impl<'a, 'c> Begun<'a, 'c> {
         Ok(Self { work, directory, tested, warnings })
     }
 
-    /// Makes the report of all cells, and writes it.
+    /// Creates the report of all cells and writes it.
     pub fn report(self, command: &str) -> Result<Study> {
         let Self { work, directory, tested, mut warnings } = self;
         let (config, context) = (work.config, work.context);
@@ -180,7 +179,7 @@ impl<'a, 'c> Begun<'a, 'c> {
         directory.write(SETTINGS, &toml_of(config)?)?;
         let study = Study::new(config, command, &tested, warnings, style, context)?;
         report::write_all(&study, &tested, config)?;
-        // Once more, where they are read: what was told hours ago is out of sight.
+        // Repeated at the end, because earlier output has scrolled away by now.
         for warning in &study.warnings {
             context.notice(format!("warning: {warning}"))?;
         }
@@ -188,17 +187,17 @@ impl<'a, 'c> Begun<'a, 'c> {
     }
 }
 
-/// What to do where another process works on a study.
+/// Adds advice to the error that another process works on a study.
 pub(super) fn how_to_share(error: Error, out: &Path) -> Error {
     if !is_of_lock(&error, out) {
         return error;
     }
-    let hint = "Wait for its end, or stop it. To work on one study with several processes, start each of \
-                them with --share; a part (--part) has a directory of its own";
+    let hint = "Wait for it to finish, or stop it. To work on one study with several processes, start each \
+                of them with --share; a part (--part) needs its own directory";
     with_hint(error, hint)
 }
 
-/// Tells that a part begins.
+/// Emits the event that a part of the study begins.
 pub(super) fn part(
     context: &Context<'_>,
     name: &str,
@@ -209,15 +208,17 @@ pub(super) fn part(
     context.emit(&Event::Part { name, about, number, of, seconds_left })
 }
 
-/// What a stop leaves.
+/// Replaces the message of a stop.
 pub(super) fn going_on(error: Error) -> Error {
     match error {
-        Error::Stopped { .. } => Error::stopped("finished cells are kept; the same study goes on"),
+        Error::Stopped { .. } => {
+            Error::stopped("finished cells are kept; run the same command to resume the study")
+        }
         error => error,
     }
 }
 
-/// The day in a study's mark; a new study's is today.
+/// The date in a study's mark, which is today for a new study.
 pub(super) fn date_of(directory: &WorkDir) -> Result<String> {
     let mark = directory.join(MARK);
     match fs::read_to_string(&mark) {
@@ -231,12 +232,12 @@ pub(super) fn date_of(directory: &WorkDir) -> Result<String> {
     }
 }
 
-/// The student of a cell, and what it is trained on.
+/// The names of a cell's student, and of its comparison, arm, and seed.
 pub(super) fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     let comparison = &config.comparisons[cell.comparison];
     let student = config.students[cell.student].name.clone();
     let arm = match cell.arm {
-        ArmKind::Share(share) => format!("{:.0} % {}", 100.0 * share, comparison.strong),
+        ArmKind::Share(share) => format!("{:.0}% {}", 100.0 * share, comparison.strong),
         arm => comparison.title(arm),
     };
     [student, format!("{}, {arm}, seed {}", comparison.name, cell.seed)]
@@ -244,11 +245,11 @@ pub(super) fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
 
 pub(super) fn toml_of(config: &StudyConfig) -> Result<String> {
     toml::to_string_pretty(config)
-        .map_err(|e| Error::config("study", e.to_string(), "This is a defect; please report it"))
+        .map_err(|e| Error::config("study", e.to_string(), "This is a bug; please report it"))
 }
 
 impl Work<'_, '_> {
-    /// The settings of a cell's run, with the study's day for chat templates.
+    /// The settings of a cell's run, with the study's date for chat templates.
     pub(super) fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
         let mut run = self.config.run_config(cell)?;
         if run.base_model.is_some() || run.data.chat_template.is_some() {
@@ -264,8 +265,8 @@ impl Work<'_, '_> {
         Ok(run)
     }
 
-    /// Reads the data of every comparison and student, and keeps of the held-out problems those that
-    /// all students of a comparison have. Returns what a reader must know of that.
+    /// Reads the data of every comparison and student, and keeps the held-out problems that all students of
+    /// a comparison have in common. Returns warnings.
     fn prepare(&mut self) -> Result<Vec<String>> {
         let mut warnings = vec![];
         let seed = self.config.seeds[0];
@@ -275,7 +276,7 @@ impl Work<'_, '_> {
             for student in 0..self.config.students.len() {
                 let run = self.run_config(&Cell { student, comparison, arm: WEAK, seed })?;
                 let prepared = Prepared::new(&run, self.context)?;
-                // Those that are noted already are named with their commits here.
+                // Known datasets have the name with the commit here.
                 for (source, read) in run.data.sources.iter().zip(&prepared.names) {
                     self.datasets.note(&source.path, read);
                 }
@@ -299,8 +300,8 @@ impl Work<'_, '_> {
             let common = common.unwrap_or_default();
             if counts.iter().any(|count| *count != common.len()) {
                 warnings.push(format!(
-                    "{}: the students' tokenizers and length limits leave them {counts:?} held-out \
-                     problems; all are tested on the {} that they share",
+                    "{}: tokenizers and length limits leave the students {counts:?} held-out problems; \
+                     all are tested on the {} that they have in common",
                     of.name,
                     common.len()
                 ));
@@ -308,8 +309,11 @@ impl Work<'_, '_> {
             if common.is_empty() && self.benchmarks.is_empty() {
                 return Err(Error::config(
                     "study.comparisons",
-                    format!("{}: the students share no held-out problem with an answer", of.name),
-                    "Hold out more problems with answers, or name benchmark files",
+                    format!(
+                        "{}: the students have no held-out problem with an answer in common",
+                        of.name
+                    ),
+                    "Hold out more problems with answers, or add benchmarks",
                 ));
             }
             for student in 0..self.config.students.len() {
@@ -321,7 +325,7 @@ impl Work<'_, '_> {
         Ok(warnings)
     }
 
-    /// The data of a cell, in its own mixture.
+    /// The data of a cell, mixed for its arm.
     pub(super) fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => {
@@ -329,7 +333,7 @@ impl Work<'_, '_> {
                 if let Some(folder) = scores.and_then(|file| file.parent()) {
                     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
                 }
-                // One process makes or reads them at a time.
+                // Only one process at a time computes or reads them.
                 let _held = match (&self.claims, scores) {
                     (Some(claims), Some(file)) => Some(self.claim_scores(claims, cell, file)?),
                     _ => None,
@@ -340,7 +344,7 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The data of a cell, in whatever mixture.
+    /// The data of a cell, in any mixture.
     pub(super) fn unmixed(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => Ok(prepared.clone()),
@@ -348,7 +352,7 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The claim of a file of scores, which is waited for.
+    /// Waits for the claim of a score file.
     fn claim_scores(&self, claims: &Claims, cell: &Cell, file: &Path) -> Result<Held> {
         let student = &self.config.students[cell.student].name;
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -356,7 +360,7 @@ impl Work<'_, '_> {
         claims.wait(&format!("{student}/scores-{name}.json"), &about, self.context)
     }
 
-    /// What all students of a comparison are trained on, and what they were pretrained on.
+    /// The training data and pretraining problems of all students of a comparison.
     fn of_students(&self, comparison: usize) -> Vec<Trained<'_>> {
         let pretrained = |student: usize| {
             let ready = self.pretrained.iter().find(|ready| ready.student == student);
@@ -366,13 +370,12 @@ impl Work<'_, '_> {
         data.map(|((_, student), prepared)| (prepared, pretrained(*student))).collect()
     }
 
-    /// The benchmarks that a comparison's students are asked.
+    /// The benchmarks that a comparison's students are tested on.
     pub(super) fn benchmarks(&self, comparison: usize) -> &[Benchmark] {
         self.own_benchmarks.get(&comparison).unwrap_or(&self.benchmarks)
     }
 
-    /// Takes the problems that a comparison trains on out of its benchmarks, and returns how many
-    /// those are, by comparison.
+    /// Removes the training problems of each comparison from its benchmarks, and returns how many there are.
     fn leave_out(&mut self) -> Result<LeftOutProblems> {
         let mut all = LeftOutProblems::new();
         for (comparison, of) in self.config.comparisons.iter().enumerate() {
@@ -380,7 +383,7 @@ impl Work<'_, '_> {
             let (kept, left_out) = without_trained(&of.name, &students, &self.benchmarks)?;
             for (benchmark, count) in left_out.iter().filter(|(_, count)| *count > 0) {
                 self.context.notice(format!(
-                    "{}: {count} problems of {benchmark} are trained on and not asked",
+                    "{}: {count} problems of {benchmark} are training problems and are left out",
                     of.name
                 ))?;
             }
@@ -390,7 +393,7 @@ impl Work<'_, '_> {
         Ok(all)
     }
 
-    /// Problems that are both trained on and tested with.
+    /// Finds test problems that are also training problems.
     fn contamination(&self) -> Result<Overlaps> {
         let mut found = Overlaps::default();
         for (comparison, of) in self.config.comparisons.iter().enumerate() {
@@ -401,7 +404,7 @@ impl Work<'_, '_> {
         Ok(found)
     }
 
-    /// Tests all students before any training.
+    /// Tests all students before training.
     fn test_all_untuned(&mut self) -> Result<BTreeMap<(usize, usize, u64), TestedAnswers>> {
         let mut tested = BTreeMap::new();
         for cell in self.config.untuned_cells() {
@@ -412,7 +415,7 @@ impl Work<'_, '_> {
         Ok(tested)
     }
 
-    /// Trains and tests all cells, and tells before each how long the rest takes.
+    /// Trains and tests all cells, with an estimate of the remaining time before each.
     fn train_all(&mut self) -> Result<Vec<CellResult>> {
         let cells = self.config.cells();
         let mut times = RunTimes::of_earlier(self.config, &cells);
@@ -431,8 +434,8 @@ impl Work<'_, '_> {
         Ok(done)
     }
 
-    /// The settings of a cell's run; a control has the rows of its choice, which is mixed for that where
-    /// it is not done yet.
+    /// The settings of a cell's run. A control gets the row counts of its choice, which is mixed first if it
+    /// has not finished yet.
     pub(super) fn weighted(&self, cell: &Cell, done: &[CellResult]) -> Result<RunConfig> {
         let mut run = self.run_config(cell)?;
         if let ArmKind::Control(choice) = cell.arm {
@@ -450,8 +453,8 @@ impl Work<'_, '_> {
         Ok(run)
     }
 
-    /// For each student and comparison, what training on one source alone, or on a choice, made
-    /// likelier.
+    /// For each student and comparison, the tokens that training on one source alone or on a choice made
+    /// more likely.
     fn style_shifts(&self) -> Result<Vec<StyleShift>> {
         let mut shifts = vec![];
         if self.config.style_answers == 0 {
@@ -494,7 +497,7 @@ impl Work<'_, '_> {
     }
 }
 
-/// Rows of each source in the mixture of a cell that is done, as weights.
+/// Rows of each source in the mixture of a finished cell, as weights.
 pub(super) fn rows_of(done: &[CellResult], wanted: &Cell) -> Option<BTreeMap<String, f64>> {
     let (_, summary, _) = done.iter().find(|(cell, ..)| cell == wanted)?;
     Some(rows(&summary.mixture.sources))
@@ -504,22 +507,22 @@ fn rows(sources: &[SourceShare]) -> BTreeMap<String, f64> {
     sources.iter().map(|source| (source.name.clone(), source.rows as f64)).collect()
 }
 
-/// What to do where a study's directory and its settings or data do not fit together.
-pub(super) const HINT: &str = "Take the old settings and data, name another directory (out), or remove this \
-                    cell's folder and its file in results/ to have it made anew";
+/// Advice if a study's directory does not match its settings or data.
+pub(super) const HINT: &str = "Restore the old settings and data, choose another directory (out), or remove \
+                    this cell's folder and its file in results/ to train it again";
 
-/// [`HINT`], with the cause that a study's first choice may be.
+/// [`HINT`], plus a possible cause: the first choice of a comparison.
 pub(super) fn hint(run: &RunConfig) -> String {
     match run.data.answers {
         Some(AnswersKept::All) => format!(
-            "{HINT}. A first choice in a comparison keeps all answers to a problem, which changes the data \
-             of every arm where a source has several: set data.answers = \"all\" from the start"
+            "{HINT}. The first choice of a comparison makes it keep all answers to a problem, which changes \
+             the data of every arm if a source has several: set data.answers = \"all\" from the start"
         ),
         _ => HINT.into(),
     }
 }
 
-/// An error of a run, with what to do in a study in place of what to do with a single run.
+/// Replaces the advice of a run's error with advice for a study.
 pub(super) fn with_hint(error: Error, hint: &str) -> Error {
     match error {
         Error::RunDirectory { path, what, .. } => {

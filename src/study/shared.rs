@@ -1,4 +1,4 @@
-//! A study that several processes share, on one machine or on many with a common directory.
+//! A study that several processes share, on one machine or on several with a common directory.
 
 use super::arms::ArmKind;
 use super::claims::{Claims, Watched};
@@ -22,11 +22,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How processes share a study.
+/// Options for sharing a study between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// A process that gives no sign of life for so long is dead: others take over what it works on. At
-    /// least a second.
+    /// A process without a sign of life for this long is considered dead, and others take over its work.
+    /// At least one second.
     pub dead_after: Duration,
 }
 
@@ -36,22 +36,22 @@ impl Default for Sharing {
     }
 }
 
-/// The claim of the report.
+/// The name of the claim on the report.
 const REPORT: &str = ".report.json";
-/// The claim of names on the hub, which are found once for all.
+/// The name of the claim on datasets of the hub, which one process finds for all.
 const DATASETS: &str = ".datasets.json";
-/// The settings of all processes that work on the study now.
+/// The settings of all processes that currently work on the study.
 const SHARED_SETTINGS: &str = ".settings.toml";
-/// Says which results the report is of.
+/// The file with a digest of the results in the report.
 const REPORTED: &str = ".reported";
 
-/// Works on a study beside other processes that do the same, until all cells are done, and gives the
-/// report, which one of them writes.
+/// Works on a study alongside other processes that do the same until all cells are done. Returns the report,
+/// which one of them writes.
 ///
 /// # Errors
-/// As [`study`](super::study); [`Error::RunDirectory`] where other processes work on it with other
-/// settings, where its file system cannot be shared, and where another process took over what this one
-/// worked on, since it gave no sign of life.
+/// As [`study`](super::study); [`Error::RunDirectory`] if other processes work on it with different settings
+/// or if its file system cannot be shared; [`Error::Training`] if this process gave no sign of life for so
+/// long that another one took over its work.
 pub fn study_shared(
     config: &StudyConfig,
     sharing: &Sharing,
@@ -85,33 +85,33 @@ pub fn study_shared(
     begun.report_once(&claims, command)
 }
 
-/// Takes the directory beside others, which must have the same settings.
+/// Opens the directory together with other processes, which must have the same settings.
 fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
     let out = &config.out;
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
     let refusal = match FolderLock::are_there(out)? {
-        false => Some("its file system has no locks, or they do not hold".into()),
+        false => Some("its file system does not support locks, or they do not hold".into()),
         true => locks_of_one_machine(out)
-            .map(|how| format!("{how}, so that its locks are of one machine")),
+            .map(|how| format!("{how}, so its locks hold on one machine only")),
     };
     if let Some(why) = refusal {
         return Err(Error::RunDirectory {
             path: out.clone(),
             what: format!("processes cannot share it: {why}"),
-            hint: "Divide the study with --part instead, each part in a directory of its own, and put \
-                   the parts together with --report"
+            hint: "Divide the study with --part instead, each part in its own directory, and join the \
+                   parts with --report"
                 .into(),
         });
     }
     claims.exclusively(|| {
         let others = FolderLock::is_taken(out);
         let directory = WorkDir::open_shared(out, KIND).map_err(|error| {
-            let hint = "That process works on it alone: wait for its end, or stop it and start it again \
-                        with --share";
+            let hint = "That process works on it alone: wait for it to finish, or stop it and start it \
+                        again with --share";
             if is_of_lock(&error, out) { with_hint(error, hint) } else { error }
         })?;
         let date = date_of(&directory)?;
-        // Whether what is done already fits these settings shows later.
+        // Whether finished work matches these settings is checked later.
         let (settings, path) = (toml_of(config)?, claims.file(SHARED_SETTINGS));
         let then = match read_if_there(&path)? {
             None => read_if_there(&out.join(SETTINGS))?,
@@ -128,7 +128,7 @@ fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
     })
 }
 
-/// Writes the settings of a study into its directory, unless they are there under whatever name of that.
+/// Writes the settings of a study to its directory, unless it has them already, whatever its name.
 fn keep_settings(config: &StudyConfig, directory: &WorkDir) -> Result<()> {
     let settings = toml_of(config)?;
     match read_if_there(&directory.join(SETTINGS))? {
@@ -137,9 +137,9 @@ fn keep_settings(config: &StudyConfig, directory: &WorkDir) -> Result<()> {
     }
 }
 
-/// Refuses settings other than those with which other processes work on the study.
+/// Checks that the settings equal those of the other processes.
 fn same_settings(config: &StudyConfig, then: &str, now: &str) -> Result<()> {
-    // The directory may have another name on each machine, but for what the names of models hold.
+    // The directory may have a different name on each machine, unless names of models contain it.
     let is_named = config.pretrained_cache.is_none()
         && config.students.iter().any(|student| student.pretraining.is_some());
     let changes = setting_changes(then, now, if is_named { &[] } else { &["out"] });
@@ -148,12 +148,12 @@ fn same_settings(config: &StudyConfig, then: &str, now: &str) -> Result<()> {
     }
     Err(Error::RunDirectory {
         path: config.out.clone(),
-        what: format!("other processes work on it with other settings: {}", changes.join(", ")),
-        hint: "Start all of them with the same settings, or name another directory (out)".into(),
+        what: format!("other processes work on it with different settings: {}", changes.join(", ")),
+        hint: "Start all of them with the same settings, or choose another directory (out)".into(),
     })
 }
 
-/// The settings in which two studies differ, in words, without some.
+/// Descriptions of the settings in which two studies differ, ignoring those in `without`.
 pub(super) fn setting_changes(then: &str, now: &str, without: &[&str]) -> Vec<String> {
     let value = |text: &str| {
         let table = text.parse::<toml::Table>().unwrap_or_default();
@@ -166,7 +166,7 @@ pub(super) fn setting_changes(then: &str, now: &str, without: &[&str]) -> Vec<St
     differences(&value(then), &value(now), "")
 }
 
-/// Whether a name of data is none of a file here.
+/// Returns whether some data are not local files.
 fn names_on_the_hub(config: &StudyConfig) -> Result<bool> {
     let mut names = config.benchmarks.clone();
     for cell in config.cells() {
@@ -176,22 +176,22 @@ fn names_on_the_hub(config: &StudyConfig) -> Result<bool> {
     Ok(names.iter().any(|name| !name.exists()))
 }
 
-/// All that is made: students before any training, then cells.
+/// Everything that a study makes: untuned students, then cells.
 pub(super) fn all_cells(config: &StudyConfig) -> Vec<Cell> {
     let untuned = config.untuned_cells().into_iter();
     untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell }).chain(config.cells()).collect()
 }
 
-/// The claim of a cell.
+/// The name of the claim on a cell.
 fn claim_of(config: &StudyConfig, cell: &Cell) -> String {
     let file = config.result_file(cell);
     let name = file.strip_prefix(config.out.join("results")).unwrap_or(&file);
-    // Each part of it is a name of a folder.
+    // Each component is a folder name.
     name.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 impl Work<'_, '_> {
-    /// Makes cells that nobody else works on until all are done.
+    /// Makes cells that no other process works on until all are done.
     fn make_all(&mut self, claims: &Claims) -> Result<()> {
         let cells = all_cells(self.config);
         let mut done = vec![false; cells.len()];
@@ -223,7 +223,7 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Makes a cell, unless it is done or another process works on it.
+    /// Makes a cell unless it is done or another process works on it.
     fn try_make(&mut self, claims: &Claims, cell: &Cell, place: [usize; 2]) -> Result<Tried> {
         if self.is_done(cell)? {
             return Ok(Tried::Done);
@@ -239,7 +239,7 @@ impl Work<'_, '_> {
         if !held.is_alone() {
             return Ok(Tried::Busy(held.still_there()));
         }
-        // Of other versions the lock of the run's directory alone tells.
+        // Processes of other versions hold only the lock of the run directory.
         let folder = self.config.cell_folder(cell);
         if FolderLock::is_taken(&folder) {
             return Ok(Tried::Busy(format!("one holds {}: stop it if it hangs", folder.display())));
@@ -250,7 +250,7 @@ impl Work<'_, '_> {
         Ok(Tried::Made)
     }
 
-    /// Refuses settings or data that do not fit what is done already.
+    /// Checks that finished cells match settings and data.
     pub(super) fn check_done(&mut self, cells: &[Cell]) -> Result<()> {
         cells.iter().try_for_each(|cell| {
             self.context.check()?;
@@ -258,7 +258,7 @@ impl Work<'_, '_> {
         })
     }
 
-    /// Whether a cell is stored; one of other settings or data is refused.
+    /// Returns whether a cell is stored. A cell with different settings or data is an error.
     fn is_done(&mut self, cell: &Cell) -> Result<bool> {
         if !self.config.result_file(cell).is_file() {
             return Ok(false);
@@ -271,15 +271,15 @@ impl Work<'_, '_> {
     }
 }
 
-/// What came of a look at a cell.
+/// The outcome of an attempt to make a cell.
 enum Tried {
     Done,
     Made,
-    /// Who works on it.
+    /// The process that works on it.
     Busy(String),
 }
 
-/// What is waited for, in words.
+/// A message about what this process waits for.
 fn waiting(busy: &[String]) -> String {
     let mut holders: Vec<&str> =
         busy.iter().map(String::as_str).filter(|holder| !holder.is_empty()).collect();
@@ -294,15 +294,15 @@ fn waiting(busy: &[String]) -> String {
 }
 
 impl Begun<'_, '_> {
-    /// Takes all cells as they are stored.
+    /// Reads all stored cells.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where one is not there, or does not fit settings or data.
+    /// [`Error::RunDirectory`] if one is missing or does not match settings or data.
     pub(super) fn collect(&mut self) -> Result<()> {
         let missing = |path: &Path| Error::RunDirectory {
             path: path.to_owned(),
-            what: "it is not there".into(),
-            hint: "Start the same command again".into(),
+            what: "it is missing".into(),
+            hint: "Run the same command again".into(),
         };
         let work = &mut self.work;
         (work.stored, work.machines, work.versions) = (0, vec![], vec![]);
@@ -327,7 +327,7 @@ impl Begun<'_, '_> {
         Ok(())
     }
 
-    /// The report of all cells: one process writes it, the others read it.
+    /// The report of all cells, which one process writes and the others read.
     fn report_once(self, claims: &Claims, command: &str) -> Result<Study> {
         let out = self.work.config.out.clone();
         let config = self.work.config;
@@ -345,12 +345,12 @@ impl Begun<'_, '_> {
         Ok(study)
     }
 
-    /// Tells these results from others.
+    /// A digest of the results.
     fn digest(&self) -> Result<String> {
         let config = self.work.config;
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
-        // The directory may have another name on each machine.
+        // The directory may have a different name on each machine.
         hash.update(toml_of(&StudyConfig { out: PathBuf::new(), ..config.clone() })?);
         for cell in all_cells(config) {
             hash.update(sha256_of(&config.result_file(&cell))?);

@@ -1,13 +1,12 @@
-//! What the report takes of a finished cell, in a small file of its own, without any problem or answer:
+//! What the report needs of a finished cell, in a small file without problems or answers:
 //!
 //! ```text
-//! OUT/results/STUDENT/Long-0.20/seed-1.json        of a cell
-//! OUT/results/STUDENT/Long-untuned/seed-1.json     of a student before any training
+//! OUT/results/STUDENT/Long-0.20/seed-1.json        a cell
+//! OUT/results/STUDENT/Long-untuned/seed-1.json     an untuned student
 //! ```
 //!
-//! A study whose cell folders are gone goes on from these: they can be put under version control,
-//! published beside a report or moved between machines where weights and the texts of a benchmark
-//! cannot.
+//! A study without its cell folders continues from these files. Unlike weights and the texts of a
+//! benchmark, they can be kept in version control, published with a report, or moved between machines.
 
 use super::machine::Machine;
 use super::results::TestedAnswers;
@@ -23,15 +22,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// How a student was asked the problems of a benchmark.
+/// How a student was tested on a benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct AskedAs {
-    /// The settings that decide an answer.
+    /// The settings that determine an answer.
     settings: Value,
-    /// A fingerprint of the problems and their references, in their order, with systems' texts and the
-    /// kinds of their answers.
+    /// A fingerprint of the problems and their references in order, with system prompts and kinds of answers.
     problems: String,
-    /// How many they are.
+    /// The number of problems.
     count: usize,
 }
 
@@ -42,7 +40,7 @@ impl AskedAs {
             for text in [&problem.id, &problem.problem, &problem.reference] {
                 add_text(&mut hash, text);
             }
-            // Where these are set alone, so that the fingerprint of what has none stays as it is.
+            // Only if set, so that the fingerprint of problems without them does not change.
             if problem.system.is_some() || problem.kind != AnswerKind::default() {
                 hash.update([u8::from(problem.system.is_some())]);
                 add_text(&mut hash, problem.system.as_deref().unwrap_or_default());
@@ -53,13 +51,13 @@ impl AskedAs {
     }
 }
 
-/// Adds a text to a hash, so that no other texts come to the same.
+/// Adds a text to a hash, with its length to avoid collisions.
 fn add_text(hash: &mut Sha256, text: &str) {
     hash.update((text.len() as u64).to_le_bytes());
     hash.update(text.as_bytes());
 }
 
-/// By benchmark, how a student was asked it.
+/// By benchmark, how a student was tested on it.
 pub(super) type Asking = BTreeMap<String, AskedAs>;
 
 /// A finished cell.
@@ -67,23 +65,22 @@ pub(super) type Asking = BTreeMap<String, AskedAs>;
 pub(super) struct StoredCell {
     asked: Asking,
     pub answers: TestedAnswers,
-    /// The figures of its run, without samples; none of an untuned student.
+    /// The figures of its run, without samples. `None` for an untuned student.
     pub summary: Option<Summary>,
-    /// What it was made on; not known of those that earlier versions stored.
+    /// The machine that made it. Early versions did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
-    /// The version of the program whose rules graded the answers; not known of early ones.
+    /// The version of the program that graded the answers. Early versions did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// A fingerprint of the weights of the base model, where that is in a folder; not known of those that
-    /// early versions stored.
+    /// A fingerprint of the weights of a base model in a folder. Early versions did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_weights: Option<String>,
 }
 
-/// What to do where a stored cell does not fit settings or data.
-const HINT: &str = "Take the old settings and data, name another directory (out), or remove this file \
-                    to have the cell made anew";
+/// Advice if a stored cell does not match settings or data.
+const HINT: &str = "Restore the old settings and data, choose another directory (out), or remove this file \
+                    to make the cell again";
 
 impl StoredCell {
     pub fn new(asked: Asking, answers: TestedAnswers, summary: Option<&Summary>) -> Self {
@@ -92,7 +89,7 @@ impl StoredCell {
         Self { asked, answers, summary, machine: None, version, base_weights: None }
     }
 
-    /// Writes it, where it is not there already as it is.
+    /// Writes the cell, unless the file already has the same content.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -109,20 +106,20 @@ impl StoredCell {
         write_text(path, &text)
     }
 
-    /// The one in a file, if it is there.
+    /// Reads a cell from a file, if there is one.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where it is something else; [`Error::Io`].
+    /// [`Error::RunDirectory`] if the file is not a stored cell; [`Error::Io`].
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let Some(text) = read_if_there(path)? else { return Ok(None) };
         serde_json::from_str(&text).map(Some).map_err(|e| Error::RunDirectory {
             path: path.to_owned(),
-            what: format!("it is no finished cell of a study: {e}"),
+            what: format!("it is not a finished cell of a study: {e}"),
             hint: HINT.into(),
         })
     }
 
-    /// Refuses one that was made with other weights of the base model than `now`, where both are known.
+    /// Checks that the weights of the base model are the same as `now`, if both are known.
     ///
     /// # Errors
     /// [`Error::RunDirectory`] with the base model's name.
@@ -131,18 +128,18 @@ impl StoredCell {
             (Some(then), Some(now)) if then != now => Err(Error::RunDirectory {
                 path: path.to_owned(),
                 what: format!("it was made with other weights of the base model {name}"),
-                hint: "Put the old weights back, name another directory (out), or remove this file and \
-                       the cell's folder to have it made anew"
+                hint: "Restore the old weights, choose another directory (out), or remove this file and the \
+                       cell's folder to make it again"
                     .into(),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Refuses one that was made under other settings, on other data or with other problems.
+    /// Checks that the cell was made with the same settings, data, and test problems.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] with what differs.
+    /// [`Error::RunDirectory`] with the differences.
     pub fn check(
         &self,
         path: &Path,
@@ -164,17 +161,17 @@ impl StoredCell {
                     return refuse("the data have changed since it was made".into());
                 }
             }
-            _ => return refuse("it is of another kind of cell".into()),
+            _ => return refuse("it is another kind of cell".into()),
         }
         let json = |asked: &Asking| serde_json::to_value(asked).unwrap_or_default();
         let changes = differences(&json(&self.asked), &json(asked), "");
         if !changes.is_empty() {
-            return refuse(format!("it was asked otherwise: {}", changes.join(", ")));
+            return refuse(format!("it was tested differently: {}", changes.join(", ")));
         }
         let of = |name: &String| self.answers.0.iter().find(|tested| tested.benchmark == *name);
         let count = |name: &String| of(name).map_or(0, |tested| tested.hits.len());
         if asked.iter().any(|(name, asked)| count(name) != asked.count) {
-            return refuse("its answers are not to the problems that are asked now".into());
+            return refuse("its answers are not to the current test problems".into());
         }
         Ok(())
     }
@@ -197,7 +194,7 @@ mod tests {
             let benchmark = Benchmark { problems: vec![problem], ..Benchmark::default() };
             AskedAs::new(Value::Null, &benchmark).problems
         };
-        // As version 0.1.0 has stored it.
+        // As stored by version 0.1.0.
         let mut hash = Sha256::new();
         ["1", "1 + 1?", "2"].iter().for_each(|text| add_text(&mut hash, text));
         let usual = of(problem.clone());

@@ -1,9 +1,8 @@
-//! The style shift: which generated tokens the untuned student would not have said.
+//! The style shift: tokens that the untuned student would not have generated.
 //!
-//! Each token that a trained student generated is ranked by the untuned student at the same place:
-//! 0 where it is the likeliest, more where others are likelier. Tokens whose mean rank is high are
-//! what training has taught; in the paper those of long answers are words such as "wait" and
-//! "Alternatively".
+//! The untuned student ranks each token that a trained student generated, at the same position: 0 if it is
+//! the most likely token, higher if others are more likely. Tokens with a high mean rank were learned in
+//! training. In the paper, those of long answers are words such as "wait" and "Alternatively".
 
 use crate::context::{Context, Task};
 use crate::data::{Batch, Row};
@@ -14,10 +13,10 @@ use crate::recipe::Prepared;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A token and how it is ranked.
+/// A token and its mean rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenShift {
-    /// Its text.
+    /// The token's text.
     pub token: String,
     /// How often it was generated.
     pub count: usize,
@@ -30,25 +29,25 @@ pub struct TokenShift {
 pub struct StyleShift {
     /// The student.
     pub student: String,
-    /// The source or the choice that it was trained on.
+    /// The source or choice that it was trained on.
     pub source: String,
-    /// Tokens of its answers.
+    /// The number of tokens in its answers.
     pub tokens: usize,
-    /// Share of them that the untuned student ranks first.
+    /// The share of them that the untuned student ranks first.
     pub first: f64,
     /// Their mean rank.
     pub mean_rank: f64,
-    /// The tokens with the highest mean rank, of those generated at least three times.
+    /// The tokens with the highest mean rank, among those generated at least three times.
     pub largest: Vec<TokenShift>,
 }
 
-/// Each generated token's text and rank.
+/// The text and rank of each generated token.
 pub(super) type Ranks = Vec<(String, u32)>;
 
-/// The rank under `untuned` of each token of the answers.
+/// Ranks each token of the answers under `untuned`.
 ///
 /// # Errors
-/// [`Error::Stopped`](crate::Error::Stopped); what ranking gives.
+/// [`Error::Stopped`](crate::Error::Stopped); errors of ranking.
 pub(super) fn ranks(
     untuned: &DecoderLm,
     prepared: &Prepared,
@@ -74,7 +73,7 @@ pub(super) fn ranks(
 
 impl StyleShift {
     pub(super) fn new(student: &str, source: &str, ranks: Ranks) -> Self {
-        /// A token that is seen less often says nothing.
+        /// A token that occurs less often is ignored.
         const LEAST: usize = 3;
         const LISTED: usize = 12;
         let count = ranks.len().max(1) as f64;

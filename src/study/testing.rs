@@ -1,4 +1,4 @@
-//! Tests the students of a study, and knows the cells that are finished already.
+//! Trains and tests the students of a study, and reuses finished cells.
 
 use super::arms::ArmKind;
 use super::config::Cell;
@@ -26,7 +26,7 @@ type Asked = Vec<(String, Vec<GradedAnswer>)>;
 const HELD_OUT: &str = "held-out";
 
 impl Work<'_, '_> {
-    /// The answers of a student before any training.
+    /// Tests a student before training.
     pub(super) fn untuned(&mut self, cell: &Cell) -> Result<TestedAnswers> {
         let folder = self.config.untuned_folder(cell);
         if !folder.exists()
@@ -53,7 +53,7 @@ impl Work<'_, '_> {
         Ok(answers)
     }
 
-    /// Trains a cell and tests its student, or takes it as it is stored where its folder is gone.
+    /// Trains a cell and tests its student, or reads its stored result if its folder is missing.
     pub(super) fn finish(
         &mut self,
         cell: &Cell,
@@ -75,7 +75,7 @@ impl Work<'_, '_> {
         Ok((summary, answers))
     }
 
-    /// A cell as it is stored, which must fit today's settings and data.
+    /// A stored cell, which must match the current settings and data.
     pub(super) fn stored(&self, cell: &Cell, run: &RunConfig) -> Result<Option<StoredCell>> {
         let path = self.config.result_file(cell);
         let Some(found) = StoredCell::read(&path)? else { return Ok(None) };
@@ -83,12 +83,12 @@ impl Work<'_, '_> {
         Ok(Some(found))
     }
 
-    /// The same of a student before any training.
+    /// A stored untuned student.
     pub(super) fn stored_untuned(&self, cell: &Cell) -> Result<Option<StoredCell>> {
         self.stored(&Cell { arm: ArmKind::Untuned, ..cell.clone() }, &self.run_config(cell)?)
     }
 
-    /// Whether a stored cell fits today's settings and data.
+    /// Checks that a stored cell matches the current settings and data.
     pub(super) fn check_stored(
         &self,
         cell: &Cell,
@@ -103,18 +103,18 @@ impl Work<'_, '_> {
         stored.check_weights(path, name.unwrap_or_default(), base_weights(name).as_deref())
     }
 
-    /// Counts a cell that is taken as it is stored.
+    /// Records that a stored cell was used.
     pub(super) fn took(&mut self, stored: &StoredCell, folder: &Path) {
         self.stored += usize::from(!folder.exists());
         self.machines.extend(stored.machine.clone());
         self.versions.push(stored.version.clone());
     }
 
-    /// Stores a cell that is finished, with what it was made on: where it was stored before, that stays.
+    /// Stores a finished cell with its machine. If it was stored before, the earlier machine is kept.
     fn store(&mut self, mut cell: StoredCell, run: &RunConfig, path: &Path) -> Result<()> {
         let name = run.base_model.as_deref();
         let weights = base_weights(name);
-        // Of one that cannot be read nothing is known.
+        // An unreadable file says nothing.
         (cell.machine, cell.base_weights) = match StoredCell::read(path) {
             Ok(Some(before)) => {
                 before.check_weights(path, name.unwrap_or_default(), weights.as_deref())?;
@@ -124,7 +124,7 @@ impl Work<'_, '_> {
         };
         self.machines.extend(cell.machine.clone());
         self.versions.push(cell.version.clone());
-        // A claim that is lost by now is told here, and nothing is stored.
+        // If the claim is lost, this fails and nothing is stored.
         match &self.claims {
             Some(claims) => claims.verified(|| cell.write(path)),
             None => cell.write(path),
@@ -144,7 +144,7 @@ impl Work<'_, '_> {
         };
         let events = Context::new(PartEvents(self.context), self.context.stop_flag());
         let summary = recipe::run_on(run, prepared.clone(), mode, &events);
-        // The remedies of a single run are not those of a study.
+        // Advice for a single run does not apply to a study.
         let summary = summary.map_err(|error| with_hint(error, &hint(run)))?;
         if summary.outcome.stopped {
             return Err(Error::stopped("the cell has a checkpoint"));
@@ -161,7 +161,7 @@ impl Work<'_, '_> {
         Ok((summary, answers))
     }
 
-    /// How a cell's student is asked all problems.
+    /// How a cell's student is tested on all problems.
     fn asking(&self, cell: &Cell, run: &RunConfig, prepared: &Prepared) -> Asking {
         let held_out = held_out(run, prepared);
         let benchmarks = self.benchmarks(cell.comparison).iter().chain([&held_out]);
@@ -172,7 +172,7 @@ impl Work<'_, '_> {
         asked.collect()
     }
 
-    /// How a student is asked a benchmark, and all settings that decide its answers.
+    /// How a student is tested on a benchmark, and all settings that determine its answers.
     fn settings(
         &self,
         benchmark: &Benchmark,
@@ -207,8 +207,8 @@ impl Work<'_, '_> {
         (config, settings)
     }
 
-    /// A student's answers to benchmarks, kept in a folder with the settings that they were made
-    /// with; the student is loaded only where something is missing.
+    /// A student's answers to benchmarks, stored in a folder with their settings. The student is loaded only
+    /// if answers are missing.
     fn asked(
         &self,
         load: &dyn Fn() -> Result<DecoderLm>,
@@ -233,7 +233,7 @@ impl Work<'_, '_> {
         Ok(asked)
     }
 
-    /// The answers of a cell's student to the held-out problems, which must be those of today.
+    /// The answers of a cell's student to the held-out problems, which must be the current ones.
     pub(super) fn held_out_answers(
         &self,
         cell: &Cell,
@@ -247,11 +247,11 @@ impl Work<'_, '_> {
         if !asked.eq(questions) {
             return Err(Error::RunDirectory {
                 path,
-                what: "its answers are not to the held-out problems that the data give now".into(),
+                what: "its answers are not to the held-out problems of the current data".into(),
                 hint: HINT.into(),
             });
         }
-        // By the rules of this version.
+        // Graded by the rules of this version.
         let kind = run.evaluation.kind;
         Ok(answers.into_iter().map(|answer| answer.graded_anew(kind)).collect())
     }
@@ -262,7 +262,7 @@ fn held_out(run: &RunConfig, prepared: &Prepared) -> Benchmark {
     Benchmark::of_questions(HELD_OUT, &prepared.questions, run.evaluation.kind)
 }
 
-/// The student that a cell's run has written, in the precision in which the run tested it.
+/// Loads the student that a cell's run has written, in the precision of the run's test.
 fn trained(run: &RunConfig, context: &Context<'_>) -> Result<DecoderLm> {
     let name = run.out.display().to_string();
     let options = LoadOptions {

@@ -1,17 +1,17 @@
-//! How long the rest of a study takes.
+//! Estimates the remaining time of a study.
 
 use super::config::{Cell, StudyConfig};
 use super::results::TestedAnswers;
 use super::stored::StoredCell;
 use crate::recipe::Summary;
 
-/// How long the finished runs of a study took.
+/// Durations of the finished runs of a study.
 #[derive(Debug, Default)]
 pub(super) struct RunTimes(Vec<(Cell, f64)>);
 
 impl RunTimes {
-    /// Those that earlier processes finished. What cannot be read tells no time; whether it is an
-    /// error shows where the run is taken up.
+    /// Durations of runs that earlier processes finished. Unreadable results are ignored here; they are
+    /// reported when the run itself is resumed.
     pub(super) fn of_earlier(config: &StudyConfig, cells: &[Cell]) -> Self {
         let mut times = Self::default();
         for cell in cells {
@@ -23,8 +23,8 @@ impl RunTimes {
         times
     }
 
-    /// Adds a run that this process took up for so many seconds. Where an earlier one has made a part
-    /// of it, its summary and its answers know more.
+    /// Adds a run that took this process `seconds`. If earlier processes did part of it, its summary and
+    /// answers have the total.
     pub(super) fn add(
         &mut self,
         cell: &Cell,
@@ -43,19 +43,19 @@ impl RunTimes {
         self.0.iter().any(|(finished, _)| finished == cell)
     }
 
-    /// Seconds that those of the runs will take that are not finished: `None` where there are none,
-    /// and before it can be known.
+    /// The estimated seconds for the unfinished runs among `cells`, or `None` if there are none or if no
+    /// estimate is possible yet.
     pub(super) fn left(&self, cells: &[Cell]) -> Option<f64> {
         let to_come: Vec<&Cell> = cells.iter().filter(|cell| !self.has(cell)).collect();
         if to_come.is_empty() { None } else { time_left(&self.0, &to_come) }
     }
 }
 
-/// Seconds that runs which are still to come will take, by those that are finished: `None` before it
-/// can be known, which is when each student that is to be trained has been trained once.
+/// Estimates the seconds of the remaining runs from the finished ones. `None` until each student that is
+/// still to be trained has finished a run.
 ///
-/// A run takes about as long as those of the same student, on the same data, in the same arm;
-/// without these as those in other arms, and without these as those on other data.
+/// The estimate of a run is the mean of finished runs of the same student, preferably on the same data and
+/// in the same arm, else on the same data, else on any data.
 fn time_left(finished: &[(Cell, f64)], to_come: &[&Cell]) -> Option<f64> {
     to_come.iter().map(|cell| estimate(finished, cell)).sum()
 }
@@ -92,11 +92,11 @@ mod tests {
         let to_come = [cell(0, 0, 1.0, 1), cell(1, 0, 0.0, 1)];
         assert_eq!(left(&[], &to_come), None);
         let first = (cell(0, 0, 0.0, 1), 10.0);
-        // How long the other student takes is not known.
+        // There is no estimate for the other student yet.
         assert_eq!(left(std::slice::from_ref(&first), &to_come), None);
         let second = (cell(1, 0, 0.5, 1), 70.0);
         assert_eq!(left(&[first.clone(), second], &to_come), Some(80.0));
-        // Runs that are finished take no time again.
+        // Finished runs do not count.
         let again = [first.0.clone(), cell(0, 0, 1.0, 1)];
         assert_eq!(left(std::slice::from_ref(&first), &again), Some(10.0));
         assert_eq!(left(&[first], &again[..1]), None);
@@ -109,17 +109,17 @@ mod tests {
             (cell(0, 0, 0.0, 1), 10.0),
             (cell(0, 0, 1.0, 1), 30.0),
         ];
-        // Those with other shares, and not those on other data.
+        // Runs with other shares are preferred to runs on other data.
         assert_eq!(left(&finished, &[cell(0, 0, 0.5, 1)]), Some(20.0));
         assert_eq!(left(&finished, &[cell(0, 0, 1.0, 2)]), Some(30.0));
         finished.push((cell(0, 0, 1.0, 2), 50.0));
         assert_eq!(left(&finished, &[cell(0, 0, 1.0, 3), cell(0, 0, 1.0, 4)]), Some(80.0));
-        // A choice is an arm like others.
+        // A choice is an arm like any other.
         let choice = Cell { arm: ArmKind::Choice(0), ..cell(0, 0, 0.0, 4) };
         assert_eq!(left(&finished, std::slice::from_ref(&choice)), Some(30.0));
         let chosen = [(Cell { seed: 1, ..choice.clone() }, 90.0)];
         assert_eq!(left(&chosen, &[choice]), Some(90.0));
-        // Those on other data where there are no others.
+        // Runs on other data are used if there are no others.
         assert_eq!(left(&finished[..1], &[cell(0, 0, 0.0, 1)]), Some(100.0));
     }
 }

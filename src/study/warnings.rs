@@ -1,4 +1,4 @@
-//! What a reader must know before believing a study's numbers.
+//! Warnings that qualify a study's numbers.
 
 use super::arms::ArmKind;
 use super::config::{Cell, ComparisonConfig, StudyConfig};
@@ -9,13 +9,11 @@ use crate::eval::{Difference, score as score_of};
 use crate::recipe::Summary;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Seeds and problems that a study has by the rule; with fewer its numbers say little, and with fewer
-/// seeds no difference has a star.
+/// The recommended minimum of seeds and test problems. With fewer seeds, no difference has a star.
 pub(super) const SEEDS: usize = 3;
 const PROBLEMS: usize = 500;
 
-/// Where there are few seeds or problems, and where cells that are compared differ in what they may
-/// use.
+/// Warnings about few seeds or problems, and about compared cells with different budgets.
 pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
     let mut warnings: Vec<String> = few_seeds(config.seeds.len()).into_iter().collect();
     for (number, comparison) in config.comparisons.iter().enumerate() {
@@ -33,7 +31,8 @@ pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
         let updates: BTreeSet<usize> =
             cells.iter().map(|(_, summary, _)| summary.outcome.step).collect();
         if updates.len() > 1 {
-            warnings.push(format!("{}: updates differ, {updates:?}", comparison.name));
+            warnings
+                .push(format!("{}: updates differ between cells, {updates:?}", comparison.name));
         }
         for (student, of) in config.students.iter().enumerate() {
             let own = cells.iter().filter(|(cell, ..)| cell.student == student);
@@ -45,17 +44,17 @@ pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
     warnings
 }
 
-/// Cells that are known by what is stored of them alone.
+/// A warning about cells that are read from `results/` because their folders are missing.
 pub(super) fn of_stored(cells: usize) -> Option<String> {
     (cells > 0).then(|| {
         format!(
-            "{cells} cells have no folder here and are taken from results/: their answers are graded \
-             as they were when these were made, and ranks of their tokens are not shown"
+            "{cells} cells are read from results/ because their folders are missing: their answers keep \
+             their earlier grades, and the ranks of their tokens are not shown"
         )
     })
 }
 
-/// Where cells were made on machines that may compute otherwise.
+/// Warnings about cells that ran on machines whose results may differ.
 pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
     let differ = |what: &str, part: &dyn Fn(&Machine) -> String| {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -65,13 +64,13 @@ pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
         let each = counts.iter().map(|(name, count)| format!("{name} ({count})"));
         (counts.len() > 1).then(|| {
             format!(
-                "{what} differ between cells, so that one made anew on another machine may come to other \
+                "{what} differ between cells, so training a cell again on another machine may change its \
                  numbers: {}",
                 each.collect::<Vec<_>>().join(", ")
             )
         })
     };
-    // On flex any number of threads gives the same bits.
+    // On flex, results do not depend on the number of threads.
     let counts_threads = machines.iter().any(|machine| machine.backend != "flex");
     let threads = || differ("threads", &|machine| machine.threads.to_string());
     [
@@ -84,17 +83,17 @@ pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
     .collect()
 }
 
-/// Where the answers of cells were graded by the rules of different versions.
+/// A warning about cells whose answers were graded by different versions of the program.
 pub(super) fn of_versions(versions: &[Option<String>]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for version in versions {
-        *counts.entry(version.as_deref().unwrap_or("not known")).or_default() += 1;
+        *counts.entry(version.as_deref().unwrap_or("unknown")).or_default() += 1;
     }
     let each = counts.iter().map(|(name, count)| format!("{name} ({count})")).collect::<Vec<_>>();
     (counts.len() > 1).then(|| {
         format!(
-            "versions of mixdistill differ between cells, so that their answers may be graded by different \
-             rules: {}; where the folders of cells are, the study without --share grades all anew",
+            "versions of mixdistill differ between cells, so their answers may be graded by different rules: \
+             {}; to regrade all answers, run the study without --share where the folders of the cells are",
             each.join(", ")
         )
     })
@@ -104,12 +103,12 @@ fn few_seeds(seeds: usize) -> Option<String> {
     match seeds {
         SEEDS.. => None,
         1 => Some(format!(
-            "one seed, and the rule is {SEEDS}: how much another training would differ is in no \
-             interval, and no difference has a star"
+            "only one seed, and at least {SEEDS} are recommended: no interval covers the variance \
+             between training runs, and no difference has a star"
         )),
         _ => Some(format!(
-            "{seeds} seeds, and the rule is {SEEDS}: how much trainings differ is estimated from as \
-             many only, at half its size, and no difference has a star"
+            "only {seeds} seeds, and at least {SEEDS} are recommended: the variance between training \
+             runs is underestimated by half, and no difference has a star"
         )),
     }
 }
@@ -121,29 +120,29 @@ fn few_problems(comparison: &ComparisonConfig, cells: &[&CellResult]) -> Option<
         few.map(|tested| format!("{} has {}", tested.benchmark, tested.hits.len())).collect();
     (!few.is_empty()).then(|| {
         format!(
-            "{}: fewer than {PROBLEMS} problems, which is the rule: {}",
+            "{}: fewer than the recommended {PROBLEMS} test problems: {}",
             comparison.name,
             few.join(", ")
         )
     })
 }
 
-/// Where even the smallest p-value would be corrected to more than the level.
+/// A warning if even the smallest p-value would not be significant after correction.
 fn few_resamples(config: &StudyConfig, comparison: &ComparisonConfig) -> Option<String> {
     let tests = pairs(comparison).len() * config.students.len();
     let smallest = Difference::smallest_p(config.resamples);
     (tests as f64 * smallest >= LEVEL).then(|| {
         let enough = (2.0 * tests as f64 / LEVEL).ceil();
         format!(
-            "{}: {} resamples show no p-value below {smallest:.4}, which Holm's correction for \
-             {tests} tests takes above {LEVEL}: no difference can have a star; set resamples to \
-             {enough} or more",
+            "{}: with {} resamples, no p-value is below {smallest:.4}, and Holm's correction for \
+             {tests} tests raises that to {LEVEL} or more, so no difference can have a star; set \
+             resamples to {enough} or more",
             comparison.name, config.resamples
         )
     })
 }
 
-/// Where nearly all or nearly no answers are right, differences have no room.
+/// A warning if nearly all or nearly no answers are correct, so that differences have no room.
 fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Option<String> {
     const EDGE: f64 = 0.05;
     let scores: Vec<f64> = cells.map(|(.., answers)| score_of(&answers.hits())).collect();
@@ -154,12 +153,12 @@ fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Optio
         () => return None,
     };
     Some(format!(
-        "{name}: {edge} is right, whatever it was trained on; these scores say nothing of a gap, and \
-         intervals of no width are no certainty"
+        "{name}: {edge} is correct, whatever the arm, so these scores say nothing about a gap; an \
+         interval of zero width does not mean certainty"
     ))
 }
 
-/// Choices that took the answers of one source only, in words.
+/// Warnings about choices that selected the answers of only one source.
 fn one_source<'a>(
     name: &str,
     comparison: &ComparisonConfig,
@@ -172,13 +171,13 @@ fn one_source<'a>(
         if let (ArmKind::Choice(_) | ArmKind::Inverse(_), [only]) = (cell.arm, &used[..]) {
             let so = match cell.arm {
                 ArmKind::Inverse(_) => {
-                    format!("the choice less it is a difference of shares, too, as to {only} alone")
+                    format!("choice minus inverse also compares shares, as with {only} alone")
                 }
-                _ => format!("its control has the same share as {only} alone"),
+                _ => format!("its control has the same shares as {only} alone"),
             };
             let warning = format!(
-                "{name}: {} takes answers of {only} only, so that {so}; a floor for the others would \
-                 keep some",
+                "{name}: {} selects only {only} answers, so {so}; set a floor to keep some of the \
+                 others",
                 comparison.title(cell.arm)
             );
             if !warnings.contains(&warning) {
@@ -189,7 +188,8 @@ fn one_source<'a>(
     warnings
 }
 
-/// Where training ends within an epoch: a control has the shares of its choice in whole epochs only.
+/// A warning if training ends within an epoch: a control has the shares of its choice only over whole
+/// epochs.
 fn part_of_an_epoch<'a>(
     name: &str,
     cells: impl Iterator<Item = &'a CellResult> + Clone,
@@ -205,28 +205,27 @@ fn part_of_an_epoch<'a>(
     }
     (largest > 0.0).then(|| {
         format!(
-            "{name}: training is no whole number of epochs, so that controls have seen shares of the \
-             sources that are up to {:.2} points from those of their choice; set train.epochs to a whole \
-             number",
+            "{name}: training is not a whole number of epochs, so controls saw source shares up to \
+             {:.2} points from those of their choice; set train.epochs to a whole number",
             100.0 * largest
         )
     })
 }
 
-/// The share that each source has of the rows that training saw.
+/// The share of each source in the rows that training saw.
 fn seen_shares(summary: &Summary) -> BTreeMap<&str, f64> {
     let rows: u64 = summary.seen.iter().map(|source| source.rows).sum();
     let share = |rows_of: u64| rows_of as f64 / rows.max(1) as f64;
     summary.seen.iter().map(|source| (source.name.as_str(), share(source.rows))).collect()
 }
 
-/// The largest difference of two lists of shares; none where one of them is not known.
+/// The largest difference between two lists of shares, 0 if one of them is unknown.
 fn apart(first: &BTreeMap<&str, f64>, second: &BTreeMap<&str, f64>) -> f64 {
     let both = first.iter().filter_map(|(name, share)| Some((share, second.get(name)?)));
     both.map(|(first, second)| (first - second).abs()).fold(0.0, f64::max)
 }
 
-/// What differs between the cells of a student that are compared.
+/// Warnings about differences between compared cells of a student.
 fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> {
     let mut warnings = vec![];
     let mut differ = |what: &str, part: fn(&Summary) -> u64| {
@@ -238,9 +237,9 @@ fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> 
         }
     };
     differ("length limits", |summary| summary.config.data.max_length as u64);
-    differ("problems", |summary| summary.ledger.training as u64);
+    differ("problem counts", |summary| summary.ledger.training as u64);
     if with_tokens {
-        differ("trained tokens (as the answers' lengths do)", |summary| summary.trained_tokens);
+        differ("trained tokens (as answer lengths do)", |summary| summary.trained_tokens);
     }
     warnings
 }
@@ -259,7 +258,7 @@ mod tests {
         };
         let alike = [machine("a", 2, "cuda"), machine("a", 2, "cuda")];
         assert!(of_machines(&alike).is_empty() && of_machines(&[]).is_empty());
-        // The number of threads changes nothing on flex.
+        // On flex, the number of threads does not matter.
         let told = of_machines(&["a", "b", "b"].map(|name| machine(name, name.len(), "flex")));
         assert!(told.len() == 1 && told[0].starts_with("processors"), "{told:?}");
         assert!(told[0].ends_with("a (1), b (2)"), "{told:?}");
@@ -280,13 +279,13 @@ mod tests {
             assert_eq!(of_versions(&versions(same)), None);
         }
         let told = of_versions(&versions(&["1.0.0", "", "1.0.0"])).unwrap();
-        assert!(told.contains("1.0.0 (2), not known (1)"), "{told}");
+        assert!(told.contains("1.0.0 (2), unknown (1)"), "{told}");
     }
 
     #[test]
     fn fewer_seeds_than_the_rule_are_told() {
         assert!(few_seeds(1).unwrap().contains("one seed"));
-        assert!(few_seeds(2).unwrap().starts_with("2 seeds, and the rule is 3"));
+        assert!(few_seeds(2).unwrap().starts_with("only 2 seeds, and at least 3"));
         assert_eq!(few_seeds(3), None);
         assert!(
             [1, 2]

@@ -1,7 +1,6 @@
-//! The one form of amounts of memory and disk.
+//! Amounts of memory and disk space.
 
-/// Bytes as people read them: `12 MiB`, `1.46 GiB`, `120 GiB`. What is no amount (negative, NaN,
-/// infinite) is `?`.
+/// Formats a number of bytes: `12 MiB`, `1.46 GiB`, `120 GiB`. Negative, NaN, and infinite values give `?`.
 ///
 /// ```
 /// use mixdistill::text::bytes;
@@ -14,7 +13,7 @@ pub fn bytes(bytes: f64) -> String {
         return "?".into();
     }
     let mib = bytes / 1024.0 / 1024.0;
-    // Rounded first, so that there are no 1024 MiB.
+    // Round first, to avoid `1024 MiB`.
     match mib.round() {
         0.0 if bytes > 0.0 => "below 1 MiB".into(),
         whole if whole < 1024.0 => format!("{whole} MiB"),

@@ -1,7 +1,7 @@
-//! The one form of time.
+//! Durations.
 
-/// A time as people read it: `0.4 s`, `12 s`, `1:29 min`, `2:05 h`. What is no time (negative, NaN,
-/// infinite) is `?`.
+/// Formats a duration in seconds: `0.4 s`, `12 s`, `1:29 min`, `2:05 h`. Negative, NaN, and infinite values
+/// give `?`.
 ///
 /// ```
 /// use mixdistill::text::duration;
@@ -14,7 +14,7 @@ pub fn duration(seconds: f64) -> String {
     if !(seconds >= 0.0 && seconds.is_finite()) {
         return "?".into();
     }
-    // Rounded first, so that no part comes to 60 of its unit.
+    // Round first, so that no unit shows 60.
     let tenths = (seconds * 10.0).round();
     if tenths < 100.0 {
         return format!("{:.1} s", tenths / 10.0);

@@ -1,14 +1,14 @@
-//! The one form of tables: as text of a given width, and as Markdown.
+//! Tables as text of a given width and as Markdown.
 
 use super::{columns, columns_of, shortened};
 
-/// Columns between two columns of a table.
+/// Spaces between two columns of a table.
 const GAP: usize = 2;
 
-/// What a name may be cut to, so that there is room for numbers beside it.
+/// Minimum width of a shortened name, which makes room for figures.
 const SHORTEST_NAME: usize = 8;
 
-/// A table: the first column has names, on the left; the others have figures, on the right.
+/// A table whose first column has names, aligned left, and whose other columns have figures, aligned right.
 ///
 /// ```
 /// use mixdistill::text::Table;
@@ -20,7 +20,7 @@ const SHORTEST_NAME: usize = 8;
 ///     table.to_text(80),
 ///     "source  rows  tokens\nlong    1800  279675\nshort   7200  484216"
 /// );
-/// // What does not fit stands below, beside the names again.
+/// // Columns that do not fit follow below, with the names repeated.
 /// assert_eq!(
 ///     table.to_text(14),
 ///     "source  rows\nlong    1800\nshort   7200\n\nsource  tokens\nlong    279675\nshort   484216"
@@ -30,25 +30,24 @@ const SHORTEST_NAME: usize = 8;
 pub struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
-    /// Whether the other columns are text too.
+    /// Whether the other columns are text as well.
     of_text: bool,
 }
 
 impl Table {
-    /// A table with these columns and no rows.
+    /// Creates a table with these columns and no rows.
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Self {
         let header = header.into_iter().map(Into::into).collect();
         Self { header, rows: vec![], of_text: false }
     }
 
-    /// The same with all columns on the left, as text.
+    /// Aligns all columns left, as text.
     pub fn of_text(mut self) -> Self {
         self.of_text = true;
         self
     }
 
-    /// Adds a row. Cells that it lacks are empty, and those that no column is for make one without a
-    /// name.
+    /// Adds a row. Missing cells are empty. Extra cells add columns without a name.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         let mut cells: Vec<String> = cells.into_iter().map(Into::into).collect();
         let count = cells.len().max(self.header.len());
@@ -65,14 +64,14 @@ impl Table {
         &self.header
     }
 
-    /// The rows, each with a cell for each column.
+    /// The rows, each with one cell per column.
     pub fn rows(&self) -> &[Vec<String>] {
         &self.rows
     }
 
-    /// The table in lines of at most `width` columns of a terminal. Columns that do not fit stand in
-    /// further parts below, each beside the names again. A name is cut in its middle where it leaves
-    /// no room for a figure; a figure never is.
+    /// Formats the table in lines of at most `width` terminal columns. Columns that do not fit follow in
+    /// further parts, each with the names repeated. Names are shortened in the middle if they leave no room
+    /// for a figure; figures are never shortened.
     pub fn to_text(&self, width: usize) -> String {
         let rows: Vec<Vec<String>> =
             std::iter::once(&self.header).chain(&self.rows).map(|row| plain(row)).collect();
@@ -83,7 +82,7 @@ impl Table {
         let whole = names + figures.iter().map(|figure| figure + GAP).sum::<usize>();
         let names = match whole <= width {
             true => *names,
-            // Some room for figures, and enough for the widest one.
+            // Leave some room for figures, and enough for the widest one.
             false => {
                 let largest = figures.iter().max().map_or(0, |figure| figure + GAP);
                 let room = width.saturating_sub(largest).min(width * 2 / 5);
@@ -94,7 +93,7 @@ impl Table {
         let mut parts = vec![];
         let mut first = 1;
         loop {
-            // At least one column, however narrow it is.
+            // At least one column, even if it does not fit.
             let mut used = names;
             let more = |width_of: &&usize| {
                 used += GAP + **width_of;
@@ -118,7 +117,7 @@ impl Table {
         }
     }
 
-    /// The table as Markdown; it ends with the end of a line.
+    /// Formats the table as Markdown, with a line break at the end.
     pub fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> =
@@ -137,7 +136,7 @@ impl Table {
     }
 }
 
-/// Text in a table or paragraph of Markdown.
+/// Escapes text for a Markdown table or paragraph.
 pub(crate) fn markdown_escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -151,7 +150,7 @@ pub(crate) fn markdown_escaped(text: &str) -> String {
     out
 }
 
-/// The cells without what would part a line.
+/// Replaces control characters, which would break the line.
 fn plain(row: &[String]) -> Vec<String> {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     row.iter().map(|cell| cell.chars().map(plain).collect()).collect()
@@ -190,7 +189,7 @@ mod tests {
                 assert!(part.starts_with("source") && part.contains("\nlong"), "{width}:\n{text}");
             }
         }
-        // Even where nothing fits there is a table.
+        // A width of 0 still gives a table.
         assert_eq!(table().to_text(0).split("\n\n").count(), 4);
     }
 

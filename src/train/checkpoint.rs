@@ -1,16 +1,17 @@
-//! Checkpoints: everything that the next step depends on, whole or absent.
+//! Checkpoints: everything that the next step depends on, complete or absent.
 //!
 //! ```text
 //! checkpoints/step-000200/
-//!   model.safetensors       weights that are trained, f32, under Hugging Face's names
-//!   optimizer.safetensors   NAME.exp_avg, NAME.exp_avg_sq, of 8 bits with NAME.exp_avg.absmax and
-//!                           NAME.exp_avg_sq.absmax; of Burn's own optimizers optimizer.bpk
-//!   state.json              version, step, updates of each moment, best step, settings of the run
+//!   model.safetensors       trained weights, f32, under Hugging Face names
+//!   optimizer.safetensors   NAME.exp_avg and NAME.exp_avg_sq; 8-bit moments also have
+//!                           NAME.exp_avg.absmax and NAME.exp_avg_sq.absmax
+//!                           (Burn's own optimizers write optimizer.bpk instead)
+//!   state.json              version, step, update counts of the moments, best step, settings of the run
 //!   manifest.json           length and SHA-256 of each file above
 //! ```
 //!
-//! A checkpoint is written beside its place, flushed, and renamed. The order of the data and all
-//! random choices are functions of the seed and the step, so they need no state of their own.
+//! A checkpoint is written to a temporary folder, flushed, and renamed. The order of the data and all random
+//! choices are functions of the seed and the step, so they need no stored state.
 
 use super::optimizer::SavedPart;
 use super::selection::Selection;
@@ -30,7 +31,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Version of the format.
+/// Version of the checkpoint format.
 const VERSION: u32 = 3;
 const WEIGHTS: &str = "model.safetensors";
 const STATE: &str = "state.json";
@@ -39,10 +40,10 @@ const STATE: &str = "state.json";
 pub(super) struct State {
     version: u32,
     step: usize,
-    /// What the optimizer keeps beside its file: of AdamW the updates of each moment.
+    /// What the optimizer stores besides its file. For AdamW, the number of updates of each parameter.
     updates: BTreeMap<String, u64>,
     selection: Selection,
-    /// Whether the evaluation of this step is still to be made.
+    /// Whether the evaluation of this step is still due.
     evaluation_due: bool,
     settings: serde_json::Value,
 }
@@ -54,7 +55,7 @@ struct FileEntry {
 }
 
 impl FileEntry {
-    /// Length and checksum of a file.
+    /// Computes the length and checksum of a file.
     fn of(path: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
@@ -76,7 +77,7 @@ impl FileEntry {
     }
 }
 
-/// Makes writing slow where a test asks for it, so that a signal finds it half done.
+/// Slows writing down if a test asks for it, so that a signal arrives in the middle.
 fn linger() {
     let asked = std::env::var("MIXDISTILL_TEST_LINGER_MS").ok();
     if let Some(milliseconds) = asked.and_then(|text| text.parse().ok()) {
@@ -94,38 +95,38 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// Checkpoints in `folder`, of which the newest `keep` are kept. `settings` say what the run
-    /// is; a checkpoint of other settings is refused when it is read.
+    /// Stores checkpoints in `folder` and keeps the newest `keep`. `settings` identify the run: a checkpoint
+    /// with other settings is refused when it is read.
     pub fn new(folder: impl Into<PathBuf>, keep: usize, settings: serde_json::Value) -> Self {
         Self { folder: folder.into(), keep: keep.max(1), settings, allow_changes: false }
     }
 
-    /// Whether checkpoints of other settings are read too.
+    /// Sets whether checkpoints with other settings are accepted.
     pub fn allowing_changes(mut self, allow: bool) -> Self {
         self.allow_changes = allow;
         self
     }
 
-    /// What is safe on disk, in words.
+    /// Describes what is safe on disk, for error messages.
     pub fn safe(&self) -> String {
         match self.newest_path() {
             Ok(Some(path)) => {
-                format!("Safe on disk: {}; mend the cause and resume the run", path.display())
+                format!("Safe on disk: {}; fix the cause and resume the run", path.display())
             }
             _ => format!("No checkpoint is in {}", self.folder.display()),
         }
     }
 
-    /// Where the checkpoint of a step is, once it is whole.
+    /// The path of the checkpoint of a step.
     pub fn place_of(&self, step: usize) -> PathBuf {
         self.folder.join(format!("step-{step:06}"))
     }
 
-    /// Writes a checkpoint and then removes the oldest ones beyond those to keep; the best one, where
-    /// it is kept, is not counted.
+    /// Writes a checkpoint, then removes the oldest ones beyond the number to keep. A best checkpoint that is
+    /// kept is not counted.
     ///
     /// # Errors
-    /// [`Error::Io`]; earlier checkpoints are left as they are.
+    /// [`Error::Io`]; earlier checkpoints are unchanged.
     pub(super) fn save<M: CausalLm>(&self, learner: &LearnerState<M>) -> Result<PathBuf> {
         let place = self.place_of(learner.step);
         let parts = learner.gathered_parts()?;
@@ -134,17 +135,18 @@ impl CheckpointStore {
             self.save_here(learner, &parts.parts)?;
         }
         if !ranks.is_solo() {
-            // The others wait until it is there.
+            // The other ranks wait until the checkpoint is complete.
             ranks.told_by_leader(Topic::Saved, || Ok(vec![]), false)?;
         }
         Ok(place)
     }
 
-    /// As [`CheckpointStore::save`], with the parts of the optimizer's state that other ranks have.
+    /// Implements [`CheckpointStore::save`] on the leader, with the optimizer state of the other ranks in
+    /// `parts`.
     fn save_here<M: CausalLm>(&self, learner: &LearnerState<M>, parts: &[SavedPart]) -> Result<()> {
         let place = self.place_of(learner.step);
         let beside = self.folder.join(format!(".writing-step-{:06}", learner.step));
-        // Of a run directory that is gone nothing is made anew: it may have been moved.
+        // A run directory that is gone may have been moved, so it is not created again.
         if learner.saved.is_some()
             && let Some(parent) = self.folder.parent().filter(|parent| !parent.exists())
         {
@@ -156,11 +158,11 @@ impl CheckpointStore {
         }
         fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
         if let Err(error) = self.write(learner, &beside, parts) {
-            // On a full disk what was begun takes room; the error that counts is the first.
+            // Frees the space on a full disk. The first error is the one to report.
             let _ = remove_folder(&beside);
             return Err(error);
         }
-        // A checkpoint of the same step can only be a damaged one, or one of the same bytes.
+        // An existing checkpoint of this step is either damaged or identical.
         remove_folder(&place)?;
         fs::rename(&beside, &place).map_err(|e| Error::io("rename", &beside, e))?;
         flush_folder(&self.folder)?;
@@ -176,7 +178,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Writes all files of a checkpoint into a folder and flushes them.
+    /// Writes and flushes all files of a checkpoint.
     fn write<M: CausalLm>(
         &self,
         learner: &LearnerState<M>,
@@ -211,7 +213,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// What killed processes have begun.
+    /// Folders that killed processes left unfinished.
     fn unfinished(&self) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
         let names = entries.flatten().map(|entry| entry.path());
@@ -221,7 +223,7 @@ impl CheckpointStore {
         Ok(names.filter(begun).collect())
     }
 
-    /// All checkpoints, oldest first, whether valid or not.
+    /// All checkpoints, oldest first, valid or not.
     fn all(&self) -> Result<Vec<(usize, PathBuf)>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -239,7 +241,7 @@ impl CheckpointStore {
         Ok(found)
     }
 
-    /// The directory of the newest checkpoint, without looking inside.
+    /// The directory of the newest checkpoint, valid or not.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -247,13 +249,13 @@ impl CheckpointStore {
         Ok(self.all()?.pop().map(|(_, path)| path))
     }
 
-    /// Reads the newest valid checkpoint into a learner whose model has the right shape. Returns
-    /// where it was and what is wrong with newer ones, which are renamed to `damaged-step-...`, so
-    /// that they are not counted among those to keep.
+    /// Loads the newest valid checkpoint into a learner with a matching model. Returns its path and the
+    /// problems of newer checkpoints. Damaged ones are renamed to `damaged-step-...`, so that they do not
+    /// count toward the number to keep.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
-    /// other settings; [`Error::Io`].
+    /// [`Error::Checkpoint`] if no checkpoint is valid, or if it belongs to a run with other settings;
+    /// [`Error::Io`].
     pub(super) fn resume<M: CausalLm>(
         &self,
         learner: &mut LearnerState<M>,
@@ -278,7 +280,7 @@ impl CheckpointStore {
                 }
                 Err(error) => {
                     skipped.push(error.to_string());
-                    // What cannot be read today may be whole all the same.
+                    // A checkpoint that cannot be read now may still be intact.
                     let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
                     if !matches!(&error, Error::Io { source, .. } if !missing(source)) {
                         damaged.push(path);
@@ -292,14 +294,14 @@ impl CheckpointStore {
                 [] => "there is no checkpoint".into(),
                 _ => format!("no checkpoint is valid: {}", skipped.join("; ")),
             },
-            hint: "Start the run anew".into(),
+            hint: "Start the run again".into(),
         })
     }
 
-    /// Reads the checkpoint of one step into a learner.
+    /// Loads the checkpoint of one step into a learner.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
+    /// [`Error::Checkpoint`] if it is missing, damaged, or has other settings; [`Error::Io`].
     pub(super) fn restore<M: CausalLm>(
         &self,
         step: usize,
@@ -325,18 +327,17 @@ impl CheckpointStore {
             hint: hint.into(),
         };
         if state.version != VERSION {
-            let what = format!("it has version {}, not {VERSION}", state.version);
-            return Err(failed(what, "Use the version of the program that wrote it"));
+            let what = format!("its format is version {}, not {VERSION}", state.version);
+            return Err(failed(what, "Use the program version that wrote it"));
         }
         let differences = differences(&state.settings, &self.settings, "");
         if !differences.is_empty() && !self.allow_changes {
-            let what = format!("it belongs to other settings: {}", differences.join(", "));
-            let hint =
-                "Resume with the settings and data that it was made with, or allow the change";
+            let what = format!("it was written with other settings: {}", differences.join(", "));
+            let hint = "Resume with the settings and data of the original run, or allow the change";
             return Err(failed(what, hint));
         }
         let mut weights = WeightFiles::open_file(path.join(WEIGHTS))?;
-        let foreign = "It belongs to another model";
+        let foreign = "Resume with the model that it was written for";
         let model = learner.model().clone();
         let mut unreadable = None;
         let mut read = |name: &str| match weights.read(name) {
@@ -352,8 +353,8 @@ impl CheckpointStore {
         })?;
         let file = path.join(learner.optimizer.file_name());
         if !file.is_file() {
-            let what = format!("it lacks {}", learner.optimizer.file_name());
-            return Err(failed(what, "Resume with the optimizer that it was made with"));
+            let what = format!("{} is missing", learner.optimizer.file_name());
+            return Err(failed(what, "Resume with the optimizer of the original run"));
         }
         let updates = learner.own_updates(&state.updates);
         let model = learner.optimizer.load(model, &file, &updates);
@@ -364,7 +365,7 @@ impl CheckpointStore {
         learner.step = state.step;
         learner.evaluation_due = state.evaluation_due;
         learner.saved = Some(state.step);
-        // A best step by other data says nothing, and one without a checkpoint cannot be gone back to.
+        // A best step is kept only if the data is the same and its checkpoint exists.
         let kept = state.selection.best.is_none_or(|best| {
             let place = self.place_of(best.step);
             !learner.keep_best || best.step == state.step || verified_state(&place).is_ok()
@@ -375,24 +376,24 @@ impl CheckpointStore {
     }
 }
 
-/// The state of a checkpoint whose files all are what its manifest says.
+/// Returns the state of a checkpoint after checking its files against the manifest.
 pub(super) fn verified_state(path: &Path) -> Result<State> {
     let failed = |what: String| Error::Checkpoint {
         path: path.to_owned(),
         what,
-        hint: "It was skipped".into(),
+        hint: "Restore the file from a backup, or resume from an earlier checkpoint".into(),
     };
     let manifest = read_file(&path.join("manifest.json"))?;
     let manifest: BTreeMap<String, FileEntry> =
         serde_json::from_slice(&manifest).map_err(|e| failed(format!("manifest.json: {e}")))?;
     if let Some(name) = [WEIGHTS, STATE].iter().find(|name| !manifest.contains_key(**name)) {
-        return Err(failed(format!("{name} is not listed")));
+        return Err(failed(format!("manifest.json does not list {name}")));
     }
-    // Its own files, and no others, whatever the manifest says.
+    // Accepts only files inside the checkpoint's folder, whatever the manifest lists.
     let is_plain = |name: &str| Path::new(name).file_name().is_some_and(|file| file == name);
     for (name, entry) in &manifest {
         if !is_plain(name) {
-            return Err(failed("manifest.json names files elsewhere".into()));
+            return Err(failed("manifest.json names files in other folders".into()));
         }
         if FileEntry::of(&path.join(name))? != *entry {
             return Err(failed(format!("{name} is damaged")));
@@ -402,7 +403,7 @@ pub(super) fn verified_state(path: &Path) -> Result<State> {
         .map_err(|e| failed(format!("state.json: {e}")))
 }
 
-/// The names of a checkpoint's files, by its manifest.
+/// The file names in a checkpoint's manifest, and the manifest itself.
 pub(super) fn file_names(path: &Path) -> Result<Vec<String>> {
     const MANIFEST: &str = "manifest.json";
     let manifest: BTreeMap<String, FileEntry> =
@@ -410,7 +411,7 @@ pub(super) fn file_names(path: &Path) -> Result<Vec<String>> {
             Error::Checkpoint {
                 path: path.to_owned(),
                 what: format!("{MANIFEST}: {e}"),
-                hint: "It is damaged".into(),
+                hint: "Use another checkpoint; this one is damaged".into(),
             }
         })?;
     Ok(manifest.into_keys().chain([MANIFEST.to_owned()]).collect())
@@ -419,8 +420,8 @@ pub(super) fn file_names(path: &Path) -> Result<Vec<String>> {
 fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(value).map_err(|e| Error::Checkpoint {
         path: path.to_owned(),
-        what: format!("its state cannot be written: {e}"),
-        hint: "This is a defect; please report it".into(),
+        what: format!("cannot write its state: {e}"),
+        hint: "This is a bug; please report it".into(),
     })
 }
 
@@ -437,7 +438,7 @@ fn write_flushed(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| Error::io("write", path, e))
 }
 
-/// Gives a damaged checkpoint a name under which it is not read again.
+/// Renames a damaged checkpoint so that it is not read again.
 fn set_aside(path: &Path) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let aside = path.with_file_name(format!("damaged-{name}"));

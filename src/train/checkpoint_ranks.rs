@@ -1,5 +1,5 @@
-//! Checkpoints of several ranks: the leader writes and reads them, whole, so that they belong to no number
-//! of ranks.
+//! Checkpoints in training on several ranks. The leader writes and reads complete checkpoints, so they do not
+//! depend on the number of ranks.
 
 use super::checkpoint::{CheckpointStore, file_names, verified_state};
 use super::optimizer::SavedPart;
@@ -15,7 +15,7 @@ use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// What the leader says of a checkpoint that it has read.
+/// What the leader reports about a checkpoint that it has read.
 #[derive(Serialize, Deserialize)]
 struct Announced {
     path: PathBuf,
@@ -24,17 +24,17 @@ struct Announced {
     selection: Selection,
 }
 
-/// Parts of an optimizer's state, and the folder that they are in.
+/// Parts of an optimizer's state, and the folder that holds them.
 pub(super) struct Parts {
     pub parts: Vec<SavedPart>,
     _folder: Option<TempDir>,
 }
 
 impl<M: CausalLm> LearnerState<M> {
-    /// The parts of the optimizer's state that other ranks have; they give them to the leader.
+    /// Collects the optimizer state of the other ranks on the leader.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Ranks`]; what the optimizer gives.
+    /// [`Error::Io`]; [`Error::Ranks`]; errors of the optimizer.
     pub(super) fn gathered_parts(&self) -> Result<Parts> {
         if !self.shards {
             return Ok(Parts { parts: vec![], _folder: None });
@@ -59,7 +59,7 @@ impl<M: CausalLm> LearnerState<M> {
         Ok(Parts { parts, _folder: Some(folder) })
     }
 
-    /// Of what an optimizer keeps beside its file, that of this rank's own parameters.
+    /// Selects the entries of `updates` that belong to this rank's parameters.
     pub(super) fn own_updates(&self, updates: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         if !self.shards {
             return updates.clone();
@@ -73,10 +73,10 @@ impl<M: CausalLm> LearnerState<M> {
 }
 
 impl CheckpointStore {
-    /// Reads a checkpoint on all ranks: `read` on the leader, which sends its files to the others.
+    /// Reads a checkpoint on all ranks: the leader calls `read` and sends the files to the others.
     ///
     /// # Errors
-    /// What `read` gives, on all ranks; [`Error::Io`]; [`Error::Ranks`].
+    /// Errors of `read`, on all ranks; [`Error::Io`]; [`Error::Ranks`].
     pub(super) fn read_together<M: CausalLm>(
         &self,
         learner: &mut LearnerState<M>,
@@ -113,7 +113,7 @@ impl CheckpointStore {
             announced.map_err(|what| Error::Checkpoint {
                 path: self.place_of(learner.step),
                 what: format!("rank 0 cannot read it: {what}"),
-                hint: "Mend the cause there".into(),
+                hint: "Fix the cause on rank 0".into(),
             })?;
         let folder = ranks.scratch()?;
         let place = folder.path().join(path.file_name().unwrap_or_default());
@@ -122,7 +122,7 @@ impl CheckpointStore {
             ranks.receive_file(topic, 0, &place.join(name))?;
         }
         self.read(&place, verified_state(&place)?, learner)?;
-        // What the leader has found beside it is not here.
+        // Only the leader can check for the best checkpoint on its disk.
         learner.selection = selection;
         Ok((path, skipped))
     }

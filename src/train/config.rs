@@ -1,34 +1,35 @@
-//! How training goes: one home for every option.
+//! Settings of a training run: [`TrainConfig`].
 
 use crate::data::{Batch, BatchLayout, Packing, Row};
 use crate::error::{Error, Result};
 use crate::model::{Objective, StepOptions};
 use serde::{Deserialize, Serialize};
 
-/// The learning rate after the warm-up.
+/// How the learning rate changes after the warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrSchedule {
-    /// Half a cosine down to the smallest rate.
+    /// Falls along half a cosine to `min_lr_ratio` times the peak. A good default.
     #[default]
     Cosine,
-    /// A line down to the smallest rate.
+    /// Falls linearly to `min_lr_ratio` times the peak.
     Linear,
-    /// The peak rate to the end.
+    /// Stays at the peak; `min_lr_ratio` has no effect.
     Constant,
-    /// Warm-up-stable-decay: the peak rate, then a line down over the last fifth of the steps.
+    /// Warmup-stable-decay: stays at the peak, then falls linearly to `min_lr_ratio` times the peak over the
+    /// last fifth of the steps after the warmup.
     WarmupStableDecay,
 }
 
-/// How AdamW keeps its moments.
+/// How AdamW stores its moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MomentType {
-    /// 32 bits each: 8 bytes for each trained parameter.
+    /// 32 bits per value: 8 bytes of optimizer state per trained parameter.
     #[default]
     #[serde(rename = "f32")]
     F32,
-    /// 8 bits each in blocks of 256 with a scale, as bitsandbytes has them: 2 bytes for each trained
-    /// parameter. Those of tensors of fewer than 4,096 elements stay f32.
+    /// 8 bits per value in blocks of 256 with one scale each, as in bitsandbytes: about 2 bytes of optimizer
+    /// state per trained parameter. Tensors of fewer than 4,096 elements keep f32 moments.
     #[serde(rename = "8bit")]
     EightBit,
 }
@@ -40,30 +41,33 @@ pub enum OnNotFinite {
     /// Training ends with an error that names the rows of the step.
     #[default]
     Stop,
-    /// The step changes nothing and is counted; more than ten in a row end the training.
+    /// The step changes no weights and is counted as skipped. More than ten skipped steps in a row end
+    /// training with an error.
     Skip,
-    /// Training goes back to the newest checkpoint and leaves the step out when it comes again;
-    /// more than ten times end the training.
+    /// Training returns to the newest checkpoint and skips the step when it reaches it again. More than ten
+    /// rollbacks, or no checkpoint, end training with an error.
     RollBack,
 }
 
-/// Parameters with settings of their own.
+/// A group of parameters with its own weight decay and learning rate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {
-    /// Texts of which a parameter's name holds one, such as `embed_tokens` or `lora_B`; the name is
-    /// its path in files of weights.
+    /// Parts of parameter names. The group applies to every trained parameter whose name contains one of
+    /// them, such as `embed_tokens` or `lora_B`. Names are those in the weight files.
     pub names: Vec<String>,
-    /// Its weight decay, norms and biases included; without it the usual one.
+    /// Weight decay of the group, including its norms and biases. If unset, `train.weight_decay` applies to
+    /// matrices and 0 to norms and biases.
     #[serde(default)]
     pub weight_decay: Option<f64>,
-    /// Its learning rate is the schedule's times this; without it 1.
+    /// The learning rate of the group is the scheduled rate times this factor. If unset, 1. 0 freezes the
+    /// group.
     #[serde(default)]
     pub learning_rate_factor: Option<f64>,
 }
 
 impl ParameterGroup {
-    /// Whether it is the parameter's.
+    /// Returns whether this group applies to the parameter named `name`.
     pub fn holds(&self, name: &str) -> bool {
         self.names.iter().any(|part| name.contains(part))
     }
@@ -73,75 +77,84 @@ impl ParameterGroup {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Passes over the data. The last optimizer step may be smaller; no row is lost.
+    /// Passes over the data; may be fractional. Every row is used: the last optimizer step has the rows that
+    /// are left. Ignored if `steps` is set.
     pub epochs: f64,
-    /// Optimizer steps; set, it takes the place of `epochs`.
+    /// Number of optimizer steps. If unset, `epochs` decides.
     pub steps: Option<usize>,
-    /// Rows in a micro-batch: what is on the device at one time.
+    /// Rows in a micro-batch, the unit that is in device memory at one time. Lower it, and raise `accumulate`
+    /// to match, if memory runs out. An optimizer step uses `batch_size` times `accumulate` rows.
     pub batch_size: usize,
-    /// Micro-batches in an optimizer step.
+    /// Micro-batches whose gradients are accumulated into one optimizer step. Raise it for a larger effective
+    /// batch at the same memory use.
     pub accumulate: usize,
-    /// Runs of micro-batches whose gradients are added up by themselves before they are added together:
-    /// a power of two. It decides the order of a step's sums and so its last bits, which are then the
-    /// same on any number of ranks. With 1 they are those of one process; as many lanes as ranks, or more,
-    /// let each rank send one sum in place of one for each micro-batch.
+    /// Number of groups in which the gradients of a step's micro-batches are summed before the groups are
+    /// added; a power of two. It fixes the order of the additions, so that any number of ranks gets
+    /// bit-identical results. Changing it changes the last bits. For fast training on several ranks, use at
+    /// least as many lanes as ranks: each rank then sends about one sum per step instead of one per
+    /// micro-batch.
     pub lanes: usize,
-    /// Each rank keeps the optimizer's state of its own part of the parameters only (ZeRO-1), in place of all
-    /// of it; the weights are the same bits.
+    /// Shard the optimizer state across ranks (ZeRO-1): each rank keeps the state of its own parameters only.
+    /// Saves memory; the resulting weights are bit-identical. Has no effect on one rank.
     pub shard_optimizer: bool,
-    /// The peak learning rate.
+    /// The peak learning rate, reached at the end of the warmup.
     pub learning_rate: f64,
-    /// Optimizer steps over which the rate rises linearly from 0; the first has `1 / warmup_steps`
-    /// of the peak.
+    /// Optimizer steps over which the learning rate rises linearly to the peak; the first step has `1 /
+    /// warmup_steps` of it. 0 starts at the peak.
     pub warmup_steps: usize,
-    /// The rate after the warm-up.
+    /// How the learning rate changes after the warmup.
     pub lr_schedule: LrSchedule,
-    /// The smallest rate, as a share of the peak.
+    /// The lowest learning rate of the schedule as a fraction of the peak, from 0 to 1.
     pub min_lr_ratio: f64,
-    /// AdamW: decay of the first moment.
+    /// AdamW: decay rate of the first moment.
     pub beta_1: f64,
-    /// AdamW: decay of the second moment.
+    /// AdamW: decay rate of the second moment.
     pub beta_2: f64,
-    /// AdamW: added to the root of the second moment.
+    /// AdamW: added to the square root of the second moment.
     pub epsilon: f64,
-    /// AdamW: weight decay, on matrices only (not on norms and biases).
+    /// AdamW: weight decay of matrices, including embeddings; norms and biases do not decay. 0 turns it off.
     pub weight_decay: f64,
-    /// AdamW: the type of its moments, `f32` or `8bit`, which takes a quarter of the memory; those of
-    /// tensors of fewer than 4,096 elements stay f32.
+    /// AdamW: storage of the moments, `f32` or `8bit`. `8bit` needs a quarter of the memory; tensors of fewer
+    /// than 4,096 elements keep f32 moments.
     pub moments: MomentType,
-    /// Parameters that have settings of their own; the first group that names a parameter counts.
+    /// Parameters with their own weight decay or learning rate. If several groups match a parameter, the
+    /// first applies.
     pub parameter_groups: Vec<ParameterGroup>,
-    /// What is trained for, beside the cross-entropy.
+    /// Terms that are added to the cross-entropy, such as distillation from a teacher's logits.
     pub objective: Objective,
-    /// The gradient is scaled down to this global norm; 0 leaves it alone.
+    /// Gradients with a larger global norm are scaled down to this norm. 0 turns clipping off.
     pub max_grad_norm: f64,
-    /// Keep only each block's input for the backward pass and compute the rest once more: less
-    /// memory, the same gradients, and one more forward pass, which is about a third of the time of
-    /// a step that trains all weights, and half of one that trains adapters.
+    /// Keep only the input of each block for the backward pass and recompute the rest: less memory and the
+    /// same gradients, for one more forward pass. A step takes about a third longer if it trains all weights,
+    /// and half longer if it trains adapters.
     pub activation_checkpointing: bool,
-    /// What happens at a step whose loss or gradient is not finite.
+    /// What happens at a step whose loss or gradient is not finite: `stop`, `skip`, or `roll_back`.
     pub on_not_finite: OnNotFinite,
-    /// Training ends after this many evaluations in a row without a lower mean of the sources'
-    /// held-out losses; 0 goes on to the end.
+    /// Stop training after this many evaluations in a row without a new minimum of the held-out loss,
+    /// averaged over sources. 0 turns early stopping off. Needs held-out rows and `evaluate_every`.
     pub early_stopping: usize,
-    /// Make and keep a checkpoint of the step with the lowest held-out loss, and end with its
-    /// weights.
+    /// Save and keep a checkpoint whenever the held-out loss reaches a new minimum, and end with the weights
+    /// of the best one.
     pub keep_best: bool,
-    /// Optimizer steps between evaluations; 0 evaluates at the end only.
+    /// Optimizer steps between evaluations. 0 evaluates at the end only.
     pub evaluate_every: usize,
-    /// Optimizer steps between checkpoints; 0 saves at the end only.
+    /// Optimizer steps between checkpoints. 0 saves at the end only.
     pub checkpoint_every: usize,
-    /// Checkpoints kept; older ones are removed after a new one is complete.
+    /// Number of recent checkpoints to keep. Older ones are removed after a new one is complete. The
+    /// checkpoint that `keep_best` keeps is not counted.
     pub keep_checkpoints: usize,
-    /// Lengths are padded to a multiple of this.
+    /// Sequence lengths are padded to a multiple of this many tokens.
     pub pad_multiple: usize,
-    /// Pad lengths further, so that there are at most eight between a power of two and the next: a
-    /// GPU then tunes its kernels for few shapes. Costs up to an eighth of the positions.
+    /// Pad lengths further, to at most eight different lengths between one power of two and the next, so that
+    /// a GPU tunes its kernels for fewer shapes. Adds up to an eighth of the positions. Turn it on if lengths
+    /// vary widely on a GPU.
     pub bucket_lengths: bool,
-    /// Whether the examples of a micro-batch are laid out one after the other.
+    /// Whether the examples of a micro-batch are packed into one row instead of padded: `on`, `off`, or
+    /// `auto`.
     pub packing: Packing,
-    /// Most positions of a micro-batch; set, it takes the place of `batch_size` in dividing a step,
-    /// which still has `batch_size * accumulate` rows.
+    /// Maximum positions, including padding, in a micro-batch. If set, it replaces `batch_size` in splitting
+    /// a step, which still has `batch_size` times `accumulate` rows. A longer row is a micro-batch of its
+    /// own. Set it if lengths vary and memory is tight.
     pub tokens_per_batch: Option<usize>,
 }
 
@@ -187,7 +200,7 @@ impl TrainConfig {
         self.batch_size * self.accumulate
     }
 
-    /// How a step's gradients are computed.
+    /// Options for computing a step's gradients.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
             objective: self.objective,
@@ -195,7 +208,7 @@ impl TrainConfig {
         }
     }
 
-    /// The micro-batches that rows are split into.
+    /// Splits rows into micro-batches.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
         self.layout().batches(rows)
     }
@@ -211,7 +224,7 @@ impl TrainConfig {
         }
     }
 
-    /// Rows that a run over this data sees.
+    /// Total rows that training uses, given the rows per epoch.
     pub fn total_rows(&self, rows_per_epoch: usize) -> u64 {
         match self.steps {
             Some(steps) => (steps * self.rows_per_step()) as u64,
@@ -219,12 +232,12 @@ impl TrainConfig {
         }
     }
 
-    /// Optimizer steps of a run over this data.
+    /// Total optimizer steps, given the rows per epoch.
     pub fn total_steps(&self, rows_per_epoch: usize) -> usize {
         self.total_rows(rows_per_epoch).div_ceil(self.rows_per_step() as u64) as usize
     }
 
-    /// The learning rate of a step, counted from 1.
+    /// The learning rate of a step (counted from 1) of `total`.
     pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
         if step <= self.warmup_steps {
             return self.learning_rate * step as f64 / self.warmup_steps as f64;
@@ -243,12 +256,12 @@ impl TrainConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first setting that is out of range.
+    /// [`Error::Config`] for the first setting that is out of range.
     pub fn validate(&self) -> Result<()> {
         let refuse = |key: &str, value: &dyn std::fmt::Display, hint: &str| {
             Err(Error::config(format!("train.{key}"), format!("it is {value}"), hint))
         };
-        // The bounds are far above any use and keep products of these from overflowing.
+        // These bounds are far above practical values and keep products from overflowing.
         let counts = [
             ("batch_size", self.batch_size, 1 << 16),
             ("accumulate", self.accumulate, 1 << 16),
@@ -275,7 +288,7 @@ impl TrainConfig {
             [("beta_1", self.beta_1), ("beta_2", self.beta_2), ("min_lr_ratio", self.min_lr_ratio)];
         for (key, value) in shares {
             if !(0.0..=1.0).contains(&value) || (value == 1.0 && key != "min_lr_ratio") {
-                return refuse(key, &value, "Give a number from 0 to below 1");
+                return refuse(key, &value, "Give a number from 0 to 1 (betas below 1)");
             }
         }
         let amounts = [
@@ -285,13 +298,13 @@ impl TrainConfig {
         ];
         for (key, value) in amounts {
             if !(value >= 0.0 && value.is_finite()) {
-                return refuse(key, &value, "Give a number, 0 or more");
+                return refuse(key, &value, "Give a number of at least 0");
             }
         }
         for (index, group) in self.parameter_groups.iter().enumerate() {
             let key = |key: &str| format!("parameter_groups[{index}].{key}");
             if group.names.is_empty() || group.names.iter().any(String::is_empty) {
-                return refuse(&key("names"), &"empty", "Give parts of parameters' names");
+                return refuse(&key("names"), &"empty", "Give parts of parameter names");
             }
             let numbers = [
                 ("weight_decay", group.weight_decay),
@@ -300,7 +313,7 @@ impl TrainConfig {
             for (name, value) in numbers {
                 if value.is_some_and(|value| !(value >= 0.0 && value.is_finite())) {
                     let value = value.unwrap_or_default();
-                    return refuse(&key(name), &value, "Give a number, 0 or more");
+                    return refuse(&key(name), &value, "Give a number of at least 0");
                 }
             }
         }

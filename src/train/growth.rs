@@ -1,38 +1,37 @@
-//! How long a step takes on several ranks, by simulation: the terms that ranks really send, at the speed
-//! of a link.
+//! Simulates the time of a step on several ranks from the terms that ranks send and the speed of their link.
 
 use super::reduce::{Division, Piece, Sum};
 use std::collections::VecDeque;
 
-/// A step to simulate.
+/// The work of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepLoad {
-    /// Trained parameters: each sends 4 bytes for its gradient.
+    /// Trained parameters. Each contributes 4 bytes of gradient.
     pub parameters: u64,
     /// Micro-batches of the step, over all ranks.
     pub micro_batches: usize,
     /// As in [`TrainConfig::lanes`](super::TrainConfig::lanes).
     pub lanes: usize,
-    /// Seconds that one rank takes for a micro-batch.
+    /// Seconds per micro-batch on one rank.
     pub micro_batch_seconds: f64,
-    /// Seconds that the update of all parameters takes; ranks with shards update a part each.
+    /// Seconds to update all parameters on one rank. With sharding, each rank updates only its part.
     pub update_seconds: f64,
-    /// Whether each rank updates its own part of the parameters only.
+    /// Whether each rank updates only its own parameters.
     pub shard_optimizer: bool,
 }
 
-/// What ranks send through: each has one of its own, for both directions at once.
+/// The network link of each rank, full duplex.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// Bytes a second in one direction.
+    /// Bytes per second in one direction.
     pub bytes_per_second: f64,
     /// Seconds until the first byte of a message arrives.
     pub latency: f64,
 }
 
 impl Link {
-    /// A network by its name in gigabits a second. A message takes a quarter of a millisecond more than its
-    /// bytes: ranks look for messages as often as that.
+    /// A link of `speed` gigabits per second, with a latency of 0.25 ms: the interval at which ranks poll for
+    /// messages.
     pub fn gigabits(speed: f64) -> Self {
         Self { bytes_per_second: speed * 1e9 / 8.0, latency: 0.25e-3 }
     }
@@ -42,27 +41,27 @@ impl Link {
     }
 }
 
-/// How long a step takes, in seconds.
+/// The time of a step in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTime {
     /// Until the last rank has computed its micro-batches.
     pub compute: f64,
-    /// From then until all ranks have the sums, or the updated parameters.
+    /// From then until all ranks have the sums or the updated parameters.
     pub exchange: f64,
-    /// The update.
+    /// Updating the parameters.
     pub update: f64,
 }
 
 impl StepTime {
-    /// All of it.
+    /// The total time.
     pub fn total(&self) -> f64 {
         self.compute + self.exchange + self.update
     }
 }
 
-/// Simulates a step on so many ranks: a rank sends each of its terms to the owners of the parameters as soon
-/// as it has it, while it computes the next one; an owner that has all terms sends its sums to everyone.
-/// Owners have equal parts here, where really they have whole parameters; additions take no time.
+/// Simulates a step on `ranks` ranks. A rank sends each term to the owners of the parameters as soon as it is
+/// computed, and meanwhile computes the next one. An owner that has all terms sends its sums to every rank.
+/// Owners have equal parts, although real owners have whole parameters. Additions take no time.
 pub fn simulated_step(load: &StepLoad, ranks: usize, link: &Link) -> StepTime {
     let ranks = ranks.max(1);
     let pieces = vec![Piece { positions: 1, trains: true }; load.micro_batches];
@@ -79,7 +78,7 @@ pub fn simulated_step(load: &StepLoad, ranks: usize, link: &Link) -> StepTime {
     network.run();
     let compute = computed.iter().copied().fold(0.0, f64::max);
     let updated = if load.shard_optimizer { update } else { 0.0 };
-    // An owner has a sum when it has computed its own terms and received the others'.
+    // An owner is done when it has computed its own terms and received the others.
     let has: Vec<f64> =
         (0..ranks).map(|rank| computed[rank].max(network.received[rank]) + updated).collect();
     for (rank, at) in has.iter().enumerate() {
@@ -90,14 +89,14 @@ pub fn simulated_step(load: &StepLoad, ranks: usize, link: &Link) -> StepTime {
     StepTime { compute, exchange: (all - compute - updated).max(0.0), update }
 }
 
-/// Links that send and receive one message after the other.
+/// Links that send and receive one message at a time.
 struct Network<'a> {
     link: &'a Link,
-    /// Bytes of a message.
+    /// Bytes per message.
     part: f64,
-    /// By sender, when a message is ready, and to whom it goes.
+    /// For each sender, when a message is ready and its receiver.
     queues: Vec<VecDeque<(f64, usize)>>,
-    /// Until when the links are busy.
+    /// When each link becomes free.
     sent: Vec<f64>,
     received: Vec<f64>,
 }
@@ -108,14 +107,14 @@ impl<'a> Network<'a> {
         Self { link, part, queues: vec![VecDeque::new(); ranks], sent: busy(), received: busy() }
     }
 
-    /// A message to every other rank.
+    /// Queues a message to every other rank.
     fn tell_all(&mut self, from: usize, ready: f64) {
         let ranks = self.queues.len();
         let others = (1..ranks).map(|shift| (ready, (from + shift) % ranks));
         self.queues[from].extend(others);
     }
 
-    /// Carries all messages, the one that can begin first each time.
+    /// Delivers all messages, always the one that can start first.
     fn run(&mut self) {
         let seconds = self.link.seconds(self.part);
         loop {
@@ -131,16 +130,16 @@ impl<'a> Network<'a> {
     }
 }
 
-/// How well ranks are used: the time of one rank for the step, over the time of all ranks together. 1 where
-/// twice as many ranks take half the time.
+/// Parallel efficiency: the time on one rank divided by `ranks` times the time on `ranks` ranks. 1 is linear
+/// speedup.
 pub fn efficiency(load: &StepLoad, ranks: usize, link: &Link) -> f64 {
     let [one, several] = [1, ranks].map(|ranks| simulated_step(load, ranks, link).total());
     one / (ranks as f64 * several)
 }
 
-/// The fewest micro-batches of a rank with which a step of so many ranks is as efficient as this, each rank
-/// with one lane; `None` where 65,536 are too few. Numbers that are no power of two have more lanes than ranks,
-/// and some ranks then two of them.
+/// The fewest micro-batches per rank at which a step on `ranks` ranks reaches the efficiency `least`; `None`
+/// if 65,536 are too few. The number of lanes is `ranks` rounded up to a power of two, so otherwise some
+/// ranks have two lanes.
 pub fn fewest_micro_batches(
     load: &StepLoad,
     ranks: usize,
@@ -155,7 +154,7 @@ pub fn fewest_micro_batches(
     let most = 1 << 16;
     let enough = std::iter::successors(Some(1usize), |each| Some(each * 2));
     let high = enough.take_while(|each| *each <= most).find(|each| with(*each))?;
-    // It grows with the micro-batches.
+    // Efficiency grows with the number of micro-batches.
     let (mut low, mut high) = (high / 2, high);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn one_term_of_each_rank_takes_what_the_formula_says() {
-        // 1 GB of gradients: a rank sends (R - 1) / R of them twice, one after the other.
+        // 1 GB of gradients: a rank sends (R - 1) / R of it twice in sequence.
         for ranks in [2, 4, 8] {
             let time = simulated_step(&load(16, 8), ranks, &LINK);
             let expected = 2.0 * (ranks - 1) as f64 / ranks as f64;
@@ -196,13 +195,13 @@ mod tests {
 
     #[test]
     fn terms_that_are_sent_while_others_are_computed_cost_little() {
-        // Rank 1 has eight terms of 0.5 s each, of which all but the last are sent meanwhile.
+        // Rank 1 has eight terms of 0.5 s each. All but the last are sent during computation.
         let time = simulated_step(&load(16, 1), 2, &LINK);
         assert!(
             (time.compute - 8.0).abs() < 1e-9 && (time.exchange - 1.0).abs() < 1e-9,
             "{time:?}"
         );
-        // On a slow link they pile up: 8 x 5 s, begun after 1 s, less the 8 s of computing, and 5 s back.
+        // On a slow link they queue up: 8 x 5 s, started after 1 s, minus 8 s of computing, plus 5 s back.
         let slow = Link { bytes_per_second: 1e8, ..LINK };
         let time = simulated_step(&load(16, 1), 2, &slow);
         assert!((time.exchange - (1.0 + 40.0 - 8.0 + 5.0)).abs() < 1e-9, "{time:?}");

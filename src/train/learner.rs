@@ -1,8 +1,8 @@
-//! The training loop, step by step.
+//! The training loop.
 //!
-//! One optimizer step is `accumulate` micro-batches. Their losses are summed over trained tokens
-//! and divided once by the step's trained tokens, so that a step does not depend on how its rows
-//! are split. Everything else (progress, metrics, plots) is done by observers.
+//! An optimizer step uses `accumulate` micro-batches. Their losses are summed over trained tokens and divided
+//! once by the step's number of trained tokens, so the result does not depend on how its rows are split.
+//! Observers do everything else (progress, metrics, plots).
 
 use super::checkpoint::CheckpointStore;
 use super::config::TrainConfig;
@@ -23,14 +23,12 @@ use crate::ranks::{Ranks, Topic};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Lets a model answer held-out problems during training. Its random choices, if any, must be its
-/// own.
+/// Grades a model on held-out problems during training. It must use its own random numbers, if any.
 pub trait Grader<M> {
-    /// The grade after a step, and some of the answers.
+    /// Returns the grade after a step and some of the answers.
     ///
     /// # Errors
-    /// [`Error::Stopped`] gives the grading up; any other error ends the training. What is on disk
-    /// stays.
+    /// [`Error::Stopped`] abandons the grading; any other error ends training. Files on disk are kept.
     fn grade(
         &mut self,
         model: &M,
@@ -39,17 +37,17 @@ pub trait Grader<M> {
     ) -> Result<(GradedReport, Vec<SampleAnswer>)>;
 }
 
-/// What a training may have beside model and data; by default nothing of it.
+/// Optional inputs of [`Learner::fit`]. The default has none of them.
 pub struct FitOptions<'a, M> {
-    /// Rows to evaluate on.
+    /// Rows for held-out evaluation.
     pub held_out: &'a [HeldOut],
-    /// Asks the model questions at each evaluation but the last.
+    /// Grades the model at every evaluation except the last.
     pub grader: Option<&'a mut dyn Grader<M>>,
-    /// Sees the events.
+    /// Receives the events.
     pub observer: Option<&'a mut dyn Observer>,
-    /// Asks for a stop.
+    /// Requests a stop.
     pub stop: StopFlag,
-    /// Where checkpoints go; without it none are made.
+    /// Where checkpoints are written. Without it, none are written.
     pub checkpoints: Option<&'a CheckpointStore>,
 }
 
@@ -65,14 +63,14 @@ impl<M> Default for FitOptions<'_, M> {
     }
 }
 
-/// What came of an attempt at a step.
+/// The result of attempting a step.
 enum Attempt {
     Made,
-    /// Left out, since it was not finite.
+    /// Skipped because a value was not finite.
     Skipped,
-    /// Training has gone back to a checkpoint.
+    /// Training returned to a checkpoint.
     RolledBack,
-    /// Given up before its end, because of a stop.
+    /// Abandoned because of a stop request.
     Stopped,
 }
 
@@ -103,16 +101,16 @@ impl<M> std::fmt::Debug for Learner<M> {
     }
 }
 
-/// What is not finite where a held-out loss is not.
+/// What [`Error::NotFinite`] names if a held-out loss is not finite.
 const HELD_OUT_LOSS: &str = "held-out loss";
 
-/// Whether something that happens every so many steps, 0 meaning never, happens after this one.
+/// Whether an event that happens every `every` steps (0 means never) happens after this step.
 fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
 impl<M: CausalLm> Learner<M> {
-    /// A learner before its first step, with AdamW. The model must be on an autodiff device.
+    /// Creates a learner with AdamW. The model must be on an autodiff device.
     ///
     /// # Errors
     /// [`Error::Config`] for settings out of range or a device without autodiff.
@@ -122,11 +120,11 @@ impl<M: CausalLm> Learner<M> {
         Self::build(model, config, optimizer)
     }
 
-    /// As [`Learner::new`], with another optimizer. It brings its own settings: of the configuration
-    /// it gets the learning rate of each step and the clipped gradients.
+    /// Like [`Learner::new`], with another optimizer. The optimizer has its own settings; the learner only
+    /// passes it the learning rate of each step and the clipped gradients.
     ///
     /// # Errors
-    /// As [`Learner::new`]; [`Error::Config`] where the settings have parameter groups.
+    /// As [`Learner::new`]; [`Error::Config`] if the settings have parameter groups.
     pub fn with_optimizer(
         model: M,
         config: TrainConfig,
@@ -136,8 +134,8 @@ impl<M: CausalLm> Learner<M> {
         if !config.parameter_groups.is_empty() {
             return Err(Error::config(
                 "train.parameter_groups",
-                "they are settings of this crate's AdamW",
-                "Leave them out, and give the optimizer groups of its own",
+                "only this crate's AdamW supports parameter groups",
+                "Remove them, and set up groups in the optimizer itself",
             ));
         }
         Self::build(model, config, optimizer)
@@ -154,8 +152,8 @@ impl<M: CausalLm> Learner<M> {
         if !model.supports(&config.objective) {
             return Err(Error::config(
                 "train.objective",
-                "this model is trained for the cross-entropy only",
-                "Leave it out, or implement `CausalLm::objective_sum` and `supports`",
+                "this model supports the cross-entropy only",
+                "Remove the setting, or implement `CausalLm::objective_sum` and `supports`",
             ));
         }
         let names: Vec<String> =
@@ -164,8 +162,8 @@ impl<M: CausalLm> Learner<M> {
         if let Some(idle) = idle {
             return Err(Error::config(
                 "train.parameter_groups",
-                format!("no parameter that is trained has a name with {:?}", idle.names),
-                format!("Names are such as {}", names.first().map_or("", String::as_str)),
+                format!("no trained parameter has a name that contains one of {:?}", idle.names),
+                format!("Use parts of names such as {}", names.first().map_or("", String::as_str)),
             ));
         }
         let state = LearnerState {
@@ -182,18 +180,18 @@ impl<M: CausalLm> Learner<M> {
         Ok(Self { state, config })
     }
 
-    /// The model as it stands.
+    /// The model in its current state.
     ///
     /// # Panics
-    /// If an earlier step panicked half way.
+    /// If an earlier step panicked.
     pub fn model(&self) -> &M {
         self.state.model()
     }
 
-    /// Ends the learner and keeps the model.
+    /// Consumes the learner and returns the model.
     ///
     /// # Panics
-    /// If an earlier step panicked half way.
+    /// If an earlier step panicked.
     pub fn into_model(self) -> M {
         self.state.model.expect("the model is put back after each step")
     }
@@ -208,8 +206,8 @@ impl<M: CausalLm> Learner<M> {
         &self.config
     }
 
-    /// Whether the evaluation of the step that was reached is still to be made, as after resuming
-    /// from a checkpoint that was made before it.
+    /// Whether the evaluation of the current step is still due, as after resuming from a checkpoint that was
+    /// written before it.
     pub fn evaluation_due(&self) -> bool {
         self.state.evaluation_due
     }
@@ -217,41 +215,41 @@ impl<M: CausalLm> Learner<M> {
     /// Writes a checkpoint; see [`CheckpointStore`].
     ///
     /// # Errors
-    /// [`Error::Io`]; earlier checkpoints are left as they are.
+    /// [`Error::Io`]; earlier checkpoints are unchanged.
     pub fn save(&self, store: &CheckpointStore) -> Result<PathBuf> {
         store.save(&self.state)
     }
 
-    /// Goes on from the newest valid checkpoint, of a model and optimizer like this learner's.
-    /// Returns where it was and what is wrong with newer ones, which are renamed to
-    /// `damaged-step-...`, so that they are not counted among those to keep.
+    /// Resumes from the newest valid checkpoint, which must be of the same model and optimizer. Returns its
+    /// path and the problems of newer checkpoints. Damaged ones are renamed to `damaged-step-...`, so that
+    /// they do not count toward the number to keep.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where there is none that is valid, or where it belongs to a run with
-    /// other settings; [`Error::Io`].
+    /// [`Error::Checkpoint`] if no checkpoint is valid, or if it belongs to a run with other settings;
+    /// [`Error::Io`].
     pub fn resume(&mut self, store: &CheckpointStore) -> Result<(PathBuf, Vec<String>)> {
         store.resume(&mut self.state)
     }
 
-    /// Goes back to the checkpoint of one step.
+    /// Returns to the checkpoint of one step.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is missing, damaged, or of other settings; [`Error::Io`].
+    /// [`Error::Checkpoint`] if it is missing, damaged, or has other settings; [`Error::Io`].
     pub fn restore(&mut self, store: &CheckpointStore, step: usize) -> Result<()> {
         store.restore(step, &mut self.state)
     }
 
-    /// Makes one optimizer step on these rows, of `total_steps`.
+    /// Makes one optimizer step on these rows. `total_steps` determines the learning rate.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] where loss or gradient are not finite (the model is left as it was);
-    /// [`Error::Training`] where the device fails.
+    /// [`Error::NotFinite`] if the loss or the gradient is not finite (the model is unchanged);
+    /// [`Error::Training`] if the device fails.
     pub fn train_step(&mut self, rows: &[Row], total_steps: usize) -> Result<StepReport> {
         self.step_within(rows, total_steps, &Context::default())
     }
 
-    /// As [`Learner::train_step`]; the context is told of micro-batches, and between them may stop
-    /// the step, which then leaves no trace.
+    /// Like [`Learner::train_step`], reporting micro-batches to the context. A stop between micro-batches
+    /// abandons the step without a trace.
     fn step_within(
         &mut self,
         rows: &[Row],
@@ -265,7 +263,7 @@ impl<M: CausalLm> Learner<M> {
             step,
             what,
             rows: rows.iter().map(|row| row.label.clone()).collect(),
-            hint: "The model is as it was before the step; try a smaller learning rate".into(),
+            hint: "Try a lower learning rate; the step did not change the model".into(),
         };
         let options = self.config.step_options();
         let ranked = self.ranked();
@@ -279,7 +277,7 @@ impl<M: CausalLm> Learner<M> {
                 let model = self.model();
                 (step_gradients_in_lanes(model, &batches, lanes, &options, &mut told)?, None)
             }
-            // A stop is agreed on between two steps.
+            // Ranks agree on a stop only between steps.
             false => {
                 let mut told = |done, of| context.emit(&Event::MicroBatch { step, done, of });
                 let model = self.model();
@@ -321,15 +319,14 @@ impl<M: CausalLm> Learner<M> {
         })
     }
 
-    /// Trains to the end of the data, or until a stop is asked for; then a checkpoint is made.
+    /// Trains to the end of the data or until a stop is requested, then writes a checkpoint.
     ///
-    /// A checkpoint is made before the evaluation that is due at the same step, and a stop gives an
-    /// evaluation up; it is then made when the training goes on. A step of several micro-batches is
-    /// given up between two of them, and made anew when the training goes on.
+    /// At a step where both are due, the checkpoint is written before the evaluation. A stop abandons an
+    /// evaluation, or a step between two micro-batches; a resumed training repeats it.
     ///
     /// # Errors
-    /// As [`Learner::train_step`]; what the rows, the observer and the checkpoints give. What is not
-    /// the training's own fault comes as [`Error::Interrupted`], with what is safe on disk.
+    /// As [`Learner::train_step`]; errors of the rows, the observer, and the checkpoints. Errors from outside
+    /// the training become [`Error::Interrupted`], which reports what is safe on disk.
     pub fn fit(&mut self, rows: &mut dyn RowStream, options: FitOptions<'_, M>) -> Result<Outcome> {
         let FitOptions { held_out, grader, observer, stop, checkpoints } = options;
         let context = match observer {
@@ -342,7 +339,7 @@ impl<M: CausalLm> Learner<M> {
             return Err(Error::config(
                 "train.epochs",
                 format!("{} epochs of {per_epoch} rows make no step", self.config.epochs),
-                "Raise it, or set train.steps",
+                "Raise `train.epochs`, or set `train.steps`",
             ));
         }
         let outcome = Outcome { step: self.state.step, total_steps, ..Outcome::default() };
@@ -356,9 +353,11 @@ impl<M: CausalLm> Learner<M> {
             cause => Error::Interrupted {
                 step: self.state.step,
                 safe: match checkpoints {
-                    Some(_) if !self.state.ranks.is_leader() => "Rank 0 has the checkpoints".into(),
+                    Some(_) if !self.state.ranks.is_leader() => {
+                        "Rank 0 writes the checkpoints".into()
+                    }
                     Some(store) => store.safe(),
-                    None => "No checkpoints are made".into(),
+                    None => "No checkpoints are written".into(),
                 },
                 cause: Box::new(cause),
             },
@@ -380,14 +379,14 @@ impl<M: CausalLm> Learner<M> {
                     let last = self.state.step == total_steps;
                     self.state.evaluation_due =
                         last || is_due(self.config.evaluate_every, self.state.step);
-                    // While steps are left out, the weights are those of an earlier one, and perhaps
-                    // spoiled: no checkpoint of them may push out a good one.
+                    // After skipped steps the weights may be bad, so their checkpoint must not displace a
+                    // good one.
                     let regular = is_due(self.config.checkpoint_every, self.state.step)
                         && fit.failures.in_a_row == 0;
                     fit.outcome.stopped = self.finish_step(&mut fit, regular)?;
                 }
                 Attempt::RolledBack => {
-                    // Steps after the checkpoint come again.
+                    // Steps after the checkpoint are repeated.
                     fit.outcome.skipped.retain(|skipped| *skipped <= self.state.step);
                     if self.state.evaluation_due {
                         fit.outcome.stopped = self.finish_step(&mut fit, false)?;
@@ -402,7 +401,7 @@ impl<M: CausalLm> Learner<M> {
         self.conclude(fit, start)
     }
 
-    /// One step on the rows that are next.
+    /// Attempts one step on the next rows.
     fn attempt_step(&mut self, fit: &mut Fit<'_, '_, '_, M>) -> Result<Attempt> {
         let started = Instant::now();
         let per_epoch = fit.rows.rows_per_epoch();
@@ -410,7 +409,7 @@ impl<M: CausalLm> Learner<M> {
         let first = self.state.step as u64 * per_step;
         let end = (first + per_step).min(self.config.total_rows(per_epoch));
         let rows = match self.rows_of_step(fit.rows, first..end) {
-            // A teacher may have been asked to stop.
+            // The teacher may have received a stop request.
             Err(Error::Stopped { .. }) => return Ok(Attempt::Stopped),
             rows => rows?,
         };
@@ -418,7 +417,7 @@ impl<M: CausalLm> Learner<M> {
             Ok(mut report) => {
                 fit.failures.in_a_row = 0;
                 report.epoch = end as f64 / per_epoch as f64;
-                // With the time that rows and their teacher take.
+                // Includes the time for reading rows and for the teacher.
                 report.seconds = started.elapsed().as_secs_f64();
                 fit.outcome.tokens += report.tokens as u64;
                 fit.outcome.trained_tokens += report.trained_tokens as u64;
@@ -437,7 +436,7 @@ impl<M: CausalLm> Learner<M> {
         }
     }
 
-    /// What is left to do after the last step or a stop.
+    /// Finishes after the last step or a stop.
     fn conclude(&mut self, fit: Fit<'_, '_, '_, M>, start: Instant) -> Result<Outcome> {
         let Fit { context, checkpoints, total_steps, mut outcome, .. } = fit;
         outcome.stopped_early = self.state.step < total_steps && self.is_past_its_best();
@@ -448,23 +447,25 @@ impl<M: CausalLm> Learner<M> {
             && best.step != self.state.step
             && let Err(error) = store.restore(best.step, &mut self.state)
         {
-            // Where the leader could not read it, no rank has it; a rank that failed alone has failed.
+            // If the leader could not read it, all ranks lack it. A rank that fails alone is an error.
             if !self.state.ranks.is_solo() && !matches!(error, Error::Checkpoint { .. }) {
                 return Err(error);
             }
             outcome.best = None;
-            context.notice(format!("the best weights are lost, the last are kept: {error}"))?;
+            context.notice(format!(
+                "cannot load the best weights, so the last ones are kept: {error}"
+            ))?;
         }
         outcome.seconds = start.elapsed().as_secs_f64();
         context.emit(&Event::End(&outcome))?;
         Ok(outcome)
     }
 
-    /// Saves and evaluates what is due after a step, or after the checkpoint of one. Returns whether
-    /// a stop ends the training here.
+    /// Saves and evaluates if due after a step, or after its checkpoint is loaded. Returns whether a stop
+    /// ends training here.
     fn finish_step(&mut self, fit: &mut Fit<'_, '_, '_, M>, regular: bool) -> Result<bool> {
         let last = self.state.step == fit.total_steps;
-        // Looked at once: a stop must not come between saving and ending.
+        // Checked once, so that a stop cannot arrive between saving and ending.
         let stopping = self.state.ranks.any(Topic::Stop, fit.context.is_stopped())? && !last;
         if stopping || last || regular {
             self.save_once(fit)?;
@@ -476,7 +477,7 @@ impl<M: CausalLm> Learner<M> {
             return Ok(false);
         }
         match self.evaluate_and_grade(fit, last) {
-            // Given up: it is made when the training goes on.
+            // Abandoned: a resumed training repeats it.
             Err(Error::Stopped { .. }) => {
                 self.save_once(fit)?;
                 Ok(true)
@@ -493,7 +494,7 @@ impl<M: CausalLm> Learner<M> {
         }
     }
 
-    /// The evaluation after a step; nothing is told of one that is given up.
+    /// Evaluates after a step. An abandoned evaluation emits no events.
     fn evaluate_and_grade(
         &mut self,
         fit: &mut Fit<'_, '_, '_, M>,
@@ -521,7 +522,7 @@ impl<M: CausalLm> Learner<M> {
         self.config.early_stopping > 0 && self.state.selection.since >= self.config.early_stopping
     }
 
-    /// Evaluates on held-out rows, and tells the context.
+    /// Evaluates on held-out rows and emits the report.
     ///
     /// # Errors
     /// As [`held_out_losses`](super::held_out_losses); [`Error::NotFinite`].
@@ -558,13 +559,13 @@ impl<M: CausalLm> Learner<M> {
                 step,
                 what: HELD_OUT_LOSS,
                 rows: vec![format!("held-out rows of `{}`", bad.name)],
-                hint: "Try a smaller learning rate".into(),
+                hint: "Try a lower learning rate".into(),
             });
         }
         Ok(EvaluationReport { step, sources, seconds })
     }
 
-    /// Saves a checkpoint of this step, unless there is one.
+    /// Saves a checkpoint of this step unless it exists.
     fn save_once(&mut self, fit: &Fit<'_, '_, '_, M>) -> Result<()> {
         let step = self.state.step;
         let Some(store) = fit.checkpoints.filter(|_| self.state.saved != Some(step)) else {

@@ -1,4 +1,4 @@
-//! Losses: of an optimizer step, with its gradients, and of held-out rows.
+//! The loss and gradients of an optimizer step, and held-out losses.
 
 use super::config::TrainConfig;
 use super::reduce::{Piece, Sum};
@@ -23,29 +23,29 @@ pub struct HeldOut {
 
 /// Loss and gradients of one optimizer step.
 pub struct StepGradients {
-    /// Mean loss of the trained tokens: the cross-entropy in nats, with what the objective adds.
+    /// Mean loss over trained tokens: the cross-entropy in nats plus the terms of the objective.
     pub loss: f64,
     /// Trained tokens.
     pub trained: usize,
-    /// Gradients of that mean, by parameter.
+    /// Gradients of the mean loss, by parameter.
     pub gradients: GradientsParams,
 }
 
-/// Loss and gradients of micro-batches that make one optimizer step: the mean over all their
-/// trained tokens, however they are split.
+/// Computes the loss and gradients of one optimizer step: the mean over all trained tokens of its
+/// micro-batches.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepGradients> {
     step_gradients_with(model, batches, &StepOptions::default(), &mut |_| Ok(()))
 }
 
-/// As [`step_gradients`], for an objective and perhaps with activation checkpointing; `progress` is
-/// called with the micro-batches done so far.
+/// Like [`step_gradients`], with an objective and optional activation checkpointing. `progress` receives the
+/// number of micro-batches done so far.
 ///
 /// # Errors
-/// As [`step_gradients`]; [`Error::Config`] where the objective needs a teacher and a batch has
-/// none; what `progress` returns.
+/// As [`step_gradients`]; [`Error::Config`] if the objective needs a teacher and a batch has none; errors of
+/// `progress`.
 pub fn step_gradients_with<M: CausalLm>(
     model: &M,
     batches: &[Batch],
@@ -55,7 +55,7 @@ pub fn step_gradients_with<M: CausalLm>(
     step_gradients_in_lanes(model, batches, 1, options, progress)
 }
 
-/// As [`step_gradients_with`], with gradients that are added in lanes ([`TrainConfig::lanes`]).
+/// Like [`step_gradients_with`], adding the gradients in lanes ([`TrainConfig::lanes`]).
 pub(super) fn step_gradients_in_lanes<M: CausalLm>(
     model: &M,
     batches: &[Batch],
@@ -82,7 +82,7 @@ pub(super) fn step_gradients_in_lanes<M: CausalLm>(
     })
 }
 
-/// Micro-batches, as far as they count in the order of a sum.
+/// What the order of a sum depends on, for each micro-batch.
 pub(super) fn pieces(batches: &[Batch]) -> Vec<Piece> {
     let piece = |batch: &Batch| Piece {
         positions: batch.tokens + batch.padding(),
@@ -91,14 +91,14 @@ pub(super) fn pieces(batches: &[Batch]) -> Vec<Piece> {
     batches.iter().map(piece).collect()
 }
 
-/// A part of the loss and the gradients of a step.
+/// A part of a step's loss and gradients.
 pub(super) struct Partial {
     pub loss: Tensor<1>,
     pub gradients: GradientsParams,
 }
 
-/// Loss and gradients of some micro-batches of a step, added in the order of the sum; `step` is called
-/// after each of them.
+/// Computes the loss and gradients of some micro-batches of a step, added in the order of the sum. Calls
+/// `step` after each micro-batch.
 pub(super) fn add_all<M: CausalLm>(
     model: &M,
     batches: &[Batch],
@@ -135,7 +135,7 @@ pub(super) fn add_all<M: CausalLm>(
     Ok(loss.map(|loss| Partial { loss, gradients: accumulator.grads() }))
 }
 
-/// Refuses micro-batches whose teacher is missing, or names tokens that the student does not know.
+/// Rejects micro-batches without a teacher, or whose teacher names tokens outside the student's vocabulary.
 pub(super) fn check_teachers<'b, M: CausalLm>(
     model: &M,
     batches: impl Iterator<Item = &'b Batch> + Clone,
@@ -145,8 +145,8 @@ pub(super) fn check_teachers<'b, M: CausalLm>(
     if untaught.next().is_some() && options.objective.distillation.is_some() {
         return Err(Error::config(
             "train.objective.distillation",
-            "a row came without its teacher's tokens",
-            "Name the teacher, or wrap the rows in `DistillationRows`",
+            "a row has no teacher logits",
+            "Set a teacher, or wrap the rows in `DistillationRows`",
         ));
     }
     let known = model.vocabulary_size();
@@ -154,18 +154,17 @@ pub(super) fn check_teachers<'b, M: CausalLm>(
     if let Some(token) = named.find(|token| **token as usize >= known) {
         return Err(Error::config(
             "teacher",
-            format!("it names token {token}, and the student knows {known}"),
-            "Take a teacher with the student's tokens",
+            format!("it names token {token}, but the student's vocabulary has {known} tokens"),
+            "Use a teacher with the student's tokenizer",
         ));
     }
     Ok(())
 }
 
-/// Mean cross-entropy of each source's held-out rows; changes nothing. A source without rows has no
-/// line.
+/// Computes the mean cross-entropy of each source's held-out rows. Sources without rows are omitted.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read; [`Error::Stopped`].
+/// [`Error::Training`] if the device cannot be read; [`Error::Stopped`].
 pub fn held_out_losses<M: CausalLm>(
     model: &M,
     held_out: &[HeldOut],
@@ -175,7 +174,7 @@ pub fn held_out_losses<M: CausalLm>(
     held_out_losses_on(model, held_out, config, &Ranks::default(), context)
 }
 
-/// As [`held_out_losses`], with the micro-batches divided among ranks; all of them get the same losses.
+/// Like [`held_out_losses`], with the micro-batches divided among ranks. All ranks get the same losses.
 ///
 /// # Errors
 /// As [`held_out_losses`]; [`Error::Ranks`].
@@ -220,7 +219,7 @@ pub(super) fn held_out_losses_on<M: CausalLm>(
     Ok(sources().map(of_source).collect())
 }
 
-/// Numbers of which each rank has every so many, in their order.
+/// Collects numbers that are distributed over the ranks in turn, in their order.
 fn everyones(own: &[f32], count: usize, ranks: &Ranks) -> Result<Vec<f32>> {
     let mut message = vec![];
     push_values(&mut message, own);

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line for each step and each evaluation; `samples.jsonl`: answers.
+//! `metrics.jsonl`, with one line per step and evaluation, and `samples.jsonl`, with sample answers.
 
 use super::step_log::{ResumePoint, StepLog, StepRecord, read_lines};
 use crate::context::{EvaluationReport, Event, GradedReport, Observer, SampleAnswer, StepReport};
@@ -6,7 +6,7 @@ use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// One line of the file.
+/// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Metric {
@@ -42,19 +42,18 @@ impl StepRecord for SampleAnswer {
     }
 }
 
-/// Reads a metrics file.
+/// Reads a metrics file. A last line that a crash cut off is ignored.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io); [`Error::Data`](crate::Error::Data) for a line that is none of
-/// ours. A last line that was cut off by a crash is left out.
+/// [`Error::Io`](crate::Error::Io); [`Error::Data`](crate::Error::Data) for a line that is not a metric.
 pub fn read_metrics(path: &Path) -> Result<Vec<Metric>> {
     read_lines(path)
 }
 
-/// Told where a file was removed under a run.
+/// Called if a file was removed during a run.
 type Tell<'a> = Box<dyn Fn(&str) -> Result<()> + 'a>;
 
-/// A log whose notices are told.
+/// A log that reports its notices.
 struct TellingLog<'a> {
     log: StepLog,
     tell: Tell<'a>,
@@ -73,20 +72,19 @@ impl<'a> TellingLog<'a> {
     }
 }
 
-/// Writes the file, a line as soon as there is one.
+/// Writes `metrics.jsonl`, one line per event.
 pub struct MetricsFile<'a>(TellingLog<'a>);
 
 impl<'a> MetricsFile<'a> {
-    /// A new file.
+    /// Creates a new file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io), also where the file exists.
+    /// [`Error::Io`](crate::Error::Io), also if the file exists.
     pub fn create(path: &Path) -> Result<Self> {
         Ok(Self(TellingLog::new(StepLog::create(path)?)))
     }
 
-    /// The file of a run that is resumed: lines of later steps, which will be made again, are
-    /// removed, and those of an evaluation that is.
+    /// Opens the file of a resumed run. Lines of steps and evaluations that will be repeated are removed.
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
@@ -94,7 +92,7 @@ impl<'a> MetricsFile<'a> {
         Ok(Self(TellingLog::new(StepLog::resume::<Metric>(path, reached)?)))
     }
 
-    /// Calls `tell` where the file was removed under the run and is begun anew.
+    /// Calls `tell` if the file was removed during the run and a new one begins.
     pub fn telling(mut self, tell: impl Fn(&str) -> Result<()> + 'a) -> Self {
         self.0.tell = Box::new(tell);
         self
@@ -105,7 +103,7 @@ impl Observer for MetricsFile<'_> {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Step(report) => self.0.write(&Metric::Step((*report).clone())),
-            // What comes after the checkpoint is made again.
+            // Everything after the checkpoint is repeated.
             Event::RolledBack { to, evaluation_due, .. } => {
                 let (step, evaluation_due) = (*to, *evaluation_due);
                 self.0.log.roll_back::<Metric>(ResumePoint { step, evaluation_due })
@@ -117,11 +115,11 @@ impl Observer for MetricsFile<'_> {
     }
 }
 
-/// `samples.jsonl`: the answers to held-out problems that are shown during training.
+/// Writes `samples.jsonl`: the sample answers to held-out problems during training.
 pub struct SamplesFile<'a>(TellingLog<'a>);
 
 impl<'a> SamplesFile<'a> {
-    /// The file of a run that begins or goes on; lines of what will be made again are removed.
+    /// Opens the file of a new or resumed run. Lines that will be repeated are removed.
     ///
     /// # Errors
     /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
@@ -129,7 +127,7 @@ impl<'a> SamplesFile<'a> {
         Ok(Self(TellingLog::new(StepLog::resume::<SampleAnswer>(path, reached)?)))
     }
 
-    /// Calls `tell` where the file was removed under the run and is begun anew.
+    /// Calls `tell` if the file was removed during the run and a new one begins.
     pub fn telling(mut self, tell: impl Fn(&str) -> Result<()> + 'a) -> Self {
         self.0.tell = Box::new(tell);
         self

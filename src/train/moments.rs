@@ -1,4 +1,4 @@
-//! AdamW's moments of one parameter: how they are updated, and how a checkpoint holds them.
+//! AdamW's moments of one parameter: updating them and storing them in checkpoints.
 
 use super::config::MomentType;
 use crate::device;
@@ -12,11 +12,11 @@ use burn::tensor::TensorData;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Elements from which a tensor's moments are of 8 bits; those of smaller ones would save little.
-/// bitsandbytes has the same bound.
+/// The smallest number of elements whose moments can have 8 bits. Smaller tensors would save little. The same
+/// bound as in bitsandbytes.
 pub(crate) const LEAST_8BIT: usize = 4096;
 
-/// The names of the moments after a parameter's, as PyTorch has them.
+/// Suffixes of the moments' names, as in PyTorch.
 const PARTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 /// Moments of a flat tensor.
@@ -27,12 +27,12 @@ pub(super) enum Moments {
 }
 
 impl Moments {
-    /// Whether a tensor of so many elements has moments of 8 bits.
+    /// Whether a tensor of `count` elements has 8-bit moments.
     fn is_8bit(kind: MomentType, count: usize) -> bool {
         kind == MomentType::EightBit && count >= LEAST_8BIT
     }
 
-    /// The updates that they have seen.
+    /// The number of updates so far.
     pub(super) fn time(&self) -> usize {
         match self {
             Self::F32(state) => state.time,
@@ -40,7 +40,7 @@ impl Moments {
         }
     }
 
-    /// The parameter after an update, and its moments; before the first one there are none.
+    /// Returns the updated parameter and its moments. `moments` is `None` before the first update.
     pub(super) fn update(
         moments: Option<Self>,
         kind: MomentType,
@@ -69,8 +69,8 @@ impl Moments {
         }
     }
 
-    /// Their tensors in a checkpoint: `NAME.exp_avg` and `NAME.exp_avg_sq`; those of 8 bits have a
-    /// `.absmax` each beside them.
+    /// The tensors in a checkpoint: `NAME.exp_avg` and `NAME.exp_avg_sq`, for 8-bit moments each with a
+    /// `.absmax` tensor.
     pub(super) fn tensors(&self, name: &str) -> Vec<NamedTensor> {
         match self {
             Self::F32(state) => {
@@ -95,7 +95,7 @@ impl Moments {
         }
     }
 
-    /// The same tensors, as a file has them in which they were written before.
+    /// The same tensors, read from an existing file.
     pub(super) fn stored(
         files: &Rc<RefCell<WeightFiles>>,
         name: &str,
@@ -120,11 +120,10 @@ impl Moments {
         both.collect()
     }
 
-    /// Reads what [`Moments::tensors`] gave, for a parameter of `count` elements.
+    /// Reads the tensors of [`Moments::tensors`] for a parameter of `count` elements.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the moments are of the other type or size; else as
-    /// [`WeightFiles::read`].
+    /// [`Error::Checkpoint`] if the moments have another type or size; otherwise as [`WeightFiles::read`].
     pub(super) fn read(
         files: &mut WeightFiles,
         name: &str,
@@ -142,7 +141,7 @@ impl Moments {
                 what: format!(
                     "the moments of `{name}` are {held}, and `train.moments` asks for {asked}"
                 ),
-                hint: "Resume with the moments that it was made with".into(),
+                hint: "Resume with the `train.moments` of the original run".into(),
             });
         }
         let path = files.path().to_owned();
@@ -151,7 +150,8 @@ impl Moments {
             false => Err(Error::Checkpoint {
                 path: path.clone(),
                 what: format!("`{name}.{part}` has {len} elements, not {expected}"),
-                hint: "It belongs to another model, or is damaged".into(),
+                hint: "Resume with the model that it was written for, or use another checkpoint"
+                    .into(),
             }),
         };
         if !is_8bit {
@@ -173,7 +173,7 @@ impl Moments {
                 return Err(Error::Checkpoint {
                     path: path.clone(),
                     what: format!("`{name}.{part}` has the scale {scale}, below 0"),
-                    hint: "It is damaged".into(),
+                    hint: "Use another checkpoint; this one is damaged".into(),
                 });
             }
             Ok(StoredMoment { codes, scales })

@@ -60,8 +60,8 @@ pub trait Optimizer<M> {
             [] => self.save(model, path),
             _ => Err(Error::config(
                 "train.shard_optimizer",
-                "the state of this optimizer cannot be divided",
-                "Leave it out, or use this crate's AdamW",
+                "the state of this optimizer cannot be sharded",
+                "Remove the setting, or use this crate's AdamW",
             )),
         }
     }
@@ -240,7 +240,7 @@ impl<M: Module> Optimizer<M> for FusedAdamW {
             let count = *counts.get(name).ok_or_else(|| Error::Checkpoint {
                 path: path.to_owned(),
                 what: format!("it has moments of `{name}`, which the model does not have"),
-                hint: "It belongs to another model".into(),
+                hint: "Resume with the model that it was written for".into(),
             })?;
             let time = *time as usize;
             let read = Moments::read(&mut files, name, time, count, self.moment_type, &device)?;
@@ -265,7 +265,7 @@ impl<M: Module> Optimizer<M> for ModuleOptimizer {
 
     fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>> {
         let bytes = self.into_bytes().map_err(|e| Error::Training {
-            what: format!("the optimizer's state cannot be written: {e}"),
+            what: format!("cannot write the optimizer's state: {e}"),
             hint: "Check the device and its memory".into(),
         })?;
         crate::files::write_whole(path, |file| {
@@ -280,8 +280,8 @@ impl<M: Module> Optimizer<M> for ModuleOptimizer {
         let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes));
         let record = record.map_err(|e| Error::Checkpoint {
             path: path.to_owned(),
-            what: format!("it is no state of an optimizer: {e}"),
-            hint: "It belongs to another optimizer, or is damaged".into(),
+            what: format!("it is not an optimizer state: {e}"),
+            hint: "Resume with the optimizer of the original run, or use another checkpoint".into(),
         })?;
         *self = self.clone().load_record(record);
         Ok(with_parameter_ids(model, numbers))

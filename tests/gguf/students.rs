@@ -281,7 +281,7 @@ fn an_adapter_alone_has_the_scale_of_each_layer() {
     let shape = &file.tensors()["blk.0.attn_q.weight.lora_b"].shape;
     assert_eq!(shape[1], 2);
     for (lora, name, what) in [
-        (LoraConfig { use_dora: true, ..LoraConfig::default() }, "dora", "is DoRA's"),
+        (LoraConfig { use_dora: true, ..LoraConfig::default() }, "dora", "uses DoRA"),
         (LoraConfig { lora_bias: true, ..LoraConfig::default() }, "bias", "has a bias in B"),
         (
             LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..LoraConfig::default() },

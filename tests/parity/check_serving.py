@@ -4,7 +4,7 @@
 
 DIR is what `check_ours.py` reads: folders of models and of adapters. VLLM is the folder `vllm` of
 vLLM's package, whose own code then reads the adapters and names the models; without it the checks of
-folders alone are made. Nothing of vLLM is built or started. docs/SERVING.md has the list.
+folders alone are made. Nothing of vLLM is built or started. docs/serving.md has the list.
 
 The exit status is 1 if a folder failed or there was none.
 """
@@ -28,10 +28,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 # Ranks that vLLM's `--max-lora-rank` takes.
 MAX_RANKS = [1, 8, 16, 32, 64, 128, 256, 320, 512]
-# Linear layers of the families that are trained here, by the names that adapters have for them.
+# Linear layers of the families that are trained here, by the names that adapters have for them. vLLM takes
+# those of each of its models from the model's modules and its `packed_modules_mapping`.
 LAYERS = {
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     *("qkv_proj", "gate_up_proj"),
+    # Linear attention (vLLM's `qwen3_5.py`).
+    *("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"),
 }
 # Of the largest change. The factors are multiplied in another order.
 TOLERANCE = 1e-6
@@ -190,7 +193,7 @@ def check_model(folder, vllm, problems):
 
 
 def what_is_refused(folder, config):
-    """What docs/SERVING.md lists as refused, for which an adapter is merged first."""
+    """What docs/serving.md lists as refused, for which an adapter is merged first."""
     keys = ("use_dora", "lora_bias", "modules_to_save", "layer_replication")
     refused = [key for key in keys if config.get(key)]
     if config.get("bias") != "none":
@@ -218,7 +221,7 @@ def check_adapter(folder, vllm, problems):
     except ValueError as error:
         if not refused:
             raise
-        print(f"{folder.name}: vLLM refuses {', '.join(refused)}, as docs/SERVING.md says: {error}")
+        print(f"{folder.name}: vLLM refuses {', '.join(refused)}, as docs/serving.md says: {error}")
         return
     require(problems, f"vLLM takes {refused}", not refused)
     if not (folder / "base.txt").exists():

@@ -316,7 +316,7 @@ fn a_part_that_is_stopped_or_killed_goes_on() {
         if signal == "-INT" {
             assert_eq!(ended.status.code(), Some(75), "{said}");
             assert!(
-                said.contains("go on with: mixdistill evaluate") && said.contains("--part 1/2"),
+                said.contains("resume with: mixdistill evaluate") && said.contains("--part 1/2"),
                 "{said}"
             );
         }

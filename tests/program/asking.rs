@@ -61,7 +61,7 @@ fn variables_reach_the_chat_template_wherever_a_model_is_asked() {
     let chat = [&["chat", "--template-variable", on], &asked[..]].concat();
     call_with(&chat, &problem).with(0);
     let said = call(&[&chat[..], &["--template-variable", "2 = 3"]].concat()).with(2).err;
-    assert!(said.contains("is no name"), "{said}");
+    assert!(said.contains("is not a valid name"), "{said}");
 
     // Answers that were asked for otherwise are others.
     let (bench, out) = (path("bench.jsonl"), path("scores"));

@@ -170,7 +170,7 @@ fn a_command_that_the_build_lacks_says_how_to_get_it() {
         }
         for words in [&[command][..], &[command, "--out", "x", "-q"], &[command, "--help"]] {
             let said = call(words).with(1).err;
-            let what = format!("built without what {command} needs (feature `{feature}`)");
+            let what = format!("built without the feature `{feature}`, which {command} needs");
             assert!(said.contains(&what), "{said}");
             assert_eq!(said.matches(&format!("--features {feature}")).count(), 1, "{said}");
         }

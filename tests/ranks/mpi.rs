@@ -141,7 +141,7 @@ fn killed_on_four_it_goes_on_on_one_and_then_on_two() {
     signal("-TERM", &processes(two.id())[1]);
     let output = two.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", text(&output));
-    assert_eq!(text(&output).matches("go on with:").count(), 1, "{}", text(&output));
+    assert_eq!(text(&output).matches("resume with:").count(), 1, "{}", text(&output));
     finish(4, &["--resume"], &parts).unwrap();
     assert!(model(&parts) == model(&whole));
 }
@@ -235,7 +235,7 @@ fn a_command_of_one_process_is_refused_under_mpirun() {
     let Some(mut command) = mpirun() else { return };
     let output = command.args(["-np", "2"]).arg(program()).arg("config").output().unwrap();
     let text = text(&output);
-    assert!(text.contains("works in one process") && text.contains("--part"), "{text}");
+    assert!(text.contains("runs in one process") && text.contains("--part"), "{text}");
     assert_eq!(text.lines().filter(|line| line.starts_with("error:")).count(), 1, "{text}");
     assert!(!output.status.success());
 }

@@ -40,7 +40,7 @@ fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(75), "{text}");
-    let again = format!("go on with: mixdistill train --resume --out {}", out.display());
+    let again = format!("resume with: mixdistill train --resume --out {}", out.display());
     assert!(text.contains("a checkpoint is saved") && text.contains(&again), "{text}");
     let output = train(&["--resume", "--out", &out.display().to_string()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -94,7 +94,7 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     assert!(budgets.iter().all(|budget| budget.updates == budgets[0].updates));
     assert_eq!(budgets[1].strong_rows, 0.5);
     assert!(study.warnings.iter().any(|w| w.contains("trained tokens")), "{:?}", study.warnings);
-    assert!(study.warnings.iter().any(|w| w.contains("say nothing of a gap")));
+    assert!(study.warnings.iter().any(|w| w.contains("say nothing about a gap")));
     assert_eq!(study.style.len(), 2 * 2);
     let out = &config.out;
     for name in ["report.html", "report.md", "study.json", "settings.toml", "figures/gap-long.svg"]
@@ -102,7 +102,7 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
         assert!(out.join(name).is_file(), "{name}");
     }
     let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
-    for part in ["Δ Long", "α = 0.5", "held-out (12)", "the command", "Budgets", "style shift"] {
+    for part in ["Δ Long", "α = 0.5", "held-out (12)", "the command", "Budgets", "Style shift"] {
         assert!(markdown.contains(part), "{part}");
     }
     // Every row of a table has a cell for each name in its header.
@@ -236,11 +236,11 @@ fn studies_that_cannot_be_are_refused_by_name() {
         ("seeds = [1, 2]", "seeds = []", "seeds"),
         ("seeds = [1, 2]", "seeds = [1, 1]", "twice"),
         ("seeds = [1, 2]", "sedes = [1]", "sedes"),
-        ("name = \"small\"", "name = \"../small\"", "cannot be that of a folder"),
+        ("name = \"small\"", "name = \"../small\"", "cannot be a folder name"),
         ("name = \"small\"", "name = \"large\"", "twice"),
         ("alphas = [0.5]", "alphas = [1.5]", "shares from 0 to 1"),
-        ("weak = \"short\"", "weak = \"long\"", "Name two sources"),
-        ("questions = 12", "questions = 0", "nothing is asked"),
+        ("weak = \"short\"", "weak = \"long\"", "Use two different sources"),
+        ("questions = 12", "questions = 0", "no test problems"),
         ("hidden_size = 16", "hidden_sice = 16", "hidden_sice"),
         ("resamples = 200", "resamples = 0", "resamples"),
         ("[run.evaluation]", "[run.evaluation]\nbefore = true", "run.evaluation.before"),
@@ -369,8 +369,8 @@ fn students_in_folders_learn_from_files_and_are_tested_on_benchmarks() {
     assert!(comparison.students.iter().all(|s| s.untuned_by_benchmark.len() == 2));
     let trained = study.students.iter().map(|s| s.trained_parameters < s.parameters);
     assert_eq!(trained.collect::<Vec<_>>(), [false, true]);
-    let shared = |w: &String| w.contains("of sums are trained on");
-    let held = |w: &String| w.contains("held-out problems are trained on");
+    let shared = |w: &String| w.contains("in sums are training problems");
+    let held = |w: &String| w.contains("held-out set are training problems");
     // 7 + 3 is trained on, unless it is held out.
     assert!(study.warnings.iter().any(shared) || comparison.benchmarks[0].1 > 0);
     assert!(!study.warnings.iter().any(held), "{:?}", study.warnings);

@@ -27,9 +27,9 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
     let [line] = study.pretrained.as_slice() else { panic!("{:?}", study.pretrained) };
     assert_eq!((line.student.as_str(), line.problems, line.updates), ("small", 40, 12));
     assert_eq!(line.asked, 10);
-    assert!(line.data.contains("1 to 1 operations") && line.data.contains("100 % short"));
+    assert!(line.data.contains("1 to 1 operations") && line.data.contains("100% short"));
     let markdown = std::fs::read_to_string(config.out.join("report.md")).unwrap();
-    assert!(markdown.contains("pretraining") && markdown.contains("1 to 1 operations"));
+    assert!(markdown.contains("## Pretraining") && markdown.contains("1 to 1 operations"));
 
     // Every cell of the student begins with that model, and the untuned one is read once.
     let pretraining = config.pretraining(0).unwrap().unwrap();
@@ -86,7 +86,7 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
     let mut told = Told::default();
     let again = mixdistill::study::study(&config, "it", &Context::new(&mut told, &stop)).unwrap();
     assert_eq!(again.comparisons, study.comparisons);
-    let anew = |notice: &String| notice.contains("is trained anew");
+    let anew = |notice: &String| notice.contains("is pretrained again");
     assert!(told.before.iter().any(anew), "{:?}", told.before);
     // Another model in its place is refused, whatever it was made from.
     let (weights, aside) = (model.join("model.safetensors"), folder.path().join("aside"));
@@ -95,7 +95,8 @@ fn a_student_is_pretrained_once_and_every_cell_begins_with_it() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, &bytes).unwrap();
     let error = quiet(&config, &stop).unwrap_err().to_string();
-    for part in ["`small` is not the one that the study's cells began with", "pretrained-models"] {
+    for part in ["`small` is not the one that the study's cells started from", "pretrained-models"]
+    {
         assert!(error.contains(part), "{error}");
     }
     std::fs::copy(&aside, &weights).unwrap();
@@ -122,11 +123,12 @@ fn pretraining_on_the_problems_of_the_test_is_told() {
     };
     let (_, config) = config(folder.path(), few);
     let study = quiet(&config, &StopFlag::default()).unwrap();
-    let told =
-        |w: &String| w.contains("problems of the held-out problems are trained on, word for word");
+    let told = |w: &String| {
+        w.contains("problems in the held-out set are training problems, word for word")
+    };
     assert!(study.warnings.iter().any(told), "{:?}", study.warnings);
     let report = std::fs::read_to_string(config.out.join("report.md")).unwrap();
-    assert!(report.contains("Tested on problems of which students were trained on some"));
+    assert!(report.contains("Tested on problems that include some training problems"));
     assert!(!report.contains("that no student was trained on"));
     // Without a cache it is in the study's directory.
     let out = config.pretraining(0).unwrap().unwrap().out;

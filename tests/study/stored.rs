@@ -75,7 +75,7 @@ fn a_study_goes_on_from_its_stored_results_alone() {
     assert!(config.cell_folder(&config.cells()[1]).is_dir());
     assert!(!config.cell_folder(&config.cells()[0]).exists());
     let warned = |text: &str| again.warnings.iter().any(|warning| warning.contains(text));
-    assert!(warned("7 cells have no folder here"), "{:?}", again.warnings);
+    assert!(warned("7 cells are read from results/"), "{:?}", again.warnings);
     // Tokens of what is not here have no ranks.
     assert!(whole.style.len() == 4 && again.style.is_empty());
     // Nothing is trained the third time, and the results are as they were.
@@ -121,9 +121,12 @@ fn stored_results_of_something_else_are_refused_by_name() {
             (|stored| stored["summary"]["data"] = "0".into()) as fn(&mut Value),
             "the data have changed",
         ),
-        (|stored| stored["summary"] = Value::Null, "of another kind"),
-        (|stored| *stored = Value::Bool(true), "no finished cell"),
-        (|stored| stored["answers"] = Value::Array(vec![]), "answers are not to the problems"),
+        (|stored| stored["summary"] = Value::Null, "another kind of cell"),
+        (|stored| *stored = Value::Bool(true), "not a finished cell"),
+        (
+            |stored| stored["answers"] = Value::Array(vec![]),
+            "answers are not to the current test problems",
+        ),
     ] {
         let path = result_file(&config, 0);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -156,7 +159,7 @@ fn stored_results_of_early_versions_are_taken_and_those_of_another_one_are_told(
     assert_eq!(early.comparisons, whole.comparisons);
     edit(&files[0], |stored| stored["version"] = "7.0.0".into());
     let told = versions(&quiet(&config, &stop).unwrap()).unwrap();
-    assert!(told.contains("7.0.0 (1), not known (7)"), "{told}");
+    assert!(told.contains("7.0.0 (1), unknown (7)"), "{told}");
 }
 
 #[test]

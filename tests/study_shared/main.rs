@@ -207,7 +207,7 @@ fn two_of_three_processes_are_killed_and_the_report_is_that_of_one() {
     let output = ended(processes.remove(0));
     let told = text(&output);
     assert!(output.status.success(), "{moments:?}: {told}");
-    let taken_over = told.matches("this process takes its work over").count();
+    let taken_over = told.matches("this process takes over its work").count();
     assert!(taken_over >= left.len(), "{moments:?}, left {left:?}: {told}");
     let made = read(&out);
     assert_eq!(made.comparisons, expected.comparisons, "{moments:?}");
@@ -239,7 +239,7 @@ fn processes_that_share_a_study_divide_its_cells_and_all_give_the_report() {
     let told: Vec<String> =
         outputs.iter().map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).collect();
     for seed in [1, 2] {
-        for arm in ["0 % long", "100 % long", "by RSR, ", "random at the share"] {
+        for arm in ["0% long", "100% long", "by RSR, ", "random at the share"] {
             let cell = format!("=== small: Long, {arm}");
             let begun =
                 |line: &str| line.starts_with(&cell) && line.contains(&format!("seed {seed} (run"));
@@ -300,7 +300,7 @@ fn a_second_process_is_refused_unless_it_shares() {
             vec!["--share"],
             vec![
                 (&settings, vec![], "--share"),
-                (&settings, vec!["--part", "1/2"], "directory of its own"),
+                (&settings, vec!["--part", "1/2"], "its own directory"),
                 (&other_settings, vec!["--share"], "run.train.steps was 6, is 7"),
             ],
         ),

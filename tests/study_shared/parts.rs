@@ -51,12 +51,16 @@ fn parts_come_to_the_report_of_one_process() {
     // A part that is not named is missed, by its cells.
     let output = by_program(&[&parts[0], &parts[2]], "without");
     let told = text(&output);
-    assert!(!output.status.success() && told.contains("no directory has 5 of the 15"), "{told}");
-    assert!(told.contains("small, Long, 100 % long, seed 1") && told.contains("--part"), "{told}");
+    assert!(
+        !output.status.success()
+            && told.contains("5 of the 15 cells of the study are in no directory"),
+        "{told}"
+    );
+    assert!(told.contains("small, Long, 100% long, seed 1") && told.contains("--part"), "{told}");
     assert!(!folder.path().join("without").exists(), "nothing is made");
     // So is a directory of something else.
     let told = text(&by_program(&[&parts[0], folder.path()], "without"));
-    assert!(told.contains("holds no part of a study"), "{told}");
+    assert!(told.contains("does not hold a part of a study"), "{told}");
     // Other settings are told by name.
     let other = text(
         &command("study")

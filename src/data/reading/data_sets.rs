@@ -1,5 +1,5 @@
 //! Data sets that are known by their columns taken together, where the usual names alone would read
-//! something else. `docs/DATASETS.md` says what is read of each.
+//! something else. `docs/data.md` says what is read of each.
 
 use serde_json::{Map, Value};
 

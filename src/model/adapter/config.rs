@@ -1,11 +1,11 @@
-//! The settings of adapters in PEFT's words.
+//! PEFT's `adapter_config.json`.
 
 use crate::model::hf_config::Refusal;
 use crate::model::lora::{LoraConfig, LoraTargets, ModuleNames, Patterns, WITHIN};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Settings of PEFT that say nothing about the computation, or that are handled here.
+/// PEFT settings that do not affect the computation, or that this module handles.
 const KNOWN: [&str; 32] = [
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -16,7 +16,7 @@ const KNOWN: [&str; 32] = [
     "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
-    // For layers that are no `torch.nn.Linear`; PEFT ignores it for those that are, as all here.
+    // PEFT ignores it for `torch.nn.Linear`, the only type of layer here.
     "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
@@ -42,17 +42,17 @@ const KNOWN: [&str; 32] = [
     "lora_ga_config",
 ];
 
-/// Initializations that leave the base model's weights as they are.
+/// Initializations that do not change the base model's weights.
 const INITIALIZATIONS: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
 
-/// The adapter's settings. In a model of text and images the layers of the text part alone have adapters.
+/// The adapter's settings. In a vision-language model (`is_part`), only the text part has adapters.
 pub(super) fn write_config(
     config: &LoraConfig,
     targets: &LoraTargets,
     is_part: bool,
     base: &str,
 ) -> Value {
-    // A name on the hub may come with its revision, which PEFT keeps apart.
+    // A hub name may include a revision, which PEFT stores separately.
     let (base, revision) = match base.split_once('@') {
         Some((name, revision)) if !Path::new(base).exists() => (name, Some(revision)),
         _ => (base, None),
@@ -81,12 +81,12 @@ pub(super) fn write_config(
     all
 }
 
-/// A list, or null for an empty one, as PEFT has it.
+/// The list, or null if it is empty, as PEFT writes it.
 fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
     if list.is_empty() { Value::Null } else { json!(list) }
 }
 
-/// Which modules these are, as the settings say it.
+/// The choice of modules, as the settings state it.
 fn chosen(config: &LoraConfig) -> Value {
     let excluded = &config.exclude_modules;
     json!({
@@ -100,7 +100,7 @@ fn chosen(config: &LoraConfig) -> Value {
     })
 }
 
-/// Which modules of a model of text and images these are.
+/// The choice of modules, as paths in the whole vision-language model.
 fn chosen_of_part(config: &LoraConfig, targets: &LoraTargets) -> Value {
     let whole = |path: &str| match path.strip_prefix("model.") {
         Some(rest) => format!("{WITHIN}{rest}"),
@@ -115,7 +115,7 @@ fn chosen_of_part(config: &LoraConfig, targets: &LoraTargets) -> Value {
         }
         _ => json!(targets.layers.keys().map(|path| whole(path)).collect::<Vec<_>>()),
     };
-    // Settings may name layers by their paths within the text part.
+    // Patterns of the settings may match paths within the text part, so list each layer.
     let (mut ranks, mut alphas) = (Map::new(), Map::new());
     for (path, layer) in &targets.layers {
         let key = format!("^{}", whole(path).replace('.', r"\."));
@@ -142,24 +142,24 @@ fn chosen_of_part(config: &LoraConfig, targets: &LoraTargets) -> Value {
     })
 }
 
-/// What to do about an adapter that asks for more than is done here.
+/// Hint for an adapter with an unsupported feature.
 const MERGE: &str = "Merge it with PEFT (`AutoPeftModelForCausalLM.from_pretrained(ADAPTER)\
-                     .merge_and_unload().save_pretrained(FOLDER)`) and give FOLDER as the model, or \
-                     train an adapter without it";
+                     .merge_and_unload().save_pretrained(FOLDER)`) and use FOLDER as the model, or \
+                     train an adapter without this feature";
 
-/// Where merging is no way out.
-const TRAIN: &str = "It cannot be merged into the model either; train an adapter without it";
+/// Hint if PEFT cannot merge the adapter either.
+const TRAIN: &str = "Train an adapter without this feature; PEFT cannot merge it either";
 
-/// What a setting of PEFT means where it is set, for those that are asked for most.
+/// The feature that a PEFT setting turns on, for the most common ones.
 fn meaning(key: &str) -> Option<&'static str> {
     Some(match key {
-        "arrow_config" => "adapters chosen by token",
+        "arrow_config" => "adapters routed by token",
         "kasa_config" => "singular values between A and B",
-        "layer_replication" => "layers that are repeated",
-        "megatron_config" => "layers of Megatron",
+        "layer_replication" => "repeated layers",
+        "megatron_config" => "Megatron layers",
         "monteclora_config" => "sampled adapters",
         "target_parameters" => "adapters on parameters",
-        "trainable_token_indices" => "trained rows of the embedding",
+        "trainable_token_indices" => "trained embedding rows",
         "use_bdlora" => "block-diagonal adapters",
         "use_qalora" => "quantized adapters",
         "velora_config" => "compressed activations",
@@ -167,19 +167,19 @@ fn meaning(key: &str) -> Option<&'static str> {
     })
 }
 
-/// An adapter that asks for more than is done here.
+/// Refuses an adapter with an unsupported feature.
 pub(super) fn merge(what: String) -> Refusal {
     Refusal { what, hint: MERGE }
 }
 
-/// Settings that no adapter has.
+/// Refuses invalid settings.
 fn mend(what: String) -> Refusal {
-    Refusal { what, hint: "Mend the file, or save the adapter again" }
+    Refusal { what, hint: "Fix the file, or save the adapter again" }
 }
 
 type Read<T> = std::result::Result<T, Refusal>;
 
-/// The adapter's settings from PEFT's words; what is not done here is refused by name, in words.
+/// Reads PEFT's settings. The error names an unsupported or invalid setting.
 pub(super) fn read_config(value: &Value) -> Read<LoraConfig> {
     let settings = value.as_object().ok_or_else(|| mend("it is not a JSON object".into()))?;
     refuse_others(value, settings)?;
@@ -209,7 +209,7 @@ pub(super) fn read_config(value: &Value) -> Read<LoraConfig> {
     Ok(config)
 }
 
-/// Refuses settings that mean more than is done here.
+/// Refuses settings of unsupported features.
 fn refuse_others(value: &Value, settings: &Map<String, Value>) -> Read<()> {
     if value["peft_type"] != "LORA" {
         return Err(merge(format!("`peft_type` is {}, not \"LORA\"", value["peft_type"])));
@@ -223,7 +223,7 @@ fn refuse_others(value: &Value, settings: &Map<String, Value>) -> Read<()> {
         };
         if !unset {
             let means = meaning(key).map_or_else(String::new, |means| format!(" ({means})"));
-            let what = format!("`{key}` is {value}{means}, which this build does not support");
+            let what = format!("`{key}` is {value}{means}, which is not supported");
             return Err(match key.as_str() {
                 // PEFT refuses to merge these.
                 "layer_replication" | "arrow_config" | "use_qalora" => {
@@ -234,14 +234,14 @@ fn refuse_others(value: &Value, settings: &Map<String, Value>) -> Read<()> {
         }
     }
     if !value["alora_invocation_tokens"].is_null() {
-        let what = "`alora_invocation_tokens` is set (aLoRA, adapters from some tokens on), which this \
-                    build does not support";
+        let what = "`alora_invocation_tokens` is set (aLoRA, adapters activated by tokens), which is not \
+                    supported";
         return Err(Refusal { what: what.into(), hint: TRAIN });
     }
     match value["bias"].as_str() {
         None | Some("none") => {}
         Some(other) => {
-            let what = "(trained biases of the model); this build supports \"none\" only";
+            let what = "(trained biases of the model); only \"none\" is supported";
             return Err(merge(format!("`bias` is \"{other}\" {what}")));
         }
     }
@@ -250,8 +250,7 @@ fn refuse_others(value: &Value, settings: &Map<String, Value>) -> Read<()> {
         Value::String(name) if INITIALIZATIONS.contains(&name.as_str()) => Ok(()),
         // These change the base model's weights when the adapter is made.
         other => Err(merge(format!(
-            "`init_lora_weights` is {other}, which changes the base model's weights and which this build \
-             does not support"
+            "`init_lora_weights` is {other}, which changes the base model's weights and is not supported"
         ))),
     }
 }
@@ -276,7 +275,7 @@ fn is_set(value: &Value, key: &str) -> Read<bool> {
     }
 }
 
-/// Names or an expression; `None` for null.
+/// Names or a regular expression; `None` for null.
 fn names(value: &Value, key: &str) -> Read<Option<ModuleNames>> {
     match &value[key] {
         Value::Null => Ok(None),
@@ -286,7 +285,7 @@ fn names(value: &Value, key: &str) -> Read<Option<ModuleNames>> {
     }
 }
 
-/// A list of texts, or a single one.
+/// A list of strings, or a single one.
 fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
     let wrong = |value: &Value| mend(format!("`{key}` is {value}, not a list of names"));
     match &value[key] {
@@ -301,7 +300,7 @@ fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
     }
 }
 
-/// The numbers of blocks: a list, or a single one.
+/// Block numbers: a list, or a single one.
 fn numbers(value: &Value) -> Read<Vec<usize>> {
     let value = &value["layers_to_transform"];
     let number = |value: &Value| {
@@ -335,10 +334,10 @@ fn patterns<T>(
     }
 }
 
-/// The model that an adapter says it was made for.
+/// The base model that the adapter's settings name.
 pub(super) fn base_of(settings: &Value) -> String {
     match (settings["base_model_name_or_path"].as_str(), settings["revision"].as_str()) {
-        (None | Some(""), _) => "a model that it does not name".into(),
+        (None | Some(""), _) => "an unnamed model".into(),
         (Some(base), None | Some("")) => base.to_owned(),
         (Some(base), Some(revision)) => format!("{base} (revision {revision})"),
     }

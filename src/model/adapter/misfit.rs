@@ -1,4 +1,4 @@
-//! What is wrong where an adapter's tensors are not those that its settings and the model call for.
+//! Explains why an adapter's tensors do not match its settings and the model.
 
 use super::config::{base_of, merge};
 use super::{CONFIG, PREFIX, shape_in};
@@ -8,7 +8,7 @@ use crate::model::weights::listed;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What is wrong, and what to do.
+/// Returns what is wrong, and a hint.
 pub(super) fn misfit(
     settings: &Value,
     model: &DecoderConfig,
@@ -23,10 +23,10 @@ pub(super) fn misfit(
             && width == of_width
             && rows != known
         {
-            let what = format!("its {name} has {rows} rows, and that of the model {known}");
+            let what = format!("its {name} has {rows} rows, but the model's has {known}");
             let hint = format!(
-                "It was made for a model with another vocabulary. Resize the base with transformers \
-                 (`model.resize_token_embeddings({rows})`), save it, and give that model"
+                "Resize the base model to the adapter's vocabulary with transformers \
+                 (`model.resize_token_embeddings({rows})`), save it, and use that model"
             );
             return (what, hint);
         }
@@ -40,22 +40,22 @@ pub(super) fn misfit(
     if !not_done.is_empty() {
         let listed = listed(&not_done);
         let what = format!(
-            "it holds {listed}: adapters on the embedding or the head, which this build does not support"
+            "it has {listed}: adapters on the embedding or the head, which are not supported"
         );
         let refusal = merge(what);
         return (refusal.what, refusal.hint.into());
     }
     let what = format!("its tensors do not fit the model: {}", listed(problems));
-    // Whether this is the model that it names cannot be told from a name.
+    // A name alone does not show whether this is the right base model.
     let hint = format!(
-        "These names and shapes are what the file, {CONFIG} and the model differ in; by {CONFIG} it \
-         was made for {}",
+        "Check that this is the adapter's base model and that {CONFIG} matches its tensors; {CONFIG} says \
+         it was made for {}",
         base_of(settings)
     );
     (what, hint)
 }
 
-/// Whether a tensor of an adapter is on the module of a tensor of the model.
+/// Whether an adapter tensor belongs to the module of a model tensor.
 fn is_of(name: &str, tensor: &str) -> bool {
     let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
     name.strip_prefix(PREFIX).is_some_and(|path| path.starts_with(module))

@@ -1,4 +1,4 @@
-//! Whether settings can be used, as far as no file says so.
+//! Checks of settings that need no file.
 
 use super::{DataConfig, EvaluationConfig, RunConfig};
 use crate::data::ChatTemplate;
@@ -14,7 +14,7 @@ impl RunConfig {
     /// Checks the settings that need no file.
     ///
     /// # Errors
-    /// [`Error::Config`] with the setting that cannot be used, or [`Error::Several`] with all such.
+    /// [`Error::Config`] with the invalid setting, or [`Error::Several`] with all of them.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         problems.note(self.train.validate());
@@ -32,7 +32,7 @@ impl RunConfig {
         problems.check()
     }
 
-    /// The variables that are set for chat templates: the setting, and the variable's name.
+    /// All chat template variables that are set: the setting, and the variable's name.
     pub(in crate::recipe) fn template_variables(&self) -> impl Iterator<Item = (String, &str)> {
         let sources = self.data.sources.iter().map(|source| {
             (format!("data.sources.{}.template_variables", source.name), &source.template_variables)
@@ -46,33 +46,31 @@ impl RunConfig {
         })
     }
 
-    /// The teacher and its part in the loss go together.
+    /// A teacher requires a distillation objective, and the other way round.
     fn validate_teacher(&self) -> Result<()> {
         match (&self.teacher, &self.train.objective.distillation) {
-            (None, Some(_)) => refuse(
-                "train.objective.distillation",
-                "there is no teacher",
-                "Name one with teacher.path",
-            ),
+            (None, Some(_)) => {
+                refuse("train.objective.distillation", "there is no teacher", "Set teacher.path")
+            }
             (Some(_), None) => refuse(
                 "teacher",
-                "a teacher is named, and has no part in the loss",
-                "Set train.objective.distillation, or leave it out",
+                "there is a teacher, but the loss does not use it",
+                "Set train.objective.distillation, or remove the teacher",
             ),
             (Some(teacher), Some(_)) if teacher.top_k == 0 => {
-                refuse("teacher.top_k", "it is 0", "64 is usual")
+                refuse("teacher.top_k", "it is 0", "Use a positive number (default 64)")
             }
             _ => Ok(()),
         }
     }
 
-    /// What is trained, and how it is written.
+    /// Checks what is trained and how it is written.
     fn validate_model(&self) -> Result<()> {
         if let Some(lora) = &self.lora {
             lora.validate()?;
             if self.save.file_type != FileType::F32 {
-                let what = "adapters are written as they were trained, in f32";
-                return refuse("save.file_type", what, "Leave it out, or merge the adapters");
+                let what = "adapters are always written in f32";
+                return refuse("save.file_type", what, "Remove it, or merge the adapter later");
             }
             if self.base_model.is_none() {
                 let what = "there is no model to add adapters to";
@@ -82,14 +80,14 @@ impl RunConfig {
         self.base.validate()?;
         if self.lora.is_none() && !self.base.is_f32() {
             let what = "all weights are trained, and trained weights are f32";
-            return refuse("base.type", what, "Train adapters (lora.rank=16), or leave it out");
+            return refuse("base.type", what, "Train adapters (lora.rank=16), or remove it");
         }
         if self.base_model.is_some() && self.data.tokenizer.is_some() {
-            let what = "the base model has a tokenizer of its own";
-            return refuse("data.tokenizer", what, "Leave it out");
+            let what = "the base model has its own tokenizer";
+            return refuse("data.tokenizer", what, "Remove it");
         }
         if self.save.max_shard_bytes == 0 {
-            return refuse("save.max_shard_bytes", "it is 0", "Give a positive number");
+            return refuse("save.max_shard_bytes", "it is 0", "Use a positive number");
         }
         Ok(())
     }
@@ -98,13 +96,14 @@ impl RunConfig {
 impl EvaluationConfig {
     fn validate(&self, evaluate_every: usize) -> Result<()> {
         let asks = self.during_training > 0;
-        if asks && (self.questions < self.during_training || evaluate_every == 0) {
-            let what = format!(
-                "it is {}, of {} questions, at evaluations every {evaluate_every} steps",
-                self.during_training, self.questions
-            );
-            let hint = "Raise evaluation.questions and train.evaluate_every";
-            return refuse("evaluation.during_training", what, hint);
+        if asks && evaluate_every == 0 {
+            let what = "there are no evaluations during training, since train.evaluate_every is 0";
+            return refuse("evaluation.during_training", what, "Set train.evaluate_every");
+        }
+        if asks && self.questions < self.during_training {
+            let (asked, of) = (self.during_training, self.questions);
+            let what = format!("it is {asked}, but evaluation.questions is only {of}");
+            return refuse("evaluation.during_training", what, "Raise evaluation.questions");
         }
         Ok(())
     }
@@ -114,19 +113,19 @@ impl DataConfig {
     fn validate(&self) -> Result<()> {
         if self.max_length < 2 {
             let what = format!("it is {}", self.max_length);
-            return refuse("data.max_length", what, "A row needs at least two tokens");
+            return refuse("data.max_length", what, "Use 2 or more; a row has at least two tokens");
         }
         if !(0.0..1.0).contains(&self.hold_out) {
             let what = format!("it is {}", self.hold_out);
-            return refuse("data.hold_out", what, "Give a share of the problems, 0 to below 1");
+            return refuse("data.hold_out", what, "Use a share from 0 to below 1");
         }
         if self.problems == Some(0) {
-            return refuse("data.problems", "it is 0", "Give a positive number, or leave it out");
+            return refuse("data.problems", "it is 0", "Use a positive number, or remove it");
         }
         if let Some(date) = &self.date
             && date.parse::<jiff::civil::Date>().is_err()
         {
-            return refuse("data.date", format!("it is \"{date}\""), "Give it as YYYY-MM-DD");
+            return refuse("data.date", format!("it is \"{date}\""), "Write it as YYYY-MM-DD");
         }
         if self.sources.is_empty() { self.validate_toy() } else { Ok(()) }
     }
@@ -135,20 +134,21 @@ impl DataConfig {
         let toy = &self.toy;
         let ordered = 1 <= toy.operations.0 && toy.operations.0 <= toy.operations.1;
         if !ordered || toy.operations.1 > 64 {
-            let what = format!("{} to {}", toy.operations.0, toy.operations.1);
-            return refuse("data.toy.operations", what, "Give 1 to 64, the smaller first");
+            let what = format!("it is {} to {}", toy.operations.0, toy.operations.1);
+            return refuse("data.toy.operations", what, "Use 1 to 64, the smaller first");
         }
         for (key, value) in [("data.toy.start", toy.start), ("data.toy.operand", toy.operand)] {
             if !(1..=1_000_000_000).contains(&value) {
-                return refuse(key, format!("it is {value}"), "Give 1 to 1000000000");
+                return refuse(key, format!("it is {value}"), "Use 1 to 1000000000");
             }
         }
-        /// Far above any use.
+        /// A sanity limit.
         const MOST: usize = 10_000_000;
         let problems = self.toy_problems.saturating_add(self.toy_test_problems);
         if self.toy_problems == 0 || problems > MOST {
-            let what = format!("{} problems", self.toy_problems);
-            return refuse("data.toy_problems", what, "Give 1 to 10000000");
+            let what = format!("it is {}", self.toy_problems);
+            let hint = "Use 1 or more; with data.toy_test_problems, at most 10000000";
+            return refuse("data.toy_problems", what, hint);
         }
         Ok(())
     }

@@ -1,49 +1,52 @@
-//! What pilots are told.
+//! The settings of pilots.
 
 use crate::data::{MixtureConfig, Schedule, Share};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The share where no other is clearly better: the paper's.
+/// The share to use if no other share is clearly better: the paper's.
 pub const FALLBACK_SHARE: f64 = 0.2;
 
-/// Refuses what gives the share another meaning than the one that pilots find.
+/// Checks for mixture settings that pilots cannot represent.
 ///
 /// # Errors
-/// [`Error::Config`] with the setting; a choice of answers refuses the share itself.
+/// [`Error::Config`] with the setting. `mixture.choice` is checked elsewhere.
 pub(in crate::recipe) fn validate_mixture(mixture: &MixtureConfig) -> Result<()> {
     if mixture.share != Share::Auto {
         return Ok(());
     }
-    let hint = "Leave it out, or give the share in place of mixture.share = auto";
+    let hint = "Remove it, or set a share instead of mixture.share = auto";
     if mixture.schedule != Schedule::Constant {
-        let what = "with mixture.share = auto pilots find one share for the whole training";
+        let what = "with mixture.share = auto, pilots find one share for the whole training run";
         return Err(Error::config("mixture.schedule", what, hint));
     }
     if mixture.redraw {
-        let what = "with mixture.share = auto each problem keeps its answer in all epochs";
+        let what = "with mixture.share = auto, each problem keeps its answer in all epochs";
         return Err(Error::config("mixture.redraw", what, hint));
     }
     Ok(())
 }
 
-/// How the share of `mixture.share = "auto"` is found.
+/// How pilots find the share with `mixture.share = "auto"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PilotsConfig {
-    /// Trained tokens of all pilots together, as a multiple of those of one training of the run (the
-    /// mean over the shares).
+    /// Maximum number of trained tokens of all pilots together, as a multiple of the trained tokens of the run
+    /// (averaged over the shares). Grading the pilots is not included. Raise it if the run warns that pilots are
+    /// too short.
     pub budget: f64,
-    /// Shares of long answers (of the first source, where none is named `long`) that are tried; 0.2 is always among them. Few make longer pilots.
+    /// Shares to try, from 0 to 1: of the source named `long`, or of the first source if neither has that name.
+    /// 0.2 is always added. With fewer shares, each pilot is longer.
     pub shares: Vec<f64>,
-    /// How many times the tokens of a round the next one may use: the last pilots, which decide, are the
-    /// longest.
+    /// Tokens of a round relative to the round before, 1 to 100. With larger values, the last pilots, which
+    /// decide, are longer and the first ones shorter.
     pub growth: f64,
-    /// Problems to train on that are kept apart to grade the pilots on: at most half of them. The run
-    /// trains on all.
+    /// Number of training problems to set aside for grading the pilots, at most half of all. The run itself
+    /// trains on all problems.
     pub questions: usize,
-    /// How sure it must be that the best share is better than 0.2 before it is proposed: the share of
-    /// resamples of these problems in which it is, 0.5 to 1.
+    /// Share of bootstrap resamples of the graded problems in which the best share must beat 0.2 to be proposed,
+    /// 0.5 to 1. Otherwise, 0.2 is used. 0.5 always takes the best pilot; 0.975 corresponds to a 95% interval
+    /// above 0.
     pub confidence: f64,
 }
 
@@ -63,47 +66,48 @@ impl PilotsConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first one that cannot be.
+    /// [`Error::Config`] with the first setting that is out of range.
     pub fn validate(&self) -> Result<()> {
         if !(self.budget > 0.0 && self.budget <= 1000.0) {
             let what = format!("it is {}", self.budget);
-            return Err(Error::config("pilots.budget", what, "Give a number above 0; 1 is usual"));
+            let hint = "Use a positive number up to 1000 (default 1)";
+            return Err(Error::config("pilots.budget", what, hint));
         }
         if !(1.0..=100.0).contains(&self.growth) {
             let what = format!("it is {}", self.growth);
-            return Err(Error::config("pilots.growth", what, "Give 1 to 100; 6 is usual"));
+            return Err(Error::config("pilots.growth", what, "Use 1 to 100 (default 6)"));
         }
         if !(0.5..=1.0).contains(&self.confidence) {
             let what = format!("it is {}", self.confidence);
             return Err(Error::config(
                 "pilots.confidence",
                 what,
-                "Give 0.5 to 1; 0.8 is usual, and 0.5 takes the best pilot as it is",
+                "Use 0.5 to 1 (default 0.8); 0.5 always takes the best pilot",
             ));
         }
         let is_share = |share: &f64| (0.0..=1.0).contains(share);
         if !self.shares.iter().all(is_share) || self.all_shares().len() < 2 {
             let what = format!("{:?}", self.shares);
-            let hint = "Give shares from 0 to 1, at least one beside 0.2";
+            let hint = "Use shares from 0 to 1, at least one besides 0.2";
             return Err(Error::config("pilots.shares", what, hint));
         }
-        /// Far above any use.
+        /// A sanity limit.
         const MOST: usize = 100;
         if self.shares.len() > MOST {
             let what = format!("there are {}", self.shares.len());
-            return Err(Error::config("pilots.shares", what, "Give 100 at most"));
+            return Err(Error::config("pilots.shares", what, "Use at most 100"));
         }
         if self.questions == 0 {
-            let hint = "200 is usual";
-            return Err(Error::config("pilots.questions", "pilots are graded by answers", hint));
+            let what = "it is 0, but pilots are graded by their answers";
+            return Err(Error::config("pilots.questions", what, "Use 1 or more (default 200)"));
         }
         Ok(())
     }
 
-    /// The shares in order, each once, the fallback among them.
+    /// The shares in ascending order without duplicates, including the fallback.
     pub(super) fn all_shares(&self) -> Vec<f64> {
         let mut shares = self.shares.clone();
-        // A negative zero is a zero.
+        // Turns -0.0 into 0.0.
         shares.iter_mut().for_each(|share| *share += 0.0);
         shares.push(FALLBACK_SHARE);
         shares.sort_by(f64::total_cmp);

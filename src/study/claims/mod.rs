@@ -1,22 +1,22 @@
-//! Who works on what in a study that several processes share.
+//! Claims: which process works on what in a study that several processes share.
 //!
 //! ```text
-//! OUT/claims/STUDENT/ARM/seed-1.json       of a cell, as its file in results/
-//! OUT/claims/STUDENT/pretraining.json      of a student's pretraining
-//! OUT/claims/STUDENT/scores-Long.json      of its scores
-//! OUT/claims/.report.json                  of the report
-//! OUT/claims/STUDENT/ARM/.seed-1.json.lock the lock beside a claim
-//! OUT/claims/.settings.toml                the settings of those that work on the study
+//! OUT/claims/STUDENT/ARM/seed-1.json       claim on a cell, named like its file in results/
+//! OUT/claims/STUDENT/pretraining.json      claim on a student's pretraining
+//! OUT/claims/STUDENT/scores-Long.json      claim on a student's scores
+//! OUT/claims/.report.json                  claim on the report
+//! OUT/claims/STUDENT/ARM/.seed-1.json.lock the lock next to a claim
+//! OUT/claims/.settings.toml                the settings of the processes that work on the study
 //! ```
 //!
-//! A claim is a file that is made exclusively, with host, process and a count, the heartbeat, that its
-//! holder raises while it works. A process that sees the same heartbeat for long, by its own clock, takes
-//! the claim over. Every change of a claim is made under one lock, so that of two that want the same one
-//! exactly one gets it. A holder whose claim is another's by now ends.
+//! A claim is a file that is created exclusively. It has the host, the process, and a heartbeat: a counter
+//! that the holder increments while it works. A process that sees the same heartbeat for too long, by its
+//! own clock, takes the claim over. All changes of claims happen under one lock, so if two processes want a
+//! claim, exactly one gets it. A holder that has lost its claim fails with an error.
 //!
-//! Beside its claim a process holds a lock, which the system lets go of when the process ends. A process
-//! that took over a claim works only once it has that lock, too, so that one that was suspended, and wakes
-//! up, writes nothing beside it.
+//! A process also holds a lock next to its claim, which the system releases when the process ends. A process
+//! that took over a claim starts to work only once it has that lock, too. A suspended process that wakes up
+//! therefore never writes at the same time.
 
 use crate::context::{Context, Event, Observer};
 use crate::error::{Error, Result};
@@ -33,26 +33,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often a claim is renewed at least.
+/// The longest time between renewals of a claim.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// Heartbeats that a live process may miss.
+/// The number of heartbeats that a live process may miss.
 const MISSED: u32 = 4;
-/// How often it is looked whether a claim is free.
+/// How often to check whether a claim is free.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the lock of all claims, which is held for a moment, may be taken at least: a network mount
-/// keeps that of a machine that is gone for a while.
+/// How long to wait at least for the lock of all claims. Processes hold it only for a moment, but a network
+/// mount keeps the lock of a lost machine for a while.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the file of a claim holds.
+/// The content of a claim file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Claim {
     host: String,
     process: u32,
-    /// No other claim has the same.
+    /// Unique for each claim.
     token: String,
-    /// When it was made, by the clock of that host; for people.
+    /// When it was created, by the host's clock. For people only.
     started: String,
-    /// Its holder raises the heartbeat as often as this, in seconds.
+    /// The interval in seconds at which the holder renews the heartbeat.
     renewed_every: f64,
     heartbeat: u64,
 }
@@ -62,7 +62,7 @@ impl Claim {
         format!("{}\n", serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// The claim in a file; what cannot be read is nobody's, and as dead as it stays unchanged.
+    /// Parses a claim file. An unreadable claim belongs to nobody and dies if it does not change.
     fn of(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -72,7 +72,7 @@ impl Claim {
     }
 }
 
-/// The claims of a study, as one process sees them; clones are the same.
+/// The claims of a study, as one process sees them. Clones share their state.
 #[derive(Clone)]
 pub(super) struct Claims(Arc<Inner>);
 
@@ -83,9 +83,9 @@ struct Inner {
     dead_after: Duration,
     host: String,
     count: AtomicU64,
-    /// Claims of others as they were last seen to change.
+    /// Claims of others, with the time of their last observed change.
     seen: Mutex<BTreeMap<PathBuf, (String, Instant)>>,
-    /// Those of this process.
+    /// The claims of this process.
     held: Mutex<Vec<Arc<State>>>,
 }
 
@@ -94,7 +94,7 @@ struct State {
     path: PathBuf,
     claim: Mutex<Claim>,
     renewed: Mutex<Instant>,
-    /// Who has it, where it is another's by now.
+    /// The new holder, if another process took it over.
     lost: Mutex<Option<String>>,
 }
 
@@ -102,10 +102,10 @@ struct State {
 pub(super) struct Held {
     claims: Claims,
     state: Arc<State>,
-    /// Tells others that this process is there, whether or not it renews the claim. None where the claim
-    /// was taken over from one that is still there.
+    /// Shows others that this process exists, whether or not it renews the claim. `None` if the claim was
+    /// taken over from a process that still exists.
     lock: Option<FolderLock>,
-    /// Whose it was, where it was taken over.
+    /// The earlier holder, if the claim was taken over.
     pub taken_from: Option<String>,
     beat: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -115,7 +115,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Claims {
-    /// The claims in a study's directory, which change under the lock of one of its files.
+    /// The claims in a study's directory. They change only under the lock of one of its files.
     pub fn new(out: &Path, locked: PathBuf, dead_after: Duration) -> Self {
         Self(Arc::new(Inner {
             folder: out.join("claims"),
@@ -128,12 +128,12 @@ impl Claims {
         }))
     }
 
-    /// A file beside the claims.
+    /// The path of a file among the claims.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.folder.join(name)
     }
 
-    /// Makes the folder of the claims.
+    /// Creates the folder of the claims.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -142,15 +142,15 @@ impl Claims {
         fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))
     }
 
-    /// Does what no two processes may do at once, and what takes a moment only.
+    /// Runs short `work` that no two processes may do at the same time.
     ///
     /// # Errors
-    /// What `work` gives; [`Error::RunDirectory`] where another process has the lock for long.
+    /// Errors of `work`; [`Error::RunDirectory`] if another process holds the lock for too long.
     pub fn exclusively<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.0.exclusively(work)
     }
 
-    /// The claim of a name, where nobody has it or its holder is dead.
+    /// Takes a claim if nobody has it or if its holder is dead.
     ///
     /// # Errors
     /// [`Error::Io`]; as [`Claims::exclusively`].
@@ -174,7 +174,7 @@ impl Claims {
                     Some(then.unwrap_or("another process".into()))
                 }
             };
-            // Of a claim whose lock is free nobody is there.
+            // If the lock is free, no holder exists anymore.
             Ok(Some((claim, holder, FolderLock::try_of_file(&path)?)))
         })?;
         let Some((claim, taken_from, lock)) = claimed else { return Ok(None) };
@@ -191,7 +191,7 @@ impl Claims {
         Ok(Some(held))
     }
 
-    /// Waits until a claim is free, and takes it; tells who has it meanwhile.
+    /// Waits until a claim is free and takes it. Gives a notice of who has it meanwhile.
     ///
     /// # Errors
     /// As [`Claims::try_claim`]; [`Error::Stopped`].
@@ -206,7 +206,7 @@ impl Claims {
                 }
                 Some(held) => format!("waiting for {about}: {}", held.still_there()),
                 None => match self.holder(name) {
-                    Some(holder) => format!("waiting: {holder} works on {about}"),
+                    Some(holder) => format!("waiting: {holder} is working on {about}"),
                     None => told.clone(),
                 },
             };
@@ -218,13 +218,13 @@ impl Claims {
         }
     }
 
-    /// Who holds a claim, in words.
+    /// A description of a claim's holder.
     pub fn holder(&self, name: &str) -> Option<String> {
         let text = read(&self.0.folder.join(name)).ok()??;
         Claim::of(&text).map(|claim| claim.holder())
     }
 
-    /// Waits for as long as it is sensible between two looks.
+    /// Waits for a sensible time between two checks.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -238,12 +238,12 @@ impl Claims {
         context.check()
     }
 
-    /// Whether all claims of this process are still its own. One that was not renewed in time, as where
-    /// the process was suspended, is looked at first.
+    /// Checks that this process still holds all its claims. A claim that was not renewed in time, for example
+    /// because the process was suspended, is renewed first.
     ///
     /// # Errors
-    /// [`Error::Training`] where another process has taken one over; what renewing gives, where that
-    /// has failed for so long that others may take it over.
+    /// [`Error::Training`] if another process has taken one over; errors of renewing if it has failed for so
+    /// long that others may take the claim over.
     pub fn check(&self) -> Result<()> {
         let held = lock(&self.0.held).clone();
         held.iter().try_for_each(|state| {
@@ -258,11 +258,11 @@ impl Claims {
         })
     }
 
-    /// Does what only the holder of all claims of this process may do, and what takes a moment: no other
-    /// process can take one of them over meanwhile.
+    /// Runs short `work` that requires all claims of this process. No other process can take one over
+    /// meanwhile.
     ///
     /// # Errors
-    /// As [`Claims::check`], after a look at each of them right now; what renewing and `work` give.
+    /// As [`Claims::check`], after renewing each claim; errors of renewing and of `work`.
     pub fn verified<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let held = lock(&self.0.held).clone();
         self.0.exclusively(|| {
@@ -272,8 +272,7 @@ impl Claims {
         })
     }
 
-    /// Removes claims of what is done, which processes have left that were killed; whoever holds one
-    /// keeps it.
+    /// Removes claims on finished work that killed processes have left. Claims with a holder stay.
     ///
     /// # Errors
     /// [`Error::Io`]; as [`Claims::exclusively`].
@@ -292,13 +291,13 @@ impl Claims {
         })
     }
 
-    /// A thread that renews a claim until it is told to end.
+    /// Starts a thread that renews a claim until it is told to stop.
     fn beat(&self, state: &Arc<State>) -> Result<(Sender<()>, JoinHandle<()>)> {
         let (sender, receiver) = channel();
         let (inner, state) = (self.0.clone(), state.clone());
         let path = state.path.clone();
         let work = move || {
-            // An error is looked at by `check`, once it has lasted.
+            // `check` reports errors that persist.
             while receiver.recv_timeout(inner.renew_every()) == Err(RecvTimeoutError::Timeout) {
                 let _ = inner.renew(&state);
             }
@@ -320,7 +319,7 @@ impl Inner {
         RENEW_EVERY.min(self.dead_after / MISSED)
     }
 
-    /// A claim as this process begins it.
+    /// A new claim of this process.
     fn claim(&self) -> Claim {
         let process = std::process::id();
         let count = self.count.fetch_add(1, Ordering::Relaxed);
@@ -335,7 +334,7 @@ impl Inner {
         }
     }
 
-    /// Makes the file of a claim; whether it was not there, which locks alone tell where they hold.
+    /// Creates a claim file. Returns false if it exists already.
     fn create(&self, path: &Path, claim: &Claim) -> Result<bool> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
@@ -350,8 +349,8 @@ impl Inner {
         }
     }
 
-    /// Whether a claim has been the same for as long as no live process leaves it, by this process's
-    /// clock.
+    /// Returns whether a claim has not changed for longer than a live process would leave it, by this
+    /// process's clock.
     fn is_dead(&self, path: &Path, text: &str) -> bool {
         let mut seen = lock(&self.seen);
         match seen.get(path) {
@@ -367,12 +366,12 @@ impl Inner {
         }
     }
 
-    /// Raises the heartbeat, or notes that the claim is another's.
+    /// Increments the heartbeat, or notes that another process has the claim.
     fn renew(&self, state: &State) -> Result<()> {
         self.exclusively(|| self.renew_now(state))
     }
 
-    /// The same, by whoever has the lock of all claims.
+    /// The same for a caller that holds the lock of all claims.
     fn renew_now(&self, state: &State) -> Result<()> {
         let mut claim = lock(&state.claim);
         let holder = read(&state.path)?.map(|now| Claim::of(&now));
@@ -391,7 +390,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the file of a claim, where it is this process's still.
+    /// Removes a claim file if this process still holds the claim.
     fn release(&self, state: &State) -> Result<()> {
         self.exclusively(|| {
             let now = read(&state.path)?;
@@ -404,12 +403,12 @@ impl Inner {
     }
 }
 
-/// The text of a claim, where there is one. What is no text is nobody's claim.
+/// The text of a claim, if there is one. Invalid text belongs to nobody.
 fn read(path: &Path) -> Result<Option<String>> {
     Ok(bytes_if_there(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Under the lock nobody else writes it; a reader that sees half of it sees that it has changed.
+/// Nobody else writes it under the lock. A reader that sees half of it sees a change.
 fn write(path: &Path, claim: &Claim) -> Result<()> {
     fs::write(path, claim.text()).map_err(|e| Error::io("write", path, e))
 }
@@ -420,30 +419,29 @@ impl State {
         let Some(other) = &*lost else { return Ok(()) };
         Err(Error::Training {
             what: format!(
-                "{}: this process did not renew its claim for long, and {other} has taken it over",
+                "{}: this process did not renew its claim for too long, and {other} has taken it over",
                 self.path.display()
             ),
-            hint: "Nothing is lost: the other process goes on with it. Start the same command again to \
-                   work on others, with a longer --dead-after if this happens often"
+            hint: "Nothing is lost: the other process continues the work. Run the same command again to \
+                   work on something else, with a longer --dead-after if this happens often"
                 .into(),
         })
     }
 }
 
 impl Held {
-    /// Whether nobody else is there. A process that gave no sign of life may be, where it hangs or is
-    /// suspended.
+    /// Returns whether no earlier holder exists. A hanging or suspended process still exists.
     pub fn is_alone(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// Who else is there, in words.
+    /// A message about the earlier holder that still exists.
     pub fn still_there(&self) -> String {
         let holder = self.taken_from.as_deref().unwrap_or("a process");
-        format!("{holder} gives no sign of life and is still there: stop it if it hangs")
+        format!("{holder} gives no sign of life but still exists: stop it if it hangs")
     }
 
-    /// Tells where it was taken over.
+    /// Gives a notice if the claim was taken over.
     ///
     /// # Errors
     /// As [`Context::notice`].
@@ -451,7 +449,7 @@ impl Held {
         let Some(holder) = &self.taken_from else { return Ok(()) };
         let long = duration(self.claims.0.dead_after.as_secs_f64());
         context.notice(format!(
-            "{about}: {holder} has given no sign of life for {long}; this process takes its work over"
+            "{about}: {holder} has given no sign of life for {long}; this process takes over its work"
         ))
     }
 }
@@ -463,14 +461,14 @@ impl Drop for Held {
             let _ = thread.join();
         }
         lock(&self.claims.0.held).retain(|state| !Arc::ptr_eq(state, &self.state));
-        // First, so that whoever finds no claim finds nobody there.
+        // Released first, so that no claim means no holder.
         self.lock = None;
-        // A file that cannot be removed is a claim that dies.
+        // If the file cannot be removed, the claim dies later.
         let _ = self.claims.0.release(&self.state);
     }
 }
 
-/// Passes events on as long as all claims of this process are its own.
+/// Forwards events as long as this process holds all its claims.
 pub(super) struct Watched<'a, 'c> {
     pub claims: Claims,
     pub context: &'a Context<'c>,
@@ -483,7 +481,7 @@ impl Observer for Watched<'_, '_> {
     }
 }
 
-/// The name of this machine, for people.
+/// The name of this machine, for messages.
 fn host() -> String {
     let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
     let files = files.into_iter().filter_map(|path| fs::read_to_string(path).ok());

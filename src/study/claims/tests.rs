@@ -1,4 +1,4 @@
-//! Claims that processes want, hold, lose and leave.
+//! Tests of claims that processes want, hold, lose, and leave behind.
 
 use super::*;
 use std::sync::Barrier;
@@ -9,7 +9,7 @@ fn claims(out: &Path, dead_after: u64) -> Claims {
     Claims::new(out, out.join("mark"), Duration::from_millis(dead_after))
 }
 
-/// A claim whose process is gone.
+/// Leaves a claim whose process no longer exists.
 fn leave_dead(claims: &Claims) {
     let claim = Claim { host: "gone".into(), process: 7, ..claims.0.claim() };
     claims.0.create(&claims.file(NAME), &claim).unwrap();
@@ -76,7 +76,7 @@ fn whoever_lost_its_claim_is_told_and_leaves_the_new_one() {
     let [one, other] = [(); 2].map(|()| claims(folder.path(), 60_000));
     let held = one.try_claim(NAME).unwrap().unwrap();
     one.check().unwrap();
-    // As another process does that has seen no heartbeat.
+    // Like another process that has seen no heartbeat.
     let theirs = Claim { host: "elsewhere".into(), process: 9, ..other.0.claim() };
     std::fs::write(one.file(NAME), theirs.text()).unwrap();
     let error = one.verified(|| Ok(())).unwrap_err().to_string();

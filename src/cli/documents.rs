@@ -1,0 +1,94 @@
+//! Promise: the commands that documents and help show are commands of this program, with settings that
+//! there are.
+
+#[path = "../../tests/common/commands.rs"]
+mod commands;
+
+use super::Cli;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use mixdistill::eval::EvaluateConfig;
+use mixdistill::recipe::RunConfig;
+use mixdistill::settings::{Layers, Settings};
+use mixdistill::study::StudyConfig;
+
+/// What is wrong with a command.
+fn wrong(words: &[String]) -> Option<String> {
+    if let Err(error) = Cli::try_parse_from(words)
+        && !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    {
+        return Some(error.to_string());
+    }
+    let set = words.windows(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].as_str());
+    let set: Vec<&str> = set.collect();
+    let is_study = words.iter().any(|word| word == "--study");
+    let asked: &[String] = match words {
+        [_, config, explain, asked @ ..] if config == "config" && explain == "explain" => {
+            let end = asked.iter().position(|word| word.starts_with("--"));
+            &asked[..end.unwrap_or(asked.len())]
+        }
+        _ => &[],
+    };
+    match words.get(1)?.as_str() {
+        "evaluate" => unknown::<EvaluateConfig>(&set, asked),
+        "study" => unknown::<StudyConfig>(&set, asked),
+        "config" if is_study => unknown::<StudyConfig>(&set, asked),
+        #[cfg(feature = "teacher")]
+        "pairs" => unknown::<mixdistill::teacher::MakePairsConfig>(&set, asked),
+        "pairs" | "push" => None,
+        _ => unknown::<RunConfig>(&set, asked),
+    }
+}
+
+/// Why some of the settings cannot be set, or keys that cannot be explained.
+fn unknown<T: Settings>(set: &[&str], asked: &[String]) -> Option<String> {
+    let mut layers = match Layers::<T>::new() {
+        Ok(layers) => layers,
+        Err(error) => return Some(error.to_string()),
+    };
+    if let Some(error) = set.iter().find_map(|assignment| layers.set(assignment).err()) {
+        return Some(error.to_string());
+    }
+    let keys = layers.keys().unwrap();
+    let is_known = |name: &String| {
+        keys.iter().any(|key| {
+            let rest = key.path.strip_prefix(name.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let name = asked.iter().find(|name| !is_known(name))?;
+    Some(format!("there is no setting {name}"))
+}
+
+#[test]
+fn commands_in_the_documents_are_commands_of_the_program() {
+    let mut count = 0;
+    let mut failures = vec![];
+    for shown in commands::shown() {
+        let Some(words) = shown.of_program() else { continue };
+        count += 1;
+        failures.extend(wrong(&words).map(|what| format!("{}: {words:?}\n{what}", shown.place)));
+    }
+    assert!(failures.is_empty(), "{} of {count} commands:\n{}", failures.len(), failures.join("\n"));
+    assert!(count > 100, "{count} commands were found");
+}
+
+#[test]
+fn commands_in_the_help_are_commands_of_the_program() {
+    let program = Cli::command();
+    let mut count = 0;
+    for command in std::iter::once(&program).chain(program.get_subcommands()) {
+        let Some(examples) = command.get_after_help() else { continue };
+        let examples = examples.to_string().replace("\\\n", "");
+        for line in examples.lines().filter(|line| line.trim_start().starts_with("mixdistill ")) {
+            // What it does stands behind it.
+            let line = line.trim().split("   ").next().unwrap();
+            let words = shlex::split(line).unwrap();
+            let end = words.iter().position(|word| word.starts_with('>') || word == "|");
+            let words = &words[..end.unwrap_or(words.len())];
+            assert_eq!(wrong(words), None, "{}: {line}", command.get_name());
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} commands were found");
+}

@@ -1,0 +1,203 @@
+//! Promise: documents show settings that there are, and the reference of settings is that of the code.
+
+use super::commands::{blocks, documents, name_of, repository};
+use mixdistill::eval::EvaluateConfig;
+use mixdistill::ops::{Distillation, Divergence};
+use mixdistill::recipe::RunConfig;
+use mixdistill::settings::{Key, Layers, Settings};
+use mixdistill::study::StudyConfig;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+
+/// The one block of settings of a page that has this in it.
+fn block_with(page: &str, what: &str) -> String {
+    let text = fs::read_to_string(repository().join("docs").join(page)).unwrap();
+    let mut found = blocks(&text, "toml").into_iter().filter(|(_, block)| block.contains(what));
+    found.next().unwrap_or_else(|| panic!("{page} has no block with {what}")).1
+}
+
+#[test]
+fn settings_that_documents_show_are_settings() {
+    let mut count = 0;
+    for path in documents() {
+        let name = name_of(&path);
+        // Reports end with the settings of their study, in which the runs have defaults of their own.
+        if name.ends_with("report.md") {
+            continue;
+        }
+        for (line, block) in blocks(&fs::read_to_string(&path).unwrap(), "toml") {
+            count += 1;
+            let checked = match block.lines().next().unwrap_or_default() {
+                "# Cargo.toml" => block.parse::<toml::Table>().map(|_| ()).map_err(|e| e.to_string()),
+                "# study.toml" => check::<StudyConfig>(&block),
+                "# pairs.toml" => {
+                    #[cfg(feature = "teacher")]
+                    let checked = check::<mixdistill::teacher::MakePairsConfig>(&block);
+                    #[cfg(not(feature = "teacher"))]
+                    let checked = Ok(());
+                    checked
+                }
+                _ => check::<RunConfig>(&block),
+            };
+            assert_eq!(checked, Ok(()), "{name}:{line}\n{block}");
+        }
+    }
+    assert!(count > 8, "{count} blocks were found");
+}
+
+fn check<T: Settings>(block: &str) -> Result<(), String> {
+    let mut layers = Layers::<T>::new().map_err(|e| e.to_string())?;
+    layers.text(block).map_err(|e| e.to_string())
+}
+
+#[test]
+fn each_source_has_variables_of_its_own_as_shown() {
+    let config = RunConfig::from_toml(&block_with("thinking.md", "enable_thinking")).unwrap();
+    config.validate().unwrap();
+    let thinks =
+        |variables: &BTreeMap<String, serde_json::Value>| variables["enable_thinking"].clone();
+    let [long, short] = &config.data.sources[..] else { panic!("two sources") };
+    assert_eq!((long.name.as_str(), short.name.as_str()), ("long", "short"));
+    assert_eq!(thinks(&long.template_variables), true);
+    assert_eq!(thinks(&short.template_variables), false);
+    assert_eq!(thinks(&config.asked_with()), true);
+}
+
+#[cfg(feature = "teacher")]
+#[test]
+fn teachers_differ_as_shown() {
+    use mixdistill::teacher::MakePairsConfig;
+    let config = MakePairsConfig::from_toml(&block_with("pairs.md", "chat_template_kwargs")).unwrap();
+    config.validate().unwrap();
+    let server = config.long.server.as_ref().unwrap();
+    assert_eq!(server.extra["chat_template_kwargs"]["enable_thinking"], true);
+    assert_eq!(config.short.local.as_ref().unwrap().temperature, 0.7);
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(MakePairsConfig::from_toml(&text).unwrap(), config);
+}
+
+#[test]
+fn objectives_are_set_as_shown() {
+    let block = block_with("objectives.md", "[train.objective.distillation]");
+    let config = RunConfig::from_toml(&block).unwrap();
+    config.validate().unwrap();
+    let part = config.train.objective.distillation.unwrap();
+    assert_eq!((part.divergence, part.weight), (Divergence::ForwardKl, 0.5));
+    assert_eq!(config.train.objective.neftune_alpha, 5.0);
+    assert_eq!(config.train.parameter_groups[0].names, ["embed_tokens", "lora_B"]);
+    let teacher = config.teacher.as_ref().unwrap();
+    assert_eq!((teacher.path.as_str(), teacher.top_k), ("logits", 64));
+    // What is written is read back.
+    assert_eq!(RunConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    for (text, expected) in
+        [("{ jsd = 0.25 }", Divergence::Jsd(0.25)), ("\"reverse_kl\"", Divergence::ReverseKl)]
+    {
+        let block = block.replace("\"forward_kl\"", text);
+        let config = RunConfig::from_toml(&block).unwrap();
+        assert_eq!(config.train.objective.distillation.unwrap().divergence, expected);
+        assert_eq!(RunConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    }
+    // A teacher alone has the usual part in the loss.
+    let config = RunConfig::from_toml("[teacher]\npath = \"t\"").unwrap();
+    assert_eq!(config.train.objective.distillation, Some(Distillation::default()));
+}
+
+/// A text in a cell of a table.
+fn cell(text: &str) -> String {
+    // Names of files and ends of ranges keep their angle brackets out of the page's HTML.
+    text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
+}
+
+/// The reference of one kind of settings: a table of keys for each table of settings.
+fn reference<T: Settings>(command: &str) -> String {
+    let keys = Layers::<T>::new().unwrap().keys().unwrap();
+    let mut text = String::new();
+    let mut last = None;
+    let above = |key: &Key| key.path.rsplit_once('.').map_or("", |(above, _)| above).to_owned();
+    for key in &keys {
+        if key.is_table {
+            continue;
+        }
+        let table = above(key);
+        if last.as_ref() != Some(&table) {
+            let about = keys.iter().find(|key| key.is_table && key.path == table);
+            let about = about.map_or(String::new(), |key| format!("{}\n\n", key.about));
+            let title = match table.as_str() {
+                "" => format!("Top level of `{command}`"),
+                name => name.replace('*', "N"),
+            };
+            write!(text, "\n## {title}\n\n{about}").unwrap();
+            text.push_str("| key | default | takes | effect |\n| --- | --- | --- | --- |\n");
+            last = Some(table);
+        }
+        let name = key.path.rsplit_once('.').map_or(key.path.as_str(), |(_, name)| name);
+        let value = match (&key.value, key.required) {
+            (Some(value), _) if value.is_empty() => "`\"\"`".into(),
+            (Some(value), _) => format!("`{}`", value.replace('|', "\\|")),
+            (None, true) => "required".into(),
+            (None, false) => "not set".into(),
+        };
+        let mut effect = cell(&key.about);
+        if !key.choices.is_empty() {
+            let choices = key.choices.iter();
+            let choices: Vec<_> =
+                choices.map(|one| format!("`{}`: {}", one.name, cell(&one.about))).collect();
+            effect = format!("{effect}<br>{}", choices.join("<br>"));
+        }
+        writeln!(text, "| `{name}` | {value} | {} | {effect} |", cell(&key.kind)).unwrap();
+    }
+    text
+}
+
+/// Holds a page to what the code says, or writes it with `MIXDISTILL_WRITE_DOCS=1`.
+fn held(page: &str, title: &str, introduction: &str, reference: &str) {
+    let path = repository().join("docs").join(page);
+    let text = format!("# {title}\n\n{introduction}\n{reference}");
+    if std::env::var_os("MIXDISTILL_WRITE_DOCS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    let differs = written.lines().zip(text.lines()).find(|(written, now)| written != now);
+    assert!(
+        written == text,
+        "docs/{page} is not what the code says: {differs:?}. Write it anew: MIXDISTILL_WRITE_DOCS=1 \
+         cargo test --test documents"
+    );
+}
+
+#[test]
+fn the_reference_of_a_run_is_that_of_the_code() {
+    let introduction = "\
+Every setting of `train`, `compare`, `preview`, `plan`, `score`, and `logits`. This page is generated from the code. \
+The same text is in the program: `mixdistill config explain train.learning_rate`.
+
+Set a key in a TOML file (`--config run.toml`) or on the command line (`--set train.batch_size=4`). `mixdistill config` \
+prints all settings as TOML. `N` in a heading stands for an entry of a list: its number, or its name where entries have \
+names (`data.sources.long.path`).
+";
+    held("settings.md", "Settings", introduction, &reference::<RunConfig>("run.toml"));
+}
+
+#[test]
+fn the_references_of_other_commands_are_those_of_the_code() {
+    let introduction = "\
+Every setting of `evaluate`, for `--set`. This page is generated from the code.
+";
+    let text = reference::<EvaluateConfig>("evaluate.toml");
+    held("settings-evaluate.md", "Settings of evaluate", introduction, &text);
+    let introduction = "\
+Every setting of `study`, for `--set` and `--config`. This page is generated from the code. Tables named `run` hold \
+[settings of a run](settings.md) that differ from the defaults.
+";
+    let text = reference::<StudyConfig>("study.toml");
+    held("settings-study.md", "Settings of study", introduction, &text);
+    #[cfg(feature = "teacher")]
+    {
+        let introduction = "\
+Every setting of `pairs`, for `--set` and `--config`. This page is generated from the code.
+";
+        let text = reference::<mixdistill::teacher::MakePairsConfig>("pairs.toml");
+        held("settings-pairs.md", "Settings of pairs", introduction, &text);
+    }
+}
